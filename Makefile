@@ -1,0 +1,41 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each creates .venv by itself when it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# one thread per process keeps small models fast on few cores; override with OMP_NUM_THREADS=…
+export OMP_NUM_THREADS ?= 2
+export WANDB_SILENT ?= true
+
+.PHONY: demo test test-slow lint types bench report avdigits clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m asgml.demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMP)
+	$(BIN)/python -m asgml.bench
+
+avdigits: $(STAMP)
+	$(BIN)/python -m asgml.study avdigits
+
+report: $(STAMP)
+	$(BIN)/python -m suite.report runs
+
+clean:
+	rm -rf runs data_cache .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Asynchronous, staleness-guided multimodal learning."""

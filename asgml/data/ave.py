@@ -1,0 +1,126 @@
+"""AVE (Tian et al., "Audio-Visual Event Localization in Unconstrained Videos", ECCV 2018): 28 events in 4143
+clips."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from asgml.data.media_source import Clip, MediaSource, label_of, read_rows
+from asgml.data.spec import SPLITS, Split
+from suite.errors import UserError
+
+log = logging.getLogger(__name__)
+
+# In the order of the authors' feature files; label i is EVENTS[i].
+EVENTS = [
+    "Church bell",
+    "Male speech, man speaking",
+    "Bark",
+    "Fixed-wing aircraft, airplane",
+    "Race car, auto racing",
+    "Female speech, woman speaking",
+    "Helicopter",
+    "Violin, fiddle",
+    "Flute",
+    "Ukulele",
+    "Frying (food)",
+    "Truck",
+    "Shofar",
+    "Motorcycle",
+    "Acoustic guitar",
+    "Train horn",
+    "Clock",
+    "Banjo",
+    "Goat",
+    "Baby cry, infant cry",
+    "Bus",
+    "Chainsaw",
+    "Cat",
+    "Horse",
+    "Toilet flush",
+    "Rodents, rats, mice",
+    "Accordion",
+    "Mandolin",
+]
+COLUMNS = ("Category", "VideoID", "Quality", "Start", "End")
+
+
+@dataclass
+class Ave(MediaSource):
+    """AVE with its published splits (3339 / 402 / 402).
+
+        trainSet.txt, valSet.txt, testSet.txt  `Category&VideoID&Quality&Start&End`
+        Annotations.txt                        all events, same columns; if there, the lists are compared with it
+        <audio_dir>/<VideoID>.wav              sound of the 10 s clip
+        <frame_dir>/<VideoID>/00000.jpg …      one frame per second
+
+    The defaults `Audios` and `Image-01-FPS` are what the public audio-visual repositories extract from
+    `AVE/*.mp4`.
+
+    Args:
+        segment: use Start..End of sound and frames only, as the published `-SE` variants do. Set it to false where
+            the files are cut already (`Image-01-FPS-SE`). An event of no length is taken as the whole clip.
+        audio_dir, frame_dir: under `path`.
+
+    A video may hold several events, hence ids `<VideoID>_<Start>_<End>_<label>`. The other arguments are those of
+    `MediaSource`; `seconds` is the length to which the sound is tiled or cut.
+    """
+
+    NAME: ClassVar[str] = "AVE"
+    OBTAIN: ClassVar[str] = (
+        "get AVE_Dataset.zip from github.com/YapengTian/AVE-ECCV18 and extract from AVE/*.mp4 the sound to"
+        " <audio_dir>/<VideoID>.wav and one frame per second to <frame_dir>/<VideoID>/00000.jpg"
+    )
+
+    seconds: float = 10.0
+    store: list[int] = field(default_factory=lambda: [256, 340])
+    segment: bool = True
+    audio_dir: str = "Audios"
+    frame_dir: str = "Image-01-FPS"
+
+    @property
+    def class_names(self) -> list[str]:
+        return list(EVENTS)
+
+    def facts(self) -> dict[str, Any]:
+        return {"split": "published", "split_rule": "trainSet.txt, valSet.txt and testSet.txt as published"}
+
+    def clips(self) -> dict[Split, list[Clip]]:
+        if not self.root.is_dir():
+            raise self.absent(str(self.root), "no such folder")
+        splits = {split: self._read(self.root / f"{split}Set.txt") for split in SPLITS}
+        annotations = self.root / "Annotations.txt"
+        if annotations.exists():
+            known = {
+                (label_of(f[0], EVENTS, f"{annotations}, line {n}"), f[1]) for n, f in self._rows(annotations)
+            }
+            extra = [c.id for clips in splits.values() for c in clips if (c.label, c.group) not in known]
+            if extra:
+                log.warning("AVE: %d listed events are not in %s, first %s", len(extra), annotations, extra[0])
+        return splits
+
+    def _rows(self, path: Path) -> list[tuple[int, list[str]]]:
+        rows = read_rows(path, "&", COLUMNS)
+        return rows[1:] if rows[0][1][:2] == ["Category", "VideoID"] else rows  # Annotations.txt has a header line
+
+    def _read(self, path: Path) -> list[Clip]:
+        clips: list[Clip] = []
+        used: dict[str, int] = {}
+        for number, (event, video, _, start, end) in self._rows(path):
+            where = f"{path}, line {number}"
+            label = label_of(event, EVENTS, where)
+            try:
+                first, last = float(start), float(end)
+            except ValueError as error:
+                raise UserError(where, f"Start {start!r}, End {end!r}", "seconds", "correct this line") from error
+            part = (first, last) if self.segment and last > first else (0.0, None)
+            name = f"{video}_{first:g}_{last:g}_{label}"
+            used[name] = used.get(name, 0) + 1
+            name += f"_{used[name]}" if used[name] > 1 else ""
+            clips.append(
+                Clip(name, label, f"{self.audio_dir}/{video}.wav", f"{self.frame_dir}/{video}", video, *part)
+            )
+        return clips

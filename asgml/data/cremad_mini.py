@@ -1,0 +1,250 @@
+"""A miniature CREMA-D that renders itself: real wav and jpg files in CREMA-D's layout, with a known ceiling."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import os
+import wave
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from asgml.data.cremad import EMOTIONS, CremaD
+from asgml.data.cremad_mini_render import Actor, draw_actor, render_face, render_voice
+from asgml.data.keys import integers, sample_keys, shuffled, uniform
+from asgml.data.shards import bar, fingerprint
+from asgml.data.spec import Split, Table
+from suite.errors import UserError
+
+RENDERER = 1  # raise when the same parameters give other files
+SENTENCES = ("IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI")
+LEVELS = ("XX", "LO", "MD", "HI")
+# Who is mistaken for whom when the other class comes from a fixed partner: voices of like arousal, faces alike in
+# part. No two classes are partners in both, so the two modalities together always tell.
+PARTNERS = {"audio": (2, 5, 0, 4, 3, 1), "visual": (4, 3, 5, 1, 0, 2)}
+
+
+def confusion(kind: str, modality: str, rate: float) -> np.ndarray:
+    """(C, C): P(rendered cue | label), rows sum to 1. The label's own cue has probability 1 - rate."""
+    c = len(EMOTIONS)
+    if kind == "uniform":
+        return np.full((c, c), rate / (c - 1)) + (1 - rate - rate / (c - 1)) * np.eye(c)
+    out = (1 - rate) * np.eye(c)
+    out[np.arange(c), list(PARTNERS[modality])] = rate
+    return out
+
+
+def ceilings(tables: dict[str, np.ndarray]) -> dict[str, float]:
+    """The best possible accuracy from each modality's cue, and from all cues together (`fused`), labels equally
+    likely.
+
+    Given the label, cues are drawn independently, so with K_m = `tables[m]`
+    unimodal: sum_c max_y K_m[y, c] / C · fused: sum over cue tuples of max_y prod_m K_m[y, c_m] / C.
+
+    With the confusions `uniform` (rates a and b) the fused sum is max(1 - a, 1 - b): two equally good witnesses
+    who contradict each other leave a tie, so a second modality adds nothing to a perfect first one.
+    """
+    joint = None
+    out: dict[str, float] = {}
+    for modality, table in tables.items():
+        out[modality] = float(table.max(axis=0).sum() / len(table))
+        joint = table if joint is None else (joint[:, :, None] * table[:, None, :]).reshape(len(table), -1)
+    assert joint is not None
+    out["fused"] = float(joint.max(axis=0).sum() / len(joint))
+    return out
+
+
+@dataclass(frozen=True)
+class Take:
+    """One clip to render: its id, actor (0..), label, and the cue that each modality shows."""
+
+    id: str
+    actor: int
+    label: int
+    cues: dict[str, int]
+
+
+@dataclass
+class CremadMini(CremaD):
+    """CREMA-D's loader, decoder and preparation on files rendered at first use.
+
+    Args:
+        path: folder of the renderings; each set of parameters has its own subfolder.
+        samples: clips, the six emotions equally often.
+        actors: speakers, each with a voice and a face.
+        dominance: 0..1, how much easier the voice is than the face. It moves cue strength against nuisance: the
+            voice's from 0.45 to 1, the face's from 1 to 0.5, and the clutter around the face from 0 to 1.
+        ambiguity: per modality the share of clips that show the cue of another class.
+        confusion: which other class: `uniform`, any of the five; `complementary`, a fixed partner that differs
+            between voice and face. The ceiling is 1 - ambiguity per modality either way; fused it is the better
+            of the two for `uniform` and 1 for `complementary`, where using both modalities pays.
+        seed: of the rendering.
+
+    `spec().notes["ceiling"]` has the exact ceilings of a reader who recognises every cue. The other arguments are
+    those of `CremaD` and `MediaSource`, with defaults for a small CPU: 1 s of 8 kHz sound as 32 mel × 98 frames,
+    one 32 × 32 image.
+    """
+
+    NAME: ClassVar[str] = "CREMA-D mini"
+    OBTAIN: ClassVar[str] = "delete the folder, it is rendered again"
+    DOMINANT: ClassVar[str | None] = "audio"
+
+    audio: Literal["ogm", "fbank"] = "fbank"
+    sample_rate: int | None = 8000
+    seconds: float = 1.0
+    mels: int = 32
+    size: int = 32
+    store: list[int] = field(default_factory=lambda: [40, 40])
+    crop_scale: list[float] = field(default_factory=lambda: [0.8, 1.0])
+    split: Literal["published", "speaker_disjoint"] = "speaker_disjoint"
+    val_fraction: float = 0.15
+    test_fraction: float = 0.25
+    samples: int = 1200
+    actors: int = 24
+    dominance: float = 0.8
+    ambiguity: dict[str, float] = field(default_factory=lambda: {"audio": 0.1, "visual": 0.1})
+    confusion: Literal["uniform", "complementary"] = "complementary"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.ambiguity = {"audio": 0.0, "visual": 0.0, **dict(self.ambiguity)}
+        most = self.actors * len(SENTENCES) * len(LEVELS) * len(EMOTIONS)
+        for key, good, expected in (
+            ("actors", self.actors >= 3, "3 or more, one per split"),
+            (
+                "samples",
+                6 * self.actors <= self.samples <= most,
+                f"{6 * self.actors} to {most} for {self.actors} actors",
+            ),
+            ("dominance", 0 <= self.dominance <= 1, "0 to 1"),
+            ("confusion", self.confusion in ("uniform", "complementary"), "uniform or complementary"),
+            ("ambiguity", set(self.ambiguity) == {"audio", "visual"}, "rates for audio and visual"),
+            # Beyond, the label would no longer be the likeliest reading of its cue.
+            ("ambiguity", all(0 <= a < 0.5 for a in self.ambiguity.values()), "rates of 0 to below 0.5"),
+        ):
+            if not good:
+                raise UserError(f"data.{key}", str(getattr(self, key)), expected, f"correct data.{key}")
+
+    @property
+    def root(self) -> Path:
+        return Path(self.path) / f"render-{fingerprint(self._rendering)}"
+
+    @property
+    def _rendering(self) -> dict[str, Any]:
+        keys = ("samples", "actors", "dominance", "ambiguity", "confusion", "seed", "seconds", "store")
+        return {"renderer": RENDERER, "rate": self.profile.sample_rate, **{k: getattr(self, k) for k in keys}}
+
+    def facts(self) -> dict[str, Any]:
+        tables = {m: confusion(self.confusion, m, rate) for m, rate in self.ambiguity.items()}
+        return {**super().facts(), "ceiling": ceilings(tables), "dominance": self.dominance}
+
+    def takes(self) -> list[Take]:
+        """All clips, in rendering order. A function of the parameters alone."""
+        n, c = self.samples, len(EMOTIONS)
+        index = np.arange(n)
+        keys = sample_keys(self.seed, np.zeros(n, np.uint64), index)
+        actor, turn = index % self.actors, index // self.actors
+        label = (turn + actor) % c
+        cues = {}
+        for modality, rate in self.ambiguity.items():
+            if self.confusion == "uniform":
+                other = (label + integers(keys, f"other {modality}", 1, c)) % c
+            else:
+                other = np.array(PARTNERS[modality])[label]
+            cues[modality] = np.where(uniform(keys, f"ambiguous {modality}") < rate, other, label)
+        takes = []
+        for i in range(n):
+            a, y, nth = int(actor[i]), int(label[i]), int(turn[i]) // c
+            sentence, level = SENTENCES[nth % len(SENTENCES)], LEVELS[nth // len(SENTENCES)]
+            name = f"{1001 + a}_{sentence}_{EMOTIONS[y]}_{level}"
+            takes.append(Take(name, a, y, {m: int(cue[i]) for m, cue in cues.items()}))
+        return takes
+
+    # -- rendering ----------------------------------------------------------------------------------------------
+
+    def prepare(self, workers: int = 1) -> None:
+        self.render()
+        super().prepare(workers)
+
+    def tables(self) -> dict[Split, Table]:
+        self.render()
+        return super().tables()
+
+    def render(self) -> None:
+        """Write the files that are not there yet; lists come last, so their presence means that all is there."""
+        root = self.root
+        if (root / self.train_list).exists() and (root / self.test_list).exists():
+            return
+        takes = self.takes()
+        actors = [draw_actor(self.seed, a) for a in range(self.actors)]
+        try:
+            (root / "AudioWAV").mkdir(parents=True, exist_ok=True)
+            with bar(f"{self.NAME}: rendering") as progress:
+                progress.update(progress.task_ids[0], total=len(takes))
+                for i, take in enumerate(takes):
+                    self._render_one(root, i, take, actors[take.actor])
+                    progress.advance(progress.task_ids[0])
+            self._write_lists(root, takes, actors)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                raise
+            raise UserError(
+                str(root),
+                str(error),
+                f"a folder that can be written and holds about {len(takes) * 20} kB",
+                "free some space or set data.path; what is rendered stays, and the same command continues there",
+            ) from error
+
+    def _render_one(self, root: Path, index: int, take: Take, actor: Actor) -> None:
+        sound, picture = root / f"AudioWAV/{take.id}.wav", root / f"Image-01-FPS/{take.id}/00000.jpg"
+        rate = self.profile.sample_rate
+        if not sound.exists():
+            rng = np.random.default_rng([self.seed, 2, index])
+            strength = 0.45 + 0.55 * self.dominance
+            wave_form = render_voice(actor, take.cues["audio"], strength, rate, self.seconds, rng)
+            _write(sound, _wav(wave_form, rate))
+        if not picture.exists():
+            rng = np.random.default_rng([self.seed, 3, index])
+            strength = 1 - 0.3 * self.dominance
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            height, width = self.store
+            _write(picture, render_face(actor, take.cues["visual"], strength, height, width, self.dominance, rng))
+
+    def _write_lists(self, root: Path, takes: list[Take], actors: list[Actor]) -> None:
+        """As published: every actor in both lists, a tenth of the clips in test.csv."""
+        test = set(shuffled(len(takes), self.seed, "test list")[: len(takes) // 10].tolist())
+        truth = [[t.id, EMOTIONS[t.label], *(EMOTIONS[t.cues[m]] for m in self.ambiguity)] for t in takes]
+        people = [[1001 + i, a.age, "Female" if a.female else "Male"] for i, a in enumerate(actors)]
+        _write(root / "cues.csv", _table([["id", "label", *self.ambiguity], *truth]))
+        _write(root / "VideoDemographics.csv", _table([["ActorID", "Age", "Sex"], *people]))
+        rows = [[t.id, EMOTIONS[t.label]] for t in takes]
+        _write(root / self.test_list, _table([rows[i] for i in range(len(rows)) if i in test]))
+        _write(root / self.train_list, _table([rows[i] for i in range(len(rows)) if i not in test]))
+
+
+def _write(path: Path, content: bytes) -> None:
+    """All or nothing: a kill leaves no half file. The temporary name is the process's own, for several ranks."""
+    half = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    half.write_bytes(content)
+    half.replace(path)
+
+
+def _wav(samples: np.ndarray, rate: int) -> bytes:
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    return out.getvalue()
+
+
+def _table(rows: list[list[Any]]) -> bytes:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(rows)
+    return out.getvalue().encode()

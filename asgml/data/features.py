@@ -1,0 +1,370 @@
+"""Any feature set as one .npz file, with any number of modalities."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asgml.data.npz import Npz
+from asgml.data.spec import RANK, SPLITS, DataSpec, Kind, ModalitySpec, Split, Table, Transform
+from asgml.data.splits import cut
+from asgml.data.standardize import Standardize, Tokens, statistics
+from asgml.data.validate import nonfinite, place
+from suite.errors import UserError
+
+# Ranks of one stored sample that each kind accepts; missing leading or channel dimensions are added.
+_RANKS: dict[Kind, tuple[int, ...]] = {
+    "vector": (0, 1),
+    "sequence": (1, 2),
+    "image": (2, 3),
+    "frames": (3, 4),
+    "tokens": (1,),
+}
+_MAX_CHANNELS = 4
+
+
+class Features:
+    """One .npz file: `x_<modality>` (n, …), `y` (n,) integers from 0, and optionally
+
+    - `split` (n,): 0 train, 1 val, 2 test. Without it the three are cut by class, or by whole groups if there is a
+      `group`. A file with train and test only gets its val from train (and likewise for a missing test).
+    - `group` (n,): integers or strings; cut splits never share a group. Given splits that do are reported.
+    - `present_<modality>` (n,) bool: False where the sample lacks the modality (its row is then never read).
+
+    The kind of a modality is read off the rank of a sample: (F,) vector, (T, F) sequence, (T, C, H, W) frames.
+    Three dimensions are ambiguous: up to 4 in front are the channels of an image, more are single-channel frames.
+    `kinds` overrides this, also for (F, T) spectrograms (`image`) and integer rows padded with -1 (`tokens`). What
+    was decided is in `spec().notes`.
+
+    Args:
+        path: the file. It is read into memory; object arrays are refused, nothing is ever unpickled.
+        dominant: the modality known to be learned first.
+        standardize: zero mean and unit variance per feature (vector, sequence) or channel (image, frames), with
+            statistics of the present training rows. 8-bit images are scaled to [0, 1] in any case.
+        classes: class names; default the labels 0, 1, … themselves.
+        kinds: modality to kind, where the rank does not tell.
+        val_fraction, test_fraction: shares of what is cut; unused where `split` gives all three.
+        split_seed: of the cut. Not the run's seed: all seeds of a study share the splits.
+
+    Raises `UserError`, which names array and row, for everything else in the file.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        dominant: str | None = None,
+        standardize: bool = True,
+        classes: list[str] | None = None,
+        kinds: dict[str, Kind] | None = None,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        split_seed: int = 0,
+    ):
+        self.path = path
+        self.dominant = dominant
+        self.standardize = standardize
+        self.classes = None if classes is None else list(classes)
+        self.kinds = dict(kinds or {})
+        self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
+        self._loaded: tuple[DataSpec, dict[Split, Table]] | None = None
+
+    def prepare(self, workers: int = 1) -> None:
+        """Nothing to do: the file is read as it is."""
+
+    def spec(self) -> DataSpec:
+        return self._load()[0]
+
+    def tables(self) -> dict[Split, Table]:
+        return self._load()[1]
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def _load(self) -> tuple[DataSpec, dict[Split, Table]]:
+        if self._loaded is not None:
+            return self._loaded
+        file = Npz(self.path, "data.path")
+        names = self._modalities(file)
+        y, classes = self._labels(file)
+        present = {m: self._present(file, m, len(y)) for m in names}
+        notes: dict[str, Any] = {"file": Path(self.path).name}
+        split = self._split(file, y, notes)
+        rows = {s: np.flatnonzero(split == i) for i, s in enumerate(SPLITS)}
+
+        specs: dict[str, ModalitySpec] = {}
+        x: dict[Split, dict[str, np.ndarray]] = {s: {} for s in SPLITS}
+        transforms: dict[str, Transform] = {}
+        for m in names:
+            stored = self._values(file, m, present[m])
+            kind, shape, why = self._kind(file, m, stored)
+            specs[m] = ModalitySpec(m, kind, shape)
+            notes[f"kind/{m}"] = f"{kind} of {'x'.join(map(str, shape))}: {why}"
+            transforms[m] = self._transform(m, stored, specs[m], rows["train"][present[m][rows["train"]]], notes)
+            for s in SPLITS:
+                x[s][m] = stored[rows[s]]
+        tables: dict[Split, Table] = {
+            s: Table(
+                x=x[s],
+                present={m: present[m][rows[s]] for m in names},
+                y=y[rows[s]],
+                ids=[str(r) for r in rows[s]],
+                transforms=transforms,
+            )
+            for s in SPLITS
+        }
+        self._loaded = DataSpec(specs, classes, self.dominant, notes), tables
+        return self._loaded
+
+    def _error(self, file: Npz, array: str, found: str, expected: str, remedy: str) -> UserError:
+        return UserError(f"{file.path}, array {array}" if array else str(file.path), found, expected, remedy)
+
+    def _modalities(self, file: Npz) -> list[str]:
+        """Names in file order; every array must be known and have one row per label."""
+        arrays = list(file.headers)
+        names = [a.removeprefix("x_") for a in arrays if a.startswith("x_")]
+        if not names or "" in names:
+            found = f"arrays {', '.join(arrays) or '(none)'}"
+            raise self._error(
+                file, "", found, "at least one array x_<modality>", "name the feature arrays x_<modality>"
+            )
+        known = ["y", "split", "group", *(f"x_{m}" for m in names), *(f"present_{m}" for m in names)]
+        unknown = [a for a in arrays if a not in known]
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], known, n=1)
+            raise self._error(
+                file,
+                ", ".join(unknown),
+                "not an array of the feature format" + (f"; did you mean {near[0]}?" if near else ""),
+                f"y, split, group, x_<modality>, present_<modality> (modalities here: {', '.join(names)})",
+                "rename or remove it",
+            )
+        if "y" not in arrays:
+            raise self._error(file, "y", "absent", "integer labels of shape (n,)", "add y to the file")
+        for what, keys in (("kinds", list(self.kinds)), ("dominant", [self.dominant] if self.dominant else [])):
+            for m in keys:
+                if m not in names:
+                    where = f"data.{what}"
+                    raise UserError(where, f"modality {m!r}", f"one of {', '.join(names)}", f"correct {where}")
+        shape = file.headers["y"][0]
+        if len(shape) != 1 or shape[0] == 0:
+            raise self._error(file, "y", f"shape {shape}", "(n,) with n > 0", "save one integer label per sample")
+        for array in arrays:
+            size = file.headers[array][0]
+            if not size or size[0] != shape[0]:
+                found = f"shape {size}, but y has {shape[0]} rows"
+                raise self._error(file, array, found, f"{shape[0]} rows", "save all arrays with the same rows")
+            if not array.startswith("x_") and len(size) != 1:
+                raise self._error(file, array, f"shape {size}", "(n,)", "save one value per sample")
+            if 0 in size:
+                raise self._error(file, array, f"shape {size}: no value at all", "no empty dimension", "remove it")
+        return names
+
+    def _labels(self, file: Npz) -> tuple[np.ndarray, list[str]]:
+        dtype = file.headers["y"][1]
+        if dtype.kind not in "iu":
+            raise self._error(
+                file,
+                "y",
+                f"dtype {dtype}",
+                "integer class labels 0, 1, …",
+                "bin or number the labels, then astype(int)",
+            )
+        y = file.read("y").astype(np.int64)
+        if y.min() < 0:
+            row = int(np.argmin(y >= 0))
+            found = f"label {y[row]} in row {row} ({int((y < 0).sum())} negative label(s))"
+            raise self._error(
+                file, "y", found, "labels from 0", "renumber the labels, or remove unlabelled samples"
+            )
+        if y.min() == y.max():
+            raise self._error(file, "y", f"one class only ({y[0]})", "two or more classes", "check how y was made")
+        if self.classes is None:
+            if y.max() >= len(y):
+                row = int(y.argmax())
+                found = f"label {y[row]} in row {row}, with {len(y)} samples"
+                raise self._error(
+                    file,
+                    "y",
+                    found,
+                    "classes numbered 0, 1, …",
+                    "renumber with np.unique(y, return_inverse=True)[1]",
+                )
+            return y, [str(i) for i in range(int(y.max()) + 1)]
+        wrong = np.flatnonzero(y >= len(self.classes))
+        if len(wrong):
+            found = f"label {y[wrong[0]]} in row {wrong[0]} ({len(wrong)} label(s) outside the classes in all)"
+            expected = f"0 to {len(self.classes) - 1}, as data.classes names {len(self.classes)} classes"
+            raise self._error(file, "y", found, expected, "correct y or data.classes")
+        return y, self.classes
+
+    def _present(self, file: Npz, modality: str, n: int) -> np.ndarray:
+        array = f"present_{modality}"
+        if array not in file.headers:
+            return np.ones(n, dtype=bool)
+        if file.headers[array][1].kind != "b":
+            raise self._error(file, array, f"dtype {file.headers[array][1]}", "bool", "save it with astype(bool)")
+        present = file.read(array)
+        if not present.any():
+            raise self._error(
+                file,
+                array,
+                "False in every row",
+                "at least one present row",
+                f"remove x_{modality}, or correct it",
+            )
+        return present
+
+    def _split(self, file: Npz, y: np.ndarray, notes: dict[str, Any]) -> np.ndarray:
+        """(n,) of 0, 1, 2, given or cut; says in `notes` which."""
+        group = None
+        if "group" in file.headers:
+            if file.headers["group"][1].kind not in "iuUS":
+                found = f"dtype {file.headers['group'][1]}"
+                raise self._error(file, "group", found, "integers or strings", "number the groups")
+            group = np.unique(file.read("group"), return_inverse=True)[1].reshape(-1)
+        how = "by class" if group is None else f"by {group.max() + 1} groups"
+        if "split" not in file.headers:
+            notes["split"] = (
+                f"cut {how}, seed {self.split_seed}: val {self.val_fraction:g}, test {self.test_fraction:g}"
+            )
+            return cut(y, [self.val_fraction, self.test_fraction], self.split_seed, str(file.path), group)
+
+        if file.headers["split"][1].kind not in "iu":
+            found = f"dtype {file.headers['split'][1]}"
+            raise self._error(file, "split", found, "integers 0 train, 1 val, 2 test", "save split as integers")
+        split = file.read("split").astype(np.int64)
+        wrong = np.flatnonzero((split < 0) | (split > 2))
+        if len(wrong):
+            found = f"{split[wrong[0]]} in row {wrong[0]} ({len(wrong)} such row(s))"
+            raise self._error(
+                file, "split", found, "0 train, 1 val, 2 test", "correct split, or remove these rows"
+            )
+        lacking = [i for i in range(3) if not np.any(split == i)]
+        if 0 in lacking or len(lacking) == 2:
+            found = f"no sample of {' and '.join(SPLITS[i] for i in lacking)}"
+            raise self._error(
+                file,
+                "split",
+                found,
+                "train (0) and at least one of val (1) and test (2)",
+                "correct split, or remove it to have it cut",
+            )
+        notes["split"] = "as given by `split`"
+        for i in lacking:
+            share = self.val_fraction if i == 1 else self.test_fraction
+            train = np.flatnonzero(split == 0)
+            part = cut(y[train], [share], self.split_seed, str(file.path), None if group is None else group[train])
+            split[train[part == 1]] = i
+            notes["split"] += f"; no {SPLITS[i]} there: cut {share:g} of train {how}, seed {self.split_seed}"
+        if group is not None:
+            shared = sum(len(np.unique(split[group == g])) > 1 for g in range(group.max() + 1))
+            notes["groups in more than one split"] = shared
+        return split
+
+    # -- values -------------------------------------------------------------------------------------------------
+
+    def _values(self, file: Npz, modality: str, present: np.ndarray) -> np.ndarray:
+        """The stored array: integers as they are, floats as at most float32, finite where present."""
+        array = f"x_{modality}"
+        dtype = file.headers[array][1]
+        if dtype.kind not in "biuf":
+            raise self._error(file, array, f"dtype {dtype}", "numbers", "save the features as float32")
+        x = file.read(array)
+        found = nonfinite(x, np.flatnonzero(present))
+        if found:
+            count, first, value = found
+            raise self._error(
+                file,
+                array,
+                f"{value} in {place(first)} ({count} value(s) that are not finite in all)",
+                "finite numbers in every present row",
+                f"correct these values, or save present_{modality} with False for rows that are missing",
+            )
+        if dtype.kind == "f" and dtype.itemsize > 4:
+            with np.errstate(over="ignore", invalid="ignore"):
+                x = x.astype(np.float32)
+            found = nonfinite(x, np.flatnonzero(present))
+            if found:
+                expected = f"magnitudes below {np.finfo(np.float32).max:.1e}"
+                raise self._error(
+                    file,
+                    array,
+                    f"beyond float32 in {place(found[1])} ({found[0]} value(s))",
+                    expected,
+                    "rescale it",
+                )
+        return x
+
+    def _kind(self, file: Npz, modality: str, x: np.ndarray) -> tuple[Kind, tuple[int, ...], str]:
+        """Kind, shape of a sample as the encoder sees it, and the reason."""
+        sample = x.shape[1:]
+        array = f"x_{modality}"
+        if modality in self.kinds:
+            kind, why = self.kinds[modality], "data.kinds says so"
+            if kind not in _RANKS:
+                where = f"data.kinds.{modality}"
+                raise UserError(where, repr(kind), f"one of {', '.join(RANK)}", f"correct {where}")
+        else:
+            by_rank: dict[int, Kind] = {0: "vector", 1: "vector", 2: "sequence", 4: "frames"}
+            why = f"{len(sample)} dimension(s) per sample"
+            if len(sample) == 3:
+                kind = "image" if sample[0] <= _MAX_CHANNELS else "frames"
+                told = "channels of an image" if kind == "image" else "frames of one channel"
+                why = f"3 dimensions, {sample[0]} in front taken as {told} (data.kinds.{modality} overrides)"
+            elif len(sample) in by_rank:
+                kind = by_rank[len(sample)]
+            else:
+                found = f"{len(sample)} dimensions per sample {sample}"
+                expected = "(F,), (T, F), (C, H, W), (T, H, W) or (T, C, H, W)"
+                raise self._error(file, array, found, expected, "reshape it")
+        if len(sample) not in _RANKS[kind]:
+            found = f"samples of shape {sample}"
+            expected = f"{' or '.join(map(str, _RANKS[kind]))} dimension(s) for kind {kind}"
+            raise self._error(file, array, found, expected, f"reshape it, or correct data.kinds.{modality}")
+        if kind == "tokens" and x.dtype.kind not in "iu":
+            raise self._error(
+                file, array, f"dtype {x.dtype}", "integers for kind tokens", "save token numbers as int"
+            )
+        shape = {
+            ("vector", 0): (1,),
+            ("sequence", 1): (*sample, 1),
+            ("image", 2): (1, *sample),
+            ("frames", 3): (*sample[:1], 1, *sample[1:]),
+        }.get((kind, len(sample)), sample)
+        return kind, shape, why
+
+    def _transform(
+        self, modality: str, x: np.ndarray, spec: ModalitySpec, train: np.ndarray, notes: dict[str, Any]
+    ) -> Transform:
+        if spec.kind == "tokens":
+            self._check_tokens(modality, x)
+            return Tokens()
+        unit = 1 / 255 if x.dtype == np.uint8 and spec.kind in ("image", "frames") else 1.0
+        if unit != 1:
+            notes[f"scale/{modality}"] = "8 bit to [0, 1]"
+        if not self.standardize or not len(train):
+            return Standardize(spec.shape, unit, np.zeros(1), np.ones(1))
+        mean, std = statistics(x.reshape(len(x), *spec.shape), spec.kind, train)
+        mean, std = mean * unit, std * unit
+        constant = std <= np.maximum(1e-6 * np.abs(mean), 1e-30)
+        if constant.any():
+            notes[f"constant features/{modality}"] = int(constant.sum())
+        return Standardize(spec.shape, unit, mean, np.where(constant, 1.0, std))
+
+    def _check_tokens(self, modality: str, x: np.ndarray) -> None:
+        where = f"{Path(self.path)}, array x_{modality}"
+        if x.min() < -1:
+            row, column = np.argwhere(x < -1)[0]
+            raise UserError(
+                where,
+                f"{x[row, column]} in row {row}, column {column}",
+                "token numbers from 0, or -1 for padding",
+                "correct it",
+            )
+        pad = x == -1
+        inside = np.argwhere(pad[:, :-1] & ~pad[:, 1:])
+        if len(inside):
+            found = f"padding before a token in row {inside[0, 0]}, column {inside[0, 1]}"
+            raise UserError(where, found, "padding (-1) at the end only", "move the tokens to the front")

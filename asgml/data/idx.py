@@ -1,0 +1,43 @@
+"""The idx format of the MNIST files: magic 0 0 8 rank, big-endian sizes, then bytes."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from suite.errors import UserError
+
+
+def read_idx(folder: Path, name: str) -> np.ndarray:
+    """The uint8 array in `folder/name` or `folder/name.gz`. `UserError` when absent, damaged or of wrong size."""
+    path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+    if path is None:
+        raise UserError(
+            str(folder / name),
+            "no such file, and none with .gz",
+            "the MNIST test files in idx format",
+            f"put {name}(.gz) there; torchvision.datasets.MNIST(root, download=True) fetches it",
+        )
+    remedy = "fetch the file again"
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(str(path), f"damaged: {error}", "a gzip file", remedy) from error
+    rank = data[3] if len(data) > 3 else 0
+    if data[:3] != b"\x00\x00\x08" or rank == 0 or len(data) < 4 + 4 * rank:
+        raise UserError(
+            str(path), f"first bytes {data[:4].hex(' ')}", "00 00 08 <rank>: idx of unsigned bytes", remedy
+        )
+    shape = struct.unpack(f">{rank}I", data[4 : 4 + 4 * rank])
+    body = np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * rank)
+    count = 1
+    for size in shape:
+        count *= size  # Python integers: a corrupted header must not overflow
+    if count != len(body):
+        found = f"{len(body)} bytes of data, the header says {' x '.join(map(str, shape))} = {count}"
+        raise UserError(str(path), found, "as many bytes as the header says", remedy)
+    return body.reshape(shape)

@@ -1,0 +1,96 @@
+"""Kinetics-Sounds (Arandjelović and Zisserman, "Look, Listen and Learn", ICCV 2017): 31 classes of
+Kinetics-400."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from asgml.data.media_source import Clip, MediaSource, label_of, read_rows, require_unique
+from asgml.data.spec import Split
+from asgml.data.splits import cut
+from suite.errors import UserError
+
+CLASSES = 31
+# YouTube ids have 11 characters of A-Z a-z 0-9 - _; the train list adds _<start>_<end>, the test list _<start>.
+CLIP_ID = re.compile(r"([A-Za-z0-9_-]{11})_(\d+)(?:_(\d+))?")
+
+
+@dataclass
+class KineticsSounds(MediaSource):
+    """Kinetics-Sounds with the lists published by OGM-GE (14 799 train, 2 597 test).
+
+        my_train.txt   <youtube id>_<start>_<end>,10,<class 0..30>     start and end with six digits
+        my_test.txt    <youtube id>_<start>,10,<class 0..30>
+        train_wav/<clip>.wav    test_wav/<clip>.wav
+        train_img/Image-01-FPS/<clip>/00000.jpg …    test_img/Image-01-FPS/<clip>/00000.jpg …
+
+    where <clip> is the first column as it stands. The lists name classes by number only.
+
+    Args:
+        val_fraction: share of the train list, stratified by class, that becomes validation: none is published.
+        split_seed: of that cut.
+        train_list, test_list: file names under `path`.
+        audio_dir, frame_dir: under `path`; `{split}` stands for train or test, the list a clip is in.
+
+    The other arguments are those of `MediaSource`; `seconds` is the length to which the sound is tiled or cut.
+    """
+
+    NAME: ClassVar[str] = "Kinetics-Sounds"
+    OBTAIN: ClassVar[str] = (
+        "get the clips of both lists from Kinetics-400 (github.com/cvdfoundation/kinetics-dataset) and extract"
+        " sound to {split}_wav/<clip>.wav and one frame per second to {split}_img/Image-01-FPS/<clip>/00000.jpg"
+    )
+
+    seconds: float = 10.0
+    store: list[int] = field(default_factory=lambda: [256, 340])
+    val_fraction: float = 0.1
+    split_seed: int = 0
+    train_list: str = "my_train.txt"
+    test_list: str = "my_test.txt"
+    audio_dir: str = "{split}_wav"
+    frame_dir: str = "{split}_img/Image-01-FPS"
+
+    @property
+    def class_names(self) -> list[str]:
+        return [str(i) for i in range(CLASSES)]
+
+    def facts(self) -> dict[str, Any]:
+        rule = (
+            f"test is {self.test_list}; val ({self.val_fraction:g}) cut from {self.train_list} within each class,"
+            f" seed {self.split_seed}"
+        )
+        return {"split": "published", "split_rule": rule}
+
+    def clips(self) -> dict[Split, list[Clip]]:
+        if not self.root.is_dir():
+            raise self.absent(str(self.root), "no such folder")
+        seen: dict[str, str] = {}
+        train = self._read(self.root / self.train_list, "train", seen)
+        test = self._read(self.root / self.test_list, "test", seen)
+        y = np.array([clip.label for clip in train])
+        part = cut(y, [self.val_fraction], self.split_seed, str(self.root / self.train_list))
+        return {
+            "train": [clip for clip, p in zip(train, part) if p == 0],
+            "val": [clip for clip, p in zip(train, part) if p == 1],
+            "test": test,
+        }
+
+    def _read(self, path: Path, split: str, seen: dict[str, str]) -> list[Clip]:
+        clips = []
+        audio, frames = self.audio_dir.replace("{split}", split), self.frame_dir.replace("{split}", split)
+        for number, (clip, _, label) in read_rows(path, ",", ("clip", "seconds", "class")):
+            where = f"{path}, line {number}"
+            match = CLIP_ID.fullmatch(clip)
+            if match is None:
+                raise UserError(
+                    where, clip, "<11-character youtube id>_<start> or …_<start>_<end>", "correct this line"
+                )
+            require_unique(seen, match[1], where)  # by video: the same video in train and test would be a leak
+            y = label_of(label, self.class_names, where)
+            clips.append(Clip(clip, y, f"{audio}/{clip}.wav", f"{frames}/{clip}", match[1]))
+        return clips

@@ -1,0 +1,246 @@
+"""Decoding one media file: wav to log spectrogram, images to uint8 frames. A damaged file is an error, never
+silence."""
+
+from __future__ import annotations
+
+import functools
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+from PIL import Image, UnidentifiedImageError
+from torchaudio.compliance import kaldi
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+class MediaError(Exception):
+    """One file that cannot be used: its path and the reason. Preparation collects them; it never stops at one."""
+
+    def __init__(self, path: Path | str, reason: str):
+        self.path, self.reason = str(path), reason
+        super().__init__(f"{path}: {reason}")
+
+    def __reduce__(self):
+        return type(self), (self.path, self.reason)
+
+
+# -- audio ------------------------------------------------------------------------------------------------------
+
+
+def check_wav(path: Path) -> None:
+    """Raise `MediaError` if the file is absent, empty, or shorter than its RIFF header promises.
+
+    libsndfile reads a truncated wav up to its end without a word, so sizes are compared here. A data size of 0 or
+    0xFFFFFFFF (written by streaming encoders) promises nothing. Files without RIFF header are left to libsndfile.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise MediaError(path, "no such file" if isinstance(error, FileNotFoundError) else str(error)) from error
+    if size == 0:
+        raise MediaError(path, "zero bytes")
+    with path.open("rb") as file:
+        head = file.read(12)
+        if head[:4] != b"RIFF":
+            return
+        if len(head) < 12 or head[8:] != b"WAVE":
+            raise MediaError(path, "not a WAVE file, though its first bytes say RIFF")
+        while True:
+            chunk = file.read(8)
+            if len(chunk) < 8:
+                raise MediaError(path, "truncated: no data chunk")
+            name, length = chunk[:4], struct.unpack("<I", chunk[4:])[0]
+            left = size - file.tell()
+            if name == b"data":
+                if length not in (0, 0xFFFFFFFF) and length > left:
+                    raise MediaError(path, f"truncated: header promises {length} bytes of sound, {left} are there")
+                if left == 0:
+                    raise MediaError(path, "no sound")
+                return
+            if length > left:
+                raise MediaError(path, "truncated: the file ends before its data chunk")
+            file.seek(length + length % 2, 1)  # chunks are padded to even length
+
+
+def read_wav(path: Path, start: float = 0.0, end: float | None = None) -> tuple[np.ndarray, int]:
+    """Samples from `start` to `end` seconds (None: to the end), channels averaged: float32 (n,), n ≥ 1, and the
+    rate.
+
+    Raises `MediaError` for whatever makes the file unusable.
+    """
+    check_wav(path)
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate, length = file.samplerate, file.frames
+            first = min(round(start * rate), length)
+            last = length if end is None else min(round(end * rate), length)
+            if last <= first:
+                raise MediaError(
+                    path, f"no sound between {start:g} s and {'its end' if end is None else f'{end:g} s'}"
+                )
+            file.seek(first)
+            wave = file.read(last - first, dtype="float32", always_2d=True)
+    except soundfile.LibsndfileError as error:
+        raise MediaError(path, f"not decodable: {error.error_string}") from error
+    if len(wave) < last - first:
+        raise MediaError(path, f"truncated: {last - first} samples promised, {len(wave)} decoded")
+    if not np.isfinite(wave).all():
+        raise MediaError(path, "NaN or infinite samples")
+    return wave.mean(axis=1), rate
+
+
+@functools.lru_cache(maxsize=32)
+def _resampler(source: int, target: int) -> torchaudio.transforms.Resample:
+    return torchaudio.transforms.Resample(source, target)  # holds its filter, which costs more than using it
+
+
+def resample(wave: torch.Tensor, source: int, target: int) -> torch.Tensor:
+    """(…, n) at `source` Hz to (…, ceil(n * target / source)), as `torchaudio.functional.resample`."""
+    return wave if source == target else _resampler(source, target)(wave)
+
+
+@dataclass(frozen=True)
+class OgmSpectrogram:
+    """Log magnitude spectrogram of OGM-GE (Peng et al., CVPR 2022): 22 050 Hz, 3 s, 257 × 188.
+
+    The wave is tiled until it fills `seconds`, cut, clipped to ±1; then log(|STFT| + 1e-7) with a periodic Hann
+    window of `n_fft`. As in `librosa.stft` frames are centred: n_fft/2 samples are padded at both ends, hence
+    1 + samples // hop frames. `pad_mode` constant (zeros) is librosa's default from 0.9 on, reflect before; the
+    first and the last frame differ. Resampling is torchaudio's windowed sinc where librosa.load has soxr.
+    """
+
+    sample_rate: int = 22050
+    seconds: float = 3.0
+    n_fft: int = 512
+    hop: int = 353
+    pad_mode: Literal["constant", "reflect"] = "constant"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(1, frequencies, frames)"""
+        return 1, self.n_fft // 2 + 1, 1 + self._samples // self.hop
+
+    @property
+    def _samples(self) -> int:
+        return int(self.sample_rate * self.seconds)
+
+    def __call__(self, wave: np.ndarray, rate: int) -> np.ndarray:
+        """(n,) float32 at `rate` Hz to `shape`, float32."""
+        x = resample(torch.from_numpy(wave), rate, self.sample_rate)
+        x = x.repeat(-(-self._samples // len(x)))[: self._samples].clamp(-1.0, 1.0)
+        window = torch.hann_window(self.n_fft)
+        spectrum = torch.stft(
+            x, self.n_fft, self.hop, window=window, center=True, pad_mode=self.pad_mode, return_complex=True
+        )
+        return torch.log(spectrum.abs() + 1e-7).numpy()[None]
+
+
+@dataclass(frozen=True)
+class Fbank:
+    """Kaldi log-mel filterbank as prepared for AST and MMPareto: 128 mel, 25 ms windows every 10 ms.
+
+    The mean is removed, `torchaudio.compliance.kaldi.fbank` (htk_compat, Hann window, no dither, no energy)
+    applied, frames cut or zero-padded to as many as `seconds` of sound have, then (x + 4.503877) / (2 *
+    5.141276). Stored frequency × time, as the other profile.
+    """
+
+    sample_rate: int = 16000
+    seconds: float = 3.0
+    mels: int = 128
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(1, mels, frames)"""
+        window, shift = int(self.sample_rate * 0.025), int(self.sample_rate * 0.010)
+        return 1, self.mels, 1 + (int(self.sample_rate * self.seconds) - window) // shift
+
+    def __call__(self, wave: np.ndarray, rate: int) -> np.ndarray:
+        """(n,) float32 at `rate` Hz to `shape`, float32. Raises ValueError for less than one window (25 ms)."""
+        x = resample(torch.from_numpy(wave), rate, self.sample_rate)
+        if len(x) < int(self.sample_rate * 0.025):
+            raise ValueError(f"{len(x) / self.sample_rate * 1000:.0f} ms of sound, less than one window of 25 ms")
+        features = kaldi.fbank(
+            (x - x.mean())[None],
+            htk_compat=True,
+            sample_frequency=self.sample_rate,
+            use_energy=False,
+            window_type="hanning",
+            num_mel_bins=self.mels,
+            dither=0.0,
+            frame_shift=10,
+        )
+        frames = self.shape[2]
+        features = torch.nn.functional.pad(features[:frames], (0, 0, 0, max(0, frames - len(features))))
+        return ((features + 4.503877) / (2 * 5.141276)).T.contiguous().numpy()[None]
+
+
+AudioProfile = OgmSpectrogram | Fbank
+
+
+def decode_audio(path: Path, profile: AudioProfile, start: float = 0.0, end: float | None = None) -> np.ndarray:
+    """A wav as `profile.shape` float32. Raises `MediaError`."""
+    wave, rate = read_wav(path, start, end)
+    try:
+        out = profile(wave, rate)
+    except ValueError as error:
+        raise MediaError(path, str(error)) from error
+    if not np.isfinite(out).all():
+        raise MediaError(path, "its spectrogram is not finite")
+    return out
+
+
+# -- images -----------------------------------------------------------------------------------------------------
+
+
+def read_image(path: Path, height: int, width: int) -> np.ndarray:
+    """An image as RGB uint8 (height, width, 3), resized bilinearly with antialiasing. Raises `MediaError`."""
+    try:
+        if path.stat().st_size == 0:
+            raise MediaError(path, "zero bytes")
+        with Image.open(path) as image:
+            rgb = image.convert("RGB")
+    except FileNotFoundError as error:
+        raise MediaError(path, "no such file") from error
+    except UnidentifiedImageError as error:
+        raise MediaError(path, "not an image") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what PIL's decoders raise
+        raise MediaError(path, f"not decodable: {error}") from error
+    if rgb.size != (width, height):
+        rgb = rgb.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(rgb)
+
+
+def frame_files(folder: Path) -> list[Path]:
+    """The images of a folder by name, which is their order in time. Raises `MediaError` if there is none."""
+    try:
+        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    except OSError as error:
+        raise MediaError(folder, "no such folder of frames") from error
+    if not files:
+        raise MediaError(folder, "no image in this folder")
+    return files
+
+
+def spread(available: int, wanted: int) -> list[int]:
+    """The middles of `wanted` equal stretches of range(available); some twice where `available` is smaller."""
+    return [int((i + 0.5) * available / wanted) for i in range(wanted)]
+
+
+def decode_frames(
+    folder: Path, frames: int, height: int, width: int, start: float = 0.0, end: float | None = None
+) -> np.ndarray:
+    """`frames` frames, spread over the clip, as uint8 (frames, height, width, 3). Raises `MediaError`.
+
+    With frames at 1 per second, frame i shows second i: `start` and `end` (seconds) restrict the choice.
+    """
+    files = frame_files(folder)
+    chosen = files[int(start) : None if end is None else max(int(start) + 1, round(end))]
+    if not chosen:
+        raise MediaError(folder, f"{len(files)} frames, none at or after second {start:g}")
+    return np.stack([read_image(chosen[i], height, width) for i in spread(len(chosen), frames)])

@@ -1,0 +1,324 @@
+# No `from __future__ import annotations` here: subclasses in other modules inherit these fields, and their
+# generated constructors must carry the types themselves, not names that would be looked up in the subclass's
+# module.
+"""What every list of audio-visual clips shares: reading lists, preparing shards, tables."""
+
+import csv
+import dataclasses
+import difflib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import numpy as np
+
+from asgml.data.media import AudioProfile, Fbank, OgmSpectrogram, decode_audio, decode_frames
+from asgml.data.media_transforms import ImageTransform, SpectrogramTransform
+from asgml.data.shards import Shard, ShardJob, Signature, check_space, fingerprint, write_shard
+from asgml.data.spec import SPLITS, DataSpec, Kind, ModalitySpec, Split, Table, Transform
+from suite.errors import UserError
+
+log = logging.getLogger(__name__)
+
+MODALITIES = ("audio", "visual")
+RATES = {"ogm": 22050, "fbank": 16000}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One sample: files relative to the root, the part of them to use in seconds, and its speaker or video."""
+
+    id: str
+    label: int
+    audio: str
+    frames: str
+    group: str = ""
+    start: float = 0.0
+    end: float | None = None
+
+
+@dataclass
+class MediaSource:
+    """Audio-visual clips named by lists. A data set is a subclass with `classes`, `clips` and what it is called.
+
+    Args:
+        path: root of the data set.
+        audio: profile, `ogm` (log magnitude spectrogram) or `fbank` (Kaldi log-mel); see `asgml.data.media`.
+        sample_rate: Hz, None: 22050 for ogm, 16000 for fbank.
+        seconds: of audio per clip.
+        mels: of fbank.
+        pad_mode: of ogm's STFT.
+        frames: per clip, spread over it. One gives an image (3, size, size), several frames (T, 3, size, size).
+        size: of the square input of the visual encoder, pixels.
+        store: height and width of the stored frames; with the aspect ratio of the originals, random crops are
+            those of the published protocols.
+        crop_scale: range of the training crop's share of the area.
+        prepared: folder of the shards, None: `<root>/prepared`.
+        corrupt: what unusable or absent files mean: `refuse` (an error that lists them) or `missing` (the sample
+            stays, without that modality).
+
+    The constructor reads nothing. `tables` prepares what is not prepared.
+    """
+
+    NAME: ClassVar[str] = "data"
+    OBTAIN: ClassVar[str] = ""  # where to get it, and what layout
+    DOMINANT: ClassVar[str | None] = None
+
+    path: str
+    audio: Literal["ogm", "fbank"] = "ogm"
+    sample_rate: int | None = None
+    seconds: float = 3.0
+    mels: int = 128
+    pad_mode: Literal["constant", "reflect"] = "constant"
+    frames: int = 1
+    size: int = 224
+    store: list[int] = field(default_factory=lambda: [256, 256])
+    crop_scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
+    prepared: str | None = None
+    corrupt: Literal["refuse", "missing"] = "refuse"
+
+    def __post_init__(self) -> None:
+        self.store, self.crop_scale = list(self.store), list(self.crop_scale)
+        low, high = [*self.crop_scale, 0, 0][:2]
+        for key, good, expected in (
+            ("audio", self.audio in RATES, "ogm or fbank"),
+            ("sample_rate", self.sample_rate is None or self.sample_rate >= 1000, "1000 Hz or more, or null"),
+            ("seconds", self.seconds >= 0.05, "0.05 or more"),
+            ("mels", self.mels >= 1, "1 or more"),
+            ("frames", self.frames >= 1, "1 or more"),
+            ("size", self.size >= 1, "1 or more"),
+            ("store", len(self.store) == 2 and min(self.store) >= 1, "height and width, e.g. [256, 256]"),
+            (
+                "crop_scale",
+                len(self.crop_scale) == 2 and 0 < low <= high <= 1,
+                "[low, high] with 0 < low <= high <= 1",
+            ),
+        ):
+            if not good:
+                raise UserError(f"data.{key}", str(getattr(self, key)), expected, f"correct data.{key}")
+
+    # -- what a data set says about itself ----------------------------------------------------------------------
+
+    @property
+    def root(self) -> Path:
+        """The folder with lists and media."""
+        return Path(self.path)
+
+    @property
+    def class_names(self) -> list[str]:
+        raise NotImplementedError
+
+    def clips(self) -> dict[Split, list[Clip]]:
+        """The three splits from the lists. Raises `UserError`."""
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """For `DataSpec.notes`, known without reading a file."""
+        return {}
+
+    # -- the Source interface -----------------------------------------------------------------------------------
+
+    @property
+    def profile(self) -> AudioProfile:
+        rate = RATES[self.audio] if self.sample_rate is None else self.sample_rate
+        if self.audio == "ogm":
+            return OgmSpectrogram(rate, self.seconds, pad_mode=self.pad_mode)
+        return Fbank(rate, self.seconds, self.mels)
+
+    def spec(self) -> DataSpec:
+        image: tuple[int, ...] = (3, self.size, self.size)
+        kind: Kind = "image"
+        if self.frames > 1:
+            kind, image = "frames", (self.frames, *image)
+        return DataSpec(
+            {
+                "audio": ModalitySpec("audio", "image", self.profile.shape),
+                "visual": ModalitySpec("visual", kind, image),
+            },
+            self.class_names,
+            self.DOMINANT,
+            {"source": self.NAME, "corrupt": self.corrupt, **self.facts()},
+        )
+
+    def prepare(self, workers: int = 1) -> None:
+        """Decode every listed clip once. Idempotent; continues after an interruption. Raises `UserError`."""
+        jobs = self._jobs(self.clips())
+        if not _all_there(jobs):
+            self._require_media()
+            check_space(list(jobs.values()))
+        for modality, job in jobs.items():
+            write_shard(job, workers, f"{self.NAME}: {modality}")
+
+    def tables(self) -> dict[Split, Table]:
+        splits = self.clips()
+        jobs = self._jobs(splits)
+        if not _all_there(jobs) or any(Shard(job.folder).bad for job in jobs.values()):
+            self.prepare()  # unusable files may have been replaced
+        shards = {modality: Shard(job.folder) for modality, job in jobs.items()}
+        for modality, shard in shards.items():
+            self._report(modality, shard)
+        scale = (self.crop_scale[0], self.crop_scale[1])
+        transforms: dict[str, Transform] = {
+            "audio": SpectrogramTransform(),
+            "visual": ImageTransform(self.size, self.frames, scale),
+        }
+        tables: dict[Split, Table] = {}
+        for split in SPLITS:
+            ids = [clip.id for clip in splits[split]]
+            chosen = {modality: shard.select(ids) for modality, shard in shards.items()}
+            x = {modality: cast("np.ndarray", rows) for modality, (rows, _) in chosen.items()}
+            present = {modality: usable for modality, (_, usable) in chosen.items()}
+            y = np.array([clip.label for clip in splits[split]], dtype=np.int64)
+            tables[split] = Table(x, present, y, ids, transforms)
+        return tables
+
+    # -- shards -------------------------------------------------------------------------------------------------
+
+    @property
+    def prepared_root(self) -> Path:
+        return Path(self.prepared) if self.prepared else self.root / "prepared"
+
+    def _jobs(self, splits: dict[Split, list[Clip]]) -> dict[str, ShardJob]:
+        """One per modality over the clips of all splits, by id: every way to split shares the same shards."""
+        clips = sorted((clip for split in SPLITS for clip in splits[split]), key=lambda clip: clip.id)
+        ids = [clip.id for clip in clips]
+        profile, (height, width), root = self.profile, self.store, self.root
+
+        def job(
+            modality: str, name: str, shape: tuple[int, ...], dtype: str, params: dict[str, Any], **calls: Any
+        ) -> ShardJob:
+            files = [[c.id, c.audio if modality == "audio" else c.frames, c.start, c.end] for c in clips]
+            code = fingerprint([self.NAME, modality, params, files])
+            return ShardJob(
+                self.prepared_root / f"{modality}-{name}-{code}", ids, shape, dtype, params=params, **calls
+            )
+
+        return {
+            "audio": job(
+                "audio",
+                self.audio,
+                profile.shape,
+                "float32",
+                {"profile": self.audio, **dataclasses.asdict(profile)},
+                decode=lambda row: decode_audio(
+                    root / clips[row].audio, profile, clips[row].start, clips[row].end
+                ),
+                signature=lambda row: _signature(root / clips[row].audio),
+            ),
+            "visual": job(
+                "visual",
+                f"{self.frames}x{height}x{width}",
+                (self.frames, height, width, 3),
+                "uint8",
+                {"frames": self.frames, "height": height, "width": width},
+                decode=lambda row: decode_frames(
+                    root / clips[row].frames, self.frames, height, width, clips[row].start, clips[row].end
+                ),
+                signature=lambda row: _signature(root / clips[row].frames),
+            ),
+        }
+
+    def _require_media(self) -> None:
+        for clips in self.clips().values():
+            for relative in (clips[0].audio, clips[0].frames):
+                folder = self.root / Path(relative).parent
+                if not folder.is_dir():
+                    raise self.absent(str(folder), "no such folder")
+
+    def absent(self, where: str, found: str) -> UserError:
+        """The error for data that are not there."""
+        return UserError(
+            where, found, f"{self.NAME} under data.path={self.path}", f"{self.OBTAIN}; then set data.path"
+        )
+
+    def _report(self, modality: str, shard: Shard) -> None:
+        if not shard.bad:
+            return
+        listing = shard.folder / "corrupt.csv"
+        found = f"{len(shard.bad)} of {len(shard.ids)} {modality} files cannot be used: " + "; ".join(
+            f"{path} ({reason})" for _, path, reason in shard.bad[:3]
+        )
+        if len(shard.bad) > 3:
+            found += "; …"
+        if len(shard.bad) == len(shard.ids):
+            raise UserError(
+                f"{self.NAME}, modality {modality}: missing everywhere, see {listing}",
+                found,
+                "at least one usable file",
+                f"{self.OBTAIN}; then run the same command again",
+            )
+        if self.corrupt == "refuse":
+            raise UserError(
+                str(listing),
+                found,
+                "every listed file decodable",
+                "replace these files and run `python -m asgml.data.prepare experiment=…` again,"
+                f" or set data.corrupt=missing to train on these samples without {modality}",
+            )
+        log.warning("%s: %s; treated as missing (all of them: %s)", self.NAME, found, listing)
+
+
+def _all_there(jobs: dict[str, ShardJob]) -> bool:
+    return all(job.folder.exists() for job in jobs.values())
+
+
+def _signature(path: Path) -> Signature:
+    """[size, time in ns] of a file, [total size, latest time] of a folder's files, None if it is not there."""
+    try:
+        files = list(path.iterdir()) if path.is_dir() else [path]
+        stats = [file.stat() for file in files]
+    except FileNotFoundError:
+        return None
+    return [sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]
+
+
+# -- lists ------------------------------------------------------------------------------------------------------
+
+
+def read_rows(path: Path, delimiter: str, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
+    """(line number, fields) of a list file; blank lines are passed over, a byte order mark is allowed.
+
+    Raises `UserError` for a file that is absent, empty or not text, and for lines of another number of columns.
+    """
+    layout = delimiter.join(columns)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(str(path), "no such file", f"a list of lines {layout}", "check data.path") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            str(path), f"not UTF-8 text ({error.reason})", f"lines {layout}", "save it as UTF-8"
+        ) from error
+    rows = []
+    reader = csv.reader(text.splitlines(), delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    for number, fields in enumerate(reader, start=1):
+        if not any(f.strip() for f in fields):
+            continue
+        if len(fields) != len(columns) or not all(f.strip() for f in fields):
+            raise UserError(f"{path}, line {number}", delimiter.join(fields), layout, "correct this line")
+        rows.append((number, [f.strip() for f in fields]))
+    if not rows:
+        raise UserError(str(path), "an empty list", f"lines {layout}", "restore the published list")
+    return rows
+
+
+def label_of(name: str, classes: Sequence[str], where: str) -> int:
+    """The index of a class name. Raises `UserError`."""
+    if name in classes:
+        return list(classes).index(name)
+    near = difflib.get_close_matches(name, classes, 1)
+    shown = ", ".join(classes[:12]) + (", …" if len(classes) > 12 else "")
+    raise UserError(
+        where, f"label {name!r}", f"one of {shown}", f"correct it to {near[0]!r}" if near else "correct this line"
+    )
+
+
+def require_unique(seen: dict[str, str], name: str, where: str) -> None:
+    """Note where `name` stands; raise `UserError` if it stood elsewhere before."""
+    if name in seen:
+        raise UserError(
+            where, f"{name}, already in {seen[name]}", "every clip listed once", "remove one of the two lines"
+        )
+    seen[name] = where

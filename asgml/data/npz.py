@@ -1,0 +1,74 @@
+"""Reading .npz archives without pickle: headers first, so that errors are named before anything is loaded."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from suite.errors import UserError
+
+_DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, OSError, zlib.error)
+
+
+class Npz:
+    """A .npz archive.
+
+    `headers` maps each array's name to (shape, dtype), in file order; `read(name)` loads one. Raises `UserError`
+    for a file that is absent, damaged or no archive, and for pickled (object) or structured arrays.
+    """
+
+    def __init__(self, path: str, key: str):
+        self.path = Path(path).expanduser()
+        if not self.path.is_file():
+            found = "a folder" if self.path.is_dir() else "no such file"
+            raise UserError(f"{key}={path}", found, "an .npz file", f"set {key} to the file")
+        self.headers: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                members = archive.namelist()
+                for member in members:
+                    if member.endswith(".npy"):
+                        with archive.open(member) as file:
+                            self.headers[member.removesuffix(".npy")] = _header(file)
+        except _DAMAGED as error:
+            raise self._damaged(error) from error
+        foreign = [m for m in members if not m.endswith(".npy")]
+        if foreign:
+            raise UserError(str(self.path), f"members {foreign[:5]}", "arrays only", "write it with numpy.savez")
+        for name, (_, dtype) in self.headers.items():
+            if dtype.hasobject or dtype.names is not None:
+                raise UserError(
+                    f"{self.path}, array {name}",
+                    f"dtype {dtype}: " + ("pickled objects" if dtype.hasobject else "a structured array"),
+                    "a plain array of numbers (or of strings for `group`)",
+                    "pad rows of different length to one array, then save again without object arrays",
+                )
+
+    def read(self, name: str) -> np.ndarray:
+        try:
+            with np.load(self.path, allow_pickle=False) as archive:
+                return archive[name]
+        except _DAMAGED as error:
+            raise self._damaged(error, f", array {name}") from error
+
+    def _damaged(self, error: Exception, where: str = "") -> UserError:
+        return UserError(
+            f"{self.path}{where}",
+            f"unreadable: {type(error).__name__}: {error}",
+            "an undamaged .npz archive (a zip of .npy arrays)",
+            "write it again with numpy.savez or numpy.savez_compressed",
+        )
+
+
+def _header(file) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    elif version == (2, 0):
+        shape, _, dtype = np.lib.format.read_array_header_2_0(file)
+    else:
+        raise ValueError(f"array format {version}")
+    return shape, dtype

@@ -1,0 +1,368 @@
+"""Memory-mapped shards: one array per modality, decoded once, written so that a kill at any moment loses one
+chunk.
+
+A shard is a folder `<name>-<fingerprint>` with
+
+    data.npy      (n, …), one row per sample, zeros where the sample's file is unusable
+    index.json    ids, dtype, shape, preparation parameters, unusable rows, size and time of every source file
+    corrupt.csv   path, reason: the unusable files
+
+While it is written the folder is called `….partial` and holds `journal.jsonl`, one line per finished chunk; a
+line is added only after the chunk's bytes have reached the disk. A restart continues after the last whole line;
+at the end the folder is renamed. The fingerprint is a hash of everything that determines the content, so
+different profiles never mix.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from asgml.data.media import MediaError
+from suite.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: preparation still works, but not from two processes at once
+    fcntl = None  # type: ignore[assignment]
+
+FORMAT = 1
+CHUNK = 64  # rows between two entries of the journal
+_SPARE = 1 << 20  # bytes for the index and the list of corrupt files
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+Bad = tuple[int, str, str]  # row, path, reason
+Signature = list[int] | None  # what tells that a source file has changed; None: it is not there
+
+
+def fingerprint(content: object) -> str:
+    """12 hex digits of the SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def bar(title: str) -> Progress:
+    """A progress bar on stderr."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=Console(stderr=True))
+    progress.add_task(title, total=None)
+    return progress
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """What to write.
+
+    Attributes:
+        folder: of the finished shard; its name ends in the fingerprint.
+        ids: one per row.
+        shape: of one row.
+        dtype: NumPy name.
+        decode: row to array of `shape`; raises `MediaError`. Called from threads.
+        signature: row to size and time of its source, None where it is absent.
+        params: what the rows were made with, for the reader of the index.
+    """
+
+    folder: Path
+    ids: Sequence[str]
+    shape: tuple[int, ...]
+    dtype: str
+    decode: Callable[[int], np.ndarray]
+    signature: Callable[[int], Signature]
+    params: dict[str, Any]
+
+    @property
+    def row_bytes(self) -> int:
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+
+def write_shard(job: ShardJob, workers: int = 1, title: str = "") -> Path:
+    """Write the shard, continue an interrupted one, or bring a finished one up to date; its folder.
+
+    In a finished shard the rows whose source file has changed or appeared since are decoded again. Raises
+    `UserError`
+    when the disk is full: what was written stays valid, and the next call continues there.
+    """
+    title = title or job.folder.name
+    try:
+        job.folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(job.folder.parent):
+            if job.folder.exists():
+                _refresh(job, workers, title)
+            else:
+                _write(job, workers, title)
+    except OSError as error:
+        if error.errno not in (*_FULL, errno.EACCES, errno.EROFS):
+            raise
+        raise _disk_error([job], error) from error
+    return job.folder
+
+
+def _write(job: ShardJob, workers: int, title: str) -> None:
+    partial = _partial(job)
+    partial.mkdir(exist_ok=True)
+    n, journal = len(job.ids), partial / "journal.jsonl"
+    header = {"format": FORMAT, "rows": n, "chunk": CHUNK, "ids": fingerprint(list(job.ids))}
+    done = _read_journal(journal, header)
+    chunks = range(len(done), -(-n // CHUNK))
+    check_space([job])
+    with _open_data(partial / "data.npy", job) as data, journal.open("a") as log, bar(title) as progress:
+        if not done:
+            _append(log, header)
+        offset = data.tell()
+        progress.update(progress.task_ids[0], total=n, completed=len(done) * CHUNK)
+        with ThreadPoolExecutor(workers) as pool:  # threads: decoders release the interpreter lock
+            for chunk in chunks:
+                rows = range(chunk * CHUNK, min((chunk + 1) * CHUNK, n))
+                block, bad = _decode(job, rows, pool)
+                data.seek(offset + chunk * CHUNK * job.row_bytes)
+                _write_bytes(data, block)
+                _sync(data)
+                entry = {"chunk": chunk, "bad": bad, "sources": [job.signature(row) for row in rows]}
+                _append(log, entry)
+                done.append(entry)
+                progress.advance(progress.task_ids[0], len(rows))
+    _write_index(partial, job, [tuple(b) for e in done for b in e["bad"]], [s for e in done for s in e["sources"]])
+    journal.unlink()
+    partial.rename(job.folder)
+
+
+def _refresh(job: ShardJob, workers: int, title: str) -> None:
+    shard = Shard(job.folder)
+    unusable = {row: (path, reason) for row, path, reason in shard.bad}
+    sources = list(shard.sources)
+    now = [job.signature(row) for row in range(len(job.ids))]
+    stale = [row for row, signature in enumerate(now) if signature is not None and signature != sources[row]]
+    if not stale:
+        return
+    offset = job.folder.joinpath("data.npy").stat().st_size - len(job.ids) * job.row_bytes
+    with (
+        (job.folder / "data.npy").open("r+b") as data,
+        bar(f"{title}, {len(stale)} changed files") as progress,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        progress.update(progress.task_ids[0], total=len(stale))
+        for start in range(0, len(stale), CHUNK):
+            rows = stale[start : start + CHUNK]
+            block, bad = _decode(job, rows, pool)
+            for row, content in zip(rows, block):
+                data.seek(offset + row * job.row_bytes)
+                _write_bytes(data, content)
+                unusable.pop(row, None)
+                sources[row] = now[row]
+            unusable |= {row: (path, reason) for row, path, reason in bad}
+            progress.advance(progress.task_ids[0], len(rows))
+        _sync(data)
+    _write_index(job.folder, job, [(row, *unusable[row]) for row in sorted(unusable)], sources)
+
+
+def _partial(job: ShardJob) -> Path:
+    return job.folder.with_name(job.folder.name + ".partial")
+
+
+def _decode(job: ShardJob, rows: Sequence[int], pool: ThreadPoolExecutor) -> tuple[np.ndarray, list[Bad]]:
+    block = np.zeros((len(rows), *job.shape), dtype=job.dtype)
+
+    def one(i: int) -> Bad | None:
+        try:
+            block[i] = job.decode(rows[i])
+        except MediaError as error:
+            return rows[i], error.path, error.reason
+        return None
+
+    return block, [bad for bad in pool.map(one, range(len(rows))) if bad is not None]
+
+
+def _read_journal(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries of whole, consecutive lines; the file is cut after them. [] if it belongs to something else."""
+    if not path.exists():
+        return []
+    entries: list[dict[str, Any]] = []
+    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is a torn line
+    kept = 0
+    for i, line in enumerate(lines):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break  # torn by a power failure: this chunk is decoded again
+        if entry != header if i == 0 else entry.get("chunk") != i - 1:
+            break
+        entries.append(entry)
+        kept += len(line) + 1
+    os.truncate(path, kept)
+    return entries[1:]
+
+
+def _open_data(path: Path, job: ShardJob) -> IO[bytes]:
+    """The data file behind its header. Ordinary writes: a full disk under a memory map would end the process."""
+    file = path.open("r+b" if path.exists() else "w+b")
+    shape = (len(job.ids), *job.shape)
+    descr = np.lib.format.dtype_to_descr(np.dtype(job.dtype))
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    return file
+
+
+def _write_bytes(file: IO[bytes], block: np.ndarray) -> None:
+    file.write(block.tobytes())
+
+
+def _append(file: IO[str], entry: dict[str, Any]) -> None:
+    file.write(json.dumps(entry) + "\n")
+    _sync(file)
+
+
+def _sync(file: IO[Any]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _write_index(folder: Path, job: ShardJob, bad: list[Bad], sources: list[Signature]) -> None:
+    bad_file, index_file = folder / "corrupt.csv.new", folder / "index.json.new"
+    with bad_file.open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "reason"), *((path, reason) for _, path, reason in bad)])
+        _sync(file)
+    index = {
+        "format": FORMAT,
+        "shape": list(job.shape),
+        "dtype": job.dtype,
+        "params": job.params,
+        "ids": list(job.ids),
+        "bad": bad,
+        "sources": sources,
+    }
+    with index_file.open("w") as file:
+        json.dump(index, file)
+        _sync(file)
+    bad_file.replace(folder / "corrupt.csv")
+    index_file.replace(folder / "index.json")
+
+
+def bytes_left(job: ShardJob) -> int:
+    """Disk space that writing or finishing this shard still takes."""
+    if job.folder.exists():
+        return 0
+    written = _partial(job) / "data.npy"
+    return max(0, len(job.ids) * job.row_bytes - (written.stat().st_size if written.exists() else 0)) + _SPARE
+
+
+def check_space(jobs: Sequence[ShardJob]) -> None:
+    """Raise `UserError` if these shards, in one folder, will not fit on its disk."""
+    if jobs and _free(jobs[0]) < sum(bytes_left(job) for job in jobs):
+        raise _disk_error(jobs, OSError(errno.ENOSPC, "too little space for what is still to be written"))
+
+
+def _free(job: ShardJob) -> int:
+    existing = next(p for p in job.folder.absolute().parents if p.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _disk_error(jobs: Sequence[ShardJob], error: OSError) -> UserError:
+    parent = str(jobs[0].folder.parent)
+    if error.errno not in _FULL:
+        return UserError(parent, str(error), "a folder that can be written", "set data.prepared to another folder")
+    sizes = ", ".join(f"{job.folder.name} of {len(job.ids)} rows" for job in jobs)
+    return UserError(
+        parent,
+        f"disk full: {error.strerror}; {_free(jobs[0])} bytes are free",
+        f"{sum(bytes_left(job) for job in jobs)} bytes for {sizes}",
+        "free some space or set data.prepared to a folder on another disk; what is written stays valid, and the"
+        " same command continues there",
+    )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One writer per folder; the others wait. The system releases the lock when a process dies."""
+    if fcntl is None:
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+# -- reading ----------------------------------------------------------------------------------------------------
+
+
+class Shard:
+    """A finished shard.
+
+    Attributes:
+        ids: list of n.
+        bad: (row, path, reason) of unusable rows, by row.
+        sources: size and time of each row's source when it was decoded.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        try:
+            index = json.loads((folder / "index.json").read_text())
+            data = np.load(folder / "data.npy", mmap_mode="r", allow_pickle=False)
+            expected = (len(index["ids"]), *index["shape"])
+            if data.shape != expected:
+                raise ValueError(f"data.npy has shape {data.shape}, index.json says {expected}")
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                str(folder),
+                f"a damaged shard: {error}",
+                "data.npy and index.json as written",
+                f"delete {folder} and prepare again",
+            ) from error
+        self.ids: list[str] = index["ids"]
+        self.bad: list[Bad] = [(row, path, reason) for row, path, reason in index["bad"]]
+        self.sources: list[Signature] = index["sources"]
+        self.rows = {i: row for row, i in enumerate(self.ids)}
+
+    def select(self, ids: Sequence[str]) -> tuple[ShardRows, np.ndarray]:
+        """The rows of these ids, unread, and whether each is usable: (n, …) and (n,) bool."""
+        rows = np.array([self.rows[i] for i in ids], dtype=np.int64)
+        usable = np.ones(len(self.ids), dtype=bool)
+        usable[[row for row, _, _ in self.bad]] = False
+        return ShardRows(self.folder / "data.npy", rows), usable[rows]
+
+
+class ShardRows:
+    """Some rows of a memory-mapped array, in any order, read only when indexed: `rows[[3, 1]]` is (2, …) in RAM.
+
+    Has the part of ndarray's interface that batches need. Pickles as path and row numbers, so that loader
+    processes open the file instead of receiving its content.
+    """
+
+    def __init__(self, path: Path, rows: np.ndarray):
+        self.path, self._rows = path, rows
+        self._data = np.load(path, mmap_mode="r", allow_pickle=False)
+        self.shape: tuple[int, ...] = (len(rows), *self._data.shape[1:])
+        self.dtype, self.ndim = self._data.dtype, self._data.ndim
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        if isinstance(index, tuple):  # an element: row, then the place inside it
+            return self[index[0]][index[1:]]
+        rows = self._rows[index]
+        if np.ndim(rows) == 0:
+            return np.array(self._data[rows])
+        order = np.argsort(rows, kind="stable")  # file order: one pass over the disk
+        out = np.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
+        out[order] = self._data[rows[order]]
+        return out
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype=dtype)
+
+    def __reduce__(self):
+        return ShardRows, (self.path, self._rows)

@@ -1,0 +1,105 @@
+"""What a data source promises: modalities, classes, tables, transforms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+
+Kind = Literal["vector", "sequence", "image", "frames", "tokens"]
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+# Dimensions of one sample, by kind: (F,), (T, F), (C, H, W), (T, C, H, W), (L,).
+RANK: dict[Kind, int] = {"vector": 1, "sequence": 2, "image": 3, "frames": 4, "tokens": 1}
+
+
+@dataclass(frozen=True)
+class ModalitySpec:
+    """One modality as the encoder sees it.
+
+    `shape` is that of one sample after its transform: vector (F,), sequence (T, F), image (C, H, W) (a spectrogram
+    is an image with C = 1), frames (T, C, H, W), tokens (L,) of integers padded with -1.
+    """
+
+    name: str
+    kind: Kind
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A data set as the model sees it.
+
+    Attributes:
+        modalities: by name, in the order in which encoders are built.
+        classes: class names; label `i` is `classes[i]`.
+        dominant: the modality known to be learned first, None if unknown.
+        notes: facts worth reporting, e.g. unimodal ceilings and where the splits come from (JSON values only).
+    """
+
+    modalities: dict[str, ModalitySpec]
+    classes: list[str]
+    dominant: str | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Transform(Protocol):
+    """Raw rows to float32 tensors. A module-level class, because workers receive it by pickling.
+
+    Args:
+        raw: (b, …) stored values.
+        keys: (b,) uint64, one augmentation seed per sample, a hash of (seed, epoch, index): the only randomness
+            allowed, so that a sample looks the same whatever batch or worker it falls into.
+        train: whether to augment.
+    """
+
+    def __call__(self, raw: np.ndarray, keys: np.ndarray, train: bool) -> torch.Tensor: ...
+
+
+@dataclass
+class Table:
+    """One split, in RAM or memory-mapped.
+
+    Attributes:
+        x: (n, …) raw stored values per modality (uint8 frames, float32 features, …).
+        present: (n,) bool per modality; rows of `x` that are not present are never read as data.
+        y: (n,) int64 labels.
+        ids: n names, unique over all splits.
+        transforms: per modality.
+    """
+
+    x: dict[str, np.ndarray]
+    present: dict[str, np.ndarray]
+    y: np.ndarray
+    ids: list[str]
+    transforms: dict[str, Transform]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+def subset(table: Table, rows: np.ndarray) -> Table:
+    """The given rows of a table, in their order (copied into RAM)."""
+    return Table(
+        {m: np.ascontiguousarray(x[rows]) for m, x in table.x.items()},
+        {m: p[rows] for m, p in table.present.items()},
+        table.y[rows],
+        [table.ids[i] for i in rows],
+        table.transforms,
+    )
+
+
+class Source(Protocol):
+    """Where a data set comes from. Constructors take parameters only and read nothing."""
+
+    def spec(self) -> DataSpec: ...
+
+    def tables(self) -> dict[Split, Table]:
+        """The three splits. Raises `UserError` for whatever is wrong with the files."""
+        ...
+
+    def prepare(self, workers: int = 1) -> None:
+        """Decode once to shards under the prepared folder; nothing to do where files are read as they are."""
+        ...

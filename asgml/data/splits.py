@@ -1,0 +1,83 @@
+"""Cutting splits: stratified by class, and by whole groups where samples belong together (speakers, videos)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from asgml.data.keys import shuffled
+from suite.errors import UserError
+
+
+def cut(y: np.ndarray, shares: list[float], seed: int, where: str, group: np.ndarray | None = None) -> np.ndarray:
+    """Part of each sample: (n,) int64 in 0..len(shares); part 0 is the rest, part i has about `shares[i - 1]`.
+
+    Without `group`, every class of at least len(shares) + 1 samples occurs in every part. With it, no group is in
+    two parts, and groups go one by one, large before small, where the classes lack most.
+
+    Args:
+        y: (n,) labels.
+        group: (n,) integers or strings.
+        where: what errors point at.
+    """
+    if any(s <= 0 for s in shares) or sum(shares) >= 1:
+        raise UserError(
+            where,
+            f"fractions {shares}",
+            "positive numbers of sum < 1",
+            "correct data.val_fraction and data.test_fraction",
+        )
+    part = _by_class(y, shares, seed) if group is None else _by_group(y, shares, seed, where, group)
+    empty = [i for i in range(len(shares) + 1) if not np.any(part == i)]
+    if empty:
+        raise UserError(
+            where,
+            f"{len(y)} samples of {len(np.unique(y))} classes, too few to cut {len(shares) + 1} parts",
+            "at least one sample in train, val and test",
+            "give larger data.val_fraction and data.test_fraction, or an array `split` (0 train, 1 val, 2 test)",
+        )
+    return part
+
+
+def _by_class(y: np.ndarray, shares: list[float], seed: int) -> np.ndarray:
+    part = np.zeros(len(y), dtype=np.int64)
+    for label in np.unique(y):
+        rows = np.flatnonzero(y == label)
+        rows = rows[shuffled(len(rows), seed, f"class {label}")]
+        if len(rows) <= len(shares):
+            continue  # too rare to be in every part: training needs it first
+        start = 0
+        for i, share in enumerate(shares, start=1):
+            left_for_others = len(shares) - i + 1
+            count = min(max(1, round(share * len(rows))), len(rows) - start - left_for_others)
+            part[rows[start : start + count]] = i
+            start += count
+    return part
+
+
+def _by_group(y: np.ndarray, shares: list[float], seed: int, where: str, group: np.ndarray) -> np.ndarray:
+    names, member = np.unique(group, return_inverse=True)
+    member = member.reshape(-1)
+    parts = len(shares) + 1
+    if len(names) < parts:
+        raise UserError(
+            where,
+            f"{len(names)} group(s): {', '.join(map(str, names))}",
+            f"at least {parts} groups for {parts} group-disjoint parts",
+            "add groups, or give an array `split` (0 train, 1 val, 2 test)",
+        )
+    counts = np.zeros((len(names), int(y.max()) + 1))
+    np.add.at(counts, (member, y), 1)
+    lack = np.outer([1 - sum(shares), *shares], counts.sum(0))  # (parts, classes) still to be filled
+    # Sizes are compared in octaves, so that the seed has a say among groups of similar size.
+    octave = np.floor(np.log2(counts.sum(1)))
+    part_of = np.full(len(names), -1)
+    order = shuffled(len(names), seed, "groups")
+    for done, g in enumerate(order[np.argsort(-octave[order], kind="stable")]):
+        # Counts c lower the squared error of a part with lack d by 2cd - c², and c² is the same for all parts.
+        gain = lack @ counts[g]
+        empty = [i for i in range(parts) if not np.any(part_of == i)]
+        allowed = empty if len(names) - done <= len(empty) else range(parts)
+        best = max(allowed, key=lambda i: gain[i])
+        part_of[g] = best
+        lack[best] -= counts[g]
+    return part_of[member]

@@ -1,0 +1,45 @@
+"""Transforms of stored numbers, and the statistics they need."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from asgml.data.spec import Kind
+
+_CHUNK = 1 << 22  # elements converted to float64 in one go
+
+
+class Standardize:
+    """Rows to float32 of `shape`: (raw * unit - mean) / std; `unit` is 1/255 for 8-bit images."""
+
+    def __init__(self, shape: tuple[int, ...], unit: float, mean: np.ndarray, std: np.ndarray):
+        self.shape, self.unit = shape, unit
+        self.mean, self.std = mean.astype(np.float32), std.astype(np.float32)
+
+    def __call__(self, raw: np.ndarray, keys: np.ndarray, train: bool) -> torch.Tensor:
+        x = raw.reshape(len(raw), *self.shape).astype(np.float32) * np.float32(self.unit)
+        return torch.from_numpy((x - self.mean) / self.std)
+
+
+class Tokens:
+    """Rows of token numbers, padded with -1, to int64."""
+
+    def __call__(self, raw: np.ndarray, keys: np.ndarray, train: bool) -> torch.Tensor:
+        return torch.from_numpy(raw.astype(np.int64))
+
+
+def statistics(x: np.ndarray, kind: Kind, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation over `rows` in float64, shaped to broadcast over a batch.
+
+    Per feature for vectors (F,) and sequences (T, F), per channel for images (C, H, W) and frames (T, C, H, W).
+    Two passes, because sums of squares cancel for features with a large mean.
+    """
+    channel = x.ndim - (3 if kind in ("image", "frames") else 1)
+    axes = tuple(a for a in range(x.ndim) if a != channel)
+    step = max(1, _CHUNK // int(np.prod(x.shape[1:])))
+    chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
+    count = len(rows) * int(np.prod(x.shape[1:])) // x.shape[channel]
+    mean = sum(x[c].astype(np.float64).sum(axis=axes, keepdims=True) for c in chunks) / count
+    squares = sum(((x[c].astype(np.float64) - mean) ** 2).sum(axis=axes, keepdims=True) for c in chunks)
+    return mean[0], np.sqrt(squares / count)[0]

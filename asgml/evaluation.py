@@ -1,0 +1,114 @@
+"""Per-sample predictions of a split, and the metrics computed from all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_average_precision, multiclass_f1_score
+
+SPLIT_CODES = {"val": 1, "test": 2}
+
+
+@dataclass
+class Predictions:
+    """What was predicted for every sample of a split.
+
+    Attributes:
+        index: (n,) position in the split's table.
+        y: (n,) labels.
+        prob: (n, C) class probabilities of the fused prediction.
+        unimodal: per modality (n, C), NaN where the modality is missing.
+    """
+
+    index: np.ndarray
+    y: np.ndarray
+    prob: np.ndarray
+    unimodal: dict[str, np.ndarray]
+
+    @classmethod
+    def of(
+        cls, index: Tensor, y: Tensor, prob: Tensor, unimodal: dict[str, Tensor], present: dict[str, Tensor | None]
+    ) -> Predictions:
+        single = {}
+        for m, p in unimodal.items():
+            mask = present[m]
+            single[m] = p if mask is None else torch.where(mask[:, None], p, torch.full_like(p, torch.nan))
+        return cls(_numpy(index), _numpy(y), _numpy(prob), {m: _numpy(p) for m, p in single.items()})
+
+    @classmethod
+    def gather(cls, parts: list[Predictions]) -> Predictions:
+        """All batches of all ranks, in the order of the split, each sample once."""
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            everyone: list[list[Predictions] | None] = [None] * dist.get_world_size()
+            dist.all_gather_object(everyone, parts)
+            parts = [p for rank in everyone for p in rank or []]
+        if not parts:
+            raise RuntimeError("nothing was evaluated: the split has no batches")
+        names = parts[0].unimodal
+        whole = cls(
+            np.concatenate([p.index for p in parts]),
+            np.concatenate([p.y for p in parts]),
+            np.concatenate([p.prob for p in parts]),
+            {m: np.concatenate([p.unimodal[m] for p in parts]) for m in names},
+        )
+        order = np.argsort(whole.index, kind="stable")
+        if len(np.unique(whole.index)) != len(order):
+            raise RuntimeError("a sample was evaluated twice: the loader pads, which it must not")
+        return cls(
+            whole.index[order], whole.y[order], whole.prob[order], {m: p[order] for m, p in whole.unimodal.items()}
+        )
+
+
+def _numpy(x: Tensor) -> np.ndarray:
+    x = x.detach().cpu()
+    return (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).numpy()
+
+
+def negative_log_likelihood(prob: np.ndarray, y: np.ndarray) -> float:
+    tiny = np.finfo(prob.dtype).tiny
+    return float(-np.log(np.maximum(prob[np.arange(len(y)), y], tiny)).mean(dtype=np.float64))
+
+
+def evaluate(predictions: Predictions, classes: int, gamma: float) -> dict[str, float]:
+    """`loss` (L_fusion + gamma * sum L_m), `accuracy`, `macro_f1`, `map`, and `accuracy/<m>`, `loss/<m>` over the
+    rows that have m.
+
+    macro_f1 and map are means over the classes that occur (torchmetrics).
+    """
+    y, prob = torch.from_numpy(predictions.y), torch.from_numpy(predictions.prob)
+    fused = negative_log_likelihood(predictions.prob, predictions.y)
+    out = {
+        "loss/fusion": fused,
+        "accuracy": float((prob.argmax(1) == y).double().mean()),
+        "macro_f1": float(multiclass_f1_score(prob, y, num_classes=classes, average="macro")),
+        "map": float(multiclass_average_precision(prob, y, num_classes=classes, average="macro")),
+    }
+    total = fused
+    for m, p in predictions.unimodal.items():
+        rows = ~np.isnan(p[:, 0])
+        if rows.any():
+            out[f"accuracy/{m}"] = float((p[rows].argmax(1) == predictions.y[rows]).mean())
+            out[f"loss/{m}"] = negative_log_likelihood(p[rows], predictions.y[rows])
+            total += gamma * out[f"loss/{m}"]
+    return {"loss": total, **out}
+
+
+def save_predictions(path: Path, splits: dict[str, Predictions]) -> None:
+    """`index, y, split` (1 val, 2 test), `prob` and `prob_<modality>` of all given splits in one .npz."""
+    parts = list(splits.items())
+    arrays = {
+        "index": np.concatenate([p.index for _, p in parts]),
+        "y": np.concatenate([p.y for _, p in parts]),
+        "split": np.concatenate([np.full(len(p.y), SPLIT_CODES[s], dtype=np.int8) for s, p in parts]),
+        "prob": np.concatenate([p.prob for _, p in parts]).astype(np.float32),
+    }
+    for m in parts[0][1].unimodal:
+        arrays[f"prob_{m}"] = np.concatenate([p.unimodal[m] for _, p in parts]).astype(np.float32)
+    temporary = path.with_suffix(".tmp.npz")
+    np.savez(temporary, **arrays)
+    temporary.replace(path)

@@ -1,0 +1,26 @@
+"""Uniform: the fused loss plus every unimodal loss with one weight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from asgml.methods.base import Method, Step
+
+
+@dataclass
+class Uniform(Method):
+    """`L = L_fusion + gamma * sum_m L_m`, L_m the cross-entropy of modality m's own head over the samples that
+    have it.
+
+    This is ASGML's loss (asgml.md §1); with `gamma` 4 the unimodal part is about 89 % of the loss of two
+    modalities at initialisation.
+    """
+
+    trains_heads: ClassVar[bool] = True
+    gamma: float = 1.0
+
+    def loss(self, step: Step) -> dict[str, Tensor]:
+        return {m: self.gamma * step.losses[m] for m in step.modalities if m in step.losses}

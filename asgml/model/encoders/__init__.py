@@ -1,0 +1,1 @@
+"""Encoders: `(n, *shape) -> (n, out_dim)`, one modality each."""

@@ -1,0 +1,1 @@
+"""Fusions: features of all modalities -> logits; an absent modality contributes exactly nothing."""

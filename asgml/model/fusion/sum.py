@@ -1,0 +1,26 @@
+"""Fusion by summation: a linear layer per modality, added up."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from asgml.model.fusion.base import Fusion, keep
+from asgml.model.keys import ModalityDict
+
+
+class Sum(Fusion):
+    """logits = sum_m (W_m f_m + b_m); the part of a modality is its summand, bias included."""
+
+    def __init__(self, dims: dict[str, int], classes: int):
+        super().__init__(dims, classes)
+        self.linears = ModalityDict({m: nn.Linear(dim, classes) for m, dim in dims.items()})
+
+    def fuse(self, features: dict[str, Tensor], present: dict[str, Tensor] | None) -> Tensor:
+        parts = [keep(self.linears[m](features[m]), None if present is None else present[m]) for m in self.dims]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
+
+    def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor:
+        return self.linears[modality](features[modality])

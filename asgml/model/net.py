@@ -1,0 +1,175 @@
+"""The multimodal network: an encoder and a unimodal head per modality, and one fusion."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from asgml.data.spec import DataSpec
+from asgml.model.encoders.base import no_rows
+from asgml.model.features import assemble
+from asgml.model.fusion.base import Fusion
+from asgml.model.keys import ModalityDict
+from suite.errors import UserError
+
+#: Name of the parameter group of fusion and heads.
+FUSION = "fusion"
+
+
+class MultimodalNet(nn.Module):
+    """f_m = encoder_m(x_m), logits = fusion(f_1, …, f_N), z_m = head_m(f_m) for any N >= 1.
+
+    Every component is initialised from a generator of its own, seeded by (seed, component): neither the order of
+    construction nor another modality changes an encoder's initial weights, and torch's global generator stays
+    where it was.
+
+    Args:
+        spec: modalities (name, kind, shape) and classes.
+        encoder: builds the encoder of a modality: called with `shape=`, and with `kind=` if it takes one; the
+            result maps (n, *shape) to (n, out_dim).
+        encoders: the same for single modalities, by name, in place of `encoder`.
+        fusion: builds the fusion: called with `dims=` (modality -> out_dim) and `classes=`.
+        seed: of the initial weights.
+
+    Attributes:
+        modalities: the names, in the order of `spec`.
+        dims: width of each modality's feature.
+        encoders, heads: modules by modality name (any string); `head_m` is linear.
+        fusion: a `Fusion`.
+    """
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        encoder: Callable[..., nn.Module],
+        encoders: dict[str, Callable[..., nn.Module]],
+        fusion: Callable[..., Fusion],
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.modalities = list(spec.modalities)
+        self.classes = len(spec.classes)
+        self._check(spec, list(encoders))
+        self.encoders = ModalityDict()
+        self.heads = ModalityDict()
+        self.dims: dict[str, int] = {}
+        for m, modality in spec.modalities.items():
+            factory = encoders.get(m, encoder)
+            where = f"model.encoders.{m}" if m in encoders else "model.encoder"
+            with component_rng(seed, "encoder", m):
+                built = _build_encoder(factory, tuple(modality.shape), modality.kind, where, m)
+            self.dims[m] = _out_dim(built, where)
+            with component_rng(seed, "head", m):
+                self.heads[m] = nn.Linear(self.dims[m], self.classes)
+            self.encoders[m] = built
+        with component_rng(seed, FUSION):
+            self.fusion = fusion(dims=dict(self.dims), classes=self.classes)
+        self.groups()  # refuses shared parameters here and not at the first step
+
+    def _check(self, spec: DataSpec, overrides: list[str]) -> None:
+        if not self.modalities or self.classes < 2:
+            found = f"{len(self.modalities)} modalities, {self.classes} classes"
+            raise UserError("data", found, "at least 1 modality and 2 classes", "correct the data set")
+        if FUSION in spec.modalities:
+            raise UserError(
+                "data", f"a modality named {FUSION}", "any other name", f"rename it: {FUSION} is a parameter group"
+            )
+        for name in overrides:
+            if name not in spec.modalities:
+                near = difflib.get_close_matches(name, self.modalities, 1)
+                raise UserError(
+                    f"model.encoders.{name}",
+                    "an encoder for a modality that the data does not have",
+                    f"one of {', '.join(self.modalities)}",
+                    f"did you mean {near[0]}?" if near else "remove it, or name a modality of the data",
+                )
+
+    def encode(self, modality: str, x: Tensor) -> Tensor:
+        """(n, *shape) -> (n, out_dim). With n = 0 the encoder does not run: see `no_rows`."""
+        encoder = self.encoders[modality]
+        if x.shape[0] == 0:
+            return no_rows(encoder, self.dims[modality])
+        return encoder(x)
+
+    def features(
+        self, x: dict[str, Tensor], rows: dict[str, Tensor | None], batch: int
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
+        """Features (batch, out_dim) per modality, 0 where absent, and the masks of what is present (None: all).
+
+        Args:
+            x: present rows only, (n_m, *shape).
+            rows: their positions in the batch, (n_m,); None: all present.
+            batch: rows in the batch.
+        """
+        return assemble({m: self.encode(m, x[m]) for m in self.modalities}, rows, batch)
+
+    def forward(self, x: dict[str, Tensor], rows: dict[str, Tensor | None], batch: int) -> Tensor:
+        """Fused logits (batch, classes); arguments as in `features`."""
+        return self.fusion(*self.features(x, rows, batch))
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by group: one per modality (its encoder), and `fusion` (fusion and heads).
+
+        Every parameter, frozen ones included, is in exactly one group; a shared one is a UserError.
+        """
+        groups = {m: list(self.encoders[m].parameters()) for m in self.modalities}
+        groups[FUSION] = [*self.fusion.parameters(), *self.heads.parameters()]
+        owner: dict[int, str] = {}
+        for group, parameters in groups.items():
+            for p in parameters:
+                if owner.setdefault(id(p), group) != group:
+                    raise UserError(
+                        "model",
+                        f"a parameter of shape {tuple(p.shape)} shared by {owner[id(p)]} and {group}",
+                        "every parameter in exactly one group",
+                        "give each modality an encoder of its own: the groups are updated at different steps",
+                    )
+        return groups
+
+
+@contextmanager
+def component_rng(seed: int, *component: str) -> Iterator[None]:
+    """Inside, torch draws (on the CPU) from a state that depends on `seed` and the component's name alone.
+
+    The global state is put back afterwards. Modules are built on the CPU whatever the default device, so that the
+    initial weights are the same on every machine.
+    """
+    digest = hashlib.sha256("\0".join([str(seed), *component]).encode()).digest()
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        # Not torch.manual_seed: that would also seed the accelerators, whose state is not put back.
+        torch.default_generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        yield
+
+
+def _build_encoder(
+    factory: Callable[..., nn.Module], shape: tuple[int, ...], kind: str, where: str, modality: str
+) -> nn.Module:
+    parameters = inspect.signature(factory).parameters
+    if "shape" not in parameters:
+        raise UserError(
+            where,
+            f"{getattr(factory, 'func', factory)!r}, which takes no `shape`",
+            "a callable with the parameter shape (of one sample), and optionally kind",
+            "wrap it in a module with the signature (shape, ...) and the attribute out_dim",
+        )
+    try:
+        return factory(shape=shape, kind=kind) if "kind" in parameters else factory(shape=shape)
+    except UserError as error:
+        raise UserError(
+            f"{where} (modality {modality}): {error.where}", error.found, error.expected, error.remedy
+        ) from error
+
+
+def _out_dim(encoder: nn.Module, where: str) -> int:
+    dim = getattr(encoder, "out_dim", None)
+    if not isinstance(dim, int) or dim < 1:
+        raise UserError(
+            where, f"out_dim = {dim!r}", "a positive int", "set out_dim to the width of the encoder's features"
+        )
+    return dim

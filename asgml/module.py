@@ -1,0 +1,438 @@
+"""MultimodalModule: the Lightning shell around network, methods and rhythm. One joint backward, one optimiser,
+one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from asgml.data.batches import Batch
+from asgml.evaluation import Predictions, evaluate
+from asgml.methods.base import Method, Step
+from asgml.model.features import present_mask, scatter
+from asgml.model.net import FUSION, MultimodalNet
+from asgml.rhythm import Rhythm
+from callbacks.groups import require_groups
+from callbacks.lr import LRSchedule
+from callbacks.pipeline import find_pipeline
+from callbacks.stage import StepContext
+from suite.errors import UserError
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def widen(x: Tensor) -> Tensor:
+    """Half-precision logits in fp32 (losses are never computed in half)."""
+    return x.float() if x.dtype in HALF else x
+
+
+class MultimodalModule(L.LightningModule):
+    """Trains N encoders, a fusion and unimodal heads (asgml.md §1, §2) under manual optimisation.
+
+    The step, in order: the rhythm has decided which encoders run without a graph → features → fused and unimodal
+    losses (means over present rows, weighted by counts over ranks) → the methods' terms → one `manual_backward`
+    → `optimizer.step()`, inside which the `StepPipeline` works. The logged loss is `L_fusion + gamma * sum L_m`
+    in every step, masked or not.
+
+    Args:
+        net: the network.
+        methods: by name, applied in order.
+        rhythm: the deciding stage of the pipeline.
+        optimizer: called with the parameter groups; one group per modality (its encoder), one named `fusion`
+            (fusion and heads).
+        lr_schedule: factor on every group's learning rate, in committed steps.
+        group_lr: learning rate of single groups, in place of the optimiser's.
+        gamma: weight of the unimodal losses in the *logged* loss (a method decides what is trained on).
+        may_miss: can a modality be missing in a sample? Under DDP this costs one host read of the global counts
+            per step.
+        dominant: only for reports.
+        cosine_every: steps between two measurements of the fusion/unimodal gradient cosine at the feature; 0
+            switches it off.
+    """
+
+    automatic_optimization: bool
+
+    def __init__(
+        self,
+        net: MultimodalNet,
+        methods: Mapping[str, Method],
+        rhythm: Rhythm,
+        optimizer: Callable[..., Optimizer],
+        lr_schedule: LRSchedule,
+        group_lr: dict[str, float] | None = None,
+        gamma: float = 1.0,
+        may_miss: bool = True,
+        cosine_every: int = 10,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.net, self.methods, self.rhythm = net, dict(methods), rhythm
+        self._optimizer, self._lr_schedule = optimizer, lr_schedule
+        self.group_lr, self.gamma, self.may_miss, self.cosine_every = (
+            dict(group_lr or {}),
+            gamma,
+            may_miss,
+            cosine_every,
+        )
+        self.modalities = net.modalities
+        for method in self.methods.values():
+            method.setup(self.modalities, net.classes, seed)
+        self.active = self.modalities
+        for method in self.methods.values():
+            self.active = [m for m in method.active(self.modalities) if m in self.active]
+        self.trains_heads = any(method.trains_heads for method in self.methods.values())
+        self.fusion_loss = not any(method.replaces_fusion_loss for method in self.methods.values())
+        self.step: Step | None = None
+        self.absent: set[str] = set()  # modalities that nobody in the global batch has
+        self._taps: dict[str, tuple[Tensor, Tensor]] = {}
+        self._epoch_counts: Tensor | None = None
+        self._collected: dict[str, list[Predictions]] = {}
+        self.predictions: dict[str, Predictions] = {}
+        self.metrics: dict[str, dict[str, float]] = {}
+
+    # -- optimiser
+    def configure_optimizers(self) -> Any:
+        groups = {name: [p for p in params if p.requires_grad] for name, params in self.net.groups().items()}
+        for name in self.group_lr:
+            if name not in groups:
+                raise UserError(
+                    f"group_lr.{name}",
+                    f"the groups are {', '.join(groups)}",
+                    "a modality, or fusion",
+                    "correct the name",
+                )
+        options = [
+            {"params": params, "name": name, **({"lr": self.group_lr[name]} if name in self.group_lr else {})}
+            for name, params in groups.items()
+            if params
+        ]
+        optimizer = self._optimizer(options)
+        batches = self.trainer.estimated_stepping_batches
+        epochs = self.trainer.max_epochs or 1
+        per_epoch = max(1, int(batches) // epochs) if batches != float("inf") and epochs > 0 else 1
+        schedule = self._lr_schedule(optimizer, per_epoch, max(1, epochs))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        pipeline = find_pipeline(self.trainer)
+        if pipeline is None or pipeline.ctx is None:
+            raise UserError(
+                "callbacks",
+                "no StepPipeline",
+                "a StepPipeline with rhythm and gate",
+                "build the trainer with asgml.build",
+            )
+        self._pipeline = pipeline
+        require_groups(self.active, pipeline.ctx.groups, "model")
+        if self._epoch_counts is None:
+            self._zero_counts()
+
+    # -- forward
+    def _encode(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+        """Features (B, d_m) and presence masks; encoders that the rhythm holds back run without a graph."""
+        size, device = batch["y"].shape[0], batch["y"].device
+        features: dict[str, Tensor] = {}
+        present: dict[str, Tensor | None] = {}
+        for m in self.modalities:
+            x, rows = batch["x"][m], batch["rows"][m]
+            present[m] = None if rows is None else present_mask(rows, size, device)
+            if m not in self.active:
+                features[m] = torch.zeros(
+                    size, self.net.dims[m], device=device, dtype=x.dtype if x.is_floating_point() else None
+                )
+                continue
+            held = self.training and m in self.rhythm.no_graph
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not held):
+                features[m] = scatter(self.net.encode(m, x), rows, size)
+        return features, present
+
+    def _counts(self, batch: Batch) -> tuple[Tensor, float]:
+        """Global number of rows: [all, per active modality] on the device, and the number of ranks."""
+        local = [batch["y"].shape[0]] + [batch["x"][m].shape[0] for m in self.active]
+        ranks = world_size()
+        self.absent = {m for m, n in zip(self.active, local[1:], strict=True) if n == 0}
+        counts = torch.tensor(
+            local,
+            device=batch["y"].device,
+            dtype=torch.float64 if batch["y"].device.type == "cpu" else torch.float32,
+        )
+        if ranks > 1:
+            dist.all_reduce(counts)
+            if self.may_miss:
+                self.absent = {m for m, n in zip(self.active, counts[1:].tolist(), strict=True) if n == 0}
+        return counts, float(ranks)
+
+    def _forward(self, batch: Batch) -> Step:
+        training = self.training
+        features, present = self._encode(batch)
+        fused_in = dict(features)
+        head_in = dict(features)
+        measure = training and self._measures_cosine()
+        self._taps = {}
+        for m in self.active:
+            if not training:
+                continue
+            # always two views, so that measuring (retain_grad) does not change the order in which gradients are
+            # summed
+            fused_in[m], head_in[m] = features[m].view_as(features[m]), features[m].view_as(features[m])
+            if not self.trains_heads or m in self.rhythm.detached_head:
+                head_in[m] = features[m].detach()
+            elif measure and features[m].requires_grad:
+                fused_in[m].retain_grad()
+                head_in[m].retain_grad()
+                self._taps[m] = (fused_in[m], head_in[m])
+        if training:
+            for method in self.methods.values():
+                fused_in = method.on_features(fused_in, present)
+        masks = None
+        if any(mask is not None for mask in present.values()):
+            ones = torch.ones_like(batch["y"], dtype=torch.bool)
+            masks = {m: ones if mask is None else mask for m, mask in present.items()}
+        logits = widen(self.net.fusion(fused_in, masks))
+        unimodal = {m: widen(self.net.heads[m](head_in[m])) for m in self.active}
+
+        def slices(m: str) -> Tensor:
+            part = self.net.fusion.unimodal_logits(fused_in, m)
+            return unimodal[m] if part is None else widen(part)
+
+        counts, ranks = self._counts(batch) if training else (None, 1.0)
+
+        def mean(values: Tensor, m: str | None) -> Tensor:
+            """Mean over the rows (where m is present) of all ranks, scaled so that DDP's average over ranks comes
+            out right."""
+            mask = None if m is None else present[m]
+            total = values.sum() if mask is None else torch.where(mask, values, torch.zeros_like(values)).sum()
+            if counts is None:
+                n: Tensor | float = float(values.shape[0]) if mask is None else mask.sum().clamp(min=1)
+                return total / n
+            n = counts[0] if m is None else counts[1 + self.active.index(m)]
+            return total * ranks / n.to(total.dtype).clamp(min=1.0)
+
+        y = batch["y"]
+        losses = {FUSION: mean(F.cross_entropy(logits, y, reduction="none"), None)}
+        for m in self.active:
+            if not (training and m in self.absent):
+                losses[m] = mean(F.cross_entropy(unimodal[m], y, reduction="none"), m)
+        return Step(
+            y=y,
+            present=present,
+            features={m: features[m] for m in self.active},
+            logits=logits,
+            unimodal=unimodal,
+            slices=slices,
+            losses=losses,
+            mean=_reduced(mean),
+            t=self._pipeline.t if training else 0,
+            epoch=self.current_epoch,
+            training=training,
+        )
+
+    def _measures_cosine(self) -> bool:
+        return (
+            bool(self.cosine_every)
+            and self.trains_heads
+            and (self._pipeline.t == 0 or (self._pipeline.t + 1) % self.cosine_every == 0)
+        )
+
+    # -- training
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad(set_to_none=True)
+        step = self.step = self._forward(batch)
+        terms = {FUSION: step.losses[FUSION]} if self.fusion_loss else {}
+        for name, method in self.methods.items():
+            for term, value in method.loss(step).items():
+                key = term if term in self.modalities else f"{name}/{term}"
+                terms[key] = terms[key] + value if key in terms else value
+        # heads that no method trains learn from detached features, for the record only
+        monitors = [] if self.trains_heads else [loss for m, loss in step.losses.items() if m != FUSION]
+        total = torch.stack([*terms.values(), *monitors]).sum()
+        self._report(step, terms)
+        self.log("train/loss", total.detach(), prog_bar=True, logger=False)
+        self.manual_backward(total)
+        self._cosines()
+        optimizer.step()
+        self._count(step)
+
+    def _report(self, step: Step, terms: dict[str, Tensor]) -> None:
+        """Losses and shares ride to the host with the step's one read."""
+        ctx = self._context
+        reduced = self._reduce_losses(
+            {**{f"loss/{k}": v for k, v in step.losses.items()}, **{f"term/{k}": v for k, v in terms.items()}}
+        )
+        ctx.reads.update(reduced)
+
+    @staticmethod
+    def _reduce_losses(values: dict[str, Tensor]) -> dict[str, Tensor]:
+        packed = torch.stack(
+            [v.detach().to(torch.float64 if v.device.type == "cpu" else torch.float32) for v in values.values()]
+        )
+        if world_size() > 1:
+            dist.all_reduce(packed)
+            packed = packed / world_size()
+        return dict(zip(values, packed.unbind(), strict=True))
+
+    @property
+    def _context(self) -> StepContext:
+        assert self._pipeline.ctx is not None
+        return self._pipeline.ctx
+
+    def _cosines(self) -> None:
+        """Cosine between what the fusion path and the unimodal path ask of the feature (free: both gradients
+        exist)."""
+        for m, (fused, head) in self._taps.items():
+            if fused.grad is not None and head.grad is not None:
+                self._context.reads[f"cosine/{m}"] = F.cosine_similarity(
+                    fused.grad.flatten().float(), head.grad.flatten().float(), dim=0, eps=1e-20
+                )
+        self._taps = {}
+
+    def _zero_counts(self) -> None:
+        self._epoch_counts = torch.zeros(2 + 2 * len(self.active), device=self.device)
+
+    def _count(self, step: Step) -> None:
+        """Right answers and rows of the epoch, on the device."""
+        assert self._epoch_counts is not None
+        with torch.no_grad():
+            row = [(step.logits.argmax(1) == step.y).sum(), torch.full_like(step.y[0], step.y.shape[0])]
+            for m in self.active:
+                mask, right = step.present[m], step.unimodal[m].argmax(1) == step.y
+                row += (
+                    [right.sum(), torch.full_like(step.y[0], step.y.shape[0])]
+                    if mask is None
+                    else [(right & mask).sum(), mask.sum()]
+                )
+            self._epoch_counts += torch.stack(row)
+
+    def on_train_epoch_start(self) -> None:
+        self._zero_counts()
+        latest = self.metrics.get("val", {})
+        for method in self.methods.values():
+            method.on_epoch(self.current_epoch, latest)
+
+    def on_train_epoch_end(self) -> None:
+        assert self._epoch_counts is not None
+        counts = self._epoch_counts.clone()
+        if world_size() > 1:
+            dist.all_reduce(counts)
+        values = counts.tolist()
+        names = ["train/accuracy", *(f"train/accuracy/{m}" for m in self.active)]
+        self._log({name: values[2 * i] / values[2 * i + 1] for i, name in enumerate(names) if values[2 * i + 1]})
+
+    # -- probes
+    def probe_input(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Features and labels of the present rows of the current batch (see `callbacks.probe.ProbeEMA`)."""
+        assert self.step is not None
+        return self._present_rows(self.step.features, self.step.present, self.step.y)
+
+    def probe_encode(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        features, present = self._encode(batch)
+        return self._present_rows({m: features[m] for m in self.active}, present, batch["y"])
+
+    @staticmethod
+    def _present_rows(
+        features: dict[str, Tensor], present: dict[str, Tensor | None], y: Tensor
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        out = {}
+        for m, f in features.items():
+            mask = present[m]
+            out[m] = (f, y) if mask is None else (f[mask], y[mask])
+        return out
+
+    # -- evaluation
+    def _evaluate_batch(self, batch: Batch, split: str) -> None:
+        step = self._forward(batch)
+        probabilities = torch.softmax(step.logits, dim=1)
+        for method in self.methods.values():
+            replaced = method.fuse_at_test(step)
+            probabilities = probabilities if replaced is None else replaced
+        self._collected.setdefault(split, []).append(
+            Predictions.of(
+                batch["index"],
+                step.y,
+                probabilities,
+                {m: torch.softmax(z, 1) for m, z in step.unimodal.items()},
+                step.present,
+            )
+        )
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate_batch(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate_batch(batch, "test")
+
+    def _finish_evaluation(self, split: str) -> None:
+        parts = self._collected.pop(split, [])
+        predictions = Predictions.gather(parts)
+        self.predictions[split] = predictions
+        self.metrics[split] = evaluate(predictions, self.net.classes, self.gamma)
+        named = {f"{split}/{k}": v for k, v in self.metrics[split].items()}
+        for name, value in named.items():  # for callbacks that monitor
+            self.log(name, value, logger=False, prog_bar=name == f"{split}/accuracy", sync_dist=False)
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._log(named)
+
+    def on_validation_epoch_end(self) -> None:
+        if not self.trainer.sanity_checking:
+            self._finish_evaluation("val")
+        else:
+            self._collected.clear()
+
+    def on_test_epoch_end(self) -> None:
+        self._finish_evaluation("test")
+
+    def _log(self, values: dict[str, float]) -> None:
+        """Straight to the loggers, at the number of committed steps."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics({**values, "epoch": self.current_epoch}, step=self._pipeline.t)
+
+    # -- state
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        counts = self._epoch_counts
+        checkpoint["asgml"] = {
+            "epoch_counts": None if counts is None else counts.cpu().clone(),
+            "val": dict(self.metrics.get("val", {})),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint["asgml"]
+        if saved["epoch_counts"] is not None:
+            self._epoch_counts = saved["epoch_counts"].to(self.device)
+        if saved["val"]:
+            self.metrics["val"] = dict(saved["val"])
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        moved: Any = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        dtype = next(self.net.parameters()).dtype
+        if dtype == torch.float64:
+            moved["x"] = {m: x.to(dtype) if x.is_floating_point() else x for m, x in moved["x"].items()}
+        return moved
+
+
+def _reduced(mean: Callable[[Tensor, str | None], Tensor]) -> Callable[[Tensor, str | None], Tensor]:
+    """Means that methods read as numbers are summed over ranks (those in the loss are not: DDP averages their
+    gradients)."""
+
+    def over_ranks(values: Tensor, m: str | None) -> Tensor:
+        value = mean(values, m)
+        if world_size() > 1 and not value.requires_grad:
+            value = value.clone()
+            dist.all_reduce(value)
+            value = value / world_size()
+        return value
+
+    return over_ranks

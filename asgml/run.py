@@ -1,0 +1,101 @@
+"""`python -m asgml.run experiment=cremad_mini`: train, evaluate, write the run's record and report."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from asgml.config import dead_keys
+from suite.check import Common
+from suite.job import Run
+from suite.launch import launch
+
+
+@dataclass
+class Loader:
+    """The `loader` node: see `asgml.data.module.MultimodalData`."""
+
+    batch_size: int
+    eval_batch_size: int
+    workers: int
+    limit: int | None
+    missing: dict[str, float]
+
+
+@dataclass
+class Tree(Common):
+    """The plain nodes of the asgml configuration tree."""
+
+    data: Any
+    loader: Loader
+    model: Any
+    optimizer: Any
+    lr_schedule: Any
+    group_lr: dict[str, float]
+    methods: dict[str, Any]
+    asgml: Any
+    trainer: Any
+    callbacks: dict[str, Any]
+    logger: dict[str, Any]
+    cosine_every: int
+    debug: str | None
+    label: str | None
+
+
+def dead(cfg: DictConfig) -> dict[str, str]:
+    """Keys without effect under this configuration."""
+    node: Any = OmegaConf.to_container(cfg.asgml, resolve=True)
+    reasons = dead_keys(node)
+    if "uniform" not in cfg.methods:
+        reasons["asgml.gamma"] = (
+            "no method trains with the unimodal losses (method=uniform or an asgml_* method does)"
+        )
+    return reasons
+
+
+def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
+    """One run from data to result (see `suite.launch`)."""
+    import torch
+
+    from asgml.build import build
+    from asgml.evaluation import save_predictions
+    from suite.report import single_report
+
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    parts = build(cfg, run)
+    trainer, module, data = parts.trainer, parts.module, parts.data
+    trainer.fit(
+        module, datamodule=data, ckpt_path=str(run.resume_from) if run.resume_from else None, weights_only=True
+    )
+    counters = {
+        **parts.pipeline.counters(),
+        "dropped_per_epoch": data.train_dataloader().batches.dropped_per_epoch,
+    }
+    result: dict[str, Any] = {"counters": counters, "ceiling": data.spec.notes.get("ceiling")}
+    for suffix in ("", "_best"):
+        if suffix:
+            best = run.dir / "checkpoints" / "best.ckpt"
+            module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+        trainer.validate(module, datamodule=data, verbose=False)
+        trainer.test(module, datamodule=data, verbose=False)
+        for split in ("val", "test"):
+            result[f"{split}{suffix}"] = dict(module.metrics[split])
+        if run.is_main:
+            save_predictions(
+                run.dir / f"predictions{suffix}.npz", {s: module.predictions[s] for s in ("val", "test")}
+            )
+    if run.is_main:
+        result["report"] = str(single_report(run.dir).name)
+    return result
+
+
+def main() -> None:
+    """Console entry."""
+    launch("asgml", train, dead, schema=Tree)
+
+
+if __name__ == "__main__":
+    main()

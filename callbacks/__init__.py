@@ -1,0 +1,1 @@
+"""Lightning callbacks of the suite, each usable in any Lightning project."""

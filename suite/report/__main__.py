@@ -1,0 +1,51 @@
+"""`python -m suite.report RUNS_DIR [--name NAME] [--out FILE] [--baseline LABEL]`: table in the terminal,
+report as HTML."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from suite.errors import UserError
+from suite.report.data import read_runs
+from suite.report.frames import group_runs
+from suite.report.html import write
+from suite.report.summary import summary
+from suite.report.tables import latex, markdown, terminal
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, or that of a UserError."""
+    parser = argparse.ArgumentParser(prog="python -m suite.report", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, help="the folder that paths.runs names, or run directories")
+    parser.add_argument("--name", help="only this experiment")
+    parser.add_argument("--baseline", help="label of the row that the others are compared with")
+    parser.add_argument("--out", type=Path, help="HTML file (default: report.html in RUNS_DIR)")
+    parser.add_argument("--table", choices=["markdown", "latex"], help="print the summary in this form instead")
+    arguments = parser.parse_args(argv)
+    try:
+        comparisons = group_runs(read_runs(arguments.runs, arguments.name), arguments.baseline)
+        tables = {frames.experiment: summary(frames) for frames in comparisons}
+        if arguments.table:
+            render = markdown if arguments.table == "markdown" else latex
+            for tables_of_one in tables.values():
+                sys.stdout.write(render(tables_of_one))
+            return 0
+        out = write(arguments.out or arguments.runs[0] / "report.html", comparisons)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return UserError.EXIT_CODE
+    console = Console()
+    for name, tables_of_one in tables.items():
+        console.rule(name)
+        console.print(terminal(tables_of_one, console.width))
+    console.print(f"report: {out}", soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

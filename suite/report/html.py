@@ -1,0 +1,140 @@
+"""The report as one self-contained HTML file: plotly.js inlined, figures drawn when scrolled to."""
+
+from __future__ import annotations
+
+import datetime
+import html
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from suite.report import multimodal  # noqa: F401  (registers its sections)
+from suite.report.data import Run, read_run, read_runs
+from suite.report.frames import RunFrames, group_runs
+from suite.report.sections import Item, remarks, runs_table, section_list
+from suite.report.summary import state, summary
+from suite.report.tables import as_html
+
+# Nothing may be fetched: a browser enforces what the tests check.
+POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+
+CSS, SCRIPT = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+
+
+def single_report(run_dir: Path) -> Path:
+    """Write `run_dir/report.html` for one run and return its path."""
+    run_dir = Path(run_dir)
+    frames = group_runs([read_run(run_dir)])
+    return write(run_dir / "report.html", frames, f"{frames[0].experiment}, seed {frames[0].runs[0].seed}")
+
+
+def compare_report(run_dirs: Sequence[Path], out: Path, baseline: str | None = None) -> Path:
+    """Write a comparison of many runs to `out`; one chapter per experiment, configurations grouped over seeds."""
+    runs = read_runs([Path(d) for d in run_dirs])
+    return write(Path(out), group_runs(runs, baseline))
+
+
+def write(out: Path, comparisons: Sequence[RunFrames], title: str | None = None) -> Path:
+    """Render and write in one move, so that a reader never sees half a file."""
+    text = render(comparisons, title, out.parent)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".part")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, out)
+    return out
+
+
+def render(comparisons: Sequence[RunFrames], title: str | None = None, folder: Path | None = None) -> str:
+    """The whole page. `folder`: where it will lie, for relative links to the reports of single runs."""
+    names = ", ".join(dict.fromkeys(f.experiment for f in comparisons))
+    title = title or f"Comparison: {names}"
+    chapters, links = [], []
+    for i, frames in enumerate(comparisons):
+        chapter, targets = _chapter(frames, i, len(comparisons) > 1, folder)
+        chapters.append(chapter)
+        links += targets
+    runs = [run for f in comparisons for run in f.runs]
+    counts = ", ".join(
+        f"{n} {s}" for s in ("finished", "failed", "stopped", "running") if (n := sum(r.status == s for r in runs))
+    )
+    programs = ", ".join(dict.fromkeys(f.program for f in comparisons))
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+    sub = f"{programs} · {len(runs)} run{'s' if len(runs) != 1 else ''}: {counts} · written {now}"
+    nav = "".join(f'<a href="#{anchor}">{html.escape(text)}</a>' for anchor, text in links)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f"<title>{html.escape(title)}</title><style>{CSS}</style></head><body>"
+        f'<header><h1>{html.escape(title)}</h1><p class="sub">{html.escape(sub)}</p></header>'
+        f"<nav><div>{nav}</div></nav><main>{''.join(chapters)}</main>"
+        "<footer>Self-contained: no network is used. Numbers in tables carry their values per seed as tooltips.</footer>"
+        f"<noscript><p>The figures need JavaScript; the tables do not.</p></noscript>"
+        f"<script>{get_plotlyjs()}</script><script>{SCRIPT}</script></body></html>\n"
+    )
+
+
+def _chapter(
+    frames: RunFrames, number: int, several: bool, folder: Path | None
+) -> tuple[str, list[tuple[str, str]]]:
+    prefix = f"c{number}-"
+    heading = f"{frames.experiment}: summary" if several else "Summary"
+    links = [(prefix + "summary", heading)]
+    parts = [f'<section id="{prefix}summary"><h2>{html.escape(heading)}</h2>']
+    noted = remarks(frames)
+    if noted:
+        parts.append(f'<div class="remarks"><ul>{"".join(f"<li>{html.escape(n)}</li>" for n in noted)}</ul></div>')
+    parts += [as_html(table) for table in summary(frames)]
+    opened = "" if all(run.finished for run in frames.runs) else " open"
+    states = "; ".join(f"{c.label}: {state(c)}" for c in frames.configurations if len(c.finished) < len(c.runs))
+    heading_of_runs = f"All runs ({states})" if 0 < len(states) < 300 else "All runs"
+    parts.append(
+        f"<details{opened}><summary>{html.escape(heading_of_runs)}</summary>"
+        f"{runs_table(frames, lambda run: _link(run, folder))}</details></section>"
+    )
+    absent = []
+    for j, section in enumerate(section_list(frames.program)):
+        items = section.build(frames)
+        if not items:
+            absent.append(f"<li><b>{html.escape(section.title)}</b>: no {html.escape(section.needs)}.</li>")
+            continue
+        anchor = f"{prefix}s{j}"
+        if not several:
+            links.append((anchor, section.title))
+        body = "".join(_item(item) for item in items)
+        parts.append(f'<section id="{anchor}"><h2>{html.escape(section.title)}</h2>{body}</section>')
+    if absent:
+        parts.append(f'<section><h2>Not shown</h2><ul class="notes">{"".join(absent)}</ul></section>')
+    return "".join(parts), links
+
+
+def _link(run: Run, folder: Path | None) -> str | None:
+    """Relative address of a run's own report, None where there is none (or this is it)."""
+    own = run.path / "report.html"
+    if folder is None or not own.is_file() or folder.resolve() == run.path.resolve():
+        return None
+    return Path(os.path.relpath(own.resolve(), folder.resolve())).as_posix()
+
+
+def _item(item: Item) -> str:
+    head = f"<h3>{html.escape(item.title)}</h3>" if item.title else ""
+    caption = f'<p class="caption">{html.escape(item.caption)}</p>' if item.caption else ""
+    if isinstance(item.body, str):
+        return head + caption + item.body
+    if isinstance(item.body, go.Figure):
+        return head + caption + _figure(item.body)
+    panels = "".join(
+        f'<div class="panel"><h4>{html.escape(label)}</h4>{_figure(figure)}</div>' for label, figure in item.body
+    )
+    return f'{head}{caption}<div class="panels{" wide" if item.wide else ""}">{panels}</div>'
+
+
+def _figure(figure: go.Figure) -> str:
+    data = figure.to_json().replace("<", "\\u003c")
+    return (
+        f'<div class="figure" style="height:{int(figure.layout.height or 300)}px"></div>'
+        f'<script type="application/json">{data}</script>'
+    )

@@ -1,0 +1,213 @@
+"""Tables as data, and their four renderings: terminal, HTML, Markdown and LaTeX show the same text of the same
+cells."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import rich.table
+from rich.console import Group
+from rich.text import Text
+
+from suite.statistics import Estimate
+
+ABSENT = "—"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is shown; `value` is the number behind it in full precision, `hint` the values per seed."""
+
+    text: str
+    value: float | None = None
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    title: str
+    numeric: bool = True
+
+
+@dataclass
+class Table:
+    """Rows of cells under columns, with a title and footnotes. `strong` marks rows (by number) set off, e.g.
+    the baseline."""
+
+    title: str
+    columns: list[Column]
+    rows: list[list[Cell]]
+    notes: list[str] = field(default_factory=list)
+    strong: set[int] = field(default_factory=set)
+
+    def without_empty(self) -> Table:
+        """Without the columns in which every cell is absent (the first column stays)."""
+        keep = [j for j in range(len(self.columns)) if j == 0 or any(row[j].text != ABSENT for row in self.rows)]
+        rows = [[row[j] for j in keep] for row in self.rows]
+        return Table(self.title, [self.columns[j] for j in keep], rows, self.notes, self.strong)
+
+
+def number(value: float | None, digits: int = 2) -> Cell:
+    """A single number with fixed digits; absent is a dash, NaN is said."""
+    if value is None:
+        return Cell(ABSENT)
+    return Cell(f"{value:.{digits}f}" if math.isfinite(value) else "not finite", value)
+
+
+def estimate(values: dict[int, float], scale: float = 1.0, digits: int = 2) -> Cell:
+    """`mean ± half width` over seeds; one seed is its value alone, none is a dash, a non-finite seed is named."""
+    from suite.statistics import mean_interval
+
+    if not values:
+        return Cell(ABSENT)
+    bad = [seed for seed, v in values.items() if not math.isfinite(v)]
+    hint = ", ".join(f"seed {seed}: {v * scale:.{digits + 2}f}" for seed, v in values.items())
+    if bad:
+        return Cell(f"not finite (seed {', '.join(map(str, bad))})", math.nan, hint)
+    got = mean_interval([v * scale for v in values.values()])
+    half = "" if got.half_width is None else f" ± {got.half_width:.{digits}f}"
+    return Cell(f"{got.mean:.{digits}f}{half}", got.mean, hint)
+
+
+def difference(got: Estimate, scale: float = 1.0, digits: int = 2) -> Cell:
+    """`+1.20 [−0.31, 2.71]`: a difference is never shown without its interval where one exists."""
+    text = signed(got.mean * scale, digits)
+    if got.low is not None and got.high is not None:
+        text += f" [{signed(got.low * scale, digits)}, {signed(got.high * scale, digits)}]"
+    return Cell(text, got.mean * scale, got.note)
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """With its sign; a true minus, and 0 without a sign."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def p_value(p: float | None, why: str = "") -> Cell:
+    """Three significant digits, never `< 0.05` and never stars."""
+    return Cell(ABSENT, None, why) if p is None else Cell(f"{p:.3g}", p, why)
+
+
+def terminal(tables: Sequence[Table], width: int = 120) -> Group:
+    """Rich tables with their footnotes; a table wider than `width` goes on below, under the same first column."""
+    parts: list[rich.table.Table | Text] = []
+    for table in tables:
+        for i, block in enumerate(_blocks(table, width)):
+            shown = rich.table.Table(header_style="bold", title_justify="left", title=None if i else table.title)
+            for j in block:
+                column = table.columns[j]
+                side = "right" if column.numeric else "left"
+                shown.add_column(column.title, justify=side, no_wrap=j > 0, overflow="fold")  # type: ignore[arg-type]
+            for n, row in enumerate(table.rows):
+                shown.add_row(*[Text(row[j].text) for j in block], style="bold" if n in table.strong else "")
+            parts.append(shown)
+        parts += [Text(f"  {note}", style="dim") for note in table.notes]
+    return Group(*parts)
+
+
+def _blocks(table: Table, width: int) -> list[list[int]]:
+    """Column numbers per block: each starts with the first column and fits into `width`."""
+
+    def natural(j: int) -> int:
+        texts = [table.columns[j].title, *[row[j].text for row in table.rows]]
+        return max(len(line) for text in texts for line in text.split("\n")) + 3
+
+    first = min(natural(0), 40)
+    blocks: list[list[int]] = [[0]]
+    used = first
+    for j in range(1, len(table.columns)):
+        if used + natural(j) > width - 1 and len(blocks[-1]) > 1:
+            blocks.append([0])
+            used = first
+        blocks[-1].append(j)
+        used += natural(j)
+    return blocks
+
+
+def as_html(table: Table) -> str:
+    """A `<table>` in a scrolling box; hints are tooltips."""
+    head = "".join(f'<th class="{_align(c)}">{_multiline(c.title)}</th>' for c in table.columns)
+    body = []
+    for i, row in enumerate(table.rows):
+        cells = []
+        for column, cell in zip(table.columns, row):
+            hint = f' title="{html.escape(cell.hint, quote=True)}"' if cell.hint else ""
+            cells.append(f'<td class="{_align(column)}"{hint}>{_multiline(cell.text)}</td>')
+        body.append(f"<tr{' class=strong' if i in table.strong else ''}>{''.join(cells)}</tr>")
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
+    return (
+        (f"<h3>{html.escape(table.title)}</h3>" if table.title else "")
+        + f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+        + (f'<ul class="notes">{notes}</ul>' if notes else "")
+    )
+
+
+def _align(column: Column) -> str:
+    return "num" if column.numeric else "txt"
+
+
+def _multiline(text: str) -> str:
+    return html.escape(text).replace("\n", "<br>")
+
+
+def markdown(tables: Sequence[Table]) -> str:
+    """GitHub tables with the footnotes as a list."""
+    out = []
+    for table in tables:
+        lines = [f"**{table.title}**", ""] if table.title else []
+        lines.append(_markdown_row([c.title for c in table.columns]))
+        lines.append("|" + "|".join("---:" if c.numeric else ":---" for c in table.columns) + "|")
+        for i, row in enumerate(table.rows):
+            texts = [cell.text for cell in row]
+            lines.append(_markdown_row([f"**{t}**" for t in texts] if i in table.strong else texts))
+        lines += ["", *[f"- {note}" for note in table.notes]] if table.notes else []
+        out.append("\n".join(lines))
+    return "\n\n".join(out) + "\n"
+
+
+def _markdown_row(texts: Sequence[str]) -> str:
+    return "| " + " | ".join(t.replace("|", "\\|").replace("\n", "<br>") for t in texts) + " |"
+
+
+def latex(tables: Sequence[Table]) -> str:
+    """`tabular` environments with booktabs rules; footnotes as a comment-free paragraph below each."""
+    out = []
+    for table in tables:
+        spec = "".join("r" if c.numeric else "l" for c in table.columns)
+        lines = [
+            f"\\begin{{tabular}}{{{spec}}}",
+            "\\toprule",
+            _latex_row([c.title for c in table.columns]),
+            "\\midrule",
+        ]
+        for i, row in enumerate(table.rows):
+            texts = [_latex(cell.text) for cell in row]
+            lines.append(
+                " & ".join(f"\\textbf{{{t}}}" for t in texts) + r" \\"
+                if i in table.strong
+                else " & ".join(texts) + r" \\"
+            )
+        lines += ["\\bottomrule", "\\end{tabular}"]
+        if table.notes:
+            lines.append("\\par\\smallskip{\\footnotesize " + " ".join(_latex(note) for note in table.notes) + "}")
+        out.append("\n".join(lines))
+    return "\n\n".join(out) + "\n"
+
+
+def _latex_row(texts: Sequence[str]) -> str:
+    return " & ".join(_latex(t) for t in texts) + r" \\"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "—": "---", "Δ": r"$\Delta$",
+    "×": r"$\times$", "·": r"$\cdot$", "²": "$^2$", "‖": r"$\Vert$", "τ": r"$\tau$", "\n": "; ", "≥": r"$\geq$",
+    "≤": r"$\leq$", "<": r"$<$", ">": r"$>$", "…": r"\ldots{}", "√": r"$\surd$",
+}  # fmt: skip
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(ch, ch) for ch in text)

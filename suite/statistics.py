@@ -1,0 +1,373 @@
+"""Intervals and tests for comparing methods over seeds and over test samples: pure functions on numpy arrays.
+
+Differences are always `a - b`. A quantity that the data cannot give (an interval from one seed, a p value from
+differences that do not vary) is None and the `note` says why; it is never replaced by a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, stats
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean and its interval. `low` and `high` are None where no interval exists; `note` says why."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+    sd: float | None = None
+    level: float = 0.95
+    note: str = ""
+
+    @property
+    def half_width(self) -> float | None:
+        """Half of the interval, in the unit of the values."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Result of `paired_t`: mean of `a - b` with its interval, t, two-sided p, and dz = mean / sd of the
+    differences."""
+
+    difference: Estimate
+    t: float | None
+    p: float | None
+    dz: float | None
+    n: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SignTest:
+    """`wins` and `losses` of a against b, `ties` left out, exact two-sided `p` (None when all pairs are ties)."""
+
+    wins: int
+    losses: int
+    ties: int
+    p: float | None
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Samples that only a or only b has right, and the exact two-sided `p`."""
+
+    only_a: int
+    only_b: int
+    n: int
+    p: float
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """A percentile interval. `estimate` is the value on the data itself, not the mean of the replicates."""
+
+    estimate: float
+    low: float
+    high: float
+    n_seeds: int
+    n_samples: int
+    n_boot: int
+    paired: bool = False
+    level: float = 0.95
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SeedLimits:
+    """What a comparison over `n` paired seeds can show at best; see `smallest_p`."""
+
+    n: int
+    sign_floor: float
+    detectable_dz: float | None
+    alpha: float
+    power: float
+
+    @property
+    def sentence(self) -> str:
+        """The limits as one footnote."""
+        if self.n < 2 or self.detectable_dz is None:
+            return "1 seed: no interval over seeds and no test; a difference may be the luck of the seed."
+        floor = f"{self.sign_floor:.3g}"
+        reach = "" if self.sign_floor < self.alpha else f", so it cannot reach {self.alpha:g}"
+        return (
+            f"{self.n} seeds: a sign test cannot go below p = {floor}{reach}; a paired t test at {self.alpha:g} "
+            f"finds with {self.power:.0%} power only differences of at least {self.detectable_dz:.2f} standard "
+            "deviations of the paired difference."
+        )
+
+
+def _finite(values: ArrayLike, what: str) -> Floats:
+    x = np.asarray(values, dtype=np.float64).reshape(-1)
+    if not np.isfinite(x).all():
+        raise ValueError(f"{what}: {int((~np.isfinite(x)).sum())} of {x.size} values are not finite")
+    return x
+
+
+def mean_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
+    """Student's t interval of a mean over seeds: `mean ± t_{n-1, (1+level)/2} * s / sqrt(n)`, s with n - 1.
+
+    One value gives no interval (said in `note`); no value or a non-finite one is a ValueError.
+    Source: Student (1908), The probable error of a mean.
+    """
+    x = _finite(values, "mean_interval")
+    if x.size == 0:
+        raise ValueError("mean_interval: no values")
+    mean = float(x.mean())
+    if x.size == 1:
+        return Estimate(mean, None, None, 1, None, level, "one value: no interval")
+    sd = float(x.std(ddof=1))
+    half = float(stats.t.ppf((1 + level) / 2, x.size - 1)) * sd / float(np.sqrt(x.size))
+    note = "" if sd > 0 else "all values are equal"
+    return Estimate(mean, mean - half, mean + half, int(x.size), sd, level, note)
+
+
+def paired_t(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> PairedTest:
+    """Paired t test of `a` against `b` (same seed at the same place): `t = mean(d) / (s_d / sqrt(n))`, d = a - b.
+
+    dz is `mean(d) / s_d` (Lakens 2013, eq. 6). With fewer than two pairs, or when all differences are equal, t,
+    p and dz do not exist (None): the t distribution describes no variation there, and "p = 0" would be an
+    artefact.
+    """
+    x, y = _finite(a, "paired_t a"), _finite(b, "paired_t b")
+    if x.shape != y.shape:
+        raise ValueError(f"paired_t: {x.size} values against {y.size}; pairs need the same seeds in both")
+    d = x - y
+    difference = mean_interval(d, level)
+    if d.size < 2 or difference.sd is None:
+        return PairedTest(difference, None, None, None, int(d.size), "one pair: no test")
+    # Differences that are equal up to rounding (0.6 - 0.5 against 0.7 - 0.6) do not vary either.
+    if difference.sd <= 1e-12 * max(float(np.abs(np.concatenate([x, y])).max()), 1e-300):
+        return PairedTest(difference, None, None, None, int(d.size), "all differences are equal: no test")
+    dz = difference.mean / difference.sd
+    t = dz * float(np.sqrt(d.size))
+    return PairedTest(difference, t, float(2 * stats.t.sf(abs(t), d.size - 1)), dz, int(d.size))
+
+
+def sign_test(a: ArrayLike, b: ArrayLike) -> SignTest:
+    """Exact two-sided sign test of paired values; ties are left out.
+
+    `p = min(1, 2 * P(X <= min(wins, losses)))`, X ~ Binomial(wins + losses, 1/2). Source: Dixon & Mood (1946).
+    """
+    x, y = _finite(a, "sign_test a"), _finite(b, "sign_test b")
+    if x.shape != y.shape:
+        raise ValueError(f"sign_test: {x.size} values against {y.size}")
+    wins, losses = int((x > y).sum()), int((x < y).sum())
+    return SignTest(wins, losses, int(x.size) - wins - losses, _two_sided_binomial(wins, losses))
+
+
+def _two_sided_binomial(k: int, other: int) -> float | None:
+    return None if k + other == 0 else float(min(1.0, 2 * stats.binom.cdf(min(k, other), k + other, 0.5)))
+
+
+def holm(pvalues: Sequence[float | None]) -> list[float | None]:
+    """Holm's step-down adjusted p values, in the order given; None (no test) stays None and does not count.
+
+    With p sorted ascending over m tests: `adj_(i) = max_{j <= i} min(1, (m - j + 1) * p_(j))`. Controls the
+    family-wise error under any dependence. Source: Holm (1979), A simple sequentially rejective multiple test
+    procedure.
+    """
+    known = [i for i, value in enumerate(pvalues) if value is not None]
+    p = _finite([value for value in pvalues if value is not None], "holm")
+    if ((p < 0) | (p > 1)).any():
+        raise ValueError("holm: p values lie outside [0, 1]")
+    order = np.argsort(p, kind="stable")
+    stepped = np.minimum(1.0, (p.size - np.arange(p.size)) * p[order])
+    adjusted: list[float | None] = [None] * len(pvalues)
+    for place, value in zip(order, np.maximum.accumulate(stepped)):
+        adjusted[known[int(place)]] = float(value)
+    return adjusted
+
+
+def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> McNemar:
+    """Exact McNemar test on two models' answers to the same samples, arrays (n,) of bool.
+
+    Only discordant samples count: `p = min(1, 2 * P(X <= min(b, c)))`, X ~ Binomial(b + c, 1/2); p = 1 without
+        any.
+    Source: McNemar (1947); exact form as in Dietterich (1998).
+    """
+    a, b = np.asarray(correct_a, dtype=bool).reshape(-1), np.asarray(correct_b, dtype=bool).reshape(-1)
+    if a.shape != b.shape:
+        raise ValueError(f"mcnemar: {a.size} samples against {b.size}; both models must answer the same samples")
+    only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
+    p = _two_sided_binomial(only_a, only_b)
+    return McNemar(only_a, only_b, int(a.size), 1.0 if p is None else p)
+
+
+def accuracy_interval(correct: int, n: int, level: float = 0.95) -> Estimate:
+    """Wilson score interval of a proportion `correct / n` (one model on n independent samples).
+
+    `(p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)`. Source: Wilson (1927).
+    """
+    if not 0 <= correct <= n or n == 0:
+        raise ValueError(f"accuracy_interval: {correct} correct of {n}")
+    z = float(stats.norm.ppf((1 + level) / 2))
+    p = correct / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))) / (1 + z * z / n)
+    return Estimate(p, max(0.0, centre - half), min(1.0, centre + half), n, None, level)
+
+
+def smallest_p(n_seeds: int, alpha: float = 0.05, power: float = 0.8) -> SeedLimits:
+    """What `n_seeds` paired seeds can show at best.
+
+    `sign_floor = 2^(1-n)`: the p of a two-sided sign test when every seed agrees. `detectable_dz`: the
+    standardised paired difference that a two-sided paired t test finds with the given power, i.e. the dz with
+    `P(|T'_{n-1}(dz * sqrt(n))| > t_{n-1, 1-alpha/2}) = power`, T' noncentral t (Cohen 1988, ch. 2); None for
+    one seed.
+    """
+    if n_seeds < 1:
+        raise ValueError("smallest_p: n_seeds must be at least 1")
+    floor = 2.0 ** (1 - n_seeds)
+    if n_seeds == 1:
+        return SeedLimits(1, floor, None, alpha, power)
+    df, critical = n_seeds - 1, float(stats.t.ppf(1 - alpha / 2, n_seeds - 1))
+    # T' = (Z + nc) / s with s² = chi²_df / df, averaged over quantiles of s (scipy's nct returns NaN for df 1).
+    s = np.sqrt(stats.chi2.ppf((np.arange(4000) + 0.5) / 4000, df) / df)
+
+    def missing(dz: float) -> float:
+        nc = dz * np.sqrt(n_seeds)
+        return float((stats.norm.sf(critical * s - nc) + stats.norm.cdf(-critical * s - nc)).mean()) - power
+
+    return SeedLimits(n_seeds, floor, float(optimize.brentq(missing, 1e-6, 100.0)), alpha, power)
+
+
+def bootstrap_interval(
+    values: ArrayLike, groups: ArrayLike | None = None, n_boot: int = 10_000, seed: int = 0, level: float = 0.95
+) -> Bootstrap:
+    """Percentile bootstrap of the mean of per-sample values (n,), e.g. accuracy or F1 of one model.
+
+    With `groups` (n,) whole groups (speakers, paragraphs) are drawn, because samples of one group are not
+    independent.
+    Source: Efron (1979); clusters: Davison & Hinkley (1997), §3.8.
+    """
+    x = _finite(values, "bootstrap_interval")
+    return hierarchical_bootstrap({0: x}, groups=groups, n_boot=n_boot, seed=seed, level=level)
+
+
+def hierarchical_bootstrap(
+    a: Mapping[int, ArrayLike],
+    b: Mapping[int, ArrayLike] | None = None,
+    *,
+    groups: ArrayLike | None = None,
+    n_boot: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
+    samples: Literal["crossed", "nested"] = "crossed",
+) -> Bootstrap:
+    """Percentile interval of the mean of `a` (or of mean a - mean b) over seeds *and* test samples.
+
+    Each replicate draws seeds with replacement, then samples (or whole `groups`) with replacement.
+
+    Args:
+        a, b: seed -> per-sample values (n,), e.g. correct or not, F1. With `b`, seeds that both methods have
+            are drawn as pairs (the others are left out, said in `note`); with no common seed the two seed draws
+            are independent. A crossed sample draw is shared by both methods.
+        groups: cluster of each sample (n,), e.g. speaker or paragraph.
+        samples: `crossed`: every seed was tested on the same n samples in the same order, so one sample draw
+            serves all seeds of a replicate. `nested`: each seed has its own test samples (lengths may differ),
+            drawn apart. Nested draws on a common test set average the sample noise away over seeds and give
+            intervals that are too narrow.
+
+    The seed part is too narrow for few seeds, by about `sqrt((S-1)/S)` and the missing t quantile (Hesterberg
+    2015): below ten seeds read it beside `mean_interval`. With one seed only the samples vary.
+    Source: Davison & Hinkley (1997), §3.8; crossed factors: Owen (2007), The pigeonhole bootstrap.
+    """
+    if samples == "nested" and groups is not None:
+        raise ValueError("hierarchical_bootstrap: groups belong to one common test set, use samples='crossed'")
+    if not a or (b is not None and not b):
+        raise ValueError("hierarchical_bootstrap: no seeds")
+    if n_boot < 1:
+        raise ValueError("hierarchical_bootstrap: n_boot must be at least 1")
+    common = sorted(set(a) & set(b)) if b is not None else sorted(a)
+    paired = b is not None and bool(common)
+    note = []
+    if paired and b is not None and len(common) < max(len(a), len(b)):
+        note.append(f"{len(common)} common seeds of {len(a)} and {len(b)}")
+    if b is not None and not paired:
+        note.append("no common seed: seeds drawn independently")
+    rows_a = [_finite(a[s], f"seed {s}") for s in (common if paired or b is None else sorted(a))]
+    rows_b = [] if b is None else [_finite(b[s], f"seed {s}") for s in (common if paired else sorted(b))]
+    if min(len(rows_a), len(rows_b) or len(rows_a)) == 1:
+        note.append("one seed: only samples vary")
+    sizes = {r.size for r in rows_a + rows_b}
+    if 0 in sizes:
+        raise ValueError("hierarchical_bootstrap: a seed has no samples")
+    rng = np.random.default_rng(seed)
+    if samples == "crossed":
+        if len(sizes) > 1:
+            raise ValueError(f"hierarchical_bootstrap: {sorted(sizes)} samples; crossed needs one test set")
+        table_b = np.stack(rows_b) if rows_b else None
+        estimate, draws = _crossed(np.stack(rows_a), table_b, paired, groups, n_boot, rng)
+    else:
+        estimate, draws = _nested(rows_a, rows_b, paired, n_boot, rng)
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    n = int(rows_a[0].size) if samples == "crossed" else int(sum(r.size for r in rows_a))
+    n_seeds = min(len(rows_a), len(rows_b) or len(rows_a))
+    return Bootstrap(estimate, float(low), float(high), n_seeds, n, n_boot, paired, level, "; ".join(note))
+
+
+def _crossed(
+    a: Floats, b: Floats | None, paired: bool, groups: ArrayLike | None, n_boot: int, rng: np.random.Generator
+) -> tuple[float, Floats]:
+    """a, b: (seeds, samples). A draw is a pair of multinomial weights: over seeds and over clusters of samples."""
+    if groups is None:
+        counts = np.ones(a.shape[1])
+    else:
+        labels = np.asarray(groups).reshape(-1)
+        if labels.size != a.shape[1]:
+            raise ValueError(f"hierarchical_bootstrap: {labels.size} groups for {a.shape[1]} samples")
+        _, cluster = np.unique(labels, return_inverse=True)
+        counts = np.bincount(cluster).astype(float)
+        member = np.zeros((a.shape[1], counts.size))
+        member[np.arange(a.shape[1]), cluster] = 1.0
+        a, b = a @ member, None if b is None else b @ member  # sums per cluster
+    if paired and b is not None:  # one seed draw for both: their difference is a single table
+        a, b = a - b, None
+    draws = np.empty(n_boot)
+    chunk = max(1, 2_000_000 // counts.size)
+    for start in range(0, n_boot, chunk):
+        size = min(chunk, n_boot - start)
+        weights = rng.multinomial(counts.size, np.full(counts.size, 1 / counts.size), size=size).astype(float)
+        seed_mean = _draw_seeds(a.shape[0], size, rng) @ a
+        if b is not None:
+            seed_mean -= _draw_seeds(b.shape[0], size, rng) @ b
+        draws[start : start + size] = (weights * seed_mean).sum(1) / (weights @ counts)
+    estimate = (a.mean(0) - (0 if b is None else b.mean(0))).sum() / counts.sum()
+    return float(estimate), draws
+
+
+def _draw_seeds(n_seeds: int, size: int, rng: np.random.Generator) -> Floats:
+    return rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=size) / n_seeds
+
+
+def _nested(
+    a: list[Floats], b: list[Floats], paired: bool, n_boot: int, rng: np.random.Generator
+) -> tuple[float, Floats]:
+    if paired and any(x.size != y.size for x, y in zip(a, b)):
+        raise ValueError("hierarchical_bootstrap: a pair of runs of one seed has different numbers of samples")
+
+    def one(rows: list[Floats]) -> float:
+        chosen = [rows[i] for i in rng.integers(len(rows), size=len(rows)).tolist()]
+        return float(np.mean([r[rng.integers(r.size, size=r.size)].mean() for r in chosen]))
+
+    draws = np.empty(n_boot)
+    rows = [x - y for x, y in zip(a, b)] if paired else a
+    for i in range(n_boot):
+        draws[i] = one(rows)
+        if b and not paired:
+            draws[i] -= one(b)
+    estimate = float(np.mean([r.mean() for r in rows]))
+    if b and not paired:
+        estimate -= float(np.mean([r.mean() for r in b]))
+    return estimate, draws

@@ -1,0 +1,134 @@
+"""Normalisation statistics are held still bit for bit, and come back as they were."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from callbacks.norm import NormSnapshot, frozen_statistics
+
+LAYERS = {
+    "batch": lambda: nn.BatchNorm2d(4),
+    "batch_cumulative": lambda: nn.BatchNorm2d(4, momentum=None),
+    "batch_plain": lambda: nn.BatchNorm2d(4, affine=False),
+    "batch_untracked": lambda: nn.BatchNorm2d(4, track_running_stats=False),
+    "sync": lambda: nn.SyncBatchNorm(4),
+    "instance": lambda: nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
+    "instance_untracked": lambda: nn.InstanceNorm2d(4),
+    "group": lambda: nn.GroupNorm(2, 4),
+}
+every_layer = pytest.mark.parametrize("kind", LAYERS)
+
+
+def network(kind: str) -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), LAYERS[kind](), nn.ReLU(), nn.Conv2d(4, 4, 1), LAYERS[kind]()).train()
+    net(torch.randn(8, 2, 6, 6))  # statistics that are not the initial ones
+    return net
+
+
+def buffers(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in net.named_buffers()}
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@every_layer
+def test_a_frozen_forward_is_the_same_forward_without_a_trace(kind):
+    net = network(kind)
+    twin, before = copy.deepcopy(net), buffers(net)
+    x = torch.randn(8, 2, 6, 6)
+    with frozen_statistics(net):
+        out = net(x)
+    out.square().sum().backward()
+    assert equal(buffers(net), before)
+    expected = twin(x)
+    expected.square().sum().backward()
+    assert torch.equal(out, expected)
+    assert all(torch.equal(p.grad, q.grad) for p, q in zip(net.parameters(), twin.parameters(), strict=True))
+    if "untracked" not in kind and kind != "group":
+        assert not equal(buffers(twin), before)
+    # and afterwards the statistics move again, as if nothing had happened
+    twin.load_state_dict({**twin.state_dict(), **before})
+    y = torch.randn(8, 2, 6, 6)
+    assert torch.equal(net(y), twin(y))
+    assert equal(buffers(net), buffers(twin))
+
+
+def test_nan_stays_outside():
+    net = network("batch")
+    before = buffers(net)
+    with frozen_statistics(net):
+        net(torch.full((8, 2, 6, 6), torch.nan))
+    assert equal(buffers(net), before)
+
+
+@pytest.mark.parametrize("kind", ["batch", "instance"])
+def test_eval_mode_keeps_its_statistics(kind):
+    net = network(kind).eval()
+    x = torch.randn(2, 2, 6, 6)
+    expected = net(x)
+    with frozen_statistics(net):
+        assert torch.equal(net(x), expected)
+
+
+@every_layer
+def test_an_exception_leaves_the_layers_as_they_were(kind):
+    net = network(kind)
+    before = buffers(net)
+    tracked = [getattr(m, "track_running_stats", None) for m in net.modules()]
+    with pytest.raises(KeyError), frozen_statistics(net), frozen_statistics(net[1]):
+        raise KeyError
+    assert [getattr(m, "track_running_stats", None) for m in net.modules()] == tracked
+    assert equal(buffers(net), before)
+
+
+@every_layer
+def test_snapshot_undoes_a_forward(kind):
+    net = network(kind)
+    snapshot = NormSnapshot(net)
+    snapshot.take()
+    before = buffers(net)
+    identities = [id(b) for b in net.buffers()]
+    net(torch.full((8, 2, 6, 6), torch.nan))
+    snapshot.restore()
+    assert equal(buffers(net), before)
+    assert [id(b) for b in net.buffers()] == identities  # in place
+    assert snapshot.nbytes == sum(b.numel() * b.element_size() for b in net.buffers())
+
+
+def test_snapshot_keeps_its_memory_and_follows_the_module():
+    net = network("batch")
+    snapshot = NormSnapshot(net)
+    with pytest.raises(RuntimeError, match="before take"):
+        snapshot.restore()
+    snapshot.take()
+    memory = [c.data_ptr() for c in snapshot._copies]
+    net(torch.randn(8, 2, 6, 6))
+    snapshot.take()
+    assert [c.data_ptr() for c in snapshot._copies] == memory
+    before = buffers(net)
+    net(torch.randn(8, 2, 6, 6))
+    snapshot.restore()
+    assert equal(buffers(net), before)
+    net.double()  # replaces the buffers
+    snapshot.take()
+    before = buffers(net)
+    net(torch.randn(8, 2, 6, 6, dtype=torch.float64))
+    snapshot.restore()
+    assert equal(buffers(net), before)
+    assert net[1].running_mean.dtype == torch.float64
+
+
+def test_modules_without_normalisation_are_fine():
+    net = nn.Linear(2, 2)
+    snapshot = NormSnapshot(net)
+    snapshot.take()
+    snapshot.restore()
+    with frozen_statistics(net):
+        net(torch.zeros(1, 2))
