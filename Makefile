@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/python -m asgml.demo
+	$(BIN)/python -m asgml.study demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow"

@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
@@ -30,6 +29,7 @@ from callbacks.stage import Stage
 from callbacks.tracking import wandb_logger
 from suite.errors import UserError
 from suite.identity import meaningful
+from suite.instantiate import build_node
 from suite.job import Run
 
 
@@ -46,7 +46,7 @@ class Parts:
 def build_data(cfg: DictConfig) -> MultimodalData:
     """The data module, prepared and checked."""
     data = MultimodalData(
-        instantiate(cfg.data, _convert_="all"), **OmegaConf.to_container(cfg.loader), seed=cfg.seed
+        build_node(cfg.data), **OmegaConf.to_container(cfg.loader), seed=cfg.seed
     )  # type: ignore[arg-type]
     data.prepare_data()
     data.setup()
@@ -57,11 +57,11 @@ def build_module(
     cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None
 ) -> tuple[MultimodalModule, list[Stage]]:
     """The module and the stages that its mode needs."""
-    config: Asgml = instantiate(cfg.asgml, _convert_="all")
-    net: MultimodalNet = instantiate(cfg.model)(spec=data.spec, seed=int(cfg.seed))
+    config: Asgml = build_node(cfg.asgml)
+    net: MultimodalNet = build_node(cfg.model)(spec=data.spec, seed=int(cfg.seed))
     if cfg.trainer.precision in ("64", "64-true"):
         net = net.double()
-    methods: dict[str, Method] = {name: instantiate(node, _convert_="all") for name, node in cfg.methods.items()}
+    methods: dict[str, Method] = {name: build_node(node) for name, node in cfg.methods.items()}
     trainable = [m for m in net.modalities if any(p.requires_grad for p in net.groups()[m])]
     for method in methods.values():
         trainable = [m for m in method.active(net.modalities) if m in trainable]
@@ -70,8 +70,8 @@ def build_module(
         net,
         methods,
         rhythm,
-        instantiate(cfg.optimizer, _convert_="all"),
-        instantiate(cfg.lr_schedule),
+        build_node(cfg.optimizer),
+        build_node(cfg.lr_schedule),
         OmegaConf.to_container(cfg.group_lr),  # type: ignore[arg-type]
         config.gamma,
         any(n < len(data.table("train")) for n in data.present_counts["train"].values()),
@@ -86,10 +86,10 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     """Everything for one run; the run directory exists."""
     data = build_data(cfg)
     nodes = {name: node for name, node in cfg.callbacks.items() if node is not None}
-    config: Asgml = instantiate(cfg.asgml, _convert_="all")
+    config: Asgml = build_node(cfg.asgml)
     probe = None
     if "probe" in nodes:
-        probe = instantiate(nodes.pop("probe"), _convert_="all")(
+        probe = build_node(nodes.pop("probe"))(
             classes=len(data.spec.classes), seed=int(cfg.seed)
         )
     elif config.uses_probes:
@@ -104,13 +104,13 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     for name, node in nodes.items():
         if name == "checkpoint":
             continue
-        callback = instantiate(node, _convert_="all")
+        callback = build_node(node)
         if isinstance(callback, GroupClip) and callback.max_norm is None and not callback.bounds:
             continue
         (stages if isinstance(callback, Stage) else others).append(callback)
     stages += [LRStep(), *([probe] if probe else [])]
     pipeline = StepPipeline(sorted(stages, key=lambda s: ORDER.index(s.name)))
-    checkpoint = instantiate(cfg.callbacks.checkpoint, _convert_="all")(
+    checkpoint = build_node(cfg.callbacks.checkpoint)(
         dirpath=str(run.dir / "checkpoints"), config_hash=run.hash, config=meaningful(cfg)
     )
     assert isinstance(checkpoint, StepCheckpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,19 @@ def dead(cfg: DictConfig) -> dict[str, str]:
     return reasons
 
 
+def quiet_lightning() -> None:
+    """Leaves out Lightning's notices that say nothing about this run; its warnings stay."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*is smaller than the logging interval.*",  # the pipeline logs by committed steps, over epochs
+        ".*isinstance\\(treespec, LeafSpec\\).*",
+        ".*overridden `transfer_batch_to_device`.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """One run from data to result (see `suite.launch`)."""
     import torch
@@ -64,7 +78,7 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     from asgml.evaluation import save_predictions
     from suite.report import single_report
 
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    quiet_lightning()
     parts = build(cfg, run)
     trainer, module, data = parts.trainer, parts.module, parts.data
     trainer.fit(

@@ -27,6 +27,12 @@ class _CommittedAveraging(WeightAveraging):
         self._pipeline = find_pipeline(trainer)
         self._seen = self._pipeline.t if self._pipeline else 0
 
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        # The module holds the average since `on_train_end`; kept, it would stand in for whatever weights a later
+        # `Trainer.validate` is to evaluate.
+        if stage == "fit":
+            self._average_model = None
+
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         if step_idx is None:
             return False

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from callbacks.groups import group_norms, require_groups
+from callbacks.groups import require_groups
 from callbacks.stage import Stage, StepContext
 from suite.errors import UserError
 
@@ -45,16 +45,14 @@ class GroupClip(Stage):
     def on_gradients(self, ctx: StepContext) -> None:
         for name, group in ctx.groups.items():
             bound = self.bounds.get(name, self.max_norm)
-            gradients = group.gradients()
-            if bound is None or not gradients:
+            if bound is None or not group.gradients():
                 continue
-            norm = group_norms([group])[0] if name in ctx.touched else ctx.fresh[name]
+            norm = ctx.norm(name)
             # `where` keeps a non-finite norm from spreading NaN into healthy tensors before the gate has spoken
             factor = torch.where(
                 torch.isfinite(norm), (bound / norm.clamp(min=1e-12)).clamp(max=1.0), torch.ones_like(norm)
             )
-            torch._foreach_mul_(gradients, factor)
-            ctx.touched.add(name)
+            torch._foreach_mul_(ctx.writable(name), factor)
 
     def counters(self) -> dict[str, Any]:
         return {}

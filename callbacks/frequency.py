@@ -25,31 +25,32 @@ def covers(every: Mapping[str, int], phases: Mapping[str, int]) -> bool:
 def covering_phases(every: Mapping[str, int]) -> dict[str, int] | None:
     """Staggered phases under which no step is idle, or None where there are none (asgml.md §2.3).
 
-    Searches all phase combinations, the first encoder's phase fixed at 0 (shifting all phases changes nothing).
-    A covering needs sum(1/k) >= 1, which rules most combinations with all k >= 2 out at once.
+    Searches all phase combinations, the first encoder's phase fixed at 0 (shifting all phases changes nothing),
+    each encoder trying first the phases in which fewest others update. A covering needs sum(1/k) >= 1, which
+    rules most combinations with all k >= 2 out at once.
     """
     names = list(every)
-    if any(every[m] == 1 for m in names):
-        # covered by the encoder that always updates; stagger the others among themselves
-        slower = [m for m in names if every[m] > 1]
-        return {m: (slower.index(m) % every[m] if m in slower else 0) for m in names}
     if sum(1 / k for k in every.values()) < 1 - 1e-9:
         return None
     period = math.lcm(*every.values())
 
-    def search(left: Sequence[str], idle: frozenset[int], phases: dict[str, int]) -> dict[str, int] | None:
+    def search(left: Sequence[str], load: list[int], phases: dict[str, int]) -> dict[str, int] | None:
         if not left:
-            return None if idle else phases
-        if len(idle) > sum(period // every[m] for m in left):
+            return phases if all(load) else None
+        if load.count(0) > sum(period // every[m] for m in left):
             return None
         first, *rest = left
-        for phase in range(every[first] if phases else 1):
-            found = search(rest, idle - set(range(phase, period, every[first])), {**phases, first: phase})
+        k = every[first]
+        for phase in sorted(range(k if phases else 1), key=lambda phase: sum(load[phase::k])):
+            more = [n + ((t - phase) % k == 0) for t, n in enumerate(load)]
+            found = search(rest, more, {**phases, first: phase})
             if found:
                 return found
         return None
 
-    return search(names, frozenset(range(period)), {})
+    always = sum(k == 1 for k in every.values())
+    found = search([m for m in names if every[m] > 1], [always] * period, {})
+    return None if found is None else {m: found.get(m, 0) for m in names}
 
 
 def check_phases(every: Mapping[str, int], phases: Mapping[str, int] | None, where: str) -> dict[str, int]:
@@ -92,7 +93,7 @@ class Cadence:
     Args:
         every: k per encoder (1 = always).
         rule: `fixed` `(t - phase) mod k == 0`; `elapsed` at least k steps since the last update (for k that
-            change); `random` with probability 1/k, drawn from (seed, t, encoder) alone, for the control "random
+            change); `random` with probability exactly 1/k, drawn from (seed, t) alone, for the control "random
             skipping at the same rate".
         phases: for `fixed`.
         seed: for `random`.
@@ -110,26 +111,30 @@ class Cadence:
         self.forced = 0
 
     def due(self, t: int) -> set[str]:
-        """The encoders that update at step t; never empty."""
-        chosen = {m for m in self.every if self._due(m, t)}
-        return chosen or {self._most_overdue(t)}
+        """The encoders that update at step t; never empty, except where there is one encoder only."""
+        chosen = self._chosen(t)
+        return chosen if chosen or len(self.every) == 1 else {self._most_overdue(t)}
 
-    def _due(self, m: str, t: int) -> bool:
-        k = self.every[m]
-        if k == 1:
-            return True
+    def _chosen(self, t: int) -> set[str]:
         if self.rule == "fixed":
-            return (t - self.phases[m]) % k == 0
+            return {m for m, k in self.every.items() if (t - self.phases[m]) % k == 0}
         if self.rule == "elapsed":
-            return t - self.last[m] >= k
-        draw = torch.Generator().manual_seed((self.seed * 1_000_003 + t) * 1009 + list(self.every).index(m))
-        return bool(torch.rand((), generator=draw) < 1.0 / k)
+            return {m for m, k in self.every.items() if t - self.last[m] >= k}
+        # Arcs of length 1/k, laid end to end around a circle, and one random point: every encoder has its exact
+        # rate, and no step is idle where the rates add up to 1.
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + t)
+        point, start, chosen = float(torch.rand(2, generator=generator)[1]), 0.0, set()
+        for m, k in self.every.items():
+            if (point - start) % 1.0 < 1.0 / k:
+                chosen.add(m)
+            start += 1.0 / k
+        return chosen
 
     def _most_overdue(self, t: int) -> str:
         return max(self.every, key=lambda m: (t - self.last[m]) / self.every[m])
 
     def commit(self, t: int, updated: set[str]) -> None:
-        if updated and not any(self._due(m, t) for m in self.every):
+        if updated and not self._chosen(t):
             self.forced += 1
         for m in updated:
             self.last[m] = t

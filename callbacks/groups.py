@@ -122,8 +122,8 @@ def norms_by_group(module: nn.Module, groups: dict[str, Group]) -> dict[str, nn.
     """The normalisation layers with running statistics, by the group that owns them ("" where no single group
     does).
 
-    A layer belongs to the group of its affine parameters; one without affine parameters to the group that owns
-    all parameters of its nearest ancestor with any.
+    A layer belongs to the group of its affine parameters; one without trainable ones to the group that owns all
+    trainable parameters of its nearest ancestor with any.
     """
     owner = {id(p): name for name, group in groups.items() for p in group.params}
     modules = dict(module.named_modules())
@@ -133,7 +133,7 @@ def norms_by_group(module: nn.Module, groups: dict[str, Group]) -> dict[str, nn.
             continue
         names: set[str] = set()
         while True:
-            names = {owner.get(id(p), "") for p in modules[path].parameters()}
+            names = {owner[id(p)] for p in modules[path].parameters() if id(p) in owner}
             if names or not path:
                 break
             path = path.rpartition(".")[0]

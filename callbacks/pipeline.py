@@ -153,7 +153,7 @@ class StepPipeline(L.Callback):
         assert ctx is not None
         ctx.t = self.t
         ctx.fresh, ctx.reads, ctx.host, ctx.scale, ctx.metrics, ctx.events = {}, {}, {}, {}, {}, []
-        ctx.touched, ctx.held, ctx.veto = set(), set(), None
+        ctx.touched, ctx.borrowed, ctx.held, ctx.known, ctx.veto = set(), set(), set(), {}, None
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer

@@ -30,6 +30,8 @@ class StepContext:
         host: the values of that read, by name (`fresh/<group>`, `applied/<group>`, and the names in `reads`).
         touched: groups whose gradient a stage has changed since `fresh` was measured.
         scale: per group, the factor that acts on the learning rate in this step.
+        borrowed: groups whose gradients are tensors that a stage keeps (see `lend`).
+        known: norms of changed gradients, as far as measured.
         held: groups whose parameters and normalisation statistics stay as they are in this step.
         veto: the reason why nothing is applied in this step, or None.
         metrics: values to log for this step.
@@ -45,6 +47,8 @@ class StepContext:
     host: dict[str, float] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
     scale: dict[str, float] = field(default_factory=dict)
+    borrowed: set[str] = field(default_factory=set)
+    known: dict[str, Tensor] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
     veto: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
@@ -57,23 +61,47 @@ class StepContext:
         if through == "lr":
             self.scale[group] = self.scale.get(group, 1.0) * factor
             return
-        gradients = self.groups[group].gradients()
+        gradients = self.writable(group)
         if gradients:
             torch._foreach_mul_(gradients, factor)
-            self.touched.add(group)
 
     def hold(self, group: str) -> None:
         """Nothing of this group moves in this step: no gradient, and its normalisation buffers go back."""
         self.groups[group].clear()
         self.held.add(group)
         self.touched.add(group)
+        self.borrowed.discard(group)
+        self.known.pop(group, None)
+
+    def lend(self, group: str, norm: Tensor) -> None:
+        """The group's gradients now are another stage's stored tensors, whose norm is known: read, do not write."""
+        self.touched.add(group)
+        self.borrowed.add(group)
+        self.known[group] = norm
+
+    def writable(self, group: str) -> list[Tensor]:
+        """The group's gradients, to be changed in place (borrowed ones are copied first)."""
+        params = [p for p in self.groups[group].params if p.grad is not None]
+        if group in self.borrowed:
+            for p in params:
+                p.grad = p.grad.clone()  # type: ignore[union-attr]
+            self.borrowed.discard(group)
+        self.touched.add(group)
+        self.known.pop(group, None)
+        return [p.grad for p in params if p.grad is not None]
+
+    def norm(self, group: str) -> Tensor:
+        """Norm of what the group would apply as things stand (0-d, on the device)."""
+        if group not in self.touched:
+            return self.fresh[group]
+        if group not in self.known:
+            self.known[group] = group_norms([self.groups[group]])[0]
+        return self.known[group]
 
     def read_to_host(self) -> dict[str, float]:
         """The one declared device-to-host copy of the step: fresh and applied norms, and everything in `reads`."""
         fresh = list(self.fresh.values())
-        changed = [g for name, g in self.groups.items() if name in self.touched]
-        renewed = dict(zip([g.name for g in changed], group_norms(changed), strict=True)) if changed else {}
-        applied = [renewed.get(name, self.fresh[name]) for name in self.groups]
+        applied = [self.norm(name) for name in self.groups]
         names = [*(f"fresh/{g}" for g in self.groups), *(f"applied/{g}" for g in self.groups), *self.reads]
         values = [*fresh, *applied, *self.reads.values()]
         dtype = torch.float64 if any(v.dtype == torch.float64 for v in values) else torch.float32

@@ -107,18 +107,29 @@ class Ring:
             [piece.view(p.shape) for piece, p in zip(row.split(sizes), group.params, strict=True)]
             for row in self.flat.unbind()
         ]
-        self.has = [
-            [False] * len(sizes) for _ in range(capacity)
-        ]  # parameters without a gradient stay without one
+        self.has = [[False] * len(sizes) for _ in range(capacity)]  # without a gradient then, without one now
+        self.norms: list[Tensor | None] = [None] * capacity
 
-    def push(self, slot: int, params: list[nn.Parameter]) -> None:
+    def push(self, slot: int, params: list[nn.Parameter], norm: Tensor) -> None:
+        self.norms[slot] = norm
         self.has[slot] = [p.grad is not None for p in params]
         sources = [p.grad for p in params if p.grad is not None]
         targets = [v for v, h in zip(self.views[slot], self.has[slot], strict=True) if h]
         torch._foreach_copy_(targets, sources, non_blocking=True)
 
+    def lend(self, slot: int, params: list[nn.Parameter]) -> bool:
+        """Makes `p.grad` the stored tensors themselves, without a copy; False where they cannot serve as they are."""
+        like = params[0]
+        if self.flat.dtype != like.dtype or self.flat.device != like.device:
+            return False
+        if any(p.dtype != like.dtype or not p.is_contiguous() for p in params):
+            return False
+        for p, view, h in zip(params, self.views[slot], self.has[slot], strict=True):
+            p.grad = view if h else None
+        return True
+
     def pop(self, slot: int, params: list[nn.Parameter]) -> None:
-        """Writes the slot's gradients into `p.grad`."""
+        """Copies the slot's gradients into `p.grad`."""
         for p, h in zip(params, self.has[slot], strict=True):
             if not h:
                 p.grad = None
@@ -236,7 +247,7 @@ class StalenessBuffer(Stage):
             due = self._due[name] = stamps.due(ctx.t, tau, present, self.warmup)
             ring = self._rings.get(name)
             if ring is not None and present:
-                ring.push(ctx.t % stamps.capacity, group.params)
+                ring.push(ctx.t % stamps.capacity, group.params, ctx.norm(name))
                 if name in self._weights:
                     self._weights[name].push_values(ctx.t % stamps.capacity, [p.detach() for p in group.params])
             if due.action != "update":
@@ -248,11 +259,16 @@ class StalenessBuffer(Stage):
     def _apply(self, ctx: StepContext, name: str, ring: Ring, stamp: int) -> None:
         group, age = ctx.groups[name], ctx.t - stamp
         slot = stamp % self.stamps[name].capacity
-        ring.pop(slot, group.params)
-        ctx.touched.add(name)
+        norm = ring.norms[slot]
+        if norm is not None and ring.lend(slot, group.params):
+            ctx.lend(name, norm)
+        else:
+            ring.pop(slot, group.params)
+            ctx.writable(name)
         if self.compensation == "inverse":
             ctx.rescale(name, compensation(age, self.lambda_comp), self.through)
         elif self.compensation == "delay_compensated":
+            ctx.writable(name)
             stored = self._weights[name].views[slot]
             rows = [
                 (p.grad, p.detach(), w.to(p))

@@ -84,17 +84,7 @@ class Composer:
         Interpolations of Hydra's own values (the name of the chosen experiment) are replaced by their values; all
         others stay, so that the identity of a run can tell a data root from a choice.
         """
-        cfg = self.with_hydra(config_name, overrides)
-        singleton = HydraConfig.instance()
-        before = singleton.cfg
-        try:
-            singleton.set_config(cfg)
-            pin_hydra(cfg)
-        finally:
-            singleton.cfg = before
-        with open_dict(cfg):
-            del cfg["hydra"]
-        return cfg
+        return without_hydra(self.with_hydra(config_name, overrides))
 
     def options(self, group: str) -> list[str]:
         """Names of the YAML files in a config group, e.g. `options("experiment")`."""
@@ -203,6 +193,20 @@ def compose(config_name: str, overrides: Sequence[str] = (), config_dir: Path | 
     Raises UserError for an unknown key, group or option (with the nearest valid names) and for wrong syntax.
     """
     return Composer(config_dir).compose(config_name, overrides)
+
+
+def without_hydra(cfg: DictConfig) -> DictConfig:
+    """Takes Hydra's own node out of a tree (in place), after the references to it have been replaced."""
+    singleton = HydraConfig.instance()
+    before = singleton.cfg
+    try:
+        singleton.set_config(cfg)
+        pin_hydra(cfg)
+    finally:
+        singleton.cfg = before
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
 
 
 def pin_hydra(cfg: DictConfig) -> None:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 # Dotted keys (with all below them) that change where, how fast or how visibly a run goes, but not its numbers.
 NOT_MEANINGFUL: dict[str, str] = {
     "paths": "where files lie",
+    "label": "how tables and figures call the run",
     "logger": "where metrics go",
     "resume": "what to do with an earlier attempt of the same run",
     "loader.workers": "batches are made from (seed, epoch, index), whoever makes them",

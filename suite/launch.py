@@ -28,14 +28,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import track
 from rich.table import Table
 
 from suite.check import Dead, check, check_effective
-from suite.compose import VERSION_BASE, Composer, conf_dir, merge_errors, pin_hydra
+from suite.compose import VERSION_BASE, Composer, conf_dir, merge_errors, pin_hydra, without_hydra
 from suite.errors import UserError
 from suite.identity import config_hash, run_dir
-from suite.record import release_memory
 from suite.job import Outcome, Run, Task, execute, is_main_process, ledger_of, read_result
+from suite.record import release_memory
 
 __all__ = ["Run", "Task", "launch", "plan"]
 
@@ -155,9 +156,9 @@ def _plan(
     else:
         lines = [given]
     jobs, problems = [], []
-    for overrides in lines:
+    for overrides in track(lines, "checking jobs", console=_console(), transient=True, disable=len(lines) < 20):
         try:
-            cfg = composer.compose(program, overrides)
+            cfg = composer.compose(program, overrides) if mode == RunMode.MULTIRUN else without_hydra(master)
             check(cfg, schema)
             if dead is not None:
                 check_effective(cfg, overrides, dead, lambda o: composer.compose(program, o))

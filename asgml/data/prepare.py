@@ -30,29 +30,22 @@ def summary(source: Source) -> RichTable:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prepare the source that the overrides describe; the exit code."""
-    import hydra
-    from hydra.errors import InstantiationException
-
     from suite.check import check
     from suite.compose import compose
+    from suite.instantiate import build_node
 
     parser = argparse.ArgumentParser(prog="python -m asgml.data.prepare", description="Decode a data set once.")
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="decoding threads")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="as for asgml.run, e.g. experiment=cremad"
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     try:
         if args.workers < 1:
             raise UserError("--workers", str(args.workers), "1 or more", "give a positive number")
         cfg = compose("asgml", args.overrides)
         check(cfg)
-        try:
-            source: Source = hydra.utils.instantiate(cfg.data, _convert_="all")
-        except InstantiationException as error:  # Hydra's wrapping of what the constructor said
-            if isinstance(error.__cause__, UserError):
-                raise error.__cause__ from None
-            raise
+        source: Source = build_node(cfg.data)
         source.prepare(args.workers)
         Console().print(summary(source))
     except UserError as error:

@@ -20,12 +20,13 @@ import pandas as pd
 import yaml
 
 from suite.errors import UserError
+from suite.ledger import FILE_NAME, Ledger
 
 STATUSES = ("finished", "failed", "stopped", "running")
 HISTORY = {"step": int, "epoch": int, "name": str, "value": float}
 TIMELINE = {"step": int, "modality": str, "action": str, "age": int, "scale": float}
 EVENTS = {"step": int, "epoch": int, "kind": str, "detail": str}
-ACTIONS = ("update", "soft", "accumulate", "hold", "veto", "missing")
+ACTIONS = ("update", "soft", "fusion", "accumulate", "hold", "veto", "missing")
 VAL, TEST = 1, 2  # values of `split` in predictions.npz
 
 
@@ -231,6 +232,8 @@ def _first_bad_line(path: Path, text: str, columns: dict[str, type]) -> tuple[in
 
 
 def _number(value: Any) -> float | None:
+    if value in ("Infinity", "-Infinity"):  # how the ledger writes what JSON cannot hold
+        return math.inf if value == "Infinity" else -math.inf
     if value is None or isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value)
@@ -289,20 +292,9 @@ def _yaml(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_ledger(path: Path) -> list[dict[str, Any]]:
-    """Newest row per hash, in order of first appearance; a last line without its newline is left out."""
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8")
-    lines = text.splitlines()
-    if text and not text.endswith("\n"):
-        lines.pop()
-    rows: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            row = _json(line, f"{path}:{number}")
-            rows[str(row.get("hash", number))] = row
-    return list(rows.values())
+def read_ledger(folder: Path) -> list[dict[str, Any]]:
+    """Newest row per hash of the ledger in `folder`, in order of first appearance; none without a ledger."""
+    return list(Ledger(folder / FILE_NAME).latest().values())
 
 
 def read_runs(roots: Sequence[Path], name: str | None = None) -> list[Run]:
@@ -318,14 +310,14 @@ def read_runs(roots: Sequence[Path], name: str | None = None) -> list[Run]:
                 str(root), "no such directory", "a folder of runs", "give the folder that paths.runs names"
             )
         if _is_run(root):
-            rows = read_ledger(root.parent.parent / "ledger.jsonl")
+            rows = read_ledger(root.parent.parent)
             runs[str(root.resolve())] = read_run(root, _row_of(rows, root))
             continue
-        rows = read_ledger(root / "ledger.jsonl") or read_ledger(root.parent / "ledger.jsonl")
+        rows = read_ledger(root) or read_ledger(root.parent)
         folders = sorted(p for pattern in ("*", "*/*") for p in root.glob(pattern) if p.is_dir() and _is_run(p))
         for folder in folders:
             runs[str(folder.resolve())] = read_run(folder, _row_of(rows, folder))
-        if (root / "ledger.jsonl").is_file():
+        if (root / FILE_NAME).is_file():
             present = {run.hash for run in runs.values()}
             for row in rows:
                 if str(row.get("hash")) not in present:
@@ -356,7 +348,7 @@ def _from_ledger(row: dict[str, Any], root: Path) -> Run:
     run = Run(
         path, result, row.get("config") or {}, str(row.get("traceback") or ""), ["only its ledger row is left"]
     )
-    _check(run, str(root / "ledger.jsonl"))
+    _check(run, str(root / FILE_NAME))
     return run
 
 

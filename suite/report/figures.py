@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import itertools
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
 from suite.report.data import Run
 from suite.report.frames import AXES, Axis, Band, Configuration, band
 
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
-INK, GREY, GRID = "#1a1a1a", "#6b7280", "#e8eaed"
+INK, GRID, LINE = "#1a1a1a", "#e8eaed", "#c4c8ce"
 # Okabe & Ito (2008), without yellow (illegible on white), continued with Tol's muted olive, wine and indigo.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933", "#882255", "#332288")
 NAMED = {"audio": PALETTE[0], "visual": PALETTE[1], "text": PALETTE[2], "fusion": INK, "fused": INK}
@@ -25,12 +29,42 @@ ACTIONS = {
     "update": (PALETTE[0], "fresh update"),
     "delayed": (PALETTE[4], "delayed update"),
     "soft": (PALETTE[5], "scaled-down update"),
-    "accumulate": (PALETTE[2], "accumulated update"),
+    "fusion": (PALETTE[2], "update from the fusion path only"),
+    "accumulate": (PALETTE[6], "holds still, accumulates"),
     "hold": ("#e3e5e8", "holds still"),
     "veto": (INK, "vetoed by the gate"),
     "missing": (PALETTE[3], "modality missing"),
 }
 Dash = Literal["solid", "dot", "dash", "dashdot"]
+Figure: TypeAlias = dict[
+    str, Any
+]  # {"data": [...], "layout": {...}} in Plotly's schema; `go.Figure(it)` also takes it
+_AXIS = {
+    "gridcolor": GRID,
+    "zeroline": False,
+    "linecolor": LINE,
+    "showline": True,
+    "ticks": "outside",
+    "ticklen": 3,
+    "automargin": True,
+    "exponentformat": "power",
+    "title": {"font": {"size": 12}, "standoff": 6},
+}
+# The look of every figure, once per page.
+TEMPLATE: Figure = {
+    "layout": {
+        "margin": {"l": 56, "r": 12, "t": 12, "b": 44},
+        "font": {"family": FONT, "size": 12, "color": INK},
+        "hovermode": "closest",
+        "showlegend": False,
+        "legend": {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top", "font": {"size": 11}},
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "hoverlabel": {"font": {"family": FONT, "size": 12}},
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+    }
+}
 
 
 @dataclass(frozen=True)
@@ -55,39 +89,14 @@ def colours(names: Iterable[str]) -> dict[str, str]:
     return out
 
 
-def style(figure: go.Figure, height: int = 300, **axes: Any) -> go.Figure:
-    """The common look. `axes`: x, y titles; xtype/ytype; xrange/yrange; legend (bool)."""
-    figure.update_layout(
-        template="plotly_white",
-        height=height,
-        margin={"l": 56, "r": 12, "t": 12, "b": 44},
-        font={"family": FONT, "size": 12, "color": INK},
-        hovermode="closest",
-        showlegend=bool(axes.get("legend", False)),
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "font": {"size": 11}},
-        paper_bgcolor="white",
-        plot_bgcolor="white",
-        hoverlabel={"font": {"family": FONT, "size": 12}},
-    )
-    for axis, update in (("x", figure.update_xaxes), ("y", figure.update_yaxes)):
-        update(
-            gridcolor=GRID,
-            zeroline=False,
-            linecolor="#c4c8ce",
-            showline=True,
-            ticks="outside",
-            ticklen=3,
-            automargin=True,
-        )
-        given = {"title_text": axes.get(axis), "type": axes.get(axis + "type"), "range": axes.get(axis + "range")}
-        update(title_font_size=12, **{k: v for k, v in given.items() if v is not None})
-    if axes.get("ytype") == "log":
-        share_ranges([figure], log=True)
-    return figure
+def style(data: list[dict[str, Any]], height: int = 300, **layout: Any) -> Figure:
+    """A figure of these traces; `layout` overrides or extends what TEMPLATE sets."""
+    return {"data": data, "layout": {"height": height, **layout}}
 
 
-def _f(values: np.ndarray) -> np.ndarray:
-    return np.asarray(values, dtype=np.float32)
+def axis_of(title: str, **more: Any) -> dict[str, Any]:
+    """An axis with its title (and unit)."""
+    return {"title": {"text": title}, **more}
 
 
 def rgba(colour: str, alpha: float) -> str:
@@ -95,140 +104,63 @@ def rgba(colour: str, alpha: float) -> str:
     return f"rgba({r},{g},{b},{alpha})"
 
 
-def add_band(figure: go.Figure, curve: Band, line: Line, scale: float = 1.0, **place: int) -> None:
+def trace_of(x: np.ndarray, y: np.ndarray, name: str, **more: Any) -> dict[str, Any]:
+    """A line trace."""
+    return {"type": "scatter", "x": x, "y": y, "mode": "lines", "name": html.escape(name), **more}
+
+
+def band_traces(curve: Band, line: Line, scale: float = 1.0) -> list[dict[str, Any]]:
     """Mean over seeds as a line, smallest to largest seed as a band behind it."""
-    x = _f(curve.x)
+    key, traces = {"legendgroup": html.escape(line.title)}, []
     if curve.seeds > 1:
-        common = {
-            "x": x,
-            "mode": "lines",
-            "line": {"width": 0, "shape": line.shape},
-            "hoverinfo": "skip",
-            "showlegend": False,
-        }
-        figure.add_scatter(y=_f(curve.low * scale), legendgroup=line.title, **common, **place)
-        fill = {"fill": "tonexty", "fillcolor": rgba(line.colour, 0.14), "legendgroup": line.title}
-        figure.add_scatter(y=_f(curve.high * scale), **fill, **common, **place)
-    figure.add_scatter(
-        x=x,
-        y=_f(curve.mean * scale),
-        name=html.escape(line.title),
-        legendgroup=line.title,
-        connectgaps=False,
-        mode="lines+markers" if curve.x.size < 3 else "lines",
-        marker={"size": 5},
-        line={"color": line.colour, "width": 1.8, "dash": line.dash, "shape": line.shape},
-        hovertemplate=f"{html.escape(line.title)}<br>%{{x:.5g}}: %{{y:.4g}}<extra></extra>",
-        **place,
+        edge = {"line": {"width": 0, "shape": line.shape}, "hoverinfo": "skip", "showlegend": False, **key}
+        fill = {"fill": "tonexty", "fillcolor": rgba(line.colour, 0.14)}
+        traces.append(trace_of(curve.x, curve.low * scale, line.title, **edge))
+        traces.append(trace_of(curve.x, curve.high * scale, line.title, **edge, **fill))
+    look = {"color": line.colour, "width": 1.8, "dash": line.dash, "shape": line.shape}
+    points = {"mode": "lines+markers", "marker": {"size": 5}} if curve.x.size < 3 else {}
+    told = f"{html.escape(line.title)}<br>%{{x:.5g}}: %{{y:.4g}}<extra></extra>"
+    mean = trace_of(
+        curve.x, curve.mean * scale, line.title, line=look, hovertemplate=told, connectgaps=False, **key
     )
+    return [*traces, mean | points]
+
+
+def curves_of(runs: Sequence[Run], lines: Sequence[Line], limit: int) -> tuple[Axis, list[tuple[Line, Band]]]:
+    """The bands that exist, over epochs, or over steps while no validation has told where epochs end."""
+    for axis in ("epoch", "step"):
+        drawn = [(line, b) for line in lines if (b := band(runs, line.name, axis, limit)) is not None]
+        if drawn:
+            return axis, drawn
+    return "step", []
 
 
 def curves(
-    runs: Sequence[Run],
-    lines: Sequence[Line],
-    y: str,
-    axis: Axis = "epoch",
-    scale: float = 1.0,
-    limit: int = 1500,
-    **axes: Any,
-) -> go.Figure | None:
+    runs: Sequence[Run], lines: Sequence[Line], y: str, limit: int = 1500, scale: float = 1.0, log: bool = False
+) -> Figure | None:
     """One panel: each line over the seeds of a configuration; None where nothing of it was logged."""
-    drawn = [(line, b) for line in lines if (b := band(runs, line.name, axis, limit)) is not None]
-    if not drawn and axis == "epoch":  # no validation yet, so no epochs: steps are known
-        axis = "step"
-        drawn = [(line, b) for line in lines if (b := band(runs, line.name, axis, limit)) is not None]
+    axis, drawn = curves_of(runs, lines, limit)
     if not drawn:
         return None
-    figure = go.Figure()
-    for line, curve in drawn:
-        add_band(figure, curve, line, scale)
-    return style(figure, x=AXES[axis], y=y, **axes)
-
-
-def compared(
-    configurations: Sequence[Configuration], name: str, y: str, scale: float = 1.0, baseline: str | None = None
-) -> go.Figure | None:
-    """One curve per configuration with buttons for the axes epochs, steps, encoder updates and training time.
-
-    The palette serves the baseline (black) and the next eight; further configurations start hidden and are one
-    legend click away.
-    """
-    figure, visible = go.Figure(), []
-    axes: list[Axis] = [a for a in AXES if any(band(c.curves, name, a) is not None for c in configurations)]
-    palette = iter(PALETTE * 10)
-    tint = {c.label: INK if c.label == baseline else next(palette) for c in configurations}
-    for axis in axes:
-        for i, c in enumerate(configurations):
-            curve = band(c.curves, name, axis, 400)
-            if curve is None:
-                continue
-            dash: Dash = ("solid", "dot", "dash", "dashdot")[min(i // 9, 3)]
-            before = len(figure.data)
-            add_band(figure, curve, Line(name, c.label, tint[c.label], dash), scale)
-            for trace in figure.data[before:]:
-                visible.append((axis, True if i < 9 else "legendonly"))
-                trace.visible = visible[-1][1] if axis == axes[0] else False
-    if not figure.data:
-        return None
-    buttons = [
-        {
-            "label": {"epoch": "epochs", "step": "steps", "updates": "updates", "seconds": "time"}[axis],
-            "method": "update",
-            "args": [
-                {"visible": [show if a == axis else False for a, show in visible]},
-                {"xaxis.title.text": AXES[axis]},
-            ],
-        }
-        for axis in axes
-    ]
-    style(figure, 420, x=AXES[axes[0]], y=y, legend=True)
-    figure.update_layout(
-        legend={"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
-        margin={"t": 44},
-        updatemenus=[
-            {
-                "type": "buttons",
-                "direction": "right",
-                "buttons": buttons,
-                "x": 0,
-                "xanchor": "left",
-                "y": 1.03,
-                "yanchor": "bottom",
-                "pad": {"l": 0, "t": 0},
-                "font": {"size": 11},
-                "bgcolor": "white",
-                "bordercolor": "#c4c8ce",
-            }
-        ]
-        if len(buttons) > 1
-        else [],
-    )
+    traces = [t for line, curve in drawn for t in band_traces(curve, line, scale)]
+    figure = style(traces, xaxis=axis_of(AXES[axis]), yaxis=axis_of(y))
+    share_ranges([figure], log)
     return figure
 
 
-def stacked(runs: Sequence[Run], lines: Sequence[Line], y: str, limit: int = 1500) -> go.Figure | None:
-    """Shares of a whole, mean over seeds, as stacked areas from 0 to 1 on the epoch (or step) axis."""
-    axis: Axis = "epoch"
-    drawn = [(line, b) for line in lines if (b := band(runs, line.name, axis, 10**9)) is not None]
-    if not drawn:
-        axis = "step"
-        drawn = [(line, b) for line in lines if (b := band(runs, line.name, axis, 10**9)) is not None]
+def stacked(runs: Sequence[Run], lines: Sequence[Line], y: str, limit: int = 400) -> Figure | None:
+    """Shares of a whole, mean over seeds, as stacked areas from 0 to 1; None where nothing was logged."""
+    axis, drawn = curves_of(runs, lines, 10**9)
     if not drawn:
         return None
-    figure = go.Figure()
+    traces = []
     for line, curve in drawn:
         x, mean = _binned(curve.x, curve.mean, min(limit, 400))
-        figure.add_scatter(
-            x=_f(x),
-            y=_f(mean),
-            name=line.title,
-            stackgroup="all",
-            mode="lines",
-            line={"color": line.colour, "width": 0.5},
-            fillcolor=rgba(line.colour, 0.45 if line.colour == INK else 0.65),
-            hovertemplate=f"{html.escape(line.title)}<br>%{{x:.5g}}: %{{y:.3f}}<extra></extra>",
-        )
-    return style(figure, x=AXES[axis], y=y, yrange=[0, 1])
+        fill = {"stackgroup": "all", "fillcolor": rgba(line.colour, 0.45 if line.colour == INK else 0.65)}
+        told = f"{html.escape(line.title)}<br>%{{x:.5g}}: %{{y:.3f}}<extra></extra>"
+        look = {"color": line.colour, "width": 0.5}
+        traces.append(trace_of(x, mean, line.title, line=look, hovertemplate=told, **fill))
+    return style(traces, xaxis=axis_of(AXES[axis]), yaxis=axis_of(y, range=[0, 1]))
 
 
 def _binned(x: np.ndarray, y: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
@@ -239,27 +171,78 @@ def _binned(x: np.ndarray, y: np.ndarray, limit: int) -> tuple[np.ndarray, np.nd
     return np.array([x[p].mean() for p in parts]), np.array([y[p].mean() for p in parts])
 
 
-def share_ranges(figures: Sequence[go.Figure], log: bool = False) -> None:
+def compared(
+    configurations: Sequence[Configuration],
+    name: str,
+    y: str,
+    scale: float = 1.0,
+    baseline: str | None = None,
+    axes: Sequence[Axis] = ("epoch", "step", "updates", "seconds"),
+) -> Figure | None:
+    """One curve per configuration, the baseline in black; buttons switch between those axes that were logged.
+
+    None where nothing was logged.
+    """
+    free, alone = itertools.cycle(PALETTE), len(configurations) == 1
+    tint = {c.label: INK if alone or c.label == baseline else next(free) for c in configurations}
+    traces: list[dict[str, Any]] = []
+    at: list[Axis] = []  # the axis of each trace
+    for axis in axes:
+        for c in configurations:
+            curve = band(c.curves, name, axis, 400)
+            if curve is not None:
+                traces += band_traces(curve, Line(name, c.label, tint[c.label]), scale)
+                at += [axis] * (len(traces) - len(at))
+    if not at:
+        return None
+    for trace, axis in zip(traces, at):
+        trace["visible"] = axis == at[0]
+    layout: dict[str, Any] = {"showlegend": not alone}
+    drawn = list(dict.fromkeys(at))
+    if len(drawn) > 1:
+        names = {"epoch": "epochs", "step": "steps", "updates": "updates", "seconds": "time"}
+        buttons = [
+            {
+                "label": names[axis],
+                "method": "update",
+                "args": [{"visible": [a == axis for a in at]}, {"xaxis.title.text": AXES[axis]}],
+            }
+            for axis in drawn
+        ]
+        look = {"font": {"size": 11}, "bgcolor": "white", "bordercolor": LINE, "pad": {"l": 0, "t": 0}}
+        place = {
+            "type": "buttons",
+            "direction": "right",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1.03,
+            "yanchor": "bottom",
+        }
+        layout["updatemenus"] = [{"buttons": buttons, **look, **place}]
+        layout["margin"] = {"t": 44}
+    height = 300 if alone else 400
+    return style(traces, height, xaxis=axis_of(AXES[at[0]]), yaxis=axis_of(y), **layout)
+
+
+def share_ranges(figures: Sequence[Figure], log: bool = False) -> None:
     """The same y range in every panel of a grid, so that panels can be compared by eye.
 
     A log axis that would span less than a decade becomes a linear one.
     """
-    drawn = [np.asarray(t.y, float).ravel() for f in figures for t in f.data if t.y is not None]
+    drawn = [np.asarray(t["y"], float) for f in figures for t in f["data"]]
     values = np.concatenate(drawn) if drawn else np.empty(0)
     values = values[np.isfinite(values) & ((values > 0) | (not log))]
     if values.size == 0:
         return
     low, high = float(values.min()), float(values.max())
     decades = float(np.log10(high / low)) if log else 0.0
-    axis: dict[str, Any] = {"type": "linear", "dtick": None, "exponentformat": "power"}
+    axis: dict[str, Any] = {"type": "linear"}
     if decades >= 1:
         low, high = float(np.log10(low)), float(np.log10(high))
-        axis |= {"type": "log", "dtick": 1 if decades <= 6 else None}
-        if decades < 2:
-            axis["dtick"] = "D2"
+        axis = {"type": "log", "dtick": "D2" if decades < 2 else 1 if decades <= 6 else None}
     pad = 0.04 * (high - low) or 0.5
     for figure in figures:
-        figure.update_yaxes(range=[low - pad, high + pad], **axis)
+        figure["layout"]["yaxis"] |= {**axis, "range": [low - pad, high + pad]}
 
 
 def actions_of(table: pd.DataFrame) -> pd.Series:
@@ -267,7 +250,7 @@ def actions_of(table: pd.DataFrame) -> pd.Series:
     return table["action"].mask((table["action"] == "update") & (table["age"] > 0), "delayed")
 
 
-def raster(run: Run, modalities: list[str], window: int = 120) -> go.Figure | None:
+def raster(run: Run, modalities: list[str], window: int = 120) -> Figure | None:
     """What each encoder did at the first steps and, in a long run, at the last ones; details on hover."""
     if run.timeline is None or run.timeline.empty:
         return None
@@ -277,29 +260,23 @@ def raster(run: Run, modalities: list[str], window: int = 120) -> go.Figure | No
     seen = [a for a in ACTIONS if a in set(table["action"])]
     scale = [[(i + edge) / len(seen), ACTIONS[a][0]] for i, a in enumerate(seen) for edge in (0, 1)]
     rows = [m for m in modalities if m in set(table["modality"])]
-    figure = make_subplots(cols=len(parts), rows=1, shared_yaxes=True, horizontal_spacing=0.03)
-    for col, part in enumerate(parts, start=1):
+    traces: list[dict[str, Any]] = []
+    layout: dict[str, Any] = {}
+    for i, part in enumerate(parts):
         piece = table[table["step"].between(part[0], part[-1])].set_index(["modality", "step"])
         action, age, factor = (piece[k].unstack("step").reindex(rows) for k in ("action", "age", "scale"))
+        told = [[_told(*cell) for cell in zip(action.loc[m], age.loc[m], factor.loc[m])] for m in rows]
         codes = action.map(seen.index, na_action="ignore").to_numpy(float)
-        figure.add_heatmap(
-            z=_f(codes),
-            x=action.columns.to_numpy(),
-            y=rows,
-            colorscale=scale,
-            zmin=-0.5,
-            zmax=len(seen) - 0.5,
-            showscale=False,
-            ygap=4,
-            text=[[_told(*cell) for cell in zip(action.loc[m], age.loc[m], factor.loc[m])] for m in rows],
-            hovertemplate="step %{x} · %{y}<br>%{text}<extra></extra>",
-            row=1,
-            col=col,
-        )
-    style(figure, 56 + 26 * len(rows), x="step")
-    figure.update_layout(margin={"t": 4, "b": 36})
-    figure.update_yaxes(autorange="reversed", showgrid=False, showline=False, ticks="")
-    return figure.update_xaxes(showgrid=False, title_standoff=4)
+        key = "x" if i == 0 else "x2"
+        look = {"colorscale": scale, "zmin": -0.5, "zmax": len(seen) - 0.5, "showscale": False, "ygap": 4}
+        cells = {"z": codes, "x": action.columns.to_numpy(), "y": rows, "text": told, "xaxis": key}
+        hover = {"hovertemplate": "step %{x} · %{y}<br>%{text}<extra></extra>"}
+        traces.append({"type": "heatmap", **cells, **look, **hover})
+        width = 1 / len(parts)
+        domain = [i * width + 0.015 * (i > 0), (i + 1) * width - 0.015 * (i < len(parts) - 1)]
+        layout[key.replace("x", "xaxis")] = axis_of("step", domain=domain, showgrid=False, anchor="y")
+    layout["yaxis"] = {"autorange": "reversed", "showgrid": False, "showline": False, "ticks": ""}
+    return style(traces, 56 + 26 * len(rows), margin={"t": 4, "b": 36}, **layout)
 
 
 def _told(action: object, age: float, scale: float) -> str:
@@ -308,7 +285,7 @@ def _told(action: object, age: float, scale: float) -> str:
     return f"{ACTIONS[action][1]}, age {age:g}, scale {scale:.3g}" if age >= 0 else ACTIONS[action][1]
 
 
-def actions_over_run(run: Run, modality: str, bins: int = 150) -> go.Figure | None:
+def actions_over_run(run: Run, modality: str, bins: int = 150) -> Figure | None:
     """Share of each action per bin of steps (areas), mean age of the applied gradient (line, right axis)."""
     if run.timeline is None:
         return None
@@ -321,42 +298,56 @@ def actions_over_run(run: Run, modality: str, bins: int = 150) -> go.Figure | No
     count = np.bincount(place, minlength=edges.size - 1)
     full = count > 0
     x = ((edges[:-1] + edges[1:]) / 2)[full]
-    figure = make_subplots(specs=[[{"secondary_y": True}]])
+    traces = []
     for name, (colour, meaning) in ACTIONS.items():
         chosen = action == name
         if chosen.any():
-            figure.add_scatter(
-                x=_f(x),
-                y=_f(np.bincount(place[chosen], minlength=count.size)[full] / count[full]),
-                name=meaning,
-                stackgroup="actions",
-                mode="lines",
-                line={"width": 0, "shape": "hvh"},
-                fillcolor=rgba(colour, 1.0 if name == "hold" else 0.6),
-                secondary_y=False,
-                hovertemplate=meaning + ": %{y:.1%}<extra></extra>",
-            )
+            share = np.bincount(place[chosen], minlength=count.size)[full] / count[full]
+            look = {
+                "line": {"width": 0, "shape": "hvh"},
+                "fillcolor": rgba(colour, 1.0 if name == "hold" else 0.6),
+            }
+            told = meaning + ": %{y:.1%}<extra></extra>"
+            traces.append(trace_of(x, share, meaning, stackgroup="actions", hovertemplate=told, **look))
     applied = age >= 0
-    if applied.any():
-        number = np.bincount(place[applied], minlength=count.size)
-        total = np.bincount(place[applied], weights=age[applied].astype(float), minlength=count.size)
-        mean = np.where(number > 0, total / np.maximum(number, 1), np.nan)[full]
-        figure.add_scatter(
-            x=_f(x),
-            y=_f(mean),
-            name="mean age",
-            mode="lines",
-            line={"color": INK, "width": 1.8, "shape": "hvh"},
-            secondary_y=True,
-            hovertemplate="step %{x:.0f}: mean age %{y:.3g} steps<extra></extra>",
-        )
-    style(figure, 250, x="step", y="share of steps")
-    figure.update_layout(margin={"r": 52})
-    figure.update_yaxes(range=[0, 1], secondary_y=False)
+    number = np.bincount(place[applied], minlength=count.size)
+    total = np.bincount(place[applied], weights=age[applied].astype(float), minlength=count.size)
+    mean = np.where(number > 0, total / np.maximum(number, 1), np.nan)[full]
+    look = {"line": {"color": INK, "width": 1.8, "shape": "hvh"}, "yaxis": "y2"}
+    told = "step %{x:.0f}: mean age %{y:.3g} steps<extra></extra>"
+    traces.append(trace_of(x, mean, "mean age", hovertemplate=told, **look))
     top = max(1.0, float(age.max())) * 1.05
-    return figure.update_yaxes(
-        title_text="mean age (steps)", range=[0, top], showgrid=False, tickmode="auto", nticks=4, secondary_y=True
+    right = {
+        "overlaying": "y",
+        "side": "right",
+        "range": [0, top],
+        "showgrid": False,
+        "tickmode": "auto",
+        "nticks": 4,
+    }
+    return style(
+        traces,
+        250,
+        margin={"r": 52},
+        xaxis=axis_of("step"),
+        yaxis=axis_of("share of steps", range=[0, 1]),
+        yaxis2=axis_of("mean age (steps)", **right),
     )
+
+
+def as_json(figure: Figure | go.Figure) -> str:
+    """The figure as JSON that may stand inside a script tag; arrays as base64 of float32 for plotly.js."""
+    if not isinstance(figure, dict):
+        return str(figure.to_json()).replace("<", "\\u003c")
+    return json.dumps(figure, default=_encode, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+
+
+def _encode(value: Any) -> Any:
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{type(value).__name__} in a figure")
+    short = np.ascontiguousarray(value, dtype="<i4" if value.dtype.kind in "iu" else "<f4")
+    out = {"dtype": short.dtype.str[1:], "bdata": base64.b64encode(short.tobytes()).decode()}
+    return out if value.ndim == 1 else {**out, "shape": ", ".join(map(str, value.shape))}
 
 
 def legend(entries: Mapping[str, tuple[str, Dash | Literal["fill"]]]) -> str:

@@ -203,7 +203,7 @@ def band(runs: Sequence[Run], name: str, axis: Axis = "epoch", limit: int = MAX_
     total = np.where(there, y, 0.0).sum(0) / there.sum(0)
     low, high = np.where(there, y, np.inf).min(0), np.where(there, y, -np.inf).max(0)
     bad = ~np.isfinite(total)
-    low, high = np.where(bad, np.nan, low), np.where(bad, np.nan, high)
+    total = np.nan_to_num(total); bad = ~np.isfinite(total)
     at = np.where(there, x, 0.0).sum(0) / there.sum(0)
     keep = thin(low, high, limit)
     return Band(at[keep], np.where(bad, np.nan, total)[keep], low[keep], high[keep], len(usable))
@@ -248,7 +248,7 @@ def axis_table(run: Run, axis: Axis) -> tuple[np.ndarray, np.ndarray] | None:
     elif axis == "updates":
         if run.timeline is None:
             return None
-        moved = run.timeline[run.timeline["action"].isin(["update", "accumulate", "soft"])]
+        moved = run.timeline[run.timeline["action"].isin(["update", "soft", "fusion"])]
         per_step = moved.groupby("step").size()
         count = max(1, run.timeline["modality"].nunique())
         steps, values = per_step.index.to_numpy(float), per_step.cumsum().to_numpy(float) / count

@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 
 from suite.report import multimodal  # noqa: F401  (registers its sections)
 from suite.report.data import Run, read_run, read_runs
+from suite.report.figures import TEMPLATE, Figure, as_json
 from suite.report.frames import RunFrames, group_runs
 from suite.report.sections import Item, remarks, runs_table, section_list
 from suite.report.summary import state, summary
@@ -71,8 +72,9 @@ def render(comparisons: Sequence[RunFrames], title: str | None = None, folder: P
         f"<title>{html.escape(title)}</title><style>{CSS}</style></head><body>"
         f'<header><h1>{html.escape(title)}</h1><p class="sub">{html.escape(sub)}</p></header>'
         f"<nav><div>{nav}</div></nav><main>{''.join(chapters)}</main>"
-        "<footer>Self-contained: no network is used. Numbers in tables carry their values per seed as tooltips.</footer>"
+        "<footer>Self-contained: no network is used. Table cells show the values per seed on hover.</footer>"
         f"<noscript><p>The figures need JavaScript; the tables do not.</p></noscript>"
+        f'<script type="application/json" id="template">{as_json(TEMPLATE)}</script>'
         f"<script>{get_plotlyjs()}</script><script>{SCRIPT}</script></body></html>\n"
     )
 
@@ -124,7 +126,7 @@ def _item(item: Item) -> str:
     caption = f'<p class="caption">{html.escape(item.caption)}</p>' if item.caption else ""
     if isinstance(item.body, str):
         return head + caption + item.body
-    if isinstance(item.body, go.Figure):
+    if not isinstance(item.body, list):
         return head + caption + _figure(item.body)
     panels = "".join(
         f'<div class="panel"><h4>{html.escape(label)}</h4>{_figure(figure)}</div>' for label, figure in item.body
@@ -132,9 +134,9 @@ def _item(item: Item) -> str:
     return f'{head}{caption}<div class="panels{" wide" if item.wide else ""}">{panels}</div>'
 
 
-def _figure(figure: go.Figure) -> str:
-    data = figure.to_json().replace("<", "\\u003c")
+def _figure(figure: Figure | go.Figure) -> str:
+    height = int(figure["layout"]["height"] or 300)
     return (
-        f'<div class="figure" style="height:{int(figure.layout.height or 300)}px"></div>'
-        f'<script type="application/json">{data}</script>'
+        f'<div class="figure" style="height:{height}px"></div>'
+        f'<script type="application/json">{as_json(figure)}</script>'
     )

@@ -6,13 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# What does not change the meaning of a run (top-level keys and dotted paths).
-IGNORED = {
-    "seed", "paths", "resume", "logger", "callbacks", "hydra", "label", "loader.workers", "loader.eval_batch_size",
-    "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.enable_progress_bar",
-    "trainer.enable_model_summary", "trainer.log_every_n_steps", "trainer.default_root_dir", "trainer.logger",
-    "trainer.callbacks", "trainer.num_sanity_val_steps", "trainer.enable_checkpointing",
-}  # fmt: skip
+from suite.identity import NOT_MEANINGFUL
+
+IGNORED = {*NOT_MEANINGFUL, "seed", "label", "hydra", "program"}
 # Left out of a label where the rest still tells the configurations apart.
 NEUTRAL = ("method=joint", "mode=sync", "method=none", "tau=0", "k=1")  # and what to call a label of nothing else
 PLURALS = {"methods": "method"}  # mappings of named components, labelled by the names they hold
@@ -29,7 +25,7 @@ def labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     (the seed among them) get equal labels.
     """
     parts = _differences(list(configs))
-    neutral = [[p for p in row if p not in NEUTRAL] for row in parts]
+    neutral = [[p for p in row if p not in _dropped(row)] for row in parts]
     short = [" ".join(row or [p for p in NEUTRAL if p in whole][:1]) for row, whole in zip(neutral, parts)]
     full = [" ".join(row) for row in parts]
     # A short label stands where it names exactly the configurations that its full label names.
@@ -44,6 +40,11 @@ def labels(configs: Sequence[Mapping[str, Any]]) -> list[str]:
         for i, text in zip(members, inner):
             out[i] = f"{given} {text}".strip()
     return out
+
+
+def _dropped(row: list[str]) -> tuple[str, ...]:
+    """Neutral parts; a delay or period of an asynchronous mode is none, even where it is 0 or 1."""
+    return NEUTRAL if "mode=sync" in row else NEUTRAL[:3]
 
 
 def is_neutral(label: str) -> bool:

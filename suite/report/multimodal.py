@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from suite.report import figures as fig
@@ -30,13 +32,12 @@ def accuracy(frames: RunFrames) -> list[Item]:
     """Fused validation accuracy of all configurations in one figure, on the axes epochs, updates and compute."""
     if frames.single:
         return []
-    figure = fig.compared(
-        frames.configurations, "val/accuracy", "validation accuracy (%)", PERCENT, frames.baseline
-    )
+    shown, sentence = frames.shown(lambda run: "val/accuracy" in run.series)
+    figure = fig.compared(shown, "val/accuracy", "validation accuracy (%)", PERCENT, frames.baseline)
     if figure is None:
         return []
     note = "Buttons change the horizontal axis. Click a name to hide or show it, double-click to see it alone."
-    return [Item("", figure, f"{seeds_note(frames.configurations)} {note}")]
+    return [Item("", figure, f"{seeds_note(shown)} {note} {sentence}".strip())]
 
 
 def learning(frames: RunFrames) -> list[Item]:
@@ -75,52 +76,75 @@ def timeline(frames: RunFrames) -> list[Item]:
     seeds = ", ".join(map(str, sorted({run.seed for _, run in picked})))
     strips = [(c.label, f) for c, run in picked if (f := fig.raster(run, frames.modalities)) is not None]
     windows = f"One column per step: the first and the last steps of seed {seeds}. Age and scale on hover."
-    over = [
-        (m if frames.single else f"{c.label} · {m}", f)
-        for c, run in picked
-        for m in frames.modalities
-        if (f := fig.actions_over_run(run, m)) is not None
-    ]
-    note = (
-        "Areas: share of steps per action (left axis). Black line: mean age of the gradients applied (right axis)."
-    )
-    return [
-        Item("Step by step", swatches, f"{windows} {sentence}".strip()),
-        Item("", strips, wide=True),
-        Item("Over the run", over, note),
-    ]
+    over, fresh = [], []
+    for c, run in picked:
+        for m in frames.modalities:
+            name = m if frames.single else f"{c.label} · {m}"
+            table = run.timeline[run.timeline["modality"] == m] if run.timeline is not None else None
+            if table is not None and set(fig.actions_of(table)) <= {"update", "missing", "veto"}:
+                fresh.append(name)
+            elif (figure := fig.actions_over_run(run, m)) is not None:
+                over.append((name, figure))
+    items = [Item("Step by step", swatches, f"{windows} {sentence}".strip()), Item("", strips, wide=True)]
+    if over:
+        note = "Areas: share of steps per action (left). Black line: mean age of the applied gradients (right)."
+        items.append(Item("Over the run", over, note))
+    if fresh:
+        items.append(Item("", "", f"Only fresh updates, apart from missing and vetoed steps: {', '.join(fresh)}."))
+    return items
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A family of series `<prefix>/<name>`, one curve per name."""
+
+    prefix: str
+    title: str
+    y: str
+    log: bool = False
+    steps: bool = False  # keeps its value until the next point
+
+
+def quantities(frames: RunFrames, names: list[str], families: list[Quantity]) -> list[Item]:
+    """One grid per quantity with a panel per configuration; with one configuration, one grid of all quantities."""
+    tint = colours(names)
+
+    def lines(q: Quantity) -> list[Line]:
+        return [Line(f"{q.prefix}/{n}", n, tint[n], shape="hv" if q.steps else "linear") for n in names]
+
+    items = {q: grid(frames, q.title, (q.prefix + "/",), lines(q), q.y, log=q.log) for q in families}
+    if any(isinstance(part.body, list) for found in items.values() for part in found):
+        return [item for found in items.values() for item in found]
+    panels = [(q.title, p.body) for q, found in items.items() for p in found if isinstance(p.body, dict)]
+    if not panels:
+        return []
+    heads = [found[0] for found in items.values() if found]
+    captions = dict.fromkeys(head.caption for head in heads)
+    return [Item("", heads[0].body, " ".join(captions)), Item("", panels)]
 
 
 def gradients(frames: RunFrames) -> list[Item]:
     """Gradient norm, share, parameter movement and update-to-weight ratio per parameter group."""
-    tint = colours(frames.groups)
-    items = []
-    for prefix, title, y, log in [
-        ("grad_norm", "Gradient norm", "‖g‖ (unscaled)", True),
-        ("grad_share", "Gradient share", "share of the total norm", False),
-        ("delta", "Parameter movement per step", "‖Δparam‖", True),
-        ("update_ratio", "Update-to-weight ratio", "‖Δparam‖ / ‖param‖", True),
-    ]:
-        lines = [Line(f"{prefix}/{g}", g, tint[g]) for g in frames.groups]
-        items += grid(frames, title, (prefix + "/",), lines, y, log=log)
-    return items
+    families = [
+        Quantity("grad_norm", "Gradient norm", "‖g‖ (unscaled)", log=True),
+        Quantity("grad_share", "Gradient share", "share of the total norm"),
+        Quantity("delta", "Parameter movement per step", "‖Δparam‖", log=True),
+        Quantity("update_ratio", "Update-to-weight ratio", "‖Δparam‖ / ‖param‖", log=True),
+    ]
+    return quantities(frames, frames.groups, families)
 
 
 def schedule(frames: RunFrames) -> list[Item]:
     """The schedule's variables per modality: delay, period, and the signals that set them."""
-    tint = colours(frames.modalities)
-    items = []
-    for prefix, title, y in [
-        ("tau", "Delay tau", "steps"),
-        ("k", "Update period k", "steps"),
-        ("S", "Speed score S", "relative to the mean"),
-        ("G", "Gradient signal G", "relative to the mean"),
-        ("D", "Loss descent D", "relative to the mean"),
-        ("U", "Probe utilisation U", "accuracy (0–1)"),
-    ]:
-        lines = [Line(f"{prefix}/{m}", m, tint[m]) for m in frames.modalities]
-        items += grid(frames, title, (prefix + "/",), lines, y)
-    return items
+    families = [
+        Quantity("tau", "Delay tau", "steps", steps=True),
+        Quantity("k", "Update period k", "steps", steps=True),
+        Quantity("S", "Speed score S", "relative to the mean"),
+        Quantity("G", "Gradient signal G", "relative to the mean"),
+        Quantity("D", "Loss descent D", "relative to the mean"),
+        Quantity("U", "Probe utilisation U", "accuracy (0–1)"),
+    ]
+    return quantities(frames, frames.modalities, families)
 
 
 def fisher(frames: RunFrames) -> list[Item]:
@@ -149,7 +173,9 @@ def learning_rates(frames: RunFrames) -> list[Item]:
     """Learning rate per parameter group."""
     groups = sorted({n.removeprefix("lr/") for r in frames.runs for n in r.series if n.startswith("lr/")})
     tint = colours(groups)
-    return grid(frames, "", ("lr/",), [Line(f"lr/{g}", g, tint[g]) for g in groups], "learning rate", log=True)
+    return grid(
+        frames, "", ("lr/",), [Line(f"lr/{g}", g, tint[g], shape="hv") for g in groups], "learning rate", log=True
+    )
 
 
 def prime_window(run: Run, modality: str) -> tuple[float | None, float | None] | None:
@@ -157,7 +183,7 @@ def prime_window(run: Run, modality: str) -> tuple[float | None, float | None] |
 
     The trace is a running median of SMOOTH logged values. None where no finite trace was logged; (None, None)
     where half the peak was not reached; the accuracy is None where no probe was logged by then.
-    Source: Achille et al. (ICLR 2019) for the Fisher trace of learning periods; InfoReg (CVPR 2025) for the window.
+    Source: Achille et al. (ICLR 2019), Fisher trace in learning periods; InfoReg (CVPR 2025), the window.
     """
     series = run.series.get(f"fisher/{modality}")
     if series is None or not np.isfinite(series.value).all():
@@ -178,7 +204,7 @@ def prime_window(run: Run, modality: str) -> tuple[float | None, float | None] |
 
 
 def weaker(frames: RunFrames) -> tuple[str | None, str]:
-    """The modality with the lowest final probe (else head) accuracy in the baseline (else the first row), and why."""
+    """The modality with the lowest final probe (else head) accuracy in the baseline or first row, and why."""
     c = frames.base or frames.configurations[0]
     for prefix, what in [("probe/accuracy/", "probe"), ("val/accuracy/", "head")]:
         ends = {
@@ -218,8 +244,8 @@ def prime(frames: RunFrames) -> list[Item]:
         Column("probe accuracy\nthen (%)"),
     ]
     notes = [
-        f"Fisher trace as a running median of {SMOOTH} logged values. ±: half of the 95 % t interval over the seeds "
-        "that reached half the peak."
+        f"Fisher trace as a running median of {SMOOTH} logged values. ±: half of the 95 % t interval over the "
+        "seeds that reached half the peak."
     ]
     if weak is not None:
         notes.append(f"Bold: the weaker encoder, {weak} ({why}).")

@@ -13,18 +13,20 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-import plotly.graph_objects as go
 import yaml
 
 from suite.report import figures as fig
 from suite.report.data import Run
-from suite.report.figures import INK, Line
-from suite.report.frames import Configuration, RunFrames
+from suite.report.figures import INK, Figure, Line
+from suite.report.frames import Axis, Configuration, RunFrames, axis_table
 from suite.report.tables import Cell, Column, Table, as_html, number
 
-Body: TypeAlias = str | go.Figure | list[tuple[str, go.Figure]]
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+Body: TypeAlias = "str | Figure | go.Figure | list[tuple[str, Figure | go.Figure]]"
 MAX_EVENTS = 200
 
 
@@ -63,13 +65,13 @@ def logged(*prefixes: str) -> Callable[[Run], bool]:
     return lambda run: any(name.startswith(prefixes) for name in run.series)
 
 
-def seeds_note(configurations: list[Configuration]) -> str:
-    """What line and band mean for these configurations."""
+def seeds_note(configurations: list[Configuration], area: bool = False) -> str:
+    """What line and band (or area) mean for these configurations."""
     counts = sorted({len(c.curves) for c in configurations})
     if counts == [1] or not counts:
         return "One seed." if counts else ""
     span = str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
-    return f"Line: mean over {span} seeds; band: smallest to largest seed."
+    return f"Mean over {span} seeds." if area else f"Line: mean over {span} seeds; band: smallest to largest seed."
 
 
 def grid(
@@ -82,15 +84,14 @@ def grid(
     log: bool = False,
     scale: float = 1.0,
     share: bool = True,
-    draw: Callable[..., go.Figure | None] = fig.curves,
+    draw: Callable[..., Figure | None] = fig.curves,
 ) -> list[Item]:
     """One panel per configuration with the same lines, one legend, and one y range."""
     shown, sentence = frames.shown(logged(*prefixes))
     limit = 1500 if len(shown) == 1 else 400
-    extra = {"ytype": "log"} if log else {}
     panels = []
     for c in shown:
-        options = {"scale": scale, **extra} if draw is fig.curves else {}
+        options = {"scale": scale, "log": log} if draw is fig.curves else {}
         figure = draw(c.curves, lines, y, limit=limit, **options)
         if figure is not None:
             panels.append((c.label, figure))
@@ -104,8 +105,7 @@ def grid(
         for line in lines
         if line.name in named
     }
-    means = seeds_note(shown) if draw is fig.curves else seeds_note(shown).partition(";")[0].rstrip(".") + "."
-    means = means.replace("Line: mean", "Mean") if draw is not fig.curves else means
+    means = seeds_note(shown, area=draw is fig.stacked)
     caption = " ".join(filter(None, [note, means, zeros(shown, lines) if log else "", sentence]))
     return [Item(title, fig.legend(entries), caption), Item("", panels if len(panels) > 1 else panels[0][1])]
 
@@ -136,10 +136,10 @@ def loss(frames: RunFrames) -> list[Item]:
 def one_line(frames: RunFrames, title: str, name: str, y: str, scale: float = 1.0) -> list[Item]:
     """A quantity with one series per run: one figure, one curve per configuration."""
     shown, sentence = frames.shown(lambda run: name in run.series)
-    figure = fig.compared(shown, name, y, scale, frames.baseline) if shown else None
+    axis: Axis = "epoch" if any(axis_table(r, "epoch") is not None for c in shown for r in c.curves) else "step"
+    figure = fig.compared(shown, name, y, scale, frames.baseline, [axis])
     if figure is None:
         return []
-    figure.update_layout(showlegend=len(shown) > 1)
     return [Item(title, figure, " ".join(filter(None, [seeds_note(shown), sentence])))]
 
 
@@ -251,7 +251,9 @@ def remarks(frames: RunFrames) -> list[str]:
 def _versions(frames: RunFrames) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for run in frames.runs:
-        for key, value in {**(run.result.get("versions") or {}), "commit": run.result.get("commit")}.items():
+        dirty = " with uncommitted changes" if run.result.get("dirty") else ""
+        commit = f"{run.result['commit']}{dirty}" if run.result.get("commit") else None
+        for key, value in {**(run.result.get("versions") or {}), "commit": commit}.items():
             if value:
                 found.setdefault(str(key), set()).add(str(value))
     return found

@@ -169,12 +169,17 @@ def sample_table(frames: RunFrames) -> Table | None:
         )
         rows.append([*row, difference(delta, PERCENT), p_value(exact.p if exact else None, hint)])
     size = f"{reference.y.size}" if common else "different"
-    notes = [
-        f"Percentile bootstrap ({N_BOOT} draws, best validation epoch) over seeds and {size} test samples"
-        + (" and clusters" if reference.group is not None and common else "")
-        + ": how far the result would move on another test set as well. With few seeds its seed part is too "
-        "narrow; the t interval above is the one over seeds."
-    ]
+    alone = all(len(seeds) <= 1 for seeds in kept.values())
+    clusters = " and clusters" if reference.group is not None and common else ""
+    note = f"Percentile bootstrap ({N_BOOT} draws, best validation epoch) over "
+    if alone:
+        note += f"{size} test samples{clusters}: how far the result would move on another test set."
+    else:
+        note += (
+            f"seeds and {size} test samples{clusters}: how far the result would move on another test set as well. "
+        )
+        note += "With few seeds its seed part is too narrow; the t interval is the one over seeds."
+    notes = [note]
     if one_seed:
         notes.append(
             "McNemar: exact test on the samples that only one of the two has right, for the one common seed."
@@ -186,7 +191,7 @@ def sample_table(frames: RunFrames) -> Table | None:
         Column("Δ accuracy\n[95 %]"),
         Column("p\nMcNemar"),
     ]
-    table = Table("Over seeds and test samples", columns, rows, notes)
+    table = Table("Over test samples" if alone else "Over seeds and test samples", columns, rows, notes)
     table.strong = {
         i for i, c in enumerate(frames.configurations) if c.label == frames.baseline and not frames.single
     }
@@ -251,7 +256,7 @@ def cost_table(frames: RunFrames) -> Table:
             ]
         )
     notes = [
-        "Step: median over the run, then mean ± 95 % t interval over seeds. Counts are means over seeds, per encoder."
+        "Step: median over the run, then mean ± 95 % t interval over seeds. Counts: mean over seeds, per encoder."
     ]
     table = Table("Cost and schedule", columns, rows, notes)
     table.strong = {i for i, c in enumerate(frames.configurations) if c is base and not frames.single}

@@ -54,7 +54,7 @@ def number(value: float | None, digits: int = 2) -> Cell:
     """A single number with fixed digits; absent is a dash, NaN is said."""
     if value is None:
         return Cell(ABSENT)
-    return Cell(f"{value:.{digits}f}" if math.isfinite(value) else "not finite", value)
+    return Cell(f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else "not finite", value)
 
 
 def estimate(values: dict[int, float], scale: float = 1.0, digits: int = 2) -> Cell:

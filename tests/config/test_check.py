@@ -8,6 +8,7 @@ from typing import Any
 import fake_program
 import pytest
 from omegaconf import DictConfig, OmegaConf
+
 from suite.check import check, check_effective
 from suite.compose import compose
 from suite.errors import UserError
@@ -71,7 +72,7 @@ def test_a_wrong_value_is_named_with_what_is_right(override: str, where: str, to
 
 
 def test_right_values_pass() -> None:
-    """An int for a float, a list for a tuple, None where the default is None, inf, what only a type checker knows."""
+    """An int for a float, a list for a tuple, None for a default None, inf, a name for type checkers only."""
     check(tree("part.inner.scale=2", "part.betas=[0,1]", "part.inner.scale=inf", "+part.inner.offset=null"))
     check(tree("+extra={_target_:fake_program.Exotic,thing:1,size:2}"))
     assert problem(tree("+extra={_target_:fake_program.Exotic,thing:1,size:a}"), None).where == "extra.size"
@@ -105,10 +106,21 @@ def test_all_problems_are_told_on_one_screen() -> None:
     ("node", "where"),
     [
         ({"_target_": "lightning.Trainer", "max_epochs": 3, "precision": "bf16-mixed", "devices": 1}, None),
-        ({"_target_": "lightning.Trainer", "devices": "auto", "gradient_clip_val": 1, "val_check_interval": 0.5}, None),
+        (
+            {
+                "_target_": "lightning.Trainer",
+                "devices": "auto",
+                "gradient_clip_val": 1,
+                "val_check_interval": 0.5,
+            },
+            None,
+        ),
         ({"_target_": "lightning.Trainer", "max_epoch": 3}, "x.max_epoch"),
         ({"_target_": "lightning.Trainer", "precision": "fp61"}, "x.precision"),
-        ({"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1, "momentum": 0, "weight_decay": 0.0001}, None),
+        (
+            {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1, "momentum": 0, "weight_decay": 0.0001},
+            None,
+        ),
         ({"_target_": "torch.optim.AdamW", "_partial_": True, "betas": [0.9, 0.99]}, None),
         ({"_target_": "torch.optim.AdamW", "_partial_": True, "beta": 0.9}, "x.beta"),
         ({"_target_": "torch.optim.AdamW", "_partial_": True, "lr": "fast"}, "x.lr"),

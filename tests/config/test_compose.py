@@ -12,6 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
+
 from suite.compose import Composer, compose, conf_dir, nearest_key
 from suite.errors import UserError
 
@@ -87,7 +88,9 @@ def test_a_user_folder_adds_experiments(tmp_path: Path) -> None:
 def test_conf_dir_is_found_from_anywhere(tmp_path: Path) -> None:
     code = "from suite.compose import conf_dir; print(conf_dir())"
     env = {"PYTHONPATH": str(Path(__file__).parents[2])}
-    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+    )
     assert found.stdout.strip() == str(conf_dir())
     assert conf_dir().is_absolute()
 

@@ -16,6 +16,7 @@ from typing import Any
 import fake_program
 import pytest
 import yaml
+
 from suite import job
 from suite.identity import config_hash
 from suite.launch import Run, plan
@@ -32,6 +33,7 @@ def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Main:
     monkeypatch.chdir(cwd)
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("suite.launch.release_memory", lambda: None)  # 0.2 s per job, for nothing here
     fake_program.calls.clear()
 
     def call(*arguments: str) -> int:
@@ -73,6 +75,7 @@ def test_a_run_leaves_config_result_and_row_and_nothing_else(main: Main, tmp_pat
     assert row["started"] <= row["finished"]
     assert list((tmp_path / "cwd").iterdir()) == [], "the working directory stays clean"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cwd", "runs"]
+    assert list((tmp_path / "runs" / ".hydra").iterdir()) == [], "Hydra writes no second copy of the tree"
     given = fake_program.calls[-1]
     assert (given.dir, given.hash, given.name, given.seed) == (run, row["hash"], "large", 2)
     assert given.resume_from is None
@@ -96,7 +99,8 @@ def test_everything_is_seeded_before_the_task(main: Main, tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize(
-    "wrong", ["speed.tua=1", "experiment=tinny", "part.width=a", "speed.tau=2", "source.rows=???", "seed=[", "seed=0,1"]
+    "wrong",
+    ["speed.tua=1", "experiment=tinny", "part.width=a", "speed.tau=2", "source.rows=???", "seed=[", "seed=0,1"],
 )
 def test_wrong_input_is_one_screen_and_exit_code_2(
     main: Main, tmp_path: Path, wrong: str, capsys: pytest.CaptureFixture[str]
@@ -200,7 +204,9 @@ def test_a_failed_job_gets_its_row_and_the_others_run(
     assert "ValueError: the model exploded" in told.out
     assert "Traceback" in told.err
 
-    assert main("-m", "speed.mode=boom,user,fast", "method=[first,second]", "--failed-only") == 2, "only the user's left"
+    assert main("-m", "speed.mode=boom,user,fast", "method=[first,second]", "--failed-only") == 2, (
+        "only the user's left"
+    )
     assert len(fake_program.calls) == 5
     assert main("-m", "--failed-only", "speed.mode=boom,fast", "method=[first,second]") == 0
     assert len(fake_program.calls) == 5
@@ -261,7 +267,8 @@ def test_a_handler_in_charge_is_not_interrupted() -> None:
 def test_two_processes_on_one_run(main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (planned,) = plan("fake", [f"paths.runs={tmp_path / 'runs'}"], fake_program.CONF).jobs
     lock = tmp_path / "runs" / ".locks" / "tiny" / planned.hash
-    code = f"import fcntl, time; f = open({str(lock)!r}, 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); time.sleep(60)"
+    hold = "fcntl.flock(f, fcntl.LOCK_EX); print(1, flush=True); time.sleep(60)"
+    code = f"import fcntl, time; f = open({str(lock)!r}, 'w'); {hold}"
     lock.parent.mkdir(parents=True)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
@@ -287,7 +294,9 @@ def test_child_ranks_write_nothing(main: Main, tmp_path: Path, monkeypatch: pyte
     assert fake_program.calls[-1].is_main
 
 
-def test_what_cannot_work_in_a_sweep_is_refused(main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_work_in_a_sweep_is_refused(
+    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main("-m", "seed=0,1", "trainer.devices=2") == 2
     assert "submitit" in capsys.readouterr().err
     assert main("-m", "seed=0,1", "+trainer.devices=[0,1]") == 2
@@ -299,7 +308,9 @@ def test_what_cannot_work_in_a_sweep_is_refused(main: Main, tmp_path: Path, caps
 
 def test_the_plan_is_what_hydra_runs(main: Main, tmp_path: Path) -> None:
     arguments = ["-m", "seed=range(0,1)", "method=[first,second],[second,first]", "part=glob(*)"]
-    planned = plan("fake", [*arguments, f"paths.runs={tmp_path / 'runs'}"], fake_program.CONF, schema=fake_program.Tree)
+    planned = plan(
+        "fake", [*arguments, f"paths.runs={tmp_path / 'runs'}"], fake_program.CONF, schema=fake_program.Tree
+    )
     assert main(*arguments) == 0
     assert [c.hash for c in fake_program.calls] == [j.hash for j in planned.jobs]
     assert len({config_hash(j.cfg) for j in planned.jobs}) == 4
@@ -316,7 +327,7 @@ def test_showing_the_tree_runs_nothing(main: Main, tmp_path: Path, capsys: pytes
 def test_sigkill_frees_the_lock_and_the_next_start_continues(
     main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A real process: killed without a word after a checkpoint, continued by the next start of the same command."""
+    """A real process, killed without a word after a checkpoint; the next start of the same command continues."""
 
     def hang(cfg: Any, run: Run) -> dict[str, Any]:
         (run.dir / "checkpoints").mkdir()

@@ -54,9 +54,12 @@ class Module(L.LightningModule):
         self.automatic_optimization = False
         self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
         self.register_buffer("t", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("hooks", torch.zeros(3, dtype=torch.int64))  # epoch ends, validations, their batches
+        self.register_buffer("hooks", torch.zeros(4, dtype=torch.int64))  # epoch ends, validations, their batches, epochs
         self.register_buffer("weight", torch.ones(()))
         self.sleep = sleep
+
+    def on_train_epoch_start(self) -> None:
+        self.hooks[3] += 1
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
@@ -76,7 +79,7 @@ class Module(L.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         x, y = batch
         out = self.net(x + 0.1 * torch.randn_like(x))
-        self.hooks[2] += 1
+        self.hooks[2] += not self.trainer.sanity_checking
         self.log("val/loss", nn.functional.cross_entropy(out, y))
         self.log("val/accuracy", (out.argmax(1) == y).float().mean())
 

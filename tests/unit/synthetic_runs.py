@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,12 @@ import yaml
 
 MODALITIES = ("audio", "visual")
 JOINT: dict[str, Any] = {"method": {}, "mode": "sync", "tau": 0, "level": 0.60}
-OGM_GE: dict[str, Any] = {"method": {"ogm_ge": {"_target_": "asgml.methods.ogm_ge.OgmGe", "alpha": 0.8}}, "mode": "sync",
-                          "tau": 0, "level": 0.63}  # fmt: skip
+OGM_GE: dict[str, Any] = {
+    "method": {"ogm_ge": {"_target_": "asgml.methods.ogm_ge.OgmGe", "alpha": 0.8}},
+    "mode": "sync",
+    "tau": 0,
+    "level": 0.63,
+}
 STALENESS: dict[str, Any] = {"method": {}, "mode": "staleness", "tau": 2, "level": 0.62}
 FREQUENCY: dict[str, Any] = {"method": {}, "mode": "frequency", "tau": 2, "level": 0.615}
 ADAPTIVE: dict[str, Any] = {"method": {}, "mode": "adaptive", "tau": 2, "level": 0.64}
@@ -23,25 +28,39 @@ FIVE = (JOINT, OGM_GE, STALENESS, FREQUENCY, ADAPTIVE)
 def config_of(kind: dict[str, Any], seed: int, experiment: str = "cremad_mini") -> dict[str, Any]:
     """A resolved config in the tree of conf/asgml.yaml."""
     return {
-        "program": "asgml", "name": experiment, "seed": seed, "resume": "auto", "paths": {"runs": "runs", "data": "data"},
+        "program": "asgml",
+        "name": experiment,
+        "seed": seed,
+        "resume": "auto",
+        "paths": {"runs": "runs", "data": "data"},
         "data": {"_target_": "asgml.data.cremad_mini.CremadMini", "dominance": 0.7},
         "loader": {"batch_size": 64, "eval_batch_size": 256, "workers": 0},
         "optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.001, "momentum": 0.9},
-        "methods": kind["method"], "group_lr": {},
+        "methods": kind["method"],
+        "group_lr": {},
         "asgml": {"_target_": "asgml.config.Asgml", "mode": kind["mode"], "gamma": 1.0, "tau": kind["tau"]},
         "trainer": {"_target_": "lightning.Trainer", "max_epochs": 12, "devices": 1},
-    }  # fmt: skip
+    }
 
 
 def write_run(
-    runs: Path, kind: dict[str, Any], seed: int, *, status: str = "finished", experiment: str = "cremad_mini",
-    epochs: int = 12, per_epoch: int = 25, history: bool = True, predictions: bool = True, label: str | None = None,
+    runs: Path,
+    kind: dict[str, Any],
+    seed: int,
+    *,
+    status: str = "finished",
+    experiment: str = "cremad_mini",
+    epochs: int = 12,
+    per_epoch: int = 25,
+    history: bool = True,
+    predictions: bool = True,
+    label: str | None = None,
     modalities: tuple[str, ...] = MODALITIES,
-) -> Path:  # fmt: skip
+) -> Path:
     """One run directory and its ledger row; returns the directory."""
     rng = np.random.default_rng([seed, FIVE.index(kind) if kind in FIVE else 9])
     config = config_of(kind, seed, experiment)
-    key = f"{abs(hash((json.dumps(config, sort_keys=True), experiment))) % 16**12:012x}"
+    key = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
     folder = runs / experiment / key
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
@@ -54,17 +73,34 @@ def write_run(
     else:
         counters = {}
     result: dict[str, Any] = {
-        "program": "asgml", "experiment": experiment, "hash": key, "seed": seed, "status": status,
-        "counters": {**counters, "skipped": 1}, "seconds": 41.5 + seed, "peak_memory_mb": 612.25, "commit": "0123abc",
+        "program": "asgml",
+        "experiment": experiment,
+        "hash": key,
+        "seed": seed,
+        "status": status,
+        "counters": {**counters, "skipped": 1},
+        "seconds": 41.5 + seed,
+        "peak_memory_mb": 612.25,
+        "commit": "0123abc",
         "versions": {"python": "3.11.9", "torch": "2.11.0", "lightning": "2.6.6"},
-        "started": f"2026-01-0{seed + 1}T00:00:00", "finished": None, "error": None,
-        "val": None, "test": None, "val_best": None, "test_best": None,
-    }  # fmt: skip
+        "started": f"2026-01-0{seed + 1}T00:00:00",
+        "finished": None,
+        "error": None,
+        "val": None,
+        "test": None,
+        "val_best": None,
+        "test_best": None,
+    }
     if label is not None:
         result["label"] = label
     if status == "finished":
         for split, shift in [("val", 0.0), ("test", -0.01), ("val_best", 0.02), ("test_best", 0.005)]:
-            result[split] = {"loss": 1.1, "accuracy": level + shift, "macro_f1": level + shift - 0.02, "map": level + 0.05}
+            result[split] = {
+                "loss": 1.1,
+                "accuracy": level + shift,
+                "macro_f1": level + shift - 0.02,
+                "map": level + 0.05,
+            }
             result[split] |= {f"accuracy/{m}": level - 0.08 * (i + 1) + shift for i, m in enumerate(modalities)}
         if predictions:
             _predictions(folder, level, rng, modalities)
@@ -72,16 +108,26 @@ def write_run(
         result["error"] = "ValueError: loss is NaN\nat step 12"
     if status != "running":
         (folder / "result.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
-    row = {**result, "config": config, "run_dir": str(folder), "traceback": "Traceback: …" if status == "failed" else None}
+    row = {
+        **result,
+        "config": config,
+        "run_dir": str(folder),
+        "traceback": "Traceback: …" if status == "failed" else None,
+    }
     with (runs / "ledger.jsonl").open("a", encoding="utf-8") as ledger:
         ledger.write(json.dumps(row) + "\n")
     return folder
 
 
 def _history(
-    folder: Path, kind: dict[str, Any], level: float, rng: np.random.Generator, epochs: int, per_epoch: int,
+    folder: Path,
+    kind: dict[str, Any],
+    level: float,
+    rng: np.random.Generator,
+    epochs: int,
+    per_epoch: int,
     modalities: tuple[str, ...],
-) -> None:  # fmt: skip
+) -> None:
     rows: list[tuple[int, int, str, float]] = []
     groups = [*modalities, "fusion"]
     for t in range(1, epochs * per_epoch + 1):
@@ -155,7 +201,7 @@ def _predictions(folder: Path, level: float, rng: np.random.Generator, modalitie
     right = rng.random(n) < level
     prob[np.arange(n), np.where(right, y, (y + 1) % classes)] += 1
     prob /= prob.sum(1, keepdims=True)
-    arrays = {"index": np.arange(n), "y": y, "split": np.repeat([1, 2], [30, 60]), "prob": prob}
+    arrays: dict[str, Any] = {"index": np.arange(n), "y": y, "split": np.repeat([1, 2], [30, 60]), "prob": prob}
     for name in ("predictions.npz", "predictions_best.npz"):
         np.savez(folder / name, **arrays, **{f"prob_{m}": prob for m in modalities})
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
+
 from suite.identity import NOT_MEANINGFUL, config_hash, meaningful, run_dir
 
 TREE: dict[str, Any] = {
@@ -37,7 +38,8 @@ def tree(**changes: Any) -> DictConfig:
 
 def test_the_hash_is_the_same_in_every_process_and_for_every_order_of_keys() -> None:
     env = {"PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parents[2])}
-    code = f"from suite.identity import config_hash as h; from omegaconf import OmegaConf as O; print(h(O.create({TREE!r})))"
+    imports = "from suite.identity import config_hash; from omegaconf import OmegaConf"
+    code = f"{imports}; print(config_hash(OmegaConf.create({TREE!r})))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert other.stdout.strip() == config_hash(tree())
     assert len(config_hash(tree())) == 12
@@ -46,13 +48,17 @@ def test_the_hash_is_the_same_in_every_process_and_for_every_order_of_keys() -> 
 
 
 def test_this_very_hash_does_not_change_between_releases() -> None:
-    assert config_hash(tree()) == "3e09beed9464", "a changed hash orphans every finished run: change it only on purpose"
+    assert config_hash(tree()) == "3e09beed9464", (
+        "a changed hash orphans every finished run: change it only on purpose"
+    )
 
 
 @pytest.mark.parametrize("key", sorted(NOT_MEANINGFUL))
 def test_where_and_how_fast_do_not_count(key: str) -> None:
     cfg = tree()
-    OmegaConf.update(cfg, key, {"runs": "elsewhere", "data": "/big/disk"} if key == "paths" else "changed", merge=False)
+    OmegaConf.update(
+        cfg, key, {"runs": "elsewhere", "data": "/big/disk"} if key == "paths" else "changed", merge=False
+    )
     assert config_hash(cfg) == config_hash(tree())
 
 

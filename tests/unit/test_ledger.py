@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from suite.ledger import Ledger, jsonable, write_json
 
 
@@ -23,7 +24,11 @@ def test_rows_come_back_and_the_newest_of_a_hash_counts(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "runs" / "ledger.jsonl")
     assert ledger.rows() == []
     assert not ledger.finished("a")
-    for row in ({"hash": "a", "status": "failed"}, {"hash": "b", "status": "stopped"}, {"hash": "a", "status": "finished"}):
+    for row in (
+        {"hash": "a", "status": "failed"},
+        {"hash": "b", "status": "stopped"},
+        {"hash": "a", "status": "finished"},
+    ):
         ledger.append(row)
     assert [r["hash"] for r in ledger.rows()] == ["a", "b", "a"]
     assert ledger.latest()["a"]["status"] == "finished"
@@ -60,7 +65,13 @@ def test_processes_append_at_once_without_mixing_lines(tmp_path: Path) -> None:
 
 def test_every_line_is_strict_json(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl")
-    row = {"nan": math.nan, "inf": [math.inf, -math.inf], "np": np.float32(0.5), "t": torch.tensor([1, 2]), "p": Path("x")}
+    row = {
+        "nan": math.nan,
+        "inf": [math.inf, -math.inf],
+        "np": np.float32(0.5),
+        "t": torch.tensor([1, 2]),
+        "p": Path("x"),
+    }
     ledger.append({"hash": "a", "val": row})
 
     def refuse(name: str) -> None:
@@ -79,7 +90,12 @@ def test_table_is_flat_with_one_line_per_run(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl")
     for seed in (0, 1):
         for status in ("failed", "finished"):
-            row = {"hash": f"h{seed}", "status": status, "config": {"asgml": {"tau": 2}}, "val": {"accuracy/audio": math.inf}}
+            row = {
+                "hash": f"h{seed}",
+                "status": status,
+                "config": {"asgml": {"tau": 2}},
+                "val": {"accuracy/audio": math.inf},
+            }
             ledger.append(row)
     table = ledger.table()
     assert list(table["hash"]) == ["h0", "h1"]

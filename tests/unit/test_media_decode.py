@@ -69,7 +69,13 @@ def test_fbank_profile_is_kaldis_normalised():
     out = Fbank(seconds=1.0)(wave, 16000)
     x = torch.from_numpy(wave - wave.mean())[None]
     expected = kaldi.fbank(
-        x, htk_compat=True, sample_frequency=16000, use_energy=False, window_type="hanning", num_mel_bins=128, dither=0.0
+        x,
+        htk_compat=True,
+        sample_frequency=16000,
+        use_energy=False,
+        window_type="hanning",
+        num_mel_bins=128,
+        dither=0.0,
     )
     assert out.shape == (1, 128, 98) == Fbank(seconds=1.0).shape
     np.testing.assert_allclose(out[0].T, (expected.numpy() + 4.503877) / (2 * 5.141276), atol=1e-5)
@@ -81,7 +87,7 @@ def test_fbank_cuts_and_pads_to_its_length(seconds):
     out = profile(tone(seconds, 8000), 8000)
     assert out.shape == profile.shape == (1, 32, 98)
     if seconds < 1:
-        assert np.all(out[0, :, -1] == np.float32(4.503877 / (2 * 5.141276)))
+        np.testing.assert_allclose(out[0, :, -1], 4.503877 / (2 * 5.141276), rtol=1e-6)
 
 
 def test_channels_are_averaged_and_segments_cut(tmp_path):
@@ -101,7 +107,7 @@ def damaged(path: Path, kind: str) -> Path:
     elif kind == "zero bytes":
         content = b""
     elif kind == "no sound":
-        content = content[:44]
+        content = content[:40] + bytes(4)
     elif kind == "not decodable":
         content = b"this is no sound at all" * 20
     elif kind == "not a WAVE":
@@ -114,7 +120,8 @@ def damaged(path: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    "kind", ["truncated", "cut in the header", "zero bytes", "no sound", "not decodable", "not a WAVE", "no such file"]
+    "kind",
+    ["truncated", "cut in the header", "zero bytes", "no sound", "not decodable", "not a WAVE", "no such file"],
 )
 def test_damaged_wav_is_told(tmp_path, kind):
     path = damaged(tmp_path / "x.wav", kind)
@@ -160,7 +167,12 @@ def test_damaged_images_are_told(tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     content = picture(tmp_path / "ok.jpg", size=(300, 300)).read_bytes()
     (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
-    for name, reason in (("zero", "zero bytes"), ("text", "not an image"), ("cut", "not decodable"), ("no", "no such")):
+    for name, reason in (
+        ("zero", "zero bytes"),
+        ("text", "not an image"),
+        ("cut", "not decodable"),
+        ("no", "no such"),
+    ):
         with pytest.raises(MediaError, match=reason):
             read_image(tmp_path / f"{name}.jpg", 8, 8)
     assert read_image(tmp_path / "ok.jpg", 30, 20).shape == (30, 20, 3)

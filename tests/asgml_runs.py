@@ -1,0 +1,122 @@
+"""Small runs of the real asgml program, composed, built and fitted in this process (about 0.2 s each)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from omegaconf import DictConfig
+
+from asgml.build import Parts, build
+from suite.compose import Composer
+from suite.identity import config_hash, run_dir
+from suite.job import Run, seed_everything
+
+ROOT = Path(__file__).resolve().parents[1]
+_COMPOSER = Composer()
+
+# Measured, not computed: these differ between two runs of the same numbers.
+MEASURED = ("time/step_ms", "memory/peak_mb")
+
+
+def write_features(path: Path, kind: str = "vector", n: int = 120, missing: float = 0.0, seed: int = 0) -> Path:
+    """An .npz with the modalities audio (easy) and visual (hard), 4 classes; `kind` is vector or image."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 4
+    shape = {"audio": (1, 6, 6), "visual": (1, 8, 8)} if kind == "image" else {"audio": (6,), "visual": (10,)}
+    arrays: dict[str, np.ndarray] = {"y": y, "split": np.repeat([0, 1, 2], [n - 40, 20, 20])}
+    for m, (noise, s) in {"audio": (0.5, shape["audio"]), "visual": (2.0, shape["visual"])}.items():
+        centres = rng.standard_normal((4, *s))
+        arrays[f"x_{m}"] = (centres[y] + noise * rng.standard_normal((n, *s))).astype(np.float32)
+    if missing:
+        gone = rng.random(n)
+        arrays["present_audio"] = gone >= missing
+        arrays["present_visual"] = gone < 1 - missing
+    np.savez(path, **arrays)
+    return path
+
+
+def overrides(npz: Path, runs: Path) -> list[str]:
+    """The command line of a small run: 2 epochs of 10 batches of 8 on the CPU, no display."""
+    return [
+        "experiment=features",
+        f"data.path={npz}",
+        "data.dominant=audio",
+        f"paths.runs={runs}",
+        "loader.batch_size=8",
+        "loader.eval_batch_size=16",
+        "optimizer.lr=0.05",
+        "trainer.max_epochs=2",
+        "trainer.accelerator=cpu",
+        "trainer.log_every_n_steps=3",
+        "trainer.enable_progress_bar=false",
+        "callbacks.progress=null",
+        "callbacks.probe.every=3",
+        "callbacks.probe.holdout_size=12",
+        "callbacks.diagnostics.every=4",
+        "model.encoder.dim=8",
+    ]
+
+
+def compose(line: Sequence[str]) -> DictConfig:
+    """The tree of a command line."""
+    return _COMPOSER.compose("asgml", line)
+
+
+def config(npz: Path, runs: Path, *more: str) -> DictConfig:
+    """The tree of `overrides` and more of them."""
+    return compose([*overrides(npz, runs), *more])
+
+
+def prepare(cfg: DictConfig, callbacks: Sequence[L.Callback] = ()) -> Parts:
+    """The seeded parts of a run in its own directory; `callbacks` come after the run's own."""
+    seed_everything(int(cfg.seed))
+    folder = run_dir(cfg)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = build(cfg, Run(folder, config_hash(cfg), str(cfg.name), int(cfg.seed), None, True))
+    parts.trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
+    return parts
+
+
+def fit(cfg: DictConfig, callbacks: Sequence[L.Callback] = (), resume: bool = False) -> Parts:
+    """One run from its beginning, or continued from its `last.ckpt`."""
+    parts = prepare(cfg, callbacks)
+    checkpoint = str(run_dir(cfg) / "checkpoints" / "last.ckpt") if resume else None
+    parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+    return parts
+
+
+def weights(parts: Parts) -> dict[str, torch.Tensor]:
+    """A copy of the module's parameters and buffers."""
+    return {k: v.detach().clone() for k, v in parts.module.state_dict().items()}
+
+
+def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[str]:
+    """Names whose tensors are not bit-identical."""
+    assert a.keys() == b.keys()
+    return [k for k in a if not torch.equal(a[k], b[k])]
+
+
+def rows(cfg: DictConfig, name: str) -> list[list[str]]:
+    """A table of the run directory without the measured quantities."""
+    with (run_dir(cfg) / name).open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.reader(file) if not (name == "history.csv" and row[2] in MEASURED)]
+
+
+def unequal(a: Any, b: Any, path: str = "") -> list[str]:
+    """Paths at which two nested states differ in any bit."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        out = [f"{path}.{k} only in one" for k in a.keys() ^ b.keys()]
+        return out + [p for k in a.keys() & b.keys() for p in unequal(a[k], b[k], f"{path}.{k}")]
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        if len(a) != len(b):
+            return [f"{path}: {len(a)} and {len(b)} entries"]
+        return [p for i, (x, y) in enumerate(zip(a, b, strict=True)) for p in unequal(x, y, f"{path}[{i}]")]
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [path]
+    return [] if a == b or (a != a and b != b) else [f"{path}: {a} and {b}"]

@@ -1,0 +1,196 @@
+"""The asgml program stopped anywhere and resumed follows the uninterrupted run bit by bit, in every mode."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from asgml_runs import ROOT, compose, config, fit, overrides, rows, unequal, weights, write_features
+
+from asgml.run import Tree, dead, train
+from callbacks.signals import GracefulStop
+from suite.errors import UserError
+from suite.identity import run_dir
+from suite.launch import launch
+
+ADAPTIVE = [
+    "method=asgml_adaptive",
+    "asgml.adaptive.tau_base=1",
+    "asgml.adaptive.tau_max=3",
+    "asgml.adaptive.update_every=2",
+    "asgml.adaptive.window=3",
+    "asgml.adaptive.threshold_delta=0.0",
+    "asgml.adaptive.gap_full=0.2",
+]
+MODES: dict[str, list[str]] = {
+    "sync": ["method=uniform"],
+    **{f"frequency-{m}": ["method=asgml_frequency", "asgml.k=3", f"asgml.masking={m}"]
+       for m in ("soft", "hard", "fusion_preserving", "accumulate")},
+    "frequency-random": ["method=asgml_frequency", "asgml.masking=accumulate", "asgml.control=random_skip"],
+    **{f"staleness-{c}": [f"asgml.compensation={c}"] for c in ("none", "inverse", "delay_compensated")},
+    "staleness-bfloat16-fresh": ["asgml.buffer_dtype=bfloat16", "asgml.warmup=fresh", "asgml.delayed=all"],
+    "adaptive-staleness": ADAPTIVE,
+    "adaptive-frequency": [*ADAPTIVE, "asgml.adaptive.kind=frequency", "asgml.masking=accumulate"],
+    "boost": ["method=[asgml_staleness,boost]", "asgml.boost.threshold_delta=0.0", "asgml.boost.through=gradient"],
+    "ogm_ge": ["method=ogm_ge", "methods.ogm_ge.kernels=all"],
+    "probe-half": ["method=boost", "callbacks.probe.holdout=half", "+callbacks.probe.hidden=4"],
+    "probe-buffer": ["method=boost", "callbacks.probe.holdout=buffer", "+callbacks.probe.buffer_batches=3"],
+    "ema": ["callbacks.averaging={_target_:callbacks.averaging.EMAWeights,decay:0.9}"],
+    "adamw-cosine": ["optimizer=adamw", "optimizer.lr=0.01", "lr_schedule=cosine", "lr_schedule.warmup_steps=4"],
+    "fp16": ["trainer.precision=16-mixed"],
+}  # fmt: skip
+
+# What makes a restart hard: dropout, running statistics, missing modalities.
+HARD = [
+    "model.encoder.norm=batch",
+    "+model.encoders.visual={_target_:asgml.model.encoders.small.MLP,_partial_:true,dim:8,hidden:16,"
+    "dropout:0.3,norm:batch}",
+]
+
+
+class Poison(L.Callback):
+    """NaN in the input of two batches, so that the gate vetoes them."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx) in ((0, 4), (1, 2)):
+            batch["x"]["visual"][:1] = torch.nan
+
+
+class Killed(RuntimeError):
+    """Stands for the end of a process."""
+
+
+class Kill(L.Callback):
+    """Ends the run after `step` batches: without a word, or by asking `GracefulStop` as a signal would."""
+
+    def __init__(self, step: int, graceful: bool):
+        self.step, self.graceful = step, graceful
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.fit_loop.total_batch_idx + 1 == self.step:
+            if not self.graceful:
+                raise Killed
+            next(c for c in trainer.callbacks if isinstance(c, GracefulStop)).received = True
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, mode: str) -> None:
+    data = write_features(tmp_path / "data.npz", missing=0.2)
+    every = 5 if mode != "probe-buffer" else 2
+    settings = [*MODES[mode], *HARD, f"callbacks.checkpoint.every_n_steps={every}"]
+    whole = config(data, tmp_path / "whole", *settings)
+    expected = fit(whole, [Poison()])
+    assert expected.pipeline.vetoed == 2 or mode == "fp16"
+
+    draw = random.Random(mode)
+    broken = config(data, tmp_path / "broken", *settings)
+    for graceful, step in ((False, draw.randrange(6, 10)), (True, draw.randrange(10, 20))):
+        with pytest.raises(SystemExit if graceful else Killed):
+            fit(broken, [Poison(), Kill(step, graceful)], resume=graceful)
+    resumed = fit(broken, [Poison()], resume=True)
+
+    assert not unequal(weights(expected), weights(resumed))
+    a, b = (torch.load(run_dir(c) / "checkpoints" / "last.ckpt", weights_only=True) for c in (whole, broken))
+    for saved in (a, b):
+        del saved["restart"]["history"]  # file sizes: step times have more or fewer digits
+    assert not unequal(a, b)
+    assert expected.module.metrics == resumed.module.metrics
+    assert expected.pipeline.counters() == resumed.pipeline.counters()
+    for table in ("history.csv", "timeline.csv", "events.csv"):
+        assert rows(whole, table) == rows(broken, table), table
+
+
+def test_after_a_fit_with_averaging_every_evaluation_uses_the_weights_at_hand(tmp_path: Path) -> None:
+    """Also those loaded from `best.ckpt`, and also in a run that died between training and testing."""
+    cfg = config(write_features(tmp_path / "data.npz"), tmp_path / "runs", *MODES["ema"], "trainer.max_epochs=4")
+    first = fit(cfg)
+    final = weights(first)
+    best = torch.load(run_dir(cfg) / "checkpoints" / "best.ckpt", weights_only=True)
+    epoch = best["callbacks"]["StepCheckpoint"]["best_epoch"]
+    losses = [float(v) for _, e, name, v in rows(cfg, "history.csv")[1:] if (e, name) == (str(epoch), "val/loss")]
+    for parts in (first, fit(cfg, resume=True)):
+        assert not unequal(final, weights(parts))
+        parts.module.load_state_dict(best["state_dict"])
+        parts.trainer.validate(parts.module, datamodule=parts.data, verbose=False)
+        assert [parts.module.metrics["val"]["loss"]] == losses
+
+
+# -- through the command line ------------------------------------------------------------------------------------
+
+
+def command(data: Path, runs: Path) -> list[str]:
+    """600 steps, so that a signal finds the run at work."""
+    more = ["trainer.max_epochs=60", "trainer.check_val_every_n_epoch=20", "callbacks.checkpoint.every_n_steps=25",
+            "callbacks.checkpoint.every_n_epochs=60", *HARD]  # fmt: skip
+    return [*overrides(data, runs), *more]
+
+
+def wait_for(checkpoint: Path, process: subprocess.Popen, newer_than: int = 0) -> None:
+    """Returns when a checkpoint has been written since `newer_than` (ns)."""
+    deadline = time.monotonic() + 60
+    while not (checkpoint.exists() and checkpoint.stat().st_mtime_ns > newer_than):
+        assert process.poll() is None, "the run ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_sigterm_then_sigkill_then_finished_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    """SIGTERM exits 143 and the ledger says so; SIGKILL after a checkpoint loses nothing that was saved."""
+    data = write_features(tmp_path / "data.npz", missing=0.2)
+    whole = compose(command(data, tmp_path / "whole"))
+    fit(whole)
+    broken = compose(command(data, tmp_path / "broken"))
+    checkpoint = run_dir(broken) / "checkpoints" / "last.ckpt"
+
+    def start() -> subprocess.Popen:
+        line = [sys.executable, "-m", "asgml.run", *command(data, tmp_path / "broken")]
+        return subprocess.Popen(line, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log)
+
+    def newest() -> dict[str, Any]:
+        return json.loads((tmp_path / "broken" / "ledger.jsonl").read_text().splitlines()[-1])
+
+    with (tmp_path / "log.txt").open("w+") as log:
+        process = start()
+        wait_for(checkpoint, process)
+        time.sleep(random.Random(0).random() * 0.1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 143
+        assert newest()["status"] == "stopped"
+
+        before = checkpoint.stat().st_mtime_ns
+        process = start()
+        wait_for(checkpoint, process, before)
+        process.kill()
+        assert process.wait(30) == -signal.SIGKILL
+
+        assert start().wait(90) == 0, (log.seek(0), log.read())[1]
+    assert newest()["status"] == "finished"
+    assert newest()["resumed"]
+    a, b = (torch.load(run_dir(c) / "checkpoints" / "last.ckpt", weights_only=True) for c in (whole, broken))
+    assert not unequal([a["state_dict"], a["optimizer_states"]], [b["state_dict"], b["optimizer_states"]])
+    for table in ("history.csv", "timeline.csv", "events.csv"):
+        assert rows(whole, table) == rows(broken, table), table
+
+
+def test_the_program_refuses_another_configuration_with_exit_code_2(tmp_path: Path, capsys: Any) -> None:
+    data = write_features(tmp_path / "data.npz")
+    line = overrides(data, tmp_path / "runs")
+    fit(compose(line))
+    other = compose([*line, "asgml.tau=3"])
+    shutil.copytree(run_dir(compose(line)), run_dir(other))
+    with pytest.raises(SystemExit) as stop:
+        launch("asgml", train, dead, schema=Tree, argv=[*line, "asgml.tau=3"])
+    assert stop.value.code == UserError.EXIT_CODE
+    assert "asgml.tau: 2 there, 3 here" in capsys.readouterr().err
+    assert json.loads((run_dir(other) / "result.json").read_text())["status"] == "failed"
