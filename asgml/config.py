@@ -162,6 +162,13 @@ class Asgml:
                 "asgml.adaptive.kind=staleness",
                 "use control=lr_matched",
             )
+        if self.control == "scale_only" and self.compensation != "inverse":
+            raise UserError(
+                "asgml.control",
+                f"'scale_only' with compensation '{self.compensation}'",
+                "asgml.compensation=inverse",
+                "without a factor c(tau) this control would be mode=sync",
+            )
         if self.gamma < 0 or self.lambda_comp < 0:
             raise UserError(
                 "asgml",
@@ -221,6 +228,8 @@ class Asgml:
         get `rest`)."""
         if isinstance(value, dict):
             self._known(list(value), modalities, key)
+            if self.control == "all_delayed":
+                return dict.fromkeys(modalities, max(value.values(), default=rest))
             return {m: int(value.get(m, rest)) for m in modalities}
         chosen = self.chosen(modalities, dominant)
         return {m: value if m in chosen else rest for m in modalities}
@@ -236,7 +245,7 @@ class Asgml:
     def ks(self, modalities: list[str], dominant: str | None) -> dict[str, int]:
         """k of every modality; refused where some step would idle every encoder."""
         ks = self.per_modality(self.k, 1, modalities, dominant, "asgml.k")
-        if self.control not in ("lr_matched", "random_skip"):
+        if self.control != "lr_matched":
             check_phases(ks, self.phases, "asgml.k")
         return ks
 

@@ -102,7 +102,7 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
                 run.dir / f"predictions{suffix}.npz", {s: module.predictions[s] for s in ("val", "test")}
             )
     if run.is_main:
-        result["report"] = str(single_report(run.dir).name)
+        result["report"] = single_report(run.dir, {**result, "status": "finished"}).name
     return result
 
 

@@ -126,7 +126,7 @@ class StepCheckpoint(Checkpoint):
             raise UserError(
                 "StepCheckpoint.monitor",
                 self.monitor,
-                f"a metric logged in validation: {', '.join(sorted(trainer.callback_metrics)) or 'none is logged'}",
+                f"a metric logged in validation: {', '.join(sorted(trainer.callback_metrics)) or 'there is none'}",
                 "set monitor to one of these, or to null for no best.ckpt",
             )
         score = float(trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor])))
@@ -230,7 +230,7 @@ class StepCheckpoint(Checkpoint):
             "checkpoint to resume from",
             f"configuration {theirs}" + (f" ({'; '.join(different)})" if different else ""),
             f"configuration {self.config_hash}",
-            "resume with the configuration of the checkpoint, or train anew in another run directory (resume=never)",
+            "resume with the configuration of the checkpoint, or train anew with resume=never",
         )
 
 

@@ -18,6 +18,8 @@ Masking = Literal["soft", "hard", "fusion_preserving", "accumulate"]
 
 def covers(every: Mapping[str, int], phases: Mapping[str, int]) -> bool:
     """Is some encoder due at every step? Due means `(t - phase) mod k == 0`."""
+    if 1 in every.values():
+        return True
     period = math.lcm(*every.values())
     return all(any((t - phases[m]) % k == 0 for m, k in every.items()) for t in range(period))
 
@@ -25,32 +27,37 @@ def covers(every: Mapping[str, int], phases: Mapping[str, int]) -> bool:
 def covering_phases(every: Mapping[str, int]) -> dict[str, int] | None:
     """Staggered phases under which no step is idle, or None where there are none (asgml.md §2.3).
 
-    Searches all phase combinations, the first encoder's phase fixed at 0 (shifting all phases changes nothing),
-    each encoder trying first the phases in which fewest others update. A covering needs sum(1/k) >= 1, which
-    rules most combinations with all k >= 2 out at once.
+    Searches all phase combinations, small k first, the first phase fixed at 0 (shifting all phases changes
+    nothing), each encoder trying first the phases in which it meets the others least. A covering needs
+    sum(1/k) >= 1, which rules most combinations with all k >= 2 out at once.
     """
-    names = list(every)
     if sum(1 / k for k in every.values()) < 1 - 1e-9:
         return None
-    period = math.lcm(*every.values())
+    names = sorted(every, key=every.__getitem__)
+    period = 1 if 1 in every.values() else math.lcm(*every.values())
 
-    def search(left: Sequence[str], load: list[int], phases: dict[str, int]) -> dict[str, int] | None:
+    def meetings(k: int, phase: int, phases: Mapping[str, int]) -> float:
+        """Share of steps in which an encoder at `phase` updates together with one that is placed already."""
+        others = [(every[m], p) for m, p in phases.items() if every[m] > 1]
+        return sum(1 / math.lcm(k, j) for j, p in others if (phase - p) % math.gcd(k, j) == 0)
+
+    def search(left: Sequence[str], idle: list[int], phases: dict[str, int]) -> dict[str, int] | None:
+        """`idle[t]` is 1 where nobody is due yet."""
         if not left:
-            return phases if all(load) else None
-        if load.count(0) > sum(period // every[m] for m in left):
-            return None
+            return None if any(idle) else phases
+        if sum(max(sum(idle[p :: every[m]]) for p in range(every[m])) for m in left) < sum(idle):
+            return None  # even if each of the rest took its best phase
         first, *rest = left
         k = every[first]
-        for phase in sorted(range(k if phases else 1), key=lambda phase: sum(load[phase::k])):
-            more = [n + ((t - phase) % k == 0) for t, n in enumerate(load)]
-            found = search(rest, more, {**phases, first: phase})
+        for phase in sorted(range(k if phases else 1), key=lambda p: meetings(k, p, phases)):
+            remaining = [0 if (t - phase) % k == 0 else n for t, n in enumerate(idle)]
+            found = search(rest, remaining, {**phases, first: phase})
             if found:
                 return found
         return None
 
-    always = sum(k == 1 for k in every.values())
-    found = search([m for m in names if every[m] > 1], [always] * period, {})
-    return None if found is None else {m: found.get(m, 0) for m in names}
+    found = search(names, [1] * period, {})
+    return None if found is None else {m: found[m] for m in every}
 
 
 def check_phases(every: Mapping[str, int], phases: Mapping[str, int] | None, where: str) -> dict[str, int]:

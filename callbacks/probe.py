@@ -48,8 +48,12 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             m.training = mode
 
 
+def _ranks() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def _reduce(values: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if _ranks() > 1:
         dist.all_reduce(values)
     return values
 
@@ -169,15 +173,19 @@ class ProbeEMA(Stage):
                 continue
             generator = torch.Generator().manual_seed(self.seed)
             layers = (
-                [nn.Linear(size, self.hidden), nn.ReLU(), nn.Linear(self.hidden, self.classes)]
+                [
+                    nn.Linear(size, self.hidden, dtype=torch.float32),
+                    nn.ReLU(),
+                    nn.Linear(self.hidden, self.classes, dtype=torch.float32),
+                ]
                 if self.hidden
-                else [nn.Linear(size, self.classes)]
+                else [nn.Linear(size, self.classes, dtype=torch.float32)]
             )
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
                 probe = nn.Sequential(*layers)
                 for p in probe.parameters():
                     bound = size**-0.5
-                    p.copy_((torch.rand(p.shape, generator=generator) * 2 - 1) * bound)
+                    p.copy_((torch.rand(p.shape, generator=generator, dtype=p.dtype) * 2 - 1) * bound)
             self._probes[m] = probe.to(device)
             self.scores.setdefault(m, CorrectedEMA(self.ema))
         self._optimizer = torch.optim.Adam(
@@ -223,17 +231,15 @@ class ProbeEMA(Stage):
     def _train(self, batch: ProbeInput) -> None:
         assert self._optimizer is not None
         self._optimizer.zero_grad(set_to_none=True)
-        counts = (
-            _reduce(torch.tensor([float(y.shape[0]) for _, y in batch.values()]))
-            if dist.is_initialized()
-            else None
-        )
+        counts = None
+        if _ranks() > 1:
+            device = next(iter(batch.values()))[1].device
+            counts = _reduce(torch.tensor([float(y.shape[0]) for _, y in batch.values()], device=device))
         with torch.enable_grad():
             for i, (m, (f, y)) in enumerate(batch.items()):
-                total = counts[i] if counts is not None else y.shape[0]
-                if total > 0:
-                    (F.cross_entropy(self._probes[m](f), y, reduction="sum") / total).backward()
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+                total = counts[i].clamp(min=1) if counts is not None else max(1, y.shape[0])
+                (F.cross_entropy(self._probes[m](f), y, reduction="sum") / total).backward()
+        if counts is not None:
             for probe in self._probes.values():
                 for p in probe.parameters():
                     p.grad = torch.zeros_like(p) if p.grad is None else p.grad
@@ -242,7 +248,6 @@ class ProbeEMA(Stage):
 
     @torch.no_grad()
     def _score(self, ctx: StepContext, held: ProbeInput | None) -> None:
-        local = self.holdout != "validation"
         if self.holdout == "validation":
             with evaluating(ctx.module):
                 held = {m: (f.float(), y) for m, (f, y) in ctx.module.probe_encode(self._held_out).items()}  # type: ignore[operator]
@@ -257,15 +262,13 @@ class ProbeEMA(Stage):
                 for m in self._probes
             }
         assert held is not None
-        names = [m for m in held if held[m][1].shape[0] > 0]
-        if not names:
-            return
-        right = torch.stack([(self._probes[m](held[m][0]).argmax(1) == held[m][1]).sum().float() for m in names])
-        seen = torch.tensor([float(held[m][1].shape[0]) for m in names], device=right.device)
-        packed = torch.cat([right, seen])
-        values = host_read(_reduce(packed) if local else packed)
-        for i, m in enumerate(names):
-            accuracy = values[i] / values[len(names) + i]
+        right = torch.stack([(self._probes[m](f).argmax(1) == y).sum().float() for m, (f, y) in held.items()])
+        seen = torch.tensor([float(y.shape[0]) for _, y in held.values()], device=right.device)
+        values = host_read(_reduce(torch.cat([right, seen])))  # reduced, so that all ranks read the same
+        for i, m in enumerate(held):
+            if not values[len(held) + i]:
+                continue
+            accuracy = values[i] / values[len(held) + i]
             ctx.metrics[f"probe/accuracy/{m}"] = self.scores[m].update(accuracy)
             self.history.append([ctx.t, m, accuracy])
         ctx.metrics["probe/gap"] = self.gap

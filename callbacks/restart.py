@@ -94,11 +94,6 @@ def restore_history(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
 def reinstate(trainer: L.Trainer, state: dict[str, Any]) -> None:
     """To be called in `on_train_start` of a resumed run, with the checkpoint's `restart` entry."""
     fit: Any = trainer.fit_loop
-    if fit._combined_loader_states_to_load:
-        # Lightning has passed them over: `estimated_stepping_batches` in `configure_optimizers` sets up the data
-        # before the loops are restored.
-        fit._combined_loader._load_state_dicts(fit._combined_loader_states_to_load)
-        fit._combined_loader_states_to_load = []
     if state["place"] == "unknown":
         return
     if state["place"] == "epoch":
@@ -109,6 +104,12 @@ def reinstate(trainer: L.Trainer, state: dict[str, Any]) -> None:
             loop._restarting = loop._loaded_from_state_dict = loop._resuming_from_checkpoint = False
             loop.reset_restart_stage()
         return
+    if fit._combined_loader_states_to_load:
+        # Lightning has passed them over: `estimated_stepping_batches` in `configure_optimizers` sets up the data
+        # before the loops are restored.
+        fit._combined_loader._load_state_dicts(fit._combined_loader_states_to_load)
+        fit._combined_loader_states_to_load = []
+        iter(fit._data_fetcher)
     _restore_epoch_metrics(trainer, state["epoch_metrics"])
     # Otherwise the first `self.log` would take the resumed step for the first of the epoch and reset these
     # metrics.

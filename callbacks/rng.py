@@ -52,7 +52,7 @@ class RNGState(L.Callback):
             return
         if len(saved) != trainer.world_size:
             warnings.warn(
-                f"random states of {len(saved)} rank(s) on {trainer.world_size}: the run continues, but not bit by bit",
+                f"random states of {len(saved)} rank(s) on {trainer.world_size}: it continues, but not bit by bit",
                 stacklevel=2,
             )
         if trainer.global_rank < len(saved):

@@ -304,16 +304,23 @@ def read_runs(roots: Sequence[Path], name: str | None = None) -> list[Run]:
     folder with its ledger. Ledger rows whose directory is gone count too. Raises UserError where nothing is found.
     """
     runs: dict[str, Run] = {}
+    ledgers: dict[Path, list[dict[str, Any]]] = {}
+
+    def ledger(folder: Path) -> list[dict[str, Any]]:
+        if folder not in ledgers:
+            ledgers[folder] = read_ledger(folder)
+        return ledgers[folder]
+
     for root in roots:
         if not root.is_dir():
             raise UserError(
                 str(root), "no such directory", "a folder of runs", "give the folder that paths.runs names"
             )
         if _is_run(root):
-            rows = read_ledger(root.parent.parent)
+            rows = ledger(root.parent.parent)
             runs[str(root.resolve())] = read_run(root, _row_of(rows, root))
             continue
-        rows = read_ledger(root) or read_ledger(root.parent)
+        rows = ledger(root) or ledger(root.parent)
         folders = sorted(p for pattern in ("*", "*/*") for p in root.glob(pattern) if p.is_dir() and _is_run(p))
         for folder in folders:
             runs[str(folder.resolve())] = read_run(folder, _row_of(rows, folder))

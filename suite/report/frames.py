@@ -89,7 +89,7 @@ class RunFrames:
                 found |= {
                     k.removeprefix("accuracy/") for k in run.result.get(split) or {} if k.startswith("accuracy/")
                 }
-            for prefix in ("val/accuracy/", "probe/accuracy/", "train/accuracy/", "fisher/", "cosine/"):
+            for prefix in ("val/accuracy/", "probe/accuracy/", "train/accuracy/", "cosine/"):
                 found |= {k.removeprefix(prefix) for k in run.series if k.startswith(prefix)}
             if not found and run.timeline is not None:
                 found |= set(run.timeline["modality"])
@@ -203,7 +203,7 @@ def band(runs: Sequence[Run], name: str, axis: Axis = "epoch", limit: int = MAX_
     total = np.where(there, y, 0.0).sum(0) / there.sum(0)
     low, high = np.where(there, y, np.inf).min(0), np.where(there, y, -np.inf).max(0)
     bad = ~np.isfinite(total)
-    total = np.nan_to_num(total); bad = ~np.isfinite(total)
+    low, high = np.where(bad, np.nan, low), np.where(bad, np.nan, high)
     at = np.where(there, x, 0.0).sum(0) / there.sum(0)
     keep = thin(low, high, limit)
     return Band(at[keep], np.where(bad, np.nan, total)[keep], low[keep], high[keep], len(usable))

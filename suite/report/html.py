@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 import html
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
@@ -25,10 +26,16 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inli
 CSS, SCRIPT = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
 
 
-def single_report(run_dir: Path) -> Path:
-    """Write `run_dir/report.html` for one run and return its path."""
+def single_report(run_dir: Path, result: Mapping[str, Any] | None = None) -> Path:
+    """Write `run_dir/report.html` for one run and return its path.
+
+    `result`: the numbers of a run that has just finished and whose `result.json` is still to be written.
+    """
     run_dir = Path(run_dir)
-    frames = group_runs([read_run(run_dir)])
+    run = read_run(run_dir)
+    if result is not None:
+        run.result = {**run.result, **result, "status": "finished"}
+    frames = group_runs([run])
     return write(run_dir / "report.html", frames, f"{frames[0].experiment}, seed {frames[0].runs[0].seed}")
 
 

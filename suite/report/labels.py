@@ -58,8 +58,20 @@ def _own_name(config: Mapping[str, Any]) -> str:
 
 def _differences(configs: list[Mapping[str, Any]]) -> Parts:
     parts: Parts = [[] for _ in configs]
-    _walk(dict(enumerate(configs)), (), parts)
+    _walk({i: _portable(config, config.get("paths") or {}) for i, config in enumerate(configs)}, (), parts)
     return parts
+
+
+def _portable(value: Any, paths: Mapping[str, Any]) -> Any:
+    """The config with strings below one of its `paths` told relative to it: where files lie is no difference."""
+    if isinstance(value, Mapping):
+        return {k: _portable(v, paths) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_portable(v, paths) for v in value]
+    for name, root in paths.items():
+        if isinstance(value, str) and (value == root or value.startswith(f"{root}/")):
+            return f"<{name}>{value[len(str(root)) :]}"
+    return value
 
 
 def _walk(nodes: dict[int, Any], path: tuple[str, ...], parts: Parts) -> None:

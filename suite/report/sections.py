@@ -196,7 +196,7 @@ def runs_table(frames: RunFrames, link: Callable[[Run], str | None] = lambda run
                 str(run.seed),
                 run.hash,
                 run.status,
-                error.splitlines()[0] if error else "",
+                "\n".join(error.splitlines()[:4]),
                 link(run) or "",
             ]
             rows.append((row, run))
@@ -214,7 +214,7 @@ def runs_table(frames: RunFrames, link: Callable[[Run], str | None] = lambda run
         cells.append(
             f'<tr><td class="txt">{html.escape(label)}</td><td class="num">{seed}</td><td class="txt">{name}</td>'
             f'<td class="txt"><span class="status {status}">{status}</span></td><td class="num">{seconds}</td>'
-            f'<td class="txt">{html.escape(error)}{more}</td></tr>'
+            f'<td class="txt">{html.escape(error).replace(chr(10), "<br>")}{more}</td></tr>'
         )
     head = "".join(
         f'<th class="{k}">{t}</th>'

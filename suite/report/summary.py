@@ -36,7 +36,7 @@ def summary(frames: RunFrames) -> list[Table]:
 def classification_tables(frames: RunFrames) -> list[Table]:
     """Results, per-sample comparison (where predictions are kept) and cost; tables without data are left out."""
     tables = [result_table(frames), sample_table(frames), cost_table(frames)]
-    return [table for table in tables if table is not None]
+    return [table for table in tables if table is not None and len(table.columns) > 1]
 
 
 def per_seed(c: Configuration, value: Callable[[Run], float | None]) -> dict[int, float]:
@@ -265,11 +265,15 @@ def cost_table(frames: RunFrames) -> Table:
 
 def _counters(c: Configuration, modalities: list[str]) -> str:
     names = ("applied", "held", "dropped")
-    have = [r for r in c.finished if any(r.counter(name) for name in names)]
-    keys = [m for m in [*modalities, ""] if any(m in r.counter(name) for r in have for name in names)]
+    counts = [{name: r.counter(name) for name in names} for r in c.finished]
+    for run, count in zip(c.finished, counts):
+        count["applied"] = count["applied"] or run.counter(
+            "updates"
+        )  # without a delay or a mask every update counts
+    keys = [m for m in [*modalities, ""] if any(m in count[name] for count in counts for name in names)]
     lines = []
     for key in keys:
-        means = [[v for r in have if (v := r.counter(name).get(key)) is not None] for name in names]
+        means = [[v for count in counts if (v := count[name].get(key)) is not None] for name in names]
         shown = " / ".join(_count(float(np.mean(values))) if values else ABSENT for values in means)
         lines.append(f"{key} {shown}".strip())
     return "\n".join(lines) or ABSENT

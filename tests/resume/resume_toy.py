@@ -1,4 +1,4 @@
-"""A small run with everything that goes wrong on resuming: dropout, BatchNorm, momentum, augmentation, state in hooks.
+"""A small run with all that is hard to resume: dropout, BatchNorm, momentum, augmentation, state in hooks.
 
 Run as a program, it trains in the given directory and continues from `last.ckpt` when there is one.
 """
@@ -49,14 +49,16 @@ class Data(torch.utils.data.Dataset):
 class Module(L.LightningModule):
     """Manual optimisation. Draws from all global generators, in validation too; its hooks change its state."""
 
-    def __init__(self, sleep: float = 0.0):
+    def __init__(self, sleep: float = 0.0, counts_steps: bool = False):
         super().__init__()
         self.automatic_optimization = False
         self.net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
         self.register_buffer("t", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("hooks", torch.zeros(4, dtype=torch.int64))  # epoch ends, validations, their batches, epochs
+        self.register_buffer(
+            "hooks", torch.zeros(4, dtype=torch.int64)
+        )  # epoch ends, validations, their batches, epochs
         self.register_buffer("weight", torch.ones(()))
-        self.sleep = sleep
+        self.sleep, self.counts_steps = sleep, counts_steps
 
     def on_train_epoch_start(self) -> None:
         self.hooks[3] += 1
@@ -95,6 +97,8 @@ class Module(L.LightningModule):
             group["lr"] *= 0.8
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        if self.counts_steps:  # makes Lightning set up the loaders before it restores their state
+            assert self.trainer.estimated_stepping_batches > 0
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
 
 
@@ -104,6 +108,7 @@ def build(
     workers: int = 0,
     extra: tuple[L.Callback, ...] = (),
     sleep: float = 0.0,
+    counts_steps: bool = False,
     checkpoint: dict[str, Any] | None = None,
     **trainer: Any,
 ) -> tuple[L.Trainer, Module, tuple[ResumableLoader, ResumableLoader]]:
@@ -111,12 +116,11 @@ def build(
     warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
     torch.set_num_threads(1)
     L.seed_everything(3, verbose=False)
-    module = Module(sleep)
+    module = Module(sleep, counts_steps)
     saving = StepCheckpoint(str(folder / "checkpoints"), **{"every_n_steps": 1, **(checkpoint or {})})
-    settings = {"max_epochs": EPOCHS, "log_every_n_steps": 1, **trainer}
+    settings = {"devices": 1, "max_epochs": EPOCHS, "log_every_n_steps": 1, **trainer}
     run = L.Trainer(
         accelerator="cpu",
-        devices=1,
         logger=[HistoryLogger(str(folder))],
         callbacks=[RNGState(), saving, GracefulStop(), *extra],
         use_distributed_sampler=False,

@@ -189,5 +189,3 @@ def test_usable_with_automatic_optimisation_and_plain_loaders(tmp_path: Path) ->
 def test_arguments_out_of_range() -> None:
     with pytest.raises(UserError, match="every_n_steps"):
         StepCheckpoint("x", every_n_steps=0)
-
-

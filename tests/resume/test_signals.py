@@ -80,7 +80,10 @@ def test_signal_after_the_last_step_still_exits_143(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as stopped:
         fit(tmp_path, extra=(Signal("on_train_epoch_end", 2),), **settings)
     assert stopped.value.code == 143
-    resumed, reference = fit(tmp_path, tmp_path / "checkpoints" / "last.ckpt", **settings), fit(tmp_path / "w", **settings)
+    resumed, reference = (
+        fit(tmp_path, tmp_path / "checkpoints" / "last.ckpt", **settings),
+        fit(tmp_path / "w", **settings),
+    )
     assert resumed["history"] == reference["history"]
     assert all(torch.equal(resumed["weights"][key], value) for key, value in reference["weights"].items())
 
@@ -108,7 +111,9 @@ def test_in_a_test_run_the_exit_code_is_143_too(tmp_path: Path) -> None:
 def test_needs_a_checkpoint_and_known_signals(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="SIGTREM"):
         GracefulStop(["SIGTREM"])
-    trainer = L.Trainer(callbacks=[GracefulStop()], logger=False, accelerator="cpu", default_root_dir=str(tmp_path))
+    trainer = L.Trainer(
+        callbacks=[GracefulStop()], logger=False, accelerator="cpu", default_root_dir=str(tmp_path)
+    )
     with pytest.raises(UserError, match="StepCheckpoint"):
         trainer.fit(build(tmp_path)[1], torch.utils.data.DataLoader([0]))
 

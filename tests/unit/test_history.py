@@ -102,7 +102,10 @@ def test_logger_places_rows_by_t_and_by_lightnings_step_otherwise(tmp_path: Path
     logger.log_metrics({"train/loss": 0.5, "t": 12.0, "epoch": 3}, step=40)
     logger.log_metrics({"val/loss": 0.25}, step=41)
     logger.finalize("success")
-    assert rows(tmp_path / "history.csv")[1:] == [["12", "3", "train/loss", "0.5"], ["41", "3", "val/loss", "0.25"]]
+    assert rows(tmp_path / "history.csv")[1:] == [
+        ["12", "3", "train/loss", "0.5"],
+        ["41", "3", "val/loss", "0.25"],
+    ]
     assert {path.name for path in tmp_path.iterdir()} == {"history.csv"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -74,14 +75,14 @@ def test_ranks_see_together_what_one_rank_sees(n: int, world: int, train: bool) 
     columns = [list(batches) for batches in ranks]
     assert len({len(column) for column in columns}) == 1
     assert all(batch for column in columns for batch in column)
-    together = [sorted(sum(parts, [])) for parts in zip(*columns, strict=True)]
+    together = [sorted(chain(*parts)) for parts in zip(*columns, strict=True)]
     one = EpochBatches(n, 4, 0, train)
     one.set_epoch(3)
     alone = [sorted(batch) for batch in one]
     if train:
         assert together == alone
     else:
-        assert sum(together, []) == sum(alone, []) == [(i, 0) for i in range(n)]
+        assert [*chain(*together)] == [*chain(*alone)] == [(i, 0) for i in range(n)]
 
 
 def test_too_few_samples_for_the_ranks_is_told() -> None:

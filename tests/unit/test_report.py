@@ -179,6 +179,16 @@ def test_labels_of_sweeps_targets_and_nested_keys():
     assert "group_lr.audio=0.0001" in labels(configs)[1]
 
 
+def test_where_the_data_lie_is_no_difference():
+    configs = [config_of(JOINT, seed) for seed in (0, 1)]
+    for config, root in zip(configs, ["data", "/elsewhere/data"]):
+        config["paths"]["data"] = root
+        config["data"]["path"] = f"{root}/cremad_mini"
+    assert len(set(labels(configs))) == 1
+    configs[1]["data"]["path"] = "/elsewhere/data/other"
+    assert labels(configs) == ["path=<data>/cremad_mini", "path=<data>/other"]
+
+
 def test_a_given_label_is_used_but_never_pools_different_configurations():
     a, b, c = config_of(JOINT, 0), config_of(JOINT, 1), config_of(STALENESS, 0)
     assert labels([{**a, "label": "base"}, {**b, "label": "base"}, c]) == ["base", "base", "mode=staleness tau=2"]
@@ -431,7 +441,7 @@ def test_modalities_have_one_colour_in_all_figures(page):
     for text in re.findall(r'<script type="application/json">(.*?)</script>', page, flags=re.S):
         for trace in json.loads(text)["data"]:
             name = (trace.get("name") or "").split(" ")[0]
-            if name in ("audio", "visual"):
+            if name in ("audio", "visual") and "color" in trace["line"]:  # the edges of a band have none
                 seen.setdefault(name, set()).add(trace["line"]["color"])
     assert {name: len(colours) for name, colours in seen.items()} == {"audio": 1, "visual": 1}
     assert seen["audio"] != seen["visual"]
@@ -466,8 +476,19 @@ def test_failed_and_running_runs_are_shown_as_such_and_do_not_count(tmp_path):
     page = render([frames])
     assert '<span class="status failed">failed</span>' in page
     assert '<span class="status running">running</span>' in page
-    assert "ValueError: loss is NaN" in page
+    assert "ValueError: loss is NaN<br>at step 12" in page
     assert "<details open><summary>All runs" in page
+
+
+def test_numbers_of_a_run_that_was_stopped_do_not_enter_the_mean(tmp_path):
+    write_run(tmp_path, JOINT, 0, epochs=1)
+    folder = write_run(tmp_path, JOINT, 1, epochs=1)
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({**result, "status": "stopped"}))
+    (frames,) = group_runs(read_runs([tmp_path]))
+    row = summary(frames)[0].rows[0]
+    assert row[1].text == "1 of 2 (1 stopped)"
+    assert row[2].value == pytest.approx(100 * frames.configurations[0].runs[0].result["test"]["accuracy"])
 
 
 def test_a_run_that_has_just_started_has_a_report(tmp_path):
@@ -476,6 +497,27 @@ def test_a_run_that_has_just_started_has_a_report(tmp_path):
     assert read_run(folder).status == "running"
     plain = _plain(single_report(folder).read_text())
     assert "No run has finished yet" in plain
+
+
+def test_a_report_written_by_the_run_itself_has_its_numbers(tmp_path):
+    folder = write_run(tmp_path, JOINT, 0, epochs=1)
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(
+        json.dumps({**result, "status": "running", "test": None, "test_best": None})
+    )
+    plain = _plain(single_report(folder, {"test": {"accuracy": 0.123456}, "test_best": None}).read_text())
+    assert "12.35" in plain
+    assert "1 finished" in plain
+    assert read_run(folder).status == "running"
+
+
+def test_the_fusion_group_is_not_taken_for_a_modality(tmp_path):
+    folder = write_run(tmp_path, JOINT, 0, epochs=1)
+    with (folder / "history.csv").open("a") as history:
+        history.write("5,0,fisher/fusion,1.0\n")
+    (frames,) = group_runs([read_run(folder)])
+    assert frames.modalities == ["audio", "visual"]
+    assert frames.groups == ["audio", "visual", "fusion"]
 
 
 def test_user_text_is_escaped(tmp_path):

@@ -1,0 +1,193 @@
+"""Bad input at the front door: one screen that names the place and the remedy, exit code 2, and nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import traceback
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from asgml_runs import overrides, write_features
+
+from asgml.data.cremad_mini import CremadMini
+from asgml.run import Tree, dead, train
+from suite.launch import launch
+
+SCREEN = 24  # lines
+
+
+def run(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code and what the user sees."""
+    code = 0
+    try:
+        launch("asgml", train, dead, schema=Tree, argv=argv)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    seen = capsys.readouterr()
+    return code, seen.out + seen.err
+
+
+def refused(argv: list[str], capsys: pytest.CaptureFixture[str], *told: str) -> str:
+    """The run ends with code 2, on one screen, without a traceback, saying all of `told`."""
+    code, text = run(argv, capsys)
+    assert code == 2, text
+    assert "Traceback" not in text
+    assert len(text.splitlines()) <= SCREEN, text
+    flat = " ".join(text.split())
+    for word in ("expected:", "remedy:", *told):
+        assert word in flat, f"{word!r} not in:\n{text}"
+    return text
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small folder in CREMA-D's layout."""
+    root = tmp_path_factory.mktemp("clips")
+    source = CremadMini(path=str(root / "mini"), samples=36, actors=6)
+    source.tables()
+    found = next(p.parent for p in (root / "mini").rglob("train.csv"))
+    shutil.copytree(found, root / "cremad", ignore=shutil.ignore_patterns("prepared*"))
+    return root / "cremad"
+
+
+@pytest.fixture
+def cremad(clips: Path, tmp_path: Path) -> Path:
+    """A copy to break."""
+    return Path(shutil.copytree(clips, tmp_path / "cremad"))
+
+
+def media(root: Path, tmp_path: Path) -> list[str]:
+    return [
+        "experiment=cremad",
+        f"data.path={root}",
+        "model=small",
+        "data.size=32",
+        "data.store=[40,40]",
+        "data.split=speaker_disjoint",
+        "loader.batch_size=8",
+        "loader.workers=0",
+        "trainer.max_epochs=1",
+        "trainer.enable_progress_bar=false",
+        "callbacks.progress=null",
+        f"paths.runs={tmp_path / 'runs'}",
+    ]
+
+
+def test_the_unbroken_clips_train(cremad, tmp_path, capsys):
+    code, text = run(media(cremad, tmp_path), capsys)
+    assert code == 0, text
+
+
+def test_unknown_key(tmp_path, capsys):
+    refused(["asgml.lamda_comp=0.2", f"paths.runs={tmp_path}"], capsys, "asgml.lamda_comp", "lambda_comp")
+
+
+def test_wrong_type(tmp_path, capsys):
+    refused(["optimizer.lr=fast", f"paths.runs={tmp_path}"], capsys, "optimizer.lr", "'fast'")
+
+
+def test_a_key_without_effect(tmp_path, capsys):
+    refused(["method=joint", "asgml.tau=4", f"paths.runs={tmp_path}"], capsys, "asgml.tau", "no effect")
+
+
+def test_a_sweep_is_refused_before_its_first_run(tmp_path, capsys):
+    argv = ["-m", "asgml.tau=0,1,two", f"paths.runs={tmp_path / 'runs'}"]
+    refused(argv, capsys, "asgml.tau", "'two'")
+    assert not (tmp_path / "runs" / "ledger.jsonl").exists()
+
+
+def test_empty_list_file(cremad, tmp_path, capsys):
+    (cremad / "train.csv").write_text("")
+    refused(media(cremad, tmp_path), capsys, "train.csv")
+
+
+def test_truncated_wav(cremad, tmp_path, capsys):
+    wav = sorted((cremad / "AudioWAV").glob("*.wav"))[3]
+    wav.write_bytes(wav.read_bytes()[:2000])
+    refused(media(cremad, tmp_path), capsys, wav.name)
+
+
+def test_zero_byte_jpg(cremad, tmp_path, capsys):
+    jpg = sorted((cremad / "Image-01-FPS").rglob("*.jpg"))[3]
+    jpg.write_bytes(b"")
+    refused(media(cremad, tmp_path), capsys, jpg.parent.name)
+
+
+def test_label_outside_the_classes(cremad, tmp_path, capsys):
+    lines = (cremad / "train.csv").read_text().splitlines()
+    lines[4] = lines[4].rpartition(",")[0] + ",BORED"
+    (cremad / "train.csv").write_text("\n".join(lines) + "\n")
+    refused(media(cremad, tmp_path), capsys, "train.csv", "5", "BORED")
+
+
+def test_modality_missing_everywhere(cremad, tmp_path, capsys):
+    for jpg in (cremad / "Image-01-FPS").rglob("*.jpg"):
+        jpg.unlink()
+    refused([*media(cremad, tmp_path), "data.corrupt=missing"], capsys, "visual")
+
+
+def test_nan_in_features(tmp_path, capsys):
+    path = write_features(tmp_path / "f.npz")
+    arrays = dict(np.load(path))
+    arrays["x_visual"][17, 3] = np.nan
+    np.savez(path, **arrays)
+    refused(overrides(path, tmp_path / "runs"), capsys, "x_visual", "17")
+
+
+def test_full_disk_while_preparing_keeps_what_was_written(cremad, tmp_path, capsys, monkeypatch):
+    import asgml.data.shards as shards
+
+    real = shards.os.fsync
+    calls = iter(range(10**6))
+
+    def fsync(fd: int) -> None:
+        if next(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(fd)
+
+    monkeypatch.setattr(shards.os, "fsync", fsync)
+    refused(media(cremad, tmp_path), capsys, "space")
+    monkeypatch.undo()
+    code, text = run(media(cremad, tmp_path), capsys)
+    assert code == 0, text
+
+
+def test_checkpoint_of_another_config(tmp_path, capsys):
+    path = write_features(tmp_path / "f.npz")
+    runs = tmp_path / "runs"
+    assert run([*overrides(path, runs), "seed=1"], capsys)[0] == 0
+    first = next((runs / "features").glob("*/checkpoints/last.ckpt"))
+    assert run([*overrides(path, runs), "seed=2"], capsys)[0] == 0
+    second = next(p for p in (runs / "features").glob("*/checkpoints/last.ckpt") if p != first)
+    folder = second.parent.parent
+    shutil.copy(first, second)
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({**result, "status": "stopped"}))
+    ledger = runs / "ledger.jsonl"
+    ledger.write_text("".join(line for line in ledger.open() if folder.name not in line))
+    refused([*overrides(path, runs), f"seed={result['seed']}"], capsys, "seed", first.parent.parent.name)
+    assert torch.load(second, map_location="cpu", weights_only=True)  # the file is as it was
+
+
+def test_a_failing_job_leaves_its_traceback_and_the_others_run(tmp_path, capsys, monkeypatch):
+    import asgml.build as build
+
+    real = build.build_trainer
+
+    def flaky(cfg, run_, callbacks):
+        if int(cfg.seed) == 1:
+            raise RuntimeError("the third law was repealed")
+        return real(cfg, run_, callbacks)
+
+    monkeypatch.setattr(build, "build_trainer", flaky)
+    path = write_features(tmp_path / "f.npz")
+    code, text = run(["-m", *overrides(path, tmp_path / "runs"), "seed=0,1,2"], capsys)
+    assert code == 1, traceback.format_exc()
+    assert "the third law was repealed" in text
+    rows = [json.loads(line) for line in (tmp_path / "runs" / "ledger.jsonl").open()]
+    assert sorted((r["seed"], r["status"]) for r in rows) == [(0, "finished"), (1, "failed"), (2, "finished")]
+    assert "repealed" in next(r for r in rows if r["seed"] == 1)["traceback"]
