@@ -94,6 +94,13 @@ class MultimodalModule(L.LightningModule):
         for method in self.methods.values():
             self.active = [m for m in method.active(self.modalities) if m in self.active]
         self.trains_heads = any(method.trains_heads for method in self.methods.values())
+        if rhythm.mask is not None and rhythm.mask.masking == "fusion_preserving" and not self.trains_heads:
+            raise UserError(
+                "asgml.masking",
+                f"fusion_preserving with method {', '.join(self.methods)}",
+                "a method whose unimodal losses reach the encoders, e.g. uniform",
+                "there is no unimodal gradient to leave out: choose soft, hard or accumulate",
+            )
         self.fusion_loss = not any(method.replaces_fusion_loss for method in self.methods.values())
         self.step: Step | None = None
         self.absent: set[str] = set()  # modalities that nobody in the global batch has

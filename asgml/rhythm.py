@@ -10,7 +10,7 @@ from asgml.dynamics import DynamicsTracker
 from asgml.schedule import boost_scale, decide
 from callbacks.frequency import FrequencyMask
 from callbacks.probe import CorrectedEMA, ProbeEMA
-from callbacks.stage import Stage, StepContext
+from callbacks.stage import Stage, StepContext, warn_if_scale_invariant
 from callbacks.staleness import StalenessBuffer, compensation
 
 
@@ -68,6 +68,11 @@ class Rhythm(Stage):
             self.delay = {m: k - 1 for m, k in config.ks(self.modalities, dominant).items()}
 
     def prepare(self, ctx: StepContext) -> None:
+        scales = self.config.boost.through if self.config.boosts else None
+        if self.config.control == "scale_only":
+            scales = self.config.through if scales != "gradient" else scales
+        if scales == "gradient":
+            warn_if_scale_invariant(ctx.optimizer, "Rhythm")
         if self.config.mode == "adaptive":
             a = self.config.adaptive
             self.tracker = DynamicsTracker({m: ctx.groups[m].numel for m in self.modalities}, a.window, a.ema)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from callbacks.stage import Stage, StepContext
 
 
-def verdict(fresh: dict[str, float], applied: dict[str, float]) -> str | None:
+def verdict(
+    fresh: dict[str, float], applied: dict[str, float], held: Collection[str] = frozenset()
+) -> str | None:
     """Reason not to step, or None (asgml.md §5).
 
     Args:
         fresh: gradient norm per group as backward left it.
         applied: gradient norm per group of what would be applied.
+        held: groups that stand still on purpose; one that had a gradient makes this a step, in which nothing of
+            it moves (else delayed groups alone would wait for ever for a stamp of the wanted age).
 
     One group with a signal is enough: heads, masked encoders and missing modalities leave groups empty
         legitimately.
@@ -22,7 +27,7 @@ def verdict(fresh: dict[str, float], applied: dict[str, float]) -> str | None:
         bad = [f"{name} ({value})" for name, value in norms.items() if not math.isfinite(value)]
         if bad:
             return f"{what} gradient not finite: {', '.join(bad)}"
-    if sum(applied.values()) == 0.0:
+    if sum(applied.values()) == 0.0 and not any(fresh[name] > 0.0 for name in held):
         return "total gradient norm is 0"
     return None
 
@@ -68,7 +73,8 @@ class StepGate(Stage):
 
     def decide(self, ctx: StepContext) -> str | None:
         host = ctx.read_to_host()
-        return verdict({g: host[f"fresh/{g}"] for g in ctx.groups}, {g: host[f"applied/{g}"] for g in ctx.groups})
+        fresh, applied = ({g: host[f"{what}/{g}"] for g in ctx.groups} for what in ("fresh", "applied"))
+        return verdict(fresh, applied, ctx.held)
 
     def on_commit(self, ctx: StepContext) -> None:
         self.consecutive = 0

@@ -95,7 +95,8 @@ class LRStep(Stage):
         callbacks:
           pipeline: {_target_: callbacks.pipeline.StepPipeline, stages: [{_target_: callbacks.lr.LRStep}]}
 
-    Limits: `ReduceLROnPlateau` needs a metric and is refused; step it in the module.
+    Limits: `ReduceLROnPlateau` needs a metric and is refused; step it in the module. Automatic optimisation is
+        refused: Lightning would step the schedulers a second time.
     """
 
     name = "lr"
@@ -104,6 +105,13 @@ class LRStep(Stage):
         self._committed = 0
 
     def prepare(self, ctx: StepContext) -> None:
+        if ctx.module.automatic_optimization and ctx.trainer.lr_scheduler_configs:
+            raise UserError(
+                "LRStep",
+                "a module with automatic optimisation",
+                "manual optimisation",
+                "drop LRStep: Lightning steps the schedulers itself there, after vetoed steps too",
+            )
         for config in ctx.trainer.lr_scheduler_configs:
             if config.reduce_on_plateau:
                 raise UserError(

@@ -212,6 +212,8 @@ class StepPipeline(L.Callback):
         self._open = False
         ctx.veto = ctx.veto or "the AMP scaler skipped the step"
         self._restore_lr()
+        for group in ctx.groups.values():
+            group.clear()
         for snapshot in self._norms.values():
             snapshot.restore()
         self.vetoed += 1

@@ -220,6 +220,10 @@ class Stage(L.Callback):
         if self._solo:
             self._solo.on_train_end(trainer, pl_module)
 
+    def on_exception(self, trainer, pl_module, exception) -> None:
+        if self._solo:
+            self._solo.on_exception(trainer, pl_module, exception)
+
 
 @rank_zero_only
 def rank_zero_print(line: str) -> None:

@@ -28,7 +28,7 @@ def write_features(path: Path, kind: str = "vector", n: int = 120, missing: floa
     """An .npz with the modalities audio (easy) and visual (hard), 4 classes; `kind` is vector or image."""
     rng = np.random.default_rng(seed)
     y = np.arange(n) % 4
-    shape = {"audio": (1, 6, 6), "visual": (1, 8, 8)} if kind == "image" else {"audio": (6,), "visual": (10,)}
+    shape = {"audio": (1, 12, 12), "visual": (1, 16, 16)} if kind == "image" else {"audio": (6,), "visual": (10,)}
     arrays: dict[str, np.ndarray] = {"y": y, "split": np.repeat([0, 1, 2], [n - 40, 20, 20])}
     for m, (noise, s) in {"audio": (0.5, shape["audio"]), "visual": (2.0, shape["visual"])}.items():
         centres = rng.standard_normal((4, *s))

@@ -60,7 +60,6 @@ class OGMGE(Method):
     kernels: str = "conv"
     _generators: dict[str, torch.Generator] = field(default_factory=dict, repr=False)
     _seed: int = field(default=0, repr=False)
-    _pending: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def setup(self, modalities: list[str], classes: int, seed: int) -> None:
         if len(modalities) < 2:
@@ -74,27 +73,29 @@ class OGMGE(Method):
             raise UserError("methods.ogm_ge.kernels", self.kernels, "conv or all", "conv is the published choice")
         self._seed = seed
 
-    def _generator(self, device: torch.device) -> torch.Generator:
+    def _generator(self, device: torch.device, t: int) -> torch.Generator:
+        """Seeded by (seed, t): a vetoed step leaves no trace, and a resumed run draws the same noise."""
         key = str(device)
         if key not in self._generators:
-            generator = torch.Generator(device=device)
-            generator.manual_seed(self._seed + 977)
-            if key in self._pending:
-                generator.set_state(self._pending.pop(key))
-            self._generators[key] = generator
-        return self._generators[key]
+            self._generators[key] = torch.Generator(device=device)
+        return self._generators[key].manual_seed(self._seed * 1_000_003 + 977 + t)
 
     def scores(self, step: Step) -> dict[str, Tensor]:
-        """p_m as a mean over present rows and ranks."""
+        """p_m as a mean over present rows and ranks, of the modalities that somebody in the batch has."""
+        here = [m for m in step.modalities if m in step.losses]
         with torch.no_grad():
-            return {m: step.mean(confidence(step.slices(m).detach(), step.y), m) for m in step.modalities}
+            return {m: step.mean(confidence(step.slices(m).detach(), step.y), m) for m in here}
 
     def on_gradients(self, step: Step, groups: dict[str, list[nn.Parameter]]) -> set[str]:
         if not self.modulation_starts <= step.epoch < self.modulation_ends:
             return set()
-        rho = discrepancy(self.scores(step))
+        scores = self.scores(step)
+        if len(scores) < 2:
+            return set()  # p_k = 0 of an absent modality would silence the others
+        rho = discrepancy(scores)
         dims = 4 if self.kernels == "conv" else 2
-        touched = set()
+        touched: set[str] = set()
+        generator = None
         for m, ratio in rho.items():
             chosen = [
                 p for p in groups.get(m, []) if (p.dim() == dims if self.kernels == "conv" else p.dim() >= dims)
@@ -109,26 +110,21 @@ class OGMGE(Method):
             gradients = [p.grad for p in chosen if p.grad is not None]
             if not gradients:
                 continue
-            noise = self._draw(gradients) if self.noise else None
+            generator = generator or self._generator(gradients[0].device, step.t)
+            noise = self._draw(gradients, generator) if self.noise else None
             torch._foreach_mul_(gradients, coefficient(ratio, self.alpha).to(gradients[0].dtype))
             if noise is not None:
                 torch._foreach_add_(gradients, noise)
             touched.add(m)
         return touched
 
-    def _draw(self, gradients: list[Tensor]) -> list[Tensor]:
+    @staticmethod
+    def _draw(gradients: list[Tensor], generator: torch.Generator) -> list[Tensor]:
         """N(0, std(g)^2) for every gradient, from one draw of the method's own generator."""
+        sizes = [g.numel() for g in gradients]
         device, dtype = gradients[0].device, gradients[0].dtype
-        flat = torch.randn(
-            sum(g.numel() for g in gradients), generator=self._generator(device), device=device, dtype=dtype
-        )
-        noise = [n.view_as(g) for n, g in zip(flat.split([g.numel() for g in gradients]), gradients, strict=True)]
+        flat = torch.randn(sum(sizes), generator=generator, device=device, dtype=dtype)
+        noise = [n.view_as(g) for n, g in zip(flat.split(sizes), gradients, strict=True)]
         for n, g in zip(noise, gradients, strict=True):
             n.mul_(g.std() + 1e-8 if g.numel() > 1 else torch.zeros((), device=device, dtype=dtype))
         return noise
-
-    def state(self) -> dict[str, Any]:
-        return {key: g.get_state().cpu() for key, g in self._generators.items()} | dict(self._pending)
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._pending = dict(state)

@@ -1,0 +1,163 @@
+"""Rule 6: c(tau) = 1 / (1 + lambda tau), acting on the learning rate; a factor on the gradient is nothing to Adam."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+
+import pytest
+import torch
+from toys import ADAMW, SGD, Foreign, Quadratic, asgml, fit, foreign_batches, quadratic_batches, quadratic_form
+from toys import train as run_asgml
+
+from callbacks.frequency import FrequencyMask
+from callbacks.groups import SCALE_INVARIANT
+from callbacks.pipeline import StepPipeline
+from callbacks.probe import ProbeEMA
+from callbacks.staleness import StalenessBuffer, compensation, delay_compensate_
+from suite.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("tau", "lambda_comp", "expected"), [(0, 0.1, 1.0), (2, 0.1, 0.8333333), (4, 0.1, 0.7142857), (3, 0.0, 1.0), (1, 1.0, 0.5)]
+)
+def test_the_formula(tau, lambda_comp, expected):
+    assert compensation(tau, lambda_comp) == pytest.approx(expected, abs=1e-7)
+
+
+def test_a_negative_lambda_is_refused():
+    with pytest.raises(UserError, match="lambda_comp"):
+        StalenessBuffer({"a": 1}, lambda_comp=-0.1)
+    with pytest.raises(UserError, match="lambda_comp"):
+        asgml("staleness", lambda_comp=-0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "scale"),
+    [({}, 0.8333333), ({"lambda_comp": 0.5}, 0.5), ({"compensation": "none"}, 1.0), ({"lambda_comp": 0.0}, 1.0)],
+)
+def test_through_lr_scales_this_group_in_this_step_only(options, scale):
+    run = run_asgml(asgml("staleness", tau=2, **options))
+    assert run.scales("audio")[2:] == pytest.approx([scale] * 6)
+    assert run.scales("visual") == [1.0] * 8
+    assert all(g["lr"] == 0.05 for g in run.trainer.optimizers[0].param_groups)
+
+
+def test_delay_compensated_is_dc_asgd():
+    """g + mu g*g*(theta_t - theta_(t-tau)), against the recursion written out."""
+    mu, tau, steps = 0.3, 2, 25
+    buffer = StalenessBuffer({"a": tau}, compensation="delay_compensated", mu=mu)
+    trace = fit(Quadratic(SGD), quadratic_batches(steps), [StepPipeline([buffer], announce=False)])
+    form = quadratic_form()
+    theta = torch.tensor([1.0, -2.0, 0.5, -1.0, 1.5], dtype=torch.float64)
+    past: list[torch.Tensor] = []
+    gradients: list[torch.Tensor] = []
+    size = 0.0
+    for t, b in enumerate(quadratic_batches(steps)):
+        past.append(theta)
+        gradients.append(form @ theta - b)
+        new = theta - 0.05 * gradients[t]
+        new[:3] = theta[:3]
+        if t >= tau:
+            g, drift = gradients[t - tau][:3], (theta - past[t - tau])[:3]
+            new[:3] = theta[:3] - 0.05 * (g + mu * g * g * drift)
+            size = max(size, float((mu * g * g * drift).abs().max()))
+        theta = new
+        assert (torch.cat([trace.states[t]["a"], trace.states[t]["b"]]) - theta).abs().max() <= 1e-12
+    assert size > 0.01  # the correction is not a rounding error
+
+
+def test_delay_compensation_handles_several_tensors_and_is_exact_without_drift():
+    g = [torch.tensor([2.0, -1.0]), torch.tensor([[3.0]])]
+    now = [torch.tensor([1.0, 1.0]), torch.tensor([[0.5]])]
+    then = [torch.tensor([0.5, 1.0]), torch.tensor([[1.5]])]
+    delay_compensate_(g, now, then, mu=0.1)
+    torch.testing.assert_close(g[0], torch.tensor([2.0 + 0.1 * 4 * 0.5, -1.0]))
+    torch.testing.assert_close(g[1], torch.tensor([[3.0 - 0.1 * 9 * 1.0]]))
+
+
+SCALING = {
+    "staleness": lambda through: StalenessBuffer({"a": 2}, lambda_comp=2.0, through=through),
+    "soft": lambda through: FrequencyMask({"a": 2, "b": 1}, masking="soft", soft_scale=0.2, through=through),
+}
+UNSCALED = {
+    "staleness": lambda: StalenessBuffer({"a": 2}, compensation="none"),
+    "soft": lambda: FrequencyMask({"a": 1, "b": 1}),
+}
+
+
+@pytest.mark.parametrize("what", SCALING)
+def test_a_constant_factor_on_the_gradient_is_nothing_to_adam_and_the_user_is_told_once(what):
+    """Constant scaling cancels in m / sqrt(v) up to eps; `soft` alternates and does not cancel, but warns all the same."""
+    batches, book = quadratic_batches(15), partial(torch.optim.AdamW, lr=0.01, weight_decay=0.0)
+
+    def run(stage):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            trace = fit(Quadratic(book), batches, [StepPipeline([stage], announce=False)])
+        return trace.states[-1]["a"], sum("has no effect" in str(w.message) for w in caught)
+
+    plain, silent = run(UNSCALED[what]())
+    gradient, told = run(SCALING[what]("gradient"))
+    rate, quiet = run(SCALING[what]("lr"))
+    assert (silent, told, quiet) == (0, 1, 0)
+    assert (plain - rate).abs().max() > 1e-3
+    if what == "staleness":
+        assert (plain - gradient).abs().max() <= 1e-6
+
+
+def test_a_factor_on_the_gradient_does_act_under_sgd():
+    batches = quadratic_batches(15)
+    ends = [
+        fit(Quadratic(SGD), batches, [StepPipeline([StalenessBuffer({"a": 2}, lambda_comp=2.0, through=t)], announce=False)])
+        for t in ("lr", "gradient")
+    ]
+    assert (ends[0].states[-1]["a"] - ends[1].states[-1]["a"]).abs().max() <= 1e-12  # plain SGD: the same thing
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        asgml("staleness", tau=2, through="gradient"),
+        asgml("staleness", tau=2, through="gradient", control="scale_only"),
+        asgml("frequency", k=2, through="gradient"),
+    ],
+    ids=["staleness", "scale_only", "soft"],
+)
+def test_every_mode_that_scales_gradients_warns_under_adam(config):
+    with pytest.warns(UserWarning, match="has no effect"):
+        run_asgml(config, optimizer=ADAMW)
+
+
+def test_a_boost_through_the_gradient_warns_under_adam():
+    with pytest.warns(UserWarning, match="has no effect"):
+        run_asgml(asgml("boost", boost={"through": "gradient"}), optimizer=ADAMW, probe=ProbeEMA(3, holdout="half"))
+
+
+@pytest.mark.parametrize("optimizer", SCALE_INVARIANT, ids=lambda o: o.__name__)
+def test_the_list_of_scale_invariant_optimisers_is_right(optimizer):
+    """100 times the gradient, the same steps (up to eps; RAdam's first five, which are not adaptive, left out)."""
+    steps = []
+    for factor in (1.0, 100.0):
+        p = torch.nn.Parameter(torch.ones(4, 4, dtype=torch.float64))
+        o = optimizer([p])
+        for i in range(9):
+            if i == 6:
+                start = p.detach().clone()
+            p.grad = factor * (i + 1) * torch.linspace(-3, 5, 16, dtype=torch.float64).view(4, 4)
+            o.step()
+        steps.append(p.detach() - start)
+    torch.testing.assert_close(steps[0], steps[1], rtol=2e-3, atol=1e-9)
+
+
+def test_a_learning_rate_scheduler_and_the_scaling_do_not_disturb_each_other():
+    """The factor is for one step: the scheduler multiplies the base rate and not the scaled one."""
+
+    class Scheduled(Foreign):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)}
+
+    module = Scheduled(automatic=True)
+    fit(module, foreign_batches(4), [StepPipeline([StalenessBuffer({"a": 1}, lambda_comp=3.0)], announce=False)], epochs=2)
+    assert [g["lr"] for g in module.optimizers().param_groups] == [0.05 * 0.25] * 3

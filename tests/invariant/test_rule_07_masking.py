@@ -1,0 +1,153 @@
+"""Rule 7: what each masking applies on the steps between two updates."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from toys import (
+    OPTIMIZERS,
+    SGD,
+    Book,
+    Capture,
+    Quadratic,
+    asgml,
+    differences,
+    fit,
+    quadratic_batches,
+    quadratic_form,
+    same,
+    toy_batches,
+    toy_spec,
+    train,
+)
+
+from asgml.methods.joint import Joint
+from asgml.methods.uniform import Uniform
+from asgml.model.net import FUSION
+from callbacks.frequency import FrequencyMask
+from callbacks.pipeline import StepPipeline
+from suite.errors import UserError
+
+STEPS = 24
+
+
+def unrolled(kind: str, masking: str, k: int, through: str) -> list[torch.Tensor]:
+    """Group a masked on the steps that are no multiple of k, group b on every step, as the rule reads."""
+    form, theta = quadratic_form(), torch.tensor([1.0, -2.0, 0.5, -1.0, 1.5], dtype=torch.float64)
+    books, since, out = {"a": Book(kind), "b": Book(kind)}, [], []
+    for t, b in enumerate(quadratic_batches(STEPS)):
+        gradient = form @ theta - b
+        g, first = gradient[:3], theta[:3]
+        since.append(g)
+        if t % k == 0:
+            applied = torch.stack(since).mean(0) if masking == "accumulate" else g
+            first, since = books["a"].step(first, applied), []
+        elif masking == "soft":
+            lr, factor = (0.1, 1.0) if through == "lr" else (1.0, 0.1)
+            first = books["a"].step(first, factor * g, lr)
+        theta = torch.cat([first, books["b"].step(theta[3:], gradient[3:])])
+        out.append(theta)
+    return out
+
+
+@pytest.mark.filterwarnings("ignore:FrequencyMask. 'through. gradient'")
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("masking", "through"), [("soft", "lr"), ("soft", "gradient"), ("hard", "lr"), ("accumulate", "lr")]
+)
+def test_soft_hard_and_accumulate_match_the_recursion_written_out(masking, through, kind):
+    mask = FrequencyMask({"a": 3, "b": 1}, masking=masking, through=through)
+    trace = fit(Quadratic(OPTIMIZERS[kind]), quadratic_batches(STEPS), [StepPipeline([mask], announce=False)])
+    for t, expected in enumerate(unrolled(kind, masking, 3, through)):
+        found = torch.cat([trace.states[t]["a"], trace.states[t]["b"]])
+        assert (expected - found).abs().max() <= 1e-12, f"step {t}"
+
+
+def test_accumulate_applies_the_mean_since_the_last_update_over_the_batches_that_had_the_modality():
+    spec, capture = toy_spec(), Capture()
+    config = asgml("frequency", k=4, masking="accumulate")
+    batches = toy_batches(9, spec, missing={2: ["audio"]})
+    run = train(config, batches, optimizer=SGD, extra=[capture])
+    names = [n for n, _ in run.module.named_parameters() if n.startswith("net.encoders.audio")]
+    states = [run.trace.start, *run.trace.states]
+    for t, since in {0: [0], 4: [1, 3, 4], 8: [5, 6, 7, 8]}.items():
+        for i, name in enumerate(names):
+            mean = torch.stack([capture.gradients[s]["audio"][i] for s in since]).mean(0)
+            torch.testing.assert_close(states[t + 1][name] - states[t][name], -0.05 * mean, rtol=1e-9, atol=1e-14)
+
+
+class Reference:
+    """Differentiates the pieces of the very same graph before the run's own backward."""
+
+    def __init__(self) -> None:
+        self.fused: list[dict[str, list[torch.Tensor]]] = []
+        self.backwards = 0
+
+    def install(self, module, pipeline) -> None:
+        backward = module.manual_backward
+
+        def spy(total, *args, **kwargs):
+            self.backwards += 1
+            losses = module.step.losses
+            encoders = {m: list(module.net.encoders[m].parameters()) for m in module.modalities}
+            grad = torch.autograd.grad
+            fused = {m: grad(losses[FUSION], p, retain_graph=True) for m, p in encoders.items()}
+            self.fused.append({m: list(g) for m, g in fused.items()})
+            backward(total, *args, **kwargs)
+
+        module.manual_backward = spy
+
+
+@pytest.mark.parametrize("gamma", [1.0, 4.0])
+def test_fusion_preserving_leaves_exactly_the_fusion_path(gamma):
+    """On its idle steps an encoder gets the gradient of the loss without its unimodal term, to the last bit."""
+    reference, capture = Reference(), Capture()
+    config = asgml("frequency", k=3, masking="fusion_preserving", gamma=gamma)
+    run = train(
+        config, methods={"uniform": Uniform(gamma)}, extra=[capture], before=reference.install, module_options={"cosine_every": 2}
+    )
+    assert reference.backwards == 8  # one backward per step
+    actions = run.actions("audio")
+    assert actions == ["update", "fusion", "fusion"] * 2 + ["update", "fusion"]
+    for t, action in enumerate(actions):
+        found, fused = capture.gradients[t]["audio"], reference.fused[t]["audio"]
+        equal = all(torch.equal(f, g) for f, g in zip(found, fused, strict=True))
+        assert equal == (action == "fusion"), f"step {t}"
+        assert not all(
+            torch.equal(f, g) for f, g in zip(capture.gradients[t]["visual"], reference.fused[t]["visual"], strict=True)
+        )
+
+
+def test_fusion_preserving_still_trains_the_head_and_logs_the_same_loss():
+    """Masking concerns the encoder's gradient: the head of an idle encoder learns, the logged loss keeps its definition."""
+    spec = toy_spec()
+    batches = toy_batches(2, spec)
+    seen = []
+
+    class Losses(Capture):
+        def on_commit(self, ctx) -> None:
+            seen.append(ctx.metrics["train/loss"])
+
+    ends = {}
+    for masking in ("fusion_preserving", "hard", "soft", "accumulate"):
+        ends[masking] = train(asgml("frequency", k=2, masking=masking), batches, extra=[Losses()])
+    sync = train(asgml(), batches, extra=[Losses()])
+    assert len(seen) == 10
+    assert len({round(v, 9) for v in seen[1::2]}) == 1  # step 1, masked or not: same weights, same loss
+    for masking, run in ends.items():
+        first, last = run.trace.states[0], run.trace.states[1]
+        assert differences(first["net.heads.audio.weight"], last["net.heads.audio.weight"]), masking
+        assert same(last, sync.final, "net.heads"), masking
+        assert same(last, sync.final, "net.fusion"), masking
+
+
+def test_fusion_preserving_is_refused_where_no_unimodal_loss_reaches_the_encoders():
+    with pytest.raises(UserError, match=r"asgml\.masking"):
+        train(asgml("frequency", k=2, masking="fusion_preserving"), methods={"joint": Joint()})
+
+
+def test_soft_is_the_default_at_a_tenth():
+    run = train(asgml("frequency", k=2))
+    assert run.actions("audio") == ["update", "soft"] * 4
+    assert run.scales("audio") == [1.0, 0.1] * 4
+    assert run.pipeline.counters()["applied"] == {"audio": 8, "visual": 8}
