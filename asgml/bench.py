@@ -12,7 +12,6 @@ import lightning as L
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 from torch.nn import functional as F
 
 from asgml.config import Asgml
@@ -69,7 +68,9 @@ def batches(count: int, size: int) -> list[dict[str, Any]]:
 
 def network(encoder: str) -> MultimodalNet:
     """Two equal encoders, concatenated."""
-    spec = DataSpec({m: ModalitySpec(m, "image", SHAPE) for m in ("audio", "visual")}, [str(c) for c in range(CLASSES)], "audio")
+    spec = DataSpec(
+        {m: ModalitySpec(m, "image", SHAPE) for m in ("audio", "visual")}, [str(c) for c in range(CLASSES)], "audio"
+    )
     factory = ResNet18 if encoder == "resnet18" else lambda shape: SmallCNN(shape, dim=64, channels=[32, 64, 128])
     return MultimodalNet(spec, factory, {}, Concat)
 
@@ -78,9 +79,22 @@ def contender(config: Asgml, encoder: str, steps: int) -> tuple[MultimodalModule
     """A module and a trainer that runs `steps` steps of one configuration."""
     rhythm, buffer, mask = build_stages(config, ["audio", "visual"], "audio", None, 0)
     module = MultimodalModule(
-        network(encoder), {"joint": Joint()}, rhythm, lambda g: torch.optim.SGD(g, 0.01, 0.9), LRSchedule(), may_miss=False
+        network(encoder),
+        {"joint": Joint()},
+        rhythm,
+        lambda g: torch.optim.SGD(g, 0.01, 0.9),
+        LRSchedule(),
+        may_miss=False,
     )
-    optional: list[Stage | None] = [rhythm, GradientNorms(10, announce=False), Modulation({}), buffer, mask, StepGate(), LRStep()]
+    optional: list[Stage | None] = [
+        rhythm,
+        GradientNorms(10, announce=False),
+        Modulation({}),
+        buffer,
+        mask,
+        StepGate(),
+        LRStep(),
+    ]
     timer = StepTimer()
     trainer = L.Trainer(
         accelerator="cpu",
@@ -96,15 +110,15 @@ def contender(config: Asgml, encoder: str, steps: int) -> tuple[MultimodalModule
 
 def bare_loop(encoder: str, data: list[dict[str, Any]]) -> list[float]:
     """The same joint step without Lightning and without the suite: the floor."""
-    net: nn.Module = network(encoder)
+    net = network(encoder)
     optimizer = torch.optim.SGD(net.parameters(), 0.01, 0.9)
     ms = []
     for batch in data:
         start = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        f = {m: net.encode(m, x) for m, x in batch["x"].items()}  # type: ignore[operator]
-        heads = [F.cross_entropy(net.heads[m](f[m].detach()), batch["y"]) for m in f]  # type: ignore[index]
-        (F.cross_entropy(net.fusion(f, None), batch["y"]) + sum(heads)).backward()  # type: ignore[operator]
+        f = {m: net.encode(m, x) for m, x in batch["x"].items()}
+        heads = [F.cross_entropy(net.heads[m](f[m].detach()), batch["y"]) for m in f]
+        (F.cross_entropy(net.fusion(f, None), batch["y"]) + torch.stack(heads).sum()).backward()
         optimizer.step()
         ms.append((time.perf_counter() - start) * 1e3)
     return ms
@@ -141,7 +155,8 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     times = measure(options.encoder, options.batch_size, options.rounds, options.steps)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    title = f"step cost, two {options.encoder}, {SHAPE[1]}x{SHAPE[2]}, batch {options.batch_size}, {torch.get_num_threads()} threads"
+    size = f"{SHAPE[1]}x{SHAPE[2]}, batch {options.batch_size}, {torch.get_num_threads()} threads"
+    title = f"step cost, two {options.encoder}, {size}"
     table = Table(title=title)
     for column in ("configuration", "ms per step (median)", "over joint", "cycles"):
         table.add_column(column, justify="left" if column == "configuration" else "right")

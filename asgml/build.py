@@ -26,7 +26,6 @@ from callbacks.order import ORDER
 from callbacks.pipeline import StepPipeline
 from callbacks.probe import ProbeEMA
 from callbacks.stage import Stage
-from callbacks.tracking import wandb_logger
 from suite.errors import UserError
 from suite.identity import meaningful
 from suite.instantiate import build_node
@@ -123,17 +122,7 @@ def build_trainer(cfg: DictConfig, run: Run, callbacks: list[L.Callback]) -> L.T
     loggers: list[Any] = [HistoryLogger(str(run.dir))]
     if run.is_main:
         for node in (n for n in cfg.logger.values() if n is not None):
-            settings = OmegaConf.to_container(node, resolve=True)
-            assert isinstance(settings, dict)
-            settings.pop("_target_")
-            loggers.append(
-                wandb_logger(
-                    run_dir=str(run.dir),
-                    run_id=run.hash,
-                    group=run.name,
-                    **{str(k): v for k, v in settings.items()},
-                )
-            )
+            loggers.append(build_node(node)(run_dir=str(run.dir), run_id=run.hash, group=run.name))
     extra: dict[str, Any] = {}
     options = OmegaConf.to_container(cfg.trainer, resolve=True)
     assert isinstance(options, dict)

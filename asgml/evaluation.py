@@ -110,5 +110,5 @@ def save_predictions(path: Path, splits: dict[str, Predictions]) -> None:
     for m in parts[0][1].unimodal:
         arrays[f"prob_{m}"] = np.concatenate([p.unimodal[m] for _, p in parts]).astype(np.float32)
     temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, **arrays)
+    np.savez(temporary, **arrays)  # type: ignore[arg-type]
     temporary.replace(path)

@@ -3,7 +3,7 @@ one step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -23,7 +23,7 @@ from asgml.rhythm import Rhythm
 from callbacks.groups import require_groups
 from callbacks.lr import LRSchedule
 from callbacks.pipeline import find_pipeline
-from callbacks.stage import StepContext
+from callbacks.stage import StepContext, host_read
 from suite.errors import UserError
 
 HALF = (torch.float16, torch.bfloat16)
@@ -103,6 +103,7 @@ class MultimodalModule(L.LightningModule):
             )
         self.fusion_loss = not any(method.replaces_fusion_loss for method in self.methods.values())
         self.step: Step | None = None
+        self._rows: Mapping[str, Tensor | None] = {}
         self.absent: set[str] = set()  # modalities that nobody in the global batch has
         self._taps: dict[str, tuple[Tensor, Tensor]] = {}
         self._epoch_counts: Tensor | None = None
@@ -166,21 +167,18 @@ class MultimodalModule(L.LightningModule):
                 features[m] = scatter(self.net.encode(m, x), rows, size)
         return features, present
 
-    def _counts(self, batch: Batch) -> tuple[Tensor, float]:
-        """Global number of rows: [all, per active modality] on the device, and the number of ranks."""
+    def _counts(self, batch: Batch) -> Sequence[float | Tensor]:
+        """Global number of rows: all, then per active modality. Numbers on one rank, 0-d tensors on several."""
         local = [batch["y"].shape[0]] + [batch["x"][m].shape[0] for m in self.active]
-        ranks = world_size()
         self.absent = {m for m, n in zip(self.active, local[1:], strict=True) if n == 0}
-        counts = torch.tensor(
-            local,
-            device=batch["y"].device,
-            dtype=torch.float64 if batch["y"].device.type == "cpu" else torch.float32,
-        )
-        if ranks > 1:
-            dist.all_reduce(counts)
-            if self.may_miss:
-                self.absent = {m for m, n in zip(self.active, counts[1:].tolist(), strict=True) if n == 0}
-        return counts, float(ranks)
+        if world_size() == 1:
+            return [float(max(1, n)) for n in local]
+        device = batch["y"].device
+        counts = torch.tensor(local, device=device, dtype=torch.float64 if device.type == "cpu" else torch.float32)
+        dist.all_reduce(counts)
+        if self.may_miss:
+            self.absent = {m for m, n in zip(self.active, host_read(counts)[1:], strict=True) if n == 0}
+        return counts.clamp(min=1.0).unbind()
 
     def _forward(self, batch: Batch) -> Step:
         training = self.training
@@ -215,7 +213,7 @@ class MultimodalModule(L.LightningModule):
             part = self.net.fusion.unimodal_logits(fused_in, m)
             return unimodal[m] if part is None else widen(part)
 
-        counts, ranks = self._counts(batch) if training else (None, 1.0)
+        counts, ranks = (self._counts(batch), world_size()) if training else (None, 1)
 
         def mean(values: Tensor, m: str | None) -> Tensor:
             """Mean over the rows (where m is present) of all ranks, scaled so that DDP's average over ranks comes
@@ -223,10 +221,9 @@ class MultimodalModule(L.LightningModule):
             mask = None if m is None else present[m]
             total = values.sum() if mask is None else torch.where(mask, values, torch.zeros_like(values)).sum()
             if counts is None:
-                n: Tensor | float = float(values.shape[0]) if mask is None else mask.sum().clamp(min=1)
-                return total / n
+                return total / (values.shape[0] if mask is None else mask.sum().clamp(min=1))
             n = counts[0] if m is None else counts[1 + self.active.index(m)]
-            return total * ranks / n.to(total.dtype).clamp(min=1.0)
+            return total * ranks / (n.to(total.dtype) if isinstance(n, Tensor) else n)
 
         y = batch["y"]
         losses = {FUSION: mean(F.cross_entropy(logits, y, reduction="none"), None)}
@@ -259,6 +256,7 @@ class MultimodalModule(L.LightningModule):
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
         step = self.step = self._forward(batch)
+        self._rows = batch["rows"]
         terms = {FUSION: step.losses[FUSION]} if self.fusion_loss else {}
         for name, method in self.methods.items():
             for term, value in method.loss(step).items():
@@ -343,20 +341,20 @@ class MultimodalModule(L.LightningModule):
     def probe_input(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Features and labels of the present rows of the current batch (see `callbacks.probe.ProbeEMA`)."""
         assert self.step is not None
-        return self._present_rows(self.step.features, self.step.present, self.step.y)
+        return self._present_rows(self.step.features, self._rows, self.step.y)
 
     def probe_encode(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-        features, present = self._encode(batch)
-        return self._present_rows({m: features[m] for m in self.active}, present, batch["y"])
+        features, _ = self._encode(batch)
+        return self._present_rows({m: features[m] for m in self.active}, batch["rows"], batch["y"])
 
     @staticmethod
     def _present_rows(
-        features: dict[str, Tensor], present: dict[str, Tensor | None], y: Tensor
+        features: dict[str, Tensor], rows: Mapping[str, Tensor | None], y: Tensor
     ) -> dict[str, tuple[Tensor, Tensor]]:
         out = {}
         for m, f in features.items():
-            mask = present[m]
-            out[m] = (f, y) if mask is None else (f[mask], y[mask])
+            here = rows[m]  # positions and not a mask, whose length the host would have to wait for
+            out[m] = (f, y) if here is None else (f.index_select(0, here), y.index_select(0, here))
         return out
 
     # -- evaluation
@@ -409,16 +407,19 @@ class MultimodalModule(L.LightningModule):
 
     # -- state
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        counts = self._epoch_counts
+        counts = None if self._epoch_counts is None else self._epoch_counts.clone()
+        if counts is not None and world_size() > 1:
+            dist.all_reduce(counts)
         checkpoint["asgml"] = {
-            "epoch_counts": None if counts is None else counts.cpu().clone(),
+            "epoch_counts": None if counts is None else counts.cpu(),
             "val": dict(self.metrics.get("val", {})),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["asgml"]
-        if saved["epoch_counts"] is not None:
-            self._epoch_counts = saved["epoch_counts"].to(self.device)
+        if saved["epoch_counts"] is not None:  # of all ranks together
+            share = 1.0 if self.trainer.is_global_zero else 0.0
+            self._epoch_counts = saved["epoch_counts"].to(self.device) * share
         if saved["val"]:
             self.metrics["val"] = dict(saved["val"])
 

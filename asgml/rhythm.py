@@ -153,16 +153,19 @@ class Rhythm(Stage):
                 ctx.rescale(m, self._boosted(m, scale), b.through)
 
     def _boosted(self, m: str, scale: float) -> float:
-        """The EMA that this step would see; committed only with the step."""
+        """The smoothed factor of this step; committed only with the step.
+
+        What is averaged is the part above 1: a closed gate then is a factor of exactly 1.
+        """
         ema = self.boosts[m]
-        total = (1 - ema.alpha) * ema.sum + ema.alpha * scale
-        self._staged_boost[m] = scale
-        return total / (1 - (1 - ema.alpha) ** (ema.count + 1))
+        self._staged_boost[m] = scale - 1.0
+        total = (1 - ema.alpha) * ema.sum + ema.alpha * (scale - 1.0)
+        return 1.0 + total / (1 - (1 - ema.alpha) ** (ema.count + 1))
 
     # -- the books
     def on_commit(self, ctx: StepContext) -> None:
-        for m, scale in self._staged_boost.items():
-            ctx.metrics[f"boost/{m}"] = self.boosts[m].update(scale)
+        for m, excess in self._staged_boost.items():
+            ctx.metrics[f"boost/{m}"] = 1.0 + self.boosts[m].update(excess)
         self._staged_boost = {}
         if self.tracker is not None:
             norms = {m: ctx.host[f"fresh/{m}"] for m in self.modalities}

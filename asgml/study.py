@@ -1,7 +1,7 @@
 """Named studies: a table of configurations over seeds, resumable, ending with one table and one report.
 
-    python -m asgml.study demo                # `make demo`
-    python -m asgml.study avdigits paths.data=…   # further overrides go to every run
+python -m asgml.study demo                # `make demo`
+python -m asgml.study avdigits paths.data=…   # further overrides go to every run
 """
 
 from __future__ import annotations
@@ -54,7 +54,15 @@ def run_study(name: str, overrides: Sequence[str]) -> int:
     code = 0
     for row in study.rows:
         seeds = ",".join(map(str, study.seeds))
-        argv = ["-m", f"experiment={study.experiment}", f"name={name}", f"label='{label(row)}'", f"seed={seeds}", *row, *overrides]
+        argv = [
+            "-m",
+            f"experiment={study.experiment}",
+            f"name={name}",
+            f"label='{label(row)}'",
+            f"seed={seeds}",
+            *row,
+            *overrides,
+        ]
         try:
             launch("asgml", train, dead, schema=Tree, argv=argv)
         except SystemExit as end:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from callbacks.stage import Stage, StepContext
 from suite.errors import UserError
@@ -113,7 +113,7 @@ class LRStep(Stage):
                 "drop LRStep: Lightning steps the schedulers itself there, after vetoed steps too",
             )
         for config in ctx.trainer.lr_scheduler_configs:
-            if config.reduce_on_plateau:
+            if isinstance(config.scheduler, ReduceLROnPlateau):  # the config's flag is not set here
                 raise UserError(
                     "configure_optimizers()",
                     "ReduceLROnPlateau",
@@ -125,7 +125,7 @@ class LRStep(Stage):
         self._committed += 1
         for config in ctx.trainer.lr_scheduler_configs:
             if config.interval == "step" and (ctx.t + 1) % config.frequency == 0:
-                config.scheduler.step()
+                config.scheduler.step()  # type: ignore[call-arg]
 
     def end_epoch(self, ctx: StepContext) -> None:
         for config in ctx.trainer.lr_scheduler_configs:
@@ -134,7 +134,7 @@ class LRStep(Stage):
                 and self._committed
                 and (ctx.trainer.current_epoch + 1) % config.frequency == 0
             ):
-                config.scheduler.step()
+                config.scheduler.step()  # type: ignore[call-arg]
         self._committed = 0
 
     def state(self) -> dict[str, int]:

@@ -232,7 +232,7 @@ class StepPipeline(L.Callback):
         ctx = self.ctx
         assert ctx is not None
         trainer, epoch = ctx.trainer, ctx.trainer.current_epoch
-        every = self.log_every or trainer.log_every_n_steps
+        every = self.log_every or trainer.log_every_n_steps  # type: ignore[attr-defined]
         if ctx.metrics and (self.t % every == 0 or self.t == 1 or ctx.veto is not None):
             milliseconds = (time.perf_counter() - self._started) * 1e3
             values = {

@@ -153,7 +153,7 @@ class ProbeEMA(Stage):
 
     def _fetch(self, ctx: StepContext) -> Any:
         datamodule = getattr(ctx.trainer, "datamodule", None)
-        if hasattr(datamodule, "probe_batch"):
+        if datamodule is not None and hasattr(datamodule, "probe_batch"):
             batch = datamodule.probe_batch(self.holdout_size)
         else:
             loaders = ctx.trainer.val_dataloaders

@@ -100,8 +100,10 @@ class Ring:
     def __init__(self, group: Group, capacity: int, dtype: torch.dtype | None, device: Literal["same", "cpu"]):
         first = group.params[0]
         where = first.device if device == "same" else torch.device("cpu")
-        pin = where.type == "cpu" and first.device.type == "cuda"
-        self.flat = torch.zeros(capacity, group.numel, dtype=dtype or first.dtype, device=where, pin_memory=pin)
+        self.pinned = where.type == "cpu" and first.device.type == "cuda"
+        self.flat = torch.zeros(
+            capacity, group.numel, dtype=dtype or first.dtype, device=where, pin_memory=self.pinned
+        )
         sizes = [p.numel() for p in group.params]
         self.views = [
             [piece.view(p.shape) for piece, p in zip(row.split(sizes), group.params, strict=True)]
@@ -160,7 +162,7 @@ class StalenessBuffer(Stage):
             compensation: inverse
             lambda_comp: 0.1
 
-    Limits: memory is (max_delay + 1) × parameters of the delayed groups, twice that with `delay_compensated`
+    Limits: memory is (delay + 1) × parameters of each delayed group, twice that with `delay_compensated`
         (see the counter `staleness_buffer_mb`). Stored gradients are whatever the ranks agreed on, so all ranks
         hold the same buffer. FSDP is not supported. A group without any gradient in a step (its modality is
         missing) pushes an empty stamp and makes no update.
@@ -172,8 +174,8 @@ class StalenessBuffer(Stage):
         lambda_comp: lambda of `inverse`, per step of delay.
         mu: strength of `delay_compensated`.
         through: where the factor of `inverse` acts, on the group's learning rate or on the gradient.
-        max_delay: capacity for delays that change; default the largest of `delays`.
-        dtype: storage type, `bfloat16` halves the memory; None stores exactly.
+        max_delay: capacity of every group, for delays that change; default each group's own delay.
+        dtype: storage type of gradients, `bfloat16` halves their memory; None stores exactly.
         device: `same` or `cpu` (pinned).
     """
 
@@ -194,6 +196,8 @@ class StalenessBuffer(Stage):
         for group, tau in delays.items():
             if tau < 0:
                 raise UserError(f"delays.{group}", str(tau), "a delay in steps, 0 or more", "use 0 for no delay")
+            if max_delay is not None and tau > max_delay:
+                raise UserError(f"delays.{group}", str(tau), f"at most max_delay = {max_delay}", "raise max_delay")
         if lambda_comp < 0:
             raise UserError(
                 "lambda_comp", str(lambda_comp), "0 or more", "compensation only ever shrinks a stale step"
@@ -201,7 +205,7 @@ class StalenessBuffer(Stage):
         self.delays = dict(delays)
         self.warmup, self.compensation, self.lambda_comp, self.mu = warmup, compensation, lambda_comp, mu
         self.through, self.device = through, device
-        self.max_delay = max([*delays.values(), 0]) if max_delay is None else max_delay
+        self.capacity = {g: (tau if max_delay is None else max_delay) + 1 for g, tau in delays.items()}
         self.dtype = getattr(torch, dtype) if dtype else None
         self.stamps: dict[str, Stamps] = {}
         self._rings: dict[str, Ring] = {}
@@ -211,20 +215,21 @@ class StalenessBuffer(Stage):
 
     def set_delay(self, group: str, tau: int) -> None:
         """Changes a group's delay from the next step on."""
-        if not 0 <= tau <= self.max_delay:
-            raise ValueError(f"delay {tau} of {group} is outside 0..{self.max_delay}")
+        if not 0 <= tau < self.capacity[group]:
+            raise ValueError(f"delay {tau} of {group} is outside 0..{self.capacity[group] - 1}")
         self.delays[group] = tau
 
     def prepare(self, ctx: StepContext) -> None:
         require_groups(list(self.delays), ctx.groups, "StalenessBuffer.delays")
         if self.through == "gradient" and self.compensation == "inverse":
             warn_if_scale_invariant(ctx.optimizer, "StalenessBuffer")
-        buffered = [g for g in self.delays if self.max_delay > 0]
-        self._rings = {g: Ring(ctx.groups[g], self.max_delay + 1, self.dtype, self.device) for g in buffered}
+        slots = {g: n for g, n in self.capacity.items() if n > 1}
+        self._rings = {g: Ring(ctx.groups[g], n, self.dtype, self.device) for g, n in slots.items()}
         if self.compensation == "delay_compensated":
-            self._weights = {g: Ring(ctx.groups[g], self.max_delay + 1, self.dtype, self.device) for g in buffered}
-        for group in self.delays:
-            self.stamps.setdefault(group, Stamps(self.max_delay + 1))
+            # always exact: rounding to `dtype` is larger than the drift of the weights in a few steps
+            self._weights = {g: Ring(ctx.groups[g], n, None, self.device) for g, n in slots.items()}
+        for group, capacity in self.capacity.items():
+            self.stamps.setdefault(group, Stamps(capacity))
         if self._loaded is not None:
             for rings, saved in (
                 (self._rings, self._loaded["gradients"]),
@@ -233,6 +238,8 @@ class StalenessBuffer(Stage):
                 for group, ring in rings.items():
                     ring.flat.copy_(saved[group]["flat"])
                     ring.has = [list(row) for row in saved[group]["has"]]
+                    device = ctx.groups[group].params[0].device
+                    ring.norms = [None if n is None else n.to(device) for n in saved[group]["norms"]]
             self._loaded = None
 
     def will_hold(self, group: str, t: int) -> bool:
@@ -304,8 +311,14 @@ class StalenessBuffer(Stage):
 
     def state(self) -> dict[str, Any]:
         def rings(source: dict[str, Ring]) -> dict[str, Any]:
+            if any(r.pinned for r in source.values()):
+                torch.cuda.synchronize()  # copies into pinned memory may still be under way
             return {
-                g: {"flat": r.flat.detach().cpu().clone(), "has": [list(row) for row in r.has]}
+                g: {
+                    "flat": r.flat.detach().cpu().clone(),
+                    "has": [list(row) for row in r.has],
+                    "norms": [None if n is None else n.detach().cpu().clone() for n in r.norms],
+                }
                 for g, r in source.items()
             }
 

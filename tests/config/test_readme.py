@@ -1,0 +1,27 @@
+"""Every `asgml.run` command of the README composes and checks."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from asgml.run import Tree, dead
+from suite.launch import plan
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^python -m asgml\.run ?(.*?)(?:\s+#.*)?$", README, re.MULTILINE)
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_composes(command):
+    argv = shlex.split(command)
+    if "-m" in argv:  # the first and last of the grid stand for it: composing all takes seconds
+        argv = [re.sub(r"=(\w|\.)+,[^=]*,", "=", a) if "," in a else a for a in argv]
+    assert plan("asgml", argv, None, dead, Tree).jobs

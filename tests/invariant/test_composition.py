@@ -1,0 +1,210 @@
+"""Mechanisms that act together, and the controls that tell asynchrony from its side effects."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from toys import MOMENTUM, OPTIMIZERS, SGD, Capture, ToyConv, asgml, differences, toy_batches, toy_spec, train
+
+from asgml.methods.ogm_ge import OGMGE
+from asgml.methods.uniform import Uniform
+from callbacks.probe import ProbeEMA
+from suite.errors import UserError
+
+
+class FixedProbe(ProbeEMA):
+    """Always reports the same utilisation."""
+
+    def __init__(self, values: dict[str, float]):
+        super().__init__(3)
+        self.values = values
+
+    def prepare(self, ctx) -> None: ...
+
+    def after_commit(self, ctx) -> None: ...
+
+    @property
+    def utilisation(self) -> dict[str, float]:
+        return dict(self.values)
+
+
+GAP = {"audio": 0.8, "visual": 0.55}  # 0.25 ahead: 0.15 beyond the threshold, half of gap_full
+BOOST = 1 + 0.5 * 0.5
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    return {k: v for k, v in run.final.items() if k.startswith("net.")}
+
+
+def with_rates(**rates: float):
+    """A plain run with learning rates of its own for some groups."""
+    return train(asgml(), module_options={"group_lr": rates})
+
+
+def test_the_boost_is_a_learning_rate_for_the_weak_encoder_and_nothing_else():
+    run = train(asgml("boost"), probe=FixedProbe(GAP))
+    assert run.scales("visual") == pytest.approx([BOOST] * 8, abs=1e-12)
+    assert run.scales("audio") == [1.0] * 8
+    expected = with_rates(visual=0.05 * BOOST)
+    for k, v in weights(run).items():
+        torch.testing.assert_close(v, weights(expected)[k], rtol=1e-10, atol=1e-12)
+
+
+def test_the_boost_is_gated_and_capped():
+    within = train(asgml("boost"), probe=FixedProbe({"audio": 0.60, "visual": 0.51}))
+    assert not differences(within.trace.states, train(asgml()).trace.states)
+    config = asgml("boost", boost={"alpha": 5.0, "cap": 2.0})
+    assert train(config, probe=FixedProbe({"audio": 1.0, "visual": 0.1})).scales("visual") == pytest.approx([2.0] * 8)
+
+
+@pytest.mark.parametrize("mode", ["staleness", "frequency"])
+def test_throttling_the_strong_and_boosting_the_weak_compose(mode):
+    run = train(asgml(mode, tau=2, k=2, boost={"enabled": True}), probe=FixedProbe(GAP))
+    assert run.scales("visual") == pytest.approx([BOOST] * 8)
+    if mode == "staleness":
+        assert run.scales("audio") == pytest.approx([0, 0] + [1 / 1.2] * 6)
+    else:
+        assert run.scales("audio") == pytest.approx([1.0, 0.1] * 4)
+
+
+def test_boost_and_compensation_multiply_on_the_same_encoder():
+    run = train(asgml("staleness", tau=2, delayed=["visual"], boost={"enabled": True}), probe=FixedProbe(GAP))
+    assert run.scales("visual") == pytest.approx([0, 0] + [BOOST / 1.2] * 6)
+
+
+def test_ogm_ge_and_staleness_apply_the_modulated_gradient_of_tau_steps_ago():
+    """Order of the step: modulation, then buffer. Plain OGM, so that the factor can be computed by hand."""
+    spec, shape, tau = toy_spec(2, (1, 4, 4)), "layers.0.weight", 2
+
+    def factors(module) -> dict[str, float]:
+        step = module.step
+        p = {m: torch.softmax(step.slices(m), 1)[range(len(step.y)), step.y].sum() for m in ("audio", "visual")}
+        rho = {"audio": p["audio"] / p["visual"], "visual": p["visual"] / p["audio"]}
+        return {m: float(1 - torch.tanh(0.5 * r)) if r > 1 else 1.0 for m, r in rho.items()}
+
+    capture = Capture(factors)
+    run = train(
+        asgml("staleness", tau=tau, delayed="all"),
+        toy_batches(10, spec),
+        spec=spec,
+        encoder=ToyConv,
+        methods={"uniform": Uniform(), "ogm": OGMGE(alpha=0.5, noise=False)},
+        optimizer=SGD,
+        extra=[capture],
+    )
+    modulated = 0
+    for m in ("audio", "visual"):
+        key = f"net.encoders.{m}.{shape}"
+        for t in range(tau, 10):
+            moved = run.trace.states[t][key] - run.trace.states[t - 1][key]
+            factor = capture.seen[t - tau][m]
+            modulated += factor < 1
+            expected = -0.05 / 1.2 * factor * capture.gradients[t - tau][m][0]
+            torch.testing.assert_close(moved, expected, rtol=1e-9, atol=1e-13)
+    assert modulated == 8  # one of the two is ahead in every step
+
+
+# -- controls -----------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_lr_matched_is_a_plain_run_with_the_learning_rate_over_k(optimizer):
+    run = train(asgml("frequency", k=4, control="lr_matched"), optimizer=optimizer)
+    lr = run.trainer.optimizers[0].param_groups[0]["lr"]
+    expected = train(asgml(), optimizer=optimizer, module_options={"group_lr": {"audio": lr / 4}})
+    assert not differences(weights(expected), weights(run))
+    assert run.actions("audio") == ["update"] * 8
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_scale_only_is_a_plain_run_with_the_learning_rate_times_c(optimizer):
+    run = train(asgml("staleness", tau=4, lambda_comp=0.25, control="scale_only"), optimizer=optimizer)
+    lr = run.trainer.optimizers[0].param_groups[0]["lr"]
+    expected = train(asgml(), optimizer=optimizer, module_options={"group_lr": {"audio": lr * 0.5}})
+    assert not differences(weights(expected), weights(run))
+    assert run.ages("audio") == [0] * 8
+
+
+def test_random_skip_has_the_rate_of_the_mask_it_controls_and_another_draw_per_seed():
+    spec, steps = toy_spec(), 120
+    batches = toy_batches(steps, spec)
+    runs = [train(asgml("frequency", k=3, masking="hard", control="random_skip"), batches, seed=s) for s in (0, 1)]
+    for run in runs:
+        rate = run.actions("audio").count("update") / steps
+        assert abs(rate - 1 / 3) < 4 * math.sqrt(2 / 9 / steps)
+        assert set(run.actions("audio")) == {"update", "hold"}
+        assert run.actions("visual") == ["update"] * steps
+    assert runs[0].actions("audio") != runs[1].actions("audio")
+    assert runs[0].actions("audio") != ["update", "hold", "hold"] * (steps // 3)
+
+
+@pytest.mark.parametrize("tau", [2, {"audio": 2}])
+def test_all_delayed_delays_every_modality_alike(tau):
+    run = train(asgml("staleness", tau=tau, control="all_delayed"))
+    assert run.ages("audio") == run.ages("visual") == [-1, -1] + [2] * 6
+    masked = train(asgml("frequency", k=2 if tau == 2 else {"visual": 2}, masking="hard", control="all_delayed"))
+    assert masked.actions("audio").count("hold") == masked.actions("visual").count("hold") == 4
+
+
+def test_all_delayed_under_the_schedule_gives_everybody_the_largest_delay():
+    adaptive = {"signal": "utilisation", "update_every": 2}
+    probe = FixedProbe({"audio": 0.9, "visual": 0.4})
+    free = train(asgml("adaptive", adaptive=adaptive), probe=probe)
+    tied = train(asgml("adaptive", adaptive=adaptive, control="all_delayed"), probe=probe)
+    assert (free.ages("audio")[-1], free.ages("visual")[-1]) == (2, 0)  # kappa 3 * (1 + 0) - 1
+    assert tied.ages("audio") == tied.ages("visual")
+    assert tied.ages("audio")[-1] == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("sync", {"control": "lr_matched"}),
+        ("staleness", {"control": "random_skip"}),
+        ("frequency", {"control": "scale_only"}),
+        ("staleness", {"control": "lr_matched"}),
+        ("staleness", {"control": "scale_only", "compensation": "none"}),
+        ("adaptive", {"control": "random_skip"}),
+        ("adaptive", {"control": "scale_only", "adaptive": {"kind": "frequency"}}),
+    ],
+)
+def test_a_control_without_anything_to_control_is_refused(mode, options):
+    with pytest.raises(UserError, match=r"asgml\.control"):
+        asgml(mode, **options)
+
+
+# -- the schedule in a run ------------------------------------------------------------------------------------------------------
+def test_the_schedule_holds_the_strong_encoder_back_and_says_so():
+    events = []
+
+    class Log(Capture):
+        def before_forward(self, ctx) -> None:
+            pass
+
+        def on_commit(self, ctx) -> None:
+            events.extend(ctx.events)
+
+    probe = FixedProbe({"audio": 0.9, "visual": 0.6})
+    config = asgml("adaptive", adaptive={"signal": "utilisation", "update_every": 3, "kappa": 9.0})
+    run = train(config, toy_batches(12, toy_spec()), probe=probe, extra=[Log()], optimizer=MOMENTUM)
+    # excess (0.3 - 0.1) / 0.3 of 4 steps, rounded: 3
+    assert run.ages("audio") == [-1, -1, -1] + [3] * 9
+    assert run.ages("visual") == [0] * 12
+    assert events == [("schedule", "audio tau 0->3 because S 1.00, U 0.900 (weakest 0.600)")]
+    counters = run.pipeline.counters()
+    assert counters["schedule_decisions"] == 4
+    assert counters["schedule_changes"] == {"audio": 1, "visual": 0}
+
+
+def test_a_schedule_that_waits_for_its_probes_says_nothing_and_delays_nobody():
+    run = train(asgml("adaptive", adaptive={"signal": "utilisation"}), probe=FixedProbe({"audio": 0.9}))
+    assert run.ages("audio") == [0] * 8
+
+
+def test_ceilings_make_an_intrinsically_weaker_modality_count_as_trained():
+    """Without them it throttles the other for ever."""
+    probe = FixedProbe({"audio": 0.9, "visual": 0.5})
+    adaptive = {"signal": "utilisation", "update_every": 2}
+    assert train(asgml("adaptive", adaptive=adaptive), probe=probe).ages("audio")[-1] > 0
+    adaptive["ceilings"] = {"audio": 0.95, "visual": 0.52}
+    assert train(asgml("adaptive", adaptive=adaptive), probe=probe).ages("audio")[-1] == 0

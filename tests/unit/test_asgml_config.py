@@ -1,0 +1,114 @@
+"""The `asgml` node: whom it speaks of, what it refuses, which keys are dead."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+from toys import asgml
+
+from asgml.config import Adaptive, dead_keys
+from suite.errors import UserError
+
+THREE = ["audio", "visual", "text"]
+
+
+@pytest.mark.parametrize(
+    ("delayed", "names"),
+    [("dominant", ["visual"]), ("all", THREE), (["text", "audio"], ["text", "audio"]), ("text", ["text"])],
+)
+def test_whom_one_number_speaks_of(delayed, names):
+    config = asgml("staleness", tau=3, k=2, delayed=delayed)
+    assert config.chosen(THREE, "visual") == names
+    assert config.taus(THREE, "visual") == {m: 3 if m in names else 0 for m in THREE}
+    if delayed != "all":  # three with k 2 is fine as well, but then nobody has k 1
+        assert config.ks(THREE, "visual") == {m: 2 if m in names else 1 for m in THREE}
+
+
+def test_a_mapping_is_taken_as_it_is_and_the_rest_is_not_delayed():
+    assert asgml("staleness", tau={"text": 4}).taus(THREE, "audio") == {"audio": 0, "visual": 0, "text": 4}
+    assert asgml("frequency", k={"text": 4}).ks(THREE, "audio") == {"audio": 1, "visual": 1, "text": 4}
+
+
+def test_one_modality_dominates_by_itself():
+    assert asgml("staleness").chosen(["audio"], None) == ["audio"]
+
+
+@pytest.mark.parametrize(
+    ("config", "dominant", "message"),
+    [
+        (asgml("staleness"), None, "does not say which modality dominates"),
+        (asgml("staleness", delayed=["visul"]), None, "did you mean 'visual'"),
+        (asgml("staleness", tau={"Text": 1}), None, "asgml.tau"),
+        (asgml("frequency", k={"speech": 2}), None, "name a modality of the data set"),
+        (asgml("staleness", tau=-1), "audio", "a delay in steps, 0 or more"),
+        (asgml("frequency", k=0), "audio", "k >= 1"),
+        (asgml("frequency", k=5, delayed="all"), "audio", "leave no step idle"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(config, dominant, message):
+    with pytest.raises(UserError, match=message):
+        (config.taus if config.mode == "staleness" else config.ks)(THREE, dominant)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tau_min": -1},
+        {"tau_min": 3, "tau_max": 2},
+        {"kappa": 0.5},
+        {"update_every": 0},
+        {"gap_full": 0.0},
+        {"window": 0},
+    ],
+)
+def test_a_schedule_without_meaning_is_refused(options):
+    with pytest.raises(UserError, match=r"asgml\.adaptive"):
+        Adaptive(**options)
+
+
+def test_negative_weights_are_refused():
+    with pytest.raises(UserError, match="gamma -1"):
+        asgml(gamma=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "reads"),
+    [
+        ("sync", {}, False),
+        ("staleness", {}, False),
+        ("boost", {}, True),
+        ("staleness", {"boost": {"enabled": True}}, True),
+        ("adaptive", {}, True),
+        ("adaptive", {"adaptive": {"signal": "speed"}}, False),
+    ],
+)
+def test_who_reads_the_probes(mode, options, reads):
+    assert asgml(mode, **options).uses_probes is reads
+
+
+def dead(mode: str, **options) -> set[str]:
+    return {k.removeprefix("asgml.") for k in dead_keys(asdict(asgml(mode, **options)))}
+
+
+@pytest.mark.parametrize(
+    ("mode", "options", "some_dead", "some_alive"),
+    [
+        ("sync", {}, {"tau", "k", "delayed", "through", "masking", "adaptive.kappa", "boost.alpha"}, {"gamma", "mode"}),
+        ("staleness", {}, {"k", "masking", "mu", "adaptive.tau_max"}, {"tau", "lambda_comp", "delayed", "through"}),
+        ("staleness", {"compensation": "none"}, {"lambda_comp", "mu"}, {"tau", "compensation"}),
+        ("staleness", {"compensation": "delay_compensated"}, {"lambda_comp"}, {"mu"}),
+        ("frequency", {}, {"tau", "warmup", "lambda_comp"}, {"k", "masking", "soft_scale", "phases", "through"}),
+        ("frequency", {"masking": "hard"}, {"soft_scale"}, {"k"}),
+        ("adaptive", {}, {"tau", "k", "delayed", "phases"}, {"adaptive.tau_max", "warmup", "adaptive.beta"}),
+        ("adaptive", {"adaptive": {"signal": "speed"}}, {"adaptive.ceilings"}, {"adaptive.window"}),
+        ("adaptive", {"adaptive": {"signal": "utilisation"}}, {"adaptive.beta"}, {"adaptive.ceilings"}),
+        ("boost", {}, {"tau", "through"}, {"boost.alpha"}),
+        ("frequency", {"control": "lr_matched"}, {"masking", "soft_scale"}, {"k"}),
+        ("staleness", {"control": "scale_only"}, {"warmup"}, {"tau", "lambda_comp"}),
+    ],
+)
+def test_keys_without_effect_are_known(mode, options, some_dead, some_alive):
+    found = dead(mode, **options)
+    assert some_dead <= found
+    assert not some_alive & found

@@ -1,0 +1,83 @@
+"""G, D and S: how fast each modality learns."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from asgml.dynamics import DynamicsTracker
+
+
+def literal(norms: list[dict[str, float]], losses: list[dict[str, float]], sizes, window, alpha):
+    """G_m and D_m from the whole history, as asgml.md §3 has them."""
+    g, d = {}, {}
+    for m, size in sizes.items():
+        values = [row[m] / size**0.5 for row in norms if row[m] > 0]
+        weights = [alpha * (1 - alpha) ** i for i in range(len(values))][::-1]
+        g[m] = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+        history = [row[m] for row in losses if m in row]
+        d[m] = abs(history[-1 - window] - history[-1])
+    means = [sum(x.values()) / len(x) for x in (g, d)]
+    return {m: v / means[0] for m, v in g.items()}, {m: v / means[1] for m, v in d.items()}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_signals_are_those_of_the_whole_history(seed):
+    draw = random.Random(seed)
+    sizes = {"audio": 100, "visual": 2500, "text": 9}
+    tracker = DynamicsTracker(sizes, window=4, ema=0.2)
+    norms, losses = [], []
+    for _ in range(25):
+        norms.append({m: draw.choice([0.0, draw.uniform(0.1, 3)]) for m in sizes})  # held back: no gradient
+        losses.append({m: draw.uniform(0, 2) for m in sizes if draw.random() < 0.9})  # missing: no loss
+        tracker.observe(norms[-1], losses[-1])
+    g, d = literal(norms, losses, sizes, 4, 0.2)
+    assert tracker.gradient() == pytest.approx(g)
+    assert tracker.descent() == pytest.approx(d)
+    assert tracker.score(0.3) == pytest.approx({m: 0.3 * g[m] + 0.7 * d[m] for m in sizes})
+
+
+def test_the_first_gradient_counts_in_full():
+    """Bias correction: the ratio after one step is that of the step, however small the EMA's weight."""
+    tracker = DynamicsTracker({"a": 1, "b": 1}, ema=0.01)
+    tracker.observe({"a": 3.0, "b": 1.0}, {})
+    assert tracker.gradient() == pytest.approx({"a": 1.5, "b": 0.5})
+
+
+def test_norms_are_per_square_root_of_the_number_of_parameters():
+    tracker = DynamicsTracker({"big": 10000, "small": 100})
+    tracker.observe({"big": 10.0, "small": 1.0}, {})
+    assert tracker.gradient() == pytest.approx({"big": 1.0, "small": 1.0})
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_descent_is_absolute(sign):
+    """Rising losses (overfitting) are a signal too: clamped at 0 it would be lost when it is needed most."""
+    tracker = DynamicsTracker({"a": 1, "b": 1}, window=2)
+    for step in range(3):
+        tracker.observe({"a": 1, "b": 1}, {"a": 5 + sign * 0.3 * step, "b": 5 + 0.1 * step})
+    assert tracker.descent() == pytest.approx({"a": 1.5, "b": 0.5})
+
+
+def test_nobody_is_ahead_before_there_is_enough_to_tell():
+    tracker = DynamicsTracker({"a": 1, "b": 1}, window=3)
+    for step in range(3):
+        tracker.observe({"a": 1.0 + step, "b": 0.0}, {"a": 1.0 - step, "b": 1.0})
+        assert tracker.score(0.5) == {"a": 1.0, "b": 1.0}
+    tracker.observe({"a": 1.0, "b": 1.0}, {"a": -2.0, "b": 0.9})
+    assert tracker.score(0.5)["a"] > 1.3
+
+
+def test_state_round_trip():
+    draw = random.Random(0)
+    one, two = (DynamicsTracker({"a": 4, "b": 9}, window=3) for _ in range(2))
+    for step in range(12):
+        if step == 6:
+            two.load_state(one.state())
+        row = {m: draw.random() for m in "ab"}, {m: draw.random() for m in "ab"}
+        one.observe(*row)
+        if step >= 6:
+            two.observe(*row)
+    assert one.state() == two.state()
+    assert one.score(0.5) == two.score(0.5)

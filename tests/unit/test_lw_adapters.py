@@ -1,0 +1,146 @@
+"""Adapters: the measured scale is met once, on a batch; relative magnitudes and other rows are left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from latentwire.adapters.affine import AffineAdapter
+from latentwire.adapters.base import Adapter
+from latentwire.adapters.calibration import Mode
+from latentwire.adapters.film import FiLMAdapter
+from latentwire.adapters.linear import LinearAdapter
+from latentwire.adapters.mlp import MLPAdapter
+from suite.errors import UserError
+
+D, TARGET = 16, 0.008
+ADAPTERS: list[Callable[..., Adapter]] = [MLPAdapter, LinearAdapter, FiLMAdapter, AffineAdapter]
+each = pytest.mark.parametrize("cls", ADAPTERS)
+
+
+def make(cls: Callable[..., Adapter], calibration: Mode = "batch") -> Adapter:
+    torch.manual_seed(0)
+    return cls(d_z=D, d_out=D, target=TARGET, calibration=calibration)
+
+
+def latents(seed: int = 1) -> Tensor:
+    """Slots of clearly different magnitude."""
+    return torch.randn(6, 5, D, generator=torch.Generator().manual_seed(seed)) * torch.logspace(-1, 1, 5)[:, None]
+
+
+def rms(y: Tensor, *axes: int) -> Tensor:
+    return y.pow(2).mean(axes).sqrt()
+
+
+@each
+def test_the_batch_has_the_target_rms_and_tokens_keep_their_magnitudes(cls) -> None:
+    adapter, z = make(cls).eval(), latents()
+    adapter.calibrate(z)
+    y = adapter(z)
+    assert float(rms(y, 0, 1, 2)) == pytest.approx(TARGET, rel=1e-4)
+    ratio = rms(y, 2) / rms(adapter.raw(z), 2)
+    torch.testing.assert_close(ratio, ratio.flatten()[0].expand_as(ratio))  # one factor for all tokens
+    assert rms(y, 2).max() > 5 * rms(y, 2).min()
+
+
+@each
+def test_per_token_calibration_gives_every_token_the_target(cls) -> None:
+    y = make(cls, "token").eval()(latents())
+    torch.testing.assert_close(rms(y, 2), torch.full((6, 5), TARGET))
+
+
+@each
+def test_without_calibration_nothing_is_scaled(cls) -> None:
+    adapter = make(cls, "none").eval()
+    assert torch.equal(adapter(latents()), adapter.raw(latents()))
+    assert adapter.calibration.gain is None
+
+
+@each
+def test_the_gain_starts_at_one_and_scales_everything(cls) -> None:
+    adapter, z = make(cls).eval(), latents()
+    adapter.calibrate(z)
+    before = adapter(z)
+    gain = adapter.calibration.gain
+    assert gain is not None
+    assert float(gain) == 1.0
+    with torch.no_grad():
+        gain.fill_(3.0)
+    torch.testing.assert_close(adapter(z), 3 * before)
+
+
+@each
+def test_a_batch_is_its_rows_and_later_batches_move_no_scale(cls) -> None:
+    adapter, z = make(cls).eval(), latents()
+    adapter.calibrate(z)
+    adapter.train()(100 * latents(2))
+    adapter.eval()
+    together = adapter(z)
+    for i in range(len(z)):
+        torch.testing.assert_close(adapter(z[i : i + 1])[0], together[i])
+
+
+@each
+def test_slots_are_treated_alike(cls) -> None:
+    adapter, z = make(cls).eval(), latents()
+    adapter.calibrate(z)
+    order = torch.tensor([4, 2, 0, 1, 3])
+    torch.testing.assert_close(adapter(z[:, order]), adapter(z)[:, order])
+
+
+@each
+@pytest.mark.parametrize("mode", ["batch", "token", "none"])
+def test_gradients_reach_every_parameter_and_the_latents(cls, mode: Mode) -> None:
+    adapter, z = make(cls, mode), latents().requires_grad_()
+    adapter.calibrate(z)
+    (adapter(z) * torch.randn(6, 5, D)).sum().backward()
+    for name, p in adapter.named_parameters():
+        assert p.grad is not None, name
+        assert p.grad.abs().sum() > 0, name
+    assert z.grad is not None
+    assert bool((z.grad.abs().sum(2) > 0).all())
+
+
+@each
+def test_a_saved_state_brings_its_calibration(cls) -> None:
+    adapter, other, z = make(cls).eval(), cls(d_z=D, d_out=D, target=1.0).eval(), latents()
+    with pytest.raises(RuntimeError, match="not calibrated"):
+        adapter(z)
+    adapter.calibrate(z)
+    other.load_state_dict(adapter.state_dict())
+    assert torch.equal(other(z), adapter(z))
+
+
+def test_calibration_leaves_the_mode_and_sees_no_dropout() -> None:
+    torch.manual_seed(0)
+    adapter = MLPAdapter(D, D, TARGET, dropout=0.9).train()
+    adapter.calibrate(latents())
+    assert adapter.training
+    assert float(rms(adapter.eval()(latents()), 0, 1, 2)) == pytest.approx(TARGET, rel=1e-4)
+
+
+def test_film_reads_the_whole_message() -> None:
+    adapter, z = make(FiLMAdapter).eval(), latents()
+    changed = z.clone()
+    changed[:, 4] += 1
+    assert not torch.allclose(adapter.raw(z)[:, 0], adapter.raw(changed)[:, 0])
+    linear = adapter.linear(z)  # type: ignore[operator]
+    assert float(rms(adapter.raw(z) - linear, 0, 1, 2)) < 0.2 * float(rms(linear, 0, 1, 2))
+
+
+def test_affine_starts_as_the_identity_and_needs_equal_widths() -> None:
+    assert torch.equal(make(AffineAdapter).raw(latents()), latents())
+    with pytest.raises(UserError, match="adapter=linear"):
+        AffineAdapter(D, D + 1, TARGET)
+
+
+def test_impossible_scales_are_refused() -> None:
+    for target in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="positive RMS"):
+            LinearAdapter(D, D, target)
+    for z in (torch.zeros(1, 2, D), torch.full((1, 2, D), torch.nan)):
+        with pytest.raises(UserError, match="finite and not zero"):
+            make(AffineAdapter).calibrate(z)

@@ -1,0 +1,74 @@
+"""The renderer: four runs of ids, the question never cut, what is cut counted."""
+
+from __future__ import annotations
+
+import pytest
+from lw_toys import BOS, EOS, byte_tokenizer
+
+from latentwire.lm.prompts import Truncation, chat, plain, render
+from suite.errors import UserError
+
+LONG = "word " * 30
+
+
+def test_a_prompt_reads_as_documented() -> None:
+    style = plain(byte_tokenizer(), 256)
+    p = render(style, "  Ann lives in Rome. ", " Where does Ann live? ", " Rome ")
+    text = style.tokenizer.decode(list(p.ids))
+    assert text == "<bos>Ann lives in Rome.\nQuestion: Where does Ann live?\nAnswer: Rome<eos>"
+    assert style.tokenizer.decode(list(p.cue)) == "Answer:"
+    assert p.question[-len(p.cue) :] == p.cue
+    assert p.bos == (BOS,)
+    assert p.answer[-1] == EOS
+    assert style.decode(p.answer) == "Rome"
+
+
+def test_the_parts_do_not_depend_on_each_other() -> None:
+    for style in (plain(byte_tokenizer(), 256), chat(byte_tokenizer(chat=True), 256)):
+        full = render(style, "context", "question?", "answer")
+        assert render(style, None, "question?", "answer").question == full.question
+        assert render(style, None, "question?").answer == ()
+        assert render(style, None, "question?").context == ()
+        assert render(style, "context", "question?").ids + full.answer == full.ids
+
+
+def test_too_long_is_refused_and_says_what_is_long() -> None:
+    style = plain(byte_tokenizer(), 100)
+    with pytest.raises(UserError, match="150 of context") as error:
+        render(style, LONG, "q?")
+    assert "truncate=context" in error.value.remedy
+    with pytest.raises(UserError, match="at most 40 tokens"):
+        render(style, "x" * 30, "q?", max_tokens=40)
+
+
+def test_only_the_context_is_ever_cut_and_it_is_counted() -> None:
+    style, count = plain(byte_tokenizer(), 100), Truncation()
+    whole = render(style, None, "who is it?", "me")
+    p = render(style, LONG, "who is it?", "me", truncate="context", count=count)
+    render(style, "short", "who is it?", "me", truncate="context", count=count)
+    assert len(p.ids) == 100
+    assert (p.question, p.answer) == (whole.question, whole.answer)
+    assert p.context == style.encode(LONG)[: len(p.context)]
+    assert count == Truncation(prompts=2, cut=1, tokens=150 - len(p.context))
+
+
+def test_a_question_is_never_cut() -> None:
+    style = plain(byte_tokenizer(), 100)
+    with pytest.raises(UserError, match="a question is never cut"):
+        render(style, "c", LONG, truncate="context")
+
+
+def test_a_chat_model_needs_a_template_that_keeps_the_message() -> None:
+    with pytest.raises(UserError, match="a tokenizer without a chat template"):
+        chat(byte_tokenizer(), 64)
+    deaf = byte_tokenizer(chat=True)
+    deaf.chat_template = "{{ bos_token }}hello"
+    with pytest.raises(UserError, match="appears 0 times"):
+        chat(deaf, 64)
+
+
+def test_a_tokenizer_without_eos_is_refused() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(UserError, match="no EOS token"):
+        plain(tokenizer, 64)

@@ -1,0 +1,280 @@
+"""Probes: what they read, what they are scored on, and that nobody feels them."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+import torch
+from toys import (
+    CLASSES,
+    Foreign,
+    differences,
+    fit,
+    foreign_batches,
+    loader,
+    quiet_trainer,
+    toy_batches,
+    toy_spec,
+    train,
+)
+
+from callbacks.pipeline import StepPipeline
+from callbacks.probe import CorrectedEMA, ProbeEMA
+from suite.errors import UserError
+
+HOLDOUTS = ["validation", "half", "buffer"]
+
+
+def fit_with(probe: ProbeEMA | None, module: Foreign, batches: list[Any], epochs: int = 1, val: Any = None) -> dict:
+    trainer = quiet_trainer([StepPipeline([probe] if probe else [], announce=False)], epochs)
+    trainer.fit(module, loader(batches), loader(val or foreign_batches(2, seed=9)))
+    return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+class Evaluated(Foreign):
+    """With a validation loop, so that there is validation data; dropout draws from the global generator."""
+
+    def __init__(self, automatic: bool = False):
+        super().__init__(automatic)
+        self.a.append(torch.nn.Dropout(0.4))
+
+    def validation_step(self, batch, batch_idx) -> None: ...
+
+
+@pytest.mark.parametrize("hidden", [0, 4], ids=["linear", "mlp"])
+@pytest.mark.parametrize("holdout", HOLDOUTS)
+def test_nothing_of_a_probe_reaches_the_module(holdout, hidden):
+    """Weights, BatchNorm statistics, training mode, gradients and the global generator are as without it."""
+    batches = foreign_batches(6)
+    torch.manual_seed(3)
+    plain = fit_with(None, Evaluated(), batches)
+    state = torch.get_rng_state()
+    torch.manual_seed(3)
+    module = Evaluated()
+    module.a[0].requires_grad_(True)
+    probe = ProbeEMA(CLASSES, every=1, holdout=holdout, hidden=hidden, lr=0.1, buffer_batches=2)
+    probed = fit_with(probe, module, batches)
+    assert not differences(plain, probed)
+    assert torch.equal(state, torch.get_rng_state())
+    assert module.training
+    assert probe.history
+
+
+@pytest.mark.parametrize("holdout", HOLDOUTS)
+def test_a_probe_step_adds_nothing_to_an_encoders_gradient(holdout):
+    """The gradients of the optimiser step are still there at the end of the batch, to the last bit."""
+    kept = []
+
+    class Look(ProbeEMA):
+        def after_commit(self, ctx) -> None:
+            before = [p.grad.clone() for p in ctx.module.parameters()]
+            super().after_commit(ctx)
+            kept.append(differences(before, [p.grad for p in ctx.module.parameters()]))
+
+    fit_with(Look(CLASSES, every=1, holdout=holdout), Evaluated(), foreign_batches(4))
+    assert kept == [[]] * 4
+
+
+class Memorise(Foreign):
+    """Features are fixed and fresh noise of many dimensions, labels are coin flips: there is nothing to learn."""
+
+    WIDTH = 40
+
+    def probe_input(self):
+        return {"a": (self.noise, self.labels)}
+
+    def probe_encode(self, batch):
+        return {"a": (noise_of(batch), batch[1])}
+
+    def loss(self, batch):
+        self.noise = noise_of(batch)
+        return super().loss(batch)
+
+    def validation_step(self, batch, batch_idx) -> None: ...
+
+
+def noise_of(batch) -> torch.Tensor:
+    """(n, 40) noise that belongs to the batch's rows."""
+    seed = int(batch[0].double().abs().sum() * 1e6) % 2**31
+    return torch.randn(batch[1].shape[0], 40, generator=torch.Generator().manual_seed(seed))
+
+
+def coin_flips(count: int, size: int, seed: int) -> list[Any]:
+    g = torch.Generator().manual_seed(seed)
+    return [
+        (torch.randn(size, 4, generator=g, dtype=torch.float64), torch.randint(2, (size,), generator=g)) for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize(("holdout", "count"), [("validation", 2), ("half", 2), ("buffer", 2)])
+def test_a_probe_that_memorises_random_labels_scores_chance(holdout, count):
+    """Every batch many times over: what it is trained on is known by heart, what it is scored on is a coin flip."""
+    seen: dict[str, list[float]] = {"trained": []}
+
+    class Watch(ProbeEMA):
+        def _train(self, batch) -> None:
+            super()._train(batch)
+            f, y = batch["a"]
+            with torch.no_grad():
+                seen["trained"].append(float((self._probes["a"](f).argmax(1) == y).float().mean()))
+
+    probe = Watch(2, every=1, holdout=holdout, hidden=64, lr=0.02, buffer_batches=2, ema=0.05)
+    fit_with(probe, Memorise(automatic=False), coin_flips(count, 80, 1), epochs=40, val=coin_flips(1, 300, 2))
+    assert min(seen["trained"][-4:]) == 1.0
+    scored = [row[2] for row in probe.history[20:]]
+    assert 0.3 < sum(scored) / len(scored) < 0.7
+    assert 0.3 < probe.utilisation["a"] < 0.7
+
+
+@pytest.mark.parametrize("holdout", HOLDOUTS)
+def test_a_probe_finds_what_is_there_and_names_the_strong_and_the_weak(holdout):
+    class Signal(Foreign):
+        def features_of(self, batch):
+            y = batch[1]
+            clear = torch.nn.functional.one_hot(y, CLASSES).float() * 3
+            return {"weak": (torch.zeros(len(y), 2), y), "strong": (clear, y)}
+
+        def loss(self, batch):
+            self.batch = batch
+            return super().loss(batch)
+
+        def probe_input(self):
+            return self.features_of(self.batch)
+
+        def probe_encode(self, batch):
+            return self.features_of(batch)
+
+        def validation_step(self, batch, batch_idx) -> None: ...
+
+    probe = ProbeEMA(CLASSES, every=1, holdout=holdout, lr=0.1)
+    assert (probe.dominant, probe.weakest, probe.gap) == (None, None, 0.0)
+    fit_with(probe, Signal(automatic=False), foreign_batches(24, size=12))
+    assert probe.utilisation["strong"] > 0.85
+    assert probe.utilisation["weak"] < 0.6
+    assert (probe.dominant, probe.weakest) == ("strong", "weak")
+    assert probe.gap == pytest.approx(probe.utilisation["strong"] - probe.utilisation["weak"])
+
+
+def test_half_scores_the_rows_it_does_not_train_on():
+    rows = {}
+
+    class Watch(ProbeEMA):
+        def _train(self, batch) -> None:
+            rows["train"] = batch["a"]
+            super()._train(batch)
+
+        def _score(self, ctx, held) -> None:
+            rows["held"] = held["a"]
+            super()._score(ctx, held)
+
+    module = Foreign(automatic=False)
+    fit_with(Watch(CLASSES, every=1, holdout="half"), module, foreign_batches(1, size=7))
+    whole = module.features["a"].detach().float()
+    assert torch.equal(rows["train"][0], whole[::2])
+    assert torch.equal(rows["held"][0], whole[1::2])
+    assert not rows["train"][0].requires_grad
+    assert rows["train"][0].dtype == torch.float32
+
+
+def test_the_buffer_keeps_every_second_batch_from_the_probes():
+    trained, scored = [], []
+
+    class Watch(ProbeEMA):
+        def _train(self, batch) -> None:
+            trained.append(batch["a"][1])
+            super()._train(batch)
+
+        def _score(self, ctx, held) -> None:
+            scored.append([b["a"][1] for b in self._buffer])
+            super()._score(ctx, held)
+
+    labels = [y for _, y in foreign_batches(9)]
+    fit_with(Watch(CLASSES, every=1, holdout="buffer", buffer_batches=3), Foreign(automatic=False), foreign_batches(9))
+    assert not differences(trained, labels[::2])
+    assert not differences(scored[-1], [labels[3], labels[5], labels[7]])
+
+
+def test_the_moving_average_is_bias_corrected():
+    """It starts at the first value; an average that starts at 0 reports a gap that is not there for dozens of steps."""
+    ema, values = CorrectedEMA(0.1), [0.7, 0.7, 0.2, 0.9, 0.4]
+    assert ema.value == 0.0
+    for n in range(1, len(values) + 1):
+        weights = [0.9 ** (n - 1 - i) for i in range(n)]
+        expected = sum(w * v for w, v in zip(weights, values[:n], strict=True)) / sum(weights)
+        assert ema.update(values[n - 1]) == pytest.approx(expected)
+    assert CorrectedEMA(0.01).update(0.42) == pytest.approx(0.42)
+
+
+def test_utilisation_is_the_corrected_average_of_the_history():
+    probe = ProbeEMA(CLASSES, every=2, holdout="half", ema=0.2, lr=0.05)
+    fit_with(probe, Foreign(automatic=False), foreign_batches(11))
+    assert [row[0] for row in probe.history if row[1] == "a"] == [2, 4, 6, 8, 10]
+    average = CorrectedEMA(0.2)
+    for _, m, accuracy in probe.history:
+        if m == "a":
+            average.update(accuracy)
+    assert probe.utilisation["a"] == pytest.approx(average.value)
+
+
+@pytest.mark.parametrize("hidden", [0, 4])
+@pytest.mark.parametrize("holdout", ["half", "buffer"])
+def test_a_saved_probe_goes_on_as_if_nothing_had_happened(holdout, hidden):
+    """Weights, optimiser, averages, history and buffer, through a file that holds plain data only."""
+    batches = foreign_batches(10)
+
+    def make() -> ProbeEMA:
+        return ProbeEMA(CLASSES, every=1, holdout=holdout, hidden=hidden, buffer_batches=2, lr=0.05)
+
+    whole = make()
+    fit_with(whole, Frozen(), batches)
+    first, second = make(), make()
+    fit_with(first, Frozen(), batches[:6])
+    file = io.BytesIO()
+    torch.save(first.state(), file)
+    file.seek(0)
+    second.load_state(torch.load(file, weights_only=True))
+    assert second.utilisation == first.utilisation  # before its first step already
+    pipeline = StepPipeline([second], announce=False)
+    pipeline.t = 6
+    quiet_trainer([pipeline]).fit(Frozen(), loader(batches[6:]))
+    assert not differences(whole.state(), second.state())
+
+
+class Frozen(Foreign):
+    """Does not change, so that a second fit sees the features of the first."""
+
+    def __init__(self) -> None:
+        super().__init__(automatic=False, optimizer=lambda groups: torch.optim.SGD(groups, lr=0.0))
+        for m in (self.a, self.b):
+            m[1] = torch.nn.Identity()
+
+
+def test_rows_without_the_modality_neither_train_nor_count():
+    spec, probe = toy_spec(), ProbeEMA(CLASSES, every=1, holdout="half")
+    run = train(
+        None, toy_batches(5, spec, missing={0: ["visual"], 3: ["visual"]}, partly={1: ["visual"]}), probe=probe
+    )
+    steps = {m: [row[0] for row in probe.history if row[1] == m] for m in ("audio", "visual")}
+    assert steps == {"audio": [1, 2, 3, 4, 5], "visual": [2, 3, 5]}
+    assert run.pipeline.t == 5
+
+
+def test_what_a_probe_needs_is_said():
+    class Bare(torch.nn.Module): ...
+
+    module = Foreign(automatic=False)
+    with pytest.raises(UserError, match="no validation data"):
+        fit(module, foreign_batches(1), [ProbeEMA(CLASSES)])
+
+    class Deaf(Foreign):
+        probe_encode = None
+
+        def __getattribute__(self, name):
+            if name == "probe_encode":
+                raise AttributeError(name)
+            return super().__getattribute__(name)
+
+    with pytest.raises(UserError, match=r"no probe_encode\(\)"):
+        fit(Deaf(automatic=False), foreign_batches(1), [ProbeEMA(CLASSES)])

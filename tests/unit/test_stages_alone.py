@@ -1,0 +1,220 @@
+"""Every stage alone in a Lightning module that is not ours, and what a pipeline refuses."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from toys import (
+    CLASSES,
+    Capture,
+    Foreign,
+    differences,
+    fit,
+    foreign_batches,
+    loader,
+    quiet_trainer,
+    toy_spec,
+    train,
+)
+
+from callbacks.averaging import EMAWeights
+from callbacks.clip import GroupClip
+from callbacks.diagnostics import GradientNorms
+from callbacks.frequency import FrequencyMask
+from callbacks.gate import StepGate
+from callbacks.lr import LRStep
+from callbacks.order import ORDER, check_order, describe
+from callbacks.pipeline import StepPipeline, find_pipeline
+from callbacks.probe import ProbeEMA
+from callbacks.staleness import StalenessBuffer
+from suite.errors import UserError
+
+STAGES = {
+    "StalenessBuffer": StalenessBuffer({"a": 2, "b": 1}),
+    "FrequencyMask": FrequencyMask({"a": 2, "b": 2}, masking="accumulate"),
+    "GroupClip": GroupClip(0.05),
+    "StepGate": StepGate(),
+    "GradientNorms": GradientNorms(every=1, announce=False),
+    "ProbeEMA": ProbeEMA(CLASSES, every=2, holdout="buffer"),
+}
+NEUTRAL = ("StepGate", "GradientNorms", "ProbeEMA")
+
+
+@pytest.mark.parametrize("automatic", [True, False], ids=["automatic", "manual"])
+@pytest.mark.parametrize("name", STAGES)
+def test_alone_a_stage_does_what_it_does_in_a_pipeline_of_one(name, automatic):
+    batches = foreign_batches(8)
+    alone, listed = deepcopy(STAGES[name]), deepcopy(STAGES[name])
+    one = fit(Foreign(automatic), batches, [alone])
+    two = fit(Foreign(automatic), batches, [StepPipeline([listed], announce=False)])
+    without = fit(Foreign(automatic), batches, [])
+    assert not differences(one.states, two.states)
+    assert bool(differences(one.states, without.states)) == (name not in NEUTRAL)
+    assert not differences(alone.state(), listed.state())
+    assert alone.counters() == listed.counters()
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_automatic_and_manual_optimisation_are_the_same_to_a_stage(name):
+    batches = foreign_batches(8)
+    ends = [fit(Foreign(automatic), batches, [deepcopy(STAGES[name])]).states for automatic in (True, False)]
+    assert not differences(*ends)
+
+
+@pytest.mark.parametrize("automatic", [True, False], ids=["automatic", "manual"])
+def test_a_gate_alone_skips_what_is_not_finite(automatic):
+    gate = StepGate()
+    trace = fit(Foreign(automatic), foreign_batches(5, poison=[2]), [gate])
+    assert not differences(trace.states[1], trace.states[2])
+    assert all(torch.isfinite(v).all() for v in trace.states[-1].values())
+    assert gate.counters() == {"skipped": 1, "skip_reasons": {"fresh gradient not finite": 1}}
+
+
+def test_averages_and_schedulers_follow_a_gate_that_stands_alone():
+    class Scheduled(Foreign):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    stage, average, trainer = LRStep(), EMAWeights(decay=0.5), None
+    trainer = quiet_trainer([stage, average])
+    module = Scheduled(automatic=False)
+    trainer.fit(module, loader(foreign_batches(3)))
+    assert module.optimizers().param_groups[0]["lr"] == 0.05 / 8
+    pipeline = find_pipeline(trainer)
+    assert pipeline is not None
+    assert pipeline.t == 3
+    assert find_pipeline(quiet_trainer([])) is None
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_alone_is_in_the_checkpoint_and_goes_on(name, tmp_path):
+    batches = foreign_batches(6)
+    whole, first, second = (deepcopy(STAGES[name]) for _ in range(3))
+    expected = fit(Foreign(automatic=False), [*batches, *batches], [whole])
+    trainer = quiet_trainer([first])
+    trainer.fit(Foreign(automatic=False), loader(batches))
+    trainer.save_checkpoint(tmp_path / "c.ckpt")
+    module = Foreign(automatic=False)
+    quiet_trainer([second], epochs=2).fit(module, loader(batches), ckpt_path=tmp_path / "c.ckpt", weights_only=True)
+    assert not differences(expected.states[-1], dict(module.state_dict()))
+    assert not differences(whole.state(), second.state())
+
+
+# -- what is refused ------------------------------------------------------------------------------------------------------
+def test_two_stages_beside_each_other_are_refused():
+    with pytest.raises(UserError, match="one StepPipeline that lists all stages") as refused:
+        fit(Foreign(automatic=True), foreign_batches(1), [StepGate(), GroupClip(1.0)])
+    assert "callbacks=[StepPipeline" in refused.value.remedy
+    with pytest.raises(UserError, match="beside another stage or a StepPipeline"):
+        fit(Foreign(automatic=True), foreign_batches(1), [StepPipeline([StepGate()]), GroupClip(1.0)])
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ([StepGate(), StalenessBuffer({})], "'gate' before 'staleness'"),
+        ([FrequencyMask({"a": 1}), StalenessBuffer({})], "'frequency' before 'staleness'"),
+        ([StepGate(), StepGate()], "'gate' twice"),
+        ([LRStep(), GradientNorms()], "'lr' before 'diagnostics'"),
+    ],
+)
+def test_a_wrong_order_is_refused_with_the_right_one(stages, message):
+    with pytest.raises(UserError, match=message) as refused:
+        StepPipeline(stages)
+    assert refused.value.expected == " → ".join(ORDER)
+
+
+def test_the_declared_order_is_that_of_the_design():
+    assert ORDER == ("rhythm", "diagnostics", "modulation", "staleness", "frequency", "clip", "gate", "lr", "probe")
+    for i, name in enumerate(ORDER):
+        check_order(ORDER[i:])
+        for other in ORDER[:i]:
+            with pytest.raises(UserError):
+                check_order([name, other])
+    assert describe(ORDER) == (
+        "rhythm → forward → losses → backward → unscaled → diagnostics → modulation → staleness → frequency → clip → "
+        "gate → optimiser → commit → lr → probe"
+    )
+
+
+def test_an_undeclared_stage_is_refused():
+    stage = Capture()
+    stage.name = "surprise"
+    with pytest.raises(UserError, match=r"callbacks/order\.py"):
+        StepPipeline([stage])
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [StalenessBuffer({"audio": 1}), FrequencyMask({"audio": 2, "a": 1}), GroupClip(None, {"audio": 1.0})],
+    ids=lambda s: s.name,
+)
+def test_an_unknown_group_is_refused_and_the_known_ones_named(stage):
+    with pytest.raises(UserError, match="group 'audio'") as refused:
+        fit(Foreign(automatic=True), foreign_batches(1), [deepcopy(stage)])
+    assert refused.value.found == "the optimiser's groups are a, b, head"
+
+
+class Odd(Foreign):
+    """Optimisers that a transaction cannot be made of."""
+
+    def __init__(self, kind: str):
+        super().__init__(automatic=False)
+        self.kind = kind
+
+    def configure_optimizers(self):
+        a, b = list(self.a.parameters()), list(self.b.parameters())
+        sgd = torch.optim.SGD
+        if self.kind == "two":
+            return [sgd(a, lr=0.1), sgd(b, lr=0.1)]
+        if self.kind == "lbfgs":
+            return torch.optim.LBFGS(a)
+        if self.kind == "twins":
+            return sgd([{"params": a, "name": "a"}, {"params": b, "name": "a"}], lr=0.1)
+        optimizer = sgd([{"params": a, "name": "a"}, {"params": b, "name": "b"}], lr=0.1)
+        optimizer.param_groups[1]["params"].append(a[0])  # torch itself checks only at construction
+        return optimizer
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("two", "2 optimisers"),
+        ("lbfgs", "LBFGS"),
+        ("twins", "two parameter groups named 'a'"),
+        ("shared", r"in 'a' and in 'b'"),
+    ],
+)
+def test_optimisers_that_cannot_be_a_transaction_are_refused(kind, message):
+    with pytest.raises(UserError, match=message):
+        fit(Odd(kind), foreign_batches(1), [StepGate()])
+
+
+def test_groups_without_a_name_are_numbered():
+    class Plain(Foreign):
+        def configure_optimizers(self):
+            return torch.optim.SGD([{"params": self.a.parameters()}, {"params": self.b.parameters()}], lr=0.1)
+
+    buffer = StalenessBuffer({"group1": 1})
+    fit(Plain(automatic=True), foreign_batches(3), [buffer])
+    assert buffer.counters()["applied"] == {"group1": 2}
+
+
+def test_an_asgml_module_without_its_pipeline_is_refused():
+    with pytest.raises(UserError, match="no StepPipeline"):
+        run = train(None, [], spec=toy_spec(), before=lambda module, pipeline: setattr(module, "_fit_me", True))
+        quiet_trainer([]).fit(run.module, loader([]))
+
+
+def test_after_a_fit_and_after_a_failure_the_optimiser_has_no_hook_left():
+    module = Foreign(automatic=False)
+    fit(module, foreign_batches(2), [StepGate()])
+    assert not module.optimizers().optimizer._optimizer_step_post_hooks
+    failing = Foreign(automatic=False)
+    with pytest.raises(RuntimeError, match="2 optimiser steps in a row"):
+        fit(failing, foreign_batches(2, poison=[0, 1]), [StepGate(max_consecutive_skips=2)])
+    assert not failing.trainer.optimizers[0]._optimizer_step_post_hooks
