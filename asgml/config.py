@@ -190,7 +190,7 @@ class Asgml:
         """The modalities that `delayed` names.
 
         Raises:
-            UserError: unknown modality, or `dominant` where the data set names none.
+            UserError: unknown modality, or `dominant` where the data set names none or it is not trained.
         """
         if self.control == "all_delayed" or self.delayed == "all":
             return list(modalities)
@@ -203,6 +203,13 @@ class Asgml:
                     "'dominant', but this data set does not say which modality dominates",
                     f"all, or a list out of {modalities}",
                     f"set data.dominant={modalities[0]} or asgml.delayed=[{modalities[0]}]",
+                )
+            if dominant not in modalities:
+                raise UserError(
+                    "asgml.delayed",
+                    f"'dominant', which is '{dominant}', but only {modalities} are trained here",
+                    f"all, or a list out of {modalities}",
+                    "set asgml.delayed, or asgml.mode=sync",
                 )
             return [dominant]
         names = [self.delayed] if isinstance(self.delayed, str) else list(self.delayed)

@@ -144,7 +144,8 @@ class MultimodalModule(L.LightningModule):
                 "build the trainer with asgml.build",
             )
         self._pipeline = pipeline
-        require_groups(self.active, pipeline.ctx.groups, "model")
+        frozen = {m for m, params in self.net.groups().items() if not any(p.requires_grad for p in params)}
+        require_groups([m for m in self.active if m not in frozen], pipeline.ctx.groups, "model")
         if self._epoch_counts is None:
             self._zero_counts()
 

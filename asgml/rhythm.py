@@ -138,7 +138,7 @@ class Rhythm(Stage):
 
     # -- after backward
     def on_gradients(self, ctx: StepContext) -> None:
-        for m in ctx.module.absent:  # type: ignore[union-attr]
+        for m in ctx.module.absent & ctx.groups.keys():  # type: ignore[operator]
             ctx.groups[m].clear()  # the gradient of an absent modality is a 0 that only DDP needed
         for m in self.modalities:
             if self.config.control == "lr_matched":

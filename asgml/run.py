@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from asgml.config import dead_keys
 from suite.check import Common
+from suite.errors import UserError
 from suite.job import Run
 from suite.launch import launch
 
@@ -89,9 +90,16 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
         "dropped_per_epoch": data.train_dataloader().batches.dropped_per_epoch,
     }
     result: dict[str, Any] = {"counters": counters, "ceiling": data.spec.notes.get("ceiling")}
-    for suffix in ("", "_best"):
+    best = run.dir / "checkpoints" / "best.ckpt"
+    if not best.exists() and cfg.debug != "one_step":
+        raise UserError(
+            "trainer.max_steps, trainer.check_val_every_n_epoch",
+            "training ended before its first validation",
+            "at least one validation, to select the best epoch",
+            "train longer, or validate more often",
+        )
+    for suffix in ("", "_best") if best.exists() else ("",):
         if suffix:
-            best = run.dir / "checkpoints" / "best.ckpt"
             module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
         trainer.validate(module, datamodule=data, verbose=False)
         trainer.test(module, datamodule=data, verbose=False)

@@ -9,10 +9,11 @@ import lightning as L
 from callbacks.diagnostics import GradientNorms
 from callbacks.pipeline import find_pipeline
 from callbacks.stage import rank_zero_print
+from suite.errors import UserError
 
 
-class DebugFailure(RuntimeError):
-    """A debugging check did not pass; the message says which group or number is at fault."""
+class DebugFailure(UserError):
+    """A debugging check did not pass; it says which group or number is at fault."""
 
 
 class OverfitCheck(L.Callback):
@@ -39,20 +40,24 @@ class OverfitCheck(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         pipeline = find_pipeline(trainer)
         diagnostics: Any = pipeline.stage("diagnostics") if pipeline else None
-        if pipeline is None or not isinstance(diagnostics, GradientNorms):
-            raise DebugFailure("OverfitCheck needs a StepPipeline with GradientNorms")
-        assert pipeline.ctx is not None
+        if pipeline is None or pipeline.ctx is None or not isinstance(diagnostics, GradientNorms):
+            raise DebugFailure(
+                "OverfitCheck",
+                "no StepPipeline with GradientNorms",
+                "‖Δparam‖ per group",
+                "add callbacks.diagnostics.GradientNorms to the pipeline's stages",
+            )
+        held = pipeline.ctx.held if pipeline.t <= 1 else set()  # a rhythm may hold a group back in a single step
         moved = {g: diagnostics.moved.get(g, 0.0) for g in pipeline.ctx.groups}
-        dead = [g for g, delta in moved.items() if delta == 0.0 and g not in self.idle]
-        table = ", ".join(f"{g} {delta:.3g}" for g, delta in moved.items())
-        rank_zero_print(
-            f"debug: largest ‖Δparam‖ per group: {table}; committed steps {pipeline.t}, skipped {pipeline.vetoed}"
-        )
+        dead = [g for g, delta in moved.items() if delta == 0.0 and g not in self.idle | held]
+        table = ", ".join(f"{g} {delta:.3g}" + (" (held back)" if g in held else "") for g, delta in moved.items())
+        rank_zero_print(f"debug: largest ‖Δparam‖ per group: {table}; steps {pipeline.t}, skipped {pipeline.vetoed}")
         if dead:
             raise DebugFailure(
-                f"dead parameter groups: {', '.join(dead)} (largest ‖Δparam‖ is 0). No gradient reaches them, "
-                "they are held back in every "
-                "step, or their learning rate is 0."
+                f"parameter groups {', '.join(dead)}",
+                "largest ‖Δparam‖ is 0: dead",
+                "every group moves",
+                "find out why no gradient reaches them, why they are held back in every step, or why their learning rate is 0",
             )
         if self.loss_below is None:
             return
@@ -60,7 +65,8 @@ class OverfitCheck(L.Callback):
         rank_zero_print(f"debug: {self.monitor} {loss:.4g} (must be below {self.loss_below})")
         if not loss < self.loss_below:
             raise DebugFailure(
-                f"{self.monitor} is {loss:.4g} after {pipeline.t} steps on a few samples, expected below "
-                f"{self.loss_below}: every group "
-                f"moves ({table}), so look at the learning rate, the labels and the number of steps."
+                self.monitor,
+                f"{loss:.4g} after {pipeline.t} steps on a few samples, though every group moves ({table})",
+                f"below {self.loss_below}: a model that learns at all can learn a few samples by heart",
+                "look at the learning rate, the labels and the number of steps",
             )

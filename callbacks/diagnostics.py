@@ -65,6 +65,7 @@ class GradientNorms(Stage):
                 self.fisher[g] = value**2 if old is None else old + self.fisher_ema * (value**2 - old)
         if not self._before:
             return
+        ctx.report = True
         delta, ratio = self._movement(ctx)
         total = sum(v**2 for v in norms.values()) ** 0.5
         for g in ctx.groups:

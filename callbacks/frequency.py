@@ -242,18 +242,17 @@ class FrequencyMask(Stage):
                 self.actions[name] = "fusion"
             else:
                 self.actions[name] = "accumulate" if self.masking == "accumulate" else "hold"
-                if self.masking == "accumulate" and group.gradients():
+                if self.masking == "accumulate" and ctx.writable(name):
                     self._pending[name] = [p.grad for p in group.params]
                 ctx.hold(name)
 
     def _add_sums(self, ctx: StepContext, name: str) -> None:
         """`p.grad` becomes the mean of the gradients since the last update, this one included."""
-        group, sums = ctx.groups[name], self._sums[name]
-        for p, s in zip(group.params, sums, strict=True):
+        ctx.writable(name)
+        for p, s in zip(ctx.groups[name].params, self._sums[name], strict=True):
             if s is not None:
                 p.grad = s.clone() if p.grad is None else p.grad.add_(s)
-        torch._foreach_div_(group.gradients(), float(self._counts[name] + 1))
-        ctx.touched.add(name)
+        torch._foreach_div_(ctx.groups[name].gradients(), float(self._counts[name] + 1))
 
     def on_commit(self, ctx: StepContext) -> None:
         for name, gradients in self._pending.items():

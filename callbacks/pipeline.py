@@ -43,8 +43,9 @@ class StepPipeline(L.Callback):
 
     Limits: manual or automatic optimisation with exactly one optimiser. Gradient accumulation over several
         batches: a veto restores normalisation buffers only to the last batch. A fused optimiser together with
-        fp16 is refused, because Lightning does not unscale its gradients before the hook. LBFGS is refused (its
-        closure runs several times a step).
+        fp16 is refused, because Lightning does not unscale its gradients before the hook. Under fp16 the AMP
+        scaler waits for the device once more, for its own verdict. LBFGS is refused (its closure runs several
+        times a step).
 
     Args:
         stages: in the order of `callbacks.order.ORDER`.
@@ -154,6 +155,7 @@ class StepPipeline(L.Callback):
         ctx.t = self.t
         ctx.fresh, ctx.reads, ctx.host, ctx.scale, ctx.metrics, ctx.events = {}, {}, {}, {}, {}, []
         ctx.touched, ctx.borrowed, ctx.held, ctx.known, ctx.veto = set(), set(), set(), {}, None
+        ctx.report = False
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
@@ -233,7 +235,7 @@ class StepPipeline(L.Callback):
         assert ctx is not None
         trainer, epoch = ctx.trainer, ctx.trainer.current_epoch
         every = self.log_every or trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if ctx.metrics and (self.t % every == 0 or self.t == 1 or ctx.veto is not None):
+        if ctx.metrics and (ctx.report or self.t % every == 0 or self.t == 1 or ctx.veto is not None):
             milliseconds = (time.perf_counter() - self._started) * 1e3
             values = {
                 **ctx.metrics,

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from callbacks.rng import capture, restore
 from callbacks.stage import Stage, StepContext, host_read
 from suite.errors import UserError
 
@@ -164,7 +165,9 @@ class ProbeEMA(Stage):
                     "a validation loader or datamodule.probe_batch(n)",
                     "use holdout: half or buffer",
                 )
+            drawn = capture()  # an iterator over a loader draws a seed for its workers
             batch = next(iter(loaders))
+            restore(drawn)
         return ctx.trainer.strategy.batch_to_device(batch)
 
     def _build(self, sizes: dict[str, int], device: torch.device) -> None:
@@ -272,6 +275,7 @@ class ProbeEMA(Stage):
             ctx.metrics[f"probe/accuracy/{m}"] = self.scores[m].update(accuracy)
             self.history.append([ctx.t, m, accuracy])
         ctx.metrics["probe/gap"] = self.gap
+        ctx.report = True
 
     def counters(self) -> dict[str, Any]:
         return {"probe_utilisation": self.utilisation}

@@ -35,6 +35,7 @@ class StepContext:
         held: groups whose parameters and normalisation statistics stay as they are in this step.
         veto: the reason why nothing is applied in this step, or None.
         metrics: values to log for this step.
+        report: a stage has measured something at its own interval: log `metrics` of this step in any case.
     """
 
     trainer: L.Trainer
@@ -52,6 +53,7 @@ class StepContext:
     held: set[str] = field(default_factory=set)
     veto: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    report: bool = False
     events: list[tuple[str, str]] = field(default_factory=list)
 
     def rescale(self, group: str, factor: float, through: str) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 
 from asgml.build import Parts, build
 from suite.compose import Composer
@@ -19,6 +22,7 @@ from suite.job import Run, seed_everything
 
 ROOT = Path(__file__).resolve().parents[1]
 _COMPOSER = Composer()
+_GROUPS = set(_COMPOSER.groups())
 
 # Measured, not computed: these differ between two runs of the same numbers.
 MEASURED = ("time/step_ms", "memory/peak_mb")
@@ -63,9 +67,20 @@ def overrides(npz: Path, runs: Path) -> list[str]:
     ]
 
 
+@cache
+def _chosen(choices: tuple[str, ...]) -> DictConfig:
+    return _COMPOSER.compose("asgml", choices)
+
+
 def compose(line: Sequence[str]) -> DictConfig:
-    """The tree of a command line."""
-    return _COMPOSER.compose("asgml", line)
+    """The tree of a command line. Trees of the same choices are composed once: that takes longer than a run."""
+    parsed = OverridesParser.create().parse_overrides(list(line))
+    choices = tuple(o.input_line or "" for o in parsed if o.key_or_group in _GROUPS)
+    cfg = copy.deepcopy(_chosen(choices))
+    for o in parsed:
+        if o.key_or_group not in _GROUPS:
+            OmegaConf.update(cfg, o.key_or_group, o.value(), merge=True, force_add=o.is_add())
+    return cfg
 
 
 def config(npz: Path, runs: Path, *more: str) -> DictConfig:

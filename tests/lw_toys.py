@@ -42,7 +42,7 @@ def byte_tokenizer(chat: bool = False, adds_bos: bool = True) -> PreTrainedToken
 
 def tiny_model(
     family: Family, dtype: torch.dtype = torch.float32, vocab: int = 262, positions: int = 256, seed: int = 0
-) -> torch.nn.Module:
+) -> Any:
     """Two layers, width 32, four heads on two key/value heads; weights large enough for clear preferences."""
     sizes: dict[str, Any] = dict(
         vocab_size=vocab,

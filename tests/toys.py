@@ -46,7 +46,7 @@ ADAMW = partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1)
 OPTIMIZERS = {"sgd": SGD, "momentum": MOMENTUM, "adamw": ADAMW}
 
 
-# -- data -------------------------------------------------------------------------------------------------------------
+# -- data
 def toy_spec(modalities: int = 2, shape: tuple[int, ...] = (WIDTH,), dominant: str | None = "audio") -> DataSpec:
     """N modalities named after `NAMES`; `shape` is a vector's or an image's."""
     kind: Any = {1: "vector", 3: "image"}[len(shape)]
@@ -98,7 +98,7 @@ def loader(batches: Sequence[Any]) -> DataLoader:
     return DataLoader(list(batches), batch_size=None)  # type: ignore[arg-type]
 
 
-# -- network ----------------------------------------------------------------------------------------------------------
+# -- network
 class ToyEncoder(nn.Module):
     """Linear, BatchNorm, ReLU, linear on the flattened input."""
 
@@ -137,7 +137,7 @@ class ToyConv(nn.Module):
         return self.layers(x)
 
 
-# -- ASGML without Hydra ------------------------------------------------------------------------------------------------
+# -- ASGML without Hydra
 class Trace(L.Callback):
     """Keeps, after every batch, a copy of all weights and buffers (`states`) and the timeline rows (`rows`)."""
 
@@ -224,6 +224,7 @@ def train(
     dtype: torch.dtype = torch.float64,
     before: Callable[[MultimodalModule, StepPipeline], None] | None = None,
     module_options: Mapping[str, Any] | None = None,
+    frozen: Iterable[str] = (),
 ) -> Trained:
     """One run of ASGML on batches in memory, every stage in the declared order (seconds / 20).
 
@@ -234,7 +235,9 @@ def train(
     batches = toy_batches(8, spec) if batches is None else batches
     methods = {"uniform": Uniform()} if methods is None else methods
     net = MultimodalNet(spec, encoder, {}, fusion, seed).to(dtype)
-    active = net.modalities
+    for m in frozen:
+        net.encoders[m].requires_grad_(False)
+    active = [m for m in net.modalities if m not in set(frozen)]
     for method in methods.values():
         active = [m for m in method.active(net.modalities) if m in active]
     rhythm, buffer, mask = build_stages(config, active, spec.dominant, probe, seed)
@@ -252,7 +255,7 @@ def train(
     return Trained(module, pipeline, trainer, trace, rows)
 
 
-# -- modules that know nothing of this project ----------------------------------------------------------------------------
+# -- modules that know nothing of this project
 class Foreign(L.LightningModule):
     """Two towers with BatchNorm and a head; groups `a`, `b` and `head`; batches (x, y) of (n, 4) and (n,)."""
 
@@ -284,9 +287,7 @@ class Foreign(L.LightningModule):
         return None
 
     def configure_optimizers(self) -> Any:
-        return self._optimizer(
-            [{"params": list(getattr(self, g).parameters()), "name": g} for g in ("a", "b", "head")]
-        )
+        return self._optimizer([{"params": list(getattr(self, g).parameters()), "name": g} for g in ("a", "b", "head")])
 
     def probe_input(self) -> dict[str, tuple[Tensor, Tensor]]:
         return {m: (f, self.labels) for m, f in self.features.items()}
@@ -348,7 +349,7 @@ def fit(module: L.LightningModule, batches: Sequence[Any], callbacks: Sequence[L
     return trace
 
 
-# -- comparisons ----------------------------------------------------------------------------------------------------------
+# -- comparisons
 def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor], prefix: str = "") -> bool:
     """Bit-identical tensors under all keys that begin with `prefix`."""
     keys = [k for k in a if k.startswith(prefix)]
@@ -395,7 +396,7 @@ class Capture(Stage):
             self.seen.append(self._before(ctx.module))
 
 
-# -- optimisers by the book, for hand-unrolled recursions -------------------------------------------------------------------
+# -- optimisers by the book, for hand-unrolled recursions
 class Book:
     """SGD with momentum and weight decay, or AdamW, on one tensor, written out as in their definitions."""
 

@@ -6,11 +6,30 @@ import math
 
 import pytest
 import torch
-from toys import MOMENTUM, OPTIMIZERS, SGD, Capture, ToyConv, asgml, differences, toy_batches, toy_spec, train
+from toys import (
+    MOMENTUM,
+    OPTIMIZERS,
+    SGD,
+    Capture,
+    Quadratic,
+    ToyConv,
+    asgml,
+    differences,
+    fit,
+    quadratic_batches,
+    quadratic_form,
+    toy_batches,
+    toy_spec,
+    train,
+)
 
 from asgml.methods.ogm_ge import OGMGE
 from asgml.methods.uniform import Uniform
+from callbacks.frequency import FrequencyMask
+from callbacks.gate import StepGate
+from callbacks.pipeline import StepPipeline
 from callbacks.probe import ProbeEMA
+from callbacks.staleness import StalenessBuffer
 from suite.errors import UserError
 
 
@@ -106,7 +125,7 @@ def test_ogm_ge_and_staleness_apply_the_modulated_gradient_of_tau_steps_ago():
     assert modulated == 8  # one of the two is ahead in every step
 
 
-# -- controls -----------------------------------------------------------------------------------------------------------------
+# -- controls
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_lr_matched_is_a_plain_run_with_the_learning_rate_over_k(optimizer):
     run = train(asgml("frequency", k=4, control="lr_matched"), optimizer=optimizer)
@@ -126,7 +145,7 @@ def test_scale_only_is_a_plain_run_with_the_learning_rate_times_c(optimizer):
 
 
 def test_random_skip_has_the_rate_of_the_mask_it_controls_and_another_draw_per_seed():
-    spec, steps = toy_spec(), 120
+    spec, steps = toy_spec(), 60
     batches = toy_batches(steps, spec)
     runs = [train(asgml("frequency", k=3, masking="hard", control="random_skip"), batches, seed=s) for s in (0, 1)]
     for run in runs:
@@ -173,7 +192,7 @@ def test_a_control_without_anything_to_control_is_refused(mode, options):
         asgml(mode, **options)
 
 
-# -- the schedule in a run ------------------------------------------------------------------------------------------------------
+# -- the schedule in a run
 def test_the_schedule_holds_the_strong_encoder_back_and_says_so():
     events = []
 
@@ -208,3 +227,30 @@ def test_ceilings_make_an_intrinsically_weaker_modality_count_as_trained():
     assert train(asgml("adaptive", adaptive=adaptive), probe=probe).ages("audio")[-1] > 0
     adaptive["ceilings"] = {"audio": 0.95, "visual": 0.52}
     assert train(asgml("adaptive", adaptive=adaptive), probe=probe).ages("audio")[-1] == 0
+
+
+def test_one_group_may_stand_in_the_buffer_and_in_the_mask():
+    """What accumulates is then the stale gradients. A vetoed step in between leaves no trace in either of the two."""
+    tau, k, bad, steps = 2, 3, (4, 6), 22
+    buffer = StalenessBuffer({"a": tau}, compensation="none")
+    mask = FrequencyMask({"a": k, "b": 1}, masking="accumulate")
+    batches = quadratic_batches(steps)
+    for i in bad:
+        batches.insert(i, torch.full((5,), float("nan"), dtype=torch.float64))
+    pipeline = StepPipeline([buffer, mask, StepGate()], announce=False)
+    trace = fit(Quadratic(SGD), batches, [pipeline])
+    form, theta = quadratic_form(), torch.tensor([1.0, -2.0, 0.5, -1.0, 1.5], dtype=torch.float64)
+    gradients, since = [], []
+    for t, b in enumerate(quadratic_batches(steps)):
+        gradients.append(form @ theta - b)
+        new = theta - 0.05 * gradients[t]
+        new[:3] = theta[:3]
+        if t >= tau:
+            since.append(gradients[t - tau][:3])
+            if t % k == 0:
+                new[:3] = theta[:3] - 0.05 * torch.stack(since).mean(0)
+                since = []
+        theta = new
+    found = torch.cat([trace.states[-1]["a"], trace.states[-1]["b"]])
+    assert (pipeline.t, pipeline.vetoed) == (steps, len(bad))
+    assert (found - theta).abs().max() <= 1e-12

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from toys import (
@@ -62,7 +64,10 @@ def test_a_buffer_with_room_for_delays_but_delay_0_changes_no_bit(compensation):
 def unrolled(kind: str, delays: dict[str, int], through: str, warmup: str, steps: int) -> list[torch.Tensor]:
     """The recursion written out: every group applies c(tau) g(t - tau), with its own history, or stands still."""
     form = quadratic_form()
-    theta = {"a": torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64), "b": torch.tensor([-1.0, 1.5], dtype=torch.float64)}
+    theta = {
+        "a": torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64),
+        "b": torch.tensor([-1.0, 1.5], dtype=torch.float64),
+    }
     books = {g: Book(kind) for g in theta}
     history: list[dict[str, torch.Tensor]] = []
     last = dict.fromkeys(theta, -1)
@@ -112,7 +117,7 @@ def test_every_group_with_its_own_delay(warmup):
 def test_the_oracle_can_tell_one_step_of_delay_from_the_next():
     """The comparison above would see an off-by-one: neighbouring delays differ by far more than 1e-12."""
     runs = [unrolled("momentum", {"a": tau, "b": 0}, "lr", "skip", STEPS)[-1] for tau in (0, 1, 2, 3)]
-    assert min((x - y).abs().max() for x, y in zip(runs, runs[1:], strict=False)) > 1e-3
+    assert min((x - y).abs().max() for x, y in pairwise(runs)) > 1e-3
 
 
 def test_tau_1_applies_the_gradient_of_one_step_ago_in_asgml():

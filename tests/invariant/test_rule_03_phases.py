@@ -55,9 +55,7 @@ def test_slow_encoders_do_not_bunch_in_one_step(ks, together):
     """`together`: the smallest possible number of slow encoders that update in the fullest step."""
     every = {f"m{i}": k for i, k in enumerate(ks)}
     phases = check_phases(every, None, "k")
-    fullest = max(
-        sum(k > 1 and (t - phases[m]) % k == 0 for m, k in every.items()) for t in range(math.lcm(*ks))
-    )
+    fullest = max(sum(k > 1 and (t - phases[m]) % k == 0 for m, k in every.items()) for t in range(math.lcm(*ks)))
     assert fullest == together
 
 

@@ -12,7 +12,7 @@ from toys import MOMENTUM, Book, Quadratic, asgml, fit, quadratic_batches, quadr
 
 from callbacks.gate import StepGate
 from callbacks.pipeline import StepPipeline
-from callbacks.staleness import Stamps, StalenessBuffer
+from callbacks.staleness import StalenessBuffer, Stamps
 
 
 @dataclass

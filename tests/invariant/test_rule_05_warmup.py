@@ -1,4 +1,4 @@
-"""Rule 5: until a gradient of the wanted age exists the encoder holds still, or applies fresh ones, none of them twice."""
+"""Rule 5: until a gradient of the wanted age exists the encoder holds still, or applies fresh ones, none twice."""
 
 from __future__ import annotations
 

@@ -19,7 +19,8 @@ from suite.errors import UserError
 
 
 @pytest.mark.parametrize(
-    ("tau", "lambda_comp", "expected"), [(0, 0.1, 1.0), (2, 0.1, 0.8333333), (4, 0.1, 0.7142857), (3, 0.0, 1.0), (1, 1.0, 0.5)]
+    ("tau", "lambda_comp", "expected"),
+    [(0, 0.1, 1.0), (2, 0.1, 0.8333333), (4, 0.1, 0.7142857), (3, 0.0, 1.0), (1, 1.0, 0.5)],
 )
 def test_the_formula(tau, lambda_comp, expected):
     assert compensation(tau, lambda_comp) == pytest.approx(expected, abs=1e-7)
@@ -88,7 +89,7 @@ UNSCALED = {
 
 @pytest.mark.parametrize("what", SCALING)
 def test_a_constant_factor_on_the_gradient_is_nothing_to_adam_and_the_user_is_told_once(what):
-    """Constant scaling cancels in m / sqrt(v) up to eps; `soft` alternates and does not cancel, but warns all the same."""
+    """Constant scaling cancels in m / sqrt(v) up to eps; `soft` alternates and does not, but warns all the same."""
     batches, book = quadratic_batches(15), partial(torch.optim.AdamW, lr=0.01, weight_decay=0.0)
 
     def run(stage):
@@ -109,7 +110,11 @@ def test_a_constant_factor_on_the_gradient_is_nothing_to_adam_and_the_user_is_to
 def test_a_factor_on_the_gradient_does_act_under_sgd():
     batches = quadratic_batches(15)
     ends = [
-        fit(Quadratic(SGD), batches, [StepPipeline([StalenessBuffer({"a": 2}, lambda_comp=2.0, through=t)], announce=False)])
+        fit(
+            Quadratic(SGD),
+            batches,
+            [StepPipeline([StalenessBuffer({"a": 2}, lambda_comp=2.0, through=t)], announce=False)],
+        )
         for t in ("lr", "gradient")
     ]
     assert (ends[0].states[-1]["a"] - ends[1].states[-1]["a"]).abs().max() <= 1e-12  # plain SGD: the same thing
@@ -159,5 +164,10 @@ def test_a_learning_rate_scheduler_and_the_scaling_do_not_disturb_each_other():
             return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)}
 
     module = Scheduled(automatic=True)
-    fit(module, foreign_batches(4), [StepPipeline([StalenessBuffer({"a": 1}, lambda_comp=3.0)], announce=False)], epochs=2)
+    fit(
+        module,
+        foreign_batches(4),
+        [StepPipeline([StalenessBuffer({"a": 1}, lambda_comp=3.0)], announce=False)],
+        epochs=2,
+    )
     assert [g["lr"] for g in module.optimizers().param_groups] == [0.05 * 0.25] * 3

@@ -104,7 +104,11 @@ def test_fusion_preserving_leaves_exactly_the_fusion_path(gamma):
     reference, capture = Reference(), Capture()
     config = asgml("frequency", k=3, masking="fusion_preserving", gamma=gamma)
     run = train(
-        config, methods={"uniform": Uniform(gamma)}, extra=[capture], before=reference.install, module_options={"cosine_every": 2}
+        config,
+        methods={"uniform": Uniform(gamma)},
+        extra=[capture],
+        before=reference.install,
+        module_options={"cosine_every": 2},
     )
     assert reference.backwards == 8  # one backward per step
     actions = run.actions("audio")
@@ -119,7 +123,7 @@ def test_fusion_preserving_leaves_exactly_the_fusion_path(gamma):
 
 
 def test_fusion_preserving_still_trains_the_head_and_logs_the_same_loss():
-    """Masking concerns the encoder's gradient: the head of an idle encoder learns, the logged loss keeps its definition."""
+    """Masking concerns the encoder's gradient: its head learns, and the logged loss keeps its definition."""
     spec = toy_spec()
     batches = toy_batches(2, spec)
     seen = []

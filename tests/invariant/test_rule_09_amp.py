@@ -111,8 +111,7 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("value", [torch.inf, torch.nan])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("mode", "value"), zip(MODES, [torch.inf, torch.nan] * 2, strict=True))
 def test_fp16_and_fp32_skip_the_same_steps_and_agree(data: Path, tmp_path: Path, mode: str, value: float) -> None:
     """With the same injected overflow: same vetoes, same t, same timeline, weights within fp16 tolerance."""
     seen, parts, tables = [], [], []

@@ -158,7 +158,9 @@ def test_during_a_veto_nothing_moves_and_step_is_still_called(optimizer):
     average, spec = Average(EMAWeights(decay=0.5)), toy_spec()
     batches = toy_batches(5, spec, poison=[2])
     probe = ProbeEMA(3, every=1, holdout="half")
-    run = train(None, batches, optimizer=optimizer, callbacks=[Count(), Look(), average.averaging, average], probe=probe)
+    run = train(
+        None, batches, optimizer=optimizer, callbacks=[Count(), Look(), average.averaging, average], probe=probe
+    )
     assert not differences(run.trace.states[1], run.trace.states[2])  # BatchNorm buffers included
     assert len(calls) == run.trainer.global_step == 5  # Lightning counts the step, the AMP scaler would be updated
     assert (run.pipeline.t, run.pipeline.vetoed) == (4, 1)
@@ -228,7 +230,12 @@ def test_any_number_of_modalities(modalities, mode):
 
 @pytest.mark.parametrize("automatic", [True, False], ids=["automatic", "manual"])
 def test_a_foreign_module_gets_the_same_transaction(automatic):
-    stages = [StalenessBuffer({"a": 1}), FrequencyMask({"b": 3, "head": 1}, masking="accumulate"), GroupClip(1.0), StepGate()]
+    stages = [
+        StalenessBuffer({"a": 1}),
+        FrequencyMask({"b": 3, "head": 1}, masking="accumulate"),
+        GroupClip(1.0),
+        StepGate(),
+    ]
     good, bad = foreign_batches(9), foreign_batches(9, poison=[4])
     ends = []
     for batches in (without(good, (4,)), bad):

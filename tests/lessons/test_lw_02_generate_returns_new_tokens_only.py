@@ -1,4 +1,4 @@
-"""`generate(inputs_embeds=…)` returns only new tokens; slicing off the prompt length gave empty strings for everything."""
+"""`generate(inputs_embeds=…)` returns only new tokens; slicing off the prompt length gave empty strings everywhere."""
 
 from __future__ import annotations
 

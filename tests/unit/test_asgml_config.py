@@ -38,6 +38,7 @@ def test_one_modality_dominates_by_itself():
     ("config", "dominant", "message"),
     [
         (asgml("staleness"), None, "does not say which modality dominates"),
+        (asgml("staleness"), "depth", r"only \['audio', 'visual', 'text'\] are trained here"),
         (asgml("staleness", delayed=["visul"]), None, "did you mean 'visual'"),
         (asgml("staleness", tau={"Text": 1}), None, "asgml.tau"),
         (asgml("frequency", k={"speech": 2}), None, "name a modality of the data set"),

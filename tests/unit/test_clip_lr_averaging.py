@@ -29,7 +29,7 @@ from callbacks.staleness import StalenessBuffer
 from suite.errors import UserError
 
 
-# -- clipping -----------------------------------------------------------------------------------------------------------------
+# -- clipping
 def moved(trace, t: int, group: str) -> torch.Tensor:
     before = trace.start if t == 0 else trace.states[t - 1]
     return trace.states[t][group] - before[group]
@@ -87,7 +87,7 @@ def test_wrong_bounds_are_refused():
         fit(Quadratic(), quadratic_batches(1), [StepPipeline([GroupClip(1.0, {"audio": 1.0})], announce=False)])
 
 
-# -- learning rates -----------------------------------------------------------------------------------------------------------
+# -- learning rates
 def test_warm_up_rises_linearly_from_a_floor_of_ten_percent():
     factors = [lr_factor(t, 10, 10, "constant", warmup_steps=50) for t in range(52)]
     assert factors[:6] == pytest.approx([0.1, 0.1, 0.1, 0.1, 0.1, 0.12])
@@ -174,7 +174,7 @@ def test_schedulers_that_somebody_else_steps_are_refused():
         fit(Scheduled("step", plateau=True), foreign_batches(1), [LRStep()])
 
 
-# -- averages -----------------------------------------------------------------------------------------------------------------
+# -- averages
 def literal_average(states: list[dict], steps: list[int], decay: float | None) -> dict:
     """The average over the weights after the given committed steps; decay None: equal weights."""
     average: dict = {}

@@ -122,7 +122,9 @@ def test_diagnostics_change_no_bit():
     batches = foreign_batches(7, poison=[3])
     plain = fit(Foreign(automatic=False), batches, [StepPipeline([StepGate()], announce=False)])
     watched = fit(
-        Foreign(automatic=False), batches, [StepPipeline([GradientNorms(every=1, announce=False), StepGate()], announce=False)]
+        Foreign(automatic=False),
+        batches,
+        [StepPipeline([GradientNorms(every=1, announce=False), StepGate()], announce=False)],
     )
     assert not differences(plain.states, watched.states)
 
@@ -190,7 +192,7 @@ def test_metrics_reach_any_lightning_logger(tmp_path):
     assert {"grad_norm/a", "delta/b", "gate/skipped", "time/step_ms", "memory/peak_mb"} <= set(header)
 
 
-# -- the debugging check that stands on it --------------------------------------------------------------------------------
+# -- the debugging check that stands on it
 class Dead(Foreign):
     def configure_optimizers(self):
         optimizer = super().configure_optimizers()

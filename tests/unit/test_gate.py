@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toys import Foreign, Quadratic, asgml, fit, foreign_batches, loader, quadratic_batches, quiet_trainer, toy_batches
-from toys import toy_spec, train
+from toys import (
+    Foreign,
+    Quadratic,
+    asgml,
+    fit,
+    foreign_batches,
+    loader,
+    quadratic_batches,
+    quiet_trainer,
+    toy_batches,
+    toy_spec,
+    train,
+)
 
 from callbacks.alarms import NothingLearned, NothingLearnedAlarm
 from callbacks.gate import StepGate, TooManySkips, verdict
@@ -67,7 +78,7 @@ def test_in_a_run_one_group_with_a_gradient_trains(group, zeros):
 
 
 def test_delayed_groups_alone_do_not_wait_for_ever():
-    """With every group delayed nothing is applied at first; the steps count all the same, or no stamp would ever age."""
+    """With every group delayed nothing is applied at first; the steps count, or no stamp would ever age."""
     pipeline = StepPipeline([StalenessBuffer({"a": 2, "b": 1}), StepGate()], announce=False)
     trace = fit(Quadratic(), quadratic_batches(6), [pipeline])
     assert pipeline.t == 6
@@ -94,7 +105,9 @@ def test_a_loss_without_gradient_is_skipped_counted_and_named():
 def test_a_run_of_skips_fails_loudly_and_says_why():
     spec = toy_spec()
     gate = StepGate(max_consecutive_skips=3)
-    with pytest.raises(TooManySkips, match=r"3 optimiser steps in a row.*t=2.*fresh gradient not finite: .*audio") as error:
+    with pytest.raises(
+        TooManySkips, match=r"3 optimiser steps in a row.*t=2.*fresh gradient not finite: .*audio"
+    ) as error:
         train(asgml(), toy_batches(9, spec, poison=[1, 3, 4, 5]), gate=gate)
     assert "Nothing is being learned" in str(error.value)
     assert gate.skipped == 4  # the lonely one before did not count towards the run
@@ -138,5 +151,5 @@ def test_the_alarm_is_about_consecutive_evaluations():
 
 
 def test_the_alarm_can_stop_the_run():
-    with pytest.raises(NothingLearned, match="val/loss is 1.000000 in two consecutive evaluations"):
+    with pytest.raises(NothingLearned, match=r"val/loss is 1\.000000 in two consecutive evaluations"):
         validated([1.0, 1.0, 0.5], NothingLearnedAlarm(action="stop"))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from latentwire.codec import wire
 from latentwire.codec.base import Codec, Payload, straight_through, usage
 from latentwire.codec.bits import pack, packed_bytes, unpack, width_of
 from latentwire.codec.fp16 import FP16
@@ -38,7 +36,7 @@ def make(name: str) -> Codec:
         for _ in range(5):
             codec(torch.randn(4, 6, D))
     else:
-        codec = Integer(D, bits=int(name[3:]), group=4)  # type: ignore[arg-type]
+        codec = Integer(D, bits=int(name[3:]), group=4)
     return codec.eval()
 
 
@@ -71,10 +69,8 @@ def test_a_batch_is_its_rows(name: str) -> None:
             assert torch.equal(coded.codes[i], alone.codes[0])
 
 
-@pytest.mark.parametrize("name", CODECS)
-def test_coding_twice_changes_nothing_for_grids_without_maps(name: str) -> None:
-    if name in ("fsq", "fsq_bare", "rvq"):
-        pytest.skip("maps, tanh and greedy stages do not reproduce their own output")
+@pytest.mark.parametrize("name", ["fp16", "int8", "int6", "int4"])
+def test_coding_twice_changes_nothing_on_a_grid(name: str) -> None:
     codec = make(name)
     once = codec(latents(2, 4)).values
     torch.testing.assert_close(codec(once).values, once, rtol=1e-3, atol=0)
@@ -192,7 +188,7 @@ def literal_integer(row: list[float], bits: int, group: int) -> tuple[list[float
 @pytest.mark.parametrize("bits", [8, 6, 4])
 @pytest.mark.parametrize("group", [1, 4, D])
 def test_integers_are_the_literal_transcription_within_half_a_step(bits: int, group: int) -> None:
-    codec, z = Integer(D, bits=bits, group=group), latents(1, 6)  # type: ignore[arg-type]
+    codec, z = Integer(D, bits=bits, group=group), latents(1, 6)
     values = codec(z).values[0]
     for row, got in zip(z[0], values, strict=True):
         expected, scales = literal_integer(row.tolist(), bits, group)
@@ -203,7 +199,7 @@ def test_integers_are_the_literal_transcription_within_half_a_step(bits: int, gr
 
 @pytest.mark.parametrize(("bits", "codes"), [(8, 60), (6, 45), (4, 30)])
 def test_integer_sizes_count_codes_and_scales(bits: int, codes: int) -> None:
-    assert Integer(D, bits=bits, group=4).payload(5) == Payload(codes=codes, scales=30)  # type: ignore[arg-type]
+    assert Integer(D, bits=bits, group=4).payload(5) == Payload(codes=codes, scales=30)
 
 
 def test_scales_are_rounded_up() -> None:
@@ -375,104 +371,3 @@ def test_rvq_refuses_impossible_codes() -> None:
     codec = make("rvq")  # 11 entries in 4 bits
     with pytest.raises(UserError, match="code 15"):
         codec.decode(b"\xff\xf0", 1)
-
-
-# -- wire -------------------------------------------------------------------------------------------------------------
-CONFIG = {"encoder": {"name": "byte", "width": 8}, "levels": [8, 5]}
-
-
-@pytest.mark.parametrize("name", CODECS)
-def test_a_message_brings_the_latents_and_has_the_announced_size(name: str) -> None:
-    codec, z = make(name), latents(5)
-    identity = wire.fingerprint(CONFIG, codec)
-    message = wire.pack(z, codec, identity)
-    size = wire.message_bytes(codec, 5)
-    assert len(message) == size.total == 13 + codec.payload(5).total
-    assert (size.scales, size.codes) == (codec.payload(5).scales, codec.payload(5).codes)
-    assert torch.equal(wire.unpack(message, codec, identity), codec(z[None]).values[0])
-
-
-@pytest.mark.parametrize("name", ["int4", "fsq"])
-def test_no_changed_byte_is_ever_read(name: str) -> None:
-    codec = make(name)
-    identity = wire.fingerprint(CONFIG, codec)
-    message = wire.pack(latents(2), codec, identity)
-    wire.unpack(message, codec, identity)
-    for i in range(len(message)):
-        for change in range(1, 256):
-            damaged = message[:i] + bytes([message[i] ^ change]) + message[i + 1 :]
-            with pytest.raises(UserError):
-                wire.unpack(damaged, codec, identity)
-
-
-def test_no_shortened_lengthened_or_shuffled_message_is_ever_read() -> None:
-    codec = make("int6")
-    identity = wire.fingerprint(CONFIG, codec)
-    message = wire.pack(latents(3), codec, identity)
-    rng = np.random.default_rng(0)
-    wrong = [message[:n] for n in range(len(message))] + [message + b"\0", message * 2, b"\0" + message]
-    wrong += [bytes(rng.permutation(list(message)).tolist()) for _ in range(50)]
-    wrong += [rng.bytes(len(message)) for _ in range(50)] + [b"LW\x01" + rng.bytes(40) for _ in range(50)]
-    for other in wrong:
-        with pytest.raises(UserError):
-            wire.unpack(other, codec, identity)
-
-
-def test_the_error_says_what_is_wrong() -> None:
-    codec = make("int8")
-    identity = wire.fingerprint(CONFIG, codec)
-    message = wire.pack(latents(3), codec, identity)
-    for damaged, text in (
-        (b"PK" + message[2:], "latentwire.encode"),
-        (b"", "latentwire.encode"),
-        (message[:2] + b"\x02" + message[3:], "format version 2"),
-        (message[:9], "bytes"),
-        (message[:-8], "bytes"),
-        (message[:-5] + bytes([message[-5] ^ 1]) + message[-4:], "damaged"),
-    ):
-        with pytest.raises(UserError, match=text):
-            wire.unpack(damaged, codec, identity)
-
-
-def test_a_message_of_another_configuration_or_other_weights_is_refused() -> None:
-    codec = make("fsq")
-    identity = wire.fingerprint(CONFIG, codec)
-    message = wire.pack(latents(3), codec, identity)
-    others = [wire.fingerprint({**CONFIG, "levels": [8, 6]}, codec), wire.fingerprint(CONFIG)]
-    with torch.no_grad():
-        next(codec.parameters())[0, 0] += 1e-6
-    others.append(wire.fingerprint(CONFIG, codec))
-    for other in others:
-        with pytest.raises(UserError, match="fingerprint"):
-            wire.unpack(message, codec, other)
-        # the four bytes that are sent may agree by chance: the checksum knows all thirty-two
-        collision = identity[:4] + other[4:]
-        with pytest.raises(UserError, match="damaged"):
-            wire.unpack(message, codec, collision)
-
-
-def test_fingerprints_depend_on_meaning_only() -> None:
-    turned = {"levels": [8, 5], "encoder": {"width": 8, "name": "byte"}}
-    assert wire.fingerprint(CONFIG) == wire.fingerprint(turned)
-    a, b = nn.Linear(2, 2), nn.Linear(2, 2)
-    assert wire.fingerprint({}, a, b) != wire.fingerprint({}, b, a)
-    b.load_state_dict(a.state_dict())
-    assert wire.fingerprint({}, a) == wire.fingerprint({}, b)
-    assert wire.fingerprint({}, a) != wire.fingerprint({}, a.double())
-    with pytest.raises(UserError, match="plain values"):
-        wire.fingerprint({"a": object()})
-
-
-def test_files(tmp_path: Path) -> None:
-    codec = make("fp16")
-    identity = wire.fingerprint(CONFIG, codec)
-    path = tmp_path / "message.wire"
-    wire.write(path, wire.pack(latents(2), codec, identity))
-    assert torch.equal(wire.read(path, codec, identity), codec(latents(1, 2)).values[0])
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"message\.wire"):
-        wire.read(path, codec, identity)
-    with pytest.raises(UserError, match=r"nowhere\.wire"):
-        wire.read(tmp_path / "nowhere.wire", codec, identity)
-    with pytest.raises(UserError, match="slots"):
-        wire.pack(torch.zeros(0, D), codec, identity)

@@ -164,7 +164,7 @@ def test_strided_convolution_of_one_text_is_torchs_own() -> None:
     pooling = make("strided_conv")
     x, mask = batch([12])
     h = x
-    for conv, norm in zip(pooling.convs, pooling.norms, strict=True):  # type: ignore[call-overload]
+    for conv, norm in zip(pooling.convs, pooling.norms, strict=True):
         h = norm(torch.nn.functional.gelu(conv(h.transpose(1, 2)).transpose(1, 2)))
     torch.testing.assert_close(pooling(x, mask, [3]), h)  # 12 -> 6 -> 3
 

@@ -45,7 +45,9 @@ def slices(module) -> dict[str, torch.Tensor]:
 
 def seen(module):
     step = module.step
-    present = {m: list(range(len(step.y))) if p is None else torch.where(p)[0].tolist() for m, p in step.present.items()}
+    present = {
+        m: list(range(len(step.y))) if p is None else torch.where(p)[0].tolist() for m, p in step.present.items()
+    }
     return {m: z.tolist() for m, z in slices(module).items()}, present, step.y.tolist()
 
 
@@ -53,10 +55,14 @@ def seen(module):
 @pytest.mark.parametrize("alpha", [0.1, 0.8])
 def test_the_convolution_gradients_are_scaled_by_the_transcribed_coefficient(modalities, alpha):
     spec, capture, steps = toy_spec(modalities, (1, 4, 4)), Capture(seen), 8
-    batches = toy_batches(steps, spec, partly={2: ["visual"], 5: ["audio", "visual"]}, missing={6: ["visual"]} if modalities == 3 else {})
+    batches = toy_batches(
+        steps, spec, partly={2: ["visual"], 5: ["audio", "visual"]}, missing={6: ["visual"]} if modalities == 3 else {}
+    )
     methods = {"ogm_ge": OGMGE(alpha=alpha, noise=False)}
     run = train(asgml(), batches, spec=spec, encoder=ToyConv, methods=methods, optimizer=SGD, extra=[capture])
-    names = {m: [n for n, _ in run.module.named_parameters() if n.startswith(f"net.encoders.{m}.")] for m in spec.modalities}
+    names = {
+        m: [n for n, _ in run.module.named_parameters() if n.startswith(f"net.encoders.{m}.")] for m in spec.modalities
+    }
     slowed = dict.fromkeys(spec.modalities, 0)
     for t in range(steps):
         before = run.trace.start if t == 0 else run.trace.states[t - 1]
@@ -75,7 +81,9 @@ def test_the_convolution_gradients_are_scaled_by_the_transcribed_coefficient(mod
 def test_the_formulas_on_numbers():
     p = {"a": torch.tensor(6.0), "b": torch.tensor(2.0), "c": torch.tensor(3.0)}
     rho = discrepancy(p)
-    assert {m: float(r) for m, r in rho.items()} == pytest.approx({"a": (3 + 2) / 2, "b": (1 / 3 + 2 / 3) / 2, "c": (0.5 + 1.5) / 2})
+    assert {m: float(r) for m, r in rho.items()} == pytest.approx(
+        {"a": (3 + 2) / 2, "b": (1 / 3 + 2 / 3) / 2, "c": (0.5 + 1.5) / 2}
+    )
     assert float(coefficient(torch.tensor(2.5), 0.8)) == pytest.approx(1 - math.tanh(2.0))
     assert float(coefficient(torch.tensor(1.0), 0.8)) == 1.0
     assert float(coefficient(torch.tensor(0.4), 0.8)) == 1.0
@@ -164,7 +172,8 @@ def test_a_fusion_with_parts_of_its_own_is_scored_by_them():
     def scores(module):
         step, linears = module.step, module.net.fusion.linears
         by_hand = {
-            m: float(torch.softmax(linears[m](f), 1)[range(len(step.y)), step.y].mean()) for m, f in step.features.items()
+            m: float(torch.softmax(linears[m](f), 1)[range(len(step.y)), step.y].mean())
+            for m, f in step.features.items()
         }
         return {m: float(p) for m, p in module.methods["ogm_ge"].scores(step).items()}, by_hand
 

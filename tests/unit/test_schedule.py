@@ -46,7 +46,8 @@ def test_speed_score_mixes_gradient_and_descent():
 
 
 @pytest.mark.parametrize(
-    ("score", "base", "tau"), [(1.0, 0, 0), (1.6, 0, 1), (0.2, 0, 0), (1.0, 2, 2), (1.4, 2, 3), (0.3, 2, 0), (9.0, 2, 4)]
+    ("score", "base", "tau"),
+    [(1.0, 0, 0), (1.6, 0, 1), (0.2, 0, 0), (1.0, 2, 2), (1.4, 2, 3), (0.3, 2, 0), (9.0, 2, 4)],
 )
 def test_speed_delay(score, base, tau):
     """1 + tau = clip(round((1 + tau_base) S), 1 + tau_min, 1 + tau_max)."""
@@ -120,9 +121,7 @@ def test_hybrid_is_the_larger_of_the_two():
         assert decide("hybrid", score, used, **settings) == {m: max(one[m], two[m]) for m in names}
 
 
-@pytest.mark.parametrize(
-    ("behind", "scale"), [(0.0, 1.0), (0.1, 1.0), (0.25, 1.25), (0.4, 1.5), (0.9, 1.5)]
-)
+@pytest.mark.parametrize(("behind", "scale"), [(0.0, 1.0), (0.1, 1.0), (0.25, 1.25), (0.4, 1.5), (0.9, 1.5)])
 def test_boost_scale(behind, scale):
     """1 + alpha min(1, relu(max U - U - 0.1) / 0.3), for the weak encoder."""
     used = {"strong": 0.95, "weak": 0.95 - behind}

@@ -15,6 +15,7 @@ from toys import (
     foreign_batches,
     loader,
     quiet_trainer,
+    toy_batches,
     toy_spec,
     train,
 )
@@ -79,8 +80,7 @@ def test_averages_and_schedulers_follow_a_gate_that_stands_alone():
             schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    stage, average, trainer = LRStep(), EMAWeights(decay=0.5), None
-    trainer = quiet_trainer([stage, average])
+    trainer = quiet_trainer([LRStep(), EMAWeights(decay=0.5)])
     module = Scheduled(automatic=False)
     trainer.fit(module, loader(foreign_batches(3)))
     assert module.optimizers().param_groups[0]["lr"] == 0.05 / 8
@@ -104,7 +104,7 @@ def test_a_stage_alone_is_in_the_checkpoint_and_goes_on(name, tmp_path):
     assert not differences(whole.state(), second.state())
 
 
-# -- what is refused ------------------------------------------------------------------------------------------------------
+# -- what is refused
 def test_two_stages_beside_each_other_are_refused():
     with pytest.raises(UserError, match="one StepPipeline that lists all stages") as refused:
         fit(Foreign(automatic=True), foreign_batches(1), [StepGate(), GroupClip(1.0)])
@@ -205,9 +205,10 @@ def test_groups_without_a_name_are_numbered():
 
 
 def test_an_asgml_module_without_its_pipeline_is_refused():
+    batches = toy_batches(1, toy_spec())
+    run = train(None, batches)
     with pytest.raises(UserError, match="no StepPipeline"):
-        run = train(None, [], spec=toy_spec(), before=lambda module, pipeline: setattr(module, "_fit_me", True))
-        quiet_trainer([]).fit(run.module, loader([]))
+        quiet_trainer([]).fit(run.module, loader(batches))
 
 
 def test_after_a_fit_and_after_a_failure_the_optimiser_has_no_hook_left():

@@ -52,7 +52,7 @@ def test_embeddings_alone_give_new_tokens_only(case: Case) -> None:
 
 @pytest.mark.parametrize(("cached", "read"), [(1, 7), (3, 3), (4, 1)])
 def test_new_embeddings_beside_a_cache_lose_as_many_as_are_cached(case: Case, cached: int, read: int) -> None:
-    """It takes the embeddings for the whole sequence and reads the last `new - cached` of them. No error, no warning."""
+    """It takes the embeddings for the whole sequence and reads their last `new - cached`. No error, no warning."""
     new = case.embeds[:, cached:]
     found = case.generate(inputs_embeds=new, past_key_values=case.cache(cached))[0].tolist()
     assert case.seen[0].shape[1] == read == new.shape[1] - cached
