@@ -1,0 +1,1 @@
+"""LatentWire: a learned wire of latents between frozen language models."""

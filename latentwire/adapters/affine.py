@@ -1,0 +1,31 @@
+"""Per-channel scale and shift."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from latentwire.adapters.base import Adapter
+from latentwire.adapters.calibration import Mode
+from suite.errors import UserError
+
+
+class AffineAdapter(Adapter):
+    """y = a * z + b per channel, from a = 1, b = 0; for latents that are as wide as the model already.
+
+    Args:
+        d_z: width of a latent.
+        d_out: width of the result, equal to d_z.
+        target: RMS that the calibration aims at.
+        calibration: `batch`, `token` or `none`.
+    """
+
+    def __init__(self, d_z: int, d_out: int, target: float, calibration: Mode = "batch"):
+        super().__init__(d_z, d_out, target, calibration)
+        if d_z != d_out:
+            raise UserError("adapter affine", f"d_z = {d_z}", f"the model's width {d_out}", "use adapter=linear")
+        self.scale = nn.Parameter(torch.ones(d_z))
+        self.shift = nn.Parameter(torch.zeros(d_z))
+
+    def raw(self, z: Tensor) -> Tensor:
+        return self.scale * z + self.shift

@@ -1,0 +1,34 @@
+"""Feature-wise linear modulation by the message as a whole."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from latentwire.adapters.base import Adapter
+from latentwire.adapters.calibration import Mode
+
+
+class FiLMAdapter(Adapter):
+    """FiLM (Perez et al., 2018, Eqs. 1–2): y = (1 + gamma) * (W z + b) + beta per channel, gamma and beta from an
+    MLP on the mean latent of the message. It starts near W z + b (last layer of the MLP: standard deviation
+    0.01).
+
+    Args:
+        d_z: width of a latent.
+        d_out: width of the result.
+        target: RMS that the calibration aims at.
+        hidden: hidden width of the MLP.
+        calibration: `batch`, `token` or `none`.
+    """
+
+    def __init__(self, d_z: int, d_out: int, target: float, hidden: int = 64, calibration: Mode = "batch"):
+        super().__init__(d_z, d_out, target, calibration)
+        self.linear = nn.Linear(d_z, d_out)
+        last = nn.Linear(hidden, 2 * d_out)
+        nn.init.normal_(last.weight, std=0.01)
+        nn.init.zeros_(last.bias)
+        self.modulation = nn.Sequential(nn.Linear(d_z, hidden), nn.GELU(), last)
+
+    def raw(self, z: Tensor) -> Tensor:
+        gamma, beta = self.modulation(z.mean(1, keepdim=True)).chunk(2, -1)
+        return (1 + gamma) * self.linear(z) + beta

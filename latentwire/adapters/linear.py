@@ -1,0 +1,26 @@
+"""One linear map."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from latentwire.adapters.base import Adapter
+from latentwire.adapters.calibration import Mode
+
+
+class LinearAdapter(Adapter):
+    """y = W z + b.
+
+    Args:
+        d_z: width of a latent.
+        d_out: width of the result.
+        target: RMS that the calibration aims at.
+        calibration: `batch`, `token` or `none`.
+    """
+
+    def __init__(self, d_z: int, d_out: int, target: float, calibration: Mode = "batch"):
+        super().__init__(d_z, d_out, target, calibration)
+        self.linear = nn.Linear(d_z, d_out)
+
+    def raw(self, z: Tensor) -> Tensor:
+        return self.linear(z)

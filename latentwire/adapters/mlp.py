@@ -1,0 +1,39 @@
+"""Residual two-layer MLP."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from latentwire.adapters.base import Adapter
+from latentwire.adapters.calibration import Mode
+from latentwire.encoders.transformer import feed_forward
+
+
+class MLPAdapter(Adapter):
+    """x = W z + b,  y = x + W_2 dropout(GELU(W_1 norm(x))), hidden width expansion * d_out.
+
+    Args:
+        d_z: width of a latent.
+        d_out: width of the result.
+        target: RMS that the calibration aims at.
+        expansion: hidden width / d_out.
+        dropout: on the hidden layer.
+        calibration: `batch`, `token` or `none`.
+    """
+
+    def __init__(
+        self,
+        d_z: int,
+        d_out: int,
+        target: float,
+        expansion: int = 4,
+        dropout: float = 0.1,
+        calibration: Mode = "batch",
+    ):
+        super().__init__(d_z, d_out, target, calibration)
+        self.linear = nn.Linear(d_z, d_out)
+        self.mlp = feed_forward(d_out, dropout, expansion)
+
+    def raw(self, z: Tensor) -> Tensor:
+        x = self.linear(z)
+        return x + self.mlp(x)

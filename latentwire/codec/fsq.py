@@ -1,0 +1,106 @@
+"""Finite scalar quantisation."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from latentwire.codec.base import Codec, Coded, Payload, bad_payload, straight_through
+from latentwire.codec.bits import pack, packed_bytes, unpack, width_of
+from suite.errors import UserError
+
+EPS = 1e-3
+
+
+class FSQ(Codec):
+    """Finite scalar quantisation (Mentzer et al., ICLR 2024, §3 and appendix A.1).
+
+    Channel i is bounded to L_i values and rounded, with a straight-through gradient around the rounding only:
+
+        f(x) = h tanh(x + atanh(o / h)) - o,   h = (L - 1)(1 + eps) / 2,   o = 1/2 for even L, else 0,
+        value = round(f(x)) / floor(L / 2)  in [-1, 1].
+
+    The paper's listing writes tan where atanh makes f(0) = 0 exactly, and (1 - eps); with (1 + eps) L = 2 is
+    defined as well. No auxiliary loss, no codebook. A slot is `codes` codes of len(levels) channels each; linear
+    maps d_z -> codes * len(levels) -> d_z stand around them unless `project` is false.
+
+    Payload: one index sum_i c_i prod_{j<i} L_j per code, packed in ceil(log2 prod L) bits.
+
+    Args:
+        d_z: width of a latent.
+        levels: values per channel, each 2 to 256; [8, 6, 5] is about 2^8 codes, [8, 5, 5, 5] about 2^10.
+        codes: codes per slot.
+        project: learned maps around the quantiser; without them d_z must be codes * len(levels).
+    """
+
+    levels: Tensor
+    basis: Tensor
+
+    def __init__(self, d_z: int, levels: list[int], codes: int = 1, project: bool = True):
+        super().__init__(d_z)
+        if not levels or any(not 2 <= level <= 256 for level in levels):
+            raise UserError("codec levels", str(levels), "at least one number from 2 to 256", "set codec.levels")
+        if codes < 1:
+            raise UserError("codec codes", str(codes), "1 or more", "set codec.codes")
+        channels = codes * len(levels)
+        if not project and channels != d_z:
+            raise UserError(
+                "codec project=false",
+                f"d_z = {d_z}",
+                f"codes * len(levels) = {channels}",
+                f"set d_z={channels}, or project=true",
+            )
+        self.codes, self.size = codes, math.prod(levels)
+        if self.size >= 2**31:
+            raise UserError(
+                "codec levels", f"a product of {self.size}", "less than 2^31", "use more codes of fewer levels"
+            )
+        self.register_buffer("levels", torch.tensor(levels), persistent=False)
+        self.register_buffer(
+            "basis", torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]), persistent=False
+        )
+        self.project_in: nn.Module = nn.Linear(d_z, channels) if project else nn.Identity()
+        self.project_out: nn.Module = nn.Linear(channels, d_z) if project else nn.Identity()
+
+    @property
+    def symbols(self) -> int:
+        return self.size
+
+    def bound(self, x: Tensor) -> Tensor:
+        """(…, len(levels)) -> values whose rounding takes L_i integers."""
+        half = (self.levels - 1) * (1 + EPS) / 2
+        offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
+        return torch.tanh(x + torch.atanh(offset / half)) * half - offset
+
+    def quantise(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """(…, d_z) -> quantised channels (…, codes, len(levels)) in [-1, 1], indices (…, codes) long."""
+        x = self.bound(self.project_in(z).unflatten(-1, (self.codes, -1)))
+        rounded = straight_through(x, x.round())
+        half_width = self.levels // 2
+        digits = rounded.detach().long() + half_width
+        return rounded / half_width, (digits * self.basis).sum(-1)
+
+    def values(self, indices: Tensor) -> Tensor:
+        """Indices (…, codes) -> quantised channels (…, codes, len(levels))."""
+        digits = indices.unsqueeze(-1) // self.basis % self.levels
+        half_width = self.levels // 2
+        return (digits - half_width).float() / half_width
+
+    def forward(self, z: Tensor) -> Coded:
+        channels, indices = self.quantise(z.float())
+        return Coded(self.project_out(channels.flatten(-2)), channels.new_zeros(()), indices)
+
+    def payload(self, slots: int) -> Payload:
+        return Payload(codes=packed_bytes(slots * self.codes, width_of(self.size)))
+
+    def to_bytes(self, z: Tensor) -> bytes:
+        return pack(self.quantise(z)[1].flatten().cpu().numpy(), width_of(self.size))
+
+    def from_bytes(self, data: bytes, slots: int) -> Tensor:
+        indices = unpack(data, width_of(self.size), slots * self.codes)
+        if (indices >= self.size).any():
+            raise bad_payload(f"code {indices.max()}", f"less than {self.size}")
+        codes = torch.from_numpy(indices).view(slots, self.codes).to(self.levels.device)
+        return self.project_out(self.values(codes).flatten(-2))

@@ -1,0 +1,166 @@
+"""Residual vector quantisation with codebooks that follow the data."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from latentwire.codec.base import Codec, Coded, Payload, bad_payload, straight_through
+from latentwire.codec.bits import pack, packed_bytes, unpack, width_of
+from suite.errors import UserError
+
+EPS = 1e-5
+
+
+class RVQ(Codec):
+    """Residual vector quantisation (Zeghidour et al., SoundStream, 2021, §III-C), EMA codebooks (van den Oord et
+    al., 2017, appendix A.1).
+
+        r_1 = z,   e_q = nearest entry of codebook q to r_q,   r_{q+1} = r_q - e_q,   values = sum_q e_q
+
+    In training mode every forward first uses the codebooks and then moves them: n <- g n + (1-g) count,
+    m <- g m + (1-g) sum of the residuals assigned, entry = m / n (Laplace-smoothed). The first batch fills the
+    codebooks; an entry whose n falls below `dead` takes a random residual of the batch. Ranks of a process group
+    share counts and sums, so their codebooks stay equal. All of it is state (buffers), none of it has gradients.
+
+    Loss: commitment * mean over q of mean (r_q - sg e_q)^2; z gets the straight-through gradient besides.
+    Payload: per slot `stages` indices of ceil(log2 size) bits.
+
+    Args:
+        d_z: width of a latent.
+        stages: codebooks.
+        size: entries per codebook, at least 2.
+        decay: g.
+        commitment: weight of the loss.
+        dead: smoothed count per batch below which an entry is replaced; 0 keeps all.
+    """
+
+    codebooks: Tensor
+    counts: Tensor
+    sums: Tensor
+    filled: Tensor
+
+    def __init__(
+        self,
+        d_z: int,
+        stages: int = 4,
+        size: int = 256,
+        decay: float = 0.99,
+        commitment: float = 0.25,
+        dead: float = 0.01,
+    ):
+        super().__init__(d_z)
+        if stages < 1 or not 2 <= size <= 2**20:
+            raise UserError(
+                "codec stages, size", f"{stages}, {size}", "stages >= 1 and size from 2 to 2^20", "correct them"
+            )
+        if not 0 <= decay < 1:
+            raise UserError("codec decay", str(decay), "at least 0 and less than 1", "set codec.decay")
+        self.stages, self.size, self.decay, self.commitment, self.dead = stages, size, decay, commitment, dead
+        self.register_buffer("codebooks", torch.zeros(stages, size, d_z))
+        self.register_buffer("counts", torch.ones(stages, size))
+        self.register_buffer("sums", torch.zeros(stages, size, d_z))
+        self.register_buffer("filled", torch.zeros((), dtype=torch.bool))
+
+    @property
+    def symbols(self) -> int:
+        return self.size
+
+    def nearest(self, stage: int, residual: Tensor) -> Tensor:
+        """(n, d_z) -> (n,) long; the first one of equally near entries."""
+        book = self.codebooks[stage]
+        distance = book.pow(2).sum(1) - 2 * residual @ book.T  # + |r|^2, the same for every entry
+        return distance.argmin(1)
+
+    def forward(self, z: Tensor) -> Coded:
+        z = z.float()
+        flat = z.reshape(-1, self.d_z)
+        first = self.training and not bool(self.filled)
+        if not first:
+            self._must_be_filled()
+        residual, total = flat, torch.zeros_like(flat)
+        losses, codes = [], []
+        for stage in range(self.stages):
+            if first:
+                self._fill(stage, residual.detach())
+            index = self.nearest(stage, residual.detach())
+            entry = self.codebooks[stage][index]
+            if self.training:
+                self._move(stage, residual.detach(), index)
+            losses.append(F.mse_loss(residual, entry))
+            codes.append(index)
+            total = total + entry
+            residual = residual - entry
+        if first:
+            self.filled.fill_(True)
+        loss = self.commitment * torch.stack(losses).mean()
+        return Coded(straight_through(z, total.view_as(z)), loss, torch.stack(codes, 1).view(*z.shape[:-1], -1))
+
+    def payload(self, slots: int) -> Payload:
+        return Payload(codes=packed_bytes(slots * self.stages, width_of(self.size)))
+
+    def to_bytes(self, z: Tensor) -> bytes:
+        self._must_be_filled()
+        residual, codes = z, []
+        for stage in range(self.stages):
+            codes.append(self.nearest(stage, residual))
+            residual = residual - self.codebooks[stage][codes[-1]]
+        return pack(torch.stack(codes, 1).flatten().cpu().numpy(), width_of(self.size))
+
+    def from_bytes(self, data: bytes, slots: int) -> Tensor:
+        self._must_be_filled()
+        codes = unpack(data, width_of(self.size), slots * self.stages)
+        if (codes >= self.size).any():
+            raise bad_payload(f"code {codes.max()}", f"less than {self.size}")
+        index = torch.from_numpy(codes).view(slots, self.stages).to(self.codebooks.device)
+        total = self.codebooks.new_zeros(slots, self.d_z)
+        for stage in range(self.stages):
+            total = total + self.codebooks[stage][index[:, stage]]
+        return total
+
+    def _must_be_filled(self) -> None:
+        if not bool(self.filled):
+            raise UserError(
+                "codec rvq", "codebooks that no batch has filled", "a trained codec", "train it, or load its state"
+            )
+
+    @torch.no_grad()
+    def _fill(self, stage: int, residual: Tensor) -> None:
+        entries = _rank_zero(_sample(residual, self.size))
+        self.codebooks[stage] = entries
+        self.sums[stage] = entries
+        self.counts[stage] = 1.0
+
+    @torch.no_grad()
+    def _move(self, stage: int, residual: Tensor, index: Tensor) -> None:
+        count = torch.zeros_like(self.counts[stage]).index_add_(0, index, torch.ones_like(residual[:, 0]))
+        total = torch.zeros_like(self.sums[stage]).index_add_(0, index, residual)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(count)
+            dist.all_reduce(total)
+        self.counts[stage].mul_(self.decay).add_(count, alpha=1 - self.decay)
+        self.sums[stage].mul_(self.decay).add_(total, alpha=1 - self.decay)
+        if self.dead > 0:
+            gone = self.counts[stage] < self.dead
+            if bool(gone.any()):  # equal on all ranks: counts are
+                fresh = _rank_zero(_sample(residual, int(gone.sum())))
+                self.sums[stage, gone] = fresh
+                self.counts[stage, gone] = 1.0
+        n = self.counts[stage].sum()
+        smoothed = (self.counts[stage] + EPS) / (n + self.size * EPS) * n
+        self.codebooks[stage] = self.sums[stage] / smoothed.unsqueeze(1)
+
+
+def _sample(rows: Tensor, count: int) -> Tensor:
+    """`count` random rows of (n, d), each at most once while they last."""
+    turns = [torch.randperm(len(rows), device=rows.device) for _ in range(-(-count // len(rows)))]
+    return rows[torch.cat(turns)[:count]]
+
+
+def _rank_zero(x: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized():
+        x = x.contiguous()
+        dist.broadcast(x, src=0)
+    return x

@@ -1,0 +1,1 @@
+"""Corpora: passages with questions about them."""

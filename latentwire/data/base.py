@@ -1,0 +1,51 @@
+"""What every corpus yields: passages with questions about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about one passage.
+
+    Args:
+        id: unique within the corpus.
+        text: the question alone, without any template around it.
+        answers: the accepted answers, at least one; the first is the one to train on.
+        kind: what is asked for (the relation, where the corpus knows it): tables break down by it.
+    """
+
+    id: str
+    text: str
+    answers: tuple[str, ...]
+    kind: str
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A text to send and the questions it answers.
+
+    Args:
+        id: unique within the corpus.
+        text: the context.
+        questions: everything that may be asked about it.
+        group: passages of one group are resampled together (bootstrap): the article, or the passage itself.
+        bits: entropy of the facts in the text, in bits, where the generator knows it; None for real text.
+    """
+
+    id: str
+    text: str
+    questions: tuple[Question, ...]
+    group: str
+    bits: float | None
+
+
+class Corpus(Protocol):
+    """A source of passages; a split may be lazy and very long."""
+
+    def split(self, name: Split) -> Sequence[Passage]: ...

@@ -1,0 +1,274 @@
+"""A generated corpus of little biographies whose every answer must be looked up by person *and* relation.
+
+A context tells `people` different persons, `facts_per_person` facts of each, one sentence a fact. Everything is drawn
+uniformly: the set of persons, the set of relations of each person, one of 32 values per fact, the order of the persons
+and of each one's sentences, one of three wordings per sentence and of two per question.
+
+**Hold-out.** For each pair (person, relation) the 32 values are dealt to the splits once and for all: 24 to train, 4 to
+val, 4 to test. A test context holds test combinations only, so none of its facts was ever trained on, while every word
+in it is known.
+
+**Entropy.** The facts of a context are the set {(person, relation, value)}. The world allows
+
+    N = C(persons, people) · [C(relations, facts_per_person) · 32^facts_per_person]^people
+
+such sets, all equally likely, and `Passage.bits` = log2 N: what an ideal message costs whose receiver knows the world,
+but not which of its combinations the split was given. Order and wording are not facts; they add `wording_bits`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import overload
+
+from latentwire.data.base import Passage, Question, Split
+from suite.errors import UserError
+
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+HELD_OUT = 8  # one part in eight of all combinations for val, one for test
+
+
+@dataclass(frozen=True)
+class Relation:
+    """One kind of fact: its 32 values, and how it is told and asked for."""
+
+    name: str
+    values: tuple[str, ...]
+    told: tuple[str, ...]
+    asked: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class World:
+    """All that can be said: persons by name, and relations."""
+
+    persons: tuple[str, ...]
+    relations: tuple[Relation, ...]
+
+    def words(self) -> list[str]:
+        """Every sentence and question of the world for which a tokenizer needs pieces, in a fixed order."""
+        lines = []
+        for relation in self.relations:
+            for i, value in enumerate(relation.values):
+                for j, told in enumerate(relation.told):
+                    lines.append(told.format(person=self.persons[(i + j) % len(self.persons)], value=value))
+            lines += [asked.format(person=person) for asked in relation.asked for person in self.persons]
+        return lines
+
+
+PERSONS = tuple(
+    """Adam Alice Anna Arthur Boris Carla Clara Daniel David Diana Edgar Elena Emil Emma Felix Frank George Grace Hanna
+    Helen Hugo Ivan Jacob Jane Julia Karl Laura Leo Linda Lucas Maria Martin Nora Oscar Paul Peter Rosa Simon Thomas
+    Victor""".split()
+)
+
+RELATIONS = (
+    Relation(
+        "job",
+        tuple(
+            """baker butcher carpenter dentist driver farmer fisher gardener guard hunter jeweller judge lawyer
+            librarian mason mechanic miner nurse painter pilot plumber porter potter printer sailor singer smith
+            soldier surgeon tailor teacher weaver""".split()
+        ),
+        (
+            "Every day at work {person} is a {value}.",
+            "To earn a living {person} became a {value}.",
+            "In the daily job {person} is the {value}.",
+        ),
+        ("What is the job of {person}?", "What does {person} work as?"),
+    ),
+    Relation(
+        "city",
+        tuple(
+            """Athens Berlin Bern Boston Cairo Chicago Delhi Denver Dublin Florence Geneva Hamburg Havana Houston Kyoto
+            Lima Lisbon London Madrid Miami Milan Moscow Munich Nairobi Oslo Paris Prague Rome Seoul Tokyo Vienna
+            Warsaw""".split()
+        ),
+        (
+            "For many years the home of {person} was {value}.",
+            "With the whole family {person} lives in {value}.",
+            "In a small house {person} lives in {value}.",
+        ),
+        ("What is the city of {person}?", "Where does {person} live?"),
+    ),
+    Relation(
+        "pet",
+        tuple(
+            """badger bear camel cat cow crow deer dog dove duck falcon ferret fox frog goat goose hamster hen horse
+            lizard monkey mouse parrot pig pony rabbit raven sheep snake swan tortoise wolf""".split()
+        ),
+        (
+            "As a pet at home {person} has a {value}.",
+            "Behind the house {person} keeps a pet {value}.",
+            "Of all the pets {person} owns a {value}.",
+        ),
+        ("What is the pet of {person}?", "What pet does {person} keep?"),
+    ),
+    Relation(
+        "food",
+        tuple(
+            """apples bacon beans bread cabbage cake carrots cheese cherries chicken corn dates figs fish garlic grapes
+            honey lemons lentils melon mushrooms noodles nuts olives onions pasta pears plums potatoes rice soup
+            tomatoes""".split()
+        ),
+        (
+            "For lunch and dinner {person} eats {value}.",
+            "At the table {person} likes to eat {value}.",
+            "Of all the food {person} likes {value}.",
+        ),
+        ("What is the food of {person}?", "What does {person} like to eat?"),
+    ),
+    Relation(
+        "instrument",
+        tuple(
+            """accordion banjo bassoon bugle cello clarinet cornet cymbals drums fiddle flute gong guitar harmonica harp
+            horn kazoo keyboard lute mandolin oboe organ piano piccolo recorder saxophone sitar trombone trumpet tuba
+            viola violin""".split()
+        ),
+        (
+            "In the evening band {person} plays the {value}.",
+            "To make some music {person} plays the {value}.",
+            "On the stage {person} plays the {value}.",
+        ),
+        ("What is the instrument of {person}?", "What does {person} play?"),
+    ),
+    Relation(
+        "language",
+        tuple(
+            """Arabic Basque Bengali Catalan Chinese Czech Danish Dutch English Estonian Finnish French German Greek
+            Hebrew Hindi Hungarian Irish Italian Japanese Korean Latin Latvian Norwegian Persian Polish Russian Spanish
+            Swedish Thai Turkish Welsh""".split()
+        ),
+        (
+            "With friends at home {person} speaks {value}.",
+            "In letters and books {person} writes {value}.",
+            "At school long ago {person} learned {value}.",
+        ),
+        ("What is the language of {person}?", "What does {person} speak?"),
+    ),
+)
+
+WORLD = World(PERSONS, RELATIONS)
+
+
+def seed_of(*parts: object) -> int:
+    """A 64-bit seed from any printable parts; the same on every machine and in every process."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big")
+
+
+@cache
+def dealt(world: World) -> dict[tuple[int, int, Split], tuple[int, ...]]:
+    """Values (by index) of each (person, relation) that each split may use; see the module's text."""
+    hands: dict[tuple[int, int, Split], tuple[int, ...]] = {}
+    for p, person in enumerate(world.persons):
+        for r, relation in enumerate(world.relations):
+            order = list(range(len(relation.values)))
+            random.Random(seed_of("hold-out", person, relation.name)).shuffle(order)
+            part = len(order) // HELD_OUT
+            hands[p, r, "val"] = tuple(order[:part])
+            hands[p, r, "test"] = tuple(order[part : 2 * part])
+            hands[p, r, "train"] = tuple(order[2 * part :])
+    return hands
+
+
+def fact_bits(world: World, people: int, facts_per_person: int) -> float:
+    """log2 of the number of fact sets that the world allows (formula in the module's text); needs equal list sizes."""
+    values = len(world.relations[0].values)
+    one = math.comb(len(world.relations), facts_per_person) * values**facts_per_person
+    return math.log2(math.comb(len(world.persons), people)) + people * math.log2(one)
+
+
+def wording_bits(world: World, people: int, facts_per_person: int) -> float:
+    """Entropy of what a context's text says beyond its facts: the orders and the wordings, in bits."""
+    orders = math.factorial(people) * math.factorial(facts_per_person) ** people
+    return math.log2(orders) + people * facts_per_person * math.log2(len(world.relations[0].told))
+
+
+class Biographies:
+    """The corpus; see the module's text.
+
+    Args:
+        people: persons in a context.
+        facts_per_person: facts told of each, of different relations (six in the built-in world).
+        seed: chooses the passages; the hold-out never depends on it.
+        train, val, test: lengths of the splits. They are made on demand, so that length costs nothing.
+        world: names, values and wordings; the built-in ones by default.
+    """
+
+    def __init__(
+        self,
+        people: int = 3,
+        facts_per_person: int = 4,
+        seed: int = 0,
+        train: int = 1_000_000,
+        val: int = 500,
+        test: int = 500,
+        world: World | None = None,
+    ):
+        self.world = world or WORLD
+        for name, value, most in (
+            ("people", people, len(self.world.persons)),
+            ("facts_per_person", facts_per_person, len(self.world.relations)),
+        ):
+            if not 1 <= value <= most:
+                raise UserError(name, str(value), f"1 to {most}", "that is all the world has; choose fewer")
+        self.people, self.facts_per_person, self.seed = people, facts_per_person, seed
+        self.sizes: dict[Split, int] = {"train": train, "val": val, "test": test}
+        for split, size in self.sizes.items():
+            if size < 0:
+                raise UserError(split, str(size), "0 or more passages", f"give {split} a length")
+        self.bits = fact_bits(self.world, people, facts_per_person)
+
+    def split(self, name: Split) -> Sequence[Passage]:
+        """The passages of a split, made when they are looked at."""
+        return Passages(self, name, self.sizes[name])
+
+    def stream(self, name: Split, start: int = 0) -> Iterator[Passage]:
+        """Passages `start`, `start + 1`, … of a split, without end; the first ones are those of `split`."""
+        while True:
+            yield self.passage(name, start)
+            start += 1
+
+    def passage(self, split: Split, index: int) -> Passage:
+        """Passage `index` of a split: a function of the arguments and of the corpus' own, and of nothing else."""
+        name = f"bio/{self.people}x{self.facts_per_person}/{self.seed}/{split}/{index}"
+        draw = random.Random(seed_of(name))
+        world, hands = self.world, dealt(self.world)
+        sentences, questions = [], []
+        for p in draw.sample(range(len(world.persons)), self.people):
+            person = world.persons[p]
+            for r in draw.sample(range(len(world.relations)), self.facts_per_person):
+                relation = world.relations[r]
+                value = relation.values[draw.choice(hands[p, r, split])]
+                sentences.append(draw.choice(relation.told).format(person=person, value=value))
+                text = draw.choice(relation.asked).format(person=person)
+                questions.append(Question(f"{name}/{person}/{relation.name}", text, (value,), relation.name))
+        return Passage(name, " ".join(sentences), tuple(questions), name, self.bits)
+
+
+class Passages(Sequence[Passage]):
+    """A lazy, random-access list of the first `size` passages of a split."""
+
+    def __init__(self, corpus: Biographies, split: Split, size: int):
+        self.corpus, self.name, self.size = corpus, split, size
+
+    def __len__(self) -> int:
+        return self.size
+
+    @overload
+    def __getitem__(self, index: int) -> Passage: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Passage]: ...
+
+    def __getitem__(self, index: int | slice) -> Passage | list[Passage]:
+        if isinstance(index, slice):
+            return [self.corpus.passage(self.name, i) for i in range(*index.indices(self.size))]
+        if not -self.size <= index < self.size:
+            raise IndexError(f"{self.name} has {self.size} passages, not a number {index}")
+        return self.corpus.passage(self.name, index % self.size)

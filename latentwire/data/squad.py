@@ -1,0 +1,138 @@
+"""SQuAD v1.1 from the official JSON files (Rajpurkar et al. 2016)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from latentwire.data.base import Passage, Question, Split
+from suite.errors import UserError
+
+QUESTION_WORDS = ("what", "who", "when", "where", "which", "how", "why")
+
+
+class Squad:
+    """Paragraphs of SQuAD v1.1. No article is in two splits.
+
+    With `train`, the test split is the dev file, as everybody reports it, and `val_share` of the train file's
+    articles are the val split. Without, the dev file alone is dealt out by article: `val_share` to val, as many
+    to test, the rest to train (for development only; the figures compare with nobody's).
+
+    Args:
+        root: folder of the files.
+        dev: file name.
+        train: file name, or None.
+        val_share: share of the articles in val.
+        seed: deals the articles; the rank of an article depends on the seed and its title only.
+
+    `Passage.group` is the paragraph (the unit of the bootstrap); `Question.kind` the first question word in the
+    question.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        dev: str = "dev-v1.1.json",
+        train: str | None = "train-v1.1.json",
+        val_share: float = 0.1,
+        seed: int = 0,
+    ):
+        if not 0 < val_share < 0.5:
+            raise UserError("data.val_share", str(val_share), "a share between 0 and 0.5", "use 0.1")
+        self._root, self._dev, self._train, self._share, self._seed = Path(root), dev, train, val_share, seed
+        self._splits: dict[Split, list[Passage]] | None = None
+
+    def split(self, name: Split) -> Sequence[Passage]:
+        """All passages of one split, in file order; both files are read at the first call.
+
+        Raises:
+            UserError: a file is missing, is no SQuAD v1.1, or contradicts itself.
+        """
+        if self._splits is None:
+            self._splits = self._deal()
+        return self._splits[name]
+
+    def _deal(self) -> dict[Split, list[Passage]]:
+        dev = read(self._root / self._dev)
+        pool = dev if self._train is None else read(self._root / self._train)
+        ranked = sorted(pool, key=lambda t: hashlib.sha256(f"{self._seed}/{t}".encode()).digest())
+        size = max(1, round(self._share * len(ranked)))
+        held: dict[Split, set[str]] = {"val": set(ranked[:size]), "test": set()}
+        if self._train is None:
+            held["test"] = set(ranked[size : 2 * size])
+        held["train"] = set(ranked) - held["val"] - held["test"]
+        splits: dict[Split, list[Passage]] = {
+            name: [p for title, passages in pool.items() if title in titles for p in passages]
+            for name, titles in held.items()
+        }
+        if self._train is not None:
+            if both := set(pool) & set(dev):
+                raise UserError(
+                    f"{self._train} and {self._dev}",
+                    f"{len(both)} articles are in both, e.g. {min(both)}",
+                    "files without common articles",
+                    "fetch both files of v1.1 again",
+                )
+            splits["test"] = [p for passages in dev.values() for p in passages]
+        for name, passages in splits.items():
+            if not passages:
+                raise UserError("data", f"no article left for {name}", "at least 3 articles", "use the whole file")
+        return splits
+
+
+def read(path: Path) -> dict[str, list[Passage]]:
+    """Passages by article title, in file order.
+
+    Raises:
+        UserError: the file is missing, is no SQuAD v1.1, repeats a question id, or an answer is not where it says.
+    """
+    if not path.is_file():
+        raise UserError(
+            str(path),
+            "no such file",
+            "a JSON file of SQuAD v1.1",
+            "fetch it from https://rajpurkar.github.io/SQuAD-explorer/ and set data.root to its folder",
+        )
+    try:
+        articles = json.loads(path.read_text(encoding="utf-8"))["data"]
+        return _parse(articles, path)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            str(path),
+            f"{type(error).__name__}: {error}",
+            "the layout of SQuAD v1.1: data, paragraphs, context, qas, id, question, answers, text, answer_start",
+            "fetch the file again",
+        ) from error
+
+
+def _parse(articles: list[dict[str, Any]], path: Path) -> dict[str, list[Passage]]:
+    seen: set[str] = set()
+    found: dict[str, list[Passage]] = {}
+    for article in articles:
+        passages = found.setdefault(article["title"], [])
+        for paragraph in article["paragraphs"]:
+            name = f"{article['title']}/{len(passages)}"
+            questions = tuple(_question(q, paragraph["context"], path) for q in paragraph["qas"])
+            if repeated := [q.id for q in questions if q.id in seen]:
+                raise UserError(str(path), f"question {repeated[0]} twice", "unique ids", "fetch the file again")
+            seen.update(q.id for q in questions)
+            passages.append(Passage(name, paragraph["context"], questions, name, None))
+    return found
+
+
+def _question(entry: dict[str, Any], context: str, path: Path) -> Question:
+    where = f"{path}: question {entry['id']}"
+    if not entry["answers"]:
+        raise UserError(where, "no answers", "one or more", "use v1.1: only v2.0 has unanswerable questions")
+    for answer in entry["answers"]:
+        start = answer["answer_start"]
+        if context[start : start + len(answer["text"])] != answer["text"]:
+            raise UserError(
+                where, f"{answer['text']!r} is not at {start}", "the answer's text there", "fetch the file again"
+            )
+    words = entry["question"].lower().replace("?", " ").split()
+    kind = next((w for w in words if w in QUESTION_WORDS), "other")
+    return Question(entry["id"], entry["question"], tuple(a["text"] for a in entry["answers"]), kind)

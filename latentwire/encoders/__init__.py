@@ -1,0 +1,1 @@
+"""Encoders: text to M latent vectors of width d_z."""

@@ -1,0 +1,82 @@
+"""From features of a text to its latents: pooling, refiner, output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from latentwire.encoders.layout import LatentLayout
+from latentwire.encoders.pooling import Pooling
+from latentwire.encoders.transformer import Transformer
+from suite.errors import UserError
+
+
+class Bottleneck(nn.Module):
+    """linear -> pooling, slice by slice -> + slice embedding -> refiner over all slots -> norm -> linear per
+    slice.
+
+    Args:
+        d_in: width of the features.
+        d_z: width of a latent.
+        slices: names that a layout may use, `shared` first; fixed for the encoder's life.
+        pooling: called with `d` and `slices`.
+        width: inside.
+        refiner_layers: transformer layers over the slots of a message; 0: none.
+        heads: attention heads of the refiner.
+        dropout: in the refiner.
+    """
+
+    def __init__(
+        self,
+        d_in: int,
+        d_z: int,
+        slices: Sequence[str],
+        pooling: Callable[..., Pooling],
+        width: int,
+        refiner_layers: int,
+        heads: int,
+        dropout: float,
+    ):
+        super().__init__()
+        self.slices = list(slices)
+        if not self.slices or len(set(self.slices)) != len(self.slices):
+            raise UserError("encoder slices", str(self.slices), "different names, at least one", "correct the layout")
+        self.project = nn.Linear(d_in, width)
+        self.pooling = pooling(d=width, slices=len(self.slices))
+        self.slice_embedding = nn.Parameter(0.02 * torch.randn(len(self.slices), width))
+        self.refiner = Transformer(width, refiner_layers, heads, dropout)
+        self.norm = nn.LayerNorm(width)
+        self.outputs = nn.ModuleList(nn.Linear(width, d_z) for _ in self.slices)
+
+    def forward(self, x: Tensor, mask: Tensor, layout: LatentLayout) -> Tensor:
+        """Features (B, T, d_in), mask (B, T) -> latents (B, layout.slots, d_z).
+
+        Raises:
+            UserError: the layout has slices that this encoder does not know, or in another order.
+        """
+        counts = self.counts(layout)
+        x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
+        h = self.pooling(self.project(x), mask, counts)
+        device = h.device
+        owner = torch.repeat_interleave(
+            torch.arange(len(counts), device=device), torch.tensor(counts, device=device)
+        )  # (slots,)
+        positions = torch.cat([torch.arange(n, device=device) for n in counts])
+        h = self.norm(self.refiner(h + self.slice_embedding[owner], positions=positions))
+        used = [(output, n) for output, n in zip(self.outputs, counts, strict=True) if n > 0]
+        pieces = h.split([n for _, n in used], 1)
+        return torch.cat([output(piece) for (output, _), piece in zip(used, pieces, strict=True)], 1)
+
+    def counts(self, layout: LatentLayout) -> list[int]:
+        """Slots per slice, in the encoder's order, which must be the layout's."""
+        parts = dict(layout.parts)
+        if [name for name in self.slices if name in parts] != list(parts):
+            raise UserError(
+                "latent layout",
+                f"slices {list(parts)}",
+                f"a selection of {self.slices} in this order",
+                "rebuild the encoder",
+            )
+        return [parts.get(name, 0) for name in self.slices]

@@ -1,0 +1,58 @@
+"""Encoder from scratch on UTF-8 bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from latentwire.encoders.base import Encoder, Overflow, Tokens
+from latentwire.encoders.bottleneck import Bottleneck
+from latentwire.encoders.layout import LatentLayout
+from latentwire.encoders.pooling import Pooling
+from latentwire.encoders.transformer import Transformer
+
+
+class ByteEncoder(Encoder):
+    """UTF-8 bytes -> embedding -> transformer with rotary positions -> Bottleneck. No vocabulary, no language
+    model.
+
+    `max_tokens` counts bytes. With `overflow=count` a cut may fall inside a character; ids are bytes, nothing is
+    decoded here.
+
+    Args:
+        d_z: width of a latent.
+        slices: slice names of the layouts.
+        pooling: called with `d` and `slices`.
+        width: of the layers.
+        layers: transformer layers over the bytes.
+        refiner_layers: transformer layers over the slots.
+        heads: attention heads.
+        dropout: in all layers.
+        max_tokens: longest text, in bytes.
+        overflow: `refuse` or `count` a longer one.
+    """
+
+    def __init__(
+        self,
+        d_z: int,
+        slices: Sequence[str],
+        pooling: Callable[..., Pooling],
+        width: int = 128,
+        layers: int = 3,
+        refiner_layers: int = 2,
+        heads: int = 4,
+        dropout: float = 0.0,
+        max_tokens: int = 2048,
+        overflow: Overflow = "refuse",
+    ):
+        super().__init__(d_z, max_tokens, overflow)
+        self.embedding = nn.Embedding(256, width)
+        self.layers = Transformer(width, layers, heads, dropout)
+        self.bottleneck = Bottleneck(width, d_z, slices, pooling, width, refiner_layers, heads, dropout)
+
+    def ids(self, text: str) -> Sequence[int]:
+        return text.encode("utf-8")
+
+    def forward(self, tokens: Tokens, layout: LatentLayout) -> Tensor:
+        return self.bottleneck(self.layers(self.embedding(tokens.ids), tokens.mask), tokens.mask, layout)

@@ -1,0 +1,172 @@
+"""Encoder on a pretrained language model's hidden states, with or without LoRA."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from latentwire.encoders.base import Encoder, Overflow, Tokens
+from latentwire.encoders.bottleneck import Bottleneck
+from latentwire.encoders.layout import LatentLayout
+from latentwire.encoders.pooling import Pooling
+from latentwire.lm.frozen import FrozenLM
+from suite.errors import UserError
+
+Self = TypeVar("Self", bound="LMLoRAEncoder")
+EPS = 1e-6
+
+
+class LMLoRAEncoder(Encoder):
+    """Mixed hidden states of a language model -> Bottleneck.
+
+        h_t = sum_l softmax(w)_l  s_l,t / rms(s_l,t)        (layer mix of ELMo, Peters et al., 2018, Eq. 1)
+
+    over the chosen layers l, each token normalised, as layers differ in scale by orders of magnitude and attention
+    sinks by more. The head of the prompt (BOS) is read by the model and left out of the pooling.
+
+    rank 0: the given model itself, without gradient and with its adapters off. rank > 0: LoRA (Hu et al., 2021)
+    on a private copy of its decoder, so the model that reads the latents and the teacher stay what they are. The
+    LoRA weights are parameters of this module and in its state; the frozen weights are neither. The copy moves
+    and changes its type with this module; a deep copy of this module copies it, too.
+
+    Args:
+        lm: the model, before any adapter is put on it.
+        d_z: width of a latent.
+        slices: slice names of the layouts.
+        pooling: called with `d` and `slices`.
+        layers: states to mix, 0 (embeddings) to n_layers (last, normalised); None: all.
+        rank: of the LoRA; 0: frozen.
+        alpha: LoRA's scale is alpha / rank.
+        lora_dropout: before the LoRA's first matrix.
+        targets: linear layers, by the last part of their name.
+        lora_layers: LoRA on the first so many layers; None: on all whose result is mixed.
+        width: of the bottleneck.
+        refiner_layers: transformer layers over the slots.
+        heads: attention heads of the refiner.
+        dropout: in the refiner.
+        max_tokens: longest text, its head not counted.
+        overflow: `refuse` or `count` a longer one.
+    """
+
+    def __init__(
+        self,
+        lm: FrozenLM,
+        d_z: int,
+        slices: Sequence[str],
+        pooling: Callable[..., Pooling],
+        layers: list[int] | None = None,
+        rank: int = 8,
+        alpha: float = 16.0,
+        lora_dropout: float = 0.0,
+        targets: list[str] | None = None,
+        lora_layers: int | None = None,
+        width: int = 128,
+        refiner_layers: int = 3,
+        heads: int = 4,
+        dropout: float = 0.0,
+        max_tokens: int = 512,
+        overflow: Overflow = "refuse",
+    ):
+        super().__init__(d_z, max_tokens, overflow)
+        self.lm = lm
+        self.chosen = list(range(lm.n_layers + 1)) if layers is None else list(layers)
+        if not self.chosen or any(not 0 <= layer <= lm.n_layers for layer in self.chosen):
+            raise UserError("encoder layers", str(layers), f"numbers from 0 to {lm.n_layers}", "set encoder.layers")
+        if max_tokens + len(lm.style.head) > lm.max_tokens:
+            raise UserError(
+                "encoder max_tokens",
+                f"{max_tokens} and a head of {len(lm.style.head)}",
+                f"the {lm.max_tokens} positions of {lm.name}",
+                f"set encoder.max_tokens={lm.max_tokens - len(lm.style.head)} or less",
+            )
+        self.mix = nn.Parameter(torch.zeros(len(self.chosen)))
+        self.bottleneck = Bottleneck(lm.d_model, d_z, slices, pooling, width, refiner_layers, heads, dropout)
+        # A plain list: the frozen weights are in no parameters() and no state_dict().
+        self._copy: list[Any] = []
+        self.lora = nn.ParameterDict()
+        if rank > 0:
+            reach = max(self.chosen) if lora_layers is None else min(lora_layers, max(self.chosen))
+            wanted = ["q_proj", "k_proj", "v_proj", "o_proj"] if targets is None else list(targets)
+            self._add_lora(rank, alpha, lora_dropout, wanted, reach)
+
+    def _add_lora(self, rank: int, alpha: float, dropout: float, targets: list[str], reach: int) -> None:
+        if hasattr(self.lm.model, "peft_config"):
+            raise UserError(
+                f"encoder on {self.lm.name}",
+                "a model with an adapter",
+                "the bare model",
+                "build the encoder first",
+            )
+        if reach < 1:
+            raise UserError(
+                "encoder rank",
+                "LoRA, but no layer whose result is mixed",
+                "a layer of 1 or more",
+                "set encoder.rank=0",
+            )
+        decoder = copy.deepcopy(self.lm.model.get_decoder())
+        names = [
+            f"layers.{i}.{name}"
+            for i, block in enumerate(decoder.layers[:reach])
+            for name, module in block.named_modules()
+            if isinstance(module, nn.Linear) and name.split(".")[-1] in targets
+        ]
+        unknown = set(targets) - {name.split(".")[-1] for name in names}
+        if unknown:
+            linear = {n.split(".")[-1] for n, m in decoder.layers[0].named_modules() if isinstance(m, nn.Linear)}
+            raise UserError(
+                "encoder targets", ", ".join(sorted(unknown)), " | ".join(sorted(linear)), "set encoder.targets"
+            )
+        # whole names: peft drops a target without a match in silence, as long as another has one
+        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)  # type: ignore[arg-type]
+        inject_adapter_in_model(config, decoder)
+        for name, parameter in decoder.named_parameters():
+            if parameter.requires_grad:
+                self.lora[name.replace(".", "-")] = parameter
+        self._copy.append(decoder)
+        self.train(self.training)
+
+    def ids(self, text: str) -> Sequence[int]:
+        return self.lm.style.encode(text)
+
+    def forward(self, tokens: Tokens, layout: LatentLayout) -> Tensor:
+        states = self._states(tokens).to(self.mix)  # (layers, B, T, d_model)
+        states = states * torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + EPS)
+        mixed = torch.einsum("l,lbtd->btd", self.mix.softmax(0), states)
+        return self.bottleneck(mixed, tokens.mask, layout)
+
+    def _states(self, tokens: Tokens) -> Tensor:
+        head = torch.tensor(self.lm.style.head, dtype=torch.long, device=tokens.ids.device)
+        batch = tokens.ids.shape[0]
+        ids = torch.cat([head.expand(batch, -1), tokens.ids], 1)
+        mask = torch.cat([tokens.mask.new_ones(batch, len(head)), tokens.mask], 1)
+        if not self._copy:
+            with self.lm.adapters_off():
+                return self.lm.hidden(ids, mask, self.chosen)[:, :, len(head) :]
+        # padding is on the right and attention causal: default positions are each token's own
+        out = self._copy[0](input_ids=ids, attention_mask=mask.long(), use_cache=False, output_hidden_states=True)
+        return torch.stack([out.hidden_states[layer] for layer in self.chosen])[:, :, len(head) :]
+
+    def train(self: Self, mode: bool = True) -> Self:
+        super().train(mode)
+        for decoder in self._copy:
+            decoder.eval()
+            for module in decoder.modules():
+                if isinstance(module, LoraLayer):
+                    module.lora_dropout.train(mode)
+        return self
+
+    def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        for decoder in self._copy:
+            decoder._apply(fn, recurse)
+            moved = {name.replace(".", "-"): p for name, p in decoder.named_parameters()}
+            if any(moved[name] is not p for name, p in self.lora.items()):
+                raise RuntimeError("LoRA weights were replaced by the move and would no longer be trained")
+        return self

@@ -1,0 +1,141 @@
+"""Encoder without training: principal components of chunks of token embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from latentwire.encoders.base import Encoder, Overflow, Tokens
+from latentwire.encoders.layout import LatentLayout
+from latentwire.encoders.pooling import chunk_borders
+from latentwire.lm.frozen import FrozenLM
+from suite.errors import UserError
+
+
+class PCAEncoder(Encoder):
+    """z_j = C (e_j - mean) / scale: e_j concatenates the embeddings of the at most `chunk` tokens of chunk j.
+
+    Chunks are those of mean pooling (`chunk_borders`); places that a chunk does not fill hold the mean. C (d_z
+    rows) are the first principal components of the chunks of the texts given to `fit`, scale the RMS of the
+    embeddings. No parameter, everything is state: mean, components, scale, explained share. All models read the
+    same slots.
+
+    Args:
+        lm: whose tokenizer and embeddings are used.
+        d_z: width of a latent, at most chunk * d_model.
+        chunk: tokens per slot, at most; a text has at most slots * chunk tokens.
+        max_tokens: longest text.
+        overflow: `refuse` or `count` a longer one.
+    """
+
+    mean: Tensor
+    components: Tensor
+    scale: Tensor
+    explained: Tensor
+    fitted: Tensor
+
+    def __init__(self, lm: FrozenLM, d_z: int, chunk: int = 4, max_tokens: int = 512, overflow: Overflow = "refuse"):
+        super().__init__(d_z, max_tokens, overflow)
+        size = chunk * lm.d_model
+        if chunk < 1 or d_z > size:
+            raise UserError(
+                "encoder d_z, chunk",
+                f"{d_z}, {chunk}",
+                f"d_z at most chunk * {lm.d_model} = {size}",
+                "set d_z or chunk",
+            )
+        self.lm, self.chunk = lm, chunk
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("components", torch.zeros(d_z, size))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("explained", torch.zeros(()))
+        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
+
+    def ids(self, text: str) -> Sequence[int]:
+        return self.lm.style.encode(text)
+
+    @torch.no_grad()
+    def fit(self, texts: Sequence[str], layout: LatentLayout) -> float:
+        """Finds mean and components on the chunks of training texts; returns the explained share of the variance.
+
+        Exact eigenvectors in float64 of the smaller of covariance and Gram matrix: memory grows with the square of
+        min(chunks, chunk * d_model). A component's largest entry is positive, so a fit is reproducible.
+
+        Raises:
+            UserError: fewer than d_z + 1 chunks.
+        """
+        rows, filled = [], []
+        for text in texts:
+            x, inside = self._chunks(self.tokenize([text]), layout)
+            rows.append(x[0].double())
+            filled.append(inside[0])
+        x, inside = torch.cat(rows), torch.cat(filled).double()
+        if len(x) <= self.d_z:
+            raise UserError("pca texts", f"{len(x)} chunks", f"more than d_z = {self.d_z}", "fit on more texts")
+        mean = (x * inside).sum(0) / inside.sum(0).clamp(min=1)
+        centred = (x - mean) * inside
+        total = centred.pow(2).sum()
+        if len(x) < x.shape[1]:
+            values, left = torch.linalg.eigh(centred @ centred.T)
+            order = values.argsort(descending=True)[: self.d_z]
+            components = torch.nn.functional.normalize((centred.T @ left[:, order]).T, dim=1)
+        else:
+            values, vectors = torch.linalg.eigh(centred.T @ centred)
+            order = values.argsort(descending=True)[: self.d_z]
+            components = vectors[:, order].T
+        largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+        components = components * torch.where(largest < 0, -1.0, 1.0)
+        self.mean.copy_(mean)
+        self.components.copy_(components)
+        self.scale.copy_((x.pow(2).sum() / inside.sum()).sqrt())
+        self.explained.copy_(values[order].clamp(min=0).sum() / total)
+        self.fitted.fill_(True)
+        return float(self.explained)
+
+    def forward(self, tokens: Tokens, layout: LatentLayout) -> Tensor:
+        self._must_be_fitted()
+        x, inside = self._chunks(tokens, layout)
+        return ((x - self.mean) * inside) @ self.components.T / self.scale
+
+    def reconstruct(self, z: Tensor, lengths: Tensor) -> Tensor:
+        """Latents (B, M, d_z) of texts of `lengths` (B,) tokens -> embeddings (B, T, d_model), zero beyond the
+        end.
+        """
+        self._must_be_fitted()
+        x = (z * self.scale @ self.components + self.mean).unflatten(2, (self.chunk, -1))  # (B, M, chunk, d_model)
+        start, _ = chunk_borders(lengths, z.shape[1])
+        t = torch.arange(int(lengths.max()), device=z.device)
+        slot = (t >= start.unsqueeze(2)).sum(1) - 1  # (B, T): the last chunk that starts at or before t
+        place = (t - start.gather(1, slot)).clamp(max=self.chunk - 1)
+        row = torch.arange(len(z), device=z.device).unsqueeze(1)
+        return x[row, slot, place].masked_fill((t >= lengths.unsqueeze(1)).unsqueeze(2), 0.0)
+
+    def _chunks(self, tokens: Tokens, layout: LatentLayout) -> tuple[Tensor, Tensor]:
+        """(B, M, chunk * d_model) float32, zero where empty, and which entries are filled (same shape, bool)."""
+        if any(name != "shared" for name, _ in layout.parts):
+            raise UserError(
+                "latent layout", str(dict(layout.parts)), "shared slots only: pca has no others", "set private={}"
+            )
+        lengths = tokens.mask.sum(1)
+        slots = layout.slots
+        if int(lengths.max()) > slots * self.chunk:
+            raise UserError(
+                "text to encode",
+                f"{int(lengths.max())} tokens",
+                f"at most {slots} slots of {self.chunk}",
+                f"set encoder.chunk={-(-int(lengths.max()) // slots)} or more, or use more slots",
+            )
+        start, end = chunk_borders(lengths, slots)
+        index = start.unsqueeze(2) + torch.arange(self.chunk, device=start.device)  # (B, M, chunk)
+        inside = index < end.unsqueeze(2)
+        embedded = self.lm.embed(tokens.ids).detach().to(self.mean)
+        row = torch.arange(len(index), device=index.device)[:, None, None]
+        x = embedded[row, index.clamp(max=embedded.shape[1] - 1)]
+        inside = inside.unsqueeze(3).expand_as(x)
+        return x.masked_fill(~inside, 0.0).flatten(2), inside.flatten(2)
+
+    def _must_be_fitted(self) -> None:
+        if not bool(self.fitted):
+            raise UserError("encoder pca", "not fitted", "principal components", "call fit on training texts first")

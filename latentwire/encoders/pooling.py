@@ -1,0 +1,239 @@
+"""Pooling: a padded sequence of any length to an exact number of slots.
+
+A message has one or several slices (`LatentLayout`); every slice covers the whole text, so `slots` is a list with
+one count per slice. Padding never leaks: the result is the same with more padding, on either side, whatever it
+holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latentwire.encoders.transformer import Attention, Transformer, feed_forward
+from suite.errors import UserError
+
+Short = Literal["repeat", "refuse"]
+
+
+class Pooling(nn.Module):
+    """Base.
+
+    Args:
+        d: width of the sequence and of the result.
+        slices: number of slices that `slots` will count.
+        short: what happens to a text of fewer tokens than slots: `repeat` tokens, or `refuse` with a UserError.
+    """
+
+    def __init__(self, d: int, slices: int, short: Short = "repeat"):
+        super().__init__()
+        self.d, self.slices, self.short = d, slices, short
+
+    def forward(self, x: Tensor, mask: Tensor, slots: Sequence[int]) -> Tensor:
+        """(B, T, d) -> (B, sum(slots), d).
+
+        Args:
+            mask: (B, T) bool, true on tokens, at least one per row.
+            slots: slots of each slice, in order; 0 leaves a slice out.
+
+        Raises:
+            ValueError: a row without tokens, or counts that do not fit.
+            UserError: a text of fewer tokens than slots, with `short=refuse`.
+        """
+        if len(slots) != self.slices or min(slots) < 0 or sum(slots) < 1:
+            raise ValueError(f"slots {list(slots)} for {self.slices} slices")
+        lengths = mask.sum(1)
+        shortest = int(lengths.min())
+        if shortest == 0:
+            raise ValueError("a row without tokens cannot be pooled")
+        if self.short == "refuse" and shortest < max(slots):
+            raise UserError(
+                "pooling",
+                f"a text of {shortest} tokens",
+                f"at least {max(slots)}, one per slot",
+                "set short=repeat",
+            )
+        x, mask = left_aligned(x, mask)
+        return self.pool(x.masked_fill(~mask.unsqueeze(-1), 0.0), mask, lengths, slots)
+
+    def pool(self, x: Tensor, mask: Tensor, lengths: Tensor, slots: Sequence[int]) -> Tensor:
+        """`forward` for checked input: padding on the right, zeros in it. lengths: (B,)."""
+        raise NotImplementedError
+
+
+def left_aligned(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Moves the tokens of each row to the front, in order. (B, T, d), (B, T) -> the same shapes."""
+    order = (~mask).long().argsort(dim=1, stable=True)
+    return x.gather(1, order.unsqueeze(-1).expand_as(x)), mask.gather(1, order)
+
+
+def chunk_borders(lengths: Tensor, slots: int) -> tuple[Tensor, Tensor]:
+    """First token and end of each chunk, (B, slots) each: start_j = floor(j T / M), end_j = max(floor((j+1) T /
+    M), start_j + 1).
+
+    For T >= M the chunks are disjoint, cover the text and differ by at most one token; for T < M a token repeats.
+    """
+    j = torch.arange(slots + 1, device=lengths.device)
+    border = j * lengths.unsqueeze(1) // slots
+    start = border[:, :-1]
+    return start, torch.maximum(border[:, 1:], start + 1)
+
+
+def chunk_mean(x: Tensor, lengths: Tensor, slots: int) -> Tensor:
+    """(B, T, d), padding zero and on the right -> (B, slots, d), the mean of each chunk of `chunk_borders`."""
+    start, end = chunk_borders(lengths, slots)
+    t = torch.arange(x.shape[1], device=x.device)
+    inside = (t >= start.unsqueeze(2)) & (t < end.unsqueeze(2))  # (B, slots, T)
+    return inside.to(x.dtype) / (end - start).unsqueeze(2) @ x
+
+
+class ChunkMean(Pooling):
+    """The mean of M consecutive chunks; no parameters.
+
+    Args:
+        d: width.
+        slices: slices of a message.
+        short: `repeat` or `refuse` a text of fewer tokens than slots.
+    """
+
+    def __init__(self, d: int, slices: int = 1, short: Short = "repeat"):
+        super().__init__(d, slices, short)
+
+    def pool(self, x: Tensor, mask: Tensor, lengths: Tensor, slots: Sequence[int]) -> Tensor:
+        return torch.cat([chunk_mean(x, lengths, n) for n in slots if n > 0], 1)
+
+
+class CrossAttention(Pooling):
+    """Learned queries attend to the text (Perceiver, Jaegle et al., 2021; ICAE's memory slots with fixed input).
+
+    Slot j of slice s has its own query, also when fewer slots are used: fewer slots are a prefix of more. Without
+    `positions` the result does not depend on the order of x. M > T is no special case: a query always attends.
+
+    Args:
+        d: width.
+        slices: slices of a message.
+        max_slots: queries per slice.
+        layers: attention layers; each reads the text again.
+        heads: attention heads.
+        positions: add where a token stands, as a share of the text's length (16 sines and cosines), to the keys.
+        short: `repeat` accepts, `refuse` refuses a text of fewer tokens than slots.
+    """
+
+    FREQUENCIES = 16
+
+    def __init__(
+        self,
+        d: int,
+        slices: int = 1,
+        max_slots: int = 64,
+        layers: int = 1,
+        heads: int = 4,
+        positions: bool = True,
+        short: Short = "repeat",
+    ):
+        super().__init__(d, slices, short)
+        if max_slots < 1 or layers < 1:
+            raise UserError("pooling max_slots, layers", f"{max_slots}, {layers}", "1 or more each", "correct them")
+        self.max_slots = max_slots
+        self.queries = nn.Parameter(torch.randn(slices, max_slots, d))
+        self.norm = nn.LayerNorm(d)
+        self.where = nn.Linear(2 * self.FREQUENCIES, d) if positions else None
+        self.query_norms = nn.ModuleList(nn.LayerNorm(d) for _ in range(layers))
+        self.attentions = nn.ModuleList(Attention(d, heads) for _ in range(layers))
+        self.mlps = nn.ModuleList(feed_forward(d) for _ in range(layers))
+
+    def pool(self, x: Tensor, mask: Tensor, lengths: Tensor, slots: Sequence[int]) -> Tensor:
+        if max(slots) > self.max_slots:
+            raise UserError(
+                "pooling",
+                f"{max(slots)} slots",
+                f"at most {self.max_slots}",
+                f"set max_slots={max(slots)} or more",
+            )
+        keys = self.norm(x)
+        if self.where is not None:
+            share = (torch.arange(x.shape[1], device=x.device) + 0.5) / lengths.unsqueeze(1)  # (B, T)
+            angle = share.unsqueeze(-1) * torch.arange(1, self.FREQUENCIES + 1, device=x.device) * math.pi
+            keys = keys + self.where(torch.cat([angle.sin(), angle.cos()], -1).to(x.dtype))
+        h = torch.cat([self.queries[s, :n] for s, n in enumerate(slots)]).expand(x.shape[0], -1, -1)
+        for norm, attention, mlp in zip(self.query_norms, self.attentions, self.mlps, strict=True):
+            h = h + attention(norm(h), keys, mask)
+            h = h + mlp(h)
+        return h
+
+
+class StridedConv(Pooling):
+    """Convolutions of stride s shrink T to about T / s^layers, chunk means take that to exactly M.
+
+    Keep s^layers <= T / M, or tokens recur. Positions beyond a row's own end are zero before every layer, as if it
+    stood alone.
+
+    Args:
+        d: width.
+        slices: slices of a message.
+        stride: of each layer.
+        layers: number of layers.
+        kernel: odd, at least `stride`.
+        short: `repeat` or `refuse` a text of fewer tokens than slots.
+    """
+
+    def __init__(
+        self, d: int, slices: int = 1, stride: int = 2, layers: int = 1, kernel: int = 3, short: Short = "repeat"
+    ):
+        super().__init__(d, slices, short)
+        if stride < 1 or layers < 1 or kernel % 2 == 0 or kernel < stride:
+            raise UserError(
+                "pooling stride, layers, kernel",
+                f"{stride}, {layers}, {kernel}",
+                "stride and layers from 1, an odd kernel of at least the stride",
+                "correct them",
+            )
+        self.stride = stride
+        self.convs = nn.ModuleList(nn.Conv1d(d, d, kernel, stride, padding=kernel // 2) for _ in range(layers))
+        self.norms = nn.ModuleList(nn.LayerNorm(d) for _ in range(layers))
+
+    def pool(self, x: Tensor, mask: Tensor, lengths: Tensor, slots: Sequence[int]) -> Tensor:
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = norm(F.gelu(conv(x.transpose(1, 2)).transpose(1, 2)))
+            lengths = -(-lengths // self.stride)
+            inside = torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(1)
+            x = x.masked_fill(~inside.unsqueeze(-1), 0.0)
+        return torch.cat([chunk_mean(x, lengths, n) for n in slots if n > 0], 1)
+
+
+class Hierarchical(Pooling):
+    """T -> M f^(levels-1) -> … -> M f -> M: chunk means, a transformer block after each.
+
+    Args:
+        d: width.
+        slices: slices of a message; all use the same blocks.
+        factor: f, by which a level shrinks; the first level takes what is left.
+        levels: number of levels.
+        heads: attention heads.
+        short: `repeat` or `refuse` a text of fewer tokens than slots. An early level may have more than T places;
+            tokens recur there in either case.
+    """
+
+    def __init__(
+        self, d: int, slices: int = 1, factor: int = 2, levels: int = 2, heads: int = 4, short: Short = "repeat"
+    ):
+        super().__init__(d, slices, short)
+        if factor < 1 or levels < 1:
+            raise UserError("pooling factor, levels", f"{factor}, {levels}", "1 or more each", "correct them")
+        self.factor = factor
+        self.blocks = nn.ModuleList(Transformer(d, 1, heads) for _ in range(levels))
+
+    def pool(self, x: Tensor, mask: Tensor, lengths: Tensor, slots: Sequence[int]) -> Tensor:
+        return torch.cat([self._slice(x, lengths, n) for n in slots if n > 0], 1)
+
+    def _slice(self, x: Tensor, lengths: Tensor, slots: int) -> Tensor:
+        for level, block in enumerate(self.blocks):
+            size = slots * self.factor ** (len(self.blocks) - 1 - level)
+            x = block(chunk_mean(x, lengths, size))
+            lengths = torch.full_like(lengths, size)
+        return x

@@ -1,0 +1,68 @@
+"""Encoder on the language model's own token embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from latentwire.encoders.base import Encoder, Overflow, Tokens
+from latentwire.encoders.bottleneck import Bottleneck
+from latentwire.encoders.layout import LatentLayout
+from latentwire.encoders.pooling import Pooling
+from latentwire.encoders.transformer import Transformer
+from latentwire.lm.frozen import FrozenLM
+
+
+class TokenEncoder(Encoder):
+    """Frozen input embeddings / their RMS over the vocabulary -> `layers` transformer layers -> Bottleneck.
+
+    The embeddings stay the language model's: they are no parameter and in no checkpoint. One factor scales them
+    all, so a token keeps its magnitude relative to others.
+
+    Args:
+        lm: whose tokenizer and embeddings are used.
+        d_z: width of a latent.
+        slices: slice names of the layouts.
+        pooling: called with `d` and `slices`.
+        width: of the layers.
+        layers: transformer layers over the tokens, with rotary positions. 0 leaves tokens without context:
+            pooling by attention then sees a bag of words unless it adds positions.
+        refiner_layers: transformer layers over the slots.
+        heads: attention heads.
+        dropout: in all layers.
+        max_tokens: longest text.
+        overflow: `refuse` or `count` a longer one.
+    """
+
+    scale: Tensor
+
+    def __init__(
+        self,
+        lm: FrozenLM,
+        d_z: int,
+        slices: Sequence[str],
+        pooling: Callable[..., Pooling],
+        width: int = 128,
+        layers: int = 2,
+        refiner_layers: int = 2,
+        heads: int = 4,
+        dropout: float = 0.0,
+        max_tokens: int = 512,
+        overflow: Overflow = "refuse",
+    ):
+        super().__init__(d_z, max_tokens, overflow)
+        self.lm = lm
+        table = lm.model.get_input_embeddings().weight
+        self.register_buffer("scale", table.detach().float().pow(2).mean().rsqrt().cpu())
+        self.project = torch.nn.Linear(lm.d_model, width)
+        self.layers = Transformer(width, layers, heads, dropout)
+        self.bottleneck = Bottleneck(width, d_z, slices, pooling, width, refiner_layers, heads, dropout)
+
+    def ids(self, text: str) -> Sequence[int]:
+        return self.lm.style.encode(text)
+
+    def forward(self, tokens: Tokens, layout: LatentLayout) -> Tensor:
+        embedded = self.lm.embed(tokens.ids).detach().to(self.scale) * self.scale
+        return self.bottleneck(self.layers(self.project(embedded), tokens.mask), tokens.mask, layout)

@@ -1,0 +1,126 @@
+"""A small pre-norm transformer with rotary positions; padding never leaks."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from suite.errors import UserError
+
+BASE = 10000.0
+
+
+def rotary(positions: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Positions (…, T) -> cos, sin (…, T, width), halves convention (Su et al., 2021)."""
+    half = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
+    angle = positions.float().unsqueeze(-1) * BASE**-half
+    angle = torch.cat([angle, angle], -1)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates the pairs (i, i + D/2) of (…, T, D) by the angles of cos, sin (broadcast)."""
+    a, b = x.chunk(2, -1)
+    return x * cos + torch.cat([-b, a], -1) * sin
+
+
+class Attention(nn.Module):
+    """Multi-head attention from `queries` to `keys`, width d.
+
+    Args:
+        d: width; d / heads must be an even whole number.
+        heads: number of heads.
+        dropout: on the attention weights.
+    """
+
+    def __init__(self, d: int, heads: int, dropout: float = 0.0):
+        super().__init__()
+        if heads < 1 or d % heads or (d // heads) % 2:
+            raise UserError(
+                "heads",
+                f"{heads} for width {d}",
+                "a divisor that leaves an even width per head",
+                "set width or heads",
+            )
+        self.heads, self.dropout = heads, dropout
+        self.q, self.k, self.v, self.out = (nn.Linear(d, d) for _ in range(4))
+
+    def forward(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """(B, Q, d), (B, T, d) -> (B, Q, d).
+
+        Args:
+            mask: (B, T), true on keys that count, at least one per row; None: all.
+            positions: (T,) for self-attention with rotary positions; None: without any.
+        """
+        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f, x in
+                   ((self.q, queries), (self.k, keys), (self.v, keys)))  # fmt: skip
+        if positions is not None:
+            cos, sin = rotary(positions, q.shape[-1], q.dtype)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        out = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=None if mask is None else mask[:, None, None, :],
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        return self.out(out.transpose(1, 2).flatten(2))
+
+
+def feed_forward(d: int, dropout: float = 0.0, expansion: int = 4) -> nn.Sequential:
+    """(…, d) -> (…, d): norm, linear, GELU, linear."""
+    return nn.Sequential(
+        nn.LayerNorm(d), nn.Linear(d, expansion * d), nn.GELU(), nn.Dropout(dropout), nn.Linear(expansion * d, d)
+    )
+
+
+class Block(nn.Module):
+    """x + attention(norm x), then x + feed_forward(x)."""
+
+    def __init__(self, d: int, heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.norm = nn.LayerNorm(d)
+        self.attention = Attention(d, heads, dropout)
+        self.mlp = feed_forward(d, dropout)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
+        y = self.norm(x)
+        x = x + self.drop(self.attention(y, y, mask, positions))
+        return x + self.drop(self.mlp(x))
+
+
+class Transformer(nn.Module):
+    """`layers` blocks; with 0 the identity.
+
+    Args:
+        d: width.
+        layers: number of blocks.
+        heads: attention heads.
+        dropout: on attention weights and branches.
+    """
+
+    def __init__(self, d: int, layers: int, heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(d, heads, dropout) for _ in range(layers))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """(B, T, d) -> (B, T, d), zero where `mask` (B, T) is false; what stood there has no influence.
+
+        Args:
+            positions: (T,) rotary positions; None: 0 … T-1.
+        """
+        if mask is not None:
+            x = x.masked_fill(~mask.unsqueeze(-1), 0.0)  # a NaN in the padding would survive a weight of 0
+        if positions is None:
+            positions = torch.arange(x.shape[1], device=x.device)
+        for block in self.blocks:
+            x = block(x, mask, positions)
+        return x if mask is None else x.masked_fill(~mask.unsqueeze(-1), 0.0)

@@ -1,0 +1,1 @@
+"""Injectors: how a frozen language model reads the latents."""

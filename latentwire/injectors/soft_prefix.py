@@ -1,0 +1,40 @@
+"""Latents as embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from latentwire.adapters.base import Adapter
+from latentwire.injectors.base import Injector
+from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Prefix
+
+
+class SoftPrefix(Injector):
+    """M embeddings after the head (BOS), before the text; at positions 1 … M after a BOS.
+
+    The target of the calibration is the RMS over all entries of the model's own embeddings of `texts`, the root
+    of the mean square of the per-token RMS.
+
+    Args:
+        d_z: width of a latent.
+        lm: the model that reads.
+        texts: real text to measure the embeddings on; the measurement stays with the model (`lm.measure`).
+        adapter: called with `d_z`, `d_out` and `target`.
+    """
+
+    def __init__(self, d_z: int, lm: FrozenLM, texts: Sequence[str], adapter: Callable[..., Adapter]):
+        super().__init__()
+        target = float(lm.measure(texts).rms.pow(2).mean().sqrt())
+        self.adapter = adapter(d_z=d_z, d_out=lm.d_model, target=target)
+
+    def forward(self, z: Tensor) -> Prefix:
+        """(B, M, d_z) -> Prefix with embeds (B, M, d_model)."""
+        return Prefix(embeds=self.adapter(z))
+
+    @torch.no_grad()
+    def calibrate(self, z: Tensor) -> None:
+        self.adapter.calibrate(z)

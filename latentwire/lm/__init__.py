@@ -1,0 +1,1 @@
+"""Frozen language models: prompts, exact scoring and generation, pocket models, conversion."""

@@ -1,0 +1,80 @@
+"""How prefix, text and answers of a batch lie in columns; the same for scoring and for generation.
+
+    cache    [head k/v | M latents k/v]                                       only with `Prefix.kv`
+    input    [head | M latents | padding, context, question | answer, padding]
+
+`head` is BOS (and a chat template's beginning); it is in the cache where there is one, else in the input.
+Positions count real tokens only, padding is masked by length (never by id), and all answers start in the same
+column. Padding stands behind the head, so that no row of the attention is without a key, also where the latents
+are a cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Ids = Sequence[Sequence[int]]
+
+
+@dataclass
+class Prefix:
+    """What the model reads between the head and the question; an empty one is the no-context baseline.
+
+    Attributes:
+        embeds: (B, M, d_model), read after the head.
+        kv: per layer keys and values (B, kv_heads, M, head_dim) of M latents, keys as the attention reads them
+            (a model's own keys are stored after RoPE). The model puts the head's own keys and values before
+            them.
+        text_ids: B contexts as token ids; with embeds or kv they follow the latents.
+    """
+
+    embeds: Tensor | None = None
+    kv: list[tuple[Tensor, Tensor]] | None = None
+    text_ids: Ids | None = None
+
+
+@dataclass(frozen=True)
+class TextColumns:
+    """The text columns of a batch and the bookkeeping of all columns.
+
+    Attributes:
+        ids: (B, W) text padded on the left, then answers padded on the right; 0 in the padding.
+        mask: (B, fixed + W) int64, 1 on everything real.
+        positions: (B, fixed - cached + W) of the input columns.
+        longest: positions that the longest example takes.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    positions: Tensor
+    longest: int
+
+
+def lay_out_text(text: Ids, answers: Ids | None, cached: int, fixed: int) -> TextColumns:
+    """Lays out B texts (context and question) and answers after `fixed` columns, `cached` of them in a cache."""
+    length = torch.tensor([len(t) for t in text])
+    batch, width = len(text), int(length.max())
+    column = torch.arange(width) - (width - length[:, None])
+    ids = torch.tensor([[*[0] * (width - len(t)), *t] for t in text], dtype=torch.long).view(batch, width)
+    masks = [torch.ones(batch, fixed, dtype=torch.long), (column >= 0).long()]
+    positions = [torch.arange(cached, fixed).expand(batch, -1), fixed + column.clamp(min=0)]
+    longest = length
+    if answers is not None:
+        answer_ids, valid = right_padded(answers)
+        ids = torch.cat([ids, answer_ids], 1)
+        masks.append(valid.long())
+        positions.append(fixed + length[:, None] + torch.arange(answer_ids.shape[1]))
+        longest = length + valid.sum(1)
+    return TextColumns(ids, torch.cat(masks, 1), torch.cat(positions, 1), fixed + int(longest.max()))
+
+
+def right_padded(rows: Ids) -> tuple[Tensor, Tensor]:
+    """Ids (B, A), padded with 0 on the right, and which are real (B, A): by length, as 0 may be a token."""
+    length = torch.tensor([len(r) for r in rows])
+    width = int(length.max())
+    ids = torch.tensor([[*r, *[0] * (width - len(r))] for r in rows], dtype=torch.long).view(len(rows), width)
+    return ids, torch.arange(width) < length[:, None]

@@ -1,0 +1,73 @@
+"""Reads a causal language model and its tokenizer from a folder or the hub, whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+
+from suite.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(source: str, dtype: str, device_map: str | None) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """Model and tokenizer; arguments and errors as in `FrozenLM.load`."""
+    if dtype not in DTYPES:
+        raise UserError("lm.dtype", dtype, " | ".join(DTYPES), "use bfloat16 on accelerators, float32 on CPUs")
+    try:
+        config = AutoConfig.from_pretrained(source)
+        tokenizer = _tokenizer(source, config)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=DTYPES[dtype], device_map=device_map, output_loading_info=True
+        )
+        model, report = loaded
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"lm.source {source}",
+            str(error).strip().splitlines()[0],
+            "a folder (or hub id) with config.json, tokenizer.json and model.safetensors",
+            "check the path; a hub model must be downloaded or reachable",
+        ) from error
+    # transformers only warns and draws missing weights at random
+    wrong = {k: sorted(map(str, report[k])) for k in ("missing_keys", "mismatched_keys") if report.get(k)}
+    if wrong:
+        raise UserError(f"lm.source {source}", str(wrong)[:300], "all weights", "fetch or convert the weights again")
+    return model, tokenizer
+
+
+def positions(config: Any, name: str) -> int:
+    """Longest input that the model reads exactly as laid out here."""
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds - {"full_attention", "sliding_attention"}:
+        raise UserError(
+            f"lm {name}",
+            f"layers of the kinds {sorted(kinds)}",
+            "attention layers",
+            "use a Llama- or Qwen2-class model",
+        )
+    limit = int(config.max_position_embeddings)
+    return min(limit, int(config.sliding_window)) if "sliding_attention" in kinds else limit
+
+
+def _tokenizer(source: str, config: Any) -> PreTrainedTokenizerBase:
+    folder = Path(source)
+    if not (folder / "tokenizer.json").is_file() or (folder / "tokenizer_config.json").is_file():
+        return AutoTokenizer.from_pretrained(source)
+    bare = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    names: dict[str, Any] = {
+        f"{role}_token": bare.convert_ids_to_tokens(getattr(config, f"{role}_token_id"))
+        for role in ("bos", "eos", "pad")
+        if getattr(config, f"{role}_token_id", None) is not None
+    }
+    bare.add_special_tokens(names)
+    return bare

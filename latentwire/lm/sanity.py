@@ -1,0 +1,47 @@
+"""Bounds that a correctly aligned metric cannot leave."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Ids, Prefix
+from suite.errors import UserError
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Mean NLL per answer token in nats: as measured, of a uniform guess, and with other examples' answers."""
+
+    nll: float
+    uniform: float
+    shuffled: float
+
+
+@torch.no_grad()
+def check_bounds(lm: FrozenLM, prefix: Prefix, question_ids: Ids, answer_ids: Ids) -> Bounds:
+    """Scores a batch whose prefix tells the answers; asserts nll < ln(vocabulary) and nll < shuffled.
+
+    Raises:
+        ValueError: all answers are the same, so nothing can be shuffled.
+        UserError: a bound is broken: labels and positions do not match, or the model does not read the prefix.
+    """
+    n = len(answer_ids)
+    other = [answer_ids[(i + 1) % n] for i in range(n)]
+    differs = torch.tensor([list(a) != list(b) for a, b in zip(answer_ids, other, strict=True)])
+    if not differs.any():
+        raise ValueError("a shuffled bound needs different answers in the batch")
+    nll = lm.answer_logprobs(prefix, question_ids, answer_ids).nll().cpu()
+    wrong = lm.answer_logprobs(prefix, question_ids, other).nll().cpu()
+    found = Bounds(float(nll.mean()), math.log(lm.vocab_size), float(wrong[differs].mean()))
+    if found.nll >= found.uniform or float(nll[differs].mean()) >= found.shuffled:
+        raise UserError(
+            f"NLL of {lm.name}",
+            f"{found.nll:.3f} nats per token; with other answers {found.shuffled:.3f}",
+            f"less than ln({lm.vocab_size}) = {found.uniform:.3f} and less than with other answers",
+            "check that labels are not shifted, where prompts end, and the mask on the prefix",
+        )
+    return found
