@@ -8,13 +8,13 @@ from typing import Any
 
 import lightning as L
 import torch
-import torch.distributed as dist
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from asgml.data.batches import Batch
+from asgml.distributed import means_over_ranks, reduced, sum_over_ranks, world_size
 from asgml.evaluation import Predictions, evaluate
 from asgml.methods.base import Method, Step
 from asgml.model.features import present_mask, scatter
@@ -27,10 +27,6 @@ from callbacks.stage import StepContext, host_read
 from suite.errors import UserError
 
 HALF = (torch.float16, torch.bfloat16)
-
-
-def world_size() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def widen(x: Tensor) -> Tensor:
@@ -128,10 +124,9 @@ class MultimodalModule(L.LightningModule):
             if params
         ]
         optimizer = self._optimizer(options)
-        batches = self.trainer.estimated_stepping_batches
-        epochs = self.trainer.max_epochs or 1
-        per_epoch = max(1, int(batches) // epochs) if batches != float("inf") and epochs > 0 else 1
-        schedule = self._lr_schedule(optimizer, per_epoch, max(1, epochs))
+        _ = self.trainer.estimated_stepping_batches  # sets the loader up, so that the length of an epoch is known
+        epochs = max(1, self.trainer.max_epochs or 1)
+        schedule = self._lr_schedule(optimizer, max(1, int(self.trainer.num_training_batches)), epochs)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
@@ -175,8 +170,8 @@ class MultimodalModule(L.LightningModule):
         if world_size() == 1:
             return [float(max(1, n)) for n in local]
         device = batch["y"].device
-        counts = torch.tensor(local, device=device, dtype=torch.float64 if device.type == "cpu" else torch.float32)
-        dist.all_reduce(counts)
+        dtype = torch.float64 if device.type == "cpu" else torch.float32
+        counts = sum_over_ranks(torch.tensor(local, device=device, dtype=dtype))
         if self.may_miss:
             self.absent = {m for m, n in zip(self.active, host_read(counts)[1:], strict=True) if n == 0}
         return counts.clamp(min=1.0).unbind()
@@ -239,7 +234,7 @@ class MultimodalModule(L.LightningModule):
             unimodal=unimodal,
             slices=slices,
             losses=losses,
-            mean=_reduced(mean),
+            mean=reduced(mean),
             t=self._pipeline.t if training else 0,
             epoch=self.current_epoch,
             training=training,
@@ -275,21 +270,8 @@ class MultimodalModule(L.LightningModule):
 
     def _report(self, step: Step, terms: dict[str, Tensor]) -> None:
         """Losses and shares ride to the host with the step's one read."""
-        ctx = self._context
-        reduced = self._reduce_losses(
-            {**{f"loss/{k}": v for k, v in step.losses.items()}, **{f"term/{k}": v for k, v in terms.items()}}
-        )
-        ctx.reads.update(reduced)
-
-    @staticmethod
-    def _reduce_losses(values: dict[str, Tensor]) -> dict[str, Tensor]:
-        packed = torch.stack(
-            [v.detach().to(torch.float64 if v.device.type == "cpu" else torch.float32) for v in values.values()]
-        )
-        if world_size() > 1:
-            dist.all_reduce(packed)
-            packed = packed / world_size()
-        return dict(zip(values, packed.unbind(), strict=True))
+        named = {f"loss/{k}": v for k, v in step.losses.items()} | {f"term/{k}": v for k, v in terms.items()}
+        self._context.reads.update(means_over_ranks(named))
 
     @property
     def _context(self) -> StepContext:
@@ -331,9 +313,7 @@ class MultimodalModule(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         assert self._epoch_counts is not None
-        counts = self._epoch_counts.clone()
-        if world_size() > 1:
-            dist.all_reduce(counts)
+        counts = sum_over_ranks(self._epoch_counts)
         values = counts.tolist()
         names = ["train/accuracy", *(f"train/accuracy/{m}" for m in self.active)]
         self._log({name: values[2 * i] / values[2 * i + 1] for i, name in enumerate(names) if values[2 * i + 1]})
@@ -408,11 +388,9 @@ class MultimodalModule(L.LightningModule):
 
     # -- state
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        counts = None if self._epoch_counts is None else self._epoch_counts.clone()
-        if counts is not None and world_size() > 1:
-            dist.all_reduce(counts)
+        counts = None if self._epoch_counts is None else sum_over_ranks(self._epoch_counts)
         checkpoint["asgml"] = {
-            "epoch_counts": None if counts is None else counts.cpu(),
+            "epoch_counts": None if counts is None else counts.cpu().clone(),
             "val": dict(self.metrics.get("val", {})),
         }
 
@@ -430,18 +408,3 @@ class MultimodalModule(L.LightningModule):
         if dtype == torch.float64:
             moved["x"] = {m: x.to(dtype) if x.is_floating_point() else x for m, x in moved["x"].items()}
         return moved
-
-
-def _reduced(mean: Callable[[Tensor, str | None], Tensor]) -> Callable[[Tensor, str | None], Tensor]:
-    """Means that methods read as numbers are summed over ranks (those in the loss are not: DDP averages their
-    gradients)."""
-
-    def over_ranks(values: Tensor, m: str | None) -> Tensor:
-        value = mean(values, m)
-        if world_size() > 1 and not value.requires_grad:
-            value = value.clone()
-            dist.all_reduce(value)
-            value = value / world_size()
-        return value
-
-    return over_ranks

@@ -133,6 +133,27 @@ def test_fp16_and_fp32_skip_the_same_steps_and_agree(data: Path, tmp_path: Path,
         torch.testing.assert_close(b[k], a[k], rtol=0.01, atol=1e-3, msg=lambda m, k=k: f"{k}: {m}")
 
 
+class Hooked(Watch):
+    """The overflow is in the audio encoder's gradient alone: the forward pass and everybody else are finite."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        weight = next(pl_module.net.encoders["audio"].parameters())
+        weight.register_hook(lambda g: g * torch.inf if self.now else g)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.now = (trainer.current_epoch, batch_idx) in self.where
+
+
+@pytest.mark.parametrize("mode", ["staleness", "accumulate"])
+def test_an_overflow_in_a_held_back_encoder_skips_the_step_too(data: Path, tmp_path: Path, mode: str) -> None:
+    """What fp16's scaler refuses, fp32 refuses: the check is on fresh gradients, not on the old ones applied."""
+    found = []
+    for name, scale in (("32", None), ("16", 1024.0)):
+        parts = run(data, tmp_path / name, *MODES[mode], "optimizer.lr=0.01", scale=scale, watch=Hooked())
+        found.append((parts.pipeline.t, parts.pipeline.vetoed, parts.pipeline.counters()["skip_reasons"]))
+    assert found[0] == found[1] == (18, 2, {"fresh gradient not finite": 2})
+
+
 def test_the_search_for_the_first_scale_is_no_failure(data: Path, tmp_path: Path) -> None:
     """Far more overflows in a row than `max_consecutive_skips`, each of which halves the scale; then it trains."""
     watch = Watch(where=())

@@ -223,7 +223,7 @@ MODES = {
     "adaptive-frequency": ["method=asgml_adaptive", "asgml.adaptive.kind=frequency"],
     "ogm_ge": ["method=ogm_ge", "methods.ogm_ge.kernels=all"],
     "clipped-adamw": ["method=uniform", "callbacks.clip.max_norm=0.5", "optimizer=adamw"],
-    "ema": ["method=uniform", "callbacks.averaging={_target_:callbacks.averaging.EMAWeights,decay:0.9}"],
+    "ema": ["method=uniform", "averaging=ema", "callbacks.averaging.decay=0.9"],
     "batch-norm": ["asgml.tau=2", "model.encoder.norm=batch"],
     "float64": ["method=uniform", "trainer.precision=64-true"],
     "bf16-mixed": ["method=uniform", "trainer.precision=bf16-mixed"],

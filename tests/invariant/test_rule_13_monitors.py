@@ -90,7 +90,8 @@ def test_monitors_do_not_disturb(
 
 def test_each_monitor_is_logged_at_its_own_interval(data: Path, tmp_path: Path) -> None:
     """Nothing that was measured is lost because the trainer logs at another interval."""
-    cfg = config(data, tmp_path, "trainer.log_every_n_steps=7", "callbacks.diagnostics.every=4", "callbacks.probe.every=3")
+    intervals = ["trainer.log_every_n_steps=7", "callbacks.diagnostics.every=4", "callbacks.probe.every=3"]
+    cfg = config(data, tmp_path, *intervals)
     fit(cfg)
     steps: dict[str, list[int]] = {}
     for step, _, name, _ in rows(cfg, "history.csv")[1:]:

@@ -47,7 +47,7 @@ MODES: dict[str, list[str]] = {
     "clipped": ["callbacks.clip.max_norm=0.3", "+callbacks.clip.groups.audio=0.1", "asgml.delayed=all"],
     "probe-half": ["method=boost", "callbacks.probe.holdout=half", "+callbacks.probe.hidden=4"],
     "probe-buffer": ["method=boost", "callbacks.probe.holdout=buffer", "+callbacks.probe.buffer_batches=3"],
-    "ema": ["callbacks.averaging={_target_:callbacks.averaging.EMAWeights,decay:0.9}"],
+    "ema": ["averaging=ema", "callbacks.averaging.decay=0.9"],
     "adamw-cosine": ["optimizer=adamw", "optimizer.lr=0.01", "lr_schedule=cosine", "lr_schedule.warmup_steps=4"],
     "fp16": ["trainer.precision=16-mixed"],
 }  # fmt: skip
