@@ -124,9 +124,12 @@ class MultimodalModule(L.LightningModule):
             if params
         ]
         optimizer = self._optimizer(options)
-        _ = self.trainer.estimated_stepping_batches  # sets the loader up, so that the length of an epoch is known
-        epochs = max(1, self.trainer.max_epochs or 1)
-        schedule = self._lr_schedule(optimizer, max(1, int(self.trainer.num_training_batches)), epochs)
+        self.trainer.fit_loop.setup_data()  # now the length of an epoch is known
+        per_epoch = max(1, int(self.trainer.num_training_batches))
+        epochs = self.trainer.max_epochs or -1
+        if epochs < 1:  # training is measured in steps alone
+            epochs = -(-max(1, self.trainer.max_steps) // per_epoch)
+        schedule = self._lr_schedule(optimizer, per_epoch, epochs)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -14,6 +14,9 @@ from suite.check import Common
 from suite.errors import UserError
 from suite.job import Run
 from suite.launch import launch
+
+if TYPE_CHECKING:
+    from asgml.build import Parts
 
 
 @dataclass
@@ -73,14 +76,30 @@ def quiet_lightning() -> None:
 
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """One run from data to result (see `suite.launch`)."""
-    import torch
-
     from asgml.build import build
-    from asgml.evaluation import save_predictions
-    from suite.report import single_report
+    from callbacks.tracking import finish
 
     quiet_lightning()
     parts = build(cfg, run)
+    code = 1
+    try:
+        result = fit_and_evaluate(cfg, run, parts)
+        code = 0
+        return result
+    except SystemExit as end:
+        code = int(end.code or 0)
+        raise
+    finally:
+        finish(parts.trainer, code)
+
+
+def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
+    """Trains, then evaluates the last and the best-validation weights on val and test."""
+    import torch
+
+    from asgml.evaluation import save_predictions
+    from suite.report import single_report
+
     trainer, module, data = parts.trainer, parts.module, parts.data
     trainer.fit(
         module, datamodule=data, ckpt_path=str(run.resume_from) if run.resume_from else None, weights_only=True

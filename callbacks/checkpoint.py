@@ -129,11 +129,20 @@ class StepCheckpoint(Checkpoint):
                 f"a metric logged in validation: {', '.join(sorted(trainer.callback_metrics)) or 'there is none'}",
                 "set monitor to one of these, or to null for no best.ckpt",
             )
-        score = float(trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor])))
+        score = self.score(trainer)
         if self._better(score):
             self.best_score, self.best_step = score, restart.steps_done(trainer)
             self.best_epoch = trainer.current_epoch
+            self.chosen()
             self._save(trainer, self.best_path)
+
+    def score(self, trainer: L.Trainer) -> float:
+        """The monitored metric of this validation, the same on all ranks. Called once per validation."""
+        assert self.monitor is not None
+        return float(trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor])))
+
+    def chosen(self) -> None:
+        """The present state is the best so far and is about to be saved."""
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.save_last(trainer)  # after `max_steps` or an early stop

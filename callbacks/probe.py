@@ -81,7 +81,8 @@ class ProbeEMA(Stage):
 
     Limits: a scoring step re-encodes the held-out batch and reads one vector from the device. `validation` takes
         `datamodule.probe_batch(n)` where it exists, else the first validation batch, and uses validation data in
-        training decisions (say so when reporting; `half` and `buffer` do not).
+        training decisions (say so when reporting; `half` and `buffer` do not, but hold out within a step only:
+        over epochs every sample is trained on).
 
     Args:
         classes: number of classes.

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
+import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 
 Mode = Literal["auto", "online", "offline", "disabled"]
@@ -18,6 +19,13 @@ def logged_in(host: str = "api.wandb.ai") -> bool:
         return True
     path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
     return path.exists() and netrc.netrc(str(path)).authenticators(host) is not None
+
+
+def finish(trainer: L.Trainer, exit_code: int) -> None:
+    """Ends the W&B runs of a trainer with an exit code, so that the next run of a sweep starts its own."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+            logger.experiment.finish(exit_code=exit_code)
 
 
 def wandb_logger(

@@ -49,14 +49,19 @@ class Section:
     needs: str
 
 
-def section_list(program: str) -> list[Section]:
-    """The sections of a program; its module `<program>.report` is imported first, where it exists."""
+def extend(program: str) -> None:
+    """Imports `<program>.report` where it exists, so that the program's sections and tables are registered."""
     if (
         program not in SECTIONS
         and importlib.util.find_spec(program)
         and importlib.util.find_spec(f"{program}.report")
     ):
         importlib.import_module(f"{program}.report")
+
+
+def section_list(program: str) -> list[Section]:
+    """The sections of a program; its module `<program>.report` is imported first, where it exists."""
+    extend(program)
     return SECTIONS.get(program, COMMON)
 
 

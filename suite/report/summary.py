@@ -11,6 +11,7 @@ import numpy as np
 
 from suite.report.data import Predictions, Run
 from suite.report.frames import Configuration, RunFrames
+from suite.report.sections import extend
 from suite.report.tables import ABSENT, Cell, Column, Table, difference, estimate, number, p_value
 from suite.statistics import (
     Bootstrap,
@@ -30,6 +31,7 @@ TABLES: dict[str, Callable[[RunFrames], list[Table]]] = {}
 
 def summary(frames: RunFrames) -> list[Table]:
     """The summary tables of an experiment."""
+    extend(frames.program)
     return TABLES.get(frames.program, classification_tables)(frames)
 
 

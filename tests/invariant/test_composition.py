@@ -231,7 +231,7 @@ def test_ceilings_make_an_intrinsically_weaker_modality_count_as_trained():
 
 def test_one_group_may_stand_in_the_buffer_and_in_the_mask():
     """What accumulates is then the stale gradients. A vetoed step in between leaves no trace in either of the two."""
-    tau, k, bad, steps = 2, 3, (4, 6), 22
+    tau, k, bad, steps = 2, 3, (4, 7), 22  # step 6, on which the group is due, is vetoed once
     buffer = StalenessBuffer({"a": tau}, compensation="none")
     mask = FrequencyMask({"a": k, "b": 1}, masking="accumulate")
     batches = quadratic_batches(steps)
