@@ -57,8 +57,7 @@ class OverfitCheck(L.Callback):
                 f"parameter groups {', '.join(dead)}",
                 "largest ‖Δparam‖ is 0: dead",
                 "every group moves",
-                "find out why no gradient reaches them, why they are held back in every step, or why their learning rate "
-                "is 0",
+                "find out why no gradient reaches them, why they are always held back, or why their learning rate is 0",
             )
         if self.loss_below is None:
             return
