@@ -1,0 +1,38 @@
+"""Controls of a wire: its own latents with the message taken out. One that is as good as the wire unmasks it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Control = Literal["shuffled", "mean", "random"]
+REMARKS: dict[str, str] = {
+    "shuffled": "the wire's latents of another passage",
+    "mean": "the mean of the wire's latents over the passages",
+    "random": "normal, with mean and spread per slot and channel of the wire's latents",
+}
+
+
+def control(values: Tensor, kind: Control, seed: int) -> Tensor:
+    """Latents (N, M, d_z) of N different messages -> what is sent instead, same shape.
+
+    `shuffled` gives no message its own latents. `mean` and `random` are not on a codec's grid.
+
+    Raises:
+        ValueError: fewer than two messages.
+    """
+    n = len(values)
+    if n < 2:
+        raise ValueError("a control needs two messages at least")
+    generator = torch.Generator().manual_seed(seed)
+    if kind == "mean":
+        return values.mean(0, keepdim=True).expand_as(values)
+    if kind == "random":
+        noise = torch.randn(values.shape, generator=generator).to(values)
+        return values.mean(0) + values.std(0) * noise
+    order = torch.randperm(n, generator=generator)
+    other = torch.empty_like(order)
+    other[order] = order.roll(1)
+    return values[other.to(values.device)]

@@ -1,0 +1,69 @@
+"""Linear compression: principal components of chunks of embeddings, read as the embeddings they give back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from latentwire.baselines.base import Baseline, need_training
+from latentwire.baselines.pooled import FP16
+from latentwire.data.base import Passage, Question
+from latentwire.encoders.layout import LatentLayout
+from latentwire.encoders.pca import PCAEncoder
+from latentwire.evaluate.examples import is_continuation
+from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Prefix
+from suite.errors import UserError
+
+
+class PCA(Baseline):
+    """M vectors of `d_z` numbers per message; the model reads the T embeddings that they are decoded to.
+
+    The message has M slots, what is read has the context's own length: a linear code in its best light.
+
+    Args:
+        d_z: numbers per slot, at most chunk * d_model; give the wire's for equal messages.
+        texts: training texts to fit on.
+        headroom: chunks are made this much longer than the longest of these texts needs.
+    """
+
+    name = "pca"
+    track = "trained"
+    equal_lengths = True
+    remark = "M x d_z numbers as fp16, decoded to the context's own length"
+
+    def __init__(self, d_z: int = 64, texts: int = 200, headroom: float = 2.0):
+        self.d_z, self.texts, self.headroom = d_z, texts, headroom
+        self._fitted: dict[tuple[str, int], PCAEncoder] = {}
+
+    def fit(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int) -> None:
+        need_training(self.name, train)
+        texts = [_text(p, p.questions[0]) for p in (train[i] for i in range(min(self.texts, len(train))))]
+        longest = max(len(lm.style.encode(t)) for t in texts)
+        chunk = int(-(-longest * self.headroom // slots))
+        encoder = PCAEncoder(lm, min(self.d_z, chunk * lm.d_model), chunk, max_tokens=lm.max_tokens)
+        encoder.to(lm.input_device).fit(texts, LatentLayout(slots))
+        self._fitted[lm.name, slots] = encoder
+
+    @torch.no_grad()
+    def prefix(
+        self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int
+    ) -> tuple[Prefix, list[str | None]]:
+        encoder, layout = self._of(lm, slots), LatentLayout(slots)
+        tokens = encoder.tokenize([_text(p, q) for p, q in zip(passages, questions, strict=True)]).to(lm.input_device)
+        z = encoder(tokens, layout).half().to(encoder.mean)  # as it is sent
+        return Prefix(embeds=encoder.reconstruct(z, tokens.mask.sum(1))), [None for _ in passages]
+
+    def message_bytes(self, lm: FrozenLM, slots: int) -> int | None:
+        return FP16 * slots * self._of(lm, slots).d_z
+
+    def _of(self, lm: FrozenLM, slots: int) -> PCAEncoder:
+        if (lm.name, slots) not in self._fitted:
+            raise UserError(f"baseline {self.name}", "not fitted", f"fit for {lm.name} at M={slots}", "call fit first")
+        return self._fitted[lm.name, slots]
+
+
+def _text(passage: Passage, question: Question) -> str:
+    """The text whose ids are the prompt's context."""
+    return passage.text if is_continuation(question) else passage.text.strip() + "\n"

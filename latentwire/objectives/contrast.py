@@ -1,0 +1,35 @@
+"""The right latents must be better than another text's."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from latentwire.curriculum import Schedule
+from latentwire.objectives.base import Objective, Outcome, Seen
+
+
+def hinge(right: Tensor, wrong: Tensor, margin: float) -> Tensor:
+    """mean max(0, margin - (NLL with wrong latents - NLL with the right ones)); (B,), (B,) -> ()."""
+    return (margin - (wrong - right)).clamp(min=0).mean()
+
+
+class MismatchHinge(Objective):
+    """`hinge` on the questions of a batch, wrong latents from the batch's next text.
+
+    Only the gap counts: a model that ignores its latents pays `margin`.
+
+    Args:
+        weight: over time.
+        margin: nats per token.
+    """
+
+    needs = ("answer", "wrong")
+
+    def __init__(self, weight: Schedule, margin: float = 1.0):
+        super().__init__(weight)
+        self.margin = margin
+
+    def forward(self, seen: Seen, model: str) -> Outcome:
+        right, wrong = seen.rows["answer"].nll(), seen.rows["wrong"].nll()
+        gap = (wrong - right).detach().mean()
+        return Outcome(hinge(right, wrong, self.margin), {"swap_gap": gap})

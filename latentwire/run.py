@@ -1,0 +1,251 @@
+"""`python -m latentwire.run experiment=pocket`: train a wire, evaluate it against every baseline, judge it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from omegaconf import DictConfig
+
+from suite.check import Common
+from suite.errors import UserError
+from suite.job import Run
+from suite.launch import launch
+from suite.signature import locate
+
+
+@dataclass
+class Loader:
+    """The `loader` node; batches count contexts, several questions are asked about each."""
+
+    batch_size: int
+    questions: int
+    steps_per_epoch: int | None
+    eval_passages: int
+    eval_questions: int
+    eval_batch_size: int
+    workers: int
+
+
+@dataclass
+class WireNode:
+    """The `wire` node: M and d_z, who owns which slots, what is compressed."""
+
+    d_z: int
+    ratio: float
+    slots: int | None
+    private: dict[str, int]
+    track: Literal["question_text", "whole_prompt"]
+    measured_texts: int
+    from_run: str | None
+
+
+@dataclass
+class TeacherNode:
+    """The `teacher` node; see `latentwire.objectives.teacher`."""
+
+    top_k: int
+    cache: bool
+
+
+@dataclass
+class EvaluationNode:
+    """The `evaluation` node; see `latentwire.evaluate.evaluator`."""
+
+    split: Literal["val", "test"]
+    passages: int
+    max_new_tokens: int
+    fit_passages: int
+    fit_steps: int
+    batch_size: int
+    n_boot: int
+
+
+@dataclass
+class Tree(Common):
+    """The plain nodes of the latentwire configuration tree."""
+
+    corpus: Any
+    lms: dict[str, Any]
+    encoder_lm: Any
+    encoder: Any
+    adapter: Any
+    injector: Any
+    codec: Any
+    wire: WireNode
+    objectives: dict[str, Any]
+    stages: list[Any]
+    observe_smoothing: float
+    adaptation: dict[str, Any]
+    teacher: TeacherNode
+    loader: Loader
+    optimizer: Any
+    lr_schedule: Any
+    group_lr: dict[str, float]
+    baselines: dict[str, Any]
+    evaluation: EvaluationNode
+    acceptance: dict[str, dict[str, Any]]
+    trainer: Any
+    callbacks: dict[str, Any]
+    logger: dict[str, Any]
+    label: str | None
+
+
+def dead(cfg: DictConfig) -> dict[str, str]:
+    """Keys without effect under this configuration."""
+    reasons: dict[str, str] = {}
+    if cfg.wire.slots is not None:
+        reasons["wire.ratio"] = "wire.slots says how many latents there are"
+    elif cfg.wire.from_run is not None:
+        reasons["wire.ratio"] = "wire.from_run brings its own number of latents"
+    if not any(locate(node._target_).teaches for node in cfg.objectives.values()):
+        reasons["teacher"] = "no objective learns from the teacher (objective=[answer_ce,answer_kd])"
+    for kind in {name.partition(":")[0] for name in map(str, cfg.group_lr)}:
+        if cfg.wire.from_run is not None and kind in ("encoder", "codec"):
+            reasons[f"group_lr.{kind}"] = "wire.from_run fixes encoder and codec"
+    if "evaluation" in cfg.acceptance and not cfg.baselines:
+        for name, rule in cfg.acceptance.evaluation.items():
+            if rule.get("over") or rule.get("minus"):
+                reasons[f"acceptance.evaluation.{name}"] = "there are no baselines to compare with"
+    return reasons
+
+
+def quiet() -> None:
+    """Leaves out notices that say nothing about this run; warnings stay."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*is smaller than the logging interval.*",
+        ".*isinstance\\(treespec, LeafSpec\\).*",
+        ".*overridden `transfer_batch_to_device`.*",
+        ".*Trying to infer the `batch_size`.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
+    """One run from data to result (see `suite.launch`)."""
+    from callbacks.manifest import verify
+    from latentwire.build import build
+    from suite.report import single_report
+
+    quiet()
+    parts = build(cfg, run)
+    trainer, module = parts.trainer, parts.module
+    before = dict(module.fingerprints)
+    trainer.fit(
+        module,
+        parts.train,
+        parts.val,
+        ckpt_path=str(run.resume_from) if run.resume_from else None,
+        weights_only=True,
+    )
+    for name, lm in module.lms.items():
+        lm.verify(before[name])
+    best = run.dir / "checkpoints" / "best.ckpt"
+    if not best.exists():
+        raise UserError(
+            "trainer.max_epochs, trainer.max_steps",
+            "training ended before its first validation",
+            "at least one validation, to select the best moment",
+            "train longer, or set loader.steps_per_epoch lower",
+        )
+    result: dict[str, Any] = {"counters": parts.pipeline.counters(), "val": dict(module.metrics["val"])}
+    saved = torch.load(best, map_location="cpu", weights_only=True)
+    module.load_state_dict(saved["state_dict"])
+    verify(saved, module, str(best))
+    trainer.validate(module, parts.val, verbose=False)
+    reproduced, recorded = dict(module.metrics["val"]), saved["latentwire"]["val"]
+    if reproduced != recorded:
+        raise RuntimeError(f"{best} does not reproduce what it was saved for: {recorded} then, {reproduced} now")
+    result["val_best"] = reproduced
+    result.update(evaluate(cfg, run, parts))
+    result["accepted"] = all(v["passed"] for v in result["acceptance"])
+    result["report"] = single_report(run.dir, {**result, "status": "finished"}).name
+    return result
+
+
+def evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
+    """The wire and every baseline at the same M on held-out passages, and the verdicts on them."""
+    from latentwire.acceptance import Rule, judge
+    from latentwire.build import build_node
+    from latentwire.evaluate.evaluator import Evaluator
+
+    e, module, source = cfg.evaluation, parts.module, parts.source
+    passages, learn = source.corpus.split(str(e.split)), source.corpus.split("train")
+    evaluator = Evaluator(
+        source.lms,
+        [passages[i] for i in range(min(len(passages), int(e.passages)))],
+        {str(name): build_node(node) for name, node in cfg.baselines.items() if node is not None},
+        max_new_tokens=int(e.max_new_tokens),
+        seed=int(cfg.seed),
+        train=[learn[i] for i in range(min(len(learn), int(e.fit_passages)))],
+        fit_steps=int(e.fit_steps),
+        batch_size=int(e.batch_size),
+        n_boot=int(e.n_boot),
+    )
+    module.place()
+    wire = module.wire.eval()
+    evaluation = evaluator.run({"wire": wire}, whole_prompt=["wire"] if wire.whole_prompt else [])
+    evaluation.write(run.dir)
+    found = evaluation.result()
+    first = next(iter(source.lms))
+    key = "wire" if len(source.lms) == 1 else f"wire/{first}"
+    own = {k: v for k, v in found["methods"][key].items() if isinstance(v, int | float) and math.isfinite(v)}
+    found["test_best" if str(e.split) == "test" else "evaluated"] = {"loss": own["nll"], **own}
+    found |= {
+        "tokens": source.lengths,
+        "track": {name: "trained" if name in cfg.adaptation else "frozen" for name in source.lms},
+        "compressed": "question and context" if wire.whole_prompt else "context",
+        "identity": wire.identity().hex(),
+        "gains": wire.gains(),
+        "parameters": {name: sum(p.numel() for p in params) for name, params in module.groups().items()},
+    }
+    rules: dict[str, dict[str, Rule]] = {
+        str(stage): {str(name): build_node(node) for name, node in named.items() if node is not None}
+        for stage, named in cfg.acceptance.items()
+        if named is not None
+    }
+    found["acceptance"] = judge(rules, module.rhythm.by_part, found)
+    return found
+
+
+def show(cfg: DictConfig, result: dict[str, Any]) -> None:
+    """The result on the terminal: methods by F1, then the verdicts."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=f"{cfg.name}: M = {result['M']}, {result['ratio']:.1f}x")
+    for column in ("method", "F1", "95 %", "EM", "NLL", "top-1", "bytes"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for name, m in sorted(result["methods"].items(), key=lambda item: -item[1]["f1"]):
+        interval = f"{m['f1_low']:.3f}–{m['f1_high']:.3f}"
+        numbers = [f"{m[k]:.3f}" if k in m else "" for k in ("em", "nll", "first_token_top1")]
+        table.add_row(name, f"{m['f1']:.3f}", interval, *numbers, f"{m['bytes']:.0f}" if "bytes" in m else "")
+    console.print(table)
+    for v in result["acceptance"]:
+        sign = "[green]passed[/]" if v["passed"] else "[red]failed[/]"
+        bounds = " ".join(f"{k} {v[k]:g}" for k in ("min", "max") if v[k] is not None)
+        console.print(f"{sign} {v['stage']}: {v['rule']} = {v['value']:.4g} ({bounds}; {v['what']})", highlight=False)
+
+
+def task(cfg: DictConfig, run: Run) -> dict[str, Any]:
+    """`train`, and the table on the terminal."""
+    result = train(cfg, run)
+    show(cfg, result)
+    return result
+
+
+def main() -> None:
+    """Console entry."""
+    launch("latentwire", task, dead, schema=Tree)
+
+
+if __name__ == "__main__":
+    main()

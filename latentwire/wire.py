@@ -1,0 +1,164 @@
+"""The wire: encoder, codec and one injector per language model, as one module that is trained and saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from latentwire.codec import wire as message
+from latentwire.codec.base import Codec, Coded
+from latentwire.encoders.base import Encoder, Tokens
+from latentwire.encoders.layout import LatentLayout
+from latentwire.injectors.base import Injector
+from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Prefix
+from suite.errors import UserError
+
+Self = TypeVar("Self", bound="LatentWire")
+
+
+class LatentWire(nn.Module):
+    """text -> encoder -> codec -> [bytes] -> injector of a model -> what that model reads.
+
+    The language models are not part of it: no weight of theirs is in `state_dict()`. LoRA weights that were put on
+    them (`adapted`) are, under `lora`.
+
+    Args:
+        encoder, codec: shared by all models.
+        injectors: by model.
+        layout: slots of a message; a ratio curriculum passes others to `latents` and `prefix`.
+        config: plain values that give a message its meaning (encoder, codec, the encoder's model); see `identity`.
+        adapted: by model, the LoRA parameters by name, as `FrozenLM.adapt` returned them.
+        whole_prompt: messages hold the question as well, and only the cue follows them as text.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        codec: Codec,
+        injectors: Mapping[str, Injector],
+        layout: LatentLayout,
+        config: Mapping[str, Any],
+        adapted: Mapping[str, Sequence[tuple[str, nn.Parameter]]] | None = None,
+        whole_prompt: bool = False,
+    ):
+        super().__init__()
+        for name in injectors:
+            if not name or "." in name:
+                raise UserError(f"lms.{name}", f"the name {name!r}", "a name without dots", "rename the model")
+        self.encoder, self.codec, self.layout, self.config = encoder, codec, layout, dict(config)
+        self.whole_prompt = whole_prompt
+        self.fixed = False
+        self.injectors = nn.ModuleDict(injectors)
+        self.lora = nn.ModuleDict()
+        for name, parameters in (adapted or {}).items():
+            self.lora[name] = nn.ParameterDict({n.replace(".", "-"): p for n, p in parameters})
+
+    def fix(self) -> None:
+        """Encoder and codec stay as they are from now on, dropout and codebooks included: a model that comes later
+        learns to read messages that exist already.
+        """
+        self.fixed = True
+        self.encoder.requires_grad_(False).eval()
+        self.codec.requires_grad_(False).eval()
+
+    def train(self: Self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.fixed:
+            self.encoder.eval()
+            self.codec.eval()
+        return self
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the language models that can read it."""
+        return list(self.injectors)
+
+    @property
+    def slots(self) -> int:
+        """Latents of a message, all models' together."""
+        return self.layout.slots
+
+    @property
+    def device(self) -> torch.device:
+        return next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
+
+    def latents(self, tokens: Tokens, layout: LatentLayout | None = None) -> Coded:
+        """Tokens of B texts -> what the receiver will decode, (B, slots, d_z); differentiable."""
+        return self.codec(self.encoder(tokens, layout or self.layout))
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str], batch: int = 64) -> Tensor:
+        """Texts -> the values that a receiver decodes, (B, slots, d_z), in evaluation mode."""
+        training = self.training
+        self.eval()
+        parts = [
+            self.latents(self.encoder.tokenize(texts[i : i + batch]).to(self.device)).values
+            for i in range(0, len(texts), batch)
+        ]
+        self.train(training)
+        return torch.cat(parts)
+
+    def prefix(self, values: Tensor, model: str, layout: LatentLayout | None = None) -> Prefix:
+        """Values (B, slots, d_z) -> what `model` reads."""
+        found: Prefix = self.injectors[model]((layout or self.layout).read(values, model))
+        return found
+
+    def message_bytes(self) -> int:
+        """Bytes of every message: header, scales, codes, checksum."""
+        return message.message_bytes(self.codec, self.slots).total
+
+    def identity(self) -> bytes:
+        """32 bytes that sender and receiver must share; adapters do not count."""
+        return message.fingerprint({**self.config, "layout": self.layout.identity()}, self.encoder, self.codec)
+
+    @torch.no_grad()
+    def calibrate(self, tokens: Tokens) -> None:
+        """Fills what is measured once, on one training batch: the codec's codebooks, then every injector's scale."""
+        training = self.training
+        self.train()
+        z = self.encoder(tokens, self.layout)
+        self.codec(z)
+        self.eval()
+        values = self.codec(self.encoder(tokens, self.layout)).values
+        for name, injector in self.injectors.items():
+            assert isinstance(injector, Injector)
+            injector.calibrate(self.layout.read(values, name))
+        self.train(training)
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters by group: `encoder`, `codec`, `adapter:<lm>`, `injector:<lm>`, `lora:<lm>`; each in
+        exactly one, groups without any left out.
+        """
+        found: dict[str, list[nn.Parameter]] = {"encoder": list(self.encoder.parameters())}
+        found["codec"] = list(self.codec.parameters())
+        for name, injector in self.injectors.items():
+            adapter = getattr(injector, "adapter", None)
+            own = list(adapter.parameters()) if isinstance(adapter, nn.Module) else []
+            taken = {id(p) for p in own}
+            found[f"adapter:{name}"] = own
+            found[f"injector:{name}"] = [p for p in injector.parameters() if id(p) not in taken]
+        for name, lora in self.lora.items():
+            found[f"lora:{name}"] = list(lora.parameters())
+        trainable = {group: [p for p in params if p.requires_grad] for group, params in found.items()}
+        return {group: params for group, params in trainable.items() if params}
+
+    def gains(self) -> dict[str, float]:
+        """Mean learnable gain of each injector's calibrations, by model; 1 at the start."""
+        out = {}
+        for name, injector in self.injectors.items():
+            gains = [p.detach().float().mean() for n, p in injector.named_parameters() if n.split(".")[-1] == "gain"]
+            if gains:
+                out[name] = float(torch.stack(gains).mean())
+        return out
+
+
+def text_lengths(lms: Mapping[str, FrozenLM], texts: Sequence[str]) -> dict[str, float]:
+    """Mean number of tokens of the texts as contexts, by model."""
+    return {
+        name: sum(len(lm.style.encode(text.strip() + "\n")) for text in texts) / len(texts)
+        for name, lm in lms.items()
+    }

@@ -1,0 +1,125 @@
+"""Small runs of the real latentwire program on tiny random language models, composed, built and fitted in this
+process.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from lw_toys import Family, byte_tokenizer, tiny_model
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from latentwire.build import Parts, build
+from suite.compose import Composer
+from suite.identity import config_hash, run_dir
+from suite.job import Run, seed_everything
+
+_COMPOSER = Composer()
+# Measured, not computed: these differ between two runs of the same numbers.
+MEASURED = ("time/step_ms", "memory/peak_mb")
+_GROUPS = set(_COMPOSER.groups())
+
+SMALL = [
+    "experiment=pocket_smoke",
+    "encoder.width=16",
+    "encoder.max_tokens=240",
+    "encoder.refiner_layers=1",
+    "injector.width=16",
+    "wire.d_z=8",
+    "wire.slots=3",
+    "wire.measured_texts=4",
+    "corpus.facts_per_person=2",
+    "corpus.train=200",
+    "loader.batch_size=3",
+    "loader.questions=2",
+    "loader.steps_per_epoch=6",
+    "loader.eval_passages=4",
+    "loader.eval_questions=2",
+    "loader.eval_batch_size=4",
+    "evaluation.passages=3",
+    "evaluation.max_new_tokens=3",
+    "evaluation.n_boot=20",
+    "trainer.max_epochs=2",
+    "trainer.enable_progress_bar=false",
+    "callbacks.progress=null",
+    "callbacks.audit.within=4",
+    "callbacks.diagnostics.every=3",
+    "lr_schedule.warmup_steps=0",
+]
+
+
+def save_lm(folder: Path, family: Family = "llama", seed: int = 0) -> str:
+    """A tiny random model with its tokenizer as files; returns the folder."""
+    path = folder / f"{family}_{seed}"
+    if not path.exists():
+        tiny_model(family, seed=seed).save_pretrained(path)
+        byte_tokenizer().save_pretrained(path)
+    return str(path)
+
+
+def lm_node(source: str) -> dict[str, Any]:
+    return {"_target_": "latentwire.lm.frozen.FrozenLM.load", "source": source, "is_chat": False}
+
+
+@cache
+def _chosen(choices: tuple[str, ...]) -> DictConfig:
+    return _COMPOSER.compose("latentwire", choices)
+
+
+def config(folder: Path, *more: str, lms: Sequence[Family] = ("llama",), runs: str = "runs") -> DictConfig:
+    """The tree of `SMALL` and more of a command line, with tiny random models as readers."""
+    small = [o for o in SMALL if not (o.startswith("injector.") and "injector=soft_prefix" in more)]
+    line = [*small, f"paths.runs={folder / runs}", f"paths.cache={folder / 'cache'}", *more]
+    parsed = OverridesParser.create().parse_overrides(line)
+    choices = tuple(o.input_line or "" for o in parsed if o.key_or_group in _GROUPS)
+    cfg = copy.deepcopy(_chosen(choices))
+    for o in parsed:
+        if o.key_or_group not in _GROUPS:
+            with open_dict(cfg):
+                OmegaConf.update(cfg, o.key_or_group, o.value(), merge=True, force_add=o.is_add())
+    with open_dict(cfg):
+        cfg.lms = {f"tiny_{family}": lm_node(save_lm(folder, family)) for family in lms}
+    return cfg
+
+
+def prepare(cfg: DictConfig, callbacks: Sequence[L.Callback] = ()) -> Parts:
+    """The seeded parts of a run in its own directory; `callbacks` come after the run's own."""
+    warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+    seed_everything(int(cfg.seed))
+    parts = build(cfg, run_of(cfg))
+    parts.trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
+    return parts
+
+
+def run_of(cfg: DictConfig) -> Run:
+    folder = run_dir(cfg)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    return Run(folder, config_hash(cfg), str(cfg.name), int(cfg.seed), None, True)
+
+
+def fit(cfg: DictConfig, callbacks: Sequence[L.Callback] = (), resume: bool = False) -> Parts:
+    """One run from its beginning, or continued from its `last.ckpt`."""
+    parts = prepare(cfg, callbacks)
+    checkpoint = str(run_dir(cfg) / "checkpoints" / "last.ckpt") if resume else None
+    parts.trainer.fit(parts.module, parts.train, parts.val, ckpt_path=checkpoint, weights_only=True)
+    return parts
+
+
+def rows(cfg: DictConfig, name: str = "history.csv") -> list[list[str]]:
+    """A table of the run directory without the measured quantities."""
+    with (run_dir(cfg) / name).open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.reader(file) if not (name == "history.csv" and row[2] in MEASURED)]
+
+
+def history(cfg: DictConfig, name: str) -> list[float]:
+    """Values of one metric in their order."""
+    return [float(row[3]) for row in rows(cfg)[1:] if row[2] == name]

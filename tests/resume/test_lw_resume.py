@@ -1,0 +1,106 @@
+"""The latentwire program stopped anywhere and resumed follows the uninterrupted run bit by bit."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lw_runs import config, fit, prepare, rows
+
+from callbacks.signals import GracefulStop
+from suite.errors import UserError
+from suite.identity import run_dir
+
+ALL = (
+    "objective=[answer_ce,first_token_ce,answer_kd,embedding_reconstruction,text_reconstruction,continuation,"
+    "mismatch_hinge]"
+)
+MODES: dict[str, list[str]] = {
+    "everything-dropout": [ALL, "encoder.dropout=0.2"],
+    "rvq-ratio": ["codec=rvq", "codec.size=4", "curriculum=ratio", "wire.slots=2"],
+    "lora-stages": ["+adaptation.tiny_llama={_target_:latentwire.build.LoRA,rank:2}", "curriculum=adaptation"],
+    "teacher-cached": ["objective=[answer_ce,answer_kd]", "teacher.cache=true", "corpus.train=7",
+                       "injector=soft_prefix"],
+    "gated-ema": ["averaging=ema", "objective=[answer_ce,mismatch_hinge]"],
+    "whole-prompt-bytes": ["wire.track=whole_prompt", "encoder=byte", "encoder.heads=2"],
+}  # fmt: skip
+GATE = {
+    "_target_": "latentwire.curriculum.Gated",
+    "metric": "loss/answer_ce",
+    "above": 0.0,
+    "schedule": {"_target_": "latentwire.curriculum.PeakAndDecay", "peak": 1.0, "rise": 5, "decay": 10},
+}
+
+
+class Killed(RuntimeError):
+    """Stands for the end of a process."""
+
+
+class Kill(L.Callback):
+    """Ends the run after `step` batches: without a word, or by asking `GracefulStop` as a signal would."""
+
+    def __init__(self, step: int, graceful: bool):
+        self.step, self.graceful = step, graceful
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.fit_loop.total_batch_idx + 1 == self.step:
+            if not self.graceful:
+                raise Killed
+            next(c for c in trainer.callbacks if isinstance(c, GracefulStop)).received = True
+
+
+def unequal(a: Any, b: Any, path: str = "") -> list[str]:
+    """Paths at which two nested states differ in any bit."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        out = [f"{path}.{k} only in one" for k in a.keys() ^ b.keys()]
+        return out + [p for k in a.keys() & b.keys() for p in unequal(a[k], b[k], f"{path}.{k}")]
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        if len(a) != len(b):
+            return [f"{path}: {len(a)} and {len(b)} entries"]
+        return [p for i, (x, y) in enumerate(zip(a, b, strict=True)) for p in unequal(x, y, f"{path}[{i}]")]
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [path]
+    return [] if a == b or (a != a and b != b) else [f"{path}: {a} and {b}"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, mode: str) -> None:
+    lms: Any = ("llama", "qwen2") if mode == "everything-dropout" else ("llama",)
+    settings = [*MODES[mode], "callbacks.checkpoint.every_n_steps=4", "trainer.log_every_n_steps=3"]
+    trees = [config(tmp_path, *settings, lms=lms, runs=name) for name in ("whole", "broken")]
+    if mode == "gated-ema":
+        for cfg in trees:
+            cfg.objectives.mismatch_hinge.weight = GATE
+    whole, broken = trees
+    expected = fit(whole)
+
+    draw = random.Random(mode)
+    for graceful, step in ((False, draw.randrange(5, 7)), (True, draw.randrange(8, 11))):
+        with pytest.raises(SystemExit if graceful else Killed):
+            fit(broken, [Kill(step, graceful)], resume=graceful)
+    resumed = fit(broken, resume=True)
+
+    assert not unequal(expected.module.state_dict(), resumed.module.state_dict())
+    a, b = (torch.load(run_dir(c) / "checkpoints" / "last.ckpt", weights_only=True) for c in trees)
+    for saved in (a, b):
+        del saved["restart"]["history"]  # file sizes: step times have more or fewer digits
+    assert not unequal(a, b)
+    assert expected.module.metrics == resumed.module.metrics
+    assert expected.pipeline.counters() == resumed.pipeline.counters()
+    for table in ("history.csv", "events.csv"):
+        assert rows(whole, table) == rows(broken, table), table
+
+
+def test_another_language_model_is_refused_on_resuming(tmp_path: Path) -> None:
+    cfg = config(tmp_path, "trainer.max_epochs=1")
+    fit(cfg)
+    parts = prepare(cfg)
+    with torch.no_grad():
+        next(iter(parts.module.lms["tiny_llama"].model.parameters()))[0, 0] += 1
+    last = str(run_dir(cfg) / "checkpoints" / "last.ckpt")
+    with pytest.raises(UserError, match="weights of"):
+        parts.trainer.fit(parts.module, parts.train, parts.val, ckpt_path=last, weights_only=True)
