@@ -1,7 +1,7 @@
 """The pocket language models: made from transformers configs, stored in the package, loaded by name and checked.
 
-A folder `latentwire/lm/pocket/<name>/` holds `model.safetensors` (float16), `config.json`, `tokenizer.json`,
-`tokenizer_config.json`, `card.md` (how it was made and what it can do) and `SHA256SUMS`, which `sha256sum -c` reads.
+A folder `latentwire/lm/pocket/<name>/` holds `model.safetensors` (float16), `config.json` (special tokens
+too), `tokenizer.json`, `card.md` (how it was made and what it can do) and `SHA256SUMS`, which `sha256sum -c` reads.
 """
 
 from __future__ import annotations
@@ -126,7 +126,8 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
     state = {name: tensor.to(torch.float16) for name, tensor in model.state_dict().items()}
     model.save_pretrained(folder, state_dict=state)
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes it for the owner alone
-    tokenizer.save_pretrained(folder)
+    # No tokenizer_config.json: for `qwen2` AutoTokenizer overrules it and splits words its own way (transformers 5.23).
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
 
 
 def read(folder: Path) -> PreTrainedModel:

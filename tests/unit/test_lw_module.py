@@ -220,7 +220,7 @@ def test_collapse_indicators_see_the_the_the() -> None:
 def test_the_collapse_monitor_stops_a_run_that_says_the_same_to_everything(folder: Path) -> None:
     cfg = config(folder, "callbacks.collapse.action=stop", "callbacks.collapse.grace=0",
                  "callbacks.collapse.patience=2", "callbacks.collapse.min_distinct=50.0",
-                 "trainer.max_epochs=4")  # noqa: E501  # fmt: skip
+                 "trainer.max_epochs=4")  # fmt: skip
     with pytest.raises(Collapsed, match="2 validations in a row"):
         fit(cfg)
     assert len(history(cfg, "collapse/distinct")) == 2
