@@ -1,0 +1,92 @@
+"""The runs that `test_two_ranks.py` compares, and the process of one rank: `python two_ranks.py FOLDER`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from asgml_runs import config, fit, rows, weights, write_features
+
+from asgml.build import Parts
+from suite.loader import EpochBatches
+
+BATCH, TRAIN = 8, 80
+
+MODES: dict[str, list[str]] = {
+    "sync": ["method=uniform"],
+    "staleness": ["asgml.tau=2", "asgml.delayed=all"],
+    "frequency-hard": ["method=asgml_frequency", "asgml.k=3", "asgml.masking=hard"],
+    "frequency-fusion_preserving": ["method=asgml_frequency", "asgml.k=2", "asgml.masking=fusion_preserving"],
+    "adaptive-hybrid": [
+        "method=[asgml_adaptive,boost]",
+        "asgml.adaptive.update_every=2",
+        "asgml.adaptive.window=3",
+        "asgml.adaptive.tau_base=1",
+        "asgml.adaptive.threshold_delta=0.0",
+        "asgml.adaptive.gap_full=0.2",
+    ],
+    "ogm_ge": ["method=ogm_ge"],
+    "ema-clipped": ["averaging=ema", "callbacks.averaging.decay=0.9", "callbacks.clip.max_norm=0.5"],
+    # the two ranks agree, but see other halves of the batch than one rank does
+    "probe-half": ["method=boost", "callbacks.probe.holdout=half", "asgml.boost.threshold_delta=0.0"],
+}  # fmt: skip
+AGREE_ONLY = ("probe-half",)
+
+
+def write_data(folder: Path) -> None:
+    """In epoch 0, batch 2 has audio only in the rows of rank 0, and in batch 5 nobody has it; some rows miss visual.
+
+    Evaluation splits have odd sizes.
+    """
+    first = list(EpochBatches(TRAIN, BATCH, seed=0, train=True))
+    for kind in ("vector", "image"):
+        path = write_features(folder / f"{kind}.npz", kind, n=TRAIN + 40)
+        arrays: dict[str, Any] = dict(np.load(path))
+        arrays["split"][TRAIN:] = np.repeat([1, 2], [21, 19])
+        audio, visual = np.ones(TRAIN + 40, bool), np.ones(TRAIN + 40, bool)
+        audio[[i for i, _ in first[2][1::2]] + [i for i, _ in first[5]]] = False
+        visual[[i for i, _ in first[3][:3]] + [i for i, _ in first[7]] + [TRAIN + 1, TRAIN + 25]] = False
+        np.savez(path, **arrays, present_audio=audio, present_visual=visual)
+
+
+def results(mode: str, folder: Path, ranks: int) -> dict[str, Any]:
+    """One run in float64, evaluated at the end: everything that must not depend on the number of ranks."""
+    cfg = config(
+        folder / ("image.npz" if mode == "ogm_ge" else "vector.npz"),
+        folder / f"runs{ranks}",
+        *MODES[mode],
+        "trainer.precision=64-true",
+        "loader.eval_batch_size=4",
+        f"trainer.devices={ranks}",
+    )
+    parts: Parts = fit(cfg)
+    parts.trainer.test(parts.module, datamodule=parts.data, verbose=False)
+    out: dict[str, Any] = {
+        "weights": weights(parts),
+        "counters": {k: v for k, v in parts.pipeline.counters().items() if k not in ("max_delta", "probe_utilisation")},
+        "metrics": parts.module.metrics,
+    }
+    for split, p in parts.module.predictions.items():
+        out[split] = {"index": torch.from_numpy(p.index), "y": torch.from_numpy(p.y)}
+        out[f"{split}/prob"] = {"fused": torch.from_numpy(p.prob)} | {
+            m: torch.from_numpy(q).nan_to_num(-1.0) for m, q in p.unimodal.items()
+        }
+    if parts.trainer.is_global_zero:
+        out["timeline"] = rows(cfg, "timeline.csv")
+        out["history"] = rows(cfg, "history.csv")
+    return out
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    place = Path(sys.argv[1])
+    everything = {mode: results(mode, place, 2) for mode in MODES}
+    torch.save(everything, place / f"rank{dist.get_rank()}.pt")
