@@ -267,6 +267,8 @@ def read(
     """Log-probabilities of the wanted kinds of rows, in as few forward passes as `forwards` says."""
     chosen: dict[Kind, Rows] = {kind: r for kind, r in rows.items() if kind in wanted}
     found: dict[Kind, AnswerLogprobs] = {}
+    if all(question for r in chosen.values() for question in r.question):  # something is read after the prefix
+        prefix = lm.cached(prefix)
     for kinds in forwards(chosen):
         everything = joined([chosen[k] for k in kinds])
         result = lm.answer_logprobs(select(prefix, everything.source), everything.question, everything.answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,8 @@ def build_wire(cfg: DictConfig, source: Source) -> LatentWire:
     wire = LatentWire(encoder, codec, injectors, layout, meaning, adapted, str(w.track) == "whole_prompt")
     if earlier is not None:
         _adopt(wire, earlier, str(w.from_run))
-    wire.calibrate(encoder.tokenize(source.texts))
+    ratio = cfg.stages[0].get("ratio") if cfg.stages else None
+    wire.calibrate(source.texts, layout if ratio is None else layout.with_shared(slots_for(source.tokens, ratio)))
     return wire
 
 
@@ -323,7 +325,10 @@ def load(run_dir: Path, which: str = "best") -> Loaded:
             does not hold all that was trained.
     """
     checkpoint = _checkpoint(run_dir, which)
-    cfg = OmegaConf.load(run_dir / "config.yaml")
+    config = run_dir / "config.yaml"
+    if not config.exists():
+        raise UserError(str(config), "not there", "the run's configuration", "give the directory that a run has made")
+    cfg = OmegaConf.load(config)
     assert isinstance(cfg, DictConfig)
     source = build_source(cfg)
     for name, lm in source.lms.items():
@@ -351,7 +356,10 @@ def _checkpoint(run_dir: Path, which: str) -> dict[str, Any]:
     if not path.exists():
         status = read_result(run_dir).get("status", "no result.json") if run_dir.is_dir() else "no such folder"
         raise UserError(str(path), f"not there (run: {status})", "a finished run of latentwire", "give its directory")
-    found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(str(path), str(error).splitlines()[0], "an intact checkpoint", "train the run again") from error
     if "latentwire" not in found:
         raise UserError(str(path), "a checkpoint of another program", "one of latentwire", "give another directory")
     return found

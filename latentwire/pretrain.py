@@ -114,7 +114,7 @@ class State:
 
 def lines() -> list[str]:
     """What the tokenizers learn from: the world's sentences and the words of the prompt."""
-    return [*WORLD.words(), *[f"{QUESTION}\n{ANSWER}"] * 50]
+    return [*WORLD.words(), *[f"{QUESTION}?\n", ANSWER, ".\n"] * 50]
 
 
 class Trainer:

@@ -130,12 +130,28 @@ def quiet() -> None:
 
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """One run from data to result (see `suite.launch`)."""
-    from callbacks.manifest import verify
+    from callbacks.tracking import finish
     from latentwire.build import build
-    from suite.report import single_report
 
     quiet()
     parts = build(cfg, run)
+    code = 1
+    try:
+        result = fit_and_evaluate(cfg, run, parts)
+        code = 0
+        return result
+    except SystemExit as end:
+        code = int(end.code or 0)
+        raise
+    finally:
+        finish(parts.trainer, code)
+
+
+def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
+    """Trains, then evaluates the weights of the best validation, which must reproduce what they were saved for."""
+    from callbacks.manifest import verify
+    from suite.report import single_report
+
     trainer, module = parts.trainer, parts.module
     before = dict(module.fingerprints)
     trainer.fit(

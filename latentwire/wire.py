@@ -116,17 +116,23 @@ class LatentWire(nn.Module):
         return message.fingerprint({**self.config, "layout": self.layout.identity()}, self.encoder, self.codec)
 
     @torch.no_grad()
-    def calibrate(self, tokens: Tokens) -> None:
-        """Fills what is measured once, on one training batch: the codec's codebooks, then every injector's scale."""
+    def calibrate(self, texts: Sequence[str], layout: LatentLayout | None = None) -> None:
+        """Fills what is measured once, on training texts: the codec's codebooks, then where every injector starts.
+
+        Args:
+            layout: of the first stage of training, where it is not that of the messages.
+        """
+        layout = layout or self.layout
+        tokens = self.encoder.tokenize(texts).to(self.device)
         training = self.training
         self.train()
-        z = self.encoder(tokens, self.layout)
+        z = self.encoder(tokens, layout)
         self.codec(z)
         self.eval()
-        values = self.codec(self.encoder(tokens, self.layout)).values
+        values = self.codec(self.encoder(tokens, layout)).values
         for name, injector in self.injectors.items():
             assert isinstance(injector, Injector)
-            injector.calibrate(self.layout.read(values, name))
+            injector.calibrate(layout.read(values, name), texts, layout.counts(name))
         self.train(training)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:

@@ -38,3 +38,9 @@ class Adapter(nn.Module):
         self.eval()
         self.calibration.measure(self.raw(z))
         self.train(training)
+
+    @torch.no_grad()
+    def fit(self, z: Tensor, y: Tensor) -> None:
+        """Starts from the least-squares map of latents (B, M, d_z) to targets (B, M, d_out), before `calibrate`;
+        adapters without a linear map of their own leave it (FiLM, affine).
+        """

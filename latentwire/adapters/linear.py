@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from latentwire.adapters.base import Adapter
 from latentwire.adapters.calibration import Mode
+from latentwire.adapters.ridge import ridge
 
 
 class LinearAdapter(Adapter):
@@ -24,3 +26,9 @@ class LinearAdapter(Adapter):
 
     def raw(self, z: Tensor) -> Tensor:
         return self.linear(z)
+
+    @torch.no_grad()
+    def fit(self, z: Tensor, y: Tensor) -> None:
+        weight, bias = ridge(z, y)
+        self.linear.weight.copy_(weight)
+        self.linear.bias.copy_(bias)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from latentwire.adapters.base import Adapter
 from latentwire.adapters.calibration import Mode
-from latentwire.encoders.transformer import feed_forward
+from latentwire.adapters.ridge import ridge
+from latentwire.encoders.transformer import feed_forward, hush
 
 
 class MLPAdapter(Adapter):
-    """x = W z + b,  y = x + W_2 dropout(GELU(W_1 norm(x))), hidden width expansion * d_out.
+    """x = W z + b,  y = x + W_2 dropout(GELU(W_1 norm(x))), hidden width expansion * d_out; W_2 starts close to 0.
 
     Args:
         d_z: width of a latent.
@@ -33,7 +35,15 @@ class MLPAdapter(Adapter):
         super().__init__(d_z, d_out, target, calibration)
         self.linear = nn.Linear(d_z, d_out)
         self.mlp = feed_forward(d_out, dropout, expansion)
+        nn.init.zeros_(self.linear.bias)
+        hush(self.mlp[-1])
 
     def raw(self, z: Tensor) -> Tensor:
         x = self.linear(z)
         return x + self.mlp(x)
+
+    @torch.no_grad()
+    def fit(self, z: Tensor, y: Tensor) -> None:
+        weight, bias = ridge(z, y)
+        self.linear.weight.copy_(weight)
+        self.linear.bias.copy_(bias)

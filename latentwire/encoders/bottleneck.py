@@ -49,6 +49,8 @@ class Bottleneck(nn.Module):
         self.refiner = Transformer(width, refiner_layers, heads, dropout)
         self.norm = nn.LayerNorm(width)
         self.outputs = nn.ModuleList(nn.Linear(width, d_z) for _ in self.slices)
+        for layer in (self.project, *self.outputs):  # nothing in a fresh latent is the same for all texts
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, mask: Tensor, layout: LatentLayout) -> Tensor:
         """Features (B, T, d_in), mask (B, T) -> latents (B, layout.slots, d_z).

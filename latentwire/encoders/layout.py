@@ -69,6 +69,10 @@ class LatentLayout:
             raise UserError(f"latent layout, model {model}", "no slot to read", "at least one", "give it some")
         return found
 
+    def counts(self, model: str) -> list[int]:
+        """Of the slots that `model` reads: shared ones, its private ones."""
+        return [self.shared, self.private.get(model, 0)]
+
     def read(self, z: Tensor, model: str) -> Tensor:
         """(B, slots, d_z) -> (B, M, d_z), M the slots that `model` reads."""
         if z.dim() != 3 or z.shape[1] != self.slots:

@@ -25,15 +25,19 @@ EPS = 1e-6
 class LMLoRAEncoder(Encoder):
     """Mixed hidden states of a language model -> Bottleneck.
 
-        h_t = sum_l softmax(w)_l  s_l,t / rms(s_l,t)        (layer mix of ELMo, Peters et al., 2018, Eq. 1)
+        h_t = sum_l softmax(w)_l  (s_l,t − mean_l) / std_l        (layer mix of ELMo, Peters et al., 2018, Eq. 1)
 
-    over the chosen layers l, each token normalised, as layers differ in scale by orders of magnitude and attention
-    sinks by more. The head of the prompt (BOS) is read by the model and left out of the pooling.
+    over the chosen layers l, mean and std per channel measured once on texts (`fit`): layers differ in scale by
+    orders of magnitude, and what all tokens share, or a few huge channels, would drown what tells them apart (left
+    in, five sixths of an untrained latent are the same for every text). The head of the prompt (BOS) is read by
+    the model and left out of pooling and statistics.
 
     rank 0: the given model itself, without gradient and with its adapters off. rank > 0: LoRA (Hu et al., 2021)
     on a private copy of its decoder, so the model that reads the latents and the teacher stay what they are. The
     LoRA weights are parameters of this module and in its state; the frozen weights are neither. The copy moves
     and changes its type with this module; a deep copy of this module copies it, too.
+
+    State: mean and std stand beside the weights; a loaded state needs no `fit`.
 
     Args:
         lm: the model, before any adapter is put on it.
@@ -53,6 +57,9 @@ class LMLoRAEncoder(Encoder):
         max_tokens: longest text, its head not counted.
         overflow: `refuse` or `count` a longer one.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -86,6 +93,8 @@ class LMLoRAEncoder(Encoder):
                 f"set encoder.max_tokens={lm.max_tokens - len(lm.style.head)} or less",
             )
         self.mix = nn.Parameter(torch.zeros(len(self.chosen)))
+        self.register_buffer("mean", torch.zeros(len(self.chosen), lm.d_model))
+        self.register_buffer("std", torch.zeros(len(self.chosen), lm.d_model))
         self.bottleneck = Bottleneck(lm.d_model, d_z, slices, pooling, width, refiner_layers, heads, dropout)
         # A plain list: the frozen weights are in no parameters() and no state_dict().
         self._copy: list[Any] = []
@@ -135,9 +144,26 @@ class LMLoRAEncoder(Encoder):
     def ids(self, text: str) -> Sequence[int]:
         return self.lm.style.encode(text)
 
+    @torch.no_grad()
+    def fit(self, texts: Sequence[str], layout: LatentLayout) -> None:
+        """Measures mean and std of the hidden states on texts; once, before training."""
+        count, total, square = 0, torch.zeros(self.mean.shape).double(), torch.zeros(self.mean.shape).double()
+        for text in texts:
+            states = self._states(self.tokenize([text]).to(self.mean.device))[:, 0].double().cpu()
+            count += states.shape[1]
+            total += states.sum(1)
+            square += states.pow(2).sum(1)
+        if count < 2:
+            raise UserError("texts to measure on", f"{count} tokens", "2 at least", "give training texts")
+        mean = total / count
+        self.mean.copy_(mean)
+        self.std.copy_((square / count - mean.pow(2)).clamp(min=EPS).sqrt())
+
     def forward(self, tokens: Tokens, layout: LatentLayout) -> Tensor:
+        if float(self.std[0, 0]) == 0:
+            raise RuntimeError("encoder not fitted: call fit(texts) first, or load a state")
         states = self._states(tokens).to(self.mix)  # (layers, B, T, d_model)
-        states = states * torch.rsqrt(states.pow(2).mean(-1, keepdim=True) + EPS)
+        states = (states - self.mean[:, None, None]) / self.std[:, None, None]
         mixed = torch.einsum("l,lbtd->btd", self.mix.softmax(0), states)
         return self.bottleneck(mixed, tokens.mask, layout)
 

@@ -81,8 +81,18 @@ def feed_forward(d: int, dropout: float = 0.0, expansion: int = 4) -> nn.Sequent
     )
 
 
+@torch.no_grad()
+def hush(layer: nn.Module, factor: float = 0.02) -> None:
+    """Makes the last linear layer of a residual branch start close to zero (gradients still reach the branch)."""
+    assert isinstance(layer, nn.Linear)
+    layer.weight.mul_(factor)
+    layer.bias.zero_()
+
+
 class Block(nn.Module):
-    """x + attention(norm x), then x + feed_forward(x)."""
+    """x + attention(norm x), then x + feed_forward(x); both branches start close to zero, so a fresh block is nearly
+    the identity (compare Fixup, Zhang et al., 2019) and what pooling has kept of a text reaches the other end.
+    """
 
     def __init__(self, d: int, heads: int, dropout: float = 0.0):
         super().__init__()
@@ -90,6 +100,8 @@ class Block(nn.Module):
         self.attention = Attention(d, heads, dropout)
         self.mlp = feed_forward(d, dropout)
         self.drop = nn.Dropout(dropout)
+        for last in (self.attention.out, self.mlp[-1]):
+            hush(last)
 
     def forward(self, x: Tensor, mask: Tensor | None, positions: Tensor) -> Tensor:
         y = self.norm(x)

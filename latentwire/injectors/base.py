@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 from latentwire.lm.layout import Prefix
+
+Start = Literal["text", "random"]
 
 
 class Injector(nn.Module):
@@ -19,6 +24,12 @@ class Injector(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
-    def calibrate(self, z: Tensor) -> None:
-        """Measures scales on latents (B, M, d_z) of a training batch."""
+    def calibrate(self, z: Tensor, texts: Sequence[str] | None = None, counts: Sequence[int] | None = None) -> None:
+        """Measures scales on latents (B, M, d_z) of a training batch.
+
+        Args:
+            texts: the B texts of the latents; with them an injector may start from what its model makes of them
+                (see `fitting`).
+            counts: slots of the slices in z, in order, each covering the whole text; None: one slice.
+        """
         raise NotImplementedError

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from latentwire.adapters.base import Adapter
-from latentwire.injectors.base import Injector
+from latentwire.adapters.ridge import ridge
+from latentwire.injectors.base import Injector, Start
+from latentwire.injectors.fitting import pooled_kv
 from latentwire.injectors.rotary import RotaryPlacement
 from latentwire.injectors.statistics import measure_kv
 from latentwire.lm.frozen import FrozenLM
@@ -22,12 +24,16 @@ class DeepPrefix(Injector):
         h = adapter(z),   r_l = W_l h + c_l per layer l, split into keys and values of kv_heads x head_dim
         k_l = RoPE(mean_kl + gain_kl * std_kl * r_kl / rms_kl),    v_l = mean_vl + gain_vl * std_vl * r_vl / rms_vl
 
+    `calibrate` sets rms_l to the size of r_l on a training batch. Given its texts, it first sets W_l and c_l to the
+    least-squares map from h to the model's own keys and values, pooled like the latents (`fitting`): the model then
+    finds something of the text from the first step on, where a random start stays for long on the plateau of the
+    answers' frequencies.
+
     Keys are generated **before** RoPE and turned to the positions len(head) … len(head) + M - 1 by the model's own
     rotary module, the places where M tokens would stand: what a latent says is then independent of where it
     stands, and its statistics can be compared with those of text, whose keys are measured before RoPE as well.
-    mean and std per channel are the model's own on `texts`; rms is measured once on a training batch
-    (`calibrate`); gains start at 1. So at the start a latent's keys and values are distributed like those of
-    text.
+    mean and std per channel are the model's own on `texts`; gains start at 1. So at the start a latent's keys and
+    values are distributed like those of text.
 
     State: mean, std, rms, gains and all weights; a loaded state needs no calibration.
 
@@ -37,14 +43,24 @@ class DeepPrefix(Injector):
         texts: real text to measure keys and values on.
         adapter: called with `d_z`, `d_out=width` and `target=1.0`.
         width: of h.
+        start: `text`, the least-squares map, or `random`.
     """
 
     mean: Tensor
     std: Tensor
     rms: Tensor
 
-    def __init__(self, d_z: int, lm: FrozenLM, texts: Sequence[str], adapter: Callable[..., Adapter], width: int = 256):
+    def __init__(
+        self,
+        d_z: int,
+        lm: FrozenLM,
+        texts: Sequence[str],
+        adapter: Callable[..., Adapter],
+        width: int = 256,
+        start: Start = "text",
+    ):
         super().__init__()
+        self.lm, self.start_from = lm, start  # FrozenLM is no module: in no state
         self.placement = RotaryPlacement(lm)
         self.kv_shape, self.start = lm.kv_shape, len(lm.style.head)
         measured = measure_kv(lm, self.placement, texts)
@@ -74,9 +90,17 @@ class DeepPrefix(Injector):
         return Prefix(kv=[(self.placement.place(keys, positions), values) for keys, values in kv])
 
     @torch.no_grad()
-    def calibrate(self, z: Tensor) -> None:
+    def calibrate(self, z: Tensor, texts: Sequence[str] | None = None, counts: Sequence[int] | None = None) -> None:
         self.adapter.calibrate(z)
         training = self.training
         self.eval()
+        h = self.adapter(z).float()
+        if texts is not None and self.start_from == "text":
+            kv = pooled_kv(self.lm, self.placement, texts, counts or [z.shape[1]]).to(h)
+            flat = (self.mean.flatten(1)[:, None, None], self.std.flatten(1)[:, None, None].clamp(min=1e-6))
+            for layer, target in zip(self.layers, (kv - flat[0]) / flat[1], strict=True):
+                weight, bias = ridge(h, target)
+                layer.weight.copy_(weight)  # type: ignore[operator]
+                layer.bias.copy_(bias)  # type: ignore[operator]
         self.rms.copy_(self.raw(z).float().pow(2).mean((2, 3, 4, 5)).sqrt())
         self.train(training)

@@ -202,6 +202,31 @@ class FrozenLM:
             raise RuntimeError(f"{self.name}: call measure(texts) first")
         return self.embedding_stats.rms
 
+    def cached(self, prefix: Prefix) -> Prefix:
+        """The same prefix as keys and values, its embeddings read once; differentiable.
+
+        Worth it where several questions follow one prefix (`batches.select` then repeats a cache). A prefix without
+        embeddings, or with text behind them, is returned as it is.
+        """
+        if prefix.embeds is None or prefix.kv is not None or prefix.text_ids is not None:
+            return prefix
+        batch, slots = prefix.embeds.shape[:2]
+        head = len(self.style.head)
+        self._check_length(head + slots)
+        cache = DynamicCache(config=self.model.config)
+        if head:
+            for layer, (keys, values) in enumerate(self._head_cache(batch)):
+                cache.update(keys, values, layer)
+        positions = torch.arange(head, head + slots, device=self.input_device)
+        self._decoder()(
+            inputs_embeds=prefix.embeds.to(self.input_device, self.dtype),
+            attention_mask=torch.ones(batch, head + slots, dtype=torch.long, device=self.input_device),
+            position_ids=positions.expand(batch, -1),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return Prefix(kv=[(keys[:, :, head:], values[:, :, head:]) for keys, values, _ in cache])
+
     # -- forward --------------------------------------------------------------------------------------------------
     def answer_logprobs(
         self, prefix: Prefix, question_ids: Ids, answer_ids: Ids, layers: Sequence[int] = ()

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from suite.errors import UserError
@@ -20,6 +20,8 @@ from suite.errors import UserError
 Kind = Literal["word_piece", "byte_bpe"]
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 SPECIAL = [PAD, BOS, EOS, UNK]
+# After the mapping of bytes to characters, where "Ġ" is a space and "Ċ" a line feed.
+_WORDS = r"Ġ?[^ĠĊ\p{P}]+|Ġ?\p{P}+Ċ*|Ċ+|Ġ+"
 
 
 def build_tokenizer(kind: Kind, vocab_size: int, lines: Sequence[str]) -> PreTrainedTokenizerFast:
@@ -27,8 +29,9 @@ def build_tokenizer(kind: Kind, vocab_size: int, lines: Sequence[str]) -> PreTra
 
     Args:
         kind: `word_piece`: longest match first among whole words, single characters and, marked `##`, characters
-            inside a word; white space is only a border. `byte_bpe`: byte-pair merges with the space before a word as
-            part of it and all 256 bytes as a base, so that no text is ever unknown.
+            inside a word; white space is only a border. `byte_bpe`: byte-pair merges with the space before a word and
+            the line feeds after punctuation as part of it (as Qwen2 splits) and all 256 bytes as a base, so that no
+            text is ever unknown.
         vocab_size: the largest number of pieces, special ones included.
         lines: the text to learn from.
 
@@ -74,7 +77,9 @@ def _byte_bpe(vocab_size: int, lines: Sequence[str]) -> Tokenizer:
     _refuse_small(vocab_size, len(SPECIAL) + len(alphabet))
     tokenizer = Tokenizer(models.BPE())
     # With the prefix space a word at the start of a run has the same ids as inside a sentence.
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    bytes_first = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False)
+    words = pre_tokenizers.Split(Regex(_WORDS), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([bytes_first, words])
     tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False

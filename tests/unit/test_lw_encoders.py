@@ -45,7 +45,7 @@ trained = pytest.mark.parametrize("name", TRAINED)
 def make(name: str, lm: FrozenLM | None = None, slices: tuple[str, ...] = ("shared",), **settings: object) -> Encoder:
     torch.manual_seed(0)
     encoder = build_encoder(partial(ENCODERS[name], **settings), lm or tiny_lm(), D_Z, slices)
-    if isinstance(encoder, PCAEncoder):
+    if isinstance(encoder, PCAEncoder | LMLoRAEncoder):
         encoder.fit(TEXTS, SHARED)
     return encoder.eval()
 
@@ -260,7 +260,7 @@ def test_lora_starts_as_the_frozen_model() -> None:
     torch.testing.assert_close(with_lora.encode(TEXTS, SHARED), without.encode(TEXTS, SHARED), rtol=1e-4, atol=1e-5)
 
 
-def test_the_mix_is_the_weighted_sum_of_normalised_states_without_the_head() -> None:
+def test_the_mix_is_the_weighted_sum_of_standardised_states_without_the_head() -> None:
     lm = tiny_lm()
     encoder = make("lm_hidden", lm, layers=[0, 2])
     seen = []
@@ -268,11 +268,23 @@ def test_the_mix_is_the_weighted_sum_of_normalised_states_without_the_head() -> 
     with torch.no_grad():
         encoder.mix.copy_(torch.tensor([0.3, -0.5]))
     encoder.encode([TEXTS[0]], SHARED)
-    ids = [*lm.style.head, *lm.style.encode(TEXTS[0])]
-    states = lm.model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
+    head = len(lm.style.head)
     weights = torch.tensor([0.3, -0.5]).softmax(0)
-    expected = sum(w * s / s.pow(2).mean(-1, keepdim=True).sqrt() for w, s in zip(weights, (states[0], states[2])))
-    torch.testing.assert_close(seen[0], expected[:, len(lm.style.head) :], rtol=1e-4, atol=1e-5)
+    expected = torch.zeros_like(seen[0])
+    for weight, layer in zip(weights, (0, 2), strict=True):
+        tokens = []
+        for text in TEXTS:
+            ids = torch.tensor([[*lm.style.head, *lm.style.encode(text)]])
+            tokens.append(lm.model(input_ids=ids, output_hidden_states=True).hidden_states[layer][0, head:])
+        every = torch.cat(tokens)
+        expected += weight * ((tokens[0] - every.mean(0)) / every.std(0, correction=0))
+    torch.testing.assert_close(seen[0], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_an_encoder_that_has_measured_nothing_is_an_error() -> None:
+    encoder = build_encoder(ENCODERS["lm_hidden"], tiny_lm(), D_Z, ("shared",))
+    with pytest.raises(RuntimeError, match="not fitted"):
+        encoder.encode(TEXTS, SHARED)
 
 
 def test_lora_sits_where_asked_and_its_dropout_follows_the_mode() -> None:
@@ -404,6 +416,8 @@ def test_every_configuration_builds_its_part(choice: str) -> None:
         encoder = build_encoder(partial(factory, max_tokens=128), lm, 32, ["shared", "a"])
         if isinstance(encoder, PCAEncoder):
             encoder.fit([f"{t} {i}" for t in TEXTS for i in range(9)], LatentLayout(16))
+        if isinstance(encoder, LMLoRAEncoder):
+            encoder.fit(TEXTS, LatentLayout(16))
         assert encoder.encode(TEXTS, LatentLayout(16)).shape == (len(TEXTS), 16, 32)
     elif group == "pooling":
         assert factory(d=32, slices=2)(torch.randn(1, 9, 32), torch.ones(1, 9, dtype=torch.bool), [2, 1]).shape == (

@@ -11,6 +11,7 @@ import torch
 from lw_toys import FAMILIES, Family, byte_tokenizer, tiny_lm, tiny_model
 from torch import Tensor, nn
 
+from latentwire.batches import Rows, select
 from latentwire.lm.frozen import FrozenLM, Prefix
 from latentwire.lm.prompts import Prompt, render
 from suite.errors import UserError
@@ -328,3 +329,19 @@ def test_what_cannot_be_loaded_whole_is_refused(tmp_path: Path) -> None:
     lm.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
         FrozenLM.load(str(tmp_path))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prefix_read_once_is_the_prefix_read_with_every_question(family) -> None:
+    lm = tiny_lm(family, torch.float64)
+    torch.manual_seed(0)
+    embeds = torch.randn(2, 5, lm.d_model, dtype=torch.float64, requires_grad=True)
+    rows = Rows([0, 1, 1, 0], [(10, 11), (12,), (13, 14, 15), (10,)], [(3, 4), (5,), (6, 7), (8,)])
+    each = lm.answer_logprobs(select(Prefix(embeds=embeds), rows.source), rows.question, rows.answer).nll()
+    once = lm.answer_logprobs(select(lm.cached(Prefix(embeds=embeds)), rows.source), rows.question, rows.answer).nll()
+    torch.testing.assert_close(once, each, rtol=0, atol=1e-5)
+    expected, found = (torch.autograd.grad(x.sum(), embeds)[0] for x in (each, once))
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    untouched = Prefix(embeds=embeds, text_ids=[[3], [4]])
+    assert lm.cached(untouched) is untouched

@@ -17,6 +17,7 @@ from latentwire.adapters.linear import LinearAdapter
 from latentwire.adapters.mlp import MLPAdapter
 from latentwire.injectors.base import Injector
 from latentwire.injectors.deep_prefix import DeepPrefix
+from latentwire.injectors.fitting import pooled_embeddings
 from latentwire.injectors.rotary import RotaryPlacement, read_cache
 from latentwire.injectors.soft_prefix import SoftPrefix
 from latentwire.injectors.statistics import measure_kv
@@ -167,6 +168,49 @@ def test_soft_prefix_starts_with_the_rms_of_text_embeddings() -> None:
     assert float(ratio) == pytest.approx(1, rel=1e-3)
     per_token = embeds.pow(2).mean(2).sqrt()
     assert per_token.std() > 0.01 * per_token.mean()  # no token is forced to the same magnitude
+
+
+# -- start ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_deep_prefix_starts_as_the_text_where_the_latents_can_tell_all(kind: str) -> None:
+    """One slot per token and latents that name the token's place: least squares finds the keys and values exactly,
+    except for the ridge; with a random start nothing of the text is there.
+    """
+    lm = model(kind, torch.float32)
+    text = TEXTS[0]
+    ids = list(lm.style.encode(text))
+    z = torch.eye(len(ids))[None]
+    found = {}
+    for start in ("text", "random"):
+        torch.manual_seed(0)
+        injector = DeepPrefix(len(ids), lm, [text], LinearAdapter, width=len(ids), start=start).eval()
+        with torch.no_grad():
+            injector.adapter.linear.weight.copy_(torch.eye(len(ids)))  # type: ignore[union-attr,operator]
+            injector.adapter.linear.bias.zero_()  # type: ignore[union-attr,operator]
+            injector.calibrate(z, [text])
+            found[start] = (scores(lm, injector(z)) - scores(lm, Prefix(text_ids=[ids]))).abs().max()
+    assert found["text"] < 0.05
+    assert found["random"] > 20 * found["text"]
+
+
+def test_a_slot_starts_as_the_mean_of_its_tokens() -> None:
+    lm = model("llama", torch.float32)
+    texts = ["Ada Stone lives in Oslo.", "Ben works as a baker now"]
+    ids = [torch.tensor(lm.style.encode(t)) for t in texts]
+    literal = []
+    for row in ids:
+        embeds = lm.embed(row)
+        for slots in (3, 2):  # a shared and a private slice, each over the whole text
+            literal += [embeds[j * len(row) // slots : (j + 1) * len(row) // slots].mean(0) for j in range(slots)]
+    found = pooled_embeddings(lm, texts, [3, 2])
+    torch.testing.assert_close(found.flatten(0, 1), torch.stack(literal))
+    injector = SoftPrefix(64, lm, texts, LinearAdapter).eval()
+    z = torch.randn(2, 5, 64)  # more numbers per latent than there are latents: the map can hit every mean
+    injector.calibrate(z, texts, [3, 2])
+    embeds = injector(z).embeds
+    assert embeds is not None
+    cosine = torch.cosine_similarity(embeds.flatten(0, 1), torch.stack(literal), dim=1)
+    assert float(cosine.min()) > 0.95
 
 
 # -- every injector ---------------------------------------------------------------------------------------------------

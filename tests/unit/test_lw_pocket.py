@@ -20,8 +20,8 @@ from latentwire.pretrain import Pocket, Recipe, Tokens, Trainer, lines, main, sp
 from suite.compose import compose
 from suite.errors import UserError
 
-POCKETS = ("pocket_llama",)  # the models whose weights are in the package
-KINDS = {"word_piece": 512, "byte_bpe": 896}
+POCKETS = ("pocket_llama", "pocket_qwen")
+KINDS = {"word_piece": 512, "byte_bpe": 1100}
 FRESH = 20_26  # no seed that anything was trained or chosen with
 
 
@@ -61,7 +61,7 @@ def test_a_tokenizer_gives_texts_back_and_is_learned_the_same_way_twice(kind) ->
 
 
 def test_bytes_are_never_unknown() -> None:
-    tokenizer = build_tokenizer("byte_bpe", 896, lines())
+    tokenizer = build_tokenizer("byte_bpe", 1100, lines())
     assert tokenizer.decode(tokenizer("Übel, 東京\n\tZoë?")["input_ids"]) == "Übel, 東京\n\tZoë?"
 
 
@@ -135,6 +135,15 @@ def test_contexts_are_worth_compressing(lm: FrozenLM) -> None:
     shortest = [min(len(lm.style.encode(t.format(person="Anna", value="x"))) for t in r.told) for r in WORLD.relations]
     assert 12 * min(shortest) >= 96
     assert min(len(lm.style.encode(p.text)) for p in Biographies().split("test")[:50]) >= 96
+
+
+def test_the_two_models_share_neither_family_nor_vocabulary() -> None:
+    first, second = (pocket.load(name) for name in POCKETS)
+    assert first.model.config.model_type != second.model.config.model_type
+    text = Biographies().split("test")[0].text
+    assert first.style.encode(text) != second.style.encode(text)
+    vocabularies = [{p for p in lm.tokenizer.get_vocab() if len(p) > 1} for lm in (first, second)]
+    assert len(vocabularies[0] & vocabularies[1]) < 0.1 * min(map(len, vocabularies))  # "<pad>", "an", "in"
 
 
 @pytest.mark.parametrize("name", POCKETS)
@@ -221,7 +230,7 @@ def test_the_command_trains_seals_and_says_what_came_out(tmp_path: Path, capsys:
     assert main(overrides) == 0
     assert "EM with the context" in capsys.readouterr().out
     made = pocket.load("model", root=str(tmp_path / "pretrain" / "pocket_qwen"))
-    assert (made.d_model, made.kv_shape) == (32, (2, 8))
+    assert (made.d_model, made.kv_shape) == (32, (4, 8))
     assert main([*overrides, "pocket.architecture.heads=3"]) == UserError.EXIT_CODE
     assert main(["lm=pocket_lama"]) == UserError.EXIT_CODE
     assert "pocket_llama" in capsys.readouterr().err

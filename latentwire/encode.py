@@ -1,0 +1,135 @@
+"""Write a message: `python -m latentwire.encode RUN --text FILE|- [-o message.wire]`.
+
+The bytes that it writes are all that a reader gets (`latentwire.answer`); what they cost is told on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from suite.errors import UserError
+
+if TYPE_CHECKING:
+    from latentwire.build import Loaded
+
+
+def encode_text(loaded: Loaded, text: str, question: str | None = None) -> bytes:
+    """One text -> its message, in the format of `latentwire.codec.wire`.
+
+    Args:
+        loaded: from `latentwire.build.load`.
+        text: every character counts, outer white space too.
+        question: where messages hold the question as well (`wire.track=whole_prompt`), and only there.
+
+    Raises:
+        UserError: an empty text, one that is longer than the encoder takes (also with `encoder.overflow=count`: a
+            message holds all of its text), or a question that is missing, empty or of no use.
+    """
+    import torch
+
+    from latentwire.codec.wire import pack
+    from latentwire.data.base import Passage, Question
+    from latentwire.evaluate.examples import whole_prompt_text
+
+    wire = loaded.wire
+    if wire.whole_prompt:
+        if not (question or "").strip():
+            raise UserError(
+                "question", "none", "the question: this run's messages hold it", "add --question, here and not there"
+            )
+        asked = Question("", str(question), ("",), "")
+        text = whole_prompt_text(Passage("", text, (asked,), "", None), asked)
+    elif question is not None:
+        raise UserError(
+            "question", repr(question), "none: this run's messages hold the text alone", "ask it of latentwire.answer"
+        )
+    tokens = wire.encoder.tokenize([text])
+    if tokens.cut[0]:
+        raise UserError(
+            "text to encode",
+            f"{tokens.cut[0]} tokens too long: {text[:60]!r}…",
+            f"at most {wire.encoder.max_tokens}, as nothing is cut off a message",
+            "send it in several messages, or train with a higher encoder.max_tokens",
+        )
+    with torch.no_grad():
+        z = wire.encoder(tokens.to(wire.device), wire.layout)[0]
+    return pack(z, wire.codec, wire.identity())
+
+
+def read_bytes(place: str) -> bytes:
+    """Content of a file, or of stdin for `-`. Raises UserError where it cannot be read."""
+    try:
+        return sys.stdin.buffer.read() if place == "-" else Path(place).read_bytes()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(place, reason, "a readable file, or - for stdin", "check the path") from error
+
+
+def read_text(place: str) -> str:
+    """UTF-8 text of a file or stdin, without the line ends at its end. Raises UserError."""
+    try:
+        return read_bytes(place).decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UserError(place, f"byte {error.start}: {error.reason}", "text in UTF-8", "convert the file") from error
+
+
+def write_bytes(place: str, message: bytes) -> None:
+    """To a file, or to stdout for `-`. Raises UserError where it cannot be written."""
+    try:
+        if place == "-":
+            sys.stdout.buffer.write(message)
+            sys.stdout.buffer.flush()
+        else:
+            Path(place).write_bytes(message)
+    except OSError as error:
+        raise UserError(place, error.strerror or str(error), "a file that can be written", "check the path") from error
+
+
+def cost(loaded: Loaded, text: str, message: bytes) -> str:
+    """One line: bytes of the message and of other ways to send the text."""
+    from latentwire.evaluate.metrics import text_sizes
+
+    name, lm = next(iter(loaded.source.lms.items()))
+    other = text_sizes(lm, {text: lm.style.encode(text.strip() + "\n")}, [None])
+    return (
+        f"{len(message)} bytes, M = {loaded.wire.slots}; the text: {other['utf8']:.0f} as UTF-8, "
+        f"{other['zlib']:.0f} by zlib, {other['token_ids']:.0f} as token ids and {other['kv']:.0f} as keys and values "
+        f"of {name}"
+    )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser("python -m latentwire.encode", description="Write the message of one text.")
+    p.add_argument("run", type=Path, help="directory of the finished run whose encoder and codec write")
+    p.add_argument("--text", required=True, metavar="FILE", help="UTF-8 text, line ends at its end cut; - for stdin")
+    p.add_argument("--question", help="for runs with wire.track=whole_prompt, whose messages hold the question")
+    p.add_argument("-o", "--out", default="-", metavar="FILE", help="where the message goes (default: stdout)")
+    p.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint (default: best)")
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Console entry; the exit code."""
+    args = parser().parse_args(argv)
+    try:
+        text = read_text(args.text)
+
+        from latentwire.build import load
+
+        loaded = load(args.run, args.which)
+        message = encode_text(loaded, text, args.question)
+        write_bytes(args.out, message)
+        print(cost(loaded, text, message), file=sys.stderr)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.EXIT_CODE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
