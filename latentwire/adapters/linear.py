@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from latentwire.adapters.base import Adapter
 from latentwire.adapters.calibration import Mode
-from latentwire.adapters.ridge import ridge
+from latentwire.adapters.ridge import Ridge
 
 
 class LinearAdapter(Adapter):
@@ -29,6 +29,8 @@ class LinearAdapter(Adapter):
 
     @torch.no_grad()
     def fit(self, z: Tensor, y: Tensor) -> None:
-        weight, bias = ridge(z, y)
+        least = Ridge()
+        least.add(z, y)
+        weight, bias = least.solve()
         self.linear.weight.copy_(weight)
         self.linear.bias.copy_(bias)

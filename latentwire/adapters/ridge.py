@@ -1,4 +1,4 @@
-"""Least squares with a ridge."""
+"""Least squares with a ridge, in one pass over the data."""
 
 from __future__ import annotations
 
@@ -7,13 +7,30 @@ from torch import Tensor
 
 RIDGE = 1e-3  # share of the mean square of an input
 
-def ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """(…, d), (…, k) -> weight (k, d), bias (k) with the least |x W' + b − y|² + RIDGE n mean(x²) |W|², x and y
-    centred; float64 inside.
-    """
-    a, b = x.flatten(0, -2).double(), y.flatten(0, -2).double()
-    mean_a, mean_b = a.mean(0), b.mean(0)
-    a, b = a - mean_a, b - mean_b
-    gram = a.T @ a + RIDGE * a.pow(2).mean().clamp(min=1e-12) * len(a) * torch.eye(a.shape[1], dtype=a.dtype)
-    weight = torch.linalg.solve(gram, a.T @ b).T
-    return weight.float(), (mean_b - weight @ mean_a).float()
+
+class Ridge:
+    """Collects sums, then solves: the least |x W' + b − y|² + RIDGE n mean(x²) |W|², x and y centred; in float64."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._sums: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Takes rows (…, d) and their targets (…, k)."""
+        a, b = x.flatten(0, -2).double(), y.flatten(0, -2).double()
+        new = (a.sum(0), b.sum(0), a.T @ a, a.T @ b)
+        self._sums = new if self._sums is None else tuple(s + t for s, t in zip(self._sums, new, strict=True))  # type: ignore[assignment]
+        self.n += len(a)
+
+    def solve(self) -> tuple[Tensor, Tensor]:
+        """Weight (k, d), bias (k), float32."""
+        assert self._sums is not None, "nothing was added"
+        sum_a, sum_b, gram, cross = self._sums
+        mean_a, mean_b = sum_a / self.n, sum_b / self.n
+        gram = gram - self.n * torch.outer(mean_a, mean_a)
+        cross = cross - self.n * torch.outer(mean_a, mean_b)
+        size = gram.diagonal().mean().clamp(min=1e-12)  # n times the mean square of an input
+        weight = torch.linalg.solve(
+            gram + RIDGE * size * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), cross
+        )
+        return weight.T.float(), (mean_b - weight.T @ mean_a).float()

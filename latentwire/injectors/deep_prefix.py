@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from latentwire.adapters.base import Adapter
-from latentwire.adapters.ridge import ridge
+from latentwire.adapters.ridge import Ridge
 from latentwire.injectors.base import Injector, Start
 from latentwire.injectors.fitting import pooled_kv
 from latentwire.injectors.rotary import RotaryPlacement
@@ -96,11 +96,18 @@ class DeepPrefix(Injector):
         self.eval()
         h = self.adapter(z).float()
         if texts is not None and self.start_from == "text":
-            kv = pooled_kv(self.lm, self.placement, texts, counts or [z.shape[1]]).to(h)
-            flat = (self.mean.flatten(1)[:, None, None], self.std.flatten(1)[:, None, None].clamp(min=1e-6))
-            for layer, target in zip(self.layers, (kv - flat[0]) / flat[1], strict=True):
-                weight, bias = ridge(h, target)
-                layer.weight.copy_(weight)  # type: ignore[operator]
-                layer.bias.copy_(bias)  # type: ignore[operator]
+            self._fit(h, texts, counts or [z.shape[1]])
         self.rms.copy_(self.raw(z).float().pow(2).mean((2, 3, 4, 5)).sqrt())
         self.train(training)
+
+    def _fit(self, h: Tensor, texts: Sequence[str], counts: Sequence[int]) -> None:
+        least = [Ridge() for _ in self.layers]
+        mean, std = (x.flatten(1)[:, None] for x in (self.mean, self.std.clamp(min=1e-6)))
+        for row, text in zip(h, texts, strict=True):
+            kv = pooled_kv(self.lm, self.placement, text, counts).to(h)
+            for layer, target in zip(least, (kv - mean) / std, strict=True):
+                layer.add(row, target)
+        for linear, solved in zip(self.layers, least, strict=True):
+            weight, bias = solved.solve()
+            linear.weight.copy_(weight)  # type: ignore[operator]
+            linear.bias.copy_(bias)  # type: ignore[operator]

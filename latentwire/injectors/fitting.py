@@ -17,23 +17,20 @@ from latentwire.lm.frozen import FrozenLM
 
 
 @torch.no_grad()
-def pooled_kv(lm: FrozenLM, placement: RotaryPlacement, texts: Sequence[str], counts: Sequence[int]) -> Tensor:
-    """Texts, slots of each slice -> (n_layers, texts, sum(counts), 2 kv_heads head_dim) float32 on the CPU.
+def pooled_kv(lm: FrozenLM, placement: RotaryPlacement, text: str, counts: Sequence[int]) -> Tensor:
+    """A text, slots of each slice -> (n_layers, sum(counts), 2 kv_heads head_dim) float32 on the CPU.
 
-    Keys before RoPE, then values; adapters off. Texts are cut at the model's positions.
+    Keys before RoPE, then values; adapters off. The text is cut at the model's positions.
     """
     head = list(lm.style.head)
-    rows = []
-    for text in texts:
-        ids = list(lm.style.encode(text))[: lm.max_tokens - len(head)]
-        positions = torch.arange(len(head), len(head) + len(ids))
-        layers = []
-        for keys, values in read_cache(lm, head + ids):
-            keys = placement.undo(keys[:, :, len(head) :].float(), positions)
-            both = torch.cat([keys[0], values[0, :, len(head) :].float()])  # (2 H, T, D)
-            layers.append(_pooled(both.transpose(0, 1).flatten(1).cpu(), counts))
-        rows.append(torch.stack(layers))
-    return torch.stack(rows, 1)
+    ids = list(lm.style.encode(text))[: lm.max_tokens - len(head)]
+    positions = torch.arange(len(head), len(head) + len(ids))
+    layers = []
+    for keys, values in read_cache(lm, head + ids):
+        keys = placement.undo(keys[:, :, len(head) :].float(), positions)
+        both = torch.cat([keys[0], values[0, :, len(head) :].float()])  # (2 H, T, D)
+        layers.append(_pooled(both.transpose(0, 1).flatten(1).cpu(), counts))
+    return torch.stack(layers)
 
 
 @torch.no_grad()

@@ -1,0 +1,22 @@
+"""Named studies of latentwire (see `suite.study`).
+
+python -m latentwire.study pocket             # `make pocket`: 4x, 8x, 16x and a soft prefix, three seeds
+"""
+
+from __future__ import annotations
+
+from latentwire.run import Tree, dead, train
+from suite.study import Program, Study, main
+
+PROGRAM = Program("latentwire", train, dead, Tree)
+DEEP = ("label=4x deep_prefix", "wire.ratio=4")
+SOFT = ("label=4x soft_prefix", "injector=soft_prefix", "curriculum=from_text", "trainer.max_epochs=18")
+EIGHT = ("label=8x deep_prefix", "wire.ratio=8", "curriculum=ratio", "trainer.max_epochs=20")
+SIXTEEN = ("label=16x deep_prefix", "wire.ratio=16", "curriculum=ratio_16", "trainer.max_epochs=30")
+STUDIES = {
+    "pocket": Study("pocket", (0, 1, 2), (DEEP, SOFT, EIGHT, SIXTEEN)),
+}
+
+
+if __name__ == "__main__":
+    main(PROGRAM, STUDIES)
