@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: demo test test-slow lint types bench report avdigits clean
+.PHONY: demo test test-slow lint types bench report avdigits pocket clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
@@ -17,6 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/python -m asgml.study demo
+	$(BIN)/python -m latentwire.study wire_demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
@@ -33,6 +34,9 @@ bench: $(STAMP)
 
 avdigits: $(STAMP)
 	$(BIN)/python -m asgml.study avdigits
+
+pocket: $(STAMP)
+	$(BIN)/python -m latentwire.study pocket
 
 report: $(STAMP)
 	$(BIN)/python -m suite.report runs

@@ -18,6 +18,7 @@ from asgml.methods.stage import Modulation
 from asgml.model.net import MultimodalNet
 from asgml.module import MultimodalModule
 from asgml.rhythm import build_stages
+from asgml.teachers import load_teachers
 from callbacks.checkpoint import StepCheckpoint
 from callbacks.clip import GroupClip
 from callbacks.history import HistoryLogger
@@ -76,6 +77,7 @@ def build_module(
         any(n < len(data.table("train")) for n in data.present_counts["train"].values()),
         int(cfg.cosine_every),
         int(cfg.seed),
+        load_teachers(cfg, net, methods),
     )
     stages: list[Stage | None] = [rhythm, Modulation(methods), buffer, mask]
     return module, [s for s in stages if s is not None]

@@ -4,19 +4,23 @@ one step."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import reduce
+from typing import Any, Literal
 
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from asgml.data.batches import Batch
 from asgml.distributed import means_over_ranks, reduced, sum_over_ranks, world_size
 from asgml.evaluation import Predictions, evaluate
-from asgml.methods.base import Method, Step
+from asgml.hooks import check_methods, install_modules, install_selection, reinitialise, take_survey
+from asgml.methods.base import Epoch, Method, Step, Survey, uses
+from asgml.methods.stage import Modulation
 from asgml.model.features import present_mask, scatter
 from asgml.model.net import FUSION, MultimodalNet
 from asgml.rhythm import Rhythm
@@ -56,6 +60,7 @@ class MultimodalModule(L.LightningModule):
         dominant: only for reports.
         cosine_every: steps between two measurements of the fusion/unimodal gradient cosine at the feature; 0
             switches it off.
+        teachers: frozen encoders, by modality, for the methods that ask for them.
     """
 
     automatic_optimization: bool
@@ -72,20 +77,28 @@ class MultimodalModule(L.LightningModule):
         may_miss: bool = True,
         cosine_every: int = 10,
         seed: int = 0,
+        teachers: Mapping[str, nn.Module] | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
         self.net, self.methods, self.rhythm = net, dict(methods), rhythm
         self._optimizer, self._lr_schedule = optimizer, lr_schedule
-        self.group_lr, self.gamma, self.may_miss, self.cosine_every = (
-            dict(group_lr or {}),
-            gamma,
-            may_miss,
-            cosine_every,
-        )
+        self.group_lr, self.gamma, self.cosine_every = dict(group_lr or {}), gamma, cosine_every
         self.modalities = net.modalities
         for method in self.methods.values():
             method.setup(self.modalities, net.classes, seed)
+        timed = rhythm.buffer is not None or rhythm.mask is not None
+        self.may_miss = check_methods(self.methods, timed) or may_miss
+        self.extensions = install_modules(net, self.methods, seed)
+        everyone = list(self.methods.values())  # a hook that a method does not have is not called
+        self._changing = [m for m in everyone if uses(m, "on_features")]
+        self._fusing = [m for m in reversed(everyone) if uses(m, "fuse_at_test")]
+        self._splitting = next((m for m in everyone if uses(m, "substeps")), None)
+        self._teachers = dict(teachers or {})  # a plain dict: neither trained nor saved
+        keeps = any(method.keeps_initial for method in self.methods.values())
+        self._initial = {
+            m: [p.detach().cpu().clone() for p in net.encoders[m].parameters()] for m in self.modalities if keeps
+        }
         self.active = self.modalities
         for method in self.methods.values():
             self.active = [m for m in method.active(self.modalities) if m in self.active]
@@ -101,6 +114,7 @@ class MultimodalModule(L.LightningModule):
         self.step: Step | None = None
         self._rows: Mapping[str, Tensor | None] = {}
         self.absent: set[str] = set()  # modalities that nobody in the global batch has
+        self.idle: set[str] = set()  # encoders that a method holds still in this step
         self._taps: dict[str, tuple[Tensor, Tensor]] = {}
         self._epoch_counts: Tensor | None = None
         self._collected: dict[str, list[Predictions]] = {}
@@ -109,7 +123,9 @@ class MultimodalModule(L.LightningModule):
 
     # -- optimiser
     def configure_optimizers(self) -> Any:
-        groups = {name: [p for p in params if p.requires_grad] for name, params in self.net.groups().items()}
+        everything = self.net.groups()
+        everything[FUSION] += list(self.extensions.parameters())
+        groups = {name: [p for p in params if p.requires_grad] for name, params in everything.items()}
         for name in self.group_lr:
             if name not in groups:
                 raise UserError(
@@ -146,6 +162,17 @@ class MultimodalModule(L.LightningModule):
         require_groups([m for m in self.active if m not in frozen], pipeline.ctx.groups, "model")
         if self._epoch_counts is None:
             self._zero_counts()
+        for teacher in self._teachers.values():
+            teacher.to(self.device)
+        modulation = self._modulation
+        if modulation is not None and modulation.selection is not None:  # resumed within an epoch
+            install_selection(self.trainer, modulation.selected, modulation.selection)
+
+    @property
+    def _modulation(self) -> Modulation | None:
+        stage = self._pipeline.stage("modulation")
+        assert stage is None or isinstance(stage, Modulation)
+        return stage
 
     # -- forward
     def _encode(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
@@ -161,7 +188,7 @@ class MultimodalModule(L.LightningModule):
                     size, self.net.dims[m], device=device, dtype=x.dtype if x.is_floating_point() else None
                 )
                 continue
-            held = self.training and m in self.rhythm.no_graph
+            held = self.training and (m in self.rhythm.no_graph or m in self.idle)
             with torch.set_grad_enabled(torch.is_grad_enabled() and not held):
                 features[m] = scatter(self.net.encode(m, x), rows, size)
         return features, present
@@ -198,19 +225,9 @@ class MultimodalModule(L.LightningModule):
                 fused_in[m].retain_grad()
                 head_in[m].retain_grad()
                 self._taps[m] = (fused_in[m], head_in[m])
-        if training:
-            for method in self.methods.values():
-                fused_in = method.on_features(fused_in, present)
-        masks = None
+        size, masks = batch["y"].shape[0], None
         if any(mask is not None for mask in present.values()):
-            ones = torch.ones_like(batch["y"], dtype=torch.bool)
-            masks = {m: ones if mask is None else mask for m, mask in present.items()}
-        logits = widen(self.net.fusion(fused_in, masks))
-        unimodal = {m: widen(self.net.heads[m](head_in[m])) for m in self.active}
-
-        def slices(m: str) -> Tensor:
-            part = self.net.fusion.unimodal_logits(fused_in, m)
-            return unimodal[m] if part is None else widen(part)
+            masks = self._masks(present, size, batch["y"].device)
 
         counts, ranks = (self._counts(batch), world_size()) if training else (None, 1)
 
@@ -224,24 +241,75 @@ class MultimodalModule(L.LightningModule):
             n = counts[0] if m is None else counts[1 + self.active.index(m)]
             return total * ranks / (n.to(total.dtype) if isinstance(n, Tensor) else n)
 
+        def slices(m: str) -> Tensor:
+            part = self.net.fusion.unimodal_logits(fused_in, m)
+            return step.unimodal[m] if part is None else widen(part)
+
+        def fuse(some: Mapping[str, Tensor], frozen: bool = False) -> Tensor:
+            return self.fuse_some(some, features, present, frozen)
+
+        def teacher(m: str) -> Tensor:
+            x, rows = batch["x"][m], batch["rows"][m]
+            with torch.no_grad():
+                f = self._teachers[m](x) if x.shape[0] else features[m].new_zeros(0, self.net.dims[m])
+                return scatter(f, rows, size)
+
         y = batch["y"]
-        losses = {FUSION: mean(F.cross_entropy(logits, y, reduction="none"), None)}
-        for m in self.active:
-            if not (training and m in self.absent):
-                losses[m] = mean(F.cross_entropy(unimodal[m], y, reduction="none"), m)
-        return Step(
+        step = Step(
             y=y,
             present=present,
             features={m: features[m] for m in self.active},
-            logits=logits,
-            unimodal=unimodal,
+            logits=torch.empty(0, device=y.device),
+            unimodal={},
             slices=slices,
-            losses=losses,
+            losses={},
             mean=reduced(mean),
             t=self._pipeline.t if training else 0,
             epoch=self.current_epoch,
             training=training,
+            fuse=fuse,
+            teacher=teacher,
+            total=lambda values: sum_over_ranks(values.detach()),
+            index=batch["index"],
+            epochs=self._epochs,
+            rank=self.global_rank,
         )
+        for method in self._changing:
+            fused_in = method.on_features(step, fused_in)
+        step.logits = widen(self.net.fusion(fused_in, masks))
+        step.unimodal = {m: widen(self.net.heads[m](head_in[m])) for m in self.active}
+        step.losses = {FUSION: mean(F.cross_entropy(step.logits, y, reduction="none"), None)}
+        for m in self.active:
+            if not (training and m in self.absent):
+                step.losses[m] = mean(F.cross_entropy(step.unimodal[m], y, reduction="none"), m)
+        return step
+
+    @property
+    def _epochs(self) -> int:
+        return self.trainer.max_epochs or -1
+
+    @staticmethod
+    def _masks(present: Mapping[str, Tensor | None], size: int, device: torch.device) -> dict[str, Tensor]:
+        ones = torch.ones(size, dtype=torch.bool, device=device)
+        return {m: ones if mask is None else mask for m, mask in present.items()}
+
+    def fuse_some(
+        self,
+        some: Mapping[str, Tensor],
+        features: Mapping[str, Tensor],
+        present: Mapping[str, Tensor | None],
+        frozen: bool = False,
+    ) -> Tensor:
+        """Fused logits of the modalities in `some`; the others are absent from every row."""
+        first = next(iter(features.values()))
+        masks = self._masks(present, first.shape[0], first.device)
+        nobody = torch.zeros(first.shape[0], dtype=torch.bool, device=first.device)
+        given = {m: some[m] if m in some else features[m].detach() for m in features}
+        masks = {m: masks[m] if m in some else nobody for m in features}
+        if not frozen:
+            return widen(self.net.fusion(given, masks))
+        weights = {name: p.detach() for name, p in self.net.fusion.named_parameters()}
+        return widen(functional_call(self.net.fusion, weights, (given, masks)))
 
     def _measures_cosine(self) -> bool:
         return (
@@ -259,17 +327,38 @@ class MultimodalModule(L.LightningModule):
         terms = {FUSION: step.losses[FUSION]} if self.fusion_loss else {}
         for name, method in self.methods.items():
             for term, value in method.loss(step).items():
-                key = term if term in self.modalities else f"{name}/{term}"
+                key = term if term in self.modalities or term == FUSION else f"{name}/{term}"
                 terms[key] = terms[key] + value if key in terms else value
         # heads that no method trains learn from detached features, for the record only
         monitors = [] if self.trains_heads else [loss for m, loss in step.losses.items() if m != FUSION]
-        total = torch.stack([*terms.values(), *monitors]).sum()
+        losses = [*terms.values(), *monitors]
+        if not losses:  # nobody has what this method learns from: a gradient of 0, which the gate vetoes
+            losses = [0.0 * z.sum() for z in step.unimodal.values()]
+        total = torch.stack(losses).sum()
         self._report(step, terms)
         self.log("train/loss", total.detach(), prog_bar=True, logger=False)
-        self.manual_backward(total)
+        parts = self._splitting.substeps(step, terms) if self._splitting else {}
+        if parts:
+            self._backward_in_parts(step, parts, monitors)
+        else:
+            self.manual_backward(total)
         self._cosines()
         optimizer.step()
         self._count(step)
+
+    def _backward_in_parts(self, step: Step, parts: dict[str, Tensor], monitors: list[Tensor]) -> None:
+        """One backward pass per part; each one's gradients are kept, and `p.grad` is their sum."""
+        groups, names = self._context.groups, list(parts)
+        for name, loss in parts.items():
+            last = name == names[-1]
+            self.manual_backward(torch.stack([loss, *monitors]).sum() if last else loss, retain_graph=not last)
+            step.gradients[name] = {g: [p.grad for p in group.params] for g, group in groups.items()}
+            for group in groups.values():
+                group.clear()
+        for g, group in groups.items():
+            for p, found in zip(group.params, zip(*(step.gradients[n][g] for n in names), strict=True), strict=True):
+                given = [x for x in found if x is not None]
+                p.grad = reduce(torch.add, given) if given else None
 
     def _report(self, step: Step, terms: dict[str, Tensor]) -> None:
         """Losses and shares ride to the host with the step's one read."""
@@ -298,7 +387,8 @@ class MultimodalModule(L.LightningModule):
         """Right answers and rows of the epoch, on the device."""
         assert self._epoch_counts is not None
         with torch.no_grad():
-            row = [(step.logits.argmax(1) == step.y).sum(), torch.full_like(step.y[0], step.y.shape[0])]
+            guess = self._predict(step) if self._fusing else step.logits
+            row = [(guess.argmax(1) == step.y).sum(), torch.full_like(step.y[0], step.y.shape[0])]
             for m in self.active:
                 mask, right = step.present[m], step.unimodal[m].argmax(1) == step.y
                 row += (
@@ -310,16 +400,38 @@ class MultimodalModule(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self._zero_counts()
-        latest = self.metrics.get("val", {})
-        for method in self.methods.values():
-            method.on_epoch(self.current_epoch, latest)
+        modulation = self._modulation
+        if modulation is None:
+            return
+        surveys: dict[str, Survey] = {}
+
+        def survey(split: Literal["train", "val"]) -> Survey:
+            if split not in surveys:
+                surveys[split] = take_survey(self, split)
+            return surveys[split]
+
+        newest = {f"val/{k}": v for k, v in self.metrics.get("val", {}).items()}
+        metrics = {**newest, **self.metrics.get("train", {}), **modulation.train}
+        modulation.begin_epoch(
+            Epoch(
+                self.current_epoch,
+                self._epochs,
+                metrics,
+                survey,
+                lambda m, alpha: reinitialise(self.net.encoders[m], self._initial[m], alpha, self._context.optimizer),
+            )
+        )
+        if modulation.selection is not None:
+            install_selection(self.trainer, self.current_epoch, modulation.selection)
 
     def on_train_epoch_end(self) -> None:
         assert self._epoch_counts is not None
         counts = sum_over_ranks(self._epoch_counts)
         values = counts.tolist()
         names = ["train/accuracy", *(f"train/accuracy/{m}" for m in self.active)]
-        self._log({name: values[2 * i] / values[2 * i + 1] for i, name in enumerate(names) if values[2 * i + 1]})
+        done = {name: values[2 * i] / values[2 * i + 1] for i, name in enumerate(names) if values[2 * i + 1]}
+        self.metrics["train"] = done
+        self._log(done)
 
     # -- probes
     def probe_input(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -342,12 +454,17 @@ class MultimodalModule(L.LightningModule):
         return out
 
     # -- evaluation
+    def _predict(self, step: Step) -> Tensor:
+        """Class probabilities (B, C): the last method's that has its own, else those of the fused logits."""
+        for method in self._fusing:
+            replaced = method.fuse_at_test(step)
+            if replaced is not None:
+                return replaced
+        return torch.softmax(step.logits, dim=1)
+
     def _evaluate_batch(self, batch: Batch, split: str) -> None:
         step = self._forward(batch)
-        probabilities = torch.softmax(step.logits, dim=1)
-        for method in self.methods.values():
-            replaced = method.fuse_at_test(step)
-            probabilities = probabilities if replaced is None else replaced
+        probabilities = self._predict(step)
         self._collected.setdefault(split, []).append(
             Predictions.of(
                 batch["index"],

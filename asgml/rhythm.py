@@ -193,6 +193,8 @@ class Rhythm(Stage):
             return action, 0 if action in ("update", "soft", "fusion") else -1
         if self.buffer is not None and m in self.buffer.delays:
             return self.buffer.action(m), self.buffer.age(m, ctx.t)
+        if m in ctx.held:
+            return "hold", -1
         return ("update", 0) if ctx.groups[m].gradients() else ("missing", -1)
 
     def on_veto(self, ctx: StepContext) -> None:

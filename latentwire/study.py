@@ -1,6 +1,7 @@
 """Named studies of latentwire (see `suite.study`).
 
-python -m latentwire.study pocket             # `make pocket`: 4x, 8x, 16x and a soft prefix, three seeds
+python -m latentwire.study wire_demo    # the second half of `make demo`: two minutes
+python -m latentwire.study pocket       # `make pocket`: 4x, 8x, 16x and a soft prefix, three seeds: two hours of one core
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ SOFT = ("label=4x soft_prefix", "injector=soft_prefix", "curriculum=from_text", 
 EIGHT = ("label=8x deep_prefix", "wire.ratio=8", "curriculum=ratio", "trainer.max_epochs=20")
 SIXTEEN = ("label=16x deep_prefix", "wire.ratio=16", "curriculum=ratio_16", "trainer.max_epochs=30")
 STUDIES = {
+    "wire_demo": Study(
+        "pocket_smoke", (0,), (("label=4x deep_prefix", "wire.ratio=4"), ("label=8x deep_prefix", "wire.ratio=8"))
+    ),
     "pocket": Study("pocket", (0, 1, 2), (DEEP, SOFT, EIGHT, SIXTEEN)),
 }
 

@@ -127,6 +127,8 @@ class LatentWire(nn.Module):
         training = self.training
         self.train()
         z = self.encoder(tokens, layout)
+        if not self.fixed:
+            self.codec.calibrate(z)
         self.codec(z)
         self.eval()
         values = self.codec(self.encoder(tokens, layout)).values

@@ -68,6 +68,7 @@ class EpochBatches(Sampler[Batch]):
         self.rank, self.world = rank, world
         self.epoch = 0
         self.start = 0
+        self._arranged: tuple[int, list[int]] | None = None
         full, rest = divmod(n, batch_size)
         self.dropped_per_epoch = rest if train and full else 0
         bounds = [*range(0, full * batch_size + 1, batch_size)]
@@ -87,10 +88,21 @@ class EpochBatches(Sampler[Batch]):
         """The epoch of the next iteration, from its beginning unless `start` is set after this."""
         self.epoch, self.start = int(epoch), 0
 
+    def arrange(self, epoch: int, numbers: list[int]) -> None:
+        """What one training epoch hands out in place of its permutation: n numbers that the data set understands.
+
+        Not part of the loader's state: who arranges an epoch does it again after a restart within it.
+        """
+        if len(numbers) != self.n or not self.train:
+            raise ValueError(f"{len(numbers)} numbers for {self.n} samples (training: {self.train})")
+        self._arranged = (epoch, list(numbers))
+
     def order(self, epoch: int) -> list[int]:
         """All indices in the order of one epoch, before cutting into batches."""
         if not self.train:
             return list(range(self.n))
+        if self._arranged is not None and self._arranged[0] == epoch:
+            return self._arranged[1]
         digest = hashlib.blake2b(f"{self.seed}:{epoch}".encode(), digest_size=8).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
         return torch.randperm(self.n, generator=generator).tolist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ class MultimodalDataset(torch.utils.data.Dataset):
         rows: {modality: (n_m,) int64, their places in the batch, or None when all are present}
         y: (B,) int64
         index: (B,) int64, rows of the table
+
+    An index of n or more stands for a row given without some of its modalities, see `numbers`.
     """
 
     def __init__(self, table: Table, seed: int, train: bool = False):
@@ -47,16 +49,25 @@ class MultimodalDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.table)
 
+    def numbers(self, index: np.ndarray, drop: Mapping[str, np.ndarray]) -> list[int]:
+        """The index that stands for row `index` (k,) without the modalities where `drop[m]` (k,) is True."""
+        code = np.zeros(len(index), dtype=np.int64)
+        for bit, modality in enumerate(self.table.x):
+            if modality in drop:
+                code |= np.asarray(drop[modality], dtype=np.int64) << bit
+        return (np.asarray(index, dtype=np.int64) + len(self) * code).tolist()
+
     def __getitem__(self, sample: tuple[int, int]) -> Batch:
         return self.__getitems__([sample])
 
     def __getitems__(self, samples: Sequence[tuple[int, int]]) -> Batch:
         pairs = np.asarray(samples, dtype=np.int64).reshape(-1, 2)
         index, keys = pairs[:, 0], sample_keys(self.seed, pairs[:, 1], pairs[:, 0])
+        code, index = np.divmod(index, len(self))
         x: dict[str, torch.Tensor] = {}
         rows: dict[str, torch.Tensor | None] = {}
-        for modality, stored in self.table.x.items():
-            present = self.table.present[modality][index]
+        for bit, (modality, stored) in enumerate(self.table.x.items()):
+            present = self.table.present[modality][index] & (code >> bit & 1 == 0)
             where = np.flatnonzero(present)
             rows[modality] = None if len(where) == len(index) else torch.from_numpy(where)
             if len(where):

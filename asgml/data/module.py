@@ -129,6 +129,12 @@ class MultimodalData(lightning.LightningDataModule):
     def test_dataloader(self) -> ResumableLoader:
         return self._loader("test", self.eval_batch_size)
 
+    def survey_dataloader(self, split: Split) -> ResumableLoader:
+        """Every sample of a split once, in order, without augmentation (also of the training split)."""
+        dataset = MultimodalDataset(self.table(split), self.seed, train=False)
+        rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        return ResumableLoader(dataset, EpochBatches(len(dataset), self.eval_batch_size, self.seed, False, rank, world))
+
     def _loader(self, split: Split, batch_size: int) -> ResumableLoader:
         self.setup()
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

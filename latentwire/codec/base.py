@@ -74,6 +74,10 @@ class Codec(nn.Module):
         """Number of different symbols a code may take; None without symbols."""
         return None
 
+    @torch.no_grad()
+    def calibrate(self, z: Tensor) -> None:
+        """Fits what a codec can fit to latents (B, M, d_z) of training texts, once, before training."""
+
     def forward(self, z: Tensor) -> Coded:
         """(B, M, d_z) -> Coded: the receiver's values, with straight-through gradients."""
         raise NotImplementedError

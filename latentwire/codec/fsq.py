@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from latentwire.adapters.ridge import Ridge
 from latentwire.codec.base import Codec, Coded, Payload, bad_payload, straight_through
 from latentwire.codec.bits import pack, packed_bytes, unpack, width_of
 from suite.errors import UserError
@@ -25,6 +26,9 @@ class FSQ(Codec):
     The paper's listing writes tan where atanh makes f(0) = 0 exactly, and (1 - eps); with (1 + eps) L = 2 is
     defined as well. No auxiliary loss, no codebook. A slot is `codes` codes of len(levels) channels each; linear
     maps d_z -> codes * len(levels) -> d_z stand around them unless `project` is false.
+
+    `calibrate` starts the maps from the principal components of latents, each scaled to variance 1 before the bound,
+    and from the least-squares way back.
 
     Payload: one index sum_i c_i prod_{j<i} L_j per code, packed in ceil(log2 prod L) bits.
 
@@ -73,6 +77,25 @@ class FSQ(Codec):
         half = (self.levels - 1) * (1 + EPS) / 2
         offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
         return torch.tanh(x + torch.atanh(offset / half)) * half - offset
+
+    @torch.no_grad()
+    def calibrate(self, z: Tensor) -> None:
+        if not isinstance(self.project_in, nn.Linear):
+            return
+        flat = z.flatten(0, -2).double()
+        mean = flat.mean(0)
+        _, spread, components = torch.linalg.svd(flat - mean, full_matrices=False)
+        n = min(len(components), self.project_in.out_features)
+        scale = spread[:n] / len(flat) ** 0.5
+        rows = components[:n] / scale.clamp(min=1e-6)[:, None]
+        self.project_in.weight[:n] = rows.to(self.project_in.weight)
+        self.project_in.bias[:n] = -(rows @ mean).to(self.project_in.bias)
+        least = Ridge()
+        least.add(self.quantise(z.float())[0].flatten(-2), z)
+        weight, bias = least.solve()
+        assert isinstance(self.project_out, nn.Linear)
+        self.project_out.weight.copy_(weight)
+        self.project_out.bias.copy_(bias)
 
     def quantise(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """(…, d_z) -> quantised channels (…, codes, len(levels)) in [-1, 1], indices (…, codes) long."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from asgml_runs import overrides, write_features
 
-import asgml.study as study
-from asgml.study import Study
+from asgml.study import PROGRAM
+from suite.study import Study, run_study
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,11 +21,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     npz = write_features(folder / "f.npz", kind="image")
     rows = (("method=joint",), ("method=ogm_ge",), ("method=unimodal", "methods.unimodal.modality=audio"))
     tiny = Study("features", (0, 1), rows)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(study.STUDIES, "tiny", tiny)
-        given = [o for o in overrides(npz, folder / "runs") if not o.startswith("experiment=")]
-        assert study.run_study("tiny", given) == 0
-        assert study.run_study("tiny", given) == 0  # nothing runs twice
+    given = [o for o in overrides(npz, folder / "runs") if not o.startswith("experiment=")]
+    assert run_study(PROGRAM, tiny, "tiny", given) == 0
+    assert run_study(PROGRAM, tiny, "tiny", given) == 0  # nothing runs twice
     return folder / "runs"
 
 

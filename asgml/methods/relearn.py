@@ -1,0 +1,112 @@
+"""Diagnosing and re-learning: soft re-initialisation by the gap of the representations' purity."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from asgml.methods.base import Epoch, Method, Survey, generator
+from suite.errors import UserError
+
+ROUNDS = 50  # of k-means, at most
+
+
+def clusters(x: Tensor, k: int, seed: int) -> Tensor:
+    """Cluster (n,) of every row of `x` (n, d): k-means++ seeding, then Lloyd's rounds until nothing changes."""
+    draw = generator(torch.device("cpu"), seed, "k-means")
+    k = min(k, len(x))
+    first = int(torch.randint(len(x), (), generator=draw))
+    chosen = [first]
+    distance = torch.cdist(x, x[first : first + 1]).square()[:, 0]
+    for _ in range(k - 1):
+        weights = distance.double().cpu()
+        if float(weights.sum()) == 0.0:
+            break
+        chosen.append(int(torch.multinomial(weights, 1, generator=draw)))
+        distance = torch.minimum(distance, torch.cdist(x, x[chosen[-1] : chosen[-1] + 1]).square()[:, 0])
+    centres = x[chosen]
+    assigned = torch.cdist(x, centres).argmin(1)
+    for _ in range(ROUNDS):
+        total = torch.zeros_like(centres).index_add_(0, assigned, x)
+        count = torch.zeros(len(centres), dtype=x.dtype, device=x.device).index_add_(
+            0, assigned, torch.ones_like(x[:, 0])
+        )
+        centres = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], centres)
+        before, assigned = assigned, torch.cdist(x, centres).argmin(1)
+        if torch.equal(before, assigned):
+            break
+    return assigned
+
+
+def purity(features: Tensor, y: Tensor, classes: int, seed: int) -> float:
+    """Share of samples that have the most frequent label of their cluster; features scaled to [-1, 1] per column."""
+    low, high = features.min(0).values, features.max(0).values
+    scaled = 2 * (features - low) / (high - low).clamp(min=torch.finfo(features.dtype).tiny) - 1
+    cluster = clusters(scaled, classes, seed)
+    table = torch.zeros(classes * classes, device=y.device).index_add_(
+        0, cluster * classes + y, torch.ones(len(y), device=y.device)
+    )
+    return float(table.view(classes, classes).max(1).values.sum()) / len(y)
+
+
+@dataclass
+class Relearn(Method):
+    """Diagnosing and re-learning (Wei et al., "Diagnosing and Re-learning for Balanced Multimodal Learning", ECCV
+    2024).
+
+    Every `every` epochs, `times` times at most, the features of each modality are clustered into as many clusters as
+    there are classes, on the training and on the validation split; P is the purity of the clusters. Then encoder m is
+    softly re-initialised with its first weights theta_0:
+
+        alpha_m = tanh(strength * |P_train - P_val|),    theta_m <- (1 - alpha_m) theta_m + alpha_m theta_0
+
+    and the optimiser forgets its state of it. Any number of modalities; only present samples are clustered. The epoch
+    before which it happens is a multiple of `every` (public code: one later).
+
+    Attributes:
+        every: epochs between two re-initialisations.
+        times: how many.
+        strength: lambda of the paper.
+    """
+
+    keeps_initial: ClassVar[bool] = True
+    every: int = 20
+    times: int = 3
+    strength: float = 3.0
+    _classes: int = field(default=0, repr=False)
+    _seed: int = field(default=0, repr=False)
+    _done: int = field(default=0, repr=False)
+
+    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
+        if self.every < 1 or self.times < 0:
+            raise UserError(
+                "methods.relearn", f"every {self.every}, times {self.times}", "every >= 1, times >= 0", "20 and 3"
+            )
+        self._classes, self._seed = classes, seed
+
+    def weight(self, train: Survey, val: Survey, m: str) -> float:
+        """alpha_m."""
+        pure = []
+        for survey in (train, val):
+            here = survey.present[m]
+            pure.append(purity(survey.features[m][here], survey.y[here], self._classes, self._seed))
+        return math.tanh(self.strength * abs(pure[0] - pure[1]))
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        if epoch.number == 0 or epoch.number % self.every or self._done >= self.times:
+            return
+        self._done += 1
+        train, val = epoch.survey("train"), epoch.survey("val")
+        for m in train.features:
+            if bool(train.present[m].any()) and bool(val.present[m].any()):
+                epoch.reinitialise(m, self.weight(train, val, m))
+
+    def state(self) -> dict[str, Any]:
+        return {"done": self._done}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._done = state["done"]

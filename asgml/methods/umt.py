@@ -1,0 +1,38 @@
+"""UMT: unimodal teachers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from asgml.methods.base import Method, Step
+
+
+@dataclass
+class UMT(Method):
+    """Unimodal teacher (Du et al., "On Uni-Modal Feature Learning in Supervised Multi-Modal Learning", ICML 2023).
+
+    `L = L_fusion + weight * sum_m mean((f_m - t_m)^2)`, t_m the features of a frozen encoder trained on modality m
+    alone, the mean over its entries and the samples that have m. Any number of modalities.
+
+    Attributes:
+        weight: of the distillation; 10 published (50 on some sets).
+        checkpoints: the teacher of each modality, a checkpoint of a `unimodal` run; `auto` looks for the finished
+            `method=unimodal` run of the same configuration and seed under the same `paths.runs`.
+    """
+
+    weight: float = 10.0
+    checkpoints: str | dict[str, str] = "auto"
+
+    def teachers(self, modalities: list[str]) -> dict[str, str]:
+        given = self.checkpoints
+        return dict.fromkeys(modalities, given) if isinstance(given, str) else dict(given)
+
+    def loss(self, step: Step) -> dict[str, Tensor]:
+        taught = [m for m in step.here if isinstance(self.checkpoints, str) or m in self.checkpoints]
+        terms = [
+            step.mean((step.features[m] - step.teacher(m)).to(step.logits.dtype).square().mean(1), m) for m in taught
+        ]
+        return {"teacher": self.weight * torch.stack(terms).sum()} if terms else {}

@@ -1,0 +1,149 @@
+"""The table of all methods: its numbers, its order, its three files, and that the sweep leaves no method out."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from scipy import stats
+from synthetic_runs import FREQUENCY, JOINT, OGM_GE, STALENESS, write_run
+
+from asgml.compare import main, method_table, save
+from asgml.run import Tree, dead
+from suite.errors import UserError
+from suite.launch import plan
+from suite.report.data import read_runs
+from suite.report.frames import group_runs
+
+ROOT = Path(__file__).resolve().parents[2]
+LABELS = {"joint": JOINT, "ogm_ge": OGM_GE, "asgml_staleness": STALENESS, "control_scale_only": FREQUENCY}
+SEEDS = 5
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    for label, kind in LABELS.items():
+        for seed in range(SEEDS if label != "ogm_ge" else SEEDS + 1):
+            status = "failed" if (label, seed) == ("ogm_ge", SEEDS) else "finished"
+            write_run(folder, kind, seed, label=label, status=status, epochs=3, predictions=False)
+    return folder
+
+
+def table(folder: Path) -> Any:
+    frames = group_runs(read_runs([folder]))
+    assert len(frames) == 1
+    return method_table(frames[0], ["agm", "joint", "ogm_ge"])
+
+
+def accuracies(folder: Path, label: str, split: str) -> dict[int, float]:
+    out = {}
+    for path in folder.glob("*/*/result.json"):
+        result = json.loads(path.read_text())
+        if result["label"] == label and result["status"] == "finished":
+            out[result["seed"]] = 100 * result[split]["accuracy"]
+    return out
+
+
+def cells(found: Any, label: str) -> dict[str, Any]:
+    row = next(r for r in found.rows if r[0].text == label)
+    return {c.title.replace("\n", " "): cell for c, cell in zip(found.columns, row, strict=True)}
+
+
+@pytest.mark.parametrize(("split", "at"), [("test", "last epoch"), ("test_best", "best val. epoch")])
+def test_means_intervals_and_tests_are_those_of_the_ledgers_numbers(runs: Path, split: str, at: str) -> None:
+    found = table(runs)
+    joint = accuracies(runs, "joint", split)
+    pvalues = {}
+    for label in LABELS:
+        values = accuracies(runs, label, split)
+        assert set(values) == set(range(SEEDS))
+        mean = sum(values.values()) / SEEDS
+        sd = math.sqrt(sum((v - mean) ** 2 for v in values.values()) / (SEEDS - 1))
+        half = stats.t.ppf(0.975, SEEDS - 1) * sd / math.sqrt(SEEDS)
+        shown = cells(found, label)
+        assert shown[f"accuracy % {at}"].text == f"{mean:.2f} ± {half:.2f}"
+        if label == "joint":
+            assert shown[f"Δ {at} [95 %]"].text == "baseline"
+            continue
+        test = stats.ttest_rel([values[s] for s in range(SEEDS)], [joint[s] for s in range(SEEDS)])
+        assert shown[f"p {at}"].value == pytest.approx(test.pvalue)
+        assert shown[f"Δ {at} [95 %]"].value == pytest.approx(mean - sum(joint.values()) / SEEDS)
+        pvalues[label] = test.pvalue
+    worst = 0.0
+    for i, (label, p) in enumerate(sorted(pvalues.items(), key=lambda item: item[1])):
+        worst = max(worst, min(1.0, (len(pvalues) - i) * p))
+        assert cells(found, label)[f"p Holm {at}"].value == pytest.approx(worst)
+
+
+def test_cost_is_relative_to_joint_per_seed(runs: Path) -> None:
+    found = table(runs)
+    assert cells(found, "joint")["step time / joint"].value == 1.0
+    assert 1.1 < cells(found, "ogm_ge")["step time / joint"].value < 1.4  # 8 ms more than about 31
+    assert cells(found, "joint")["peak memory MB"].value == 612.25
+
+
+def test_the_baseline_is_first_and_a_control_below_its_method(runs: Path) -> None:
+    found = table(runs)
+    assert [r[0].text for r in found.rows] == ["joint", "asgml_staleness", "control_scale_only", "ogm_ge"]
+    assert found.strong == {0}
+    assert cells(found, "ogm_ge")["seeds"].text == "5 of 6 (1 failed)"
+    assert any(note == "Not run here: agm." for note in found.notes)
+    assert any("sign test" in note for note in found.notes)
+
+
+def test_the_three_files_say_the_same(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(runs), "--name", "cremad_mini", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    shown = table(runs)
+    markdown, tex, page = ((tmp_path / f"methods.{end}").read_text() for end in ("md", "tex", "html"))
+    for row in shown.rows:
+        assert row[0].text in printed
+        assert row[0].text in markdown
+        assert row[0].text in page
+        assert row[0].text.replace("_", "\\_") in tex
+        mean = re.match(r"[\d.]+", row[2].text)
+        assert mean is not None
+        assert all(mean[0] in text for text in (markdown, tex, page))
+    assert "<script" not in page
+    assert "http://" not in page
+    assert "https://" not in page
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_without_joint_there_are_no_differences(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(tmp_path, OGM_GE, seed, label="ogm_ge", epochs=2, predictions=False)
+        write_run(tmp_path, STALENESS, seed, label="asgml_staleness", epochs=2, predictions=False)
+    found = table(tmp_path)
+    assert not any(c.title.startswith("Δ") for c in found.columns)
+    assert any("No joint run" in note for note in found.notes)
+    assert [p.name for p in save([found], tmp_path / "out")] == ["methods.md", "methods.tex", "methods.html"]
+
+
+def test_bad_input_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nowhere")]) == UserError.EXIT_CODE
+    assert "no such directory" in capsys.readouterr().err
+
+
+def test_the_sweep_runs_every_method_and_teachers_before_their_pupils() -> None:
+    tree = yaml.safe_load((ROOT / "conf" / "sweep" / "methods.yaml").read_text())
+    listed = [name.strip() for name in tree["hydra"]["sweeper"]["params"]["method"].split(",")]
+    registered = {path.stem for path in (ROOT / "conf" / "method").glob("*.yaml")} - {"unimodal"}
+    assert set(listed) == registered
+    assert len(listed) == len(registered)
+    assert max(listed.index(f"unimodal_{m}") for m in ("audio", "visual")) < listed.index("umt")
+    assert listed.index("joint") == 0
+
+
+def test_the_sweep_composes_and_labels_its_rows() -> None:
+    argv = ["-m", "sweep=methods", "experiment=avdigits", "method=joint,umt,control_scale_only", "seed=3"]
+    jobs = plan("asgml", argv, dead=dead, schema=Tree).jobs
+    assert [job.cfg.label for job in jobs] == ["joint", "umt", "control_scale_only"]
+    assert [list(job.cfg.methods) for job in jobs] == [["joint"], ["umt"], ["uniform"]]
+    assert jobs[2].cfg.asgml.control == "scale_only"
