@@ -160,8 +160,19 @@ def build_wire(cfg: DictConfig, source: Source) -> LatentWire:
     wire = LatentWire(encoder, codec, injectors, layout, meaning, adapted, str(w.track) == "whole_prompt")
     if earlier is not None:
         _adopt(wire, earlier, str(w.from_run))
-    ratio = cfg.stages[0].get("ratio") if cfg.stages else None
+    start = w.get("start_from")
+    begun = None if start is None else _checkpoint(Path(str(start)), "best")
+    if begun is not None:
+        _take_over(wire.encoder, begun, "wire.encoder.", f"wire.start_from={start}")
+    first = build_node(cfg.stages[0])
+    codec.take(first.codes)
+    ratio = first.ratio
     wire.calibrate(source.texts, layout if ratio is None else layout.with_shared(slots_for(source.tokens, ratio)))
+    if begun is not None:
+        for name, injector in wire.injectors.items():
+            prefix = f"wire.injectors.{name}."
+            if any(key.startswith(prefix) for key in begun["state_dict"]):  # a model that is new starts from the text
+                _take_over(injector, begun, prefix, f"wire.start_from={start}")
     return wire
 
 
@@ -368,15 +379,20 @@ def _checkpoint(run_dir: Path, which: str) -> dict[str, Any]:
 def _adopt(wire: LatentWire, checkpoint: Mapping[str, Any], where: str) -> None:
     """Takes encoder and codec of another run and fixes them."""
     for name, part in (("encoder", wire.encoder), ("codec", wire.codec)):
-        own = _part(checkpoint, f"wire.{name}.")
-        try:
-            part.load_state_dict(own["state_dict"])
-        except RuntimeError as error:
-            raise UserError(
-                f"wire.from_run={where}",
-                f"another {name}: {str(error).splitlines()[-1].strip()}",
-                f"the {name} of that run",
-                f"use its settings of {name}, wire.d_z and encoder_lm",
-            ) from error
-        verify(own, part, where)
+        _take_over(part, checkpoint, f"wire.{name}.", f"wire.from_run={where}")
     wire.fix()
+
+
+def _take_over(part: torch.nn.Module, checkpoint: Mapping[str, Any], prefix: str, where: str) -> None:
+    own = _part(checkpoint, prefix)
+    name = prefix.removeprefix("wire.").rstrip(".")
+    try:
+        part.load_state_dict(own["state_dict"])
+    except RuntimeError as error:
+        raise UserError(
+            where,
+            f"another {name}: {str(error).splitlines()[-1].strip()}",
+            f"the {name} of that run",
+            f"use its settings of {name}, wire.d_z and encoder_lm",
+        ) from error
+    verify(own, part, where)

@@ -135,6 +135,7 @@ class Stage:
         name: e.g. `latents`, `adaptation`.
         share: of all steps, in relation to the other stages' shares.
         ratio: compression in this stage (a ratio curriculum starts at 4); None: the run's own, that is evaluated.
+        codes: codes per slot in this stage (codec fsq with spare ones); None: those that are sent.
         trains: groups that move (`encoder`, `adapter`, `injector`, `codec`, `head`, `lora`, or one exactly:
             `adapter:<lm>`); None: all.
     """
@@ -143,6 +144,7 @@ class Stage:
     share: float = 1.0
     ratio: float | None = None
     trains: list[str] | None = None
+    codes: int | None = None
 
     def moves(self, group: str) -> bool:
         """Whether a parameter group is trained in this stage."""
@@ -174,6 +176,13 @@ class Plan:
                 f"ratio {stages[-1].ratio} in the last stage",
                 "null: the ratio that is evaluated",
                 "leave ratio out of the last stage, and set wire.ratio",
+            )
+        if stages[-1].codes is not None:
+            raise UserError(
+                f"stage {stages[-1].name}",
+                f"codes {stages[-1].codes} in the last stage",
+                "null: as many as are sent",
+                "leave codes out of the last stage, and set codec.codes",
             )
         self.stages = list(stages)
         total, done = sum(s.share for s in stages), 0.0

@@ -163,6 +163,7 @@ class WireModule(L.LightningModule):
     def outcomes(self, batch: Batch, active: Mapping[str, Objective]) -> tuple[Coded, dict[str, dict[str, Outcome]]]:
         """What the codec sent, and of every model what the active objectives say: `[model][objective]`."""
         layout = self.layout()
+        self.wire.codec.take(self.rhythm.part.codes)
         coded = self.wire.latents(batch.tokens, layout)
         wanted: set[Kind] = {kind for o in active.values() for kind in o.needs}
         found: dict[str, dict[str, Outcome]] = {}

@@ -42,6 +42,7 @@ class WireNode:
     track: Literal["question_text", "whole_prompt"]
     measured_texts: int
     from_run: str | None
+    start_from: str | None = None
 
 
 @dataclass
@@ -102,6 +103,8 @@ def dead(cfg: DictConfig) -> dict[str, str]:
         reasons["wire.ratio"] = "wire.slots says how many latents there are"
     elif cfg.wire.from_run is not None:
         reasons["wire.ratio"] = "wire.from_run brings its own number of latents"
+    if cfg.wire.from_run is not None and cfg.wire.get("start_from") is not None:
+        reasons["wire.start_from"] = "wire.from_run fixes encoder and codec"
     if not any(locate(node._target_).teaches for node in cfg.objectives.values()):
         reasons["teacher"] = "no objective learns from the teacher (objective=[answer_ce,answer_kd])"
     for kind in {name.partition(":")[0] for name in map(str, cfg.group_lr)}:

@@ -1,7 +1,7 @@
 """Named studies of latentwire (see `suite.study`).
 
 python -m latentwire.study wire_demo    # the second half of `make demo`: two minutes
-python -m latentwire.study pocket       # `make pocket`: 4x, 8x, 16x and a soft prefix, three seeds: two hours of one core
+python -m latentwire.study pocket       # `make pocket`: 4x, 8x, 16x and a soft prefix, three seeds; hours
 """
 
 from __future__ import annotations

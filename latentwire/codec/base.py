@@ -74,6 +74,17 @@ class Codec(nn.Module):
         """Number of different symbols a code may take; None without symbols."""
         return None
 
+    def take(self, codes: int | None) -> None:
+        """How many codes per slot training takes from now on; None: as many as are sent.
+
+        Raises:
+            UserError: a codec that has no choice.
+        """
+        if codes is not None:
+            raise UserError(
+                f"stage codes with codec {type(self).__name__}", str(codes), "null", "use codec=fsq, or leave codes out"
+            )
+
     @torch.no_grad()
     def calibrate(self, z: Tensor) -> None:
         """Fits what a codec can fit to latents (B, M, d_z) of training texts, once, before training."""

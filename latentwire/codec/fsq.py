@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentwire.adapters.ridge import Ridge
@@ -30,6 +31,10 @@ class FSQ(Codec):
     `calibrate` starts the maps from the principal components of latents, each scaled to variance 1 before the bound,
     and from the least-squares way back.
 
+    `spare` codes behind the others are never sent: training may begin with them (`take`) and give them up one by one,
+    which is how few bits are reached (nested dropout, Rippel et al., 2014, with a schedule in place of chance). The
+    components stand in order, so the least important ones go first.
+
     Payload: one index sum_i c_i prod_{j<i} L_j per code, packed in ceil(log2 prod L) bits.
 
     Args:
@@ -37,18 +42,21 @@ class FSQ(Codec):
         levels: values per channel, each 2 to 256; [8, 6, 5] is about 2^8 codes, [8, 5, 5, 5] about 2^10.
         codes: codes per slot.
         project: learned maps around the quantiser; without them d_z must be codes * len(levels).
+        spare: further codes for the beginning of training.
     """
 
     levels: Tensor
     basis: Tensor
 
-    def __init__(self, d_z: int, levels: list[int], codes: int = 1, project: bool = True):
+    def __init__(self, d_z: int, levels: list[int], codes: int = 1, project: bool = True, spare: int = 0):
         super().__init__(d_z)
         if not levels or any(not 2 <= level <= 256 for level in levels):
             raise UserError("codec levels", str(levels), "at least one number from 2 to 256", "set codec.levels")
-        if codes < 1:
-            raise UserError("codec codes", str(codes), "1 or more", "set codec.codes")
-        channels = codes * len(levels)
+        if codes < 1 or spare < 0:
+            raise UserError("codec codes, spare", f"{codes}, {spare}", "1 or more, 0 or more", "correct them")
+        channels = (codes + spare) * len(levels)
+        if not project and spare:
+            raise UserError("codec spare", f"{spare} with project=false", "learned maps", "set codec.project=true")
         if not project and channels != d_z:
             raise UserError(
                 "codec project=false",
@@ -56,7 +64,8 @@ class FSQ(Codec):
                 f"codes * len(levels) = {channels}",
                 f"set d_z={channels}, or project=true",
             )
-        self.codes, self.size = codes, math.prod(levels)
+        self.codes, self.spare, self.size = codes, spare, math.prod(levels)
+        self.taken = codes
         if self.size >= 2**31:
             raise UserError(
                 "codec levels", f"a product of {self.size}", "less than 2^31", "use more codes of fewer levels"
@@ -78,6 +87,17 @@ class FSQ(Codec):
         offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
         return torch.tanh(x + torch.atanh(offset / half)) * half - offset
 
+    def take(self, codes: int | None) -> None:
+        n = self.codes if codes is None else codes
+        if not self.codes <= n <= self.codes + self.spare:
+            raise UserError(
+                "stage codes",
+                str(n),
+                f"{self.codes} to {self.codes + self.spare}",
+                "set the stage's codes or codec.spare",
+            )
+        self.taken = n
+
     @torch.no_grad()
     def calibrate(self, z: Tensor) -> None:
         if not isinstance(self.project_in, nn.Linear):
@@ -91,15 +111,19 @@ class FSQ(Codec):
         self.project_in.weight[:n] = rows.to(self.project_in.weight)
         self.project_in.bias[:n] = -(rows @ mean).to(self.project_in.bias)
         least = Ridge()
-        least.add(self.quantise(z.float())[0].flatten(-2), z)
+        channels = self.quantise(z.float())[0].flatten(-2)
+        least.add(channels, z)
         weight, bias = least.solve()
         assert isinstance(self.project_out, nn.Linear)
-        self.project_out.weight.copy_(weight)
+        self.project_out.weight[:, : channels.shape[-1]] = weight
         self.project_out.bias.copy_(bias)
 
     def quantise(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """(…, d_z) -> quantised channels (…, codes, len(levels)) in [-1, 1], indices (…, codes) long."""
-        x = self.bound(self.project_in(z).unflatten(-1, (self.codes, -1)))
+        """(…, d_z) -> quantised channels (…, n, len(levels)) in [-1, 1], indices (…, n) long; n = `codes`, in training
+        mode what was taken.
+        """
+        n = self.taken if self.training else self.codes
+        x = self.bound(self.project_in(z).unflatten(-1, (self.codes + self.spare, -1))[..., :n, :])
         rounded = straight_through(x, x.round())
         half_width = self.levels // 2
         digits = rounded.detach().long() + half_width
@@ -113,7 +137,14 @@ class FSQ(Codec):
 
     def forward(self, z: Tensor) -> Coded:
         channels, indices = self.quantise(z.float())
-        return Coded(self.project_out(channels.flatten(-2)), channels.new_zeros(()), indices)
+        return Coded(self.restore(channels), channels.new_zeros(()), indices)
+
+    def restore(self, channels: Tensor) -> Tensor:
+        """Quantised channels (…, n, len(levels)) -> (…, d_z); codes that were not sent count as zero."""
+        missing = self.codes + self.spare - channels.shape[-2]
+        if missing:
+            channels = F.pad(channels, (0, 0, 0, missing))
+        return self.project_out(channels.flatten(-2))
 
     def payload(self, slots: int) -> Payload:
         return Payload(codes=packed_bytes(slots * self.codes, width_of(self.size)))
@@ -126,4 +157,4 @@ class FSQ(Codec):
         if (indices >= self.size).any():
             raise bad_payload(f"code {indices.max()}", f"less than {self.size}")
         codes = torch.from_numpy(indices).view(slots, self.codes).to(self.levels.device)
-        return self.project_out(self.values(codes).flatten(-2))
+        return self.restore(self.values(codes))

@@ -18,7 +18,7 @@ from latentwire.codec.rvq import EPS, RVQ
 from suite.errors import UserError
 
 D = 12
-CODECS = ("fp16", "int8", "int6", "int4", "fsq", "fsq_bare", "rvq")
+CODECS = ("fp16", "int8", "int6", "int4", "fsq", "fsq_bare", "fsq_spare", "rvq")
 
 
 def make(name: str) -> Codec:
@@ -30,6 +30,8 @@ def make(name: str) -> Codec:
         codec = FSQ(D, levels=[7, 5, 4], codes=3)
     elif name == "fsq_bare":
         codec = FSQ(D, levels=[8, 2, 3], codes=4, project=False)
+    elif name == "fsq_spare":
+        codec = FSQ(D, levels=[4], codes=5, spare=3)
     elif name == "rvq":
         codec = RVQ(D, stages=3, size=11)
         codec.train()
@@ -290,6 +292,39 @@ def test_fsq_sizes_and_impossible_codes() -> None:
     assert codec.payload(5) == Payload(codes=15)
     with pytest.raises(UserError, match="code 140"):
         codec.decode(bytes([140]) + bytes(14), 5)
+
+
+def test_fsq_starts_from_the_principal_components_of_the_latents() -> None:
+    """Two directions carry everything: two fine codes keep it, where a random start does not."""
+    torch.manual_seed(0)
+    z = torch.randn(40, 6, 2) @ torch.randn(2, D) + 3
+    lost = {}
+    for calibrated in (True, False):
+        codec = FSQ(D, levels=[255], codes=2)
+        if calibrated:
+            codec.calibrate(z)
+        lost[calibrated] = float((codec(z).values - z).pow(2).mean() / (z - z.mean((0, 1))).pow(2).mean())
+    assert lost[True] < 0.2 < 0.5 < lost[False]  # the bound takes its part of the tails
+
+
+def test_spare_codes_are_taken_in_training_and_never_sent() -> None:
+    torch.manual_seed(0)
+    codec, z = FSQ(D, levels=[4], codes=5, spare=3), torch.randn(2, 6, D)
+    assert codec.payload(6) == FSQ(D, levels=[4], codes=5).payload(6)
+    codec.take(8)
+    codec.calibrate(z)
+    more, sent = codec.train()(z), codec.eval()(z)
+    assert more.codes is not None and sent.codes is not None
+    assert (more.codes.shape[-1], sent.codes.shape[-1]) == (8, 5)
+    assert torch.equal(more.codes[..., :5], sent.codes)
+    assert not torch.equal(more.values, sent.values)
+    codec.take(None)
+    assert torch.equal(codec.train()(z).values, sent.values)
+    for wrong in (4, 9):
+        with pytest.raises(UserError, match="stage codes"):
+            codec.take(wrong)
+    with pytest.raises(UserError, match="with codec FP16"):
+        FP16(D).take(3)
 
 
 # -- RVQ --------------------------------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ def test_a_run_ends_with_baselines_verdicts_and_a_checkpoint_that_reproduces_its
         assert key in result["methods"]["wire/tiny_llama"]
     assert result["M"] == 3
     assert result["ratio"] == pytest.approx(result["tokens"]["tiny_llama"] / 3, rel=0.1)
-    assert result["acceptance"][0]["rule"] == "above_no_context"
+    assert result["acceptance"][0]["rule"] == "above_the_fair_budget"
     assert result["accepted"] in (True, False)
     assert (run_dir(cfg) / "predictions.jsonl").exists()
 
@@ -164,6 +164,38 @@ def test_a_later_model_learns_to_read_an_existing_wire(folder: Path) -> None:
     other = config(folder, "seed=6", "wire.d_z=16", f"wire.from_run={run_dir(first)}", "wire.slots=null", "codec=rvq")
     with pytest.raises(UserError, match="another encoder"):
         prepare(other)
+
+
+def test_a_wire_goes_on_from_another_run_with_another_codec(folder: Path) -> None:
+    first = config(folder, "seed=7", "trainer.max_epochs=1")
+    fit(first)
+    before = load(run_dir(first)).wire
+    parts = prepare(config(folder, "seed=8", "codec=fsq", f"+wire.start_from={run_dir(first)}"))
+    wire = parts.module.wire
+    for part in ("encoder", "injectors"):
+        old, new = getattr(before, part).state_dict(), getattr(wire, part).state_dict()
+        assert old.keys() == new.keys()
+        assert all(torch.equal(old[key], new[key]) for key in old)
+    assert not wire.fixed
+    assert {"encoder", "codec"} <= set(parts.module.groups())
+    with pytest.raises(UserError, match="another encoder"):
+        prepare(config(folder, "wire.d_z=16", f"+wire.start_from={run_dir(first)}"))
+
+
+def test_a_stage_may_take_more_codes_than_are_sent(folder: Path) -> None:
+    cfg = config(folder, "codec=fsq", "codec.levels=[4]", "codec.codes=2", "codec.spare=2", "trainer.max_epochs=1")
+    with open_dict(cfg):
+        cfg.stages = [
+            {"_target_": "latentwire.curriculum.Stage", "name": "wide", "share": 1.0, "codes": 4},
+            {"_target_": "latentwire.curriculum.Stage", "name": "latents", "share": 1.0},
+        ]
+    parts = prepare(cfg)
+    seen = []
+    take = parts.module.wire.codec.take
+    parts.module.wire.codec.take = lambda codes: (seen.append(codes), take(codes))  # type: ignore[method-assign]
+    parts.trainer.fit(parts.module, parts.train, parts.val)
+    assert seen == [4] * 3 + [None] * 3
+    assert parts.module.wire.message_bytes() == 13 + -(-3 * 2 * 2 // 8)
 
 
 @pytest.mark.parametrize("more", [["wire.track=whole_prompt"], ["wire.private={tiny_llama:1}"], ["codec=fsq"],
