@@ -45,17 +45,13 @@ class Parts:
 
 def build_data(cfg: DictConfig) -> MultimodalData:
     """The data module, prepared and checked."""
-    data = MultimodalData(
-        build_node(cfg.data), **OmegaConf.to_container(cfg.loader), seed=cfg.seed
-    )  # type: ignore[arg-type]
+    data = MultimodalData(build_node(cfg.data), **OmegaConf.to_container(cfg.loader), seed=cfg.seed)  # type: ignore[arg-type]
     data.prepare_data()
     data.setup()
     return data
 
 
-def build_module(
-    cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None
-) -> tuple[MultimodalModule, list[Stage]]:
+def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) -> tuple[MultimodalModule, list[Stage]]:
     """The module and the stages that its mode needs."""
     config: Asgml = build_node(cfg.asgml)
     net: MultimodalNet = build_node(cfg.model)(spec=data.spec, seed=int(cfg.seed))
@@ -90,9 +86,7 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     config: Asgml = build_node(cfg.asgml)
     probe = None
     if "probe" in nodes:
-        probe = build_node(nodes.pop("probe"))(
-            classes=len(data.spec.classes), seed=int(cfg.seed)
-        )
+        probe = build_node(nodes.pop("probe"))(classes=len(data.spec.classes), seed=int(cfg.seed))
     elif config.uses_probes:
         raise UserError(
             "callbacks.probe",

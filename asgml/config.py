@@ -61,8 +61,7 @@ class Adaptive:
         if self.kappa < 1 or self.update_every < 1 or self.gap_full <= 0 or self.window < 1:
             raise UserError(
                 "asgml.adaptive",
-                f"kappa {self.kappa}, update_every {self.update_every}, "
-                f"gap_full {self.gap_full}, window {self.window}",
+                f"kappa {self.kappa}, update_every {self.update_every}, gap_full {self.gap_full}, window {self.window}",
                 "kappa >= 1, update_every >= 1, gap_full > 0, window >= 1",
                 "correct the value",
             )
@@ -269,9 +268,7 @@ def dead_keys(asgml: dict[str, Any]) -> dict[str, str]:
 
     timing = mode if mode != "adaptive" else adaptive["kind"]
     if mode != "adaptive":
-        kill(
-            f"asgml.mode={mode} has no adaptive schedule", *(f"adaptive.{k}" for k in adaptive if k != "_target_")
-        )
+        kill(f"asgml.mode={mode} has no adaptive schedule", *(f"adaptive.{k}" for k in adaptive if k != "_target_"))
     if timing != "staleness":
         kill(
             f"asgml.mode={mode} delays no gradient",

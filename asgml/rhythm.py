@@ -49,9 +49,7 @@ class Rhythm(Stage):
         self.config, self.modalities, self.dominant = config, list(modalities), dominant
         self.buffer, self.mask, self.probe = buffer, mask, probe
         self.no_graph: set[str] = set()  # encoders that run without a graph in this step
-        self.detached_head: set[str] = (
-            set()
-        )  # modalities whose unimodal head reads the detached feature in this step
+        self.detached_head: set[str] = set()  # modalities whose unimodal head reads the detached feature in this step
         self.delay: dict[str, int] = dict.fromkeys(modalities, 0)
         self.changes: dict[str, int] = dict.fromkeys(modalities, 0)
         self.decisions = 0
@@ -82,11 +80,7 @@ class Rhythm(Stage):
 
     # -- before the forward pass
     def before_forward(self, ctx: StepContext) -> None:
-        if (
-            self.config.mode == "adaptive"
-            and ctx.t % self.config.adaptive.update_every == 0
-            and ctx.t != self._decided
-        ):
+        if self.config.mode == "adaptive" and ctx.t % self.config.adaptive.update_every == 0 and ctx.t != self._decided:
             self._decided = ctx.t
             self._decide(ctx)
         self.no_graph, self.detached_head = set(), set()
@@ -125,9 +119,7 @@ class Rhythm(Stage):
         self.decisions += 1
         for m, tau in delay.items():
             if tau != self.delay[m]:
-                why = f"S {score[m]:.2f}" + (
-                    f", U {used[m]:.3f} (weakest {min(used.values()):.3f})" if used else ""
-                )
+                why = f"S {score[m]:.2f}" + (f", U {used[m]:.3f} (weakest {min(used.values()):.3f})" if used else "")
                 ctx.events.append(("schedule", f"{m} tau {self.delay[m]}->{tau} because {why}"))
                 self.changes[m] += 1
             self.delay[m] = tau
@@ -147,9 +139,7 @@ class Rhythm(Stage):
                 ctx.rescale(m, compensation(self.delay[m], self.config.lambda_comp), self.config.through)
         if self.config.boosts and self.probe is not None and len(self.probe.utilisation) == len(self.modalities):
             b = self.config.boost
-            for m, scale in boost_scale(
-                self.probe.utilisation, b.alpha, b.threshold_delta, b.gap_full, b.cap
-            ).items():
+            for m, scale in boost_scale(self.probe.utilisation, b.alpha, b.threshold_delta, b.gap_full, b.cap).items():
                 ctx.rescale(m, self._boosted(m, scale), b.through)
 
     def _boosted(self, m: str, scale: float) -> float:
@@ -256,9 +246,7 @@ def build_stages(
     timing = config.adaptive.kind if adaptive else config.mode
     passive = config.control in ("lr_matched", "scale_only")
     if timing == "staleness" and not passive:
-        taus = (
-            dict.fromkeys(modalities, config.adaptive.tau_min) if adaptive else config.taus(modalities, dominant)
-        )
+        taus = dict.fromkeys(modalities, config.adaptive.tau_min) if adaptive else config.taus(modalities, dominant)
         delayed = taus if adaptive else {m: tau for m, tau in taus.items() if tau > 0}
         buffer = StalenessBuffer(
             delayed,
@@ -272,9 +260,7 @@ def build_stages(
             config.buffer_device,
         )
     if timing == "frequency" and not passive:
-        every = (
-            dict.fromkeys(modalities, config.adaptive.tau_min + 1) if adaptive else config.ks(modalities, dominant)
-        )
+        every = dict.fromkeys(modalities, config.adaptive.tau_min + 1) if adaptive else config.ks(modalities, dominant)
         rule = "random" if config.control == "random_skip" else "elapsed" if adaptive else "fixed"
         mask = FrequencyMask(
             every, config.masking, config.soft_scale, config.through, config.phases, cast(Any, rule), seed

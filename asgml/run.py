@@ -55,9 +55,7 @@ def dead(cfg: DictConfig) -> dict[str, str]:
     node: Any = OmegaConf.to_container(cfg.asgml, resolve=True)
     reasons = dead_keys(node)
     if "uniform" not in cfg.methods:
-        reasons["asgml.gamma"] = (
-            "no method trains with the unimodal losses (method=uniform or an asgml_* method does)"
-        )
+        reasons["asgml.gamma"] = "no method trains with the unimodal losses (method=uniform or an asgml_* method does)"
     return reasons
 
 
@@ -101,9 +99,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
     from suite.report import single_report
 
     trainer, module, data = parts.trainer, parts.module, parts.data
-    trainer.fit(
-        module, datamodule=data, ckpt_path=str(run.resume_from) if run.resume_from else None, weights_only=True
-    )
+    trainer.fit(module, datamodule=data, ckpt_path=str(run.resume_from) if run.resume_from else None, weights_only=True)
     counters = {
         **parts.pipeline.counters(),
         "dropped_per_epoch": data.train_dataloader().batches.dropped_per_epoch,
@@ -125,9 +121,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
         for split in ("val", "test"):
             result[f"{split}{suffix}"] = dict(module.metrics[split])
         if run.is_main:
-            save_predictions(
-                run.dir / f"predictions{suffix}.npz", {s: module.predictions[s] for s in ("val", "test")}
-            )
+            save_predictions(run.dir / f"predictions{suffix}.npz", {s: module.predictions[s] for s in ("val", "test")})
     if run.is_main:
         result["report"] = single_report(run.dir, {**result, "status": "finished"}).name
     return result

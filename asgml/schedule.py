@@ -92,6 +92,5 @@ def boost_scale(
     absolute)."""
     high = max(utilisation.values())
     return {
-        m: min(cap, 1 + alpha * min(1.0, max(0.0, high - u - threshold) / gap_full))
-        for m, u in utilisation.items()
+        m: min(cap, 1 + alpha * min(1.0, max(0.0, high - u - threshold) / gap_full)) for m, u in utilisation.items()
     }

@@ -155,9 +155,7 @@ class StepCheckpoint(Checkpoint):
             self._save(trainer, self.last_path)
             self.saved_step = step
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         restart.describe(trainer, checkpoint)
 
     def _better(self, score: float) -> bool:
@@ -200,9 +198,7 @@ class StepCheckpoint(Checkpoint):
         self._unwatch()
         self._watch = pl_module.register_load_state_dict_pre_hook(refuse)
 
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._unwatch()
         self._refuse_other(checkpoint)
         if trainer.state.fn == TrainerFn.FITTING and restart.KEY in checkpoint:

@@ -32,9 +32,7 @@ class OverfitCheck(L.Callback):
         idle: groups that may stand still (frozen on purpose).
     """
 
-    def __init__(
-        self, loss_below: float | None = 0.05, monitor: str = "train/loss", idle: list[str] | None = None
-    ):
+    def __init__(self, loss_below: float | None = 0.05, monitor: str = "train/loss", idle: list[str] | None = None):
         self.loss_below, self.monitor, self.idle = loss_below, monitor, set(idle or [])
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -9,9 +9,7 @@ from typing import Any
 from callbacks.stage import Stage, StepContext
 
 
-def verdict(
-    fresh: dict[str, float], applied: dict[str, float], held: Collection[str] = frozenset()
-) -> str | None:
+def verdict(fresh: dict[str, float], applied: dict[str, float], held: Collection[str] = frozenset()) -> str | None:
     """Reason not to step, or None (asgml.md §5).
 
     Args:

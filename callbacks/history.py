@@ -66,9 +66,7 @@ class HistoryLogger(Logger):
         """The rows (step, epoch, name, value) of a set of metrics."""
         self._epoch = int(metrics.get("epoch", self._epoch))
         at = int(metrics["t"]) if "t" in metrics else int(step or 0)
-        return [
-            (at, self._epoch, name, float(value)) for name, value in metrics.items() if name not in ("t", "epoch")
-        ]
+        return [(at, self._epoch, name, float(value)) for name, value in metrics.items() if name not in ("t", "epoch")]
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:

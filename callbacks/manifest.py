@@ -99,9 +99,7 @@ class CheckpointManifest(L.Callback):
     def state_key(self) -> str:
         return "CheckpointManifest"
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         state: dict[str, Tensor] = checkpoint["state_dict"]
         saved = {_place(t) for t in checkpoint.get(CURRENT, state).values()}
         lost = [
@@ -126,9 +124,7 @@ class CheckpointManifest(L.Callback):
             "parameters": sum(p.numel() for p in names.values()),
         }
 
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         verify(checkpoint)
         state = checkpoint.get(CURRENT, checkpoint["state_dict"])
         tensors = {name: describe(state[name]) for name in checkpoint[KEY]["tensors"]}

@@ -120,9 +120,7 @@ class StepPipeline(L.Callback):
         if isinstance(optimizer, torch.optim.LBFGS):
             raise UserError("optimizer", "LBFGS", "an optimiser that steps once per batch", "use SGD or AdamW")
         self.ctx = StepContext(trainer, pl_module, optimizer, named_groups(optimizer), t=self.t)
-        self._norms = {
-            name: NormSnapshot(mods) for name, mods in norms_by_group(pl_module, self.ctx.groups).items()
-        }
+        self._norms = {name: NormSnapshot(mods) for name, mods in norms_by_group(pl_module, self.ctx.groups).items()}
         self._base_lr.clear()
         self._open = False
         self._hook = optimizer.register_step_post_hook(self._after_optimizer)
@@ -157,9 +155,7 @@ class StepPipeline(L.Callback):
         ctx.touched, ctx.borrowed, ctx.held, ctx.known, ctx.veto = set(), set(), set(), {}, None
         ctx.report = False
 
-    def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         ctx = self.ctx
         assert ctx is not None
         if self._open:  # a second step in the same batch

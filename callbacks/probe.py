@@ -289,8 +289,7 @@ class ProbeEMA(Stage):
             "history": [list(row) for row in self.history],
             "sizes": {m: p[0].in_features for m, p in self._probes.items()},  # type: ignore[index]
             "weights": {
-                m: {k: v.detach().cpu().clone() for k, v in p.state_dict().items()}
-                for m, p in self._probes.items()
+                m: {k: v.detach().cpu().clone() for k, v in p.state_dict().items()} for m, p in self._probes.items()
             },
             "optimizer": self._optimizer.state_dict() if self._optimizer else {},
             "buffer": [{m: [f.cpu(), y.cpu()] for m, (f, y) in b.items()} for b in self._buffer],

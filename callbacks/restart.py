@@ -186,9 +186,7 @@ def _restore_epoch_metrics(trainer: L.Trainer, saved: list[dict[str, Any]]) -> N
         if entry["rank_zero_only"] and not trainer.is_global_zero:
             continue
         meta = _Metadata(**entry["meta"])
-        meta.sync = _Sync(
-            _should=entry["sync"], fn=trainer.strategy.reduce, rank_zero_only=entry["rank_zero_only"]
-        )
+        meta.sync = _Sync(_should=entry["sync"], fn=trainer.strategy.reduce, rank_zero_only=entry["rank_zero_only"])
         metric = _ResultMetric(meta, is_tensor=True).to(trainer.strategy.root_device)
         state = {
             key: values[min(trainer.global_rank, len(values) - 1)].to(trainer.strategy.root_device)

@@ -38,9 +38,7 @@ class RNGState(L.Callback):
     def state_key(self) -> str:
         return "RNGState"
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["callbacks"][self.state_key] = {"ranks": _of_all_ranks(trainer, capture())}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

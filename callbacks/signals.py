@@ -58,9 +58,7 @@ class GracefulStop(Checkpoint):
         known = signal.Signals.__members__
         for name in names:
             if name not in known or name in ("SIGKILL", "SIGSTOP"):
-                raise UserError(
-                    "GracefulStop.signals", name, "names such as SIGTERM or SIGUSR1", "correct the name"
-                )
+                raise UserError("GracefulStop.signals", name, "names such as SIGTERM or SIGUSR1", "correct the name")
         self.signals = [known[name] for name in names]
         self.received = False
         self._training = False
@@ -110,9 +108,7 @@ class GracefulStop(Checkpoint):
             self._exit()
         self.received = True
         # `print` may be what was interrupted
-        os.write(
-            2, f"\n{signal.Signals(number).name}: stopping after this step; once more to stop at once\n".encode()
-        )
+        os.write(2, f"\n{signal.Signals(number).name}: stopping after this step; once more to stop at once\n".encode())
 
     def _restore(self) -> None:
         self._training = False

@@ -101,9 +101,7 @@ class Ring:
         first = group.params[0]
         where = first.device if device == "same" else torch.device("cpu")
         self.pinned = where.type == "cpu" and first.device.type == "cuda"
-        self.flat = torch.zeros(
-            capacity, group.numel, dtype=dtype or first.dtype, device=where, pin_memory=self.pinned
-        )
+        self.flat = torch.zeros(capacity, group.numel, dtype=dtype or first.dtype, device=where, pin_memory=self.pinned)
         sizes = [p.numel() for p in group.params]
         self.views = [
             [piece.view(p.shape) for piece, p in zip(row.split(sizes), group.params, strict=True)]
@@ -199,9 +197,7 @@ class StalenessBuffer(Stage):
             if max_delay is not None and tau > max_delay:
                 raise UserError(f"delays.{group}", str(tau), f"at most max_delay = {max_delay}", "raise max_delay")
         if lambda_comp < 0:
-            raise UserError(
-                "lambda_comp", str(lambda_comp), "0 or more", "compensation only ever shrinks a stale step"
-            )
+            raise UserError("lambda_comp", str(lambda_comp), "0 or more", "compensation only ever shrinks a stale step")
         self.delays = dict(delays)
         self.warmup, self.compensation, self.lambda_comp, self.mu = warmup, compensation, lambda_comp, mu
         self.through, self.device = through, device
@@ -278,9 +274,7 @@ class StalenessBuffer(Stage):
             ctx.writable(name)
             stored = self._weights[name].views[slot]
             rows = [
-                (p.grad, p.detach(), w.to(p))
-                for p, w in zip(group.params, stored, strict=True)
-                if p.grad is not None
+                (p.grad, p.detach(), w.to(p)) for p, w in zip(group.params, stored, strict=True) if p.grad is not None
             ]
             gradients, now, then = (list(column) for column in zip(*rows, strict=True))
             delay_compensate_(gradients, now, then, self.mu)
@@ -303,9 +297,7 @@ class StalenessBuffer(Stage):
             what: {g: getattr(s, what) for g, s in self.stamps.items()}
             for what in ("applied", "held", "dropped", "missing")
         }
-        size = sum(
-            r.flat.numel() * r.flat.element_size() for r in [*self._rings.values(), *self._weights.values()]
-        )
+        size = sum(r.flat.numel() * r.flat.element_size() for r in [*self._rings.values(), *self._weights.values()])
         out["staleness_buffer_mb"] = size / 2**20
         return out
 

@@ -231,6 +231,7 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
 
 def select(prefix: Prefix, rows: Sequence[int]) -> Prefix:
     """The prefix of each row, from those of the encoded texts."""
+
     def pick(x: Tensor) -> Tensor:
         return x.index_select(0, torch.tensor(rows, device=x.device))
 

@@ -200,9 +200,7 @@ def build_module(
                 f"at most {LARGEST_CACHE}",
                 "set teacher.cache=false (the teacher is asked in every step) or a smaller corpus.train",
             )
-        teachers = {
-            name: Teacher.cached(lm, train, int(cfg.teacher.top_k), cache) for name, lm in source.lms.items()
-        }
+        teachers = {name: Teacher.cached(lm, train, int(cfg.teacher.top_k), cache) for name, lm in source.lms.items()}
     rhythm = Rhythm(plan, {name: o.weight for name, o in objectives.items()}, float(cfg.observe_smoothing))
     module = WireModule(
         wire,

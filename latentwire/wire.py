@@ -167,6 +167,5 @@ class LatentWire(nn.Module):
 def text_lengths(lms: Mapping[str, FrozenLM], texts: Sequence[str]) -> dict[str, float]:
     """Mean number of tokens of the texts as contexts, by model."""
     return {
-        name: sum(len(lm.style.encode(text.strip() + "\n")) for text in texts) / len(texts)
-        for name, lm in lms.items()
+        name: sum(len(lm.style.encode(text.strip() + "\n")) for text in texts) / len(texts) for name, lm in lms.items()
     }

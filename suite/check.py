@@ -161,24 +161,18 @@ def _check_target(node: dict[str, Any], key: str, problems: list[UserError]) -> 
     where = f"{key}._target_" if key else "_target_"
     if not isinstance(path, str):
         if path is not _BROKEN:
-            problems.append(
-                UserError(where, _show(path), "the dotted path of a class or function", f"correct {where}")
-            )
+            problems.append(UserError(where, _show(path), "the dotted path of a class or function", f"correct {where}"))
         return
     for flag in ("_partial_", "_recursive_"):
         if not isinstance(node.get(flag, False), bool):
-            problems.append(
-                UserError(f"{key}.{flag}", _show(node[flag]), "true or false", f"correct {key}.{flag}")
-            )
+            problems.append(UserError(f"{key}.{flag}", _show(node[flag]), "true or false", f"correct {key}.{flag}"))
     try:
         target = locate(path)
     except UserError as error:
         problems.append(UserError(f"{where}={path}", error.found, error.expected, error.remedy))
         return
     if not callable(target):
-        problems.append(
-            UserError(f"{where}={path}", f"a {type(target).__name__}", "a class or function", "correct it")
-        )
+        problems.append(UserError(f"{where}={path}", f"a {type(target).__name__}", "a class or function", "correct it"))
         return
     given = {k: v for k, v in node.items() if k not in _HYDRA_KEYS}
     try:
@@ -217,9 +211,7 @@ def _bind(
         if name not in names or name in filled:
             near = nearest(str(name), names)
             remedy = f"did you mean {' or '.join(near)}?" if near else "remove it"
-            problems.append(
-                UserError(inner, f"{title} has no parameter {name!r}", f"one of: {shorten(names)}", remedy)
-            )
+            problems.append(UserError(inner, f"{title} has no parameter {name!r}", f"one of: {shorten(names)}", remedy))
         elif name in annotations and not (value is None and accepted.defaults.get(name, _BROKEN) is None):
             _check_type(value, annotations[name], inner, problems)
     if not partial:

@@ -134,17 +134,13 @@ class Composer:
         return problems[0] if len(problems) == 1 else merge_errors(problems, f"{config_name}: command line")
 
     def _is_group(self, override: Override) -> bool:
-        return self.loader.repository.group_exists(override.key_or_group) and not isinstance(
-            override.value(), dict
-        )
+        return self.loader.repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
 
     def _bad_options(self, override: Override) -> list[UserError]:
         options = self.options(override.key_or_group)
         value = override.value()
         if override.is_sweep_override():
-            values: list[Any] = (
-                list(override.sweep_iterator(transformer=str)) if override.is_discrete_sweep() else []
-            )
+            values: list[Any] = list(override.sweep_iterator(transformer=str)) if override.is_discrete_sweep() else []
         else:
             values = value if isinstance(value, list) else [value]
         return [
@@ -175,9 +171,7 @@ class Composer:
         return UserError(override.input_line or key, f"unknown key {key!r}", expected, remedy)
 
     def _in_the_files(self, config_name: str, choices: list[Override], error: Exception) -> UserError:
-        where = " ".join(
-            [f"{config_name}.yaml", *(o.input_line or "" for o in choices if not o.is_hydra_override())]
-        )
+        where = " ".join([f"{config_name}.yaml", *(o.input_line or "" for o in choices if not o.is_hydra_override())])
         mark = getattr(error, "problem_mark", None)
         if mark is not None:
             where = f"{mark.name}, line {mark.line + 1}"
@@ -259,8 +253,7 @@ def merge_errors(problems: Sequence[UserError], where: str, limit: int = 12) -> 
     if len(unique) == 1:
         return unique[0]
     lines = [
-        f"{i}. {p.where}: {p.found}\n     expected {p.expected}; {p.remedy}"
-        for i, p in enumerate(unique[:limit], 1)
+        f"{i}. {p.where}: {p.found}\n     expected {p.expected}; {p.remedy}" for i, p in enumerate(unique[:limit], 1)
     ]
     if len(unique) > limit:
         lines.append(f"… and {len(unique) - limit} more")

@@ -22,9 +22,7 @@ class UserError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        return (
-            f"{self.where}\n  found:    {self.found}\n  expected: {self.expected}\n  remedy:   {self.remedy}"
-        )
+        return f"{self.where}\n  found:    {self.found}\n  expected: {self.expected}\n  remedy:   {self.remedy}"
 
     def __reduce__(self):  # exceptions cross process borders (data-loader workers) by their constructor's arguments
         return type(self), (self.where, self.found, self.expected, self.remedy)

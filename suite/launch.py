@@ -142,9 +142,7 @@ def plan(
     return _plan(program, args, (config_dir or conf_dir()).resolve(), dead, schema)
 
 
-def _plan(
-    program: str, args: argparse.Namespace, config_dir: Path, dead: Dead | None, schema: type | None
-) -> Plan:
+def _plan(program: str, args: argparse.Namespace, config_dir: Path, dead: Dead | None, schema: type | None) -> Plan:
     composer = Composer(config_dir, _extra_dirs(args))
     given = [*_HYDRA_SETTINGS, *args.overrides]
     mode = RunMode.MULTIRUN if args.multirun or _mode(args.overrides) == "MULTIRUN" else RunMode.RUN
@@ -190,9 +188,7 @@ class _Task:
                 return
             if self.total:
                 settings = HydraConfig.get()
-                line = (
-                    f"[bold]job {settings.job.num + 1}/{self.total}[/] {escape(' '.join(settings.overrides.task))}"
-                )
+                line = f"[bold]job {settings.job.num + 1}/{self.total}[/] {escape(' '.join(settings.overrides.task))}"
                 _console().print(line, highlight=False)
             _console().print(escape(str(folder)), style="dim", highlight=False, soft_wrap=True)
         if self.outcomes:
@@ -233,9 +229,7 @@ def _expand(composer: Composer, master: DictConfig) -> list[list[str]]:
     parsed = OverridesParser.create(config_loader=composer.loader).parse_overrides(lines)
     for override in parsed:
         if override.is_sweep_override() and not override.is_discrete_sweep():
-            raise UserError(
-                override.input_line or "", "an interval", "values to enumerate", "list them: key=1,2,3"
-            )
+            raise UserError(override.input_line or "", "an interval", "values to enumerate", "list them: key=1,2,3")
     return BasicSweeper.split_arguments(parsed, None)[0]
 
 

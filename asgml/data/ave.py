@@ -94,9 +94,7 @@ class Ave(MediaSource):
         splits = {split: self._read(self.root / f"{split}Set.txt") for split in SPLITS}
         annotations = self.root / "Annotations.txt"
         if annotations.exists():
-            known = {
-                (label_of(f[0], EVENTS, f"{annotations}, line {n}"), f[1]) for n, f in self._rows(annotations)
-            }
+            known = {(label_of(f[0], EVENTS, f"{annotations}, line {n}"), f[1]) for n, f in self._rows(annotations)}
             extra = [c.id for clips in splits.values() for c in clips if (c.label, c.group) not in known]
             if extra:
                 log.warning("AVE: %d listed events are not in %s, first %s", len(extra), annotations, extra[0])
@@ -120,7 +118,5 @@ class Ave(MediaSource):
             name = f"{video}_{first:g}_{last:g}_{label}"
             used[name] = used.get(name, 0) + 1
             name += f"_{used[name]}" if used[name] > 1 else ""
-            clips.append(
-                Clip(name, label, f"{self.audio_dir}/{video}.wav", f"{self.frame_dir}/{video}", video, *part)
-            )
+            clips.append(Clip(name, label, f"{self.audio_dir}/{video}.wav", f"{self.frame_dir}/{video}", video, *part))
         return clips

@@ -58,9 +58,7 @@ class CremaD(MediaSource):
     def facts(self) -> dict[str, Any]:
         if self.split == "speaker_disjoint":
             shares = f"{self.val_fraction:g} and {self.test_fraction:g}"
-            rule = (
-                f"lists pooled, val and test ({shares}) cut by actor (seed {self.split_seed}): none in two splits"
-            )
+            rule = f"lists pooled, val and test ({shares}) cut by actor (seed {self.split_seed}): none in two splits"
         else:
             rule = (
                 f"test is {self.test_list}; val ({self.val_fraction:g}) cut from {self.train_list} by actor, seed"

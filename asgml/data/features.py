@@ -175,9 +175,7 @@ class Features:
         if y.min() < 0:
             row = int(np.argmin(y >= 0))
             found = f"label {y[row]} in row {row} ({int((y < 0).sum())} negative label(s))"
-            raise self._error(
-                file, "y", found, "labels from 0", "renumber the labels, or remove unlabelled samples"
-            )
+            raise self._error(file, "y", found, "labels from 0", "renumber the labels, or remove unlabelled samples")
         if y.min() == y.max():
             raise self._error(file, "y", f"one class only ({y[0]})", "two or more classes", "check how y was made")
         if self.classes is None:
@@ -238,9 +236,7 @@ class Features:
         wrong = np.flatnonzero((split < 0) | (split > 2))
         if len(wrong):
             found = f"{split[wrong[0]]} in row {wrong[0]} ({len(wrong)} such row(s))"
-            raise self._error(
-                file, "split", found, "0 train, 1 val, 2 test", "correct split, or remove these rows"
-            )
+            raise self._error(file, "split", found, "0 train, 1 val, 2 test", "correct split, or remove these rows")
         lacking = [i for i in range(3) if not np.any(split == i)]
         if 0 in lacking or len(lacking) == 2:
             found = f"no sample of {' and '.join(SPLITS[i] for i in lacking)}"
@@ -324,9 +320,7 @@ class Features:
             expected = f"{' or '.join(map(str, _RANKS[kind]))} dimension(s) for kind {kind}"
             raise self._error(file, array, found, expected, f"reshape it, or correct data.kinds.{modality}")
         if kind == "tokens" and x.dtype.kind not in "iu":
-            raise self._error(
-                file, array, f"dtype {x.dtype}", "integers for kind tokens", "save token numbers as int"
-            )
+            raise self._error(file, array, f"dtype {x.dtype}", "integers for kind tokens", "save token numbers as int")
         shape = {
             ("vector", 0): (1,),
             ("sequence", 1): (*sample, 1),

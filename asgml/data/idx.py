@@ -29,9 +29,7 @@ def read_idx(folder: Path, name: str) -> np.ndarray:
         raise UserError(str(path), f"damaged: {error}", "a gzip file", remedy) from error
     rank = data[3] if len(data) > 3 else 0
     if data[:3] != b"\x00\x00\x08" or rank == 0 or len(data) < 4 + 4 * rank:
-        raise UserError(
-            str(path), f"first bytes {data[:4].hex(' ')}", "00 00 08 <rank>: idx of unsigned bytes", remedy
-        )
+        raise UserError(str(path), f"first bytes {data[:4].hex(' ')}", "00 00 08 <rank>: idx of unsigned bytes", remedy)
     shape = struct.unpack(f">{rank}I", data[4 : 4 + 4 * rank])
     body = np.frombuffer(data, dtype=np.uint8, offset=4 + 4 * rank)
     count = 1

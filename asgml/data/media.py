@@ -81,9 +81,7 @@ def read_wav(path: Path, start: float = 0.0, end: float | None = None) -> tuple[
             first = min(round(start * rate), length)
             last = length if end is None else min(round(end * rate), length)
             if last <= first:
-                raise MediaError(
-                    path, f"no sound between {start:g} s and {'its end' if end is None else f'{end:g} s'}"
-                )
+                raise MediaError(path, f"no sound between {start:g} s and {'its end' if end is None else f'{end:g} s'}")
             file.seek(first)
             wave = file.read(last - first, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:

@@ -191,9 +191,7 @@ class MediaSource:
         ) -> ShardJob:
             files = [[c.id, c.audio if modality == "audio" else c.frames, c.start, c.end] for c in clips]
             code = fingerprint([self.NAME, modality, params, files])
-            return ShardJob(
-                self.prepared_root / f"{modality}-{name}-{code}", ids, shape, dtype, params=params, **calls
-            )
+            return ShardJob(self.prepared_root / f"{modality}-{name}-{code}", ids, shape, dtype, params=params, **calls)
 
         return {
             "audio": job(
@@ -202,9 +200,7 @@ class MediaSource:
                 profile.shape,
                 "float32",
                 {"profile": self.audio, **dataclasses.asdict(profile)},
-                decode=lambda row: decode_audio(
-                    root / clips[row].audio, profile, clips[row].start, clips[row].end
-                ),
+                decode=lambda row: decode_audio(root / clips[row].audio, profile, clips[row].start, clips[row].end),
                 signature=lambda row: _signature(root / clips[row].audio),
             ),
             "visual": job(
@@ -229,9 +225,7 @@ class MediaSource:
 
     def absent(self, where: str, found: str) -> UserError:
         """The error for data that are not there."""
-        return UserError(
-            where, found, f"{self.NAME} under data.path={self.path}", f"{self.OBTAIN}; then set data.path"
-        )
+        return UserError(where, found, f"{self.NAME} under data.path={self.path}", f"{self.OBTAIN}; then set data.path")
 
     def _report(self, modality: str, shard: Shard) -> None:
         if not shard.bad:
@@ -288,9 +282,7 @@ def read_rows(path: Path, delimiter: str, columns: Sequence[str]) -> list[tuple[
     except FileNotFoundError as error:
         raise UserError(str(path), "no such file", f"a list of lines {layout}", "check data.path") from error
     except UnicodeDecodeError as error:
-        raise UserError(
-            str(path), f"not UTF-8 text ({error.reason})", f"lines {layout}", "save it as UTF-8"
-        ) from error
+        raise UserError(str(path), f"not UTF-8 text ({error.reason})", f"lines {layout}", "save it as UTF-8") from error
     rows = []
     reader = csv.reader(text.splitlines(), delimiter=delimiter, quoting=csv.QUOTE_NONE)
     for number, fields in enumerate(reader, start=1):

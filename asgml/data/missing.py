@@ -18,9 +18,7 @@ def check_rates(missing: dict[str, float], modalities: list[str]) -> None:
         if modality not in modalities:
             raise UserError(where, "no such modality", f"one of {', '.join(modalities)}", f"correct {where}")
         if not 0 <= rate < 1:
-            raise UserError(
-                where, str(rate), "a rate in [0, 1)", f"correct {where}; leave a modality out to drop it"
-            )
+            raise UserError(where, str(rate), "a rate in [0, 1)", f"correct {where}; leave a modality out to drop it")
         if rate > 0 and len(modalities) == 1:
             raise UserError(where, f"{rate}, with one modality", "two or more modalities", f"remove {where}")
 

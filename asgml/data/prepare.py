@@ -36,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="python -m asgml.data.prepare", description="Decode a data set once.")
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="decoding threads")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="as for asgml.run, e.g. experiment=cremad"
-    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for asgml.run, e.g. experiment=cremad")
     args = parser.parse_intermixed_args(argv)
     try:
         if args.workers < 1:

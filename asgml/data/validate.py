@@ -193,9 +193,7 @@ def _transforms(spec: DataSpec, split: Split, table: Table) -> None:
             continue
         out = table.transforms[name](take(table.x[name], rows), np.zeros(1, np.uint64), False)
         kind = "integers" if modality.kind == "tokens" else "float32"
-        if tuple(out.shape[1:]) != tuple(modality.shape) or (str(out.dtype) == "torch.float32") != (
-            kind == "float32"
-        ):
+        if tuple(out.shape[1:]) != tuple(modality.shape) or (str(out.dtype) == "torch.float32") != (kind == "float32"):
             raise UserError(
                 f"data, {split} split, transform of {name}",
                 f"{out.dtype} of shape {tuple(out.shape[1:])} per sample",

@@ -15,8 +15,7 @@ def discrepancy(scores: dict[str, Tensor]) -> dict[str, Tensor]:
     """`rho_m`: mean over the other modalities of p_m / p_k (one ratio for two modalities, Peng et al. 2022, Eq.
     8)."""
     return {
-        m: torch.stack([p / q.clamp(min=1e-12) for k, q in scores.items() if k != m]).mean(0)
-        for m, p in scores.items()
+        m: torch.stack([p / q.clamp(min=1e-12) for k, q in scores.items() if k != m]).mean(0) for m, p in scores.items()
     }
 
 
@@ -96,9 +95,7 @@ class OGMGE(Method):
         touched: set[str] = set()
         generator = None
         for m, ratio in rho.items():
-            chosen = [
-                p for p in groups.get(m, []) if (p.dim() == dims if self.kernels == "conv" else p.dim() >= dims)
-            ]
+            chosen = [p for p in groups.get(m, []) if (p.dim() == dims if self.kernels == "conv" else p.dim() >= dims)]
             if not chosen:
                 raise UserError(
                     "method=ogm_ge",

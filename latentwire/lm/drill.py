@@ -58,9 +58,7 @@ class Questions:
             context = render(self.style, passage.text, questions[0].text).context
         return [replace(self._ask(q.text, q.answers[0]), context=context) for q in questions]
 
-    def batch(
-        self, corpus: Biographies, split: Split, first: int, rows: int, questions: int, seed: int
-    ) -> Packed:
+    def batch(self, corpus: Biographies, split: Split, first: int, rows: int, questions: int, seed: int) -> Packed:
         """Passages `first … first + rows − 1`, up to `questions` random ones asked about each."""
         draw = random.Random(seed)
         passages = [corpus.passage(split, first + i) for i in range(rows)]

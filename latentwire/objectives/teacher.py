@@ -60,9 +60,7 @@ class Teacher:
         self.rows = rows
 
     @classmethod
-    def cached(
-        cls, lm: FrozenLM, passages: Sequence[Passage], k: int, folder: Path, batch: int = 32
-    ) -> Teacher:
+    def cached(cls, lm: FrozenLM, passages: Sequence[Passage], k: int, folder: Path, batch: int = 32) -> Teacher:
         """Reads the cache of exactly this model, template, data and k from `folder`, or asks the model and writes it.
 
         Raises:

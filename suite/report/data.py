@@ -313,9 +313,7 @@ def read_runs(roots: Sequence[Path], name: str | None = None) -> list[Run]:
 
     for root in roots:
         if not root.is_dir():
-            raise UserError(
-                str(root), "no such directory", "a folder of runs", "give the folder that paths.runs names"
-            )
+            raise UserError(str(root), "no such directory", "a folder of runs", "give the folder that paths.runs names")
         if _is_run(root):
             rows = ledger(root.parent.parent)
             runs[str(root.resolve())] = read_run(root, _row_of(rows, root))
@@ -335,9 +333,7 @@ def read_runs(roots: Sequence[Path], name: str | None = None) -> list[Run]:
         where = ", ".join(map(str, roots))
         if name is not None and known:
             raise UserError("--name", name, " | ".join(known), "name one of these experiments")
-        raise UserError(
-            where, "no run", "folders <experiment>/<hash>/ with config.yaml", "run an experiment first"
-        )
+        raise UserError(where, "no run", "folders <experiment>/<hash>/ with config.yaml", "run an experiment first")
     return found
 
 
@@ -352,9 +348,7 @@ def _row_of(rows: Iterable[dict[str, Any]], path: Path) -> dict[str, Any] | None
 def _from_ledger(row: dict[str, Any], root: Path) -> Run:
     path = root / str(row.get("experiment", "")) / str(row.get("hash", ""))
     result = {k: v for k, v in row.items() if k not in ("config", "run_dir", "traceback")}
-    run = Run(
-        path, result, row.get("config") or {}, str(row.get("traceback") or ""), ["only its ledger row is left"]
-    )
+    run = Run(path, result, row.get("config") or {}, str(row.get("traceback") or ""), ["only its ledger row is left"])
     _check(run, str(root / FILE_NAME))
     return run
 

@@ -36,9 +36,7 @@ ACTIONS = {
     "missing": (PALETTE[3], "modality missing"),
 }
 Dash = Literal["solid", "dot", "dash", "dashdot"]
-Figure: TypeAlias = dict[
-    str, Any
-]  # {"data": [...], "layout": {...}} in Plotly's schema; `go.Figure(it)` also takes it
+Figure: TypeAlias = dict[str, Any]  # {"data": [...], "layout": {...}} in Plotly's schema; `go.Figure(it)` also takes it
 _AXIS = {
     "gridcolor": GRID,
     "zeroline": False,
@@ -120,9 +118,7 @@ def band_traces(curve: Band, line: Line, scale: float = 1.0) -> list[dict[str, A
     look = {"color": line.colour, "width": 1.8, "dash": line.dash, "shape": line.shape}
     points = {"mode": "lines+markers", "marker": {"size": 5}} if curve.x.size < 3 else {}
     told = f"{html.escape(line.title)}<br>%{{x:.5g}}: %{{y:.4g}}<extra></extra>"
-    mean = trace_of(
-        curve.x, curve.mean * scale, line.title, line=look, hovertemplate=told, connectgaps=False, **key
-    )
+    mean = trace_of(curve.x, curve.mean * scale, line.title, line=look, hovertemplate=told, connectgaps=False, **key)
     return [*traces, mean | points]
 
 
@@ -359,7 +355,5 @@ def legend(entries: Mapping[str, tuple[str, Dash | Literal["fill"]]]) -> str:
         else:
             pattern = {"solid": "", "dot": "2 3", "dash": "6 3", "dashdot": "6 3 2 3"}[dash]
             mark = f'<path d="M0 6H22" stroke="{colour}" stroke-width="2.4" stroke-dasharray="{pattern}"/>'
-        items.append(
-            f'<span><svg width="22" height="12" aria-hidden="true">{mark}</svg>{html.escape(title)}</span>'
-        )
+        items.append(f'<span><svg width="22" height="12" aria-hidden="true">{mark}</svg>{html.escape(title)}</span>')
     return f'<div class="legend">{"".join(items)}</div>'

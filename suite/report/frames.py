@@ -86,9 +86,7 @@ class RunFrames:
         found: set[str] = set()
         for run in self.runs:
             for split in ("val", "test", "val_best", "test_best"):
-                found |= {
-                    k.removeprefix("accuracy/") for k in run.result.get(split) or {} if k.startswith("accuracy/")
-                }
+                found |= {k.removeprefix("accuracy/") for k in run.result.get(split) or {} if k.startswith("accuracy/")}
             for prefix in ("val/accuracy/", "probe/accuracy/", "train/accuracy/", "cosine/"):
                 found |= {k.removeprefix(prefix) for k in run.series if k.startswith(prefix)}
             if not found and run.timeline is not None:
@@ -98,9 +96,7 @@ class RunFrames:
     @property
     def groups(self) -> list[str]:
         """Parameter groups: the modalities, then the others (fusion)."""
-        found = {
-            k.partition("/")[2] for run in self.runs for k in run.series if k.startswith(("grad_norm/", "delta/"))
-        }
+        found = {k.partition("/")[2] for run in self.runs for k in run.series if k.startswith(("grad_norm/", "delta/"))}
         return [m for m in self.modalities if m in found] + sorted(found - set(self.modalities))
 
     def shown(self, having: Callable[[Run], bool]) -> tuple[list[Configuration], str]:
@@ -119,9 +115,7 @@ class RunFrames:
             return c.label != self.baseline, -float(np.mean(values)) if values else np.inf
 
         chosen = sorted(have, key=rank)[:MAX_SHOWN]
-        sentence = (
-            f"Panels: {MAX_SHOWN} of {len(have)} configurations (baseline, then best validation). " + sentence
-        )
+        sentence = f"Panels: {MAX_SHOWN} of {len(have)} configurations (baseline, then best validation). " + sentence
         return [c for c in have if c in chosen], sentence.strip()
 
 
@@ -142,9 +136,7 @@ def group_runs(runs: Sequence[Run], baseline: str | None = None) -> list[RunFram
                 _configuration(label, [r for r, text in zip(members, named) if text == label], frames.notes)
             )
         known = [c.label for c in frames.configurations]
-        frames.baseline = (
-            baseline if baseline in known else None if baseline else next(filter(is_neutral, known), None)
-        )
+        frames.baseline = baseline if baseline in known else None if baseline else next(filter(is_neutral, known), None)
         frames.configurations.sort(key=lambda c: (c.label != frames.baseline, _natural(c.label)))
         out.append(frames)
     if baseline and all(frames.baseline is None for frames in out):
@@ -158,14 +150,10 @@ def _configuration(label: str, runs: list[Run], notes: list[str]) -> Configurati
     by_seed: dict[int, list[Run]] = {}
     for run in runs:
         by_seed.setdefault(run.seed, []).append(run)
-    chosen = [
-        max(same, key=lambda r: (r.finished, str(r.result.get("started") or ""))) for same in by_seed.values()
-    ]
+    chosen = [max(same, key=lambda r: (r.finished, str(r.result.get("started") or ""))) for same in by_seed.values()]
     repeated = sorted(seed for seed, same in by_seed.items() if len(same) > 1)
     if repeated:
-        notes.append(
-            f"{label}: several runs of seed {', '.join(map(str, repeated))}; the newest finished one counts"
-        )
+        notes.append(f"{label}: several runs of seed {', '.join(map(str, repeated))}; the newest finished one counts")
     return Configuration(label, sorted(chosen, key=lambda r: r.seed), len(runs) - len(chosen))
 
 

@@ -86,9 +86,7 @@ def render(comparisons: Sequence[RunFrames], title: str | None = None, folder: P
     )
 
 
-def _chapter(
-    frames: RunFrames, number: int, several: bool, folder: Path | None
-) -> tuple[str, list[tuple[str, str]]]:
+def _chapter(frames: RunFrames, number: int, several: bool, folder: Path | None) -> tuple[str, list[tuple[str, str]]]:
     prefix = f"c{number}-"
     heading = f"{frames.experiment}: summary" if several else "Summary"
     links = [(prefix + "summary", heading)]

@@ -164,9 +164,7 @@ def cosine(frames: RunFrames) -> list[Item]:
     """Cosine between the fusion-path and the unimodal-path gradient at the feature."""
     tint = colours(frames.modalities)
     note = "At the feature: 1 same direction, 0 unrelated, below 0 in conflict."
-    return grid(
-        frames, "", ("cosine/",), [Line(f"cosine/{m}", m, tint[m]) for m in frames.modalities], "cosine", note
-    )
+    return grid(frames, "", ("cosine/",), [Line(f"cosine/{m}", m, tint[m]) for m in frames.modalities], "cosine", note)
 
 
 def learning_rates(frames: RunFrames) -> list[Item]:

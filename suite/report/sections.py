@@ -51,11 +51,7 @@ class Section:
 
 def extend(program: str) -> None:
     """Imports `<program>.report` where it exists, so that the program's sections and tables are registered."""
-    if (
-        program not in SECTIONS
-        and importlib.util.find_spec(program)
-        and importlib.util.find_spec(f"{program}.report")
-    ):
+    if program not in SECTIONS and importlib.util.find_spec(program) and importlib.util.find_spec(f"{program}.report"):
         importlib.import_module(f"{program}.report")
 
 
@@ -106,9 +102,7 @@ def grid(
         fig.share_ranges([f for _, f in panels], log)
     named = {line.name for line in lines if any(line.name in r.series for c in shown for r in c.curves)}
     entries = {
-        line.title: (line.colour, "fill" if draw is fig.stacked else line.dash)
-        for line in lines
-        if line.name in named
+        line.title: (line.colour, "fill" if draw is fig.stacked else line.dash) for line in lines if line.name in named
     }
     means = seeds_note(shown, area=draw is fig.stacked)
     caption = " ".join(filter(None, [note, means, zeros(shown, lines) if log else "", sentence]))
@@ -125,9 +119,7 @@ def zeros(shown: list[Configuration], lines: list[Line]) -> str:
             if count:
                 share = count / sum(v.size for v in values)
                 told.append(
-                    f"{line.title} in {share:.3g} of its points ({c.label})".replace(
-                        "in 1 of its", "in all of its"
-                    )
+                    f"{line.title} in {share:.3g} of its points ({c.label})".replace("in 1 of its", "in all of its")
                 )
     return f"Exactly 0, hence not on a log axis: {', '.join(told)}." if told else ""
 
@@ -207,9 +199,7 @@ def runs_table(frames: RunFrames, link: Callable[[Run], str | None] = lambda run
             rows.append((row, run))
     cells = []
     for (label, seed, key, status, error, address), run in rows:
-        name = (
-            f'<a href="{html.escape(address, quote=True)}">{html.escape(key)}</a>' if address else html.escape(key)
-        )
+        name = f'<a href="{html.escape(address, quote=True)}">{html.escape(key)}</a>' if address else html.escape(key)
         more = (
             f"<details><summary>traceback</summary><pre>{html.escape(run.traceback)}</pre></details>"
             if run.traceback
@@ -270,9 +260,7 @@ def configuration(frames: RunFrames) -> list[Item]:
     versions = _versions(frames)
     if versions:
         rows = [[Cell(key), Cell(", ".join(sorted(values)))] for key, values in sorted(versions.items())]
-        items.append(
-            Item("Versions", as_html(Table("", [Column("package", False), Column("version", False)], rows)))
-        )
+        items.append(Item("Versions", as_html(Table("", [Column("package", False), Column("version", False)], rows))))
     shown, sentence = frames.shown(lambda run: bool(run.config))
     blocks = []
     for c in shown:

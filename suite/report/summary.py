@@ -106,9 +106,7 @@ def _test_cells(test: PairedTest | None, adjusted: float | None, is_base: bool, 
 
 
 def _result_notes(frames: RunFrames, tests: dict[str, PairedTest | None], at: str) -> list[str]:
-    notes = [
-        "±: half of the 95 % t interval over seeds; a value without it comes from one seed. — means not measured."
-    ]
+    notes = ["±: half of the 95 % t interval over seeds; a value without it comes from one seed. — means not measured."]
     done = [len(c.finished) for c in frames.configurations if c.finished]
     if not frames.single:
         if frames.base is None:
@@ -136,8 +134,7 @@ def _result_notes(frames: RunFrames, tests: dict[str, PairedTest | None], at: st
 def sample_table(frames: RunFrames) -> Table | None:
     """Accuracy over seeds and test samples from kept predictions; None where no run kept them."""
     kept = {
-        c.label: {r.seed: p for r in c.finished if (p := r.predictions()) is not None}
-        for c in frames.configurations
+        c.label: {r.seed: p for r in c.finished if (p := r.predictions()) is not None} for c in frames.configurations
     }
     if not any(kept.values()):
         return None
@@ -163,12 +160,8 @@ def sample_table(frames: RunFrames) -> Table | None:
         got = _bootstrap(seeds, base, common)
         delta = Estimate(got.estimate, got.low, got.high, got.n_samples, note=got.note)
         shared = sorted(set(seeds) & set(base))
-        exact = (
-            mcnemar(seeds[shared[0]].correct, base[shared[0]].correct) if one_seed and shared and common else None
-        )
-        hint = (
-            "" if exact is None else f"{exact.only_a} samples right only here, {exact.only_b} only in the baseline"
-        )
+        exact = mcnemar(seeds[shared[0]].correct, base[shared[0]].correct) if one_seed and shared and common else None
+        hint = "" if exact is None else f"{exact.only_a} samples right only here, {exact.only_b} only in the baseline"
         rows.append([*row, difference(delta, PERCENT), p_value(exact.p if exact else None, hint)])
     size = f"{reference.y.size}" if common else "different"
     alone = all(len(seeds) <= 1 for seeds in kept.values())
@@ -177,15 +170,11 @@ def sample_table(frames: RunFrames) -> Table | None:
     if alone:
         note += f"{size} test samples{clusters}: how far the result would move on another test set."
     else:
-        note += (
-            f"seeds and {size} test samples{clusters}: how far the result would move on another test set as well. "
-        )
+        note += f"seeds and {size} test samples{clusters}: how far the result would move on another test set as well. "
         note += "With few seeds its seed part is too narrow; the t interval is the one over seeds."
     notes = [note]
     if one_seed:
-        notes.append(
-            "McNemar: exact test on the samples that only one of the two has right, for the one common seed."
-        )
+        notes.append("McNemar: exact test on the samples that only one of the two has right, for the one common seed.")
     columns = [
         Column("configuration", numeric=False),
         Column("seeds"),
@@ -194,9 +183,7 @@ def sample_table(frames: RunFrames) -> Table | None:
         Column("p\nMcNemar"),
     ]
     table = Table("Over test samples" if alone else "Over seeds and test samples", columns, rows, notes)
-    table.strong = {
-        i for i, c in enumerate(frames.configurations) if c.label == frames.baseline and not frames.single
-    }
+    table.strong = {i for i, c in enumerate(frames.configurations) if c.label == frames.baseline and not frames.single}
     return table.without_empty()
 
 
@@ -257,9 +244,7 @@ def cost_table(frames: RunFrames) -> Table:
                 _skipped(c),
             ]
         )
-    notes = [
-        "Step: median over the run, then mean ± 95 % t interval over seeds. Counts: mean over seeds, per encoder."
-    ]
+    notes = ["Step: median over the run, then mean ± 95 % t interval over seeds. Counts: mean over seeds, per encoder."]
     table = Table("Cost and schedule", columns, rows, notes)
     table.strong = {i for i, c in enumerate(frames.configurations) if c is base and not frames.single}
     return table.without_empty()
@@ -269,9 +254,7 @@ def _counters(c: Configuration, modalities: list[str]) -> str:
     names = ("applied", "held", "dropped")
     counts = [{name: r.counter(name) for name in names} for r in c.finished]
     for run, count in zip(c.finished, counts):
-        count["applied"] = count["applied"] or run.counter(
-            "updates"
-        )  # without a delay or a mask every update counts
+        count["applied"] = count["applied"] or run.counter("updates")  # without a delay or a mask every update counts
     keys = [m for m in [*modalities, ""] if any(m in count[name] for count in counts for name in names)]
     lines = []
     for key in keys:

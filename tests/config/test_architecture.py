@@ -58,10 +58,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 
 def wrong_imports(files: list[Path], forbidden: set[str]) -> list[str]:
     return [
-        f"{p.relative_to(ROOT)}:{line} imports {name}"
-        for p in files
-        for line, name in imports(p)
-        if name in forbidden
+        f"{p.relative_to(ROOT)}:{line} imports {name}" for p in files for line, name in imports(p) if name in forbidden
     ]
 
 
@@ -94,9 +91,7 @@ def test_nothing_unpickles() -> None:
             if isinstance(node, ast.ImportFrom):
                 assert node.module != "pickle", f"{path}:{node.lineno}"
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle":
-                assert node.attr == "UnpicklingError", (
-                    f"{path}:{node.lineno}: only torch.load's error may be named"
-                )
+                assert node.attr == "UnpicklingError", f"{path}:{node.lineno}: only torch.load's error may be named"
             if isinstance(node, ast.Call):
                 flags = {k.arg: ast.unparse(k.value) for k in node.keywords}
                 assert flags.get("allow_pickle") != "True", f"{path}:{node.lineno}"

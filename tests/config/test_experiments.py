@@ -21,9 +21,7 @@ def composer() -> Composer:
 
 
 def names(group: str) -> list[str]:
-    return sorted(
-        str(p.relative_to(conf_dir() / group).with_suffix("")) for p in (conf_dir() / group).rglob("*.yaml")
-    )
+    return sorted(str(p.relative_to(conf_dir() / group).with_suffix("")) for p in (conf_dir() / group).rglob("*.yaml"))
 
 
 def belongs(program: str, experiment: str) -> bool:

@@ -294,9 +294,7 @@ def test_child_ranks_write_nothing(main: Main, tmp_path: Path, monkeypatch: pyte
     assert fake_program.calls[-1].is_main
 
 
-def test_what_cannot_work_in_a_sweep_is_refused(
-    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_work_in_a_sweep_is_refused(main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main("-m", "seed=0,1", "trainer.devices=2") == 2
     assert "submitit" in capsys.readouterr().err
     assert main("-m", "seed=0,1", "+trainer.devices=[0,1]") == 2
@@ -308,9 +306,7 @@ def test_what_cannot_work_in_a_sweep_is_refused(
 
 def test_the_plan_is_what_hydra_runs(main: Main, tmp_path: Path) -> None:
     arguments = ["-m", "seed=range(0,1)", "method=[first,second],[second,first]", "part=glob(*)"]
-    planned = plan(
-        "fake", [*arguments, f"paths.runs={tmp_path / 'runs'}"], fake_program.CONF, schema=fake_program.Tree
-    )
+    planned = plan("fake", [*arguments, f"paths.runs={tmp_path / 'runs'}"], fake_program.CONF, schema=fake_program.Tree)
     assert main(*arguments) == 0
     assert [c.hash for c in fake_program.calls] == [j.hash for j in planned.jobs]
     assert len({config_hash(j.cfg) for j in planned.jobs}) == 4

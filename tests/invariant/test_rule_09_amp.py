@@ -157,9 +157,7 @@ def test_an_overflow_in_a_held_back_encoder_skips_the_step_too(data: Path, tmp_p
 def test_the_search_for_the_first_scale_is_no_failure(data: Path, tmp_path: Path) -> None:
     """Far more overflows in a row than `max_consecutive_skips`, each of which halves the scale; then it trains."""
     watch = Watch(where=())
-    parts = run(
-        data, tmp_path, "callbacks.gate.max_consecutive_skips=3", scale=2.0**26, watch=watch
-    )
+    parts = run(data, tmp_path, "callbacks.gate.max_consecutive_skips=3", scale=2.0**26, watch=watch)
     assert watch.scales[:5] == [2.0 ** (25 - i) for i in range(5)]
     assert len(watch.left) == parts.pipeline.vetoed == 20 - parts.pipeline.t
     assert parts.pipeline.t > 5

@@ -119,7 +119,5 @@ def test_workers_do_not_disturb_augmented_media(tmp_path: Path) -> None:
     line = ["experiment=cremad_mini", f"paths.data={tmp_path}", "data.samples=96", "data.actors=8",
             "loader.batch_size=8", "trainer.max_epochs=2", "trainer.enable_progress_bar=false",
             "callbacks.progress=null"]  # fmt: skip
-    found = [
-        weights(fit(compose([*line, f"paths.runs={tmp_path / str(n)}", f"loader.workers={n}"]))) for n in (0, 2)
-    ]
+    found = [weights(fit(compose([*line, f"paths.runs={tmp_path / str(n)}", f"loader.workers={n}"]))) for n in (0, 2)]
     assert not differing(*found)

@@ -16,6 +16,15 @@ RUN: dict[str, list[str]] = {
     "umt": ["methods.umt.checkpoints={{audio:{teacher},visual:{teacher}}}"],
     "valuation": ["methods.valuation.warmup=1"],
     "control_all_delayed": ["asgml.tau=1"],
+    "opm": ["methods.opm.warmup=1"],
+    "greedy": ["methods.greedy.starts=1"],
+    "remix": ["methods.remix.warmup=1"],
+    "gblending": ["methods.gblending.super_epoch=1"],
+    "mses": ["methods.mses.patience=1"],
+    "mslr": ["methods.mslr.history=2"],
+    "miles": ["methods.miles.threshold=0.0"],
+    "amst": ["methods.amst.factor=2"],
+    "reconboost": ["methods.reconboost.stage_epochs=1", "methods.reconboost.rectify_epochs=1"],
 }
 
 # Another value of a field, under which the same run must end differently; `(value, [overrides])` when both runs need
@@ -38,6 +47,18 @@ OTHER: dict[str, dict[str, Any]] = {
         "repeats": 20.0,
         "strength": (50.0, ["methods.valuation.level=modality", "methods.valuation.strength=1.0"]),
     },
+    "ume": {"weights": {"audio": 3.0, "visual": 1.0}},
+    "opm": {"warmup": 2, "p_exe": 0.0},
+    "lfm": {"alignment": "js", "schedule": "fitted"},
+    "amco": {"most": 0.5},
+    "greedy": {"tolerance": 1e9, "starts": 2, "window": (1, ["methods.greedy.tolerance=-1.0"])},
+    "remix": {"warmup": 2},
+    "mgda": {"normalize": "l2"},
+    "gradnorm": {"alpha": 30.0},
+    "inforeg": {"threshold": 0.9, "span": 1},
+    "mses": {"patience": (2, ["methods.mses.min_delta=1.0"]), "min_delta": 1.0},
+    "mslr": {"strategy": ("keep", ["methods.mslr.factors={{audio:0.5}}"]), "factors": {"audio": 0.5}},
+    "amst": {"modality": "visual", "factors": {"visual": 2}},
 }
 
 # Encoders that stand still for a whole run.

@@ -111,9 +111,7 @@ def test_in_a_test_run_the_exit_code_is_143_too(tmp_path: Path) -> None:
 def test_needs_a_checkpoint_and_known_signals(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="SIGTREM"):
         GracefulStop(["SIGTREM"])
-    trainer = L.Trainer(
-        callbacks=[GracefulStop()], logger=False, accelerator="cpu", default_root_dir=str(tmp_path)
-    )
+    trainer = L.Trainer(callbacks=[GracefulStop()], logger=False, accelerator="cpu", default_root_dir=str(tmp_path))
     with pytest.raises(UserError, match="StepCheckpoint"):
         trainer.fit(build(tmp_path)[1], torch.utils.data.DataLoader([0]))
 

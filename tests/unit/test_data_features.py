@@ -65,9 +65,7 @@ def test_standardised_by_present_training_rows_only(tmp_path):
     assert torch.allclose(audio.mean(0), torch.zeros(6, dtype=torch.float64), atol=1e-5)
     assert torch.allclose(audio.var(0, correction=0), torch.ones(6, dtype=torch.float64), atol=1e-4)
     text = out["x"]["text"].double()
-    assert torch.allclose(
-        text.mean((0, 1)), torch.zeros(4, dtype=torch.float64), atol=1e-5
-    )  # per feature over time
+    assert torch.allclose(text.mean((0, 1)), torch.zeros(4, dtype=torch.float64), atol=1e-5)  # per feature over time
     assert MultimodalDataset(tables["val"], 0)[(0, 0)]["x"]["audio"].mean() > 10
 
 

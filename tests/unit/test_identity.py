@@ -48,17 +48,13 @@ def test_the_hash_is_the_same_in_every_process_and_for_every_order_of_keys() -> 
 
 
 def test_this_very_hash_does_not_change_between_releases() -> None:
-    assert config_hash(tree()) == "3e09beed9464", (
-        "a changed hash orphans every finished run: change it only on purpose"
-    )
+    assert config_hash(tree()) == "3e09beed9464", "a changed hash orphans every finished run: change it only on purpose"
 
 
 @pytest.mark.parametrize("key", sorted(NOT_MEANINGFUL))
 def test_where_and_how_fast_do_not_count(key: str) -> None:
     cfg = tree()
-    OmegaConf.update(
-        cfg, key, {"runs": "elsewhere", "data": "/big/disk"} if key == "paths" else "changed", merge=False
-    )
+    OmegaConf.update(cfg, key, {"runs": "elsewhere", "data": "/big/disk"} if key == "paths" else "changed", merge=False)
     assert config_hash(cfg) == config_hash(tree())
 
 

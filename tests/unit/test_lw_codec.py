@@ -314,7 +314,8 @@ def test_spare_codes_are_taken_in_training_and_never_sent() -> None:
     codec.take(8)
     codec.calibrate(z)
     more, sent = codec.train()(z), codec.eval()(z)
-    assert more.codes is not None and sent.codes is not None
+    assert more.codes is not None
+    assert sent.codes is not None
     assert (more.codes.shape[-1], sent.codes.shape[-1]) == (8, 5)
     assert torch.equal(more.codes[..., :5], sent.codes)
     assert not torch.equal(more.values, sent.values)

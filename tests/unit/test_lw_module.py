@@ -19,9 +19,16 @@ from suite.errors import UserError
 from suite.identity import run_dir
 from suite.job import seed_everything
 
-EVERYTHING = (
-    "objective=[answer_ce,k_token_ce,answer_kd,embedding_reconstruction,text_reconstruction,continuation,mismatch_hinge]"
+TERMS = (
+    "answer_ce",
+    "k_token_ce",
+    "answer_kd",
+    "embedding_reconstruction",
+    "text_reconstruction",
+    "continuation",
+    "mismatch_hinge",
 )
+EVERYTHING = f"objective=[{','.join(TERMS)}]"
 
 
 @pytest.fixture(scope="module")

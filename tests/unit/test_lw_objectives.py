@@ -141,7 +141,9 @@ def test_one_forward_serves_all_objectives_and_each_row_is_what_it_is_alone() ->
         r: Rows = rows[kind]
         for i in range(len(r)):
             alone = lm.answer_logprobs(
-                Prefix(embeds=prefix.embeds[r.source[i]][None]), [r.question[i]], [r.answer[i]]  # type: ignore[index]
+                Prefix(embeds=prefix.embeds[r.source[i]][None]),
+                [r.question[i]],
+                [r.answer[i]],  # type: ignore[index]
             )
             mine: Tensor = found.logprobs[found.row == i]
             assert torch.allclose(mine, alone.logprobs, atol=1e-5), kind

@@ -147,9 +147,7 @@ def learn(tables: dict, modalities: list[str], epochs: int) -> tuple[float, dict
         layers: list[torch.nn.Module] = []
         for a, b in ((channels, 16), (16, 32), (32, 64)):
             layers += [torch.nn.Conv2d(a, b, 3, 2, 1), torch.nn.BatchNorm2d(b), torch.nn.ReLU()]
-        return torch.nn.Sequential(
-            *layers, torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(256, 64)
-        )
+        return torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(256, 64))
 
     encoders = {m: encoder(1 if m == "audio" else 3) for m in modalities}
     net = torch.nn.ModuleDict({**encoders, "head": torch.nn.Linear(64 * len(modalities), 6)})

@@ -269,9 +269,7 @@ def ave(root: Path) -> Path:
                     root / f"Image-01-FPS/{video}/{second * 25:05d}.jpg"
                 )
     header = "Category&VideoID&Quality&StartTime&EndTime"
-    (root / "Annotations.txt").write_text(
-        "\n".join([header, *(line for lines in rows.values() for line in lines)])
-    )
+    (root / "Annotations.txt").write_text("\n".join([header, *(line for lines in rows.values() for line in lines)]))
     return root
 
 

@@ -71,9 +71,7 @@ def test_training_is_torchvisions_resized_crop_of_its_box():
     for i, box in enumerate(crop_boxes(k, 0, 40, 48, (0.08, 1.0)).tolist()):
         crop = tv.resized_crop(torch.from_numpy(raw[i, 0]).permute(2, 0, 1), *box, [32, 32], antialias=True)
         expected = tv.normalize(tv.to_dtype(crop, torch.float32, True), MEAN, STD)
-        torch.testing.assert_close(
-            out[i], expected, atol=0.02, rtol=0
-        )  # one grey level: layouts round differently
+        torch.testing.assert_close(out[i], expected, atol=0.02, rtol=0)  # one grey level: layouts round differently
         assert torch.equal(flipped[i], out[i].flip(-1))
 
 

@@ -502,9 +502,7 @@ def test_a_run_that_has_just_started_has_a_report(tmp_path):
 def test_a_report_written_by_the_run_itself_has_its_numbers(tmp_path):
     folder = write_run(tmp_path, JOINT, 0, epochs=1)
     result = json.loads((folder / "result.json").read_text())
-    (folder / "result.json").write_text(
-        json.dumps({**result, "status": "running", "test": None, "test_best": None})
-    )
+    (folder / "result.json").write_text(json.dumps({**result, "status": "running", "test": None, "test_best": None}))
     plain = _plain(single_report(folder, {"test": {"accuracy": 0.123456}, "test_best": None}).read_text())
     assert "12.35" in plain
     assert "1 finished" in plain

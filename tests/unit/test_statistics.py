@@ -45,9 +45,7 @@ def test_paired_t_equals_scipy_and_points_from_b_to_a():
     assert st.paired_t(B, A).difference.mean == -got.difference.mean
 
 
-@pytest.mark.parametrize(
-    ("a", "b"), [([0.6, 0.7, 0.8], [0.5, 0.6, 0.7]), ([0.5, 0.6], [0.5, 0.6]), ([0.9], [0.1])]
-)
+@pytest.mark.parametrize(("a", "b"), [([0.6, 0.7, 0.8], [0.5, 0.6, 0.7]), ([0.5, 0.6], [0.5, 0.6]), ([0.9], [0.1])])
 def test_differences_without_variation_have_no_p_value(a, b):
     got = st.paired_t(a, b)
     assert got.p is None

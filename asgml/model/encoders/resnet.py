@@ -98,9 +98,7 @@ class ResNet18(Encoder):
         kernel = state["conv1.weight"]
         if kernel.ndim == 4 and kernel.shape[1] != self.shape[-3]:
             state["conv1.weight"] = adapt_input_kernel(kernel, self.shape[-3])
-        wrong = [
-            f"{k} {tuple(v.shape)} for {tuple(own[k].shape)}" for k, v in state.items() if v.shape != own[k].shape
-        ]
+        wrong = [f"{k} {tuple(v.shape)} for {tuple(own[k].shape)}" for k, v in state.items() if v.shape != own[k].shape]
         if wrong:
             raise UserError(
                 f"ResNet18.weights={source}",

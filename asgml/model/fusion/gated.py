@@ -42,9 +42,7 @@ class Gated(Fusion):
 
     def fuse(self, features: dict[str, Tensor], present: dict[str, Tensor] | None) -> Tensor:
         everything = torch.cat([features[m] for m in self.dims], dim=1)
-        hidden = torch.stack(
-            [torch.tanh(self.projections[m](features[m])) for m in self.dims], dim=1
-        )  # (B, M, dim)
+        hidden = torch.stack([torch.tanh(self.projections[m](features[m])) for m in self.dims], dim=1)  # (B, M, dim)
         scores = torch.stack([self.scores[m](everything) for m in self.dims], dim=1)
         mask = None if present is None else torch.stack([present[m] for m in self.dims], dim=1)  # (B, M)
         mixed = (self._gates(scores, mask) * hidden).sum(1)

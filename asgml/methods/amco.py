@@ -1,0 +1,90 @@
+"""AMCo: adaptive mask co-optimisation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from asgml.methods.base import Method, Step, generator
+from asgml.methods.cml import has, mean_where
+from suite.errors import UserError
+
+
+@dataclass
+class AMCo(Method):
+    """AMCo (Zhou et al., "Adaptive Mask Co-optimization for Modal Dependence in Multimodal Learning", ICASSP 2023).
+
+    z_m are the fused logits from modality m alone. Its part in the decision is its share of the softmax over all z_m
+    side by side, `mean_i sum_c softmax([z_1, …, z_N])_(m,c)`. The modality with the largest share is the dependent one
+    if the share is at least `sigma`. Of its feature, floor(rate * d) components, the same in all samples of the batch
+    and drawn afresh in every step, are masked before the fusion and the others divided by 1 - rate; the rate grows with
+    the training (l = epoch / epochs):
+
+        rate = min(sin(pi / 2 * min(l, eps) / eps), most)
+        L = L_fusion(masked features) + sum_m CE(z_m, y)          z_m of the whole features
+
+    The second sum is the co-optimisation: the dependent modality is still learned while it is masked.
+
+    Any fusion; more than two modalities: as written, one is masked at most. Shares are means over samples with two or
+    more modalities. The paper is not freely available, and this follows the method's re-implementation in a public
+    benchmark, but for three things: there, l restarts in every epoch and the rate reaches 1 (all masked) within a few
+    steps; a modality that was dependent once stays so to the epoch's end; z_m has the N-th part of the fusion's bias.
+
+    Attributes:
+        sigma: share from which a modality is depended on.
+        eps: share of the training after which the rate has its largest value.
+        most: the largest rate.
+    """
+
+    sigma: float = 0.5
+    eps: float = 0.3
+    most: float = 0.9
+    _seed: int = field(default=0, repr=False)
+
+    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
+        if len(modalities) < 2:
+            raise UserError("method=amco", f"modalities {modalities}", "two or more", "use method=joint")
+        if self.eps <= 0 or not 0 <= self.most < 1:
+            found = f"eps {self.eps}, most {self.most}"
+            raise UserError("methods.amco", found, "eps > 0, most in [0, 1)", "0.3 and 0.9")
+        self._seed = seed
+
+    def rate(self, epoch: int, epochs: int) -> float:
+        if epochs < 1:
+            raise UserError("method=amco", "training without a number of epochs", "trainer.max_epochs", "set it")
+        return min(math.sin(math.pi / 2 * min(epoch / epochs, self.eps) / self.eps), self.most)
+
+    def shares(self, step: Step, alone: dict[str, Tensor]) -> Tensor:
+        """(M,), no gradient."""
+        with torch.no_grad():
+            present = torch.stack([has(step, m) for m in alone], 1)  # (B, M)
+            z = torch.stack([z.detach() for z in alone.values()], 1)  # (B, M, C)
+            p = torch.softmax(torch.where(present[:, :, None], z, -torch.inf).flatten(1), 1).view_as(z).sum(2)
+            rows = present.sum(1) > 1
+            return torch.stack([mean_where(step, p[:, i], rows) for i in range(len(alone))])
+
+    def on_features(self, step: Step, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        if not step.training:
+            return features
+        alone = {m: step.fuse({m: features[m]}) for m in step.modalities}
+        step.extras["amco"] = alone
+        rate = self.rate(step.epoch, step.epochs)
+        share = self.shares(step, alone)
+        first = torch.arange(len(share), device=share.device) == share.argmax()
+        dependent = first & (share >= self.sigma)
+        out = dict(features)
+        for i, m in enumerate(alone):
+            step.reads[f"amco/share/{m}"] = share[i]
+            f = features[m]
+            draw = generator(f.device, self._seed, "amco", m, step.t)
+            kept = torch.rand(f.shape[1], generator=draw, device=f.device).argsort() >= int(rate * f.shape[1])
+            out[m] = f * torch.where(dependent[i], kept.to(f.dtype) / (1 - rate), torch.ones_like(f[0]))
+        return out
+
+    def loss(self, step: Step) -> dict[str, Tensor]:
+        alone = step.extras["amco"]
+        return {m: step.mean(F.cross_entropy(alone[m], step.y, reduction="none"), m) for m in step.here}

@@ -1,0 +1,44 @@
+"""DGL: disentangled gradient learning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from asgml.methods.base import Method, Step
+from suite.errors import UserError
+
+
+@dataclass
+class DGL(Method):
+    """DGL (Wei et al., "Boosting Multimodal Learning via Disentangled Gradient Learning", ICCV 2025).
+
+    z_m = fusion(f_m, all others zero) are the logits of the fusion from modality m alone:
+
+        L = CE(fusion(stop(f_1), …, stop(f_N)), y) + alpha * sum_m CE(z_m, y)
+
+    The fused loss moves the fusion alone, its gradient does not reach the encoders; the unimodal losses move the
+    encoders alone, their gradient does not reach the fusion's weights. Any fusion and any number of modalities;
+    CE(z_m, y) is a mean over the samples that have m.
+
+    Attributes:
+        alpha: weight of the unimodal losses; 4 published.
+    """
+
+    alpha: float = 4.0
+
+    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
+        if self.alpha <= 0:
+            raise UserError("methods.dgl.alpha", str(self.alpha), "above 0: nothing else moves the encoders", "4")
+
+    def on_features(self, step: Step, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {m: f.detach() for m, f in features.items()}
+
+    def loss(self, step: Step) -> dict[str, Tensor]:
+        out = {}
+        for m in step.here:
+            z = step.fuse({m: step.features[m]}, frozen=True)
+            out[m] = self.alpha * step.mean(F.cross_entropy(z, step.y, reduction="none"), m)
+        return out

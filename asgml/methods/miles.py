@@ -1,0 +1,76 @@
+"""MILES: the learning rate of an over-used modality is lowered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from asgml.methods.base import Epoch, Method, Step
+from suite.errors import UserError
+
+
+def utilisation(fused: float, alone: dict[str, float]) -> dict[str, float]:
+    """u_m = (fused - mean over the others of alone_k) / fused: what m adds to the others, relative to everything."""
+    names = list(alone)
+    if fused <= 0:
+        return dict.fromkeys(names, 0.0)
+    return {m: (fused - sum(alone[k] for k in names if k != m) / (len(names) - 1)) / fused for m in names}
+
+
+@dataclass
+class MILES(Method):
+    """MILES (Guerra-Manzanares and Shamout, "MILES: Modality-Informed Learning Rate Scheduler for Balancing Multimodal
+    Learning", IJCNN 2025).
+
+    `L = L_fusion + sum_m L_m`. After each epoch, with the validation accuracies M of the fused prediction and of the
+    heads, for two modalities A and B:
+
+        u_A = (M_AB - M_B) / M_AB  (conditional utilisation),  u_B alike
+        |u_A - u_B| > threshold and max(u_A, u_B) > 0:  the one with the larger u learns at `reduction` times the rate
+        else:  both at the full rate
+
+    The reduction does not add up over epochs. More than two modalities: M_B becomes the mean over the others, and every
+    m with u_m > 0 that is more than `threshold` above the smallest u is slowed down. Modalities without validation
+    rows take no part.
+
+    Attributes:
+        threshold: tau of the paper.
+        reduction: mu of the paper.
+    """
+
+    trains_heads: ClassVar[bool] = True
+    threshold: float = 0.2
+    reduction: float = 0.5
+    _modalities: list[str] = field(default_factory=list, repr=False)
+    _slowed: list[str] = field(default_factory=list, repr=False)
+
+    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
+        if len(modalities) < 2:
+            raise UserError("method=miles", f"modalities {modalities}", "two or more", "use method=uniform")
+        if self.reduction < 0 or self.threshold < 0:
+            found = f"threshold {self.threshold}, reduction {self.reduction}"
+            raise UserError("methods.miles", found, "0 or more", "0.2 and 0.5 are the published choices")
+        self._modalities = list(modalities)
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        names = {m: f"val/accuracy/{m}" for m in self._modalities}
+        alone = {m: epoch.metrics[name] for m, name in names.items() if name in epoch.metrics}
+        self._slowed = []
+        if "val/accuracy" in epoch.metrics and len(alone) > 1:
+            u = utilisation(epoch.metrics["val/accuracy"], alone)
+            least = min(u.values())
+            self._slowed = [m for m, value in u.items() if value > 0 and value - least > self.threshold]
+
+    def loss(self, step: Step) -> dict[str, Tensor]:
+        return {m: step.losses[m] for m in step.here}
+
+    def group_lr(self, step: Step) -> dict[str, float]:
+        return dict.fromkeys(self._slowed, self.reduction)
+
+    def state(self) -> dict[str, Any]:
+        return {"slowed": list(self._slowed)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._slowed = list(state["slowed"])

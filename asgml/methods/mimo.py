@@ -1,0 +1,51 @@
+"""MIMO: a smooth maximum of the unimodal losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from asgml.methods.base import Method, Step
+from suite.errors import UserError
+
+
+@dataclass
+class MIMO(Method):
+    """MIMO (Fernando et al., "Mitigating Modality Imbalance in Multi-modal Learning via Multi-objective Optimization",
+    2025).
+
+    The worst unimodal loss comes first, the fused loss second; as a penalty with a smooth maximum:
+
+        L = L_fusion + lam * mu * log sum_m exp(L_m / mu)
+
+    so that L_m acts with the weight lam * softmax_m(L / mu): mu -> 0 leaves the worst modality alone, mu -> infinity
+    weights all equally. Any number of modalities; a modality that nobody in the batch has takes no part. The paper
+    chooses lam and mu per data set; the defaults are choices of this suite.
+
+    Attributes:
+        lam: weight of the penalty.
+        mu: smoothness of the maximum.
+    """
+
+    trains_heads: ClassVar[bool] = True
+    lam: float = 1.0
+    mu: float = 0.5
+
+    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
+        if self.lam <= 0 or self.mu <= 0:
+            raise UserError("methods.mimo", f"lam {self.lam}, mu {self.mu}", "both above 0", "1.0 and 0.5")
+
+    def loss(self, step: Step) -> dict[str, Tensor]:
+        if not step.here:
+            return {}
+        losses = torch.stack([step.losses[m] for m in step.here])
+        with torch.no_grad():  # over all ranks: every rank's own losses would give every rank other weights
+            scaled = step.total(losses) / step.total(torch.ones_like(losses)) / self.mu
+            w = torch.softmax(scaled, 0)
+            value = self.mu * torch.logsumexp(scaled, 0)
+        for m, weight in zip(step.here, w.unbind(), strict=True):
+            step.reads[f"mimo/weight/{m}"] = weight
+        return {"worst": self.lam * (value + (w * (losses - losses.detach())).sum())}

@@ -1,0 +1,67 @@
+"""MSES: modality-specific early stopping."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from asgml.methods.base import Epoch, Method, Step
+from suite.errors import UserError
+
+
+@dataclass
+class MSES(Method):
+    """MSES (Fujimori et al., "Modality-Specific Learning Rate Control for Multimodal Classification", ACPR 2019).
+
+    `L = L_fusion + sum_m L_m`. Modality m overfits when the validation loss of its own classifier has not fallen below
+    its lowest by more than `min_delta` for `patience` epochs in a row; from then on encoder m has learning rate 0: it
+    stands still (and runs without a graph), while the others, the fusion and all heads go on. Each modality for
+    itself, any number of them; all of them may end stopped. A modality without validation rows is never stopped.
+    `patience` is a choice of this suite.
+
+    Attributes:
+        patience: epochs without a new lowest loss.
+        min_delta: how much lower counts.
+    """
+
+    trains_heads: ClassVar[bool] = True
+    patience: int = 5
+    min_delta: float = 0.0
+    _lowest: dict[str, float] = field(default_factory=dict, repr=False)
+    _waited: dict[str, int] = field(default_factory=dict, repr=False)
+    _stopped: list[str] = field(default_factory=list, repr=False)
+    _modalities: list[str] = field(default_factory=list, repr=False)
+
+    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
+        if self.patience < 1 or self.min_delta < 0:
+            found = f"patience {self.patience}, min_delta {self.min_delta}"
+            raise UserError("methods.mses", found, "patience >= 1, min_delta >= 0", "5 and 0.0")
+        self._modalities = list(modalities)
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        for m in self._modalities:
+            value = epoch.metrics.get(f"val/loss/{m}")
+            if value is None or m in self._stopped:
+                continue
+            if value < self._lowest.get(m, math.inf) - self.min_delta:
+                self._lowest[m], self._waited[m] = value, 0
+                continue
+            self._waited[m] = self._waited.get(m, 0) + 1
+            if self._waited[m] >= self.patience:
+                self._stopped = [*self._stopped, m]
+
+    def idle(self, t: int, epoch: int) -> set[str]:
+        return set(self._stopped)
+
+    def loss(self, step: Step) -> dict[str, Tensor]:
+        return {m: step.losses[m] for m in step.here}
+
+    def state(self) -> dict[str, Any]:
+        return {"lowest": dict(self._lowest), "waited": dict(self._waited), "stopped": list(self._stopped)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._lowest, self._waited = dict(state["lowest"]), dict(state["waited"])
+        self._stopped = list(state["stopped"])

@@ -1,0 +1,133 @@
+"""What stands on the ladder: a configuration with its models, texts and a fresh wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from omegaconf import DictConfig
+
+from latentwire.baselines.base import Baseline
+from latentwire.build import Source, build_source, build_wire
+from latentwire.data.base import Passage, Question, Split
+from latentwire.encoders.base import Tokens
+from latentwire.evaluate.examples import is_continuation, whole_prompt_text
+from latentwire.lm.frozen import FrozenLM
+from latentwire.wire import LatentWire
+from suite.errors import UserError
+from suite.instantiate import build_node
+from suite.job import seed_everything
+
+Pair = tuple[Passage, Question]
+
+
+@dataclass
+class Subject:
+    """A configuration and what it builds.
+
+    Attributes:
+        wire: fresh, calibrated, in evaluation mode; rung 3 trains it and rung 4 looks at it.
+        device: where everything computes.
+    """
+
+    cfg: DictConfig
+    source: Source
+    wire: LatentWire
+    device: torch.device
+
+    @classmethod
+    def build(cls, cfg: DictConfig) -> Subject:
+        """Seeds and builds. Raises UserError for what cannot be built."""
+        seed_everything(int(cfg.seed))
+        source = build_source(cfg)
+        wanted = str(cfg.trainer.accelerator)
+        gpu = wanted in ("gpu", "cuda", "auto") and torch.cuda.is_available()
+        subject = cls(cfg, source, build_wire(cfg, source), torch.device("cuda" if gpu else "cpu"))
+        subject.place()
+        return subject
+
+    def place(self) -> None:
+        """Wire and models on the device, the wire in evaluation mode."""
+        self.wire.to(self.device).eval()
+        for lm in self.lms.values():
+            lm.to(self.device)
+
+    @property
+    def lms(self) -> Mapping[str, FrozenLM]:
+        return self.source.lms
+
+    @property
+    def whole(self) -> bool:
+        """Whether the message holds the question as well."""
+        return self.wire.whole_prompt
+
+    @cached_property
+    def score(self) -> str:
+        """What counts as right: `EM`, or `first token` where texts are continued, which nobody does word by word."""
+        return "first token" if is_continuation(self.passages("train", 1)[0].questions[0]) else "EM"
+
+    @cached_property
+    def baselines(self) -> dict[str, Baseline]:
+        return {str(name): build_node(node) for name, node in self.cfg.baselines.items() if node is not None}
+
+    def label(self, what: str, model: str) -> str:
+        """`what`, with the model's name where there are several."""
+        return what if len(self.lms) == 1 else f"{what}/{model}"
+
+    def passages(self, split: Split, n: int) -> list[Passage]:
+        """The first n passages of a split, fewer where it has fewer.
+
+        Raises:
+            UserError: the split is empty.
+        """
+        found = self.source.corpus.split(split)
+        if len(found) == 0:
+            raise UserError(f"corpus, split {split}", "no passages", "at least one", f"give corpus.{split} a length")
+        return [found[i] for i in range(min(n, len(found)))]
+
+    def pairs(self, split: Split, n: int) -> list[Pair]:
+        """n questions about different passages, of different kinds where there are some."""
+        return [(p, p.questions[i % len(p.questions)]) for i, p in enumerate(self.passages(split, n))]
+
+    def message(self, passage: Passage, question: Question) -> str:
+        """The text that is encoded for this question."""
+        return whole_prompt_text(passage, question) if self.whole else passage.text
+
+    def tokens(self, texts: list[str]) -> Tokens:
+        return self.wire.encoder.tokenize(texts).to(self.device)
+
+
+def strangers(subject: Subject) -> list[str]:
+    """Trainable parameters of readers (LoRA) that the wire does not hold: nobody trains or saves them."""
+    known = {id(p) for p in subject.wire.parameters()}
+    return [
+        f"LoRA of {name}: {n}"
+        for name, lm in subject.lms.items()
+        for n, p in lm.model.named_parameters()
+        if p.requires_grad and id(p) not in known
+    ]
+
+
+def without_word(text: str, k: int) -> str:
+    """The text without its word k."""
+    words = text.split(" ")
+    return " ".join(words[:k] + words[k + 1 :])
+
+
+def questions_without_a_word(question: Question) -> list[Question]:
+    """The question without each of its words in turn; none where it has one word or asks for a continuation."""
+    words = question.text.strip().split(" ")
+    if is_continuation(question) or len(words) < 2:
+        return []
+    return [replace(question, text=without_word(question.text.strip(), k)) for k in range(len(words))]
+
+
+def spread(n: int, most: int) -> list[int]:
+    """At most so many of 0 … n - 1, evenly, first and last among them."""
+    if n <= most:
+        return list(range(n))
+    if most == 1:
+        return [0]
+    return sorted({round(i * (n - 1) / (most - 1)) for i in range(most)})
