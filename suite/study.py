@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from suite.check import Dead
 from suite.errors import UserError
 from suite.job import Task
 from suite.launch import launch
-from suite.report import compare_report, group_runs, markdown, read_runs, summary, terminal
+from suite.report import Run, compare_report, group_runs, markdown, read_runs, summary, terminal
+
+REFERENCE = re.compile(r"<([^<>]+)>")
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Program:
 class Study:
     """`rows` are lists of overrides, each run with every seed; the first row is the baseline of the table.
 
-    A row may say with `label=…` how tables call it.
+    A row may say with `label=…` how tables call it. `<label>` in an override stands for the finished run of an earlier
+    row with the same seed: its directory.
     """
 
     experiment: str
@@ -47,18 +51,45 @@ def label(row: Sequence[str]) -> str:
     return " ".join(override.partition("=")[2] for override in row)
 
 
+def refers(row: Sequence[str]) -> bool:
+    return any(REFERENCE.search(override) for override in row)
+
+
+def resolved(row: Sequence[str], seed: int, found: Sequence[Run]) -> list[str]:
+    """The row with every `<label>` replaced by the directory of that row's run with this seed.
+
+    Raises:
+        UserError: no such run, or one that is not finished.
+    """
+
+    def directory(match: re.Match[str]) -> str:
+        for run in found:
+            if run.label == match[1] and run.seed == seed and run.finished:
+                return str(run.path)
+        raise UserError(f"row {label(row)}", f"no finished run {match[1]!r} with seed {seed}", "one", "run it first")
+
+    return [REFERENCE.sub(directory, override) for override in row]
+
+
+def jobs(study: Study) -> Iterator[tuple[Sequence[str], tuple[int, ...]]]:
+    """Rows with the seeds that one launch runs; a row that stands on another row's runs is launched seed by seed."""
+    for row in study.rows:
+        for seeds in ((s,) for s in study.seeds) if refers(row) else (study.seeds,):
+            yield row, seeds
+
+
 def run_study(program: Program, study: Study, name: str, overrides: Sequence[str]) -> int:
     """Runs what the ledger does not have yet, prints the tables, writes `report.html` and `table.md`; exit code."""
     runs = Path(next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("paths.runs=")), "runs"))
     code = 0
-    for row in study.rows:
-        seeds = ",".join(map(str, study.seeds))
+    for row, seeds in jobs(study):
+        row = resolved(row, seeds[0], read_runs([runs], name)) if refers(row) else row
         argv = [
             "-m",
             f"experiment={study.experiment}",
             f"name={name}",
             f"label='{label(row)}'",
-            f"seed={seeds}",
+            f"seed={','.join(map(str, seeds))}",
             *(o for o in row if not o.startswith("label=")),
             *overrides,
         ]

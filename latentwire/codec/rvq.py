@@ -12,6 +12,7 @@ from latentwire.codec.bits import pack, packed_bytes, unpack, width_of
 from suite.errors import UserError
 
 EPS = 1e-5
+ROUNDS = 12  # of k-means
 
 
 class RVQ(Codec):
@@ -21,9 +22,10 @@ class RVQ(Codec):
         r_1 = z,   e_q = nearest entry of codebook q to r_q,   r_{q+1} = r_q - e_q,   values = sum_q e_q
 
     In training mode every forward first uses the codebooks and then moves them: n <- g n + (1-g) count,
-    m <- g m + (1-g) sum of the residuals assigned, entry = m / n (Laplace-smoothed). The first batch fills the
-    codebooks; an entry whose n falls below `dead` takes a random residual of the batch. Ranks of a process group
-    share counts and sums, so their codebooks stay equal. All of it is state (buffers), none of it has gradients.
+    m <- g m + (1-g) sum of the residuals assigned, entry = m / n (Laplace-smoothed). `calibrate` fills the codebooks
+    by k-means on the latents of training texts (SoundStream, §III-C), else the first batch does; an entry whose n
+    falls below `dead` takes a random residual of the batch. Ranks of a process group share counts and sums, so
+    their codebooks stay equal. All of it is state (buffers), none of it has gradients.
 
     Loss: commitment * mean over q of mean (r_q - sg e_q)^2; z gets the straight-through gradient besides.
     Payload: per slot `stages` indices of ceil(log2 size) bits.
@@ -98,6 +100,20 @@ class RVQ(Codec):
         loss = self.commitment * torch.stack(losses).mean()
         return Coded(straight_through(z, total.view_as(z)), loss, torch.stack(codes, 1).view(*z.shape[:-1], -1))
 
+    @torch.no_grad()
+    def calibrate(self, z: Tensor) -> None:
+        residual = z.float().reshape(-1, self.d_z)
+        for stage in range(self.stages):
+            self._fill(stage, residual)
+            for _ in range(ROUNDS):
+                index = self.nearest(stage, residual)
+                count, total = self._assigned(stage, residual, index)
+                filled = count > 0  # an entry without any keeps its place
+                self.codebooks[stage, filled] = total[filled] / count[filled].unsqueeze(1)
+            self.sums[stage] = self.codebooks[stage]
+            residual = residual - self.codebooks[stage][self.nearest(stage, residual)]
+        self.filled.fill_(True)
+
     def payload(self, slots: int) -> Payload:
         return Payload(codes=packed_bytes(slots * self.stages, width_of(self.size)))
 
@@ -133,13 +149,18 @@ class RVQ(Codec):
         self.sums[stage] = entries
         self.counts[stage] = 1.0
 
-    @torch.no_grad()
-    def _move(self, stage: int, residual: Tensor, index: Tensor) -> None:
+    def _assigned(self, stage: int, residual: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Number and sum of the residuals of every entry, over all ranks."""
         count = torch.zeros_like(self.counts[stage]).index_add_(0, index, torch.ones_like(residual[:, 0]))
         total = torch.zeros_like(self.sums[stage]).index_add_(0, index, residual)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(count)
             dist.all_reduce(total)
+        return count, total
+
+    @torch.no_grad()
+    def _move(self, stage: int, residual: Tensor, index: Tensor) -> None:
+        count, total = self._assigned(stage, residual, index)
         self.counts[stage].mul_(self.decay).add_(count, alpha=1 - self.decay)
         self.sums[stage].mul_(self.decay).add_(total, alpha=1 - self.decay)
         if self.dead > 0:

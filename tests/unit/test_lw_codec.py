@@ -377,6 +377,21 @@ def test_rvq_follows_the_data_and_stages_refine() -> None:
     assert float((one - z.view(-1, 5)).pow(2).mean()) > last
 
 
+def test_rvq_begins_at_the_k_means_of_the_latents() -> None:
+    torch.manual_seed(8)
+    z = torch.randn(6, 10, 4)
+    codec, chance = RVQ(4, stages=2, size=5).train(), RVQ(4, stages=2, size=5).train()
+    codec.calibrate(z)
+    chance(z)
+    residual = z.view(-1, 4)
+    for stage in range(2):  # every entry is the mean of what it stands for
+        index = codec.nearest(stage, residual)
+        for entry in range(5):
+            torch.testing.assert_close(codec.codebooks[stage, entry], residual[index == entry].mean(0))
+        residual = residual - codec.codebooks[stage][index]
+    assert float(residual.pow(2).mean()) < 0.9 * float((chance.eval()(z).values - z).pow(2).mean())
+
+
 def test_rvq_revives_entries_that_nobody_uses() -> None:
     torch.manual_seed(7)
     codec = RVQ(2, stages=1, size=4, decay=0.5, dead=0.05).train()
