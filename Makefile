@@ -31,6 +31,8 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m asgml.bench
+	$(BIN)/python -m asgml.bench_methods --encoder mlp
+	$(BIN)/python -m asgml.bench_methods --encoder resnet18
 
 avdigits: $(STAMP)
 	$(BIN)/python -m asgml.study avdigits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,8 @@ from toys import SGD, Capture, ToyConv, ToyEncoder, asgml, differences, same, to
 
 from asgml.methods.base import Step
 from asgml.methods.joint import Joint
-from asgml.methods.ogm_ge import OGMGE, coefficient, discrepancy
+from asgml.methods.noise import NoiseTable
+from asgml.methods.ogm_ge import OGMGE, coefficient, discrepancy, spread
 from asgml.model.fusion.sum import Sum
 from suite.errors import UserError
 
@@ -134,6 +136,24 @@ def test_the_noise_is_gaussian_with_the_standard_deviation_of_the_gradient(std):
         assert float(((noise / noise.std()).abs() < 1).float().mean()) == pytest.approx(0.6827, abs=0.01)
         assert torch.equal(bias.grad, before[m][1])
     assert abs(float(torch.corrcoef(torch.stack(noises))[0, 1])) < 0.03
+
+
+def test_a_longer_table_begins_with_the_shorter_one_and_another_place_has_other_noise():
+    short, long = NoiseTable(3), NoiseTable(3)
+    small, large = torch.empty(7, 5), torch.empty((1 << 20) + 12345)
+    long.slices([large], "first")
+    a, b = (table.slices([small, small], "later") for table in (short, long))
+    for x, y in zip(a, b, strict=True):
+        assert torch.equal(x, y)
+    assert not torch.equal(a[0], a[1])
+    assert not torch.equal(short.slices([small], "now")[0], a[0])
+
+
+@pytest.mark.parametrize("n", [1, 2, 1000])
+def test_the_spread_is_the_standard_deviation(n):
+    g = 3.0 + torch.randn(n)
+    expected = 0.0 if n == 1 else statistics.stdev(g.double().tolist())
+    assert float(spread(g)) == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 def test_the_noise_is_of_seed_and_step_and_touches_no_global_generator():

@@ -25,5 +25,6 @@ def test_a_reference_is_the_finished_run_of_the_row_with_the_same_seed(tmp_path:
 
 
 def test_only_rows_with_a_reference_are_launched_seed_by_seed() -> None:
-    plain, refers = ("lr=1",), ("+start=<1>",)
-    assert list(jobs(Study("e", (0, 1), (plain, refers)))) == [(plain, (0, 1)), (refers, (0,)), (refers, (1,))]
+    plain, refers, fewer = ("lr=1",), ("+start=<1>",), ("seeds=1", "lr=2")
+    found = list(jobs(Study("e", (0, 1), (plain, refers, fewer))))
+    assert found == [(plain, (0, 1)), (refers, (0,)), (refers, (1,)), (("lr=2",), (1,))]
