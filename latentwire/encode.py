@@ -97,7 +97,7 @@ def cost(loaded: Loaded, text: str, message: bytes) -> str:
     other = text_sizes(lm, {text: lm.style.encode(text.strip() + "\n")}, [None])
     return (
         f"{len(message)} bytes, M = {loaded.wire.slots}; the text: {other['utf8']:.0f} as UTF-8, "
-        f"{other['zlib']:.0f} by zlib, {other['token_ids']:.0f} as token ids and {other['kv']:.0f} as keys and values "
+        f"{other['zstd']:.0f} by zstd, {other['token_ids']:.0f} as token ids and {other['kv']:.0f} as keys and values "
         f"of {name}"
     )
 

@@ -1,7 +1,7 @@
 """Named studies of latentwire (see `suite.study`).
 
 python -m latentwire.study wire_demo    # the second half of `make demo`: two minutes
-python -m latentwire.study pocket       # `make pocket`: 4x, 8x, 16x and a soft prefix, three seeds; hours
+python -m latentwire.study pocket       # `make pocket`: every number of docs/results/pocket.md; hours
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ DEEP = ("label=4x deep_prefix", "wire.ratio=4")
 SOFT = ("label=4x soft_prefix", "injector=soft_prefix", "curriculum=from_text", "trainer.max_epochs=18")
 EIGHT = ("label=8x deep_prefix", "wire.ratio=8", "curriculum=ratio", "trainer.max_epochs=20")
 SIXTEEN = ("label=16x deep_prefix", "wire.ratio=16", "curriculum=ratio_16", "trainer.max_epochs=30")
-BITS = (
+EIGHT_RVQ = (
     "label=8x rvq 16 bits",
     "+wire.start_from=<8x deep_prefix>",
     "wire.ratio=8",
@@ -23,11 +23,35 @@ BITS = (
     "wire.measured_texts=1024",
     "trainer.max_epochs=20",
 )
+BOTH = (
+    "label=4x both",
+    "seeds=0,1",
+    "+wire.start_from=<4x deep_prefix>",
+    "readers=pocket_both",
+    "trainer.max_epochs=28",
+)
+LATER = (
+    "label=4x later qwen",
+    "seeds=0",
+    "wire.from_run=<4x deep_prefix>",
+    "readers=pocket_qwen",
+    "+lm@encoder_lm=pocket_llama",
+    "trainer.max_epochs=32",
+)
+WHOLE = (
+    "label=4x whole prompt",
+    "seeds=0",
+    "+wire.start_from=<4x deep_prefix>",
+    "wire.track=whole_prompt",
+    "loader.batch_size=48",
+    "loader.questions=1",
+    "trainer.max_epochs=10",
+)
 STUDIES = {
     "wire_demo": Study(
         "pocket_smoke", (0,), (("label=4x deep_prefix", "wire.ratio=4"), ("label=8x deep_prefix", "wire.ratio=8"))
     ),
-    "pocket": Study("pocket", (0, 1, 2), (DEEP, SOFT, EIGHT, SIXTEEN, BITS)),
+    "pocket": Study("pocket", (0, 1, 2), (DEEP, SOFT, EIGHT, SIXTEEN, EIGHT_RVQ, BOTH, LATER, WHOLE)),
 }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from latentwire.evaluate.metrics import Row
-from suite.statistics import hierarchical_bootstrap, mcnemar
+from suite.statistics import Bootstrap, hierarchical_bootstrap, mcnemar
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Evaluation:
         rows: one per question and method, as `predictions.jsonl` holds them.
         kinds: name -> kind of question -> f1, em, n.
         tests: each wire against each other method of its model: F1 difference with interval, McNemar for EM.
-        sizes: model -> bytes per passage as UTF-8, zlib, token ids, KV; tokens; entropy.
+        sizes: model -> bytes per passage as UTF-8, zstd, token ids, KV; tokens; entropy.
         notes: what a reader must know.
     """
 
@@ -73,13 +73,8 @@ def paired_tests(rows: Sequence[Row], wires: Collection[str], n_boot: int, seed:
             if name not in wires or where != model or other == name:
                 continue
             exact = mcnemar([r["em"] == 1 for r in mine], [r["em"] == 1 for r in theirs])
-            delta = hierarchical_bootstrap(
-                {0: [r["f1"] for r in mine]},
-                {0: [r["f1"] for r in theirs]},
-                groups=[r["group"] for r in mine],
-                n_boot=n_boot,
-                seed=seed,
-            )
+            delta, surprise = (_difference(mine, theirs, key, n_boot, seed) for key in ("f1", "nll"))
+            assert delta is not None  # every method has an F1; one without a distribution has no NLL
             found.append(
                 {
                     "wire": name,
@@ -88,9 +83,21 @@ def paired_tests(rows: Sequence[Row], wires: Collection[str], n_boot: int, seed:
                     "f1_difference": delta.estimate,
                     "low": delta.low,
                     "high": delta.high,
+                    "nll_difference": None if surprise is None else surprise.estimate,
+                    "nll_low": None if surprise is None else surprise.low,
+                    "nll_high": None if surprise is None else surprise.high,
                     "em_only_wire": exact.only_a,
                     "em_only_other": exact.only_b,
                     "p_mcnemar": exact.p,
                 }
             )
     return found
+
+
+def _difference(mine: Sequence[Row], theirs: Sequence[Row], key: str, n_boot: int, seed: int) -> Bootstrap | None:
+    """Mean difference of one number, passages drawn together; None where a method does not have it."""
+    if any(r.get(key) is None for r in (*mine, *theirs)):
+        return None
+    a, b = ([float(r[key]) for r in rows] for rows in (mine, theirs))
+    groups = [r["group"] for r in mine]
+    return hierarchical_bootstrap({0: a}, {0: b}, groups=groups, n_boot=n_boot, seed=seed)

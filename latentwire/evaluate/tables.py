@@ -106,7 +106,7 @@ def result_table(methods: Methods, notes: Sequence[str] = ()) -> Table:
 
 
 def tests_table(tests: Sequence[Mapping[str, Any]]) -> Table:
-    """Each wire against each other method: paired F1 difference, exact McNemar test on EM."""
+    """Each wire against each other method: paired differences of F1 and NLL, exact McNemar test on EM."""
     rows = []
     for t in tests:
         text = (
@@ -118,6 +118,7 @@ def tests_table(tests: Sequence[Mapping[str, Any]]) -> Table:
                 Cell(f"{t['wire']} on {t['model']}"),
                 Cell(str(t["against"])),
                 Cell(text, t["f1_difference"] * PERCENT),
+                _nll_difference(t),
                 Cell(str(t["em_only_wire"])),
                 Cell(str(t["em_only_other"])),
                 p_value(t["p_mcnemar"]),
@@ -127,23 +128,31 @@ def tests_table(tests: Sequence[Mapping[str, Any]]) -> Table:
         Column("wire", False),
         Column("against", False),
         Column("Δ F1\n[95 %]"),
+        Column("Δ NLL, nats\n[95 %]"),
         Column("EM: only\nthe wire"),
         Column("EM: only\nthe other"),
         Column("p\nMcNemar"),
     ]
     note = "Paired by question; p values are not adjusted for their number."
-    return Table("The wire against each method", columns, rows, [note])
+    return Table("The wire against each method", columns, rows, [note]).without_empty()
+
+
+def _nll_difference(test: Mapping[str, Any]) -> Cell:
+    value = test.get("nll_difference")
+    if value is None:
+        return Cell(ABSENT)
+    return Cell(f"{signed(value, 3)} [{signed(test['nll_low'], 3)}, {signed(test['nll_high'], 3)}]", value)
 
 
 def sizes_table(sizes: Mapping[str, Mapping[str, float]], messages: Mapping[str, float]) -> Table:
-    """Bytes per passage: messages beside UTF-8, zlib, token ids, KV and the entropy of the facts."""
+    """Bytes per passage: messages beside UTF-8, zstd, token ids, KV and the entropy of the facts."""
     rows = []
     for model, s in sizes.items():
         rows += [
             [Cell(title), Cell(model), number(s[key], 1), number(s[key] / s["utf8"], 3)]
             for title, key in (
                 ("text, UTF-8", "utf8"),
-                ("text, zlib level 9", "zlib"),
+                ("text, zstd level 19", "zstd"),
                 ("token ids, packed", "token_ids"),
                 ("keys and values", "kv"),
                 ("entropy of the facts", "entropy"),
@@ -156,7 +165,7 @@ def sizes_table(sizes: Mapping[str, Mapping[str, float]], messages: Mapping[str,
         for name, size in messages.items()
     ]
     columns = [Column("what is sent", False), Column("model", False), Column("bytes\nper passage"), Column("/ UTF-8")]
-    note = "zlib (DEFLATE) stands in for zstd, which Python has from 3.14; messages include header and checksum."
+    note = "zstd: each text alone, without a dictionary; messages include header and checksum."
     table = Table("Bytes", columns, rows, [note])
     table.strong = {i for i, row in enumerate(rows) if row[0].text.startswith("message: ")}
     return table

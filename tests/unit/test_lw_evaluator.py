@@ -209,6 +209,8 @@ def test_intervals_and_tests_can_be_recomputed_from_the_file(found, tmp_path) ->
     assert (test["em_only_wire"], test["em_only_other"], test["p_mcnemar"]) == (exact.only_a, exact.only_b, exact.p)
     assert test["f1_difference"] == pytest.approx(numbers["f1"] - found.methods["text"]["f1"])
     assert test["low"] <= test["f1_difference"] <= test["high"]
+    assert test["nll_difference"] == pytest.approx(numbers["nll"] - found.methods["text"]["nll"])
+    assert test["nll_low"] <= test["nll_difference"] <= test["nll_high"]
     assert {t["against"] for t in found.tests} == set(found.methods) - {"wire"}
     assert any("12 questions" in note for note in found.notes)
     json.dumps(found.result(), allow_nan=False)
