@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: demo test test-slow lint types bench report avdigits pocket clean
+.PHONY: demo test test-slow lint types bench report avdigits methods pocket stories clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
@@ -39,6 +39,20 @@ avdigits: $(STAMP)
 
 pocket: $(STAMP)
 	$(BIN)/python -m latentwire.study pocket
+
+# every method on two data sets, five seeds, about 440 short runs; started again, only what is missing runs.
+# avdigits reads FSDD and MNIST below DATA
+DATA ?= data
+methods: $(STAMP)
+	$(BIN)/python -m asgml.run -m sweep=methods experiment=cremad_mini
+	$(BIN)/python -m asgml.run -m sweep=methods experiment=avdigits paths.data=$(DATA)
+	$(BIN)/python -m asgml.compare runs --name cremad_mini --out runs/cremad_mini
+	$(BIN)/python -m asgml.compare runs --name avdigits --out runs/avdigits
+
+# reads stories260k/ below DATA
+stories: $(STAMP)
+	$(BIN)/python -m latentwire.run -m experiment=stories seed=0,1,2 paths.data=$(DATA)
+	$(BIN)/python -m suite.report runs --name stories
 
 report: $(STAMP)
 	$(BIN)/python -m suite.report runs
