@@ -49,3 +49,12 @@ def test_a_difference_is_tested_in_pairs() -> None:
     assert test["low"] > 0
     assert (test["em_only_wire"], test["em_only_other"]) == (10, 0)
     assert test["p_mcnemar"] == pytest.approx(2 * 0.5**10)
+
+
+def test_questions_of_a_passage_count_together_in_a_difference() -> None:
+    scores, nothing = [float(i // 10 % 2) for i in range(200)], [0.0] * 200
+    width = []
+    for together in (1, 10):
+        (test,) = paired_tests([*rows(scores, together), *rows(nothing, together, "token_budget")], ["wire"], 2000, 0)
+        width.append(test["high"] - test["low"])
+    assert width[1] == pytest.approx(10**0.5 * width[0], rel=0.15)
