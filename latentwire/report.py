@@ -87,7 +87,7 @@ def _comparison(frames: RunFrames) -> Table:
     for c in frames.configurations:
         runs = evaluated(c)
         if not runs:
-            rows.append([Cell(c.label), Cell(state(c)), *[Cell(ABSENT)] * 8])
+            rows.append([Cell(c.label), Cell(ABSENT), Cell(state(c)), *[Cell(ABSENT)] * 7])
             continue
         methods = methods_of(runs[0])
         for key in ordered(methods):
@@ -103,8 +103,8 @@ def _comparison(frames: RunFrames) -> Table:
             rows.append(
                 [
                     Cell(c.label),
-                    Cell(state(c)),
                     Cell(key),
+                    Cell(state(c)),
                     Cell(str(m["M"])),
                     _mean(runs, lambda r: r.result.get("ratio"), 1),
                     f1_cell(runs, key),
@@ -116,8 +116,8 @@ def _comparison(frames: RunFrames) -> Table:
             )
     columns = [
         Column("configuration", False),
-        Column("seeds"),
         Column("method", False),
+        Column("seeds"),
         Column("M"),
         Column("tokens\nper latent"),
         Column("F1 %\n[95 %]"),

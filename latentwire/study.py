@@ -25,7 +25,7 @@ EIGHT_RVQ = (
 )
 BOTH = (
     "label=4x both",
-    "seeds=0,1",
+    "seeds=0",
     "+wire.start_from=<4x deep_prefix>",
     "readers=pocket_both",
     "trainer.max_epochs=28",

@@ -92,7 +92,7 @@ def p_value(p: float | None, why: str = "") -> Cell:
 
 
 def terminal(tables: Sequence[Table], width: int = 120) -> Group:
-    """Rich tables with their footnotes; a table wider than `width` goes on below, under the same first column."""
+    """Rich tables with their footnotes; a table wider than `width` goes on below, its rows named again."""
     parts: list[rich.table.Table | Text] = []
     for table in tables:
         for i, block in enumerate(_blocks(table, width)):
@@ -109,19 +109,26 @@ def terminal(tables: Sequence[Table], width: int = 120) -> Group:
 
 
 def _blocks(table: Table, width: int) -> list[list[int]]:
-    """Column numbers per block: each starts with the first column and fits into `width`."""
+    """Column numbers per block: each fits into `width` and starts with what names a row, the text columns at the left
+    as far as they leave half of the width.
+    """
 
     def natural(j: int) -> int:
         texts = [table.columns[j].title, *[row[j].text for row in table.rows]]
         return max(len(line) for text in texts for line in text.split("\n")) + 3
 
-    first = min(natural(0), 40)
-    blocks: list[list[int]] = [[0]]
-    used = first
+    names, used = [0], min(natural(0), 40)
     for j in range(1, len(table.columns)):
-        if used + natural(j) > width - 1 and len(blocks[-1]) > 1:
-            blocks.append([0])
-            used = first
+        if table.columns[j].numeric or used + natural(j) > width // 2:
+            break
+        names.append(j)
+        used += natural(j)
+    left = used
+    blocks: list[list[int]] = [list(names)]
+    for j in range(len(names), len(table.columns)):
+        if used + natural(j) > width - 1 and len(blocks[-1]) > len(names):
+            blocks.append(list(names))
+            used = left
         blocks[-1].append(j)
         used += natural(j)
     return blocks

@@ -100,7 +100,7 @@ def test_a_sweep_has_every_section_and_its_wires_between_their_ends(runs) -> Non
     assert "slots=3" in text
     assert "&lt;b&gt;the&lt;/b&gt;" in page, "answers are text, never HTML"
     (table,) = summary(frames)
-    shown = {(row[0].text, row[2].text) for row in table.rows}
+    shown = {(row[0].text, row[1].text) for row in table.rows}
     assert shown == {(f"slots={m}", k) for m in (3, 6) for k in ("text", "wire", "token_budget", "no_context")}
     figures = [json.loads(f) for f in re.findall(r'<script type="application/json">(.*?)</script>', page, flags=re.S)]
     bits = next(f for f in figures if f["layout"].get("xaxis", {}).get("title", {}).get("text") == "bits per message")

@@ -25,7 +25,7 @@ from suite.report.html import render
 from suite.report.multimodal import MULTIMODAL, prime_window
 from suite.report.sections import SECTIONS, Item, Section
 from suite.report.summary import summary
-from suite.report.tables import ABSENT, terminal
+from suite.report.tables import ABSENT, Cell, Column, Table, terminal
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +276,15 @@ def test_a_narrow_terminal_breaks_the_table_into_blocks_without_losing_a_number(
     text = _text(tables, width=80)
     assert all(len(line) <= 80 for line in text.splitlines())
     assert all(part in text for row in tables[0].rows for cell in row for part in cell.text.split("\n"))
+
+
+def test_every_block_of_a_broken_table_says_which_row_is_which():
+    columns = [Column("configuration", False), Column("method", False), *(Column(f"number {i}") for i in range(9))]
+    rows = [[Cell("the one"), Cell(m), *(Cell(str(i)) for i in range(9))] for m in ("text", "wire")]
+    text = _text([Table("", columns, rows)], width=60)
+    blocks = text.count("configuration")
+    assert blocks > 1
+    assert text.count("wire") == text.count("method") == blocks
 
 
 def test_one_seed_has_no_interval_no_test_and_says_why(tmp_path):
