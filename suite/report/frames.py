@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from pathlib import PurePath
+from typing import Any, Literal
 
 import numpy as np
 
@@ -126,10 +127,13 @@ def group_runs(runs: Sequence[Run], baseline: str | None = None) -> list[RunFram
     exists. Raises UserError for a baseline that no comparison has.
     """
     keys = dict.fromkeys((run.program, run.experiment) for run in runs)
+    known_runs = {run.hash: f"<{run.label}>" for run in runs if run.label}
     out = []
     for program, experiment in keys:
         members = [run for run in runs if (run.program, run.experiment) == (program, experiment)]
-        named = labels([run.config | ({"label": run.label} if run.label else {}) for run in members])
+        named = labels(
+            [by_label(run.config, known_runs) | ({"label": run.label} if run.label else {}) for run in members]
+        )
         frames = RunFrames(program, experiment, [])
         for label in dict.fromkeys(named):
             frames.configurations.append(
@@ -143,6 +147,17 @@ def group_runs(runs: Sequence[Run], baseline: str | None = None) -> list[RunFram
         known = [c.label for frames in out for c in frames.configurations]
         raise UserError("--baseline", baseline, " | ".join(known[:20]), "give one of these labels, in quotes")
     return out
+
+
+def by_label(config: Any, known: Mapping[str, str]) -> Any:
+    """The configuration with the directories of labelled runs replaced by their labels: seeds that each go on from the
+    run of their own seed are one configuration. `known`: hash -> label.
+    """
+    if isinstance(config, dict):
+        return {key: by_label(value, known) for key, value in config.items()}
+    if isinstance(config, list):
+        return [by_label(value, known) for value in config]
+    return known.get(PurePath(config).name, config) if isinstance(config, str) else config
 
 
 def _configuration(label: str, runs: list[Run], notes: list[str]) -> Configuration:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from synthetic_runs import JOINT, write_run
+import yaml
+from synthetic_runs import JOINT, OGM_GE, write_run
 
 from suite.errors import UserError
-from suite.report import read_runs
+from suite.report import group_runs, read_runs
 from suite.study import Study, jobs, resolved
 
 
@@ -22,6 +23,19 @@ def test_a_reference_is_the_finished_run_of_the_row_with_the_same_seed(tmp_path:
     for missing in (2, 3):
         with pytest.raises(UserError, match=f"the first' with seed {missing}"):
             resolved(row, missing, found)
+
+
+def test_rows_that_go_on_from_the_run_of_their_own_seed_are_one_configuration(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        first = write_run(tmp_path, JOINT, seed, label="the first")
+        second = write_run(tmp_path, OGM_GE, seed, label="the second")
+        config = yaml.safe_load((second / "config.yaml").read_text())
+        (second / "config.yaml").write_text(yaml.safe_dump({**config, "start": str(first)}))
+    (frames,) = group_runs(read_runs([tmp_path]))
+    assert {c.label: [r.seed for r in c.runs] for c in frames.configurations} == {
+        "the first": [0, 1],
+        "the second": [0, 1],
+    }
 
 
 def test_only_rows_with_a_reference_are_launched_seed_by_seed() -> None:
