@@ -125,7 +125,7 @@ def take_survey(module: MultimodalModule, split: Literal["train", "val"]) -> Sur
     parts: list[dict[str, Tensor]] = []
     with evaluating(module), torch.no_grad(), module.trainer.precision_plugin.forward_context():
         for batch in data.survey_dataloader(split):
-            step = module._forward(module.transfer_batch_to_device(batch, module.device, 0))
+            step = module.step_of(module.transfer_batch_to_device(batch, module.device, 0))
             part = {"index": batch["index"], "y": step.y}
             for m in step.modalities:
                 mask = step.present[m]
@@ -147,7 +147,7 @@ def take_survey(module: MultimodalModule, split: Literal["train", "val"]) -> Sur
 
     def logits(modalities: list[str]) -> Tensor:
         with evaluating(module), torch.no_grad():
-            return module.fuse_some({m: features[m] for m in modalities}, features, present)
+            return module.forward_pass.fuse_some({m: features[m] for m in modalities}, features, present)
 
     return Survey(whole["index"], whole["y"], present, features, per("unimodal"), logits)
 

@@ -3,7 +3,7 @@ one step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any, Literal
 
@@ -11,31 +11,23 @@ import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from asgml.data.batches import Batch
-from asgml.distributed import means_over_ranks, reduced, sum_over_ranks, world_size
+from asgml.distributed import means_over_ranks, sum_over_ranks
 from asgml.evaluation import Predictions, evaluate
+from asgml.forward import Forward
 from asgml.hooks import check_methods, install_modules, install_selection, reinitialise, take_survey
 from asgml.methods.base import Epoch, Method, Step, Survey, uses
 from asgml.methods.stage import Modulation
-from asgml.model.features import present_mask, scatter
 from asgml.model.net import FUSION, MultimodalNet
 from asgml.rhythm import Rhythm
 from callbacks.groups import require_groups
 from callbacks.lr import LRSchedule
 from callbacks.pipeline import find_pipeline
-from callbacks.stage import StepContext, host_read
+from callbacks.stage import StepContext
 from suite.errors import UserError
-
-HALF = (torch.float16, torch.bfloat16)
-
-
-def widen(x: Tensor) -> Tensor:
-    """Half-precision logits in fp32 (losses are never computed in half)."""
-    return x.float() if x.dtype in HALF else x
 
 
 class MultimodalModule(L.LightningModule):
@@ -88,13 +80,11 @@ class MultimodalModule(L.LightningModule):
         for method in self.methods.values():
             method.setup(self.modalities, net.classes, seed)
         timed = rhythm.buffer is not None or rhythm.mask is not None
-        self.may_miss = check_methods(self.methods, timed) or may_miss
+        may_miss = check_methods(self.methods, timed) or may_miss
         self.extensions = install_modules(net, self.methods, seed)
         everyone = list(self.methods.values())  # a hook that a method does not have is not called
-        self._changing = [m for m in everyone if uses(m, "on_features")]
         self._fusing = [m for m in reversed(everyone) if uses(m, "fuse_at_test")]
         self._splitting = next((m for m in everyone if uses(m, "substeps")), None)
-        self._teachers = dict(teachers or {})  # a plain dict: neither trained nor saved
         keeps = any(method.keeps_initial for method in self.methods.values())
         self._initial = {
             m: [p.detach().cpu().clone() for p in net.encoders[m].parameters()] for m in self.modalities if keeps
@@ -111,11 +101,9 @@ class MultimodalModule(L.LightningModule):
                 "there is no unimodal gradient to leave out: choose soft, hard or accumulate",
             )
         self.fusion_loss = not any(method.replaces_fusion_loss for method in self.methods.values())
+        self.forward_pass = Forward(net, everyone, self.active, rhythm, self.trains_heads, may_miss, teachers or {})
         self.step: Step | None = None
         self._rows: Mapping[str, Tensor | None] = {}
-        self.absent: set[str] = set()  # modalities that nobody in the global batch has
-        self.idle: set[str] = set()  # encoders that a method holds still in this step
-        self._taps: dict[str, tuple[Tensor, Tensor]] = {}
         self._epoch_counts: Tensor | None = None
         self._collected: dict[str, list[Predictions]] = {}
         self.predictions: dict[str, Predictions] = {}
@@ -162,7 +150,7 @@ class MultimodalModule(L.LightningModule):
         require_groups([m for m in self.active if m not in frozen], pipeline.ctx.groups, "model")
         if self._epoch_counts is None:
             self._zero_counts()
-        for teacher in self._teachers.values():
+        for teacher in self.forward_pass.teachers.values():
             teacher.to(self.device)
         modulation = self._modulation
         if modulation is not None and modulation.selection is not None:  # resumed within an epoch
@@ -175,154 +163,30 @@ class MultimodalModule(L.LightningModule):
         return stage
 
     # -- forward
-    def _encode(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
-        """Features (B, d_m) and presence masks; encoders that the rhythm holds back run without a graph."""
-        size, device = batch["y"].shape[0], batch["y"].device
-        features: dict[str, Tensor] = {}
-        present: dict[str, Tensor | None] = {}
-        for m in self.modalities:
-            x, rows = batch["x"][m], batch["rows"][m]
-            present[m] = None if rows is None else present_mask(rows, size, device)
-            if m not in self.active:
-                features[m] = torch.zeros(
-                    size, self.net.dims[m], device=device, dtype=x.dtype if x.is_floating_point() else None
-                )
-                continue
-            held = self.training and (m in self.rhythm.no_graph or m in self.idle)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not held):
-                features[m] = scatter(self.net.encode(m, x), rows, size)
-        return features, present
-
-    def _counts(self, batch: Batch) -> Sequence[float | Tensor]:
-        """Global number of rows: all, then per active modality. Numbers on one rank, 0-d tensors on several."""
-        local = [batch["y"].shape[0]] + [batch["x"][m].shape[0] for m in self.active]
-        self.absent = {m for m, n in zip(self.active, local[1:], strict=True) if n == 0}
-        if world_size() == 1:
-            return [float(max(1, n)) for n in local]
-        device = batch["y"].device
-        dtype = torch.float64 if device.type == "cpu" else torch.float32
-        counts = sum_over_ranks(torch.tensor(local, device=device, dtype=dtype))
-        if self.may_miss:
-            self.absent = {m for m, n in zip(self.active, host_read(counts)[1:], strict=True) if n == 0}
-        return counts.clamp(min=1.0).unbind()
-
-    def _forward(self, batch: Batch) -> Step:
+    def step_of(self, batch: Batch) -> Step:
+        """The forward pass of a batch, in the module's own mode."""
         training = self.training
-        features, present = self._encode(batch)
-        fused_in = dict(features)
-        head_in = dict(features)
-        measure = training and self._measures_cosine()
-        self._taps = {}
-        for m in self.active:
-            if not training:
-                continue
-            # always two views, so that measuring (retain_grad) does not change the order in which gradients are
-            # summed
-            fused_in[m], head_in[m] = features[m].view_as(features[m]), features[m].view_as(features[m])
-            if not self.trains_heads or m in self.rhythm.detached_head:
-                head_in[m] = features[m].detach()
-            elif measure and features[m].requires_grad:
-                fused_in[m].retain_grad()
-                head_in[m].retain_grad()
-                self._taps[m] = (fused_in[m], head_in[m])
-        size, masks = batch["y"].shape[0], None
-        if any(mask is not None for mask in present.values()):
-            masks = self._masks(present, size, batch["y"].device)
-
-        counts, ranks = (self._counts(batch), world_size()) if training else (None, 1)
-
-        def mean(values: Tensor, m: str | None) -> Tensor:
-            """Mean over the rows (where m is present) of all ranks, scaled so that DDP's average over ranks comes
-            out right."""
-            mask = None if m is None else present[m]
-            total = values.sum() if mask is None else torch.where(mask, values, torch.zeros_like(values)).sum()
-            if counts is None:
-                return total / (values.shape[0] if mask is None else mask.sum().clamp(min=1))
-            n = counts[0] if m is None else counts[1 + self.active.index(m)]
-            return total * ranks / (n.to(total.dtype) if isinstance(n, Tensor) else n)
-
-        def slices(m: str) -> Tensor:
-            part = self.net.fusion.unimodal_logits(fused_in, m)
-            return step.unimodal[m] if part is None else widen(part)
-
-        def fuse(some: Mapping[str, Tensor], frozen: bool = False) -> Tensor:
-            return self.fuse_some(some, features, present, frozen)
-
-        def teacher(m: str) -> Tensor:
-            x, rows = batch["x"][m], batch["rows"][m]
-            with torch.no_grad():
-                f = self._teachers[m](x) if x.shape[0] else features[m].new_zeros(0, self.net.dims[m])
-                return scatter(f, rows, size)
-
-        y = batch["y"]
-        step = Step(
-            y=y,
-            present=present,
-            features={m: features[m] for m in self.active},
-            logits=torch.empty(0, device=y.device),
-            unimodal={},
-            slices=slices,
-            losses={},
-            mean=reduced(mean),
-            t=self._pipeline.t if training else 0,
-            epoch=self.current_epoch,
+        t = self._pipeline.t if training else 0
+        measure = training and bool(self.cosine_every) and self.trains_heads
+        return self.forward_pass(
+            batch,
             training=training,
-            fuse=fuse,
-            teacher=teacher,
-            total=lambda values: sum_over_ranks(values.detach()),
-            index=batch["index"],
+            measure=measure and (t == 0 or (t + 1) % self.cosine_every == 0),
+            t=t,
+            epoch=self.current_epoch,
             epochs=self._epochs,
             rank=self.global_rank,
         )
-        for method in self._changing:
-            fused_in = method.on_features(step, fused_in)
-        step.logits = widen(self.net.fusion(fused_in, masks))
-        step.unimodal = {m: widen(self.net.heads[m](head_in[m])) for m in self.active}
-        step.losses = {FUSION: mean(F.cross_entropy(step.logits, y, reduction="none"), None)}
-        for m in self.active:
-            if not (training and m in self.absent):
-                step.losses[m] = mean(F.cross_entropy(step.unimodal[m], y, reduction="none"), m)
-        return step
 
     @property
     def _epochs(self) -> int:
         return self.trainer.max_epochs or -1
 
-    @staticmethod
-    def _masks(present: Mapping[str, Tensor | None], size: int, device: torch.device) -> dict[str, Tensor]:
-        ones = torch.ones(size, dtype=torch.bool, device=device)
-        return {m: ones if mask is None else mask for m, mask in present.items()}
-
-    def fuse_some(
-        self,
-        some: Mapping[str, Tensor],
-        features: Mapping[str, Tensor],
-        present: Mapping[str, Tensor | None],
-        frozen: bool = False,
-    ) -> Tensor:
-        """Fused logits of the modalities in `some`; the others are absent from every row."""
-        first = next(iter(features.values()))
-        masks = self._masks(present, first.shape[0], first.device)
-        nobody = torch.zeros(first.shape[0], dtype=torch.bool, device=first.device)
-        given = {m: some[m] if m in some else features[m].detach() for m in features}
-        masks = {m: masks[m] if m in some else nobody for m in features}
-        if not frozen:
-            return widen(self.net.fusion(given, masks))
-        weights = {name: p.detach() for name, p in self.net.fusion.named_parameters()}
-        return widen(functional_call(self.net.fusion, weights, (given, masks)))
-
-    def _measures_cosine(self) -> bool:
-        return (
-            bool(self.cosine_every)
-            and self.trains_heads
-            and (self._pipeline.t == 0 or (self._pipeline.t + 1) % self.cosine_every == 0)
-        )
-
     # -- training
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
-        step = self.step = self._forward(batch)
+        step = self.step = self.step_of(batch)
         self._rows = batch["rows"]
         terms = {FUSION: step.losses[FUSION]} if self.fusion_loss else {}
         for name, method in self.methods.items():
@@ -373,12 +237,12 @@ class MultimodalModule(L.LightningModule):
     def _cosines(self) -> None:
         """Cosine between what the fusion path and the unimodal path ask of the feature (free: both gradients
         exist)."""
-        for m, (fused, head) in self._taps.items():
+        for m, (fused, head) in self.forward_pass.taps.items():
             if fused.grad is not None and head.grad is not None:
                 self._context.reads[f"cosine/{m}"] = F.cosine_similarity(
                     fused.grad.flatten().float(), head.grad.flatten().float(), dim=0, eps=1e-20
                 )
-        self._taps = {}
+        self.forward_pass.taps = {}
 
     def _zero_counts(self) -> None:
         self._epoch_counts = torch.zeros(2 + 2 * len(self.active), device=self.device)
@@ -440,7 +304,7 @@ class MultimodalModule(L.LightningModule):
         return self._present_rows(self.step.features, self._rows, self.step.y)
 
     def probe_encode(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-        features, _ = self._encode(batch)
+        features, _ = self.forward_pass.encode(batch, self.training)
         return self._present_rows({m: features[m] for m in self.active}, batch["rows"], batch["y"])
 
     @staticmethod
@@ -463,7 +327,7 @@ class MultimodalModule(L.LightningModule):
         return torch.softmax(step.logits, dim=1)
 
     def _evaluate_batch(self, batch: Batch, split: str) -> None:
-        step = self._forward(batch)
+        step = self.step_of(batch)
         probabilities = self._predict(step)
         self._collected.setdefault(split, []).append(
             Predictions.of(

@@ -130,7 +130,7 @@ class Rhythm(Stage):
 
     # -- after backward
     def on_gradients(self, ctx: StepContext) -> None:
-        for m in ctx.module.absent & ctx.groups.keys():  # type: ignore[operator]
+        for m in ctx.module.forward_pass.absent & ctx.groups.keys():  # type: ignore[operator,union-attr]
             ctx.groups[m].clear()  # the gradient of an absent modality is a 0 that only DDP needed
         for m in self.modalities:
             if self.config.control == "lr_matched":

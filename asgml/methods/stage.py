@@ -18,7 +18,7 @@ class Modulation(Stage):
 
         methods: {ogm_ge: {_target_: asgml.methods.ogm_ge.OGMGE, alpha: 0.8}}
 
-    Limits: reads `module.step` and sets `module.idle`, which an ASGML module has.
+    Limits: reads `module.step` and sets `module.forward_pass.idle`, which an ASGML module has.
     """
 
     name = "modulation"
@@ -56,7 +56,7 @@ class Modulation(Stage):
         for method in self._idle:
             idle |= method.idle(ctx.t, ctx.trainer.current_epoch)
         self.idle = idle
-        ctx.module.idle = idle  # type: ignore[assignment]
+        ctx.module.forward_pass.idle = idle  # type: ignore[union-attr]
 
     def on_gradients(self, ctx: StepContext) -> None:
         step: Step = ctx.module.step  # type: ignore[assignment]

@@ -61,7 +61,7 @@ def test_auto_finds_the_unimodal_runs_of_the_same_configuration(features: dict[i
         argv = [*overrides(features[2], tmp_path), "callbacks.probe=null", f"method=unimodal_{m}"]
         launch("asgml", train, dead, schema=Tree, argv=argv)
     parts = fit(umt)
-    for m, teacher in parts.module._teachers.items():
+    for m, teacher in parts.module.forward_pass.teachers.items():
         run = run_dir(config(features[2], tmp_path, "callbacks.probe=null", f"method=unimodal_{m}"))
         saved = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
         for k, v in teacher.state_dict().items():
