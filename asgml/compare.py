@@ -45,6 +45,8 @@ BELOW = {
     "control_random_skip": "asgml_frequency",
     "control_scale_only": "asgml_staleness",
     "control_all_delayed": "asgml_staleness",
+    "control_adaptive_scale_only": "asgml_adaptive",
+    "control_adaptive_all_delayed": "asgml_adaptive",
 }
 
 

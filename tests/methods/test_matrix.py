@@ -28,7 +28,7 @@ from suite.signature import locate
 FILES = {path.stem: path for path in sorted((ROOT / "conf" / "method").glob("*.yaml"))}
 METHODS = list(FILES)
 OWN = [n for n, path in FILES.items() if path.read_text().startswith(f"# @package methods.{n}\n")]
-SLOW = {"asgml_frequency", "control_lr_matched", "control_random_skip", "control_scale_only", "control_all_delayed"}
+SLOW = {"asgml_frequency"} | {name for name in METHODS if name.startswith("control_")}
 POISONED = (1, 2)  # epoch and batch with a NaN
 ALONE = (1, 1)  # epoch and batch that nobody has audio in
 
@@ -41,7 +41,7 @@ def line(npz: Path, runs: Path, name: str, teacher: Path | None, *more: str) -> 
     """The tree of a small run of one method: three epochs of four batches."""
     paths = {"teacher": f"'{teacher}'", "second": f"'{teacher}.second'"}
     given = [o.format(**paths) for o in [*RUN.get(name, []), *more]]
-    reads_probes = name in ("boost", "asgml_adaptive")
+    reads_probes = name == "boost" or "adaptive" in name
     quiet = ["callbacks.probe.every=4", "callbacks.probe.holdout_size=8"] if reads_probes else ["callbacks.probe=null"]
     return compose(
         [

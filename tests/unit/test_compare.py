@@ -13,7 +13,7 @@ import yaml
 from scipy import stats
 from synthetic_runs import FREQUENCY, JOINT, OGM_GE, STALENESS, write_run
 
-from asgml.compare import main, method_table, save
+from asgml.compare import BELOW, main, method_table, save
 from asgml.run import Tree, dead
 from suite.errors import UserError
 from suite.launch import plan
@@ -139,6 +139,12 @@ def test_the_sweep_runs_every_method_and_teachers_before_their_pupils() -> None:
     assert len(listed) == len(registered)
     assert max(listed.index(f"unimodal_{m}") for m in ("audio", "visual")) < listed.index("umt")
     assert listed.index("joint") == 0
+
+
+def test_every_asynchronous_row_has_controls_and_every_control_its_row() -> None:
+    above = {p.stem: yaml.safe_load(p.read_text())["defaults"][0] for p in (ROOT / "conf/method").glob("control_*.yaml")}
+    assert above == BELOW
+    assert set(above.values()) == {p.stem for p in (ROOT / "conf/method").glob("asgml_*.yaml")}
 
 
 def test_the_sweep_composes_and_labels_its_rows() -> None:
