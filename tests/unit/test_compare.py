@@ -142,9 +142,10 @@ def test_the_sweep_runs_every_method_and_teachers_before_their_pupils() -> None:
 
 
 def test_every_asynchronous_row_has_controls_and_every_control_its_row() -> None:
-    above = {p.stem: yaml.safe_load(p.read_text())["defaults"][0] for p in (ROOT / "conf/method").glob("control_*.yaml")}
+    files = ROOT / "conf" / "method"
+    above = {path.stem: yaml.safe_load(path.read_text())["defaults"][0] for path in files.glob("control_*.yaml")}
     assert above == BELOW
-    assert set(above.values()) == {p.stem for p in (ROOT / "conf/method").glob("asgml_*.yaml")}
+    assert set(above.values()) == {path.stem for path in files.glob("asgml_*.yaml")}
 
 
 def test_the_sweep_composes_and_labels_its_rows() -> None:
