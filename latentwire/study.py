@@ -25,14 +25,12 @@ EIGHT_RVQ = (
 )
 BOTH = (
     "label=4x both",
-    "seeds=0",
     "+wire.start_from=<4x deep_prefix>",
     "readers=pocket_both",
     "trainer.max_epochs=28",
 )
 LATER = (
     "label=4x later qwen",
-    "seeds=0",
     "wire.from_run=<4x deep_prefix>",
     "readers=pocket_qwen",
     "+lm@encoder_lm=pocket_llama",
