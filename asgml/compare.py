@@ -1,7 +1,8 @@
 """`python -m asgml.compare RUNS [--name NAME] [--out FOLDER]`: every method of an experiment in one table.
 
 Mean and 95 % interval over seeds, the paired test against joint training with Holm's correction, the cost of a step
-relative to joint, peak memory; in the terminal, and as `methods.md`, `methods.tex` and `methods.html` in FOLDER.
+relative to joint, peak memory; below it every asynchronous row against its controls; in the terminal, and as
+`methods.md`, `methods.tex` and `methods.html` in FOLDER.
 """
 
 from __future__ import annotations
@@ -70,8 +71,9 @@ def ratio(c: Configuration, base: Configuration | None, value: Callable[[Run], f
     return {seed: v / theirs[seed] for seed, v in mine.items() if theirs.get(seed)}
 
 
-def method_table(frames: RunFrames, registered: Sequence[str] = ()) -> Table:
-    """The table of one experiment. `registered`: names of all methods, to say which have not been run."""
+def method_table(frames: RunFrames, registered: Sequence[str] = (), times: bool = True) -> Table:
+    """The table of one experiment. `registered`: names of all methods, to say which have not been run; `times`: show
+    what a step took, which is right only where no run shared its machine with another."""
     base, rows = frames.base, ordered(frames)
     tests: dict[str, dict[str, PairedTest | None]] = {
         split: {c.label: None if base is None or c is base else compare(c, base, accuracy(split)) for c in rows}
@@ -89,18 +91,19 @@ def method_table(frames: RunFrames, registered: Sequence[str] = ()) -> Table:
             Column(f"p\n{at}"),
             Column(f"p Holm\n{at}"),
         ]
-    columns += [Column("step time\n/ joint"), Column("peak memory\nMB")]
+    columns += [Column("step time\n/ joint")] * times + [Column("peak memory\nMB")]
     body = []
     for c in rows:
         row = [Cell(c.label), Cell(state(c))]
         for split in ("test", "test_best"):
             row.append(estimate(per_seed(c, accuracy(split)), PERCENT))
             row += _test_cells(tests[split][c.label], adjusted[split][c.label], c is base)
-        relative = ratio(c, base, step_ms)
-        row.append(number(float(np.median(list(relative.values()))) if relative else None))
+        if times:
+            relative = ratio(c, base, step_ms)
+            row.append(number(float(np.median(list(relative.values()))) if relative else None))
         row.append(estimate(per_seed(c, lambda run: run.number("peak_memory_mb")), digits=0))
         body.append(row)
-    table = Table(f"Methods on {frames.experiment}", columns, body, _notes(frames, tests, registered))
+    table = Table(f"Methods on {frames.experiment}", columns, body, _notes(frames, tests, registered, times))
     table.strong = {i for i, c in enumerate(rows) if c is base}
     return table.without_empty()
 
@@ -113,7 +116,35 @@ def _test_cells(test: PairedTest | None, adjusted: float | None, is_base: bool) 
     return [Cell(delta.text, delta.value, hint), p_value(test.p, test.note), p_value(adjusted)]
 
 
-def _notes(frames: RunFrames, tests: dict[str, dict[str, PairedTest | None]], registered: Sequence[str]) -> list[str]:
+def control_table(frames: RunFrames) -> Table | None:
+    """Every asynchronous row minus each of its controls; None without any pair.
+
+    A gain over joint that the control has as well is not one of asynchrony.
+    """
+    by_label = {c.label: c for c in frames.configurations}
+    pairs = [(BELOW[c.label], c.label) for c in ordered(frames) if BELOW.get(c.label) in by_label and c.label in BELOW]
+    if not pairs:
+        return None
+    found = {
+        split: [compare(by_label[row], by_label[control], accuracy(split)) for row, control in pairs]
+        for split in ("test", "test_best")
+    }
+    columns = [Column("method", numeric=False), Column("control", numeric=False)]
+    body: list[list[Cell]] = [[Cell(row), Cell(control)] for row, control in pairs]
+    for at, tests in zip(("last epoch", "best val. epoch"), found.values(), strict=True):
+        columns += [Column(f"Δ\n{at} [95 %]"), Column(f"p\n{at}"), Column(f"p Holm\n{at}")]
+        for cells, test, adjusted in zip(body, tests, holm([t.p if t else None for t in tests]), strict=True):
+            cells += _test_cells(test, adjusted, False)
+    notes = [
+        "Δ: percentage points of test accuracy of the method minus its control, which has the side effect (fewer or "
+        "smaller updates, equal delays) without the asynchrony; paired by seed, 95 % t interval; Holm over the rows."
+    ]
+    return Table(f"Asynchrony against its controls on {frames.experiment}", columns, body, notes).without_empty()
+
+
+def _notes(
+    frames: RunFrames, tests: dict[str, dict[str, PairedTest | None]], registered: Sequence[str], times: bool
+) -> list[str]:
     notes = ["±: half of the 95 % t interval over seeds; one seed has none. — means not measured."]
     if frames.base is None:
         notes.append("No joint run, hence no differences: run method=joint, or name a row with --baseline.")
@@ -133,10 +164,13 @@ def _notes(frames: RunFrames, tests: dict[str, dict[str, PairedTest | None]], re
             points = limits.detectable_dz * float(np.median(spreads)) * PERCENT
             note += f" Here (median spread) that is about {points:.1f} percentage points, before Holm."
         notes.append(note)
+    if times:
+        notes.append(
+            "Step time: as it was in the runs (median over the run, ratio per common seed, median over seeds), "
+            "whatever else the machine did; asgml.bench_methods takes turns."
+        )
     notes.append(
-        "Step time: as it was in the runs (median over the run, ratio per common seed, median over seeds), whatever "
-        "else the machine did; asgml.bench takes turns. Peak memory: allocated on the accelerator where one is used, "
-        "else resident, data and libraries included."
+        "Peak memory: allocated on the accelerator where one is used, else resident, data and libraries included."
     )
     controls = [c.label for c in frames.configurations if c.label in BELOW]
     if controls:
@@ -180,6 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", type=Path, help="the folder that paths.runs names, or run directories")
     parser.add_argument("--name", help="only this experiment")
     parser.add_argument("--baseline", default=None, help="label of the row that the others are compared with")
+    parser.add_argument("--no-times", action="store_true", help="no step times: the runs shared their machine")
     parser.add_argument("--out", type=Path, help="folder of the three files (default: RUNS)")
     arguments = parser.parse_args(argv)
     try:
@@ -192,7 +227,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "python -m asgml.run -m sweep=methods experiment=avdigits",
             )
         registered = [name for name in Composer().options("method") if name != "unimodal"]
-        tables = [method_table(frames, registered) for frames in group_runs(found, arguments.baseline)]
+        tables = []
+        for frames in group_runs(found, arguments.baseline):
+            tables.append(method_table(frames, registered, not arguments.no_times))
+            below = control_table(frames)
+            tables += [] if below is None else [below]
         paths = save(tables, arguments.out or arguments.runs[0])
     except UserError as error:
         print(error, file=sys.stderr)

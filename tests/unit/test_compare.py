@@ -13,7 +13,7 @@ import yaml
 from scipy import stats
 from synthetic_runs import FREQUENCY, JOINT, OGM_GE, STALENESS, write_run
 
-from asgml.compare import BELOW, main, method_table, save
+from asgml.compare import BELOW, control_table, main, method_table, save
 from asgml.run import Tree, dead
 from suite.errors import UserError
 from suite.launch import plan
@@ -95,6 +95,26 @@ def test_the_baseline_is_first_and_a_control_below_its_method(runs: Path) -> Non
     assert cells(found, "ogm_ge")["seeds"].text == "5 of 6 (1 failed)"
     assert any(note == "Not run here: agm." for note in found.notes)
     assert any("sign test" in note for note in found.notes)
+
+
+def test_an_asynchronous_row_is_tested_against_its_control(runs: Path) -> None:
+    found = control_table(group_runs(read_runs([runs]))[0])
+    assert found is not None
+    assert [[c.text for c in row[:2]] for row in found.rows] == [["asgml_staleness", "control_scale_only"]]
+    for split, at in (("test", "last epoch"), ("test_best", "best val. epoch")):
+        mine, control = (accuracies(runs, label, split) for label in ("asgml_staleness", "control_scale_only"))
+        differences = [mine[s] - control[s] for s in range(SEEDS)]
+        shown = cells(found, "asgml_staleness")
+        assert shown[f"Δ {at} [95 %]"].value == pytest.approx(sum(differences) / SEEDS)
+        expected = stats.ttest_1samp(differences, 0.0).pvalue
+        assert shown[f"p {at}"].value == shown[f"p Holm {at}"].value == pytest.approx(expected)
+
+
+def test_step_times_can_be_left_out(runs: Path) -> None:
+    found = method_table(group_runs(read_runs([runs]))[0], times=False)
+    assert [c.title for c in found.columns][-2:] == ["p Holm\nbest val. epoch", "peak memory\nMB"]
+    assert not any("Step time" in note for note in found.notes)
+    assert all(len(row) == len(found.columns) for row in found.rows)
 
 
 def test_the_three_files_say_the_same(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
