@@ -7,7 +7,7 @@ serves all jobs of a sweep, and nothing global is left behind.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,25 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from suite.errors import UserError
 
 VERSION_BASE = "1.3"
 _FAILURES = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+
+
+def choose(name: str, values: Mapping[str, Any], otherwise: Any) -> Any:
+    """The resolver `${choose:NAME,{A:a, B:b},OTHERWISE}`: a where NAME is A, …; OTHERWISE for any other name.
+
+    For values that a paper gives per data set: `${choose:${hydra:runtime.choices.data},{cremad:8.0},4.0}`, without a
+    blank after a colon, which YAML would read as a mapping of its own.
+    """
+    return values.get(name, otherwise)
+
+
+OmegaConf.register_new_resolver("choose", choose, replace=True)
 
 
 def conf_dir() -> Path:

@@ -32,23 +32,29 @@ class InfoReg(Method):
     in one of its versions the visual branch can never be reached.
 
     Attributes:
-        beta: strength of the pull.
+        beta: strength of the pull; a number, or one per modality (those not named are not regulated).
         threshold: K of the paper.
         span: epochs in A.
     """
 
     trains_heads: ClassVar[bool] = True
-    beta: float = 0.95
+    beta: float | dict[str, float] = 0.95
     threshold: float = 0.04
     span: int = 10
     _traces: dict[str, list[float]] = field(default_factory=dict, repr=False)
     _squares: dict[str, list[float]] = field(default_factory=dict, repr=False)  # [sum, steps] of this epoch
     _anchors: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)
     _anchored: int = field(default=-1, repr=False)  # epoch of the anchors
+    _beta: dict[str, float] = field(default_factory=dict, repr=False)
 
     def setup(self, modalities: list[str], classes: int, seed: int) -> None:
         if len(modalities) < 2:
             raise UserError("method=inforeg", f"modalities {modalities}", "two or more", "use method=uniform")
+        given = self.beta if isinstance(self.beta, dict) else dict.fromkeys(modalities, self.beta)
+        for m in given:
+            if m not in modalities:
+                raise UserError(f"methods.inforeg.beta.{m}", m, f"one of {modalities}", "name a modality of the data")
+        self._beta = {m: float(given.get(m, 0.0)) for m in modalities}
         if self.span < 1:
             raise UserError("methods.inforeg.span", str(self.span), "1 or more", "10 is the published choice")
 
@@ -77,7 +83,7 @@ class InfoReg(Method):
         for m in here:
             if self.open(m):
                 ahead = batch * (s[m] - torch.stack([s[k] for k in here if k != m]).mean())
-                out[m] = torch.where(ahead > 0, self.beta * torch.exp(torch.tanh(ahead)), 0.0)
+                out[m] = torch.where(ahead > 0, self._beta[m] * torch.exp(torch.tanh(ahead)), 0.0)
         return out
 
     def on_gradients(self, step: Step, groups: dict[str, list[nn.Parameter]]) -> set[str]:

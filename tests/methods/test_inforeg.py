@@ -18,13 +18,13 @@ from suite.errors import UserError
 LR = 0.05
 
 
-def strengths(seen: Seen, beta: float, windows: dict[str, bool]) -> dict[str, float]:
+def strengths(seen: Seen, beta: dict[str, float], windows: dict[str, bool]) -> dict[str, float]:
     here = [m for m in seen.features if seen.rows[m]]
     s = {m: len(seen.y) * mean([softmax(seen.unimodal[m][i])[seen.y[i]] for i in seen.rows[m]]) for m in here}
     out = {}
     for m in here:
         ahead = s[m] - mean([s[k] for k in here if k != m])
-        out[m] = beta * math.exp(math.tanh(ahead)) if ahead > 0 and windows[m] else 0.0
+        out[m] = beta.get(m, 0.0) * math.exp(math.tanh(ahead)) if ahead > 0 and windows[m] else 0.0
     return out
 
 
@@ -37,12 +37,19 @@ def window(traces: list[float], span: int, threshold: float) -> bool:
     return (now - before) / now > threshold
 
 
-@pytest.mark.parametrize(("modalities", "threshold", "span"), [(2, 0.04, 10), (3, 0.04, 10), (2, 0.55, 2)])
-def test_the_encoders_are_pulled_to_where_the_epoch_began(modalities, threshold, span):
+EACH = {"audio": 0.9, "visual": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("modalities", "threshold", "span", "beta"),
+    [(2, 0.04, 10, 0.9), (3, 0.04, 10, 0.9), (2, 0.55, 2, 0.9), (2, 0.04, 10, EACH), (3, 0.04, 10, EACH)],
+)
+def test_the_encoders_are_pulled_to_where_the_epoch_began(modalities, threshold, span, beta):
     """Everything that the run did, from its gradients and weights: traces, windows, strengths and pulls."""
-    method, steps, epochs = InfoReg(beta=0.9, threshold=threshold, span=span), 4, 3
+    method, steps, epochs = InfoReg(beta=beta, threshold=threshold, span=span), 4, 3
     run, capture = observe({"inforeg": method}, modalities, steps=steps, epochs=epochs, optimizer=SGD)
     traces: dict[str, list[float]] = {m: [] for m in run.module.modalities}
+    each = beta if isinstance(beta, dict) else dict.fromkeys(run.module.modalities, beta)
     pulled, closed = 0, 0
     for e in range(epochs):
         open_ = {m: window(traces[m], span, threshold) for m in traces}
@@ -51,7 +58,7 @@ def test_the_encoders_are_pulled_to_where_the_epoch_began(modalities, threshold,
         states = [run.trace.start, *run.trace.states]
         for i in range(steps):
             t = e * steps + i
-            alpha = strengths(capture.seen[t], 0.9, open_)
+            alpha = strengths(capture.seen[t], each, open_)
             for m, a in alpha.items():
                 fresh = capture.gradients[t][m]
                 squares[m].append(sum(v * v for v in flat(fresh)))
@@ -99,3 +106,8 @@ def test_state_is_complete():
 def test_one_modality_is_refused():
     with pytest.raises(UserError, match="two or more"):
         InfoReg().setup(["audio"], 3, 0)
+
+
+def test_a_strength_for_a_modality_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match="sound"):
+        InfoReg(beta={"sound": 0.95}).setup(["audio", "visual"], 3, 0)

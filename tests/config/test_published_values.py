@@ -1,0 +1,52 @@
+"""A method comes with the values that its paper gives for the data set of the run."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from asgml.run import Tree, dead
+from suite.compose import Composer, compose, conf_dir
+from suite.launch import plan
+
+PUBLISHED = [
+    ("arl", "temperature", {"cremad": 8, "cremad_mini": 8, "ave": 4, "kinetics_sounds": 4, "avdigits": 4}),
+    ("arl", "gamma", {"cremad": 4, "cremad_mini": 4, "ave": 3, "kinetics_sounds": 5, "avdigits": 3}),
+    ("amst", "factor", {"cremad": 5, "cremad_mini": 5, "ave": 2}),
+    ("mmcosine", "scale", {"cremad": 10, "cremad_mini": 10, "ave": 15, "kinetics_sounds": 15}),
+    ("reconboost", "reconcile", {"cremad": 0.2, "ave": 0.25}),
+    ("lfm", "schedule", {"cremad": "fitted", "ave": "heuristic", "cremad_mini": "heuristic"}),
+    ("inforeg", "beta", {"cremad": {"audio": 0.95, "visual": 0.1}, "ave": 0.95}),
+    ("ogm_ge", "alpha", {"cremad": 0.8}),
+]
+
+
+@pytest.mark.parametrize(("method", "key", "values"), PUBLISHED, ids=[f"{m}.{k}" for m, k, _ in PUBLISHED])
+def test_the_data_set_decides(method: str, key: str, values: dict[str, Any]) -> None:
+    for data, value in values.items():
+        node = compose("asgml", [f"experiment={data}", f"method={method}"]).methods[method]
+        assert OmegaConf.to_container(node, resolve=True)[key] == value  # type: ignore[call-overload]
+
+
+def test_the_command_line_has_the_last_word() -> None:
+    cfg = compose("asgml", ["experiment=kinetics_sounds", "method=arl", "methods.arl.gamma=1.5"])
+    assert cfg.methods.arl.gamma == 1.5
+
+
+def test_a_sweep_over_data_sets_gives_each_its_own() -> None:
+    jobs = plan("asgml", ["-m", "experiment=ave,kinetics_sounds", "method=arl"], dead=dead, schema=Tree).jobs
+    assert [job.cfg.methods.arl.gamma for job in jobs] == [3, 5]
+
+
+def test_only_data_sets_of_the_suite_are_named() -> None:
+    """A misspelt name would silently mean every other data set."""
+    known, found = set(Composer().options("data")), set()
+    for path in (conf_dir() / "method").glob("*.yaml"):
+        for mapping in re.findall(r"\$\{choose:\$\{hydra:runtime\.choices\.data\},\{(.*)\},[^}]*\}", path.read_text()):
+            found |= set(re.findall(r"(\w+):", re.sub(r"\{[^{}]*\}", "{}", mapping)))
+        assert path.read_text().count("${choose:") == len(re.findall(r"\$\{choose:\$\{hydra:", path.read_text()))
+    assert found
+    assert found <= known
