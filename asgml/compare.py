@@ -71,6 +71,12 @@ def ratio(c: Configuration, base: Configuration | None, value: Callable[[Run], f
     return {seed: v / theirs[seed] for seed, v in mine.items() if theirs.get(seed)}
 
 
+def same_numbers(c: Configuration, base: Configuration) -> bool:
+    """Do all common seeds end with the very same test loss and accuracy?"""
+    values = [(per_seed(c, f), per_seed(base, f)) for f in (accuracy("test"), lambda run: run.metric("test", "loss"))]
+    return all((seeds := set(a) & set(b)) and all(a[s] == b[s] for s in seeds) for a, b in values)
+
+
 def method_table(frames: RunFrames, registered: Sequence[str] = (), times: bool = True) -> Table:
     """The table of one experiment. `registered`: names of all methods, to say which have not been run; `times`: show
     what a step took, which is right only where no run shared its machine with another."""
@@ -175,6 +181,12 @@ def _notes(
     controls = [c.label for c in frames.configurations if c.label in BELOW]
     if controls:
         notes.append("A control_… row has the side effect of the row above it, without its asynchrony.")
+    if frames.base is not None:
+        twins = [c.label for c in frames.configurations if c is not frames.base and same_numbers(c, frames.base)]
+        if twins:
+            notes.append(
+                f"{', '.join(twins)}: the same numbers as {frames.baseline} with every seed: nothing of it acted."
+            )
     missing = [name for name in registered if name not in {c.label for c in frames.configurations}]
     if missing:
         notes.append(f"Not run here: {', '.join(missing)}.")

@@ -49,6 +49,19 @@ def check_methods(methods: Mapping[str, Method], timed: bool) -> bool:
     return any(uses(method, "select") for method in methods.values())
 
 
+def never_act(methods: Mapping[str, Method], epochs: int) -> list[str]:
+    """What to tell about methods that a run of this many epochs (-1: unknown) ends before."""
+    told = []
+    for name, method in methods.items():
+        key, first = method.acts_from()
+        if 0 < epochs <= first:
+            told.append(
+                f"method {name} acts from epoch {first} on, and this run ends with epoch {epochs - 1}, before it has "
+                f"begun. Raise trainer.max_epochs above {first}, or lower methods.{name}.{key}."
+            )
+    return told
+
+
 def install_modules(net: MultimodalNet, methods: Mapping[str, Method], seed: int) -> nn.ModuleDict:
     """Builds `Method.modules` of all methods, each from a generator of its own; returns those that are not a part of
     the network (`<method>_<key>`)."""

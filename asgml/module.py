@@ -10,6 +10,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -18,7 +19,7 @@ from asgml.data.batches import Batch
 from asgml.distributed import means_over_ranks, sum_over_ranks
 from asgml.evaluation import Predictions, evaluate
 from asgml.forward import Forward
-from asgml.hooks import check_methods, install_modules, install_selection, reinitialise, take_survey
+from asgml.hooks import check_methods, install_modules, install_selection, never_act, reinitialise, take_survey
 from asgml.methods.base import Epoch, Method, Step, Survey, uses
 from asgml.methods.stage import Modulation
 from asgml.model.net import FUSION, MultimodalNet
@@ -150,6 +151,8 @@ class MultimodalModule(L.LightningModule):
         require_groups([m for m in self.active if m not in frozen], pipeline.ctx.groups, "model")
         if self._epoch_counts is None:
             self._zero_counts()
+        for message in never_act(self.methods, self._epochs):
+            rank_zero_warn(message)
         for teacher in self.forward_pass.teachers.values():
             teacher.to(self.device)
         modulation = self._modulation

@@ -77,6 +77,9 @@ class AGM(Method):
         if len(modalities) < 2:
             raise UserError("method=agm", f"modalities {modalities}", "two or more", "use method=joint")
 
+    def acts_from(self) -> tuple[str, int]:
+        return "modulation_starts", self.modulation_starts
+
     def loss(self, step: Step) -> dict[str, Tensor]:
         here = step.here
         if not self.modulation_starts <= step.epoch < self.modulation_ends or len(here) < 2:

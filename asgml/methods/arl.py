@@ -43,6 +43,9 @@ class ARL(Method):
         if len(modalities) < 2:
             raise UserError("method=arl", f"modalities {modalities}", "two or more", "use method=uniform")
 
+    def acts_from(self) -> tuple[str, int]:
+        return "start", self.start + 1
+
     def weights(self, step: Step) -> dict[str, Tensor]:
         """w_m, 0-d, without gradient."""
         here = step.here

@@ -183,6 +183,11 @@ class Method:
         """The modalities whose encoders run at all."""
         return modalities
 
+    def acts_from(self) -> tuple[str, int]:
+        """The hyper-parameter that says when the method begins, and the first epoch (from 0) in which it acts; a run
+        that ends before is warned."""
+        return "", 0
+
     # -- before an epoch
     def on_epoch(self, epoch: Epoch) -> None:
         """Before each epoch: schedules, statistics of whole splits, re-initialisation."""

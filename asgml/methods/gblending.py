@@ -57,6 +57,9 @@ class GBlending(Method):
         tasks = [FUSED, *modalities]
         self._weights = dict.fromkeys(tasks, 1 / len(tasks))
 
+    def acts_from(self) -> tuple[str, int]:
+        return "super_epoch", self.super_epoch
+
     def on_epoch(self, epoch: Epoch) -> None:
         if epoch.number % self.super_epoch:
             return

@@ -84,6 +84,9 @@ class Greedy(Method):
         if self.ratio < 1 or self.window < 1:
             raise UserError("methods.greedy", f"ratio {self.ratio}, window {self.window}", "both >= 1", "4 and 5")
 
+    def acts_from(self) -> tuple[str, int]:
+        return "starts", self.starts
+
     def modules(self, dims: dict[str, int], classes: int) -> dict[str, nn.Module]:
         self._mmtm = MMTM(dims, self.ratio)
         return {"mmtm": self._mmtm}

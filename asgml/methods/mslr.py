@@ -50,6 +50,9 @@ class MSLR(Method):
             raise UserError("methods.mslr", "strategy keep without factors", "factors", "factors={audio: 0.1}")
         self._rates = {m: given.get(m, 1.0) for m in modalities}
 
+    def acts_from(self) -> tuple[str, int]:
+        return ("history", self.history) if self.strategy == "dynamic" else ("", 0)
+
     def on_epoch(self, epoch: Epoch) -> None:
         if self.strategy == "keep":
             return

@@ -72,6 +72,9 @@ class OGMGE(Method):
             raise UserError("methods.ogm_ge.kernels", self.kernels, "conv or all", "conv is the published choice")
         self._table = NoiseTable(seed)
 
+    def acts_from(self) -> tuple[str, int]:
+        return "modulation_starts", self.modulation_starts
+
     def scores(self, step: Step) -> dict[str, Tensor]:
         """p_m as a mean over present rows and ranks, of the modalities that somebody in the batch has."""
         here = [m for m in step.modalities if m in step.losses]

@@ -48,6 +48,9 @@ class OPM(Method):
             raise UserError("methods.opm", found, "q_base and p_exe in [0, 1], lam >= 0", "0.5, 0.7 and 0.5")
         self._seed = seed
 
+    def acts_from(self) -> tuple[str, int]:
+        return "warmup", self.warmup
+
     def probabilities(self, step: Step) -> Tensor:
         """q_m, (M,), in the order of `step.modalities`; no gradient."""
         with torch.no_grad():

@@ -88,6 +88,9 @@ class Relearn(Method):
             )
         self._classes, self._seed = classes, seed
 
+    def acts_from(self) -> tuple[str, int]:
+        return "every", self.every
+
     def weight(self, train: Survey, val: Survey, m: str) -> float:
         """alpha_m."""
         pure = []

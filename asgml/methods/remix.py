@@ -60,6 +60,9 @@ class Remix(Method):
             raise UserError("methods.remix.warmup", str(self.warmup), "1 or more: before it heads know nothing", "10")
         self._seed = seed
 
+    def acts_from(self) -> tuple[str, int]:
+        return "warmup", self.warmup
+
     def select(self, epoch: Epoch) -> Selection | None:
         if epoch.number < self.warmup:
             return None

@@ -74,6 +74,9 @@ class Valuation(Method):
             raise UserError("methods.valuation.level", self.level, "sample or modality", "choose one of the two")
         self._seed = seed
 
+    def acts_from(self) -> tuple[str, int]:
+        return "warmup", self.warmup
+
     def added(self, phi: dict[str, Tensor], present: dict[str, Tensor], draw: torch.Generator) -> dict[str, Tensor]:
         """Rows (k_m,) to add with modality m alone, on the CPU."""
         if self.level == "sample":

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
-from asgml_runs import config, fit, prepare
+from asgml_runs import ROOT, config, fit, prepare
+from hydra.utils import instantiate
 from methods_toys import observe
+from omegaconf import OmegaConf
 from torch import nn
 from toys import MOMENTUM, SGD, Capture, asgml, differences, same, toy_batches, toy_spec, train
 
@@ -22,6 +25,7 @@ from asgml.methods.valuation import Valuation
 from asgml.model.fusion.film import FiLM
 from asgml.model.fusion.gated import Gated
 from asgml.model.fusion.sum import Sum
+from suite.compose import compose
 from suite.errors import UserError
 from suite.identity import run_dir
 
@@ -53,6 +57,39 @@ def test_an_idle_encoder_runs_without_a_graph():
 
     observe({"turns": Turns()}, steps=4, more=more)
     assert graphs == [(False, True), (True, False)] * 2
+
+
+def test_a_run_that_ends_before_its_method_begins_says_so(features: dict[int, Path], tmp_path: Path):
+    """Three epochs, re-initialisation every 3: bit for bit the joint run; every 2: another one, and no word."""
+    ends = {}
+    for name, more in (("joint", []), ("relearn", [3]), ("relearn", [2])):
+        every = [f"methods.relearn.every={n}" for n in more]
+        cfg = config(features[2], tmp_path, f"method={name}", "trainer.max_epochs=3", "callbacks.probe=null", *every)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            parts = fit(cfg)
+        told = [str(w.message) for w in caught if "methods.relearn.every" in str(w.message)]
+        assert len(told) == (more == [3]), told
+        ends[name, *more] = {k: v.clone() for k, v in parts.module.state_dict().items()}
+    assert not differences(ends["joint",], ends["relearn", 3])
+    assert differences(ends["joint",], ends["relearn", 2])
+
+
+def test_what_a_method_names_as_its_beginning_is_one_of_its_hyper_parameters():
+    said = {}
+    for path in sorted((ROOT / "conf" / "method").glob("*.yaml")):
+        for name, node in compose("asgml", ["experiment=cremad", f"method={path.stem}"]).methods.items():
+            if path.stem != name or OmegaConf.missing_keys(node):
+                continue
+            method = instantiate(node)
+            key, first = method.acts_from()
+            assert (key == "") == (first == 0) or first == getattr(method, key) == 0
+            if key:
+                said[name] = first - getattr(method, key)
+    assert said == dict.fromkeys(("agm", "gblending", "greedy", "mslr", "ogm_ge", "opm", "relearn", "remix"), 0) | {
+        "valuation": 0,
+        "arl": 1,  # `start` is the last epoch of its warm-up
+    }
 
 
 def test_idle_and_a_rhythm_exclude_each_other():

@@ -110,6 +110,16 @@ def test_an_asynchronous_row_is_tested_against_its_control(runs: Path) -> None:
         assert shown[f"p {at}"].value == shown[f"p Holm {at}"].value == pytest.approx(expected)
 
 
+def test_a_row_that_is_the_baseline_under_another_name_is_told(tmp_path: Path) -> None:
+    for seed in range(2):
+        for label, kind in (("joint", JOINT), ("relearn", JOINT), ("ogm_ge", OGM_GE)):
+            write_run(tmp_path / label, kind, seed, label=label, epochs=2, predictions=False)
+    (frames,) = group_runs(read_runs(sorted(tmp_path.iterdir())))
+    told = [note for note in method_table(frames).notes if "nothing of it acted" in note]
+    assert len(told) == 1
+    assert told[0].startswith("relearn: ")
+
+
 def test_step_times_can_be_left_out(runs: Path) -> None:
     found = method_table(group_runs(read_runs([runs]))[0], times=False)
     assert [c.title for c in found.columns][-2:] == ["p Holm\nbest val. epoch", "peak memory\nMB"]
