@@ -34,22 +34,22 @@ bench: $(STAMP)
 	$(BIN)/python -m asgml.bench_methods --encoder mlp
 	$(BIN)/python -m asgml.bench_methods --encoder resnet18
 
+# where FSDD, MNIST and stories260k lie, for the tables that read them
+DATA ?= data
 avdigits: $(STAMP)
-	$(BIN)/python -m asgml.study avdigits
+	$(BIN)/python -m asgml.study avdigits paths.data=$(DATA)
 
 pocket: $(STAMP)
 	$(BIN)/python -m latentwire.study pocket
 
 # every method on two data sets, five seeds, 460 short runs, two hours of a core; started again, only what is missing
-# runs. avdigits reads FSDD and MNIST below DATA. Step times are the bench's business: these runs may share the machine
-DATA ?= data
+# runs. Step times are the bench's business: these runs may share the machine
 methods: $(STAMP)
 	$(BIN)/python -m asgml.run -m sweep=methods experiment=cremad_mini
 	$(BIN)/python -m asgml.run -m sweep=methods experiment=avdigits paths.data=$(DATA)
 	$(BIN)/python -m asgml.compare runs --no-times --name cremad_mini --out runs/cremad_mini
 	$(BIN)/python -m asgml.compare runs --no-times --name avdigits --out runs/avdigits
 
-# reads stories260k/ below DATA
 stories: $(STAMP)
 	$(BIN)/python -m latentwire.run -m experiment=stories seed=0,1,2 paths.data=$(DATA)
 	$(BIN)/python -m suite.report runs --name stories
