@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: demo test test-slow lint types bench report avdigits methods pocket stories clean
+.PHONY: demo test test-slow lint types bench report methods pocket stories clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
@@ -34,13 +34,11 @@ bench: $(STAMP)
 	$(BIN)/python -m asgml.bench_methods --encoder mlp
 	$(BIN)/python -m asgml.bench_methods --encoder resnet18
 
-# where FSDD, MNIST and stories260k lie, for the tables that read them
-DATA ?= data
-avdigits: $(STAMP)
-	$(BIN)/python -m asgml.study avdigits paths.data=$(DATA)
-
 pocket: $(STAMP)
 	$(BIN)/python -m latentwire.study pocket
+
+# where FSDD, MNIST and stories260k lie, for the two tables that read them
+DATA ?= data
 
 # every method on two data sets, five seeds, 460 short runs, two hours of a core; started again, only what is missing
 # runs. Step times are the bench's business: these runs may share the machine
