@@ -38,7 +38,6 @@ LATER = (
 )
 WHOLE = (
     "label=4x whole prompt",
-    "seeds=0",
     "+wire.start_from=<4x deep_prefix>",
     "wire.track=whole_prompt",
     "loader.batch_size=48",
