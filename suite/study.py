@@ -34,8 +34,8 @@ class Program:
 class Study:
     """`rows` are lists of overrides, each run with every seed; the first row is the baseline of the table.
 
-    A row may say with `label=…` how tables call it, and with `seeds=0,1` that it runs with fewer. `<label>` in an
-    override stands for the finished run of an earlier row with the same seed: its directory.
+    A row may say with `label=…` how tables call it. `<label>` in an override stands for the finished run of an earlier
+    row with the same seed: its directory.
     """
 
     experiment: str
@@ -74,11 +74,8 @@ def resolved(row: Sequence[str], seed: int, found: Sequence[Run]) -> list[str]:
 def jobs(study: Study) -> Iterator[tuple[Sequence[str], tuple[int, ...]]]:
     """Rows with the seeds that one launch runs; a row that stands on another row's runs is launched seed by seed."""
     for row in study.rows:
-        own = next((o.partition("=")[2] for o in row if o.startswith("seeds=")), None)
-        all_seeds = study.seeds if own is None else tuple(map(int, own.split(",")))
-        overrides = tuple(o for o in row if not o.startswith("seeds="))
-        for seeds in ((s,) for s in all_seeds) if refers(row) else (all_seeds,):
-            yield overrides, seeds
+        for seeds in ((s,) for s in study.seeds) if refers(row) else (study.seeds,):
+            yield row, seeds
 
 
 def run_study(program: Program, study: Study, name: str, overrides: Sequence[str]) -> int:
