@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: demo test test-slow lint types bench report avdigits methods pocket stories clean
+.PHONY: demo test test-slow lint types bench report avdigits methods methods-long pocket stories clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
@@ -49,6 +49,12 @@ methods: avdigits
 avdigits: $(STAMP)
 	$(BIN)/python -m asgml.run -m sweep=methods experiment=avdigits paths.data=$(DATA)
 	$(BIN)/python -m asgml.compare runs --no-times --name avdigits --out runs/avdigits
+
+# long enough for the weaker modality of cremad_mini: the asynchronous rows and their controls, an hour and a half of a core
+LONG := joint,uniform,unimodal_audio,asgml_frequency,control_lr_matched,control_random_skip,asgml_staleness,control_scale_only,control_all_delayed,asgml_adaptive,control_adaptive_scale_only,control_adaptive_all_delayed
+methods-long: $(STAMP)
+	$(BIN)/python -m asgml.run -m sweep=methods experiment=cremad_mini name=cremad_mini_long trainer.max_epochs=150 method=$(LONG)
+	$(BIN)/python -m asgml.compare runs --no-times --name cremad_mini_long --out runs/cremad_mini_long
 
 stories: $(STAMP)
 	$(BIN)/python -m latentwire.run -m experiment=stories seed=0,1,2 paths.data=$(DATA)
