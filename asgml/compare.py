@@ -128,7 +128,7 @@ def control_table(frames: RunFrames) -> Table | None:
     A gain over joint that the control has as well is not one of asynchrony.
     """
     by_label = {c.label: c for c in frames.configurations}
-    pairs = [(BELOW[c.label], c.label) for c in ordered(frames) if BELOW.get(c.label) in by_label and c.label in BELOW]
+    pairs = [(BELOW[c.label], c.label) for c in ordered(frames) if c.label in BELOW and BELOW[c.label] in by_label]
     if not pairs:
         return None
     found = {

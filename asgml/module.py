@@ -151,7 +151,7 @@ class MultimodalModule(L.LightningModule):
         require_groups([m for m in self.active if m not in frozen], pipeline.ctx.groups, "model")
         if self._epoch_counts is None:
             self._zero_counts()
-        for message in never_act(self.methods, self._epochs):
+        for message in never_act(self.methods, self._planned_epochs()):
             rank_zero_warn(message)
         for teacher in self.forward_pass.teachers.values():
             teacher.to(self.device)
@@ -184,6 +184,12 @@ class MultimodalModule(L.LightningModule):
     @property
     def _epochs(self) -> int:
         return self.trainer.max_epochs or -1
+
+    def _planned_epochs(self) -> int:
+        """Epochs that the run will begin, whether epochs or steps end it; -1 where neither does."""
+        per_epoch = max(1, int(self.trainer.num_training_batches))
+        by_steps = -(-self.trainer.max_steps // per_epoch) if self.trainer.max_steps > 0 else -1
+        return min((n for n in (self._epochs, by_steps) if n > 0), default=-1)
 
     # -- training
     def training_step(self, batch: Batch, batch_idx: int) -> None:

@@ -31,7 +31,7 @@ class _Compressor(nn.Module):
 
     def __init__(self, lm: FrozenLM, slots: int, read: Read, rank: int, generator: torch.Generator):
         super().__init__()
-        if hasattr(lm.model, "peft_config"):
+        if lm.adapted:
             raise UserError(
                 f"baseline on {lm.name}", "a model with an adapter", "the bare model", "leave memory baselines out"
             )

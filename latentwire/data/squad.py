@@ -41,7 +41,7 @@ class Squad:
         seed: int = 0,
     ):
         if not 0 < val_share < 0.5:
-            raise UserError("data.val_share", str(val_share), "a share between 0 and 0.5", "use 0.1")
+            raise UserError("corpus.val_share", str(val_share), "a share between 0 and 0.5", "use 0.1")
         self._root, self._dev, self._train, self._share, self._seed = Path(root), dev, train, val_share, seed
         self._splits: dict[Split, list[Passage]] | None = None
 
@@ -94,7 +94,7 @@ def read(path: Path) -> dict[str, list[Passage]]:
             str(path),
             "no such file",
             "a JSON file of SQuAD v1.1",
-            "fetch it from https://rajpurkar.github.io/SQuAD-explorer/ and set data.root to its folder",
+            "fetch it from https://rajpurkar.github.io/SQuAD-explorer/ and set corpus.root to its folder",
         )
     try:
         articles = json.loads(path.read_text(encoding="utf-8"))["data"]

@@ -105,7 +105,7 @@ class LMLoRAEncoder(Encoder):
             self._add_lora(rank, alpha, lora_dropout, wanted, reach)
 
     def _add_lora(self, rank: int, alpha: float, dropout: float, targets: list[str], reach: int) -> None:
-        if hasattr(self.lm.model, "peft_config"):
+        if self.lm.adapted:
             raise UserError(
                 f"encoder on {self.lm.name}",
                 "a model with an adapter",

@@ -180,7 +180,7 @@ class Evaluator:
         return _Messages(values, of, 1000 * (time.perf_counter() - start) / len(listed))
 
     def _slots(self, wires: Mapping[str, Wire], sent: Mapping[str, _Messages], model: str, slots: int | None) -> int:
-        read = {name: _places(wire.prefix(sent[name].values[:1], model)) for name, wire in wires.items()}
+        read = {name: wire.prefix(sent[name].values[:1], model).latents for name, wire in wires.items()}
         found = set(read.values()) | ({slots} if slots is not None else set())
         if len(found) != 1:
             raise UserError(
@@ -208,7 +208,7 @@ class Evaluator:
                 messages = [sent.of[e.number] for e in batch]
                 needed = sorted(set(messages))  # each message is read once and shared by its questions
                 rows = torch.tensor([needed.index(m) for m in messages])
-                return _select(wire.prefix(values[torch.tensor(needed, device=values.device)], model), rows)
+                return wire.prefix(values[torch.tensor(needed, device=values.device)], model).select(rows)
 
             return read
 
@@ -333,7 +333,7 @@ class Evaluator:
             "M": slots,
             "model": model,
             "kind": method.kind,
-            "track": "adapted" if method.adapters and _is_adapted(self.lms[model]) else "frozen",
+            "track": "adapted" if method.adapters and self.lms[model].adapted else "frozen",
             "learned": baseline is None or baseline.track == "trained",
             "fair": baseline is None or baseline.fair,
             "remark": REMARKS[method.name.rpartition(":")[2]] if method.kind == "control" else remark,
@@ -357,9 +357,7 @@ class Evaluator:
                     "M": wire.slots,
                     "model": "+".join(self.lms),
                     "kind": "oracle" if label.endswith("/oracle") else "joint",
-                    "track": "adapted"
-                    if any(hasattr(lm.model, "peft_config") for lm in self.lms.values())
-                    else "frozen",
+                    "track": "adapted" if any(lm.adapted for lm in self.lms.values()) else "frozen",
                     "learned": True,
                     "fair": not label.endswith("/oracle"),
                     "remark": joint.remark(label),
@@ -375,28 +373,6 @@ class _Messages:
     values: Tensor
     of: list[int]
     encode_ms: float
-
-
-def _is_adapted(lm: FrozenLM) -> bool:
-    return hasattr(lm.model, "peft_config")
-
-
-def _places(prefix: Prefix) -> int:
-    """Latents that the model reads."""
-    found = [] if prefix.embeds is None else [prefix.embeds.shape[1]]
-    found += [] if prefix.kv is None else [prefix.kv[0][0].shape[2]]
-    if not found:
-        raise ValueError("a wire's prefix without latents")
-    return max(found)
-
-
-def _select(prefix: Prefix, rows: Tensor) -> Prefix:
-    embeds = None if prefix.embeds is None else prefix.embeds[rows.to(prefix.embeds.device)]
-    kv = None
-    if prefix.kv is not None:
-        kv = [(k[rows.to(k.device)], v[rows.to(v.device)]) for k, v in prefix.kv]
-    text = None if prefix.text_ids is None else [prefix.text_ids[i] for i in rows.tolist()]
-    return Prefix(embeds, kv, text)
 
 
 def _parts(batch: list[Example], equal: bool) -> list[list[Example]]:

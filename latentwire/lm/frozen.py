@@ -69,7 +69,7 @@ class FrozenLM:
         self.stop_ids = {self.style.eos, *([stop] if isinstance(stop, int) else stop or [])}
         self.embedding_stats: EmbeddingStats | None = None
         self._head_kv: list[tuple[Tensor, Tensor]] | None = None
-        self._adapted = False
+        self.adapted = False  # has it a PEFT adapter, on or off?
 
     @classmethod
     def load(
@@ -153,7 +153,7 @@ class FrozenLM:
         Raises:
             UserError: the model has an adapter already; a second one would hide the first from every checkpoint.
         """
-        if self._adapted:
+        if self.adapted:
             raise UserError(
                 f"adapter of {self.name}",
                 "a second adapter",
@@ -163,13 +163,13 @@ class FrozenLM:
         from peft import get_peft_model
 
         self.model = get_peft_model(self.model, config).eval()
-        self._adapted, self._head_kv = True, None
+        self.adapted, self._head_kv = True, None
         return [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
 
     @contextmanager
     def adapters_off(self) -> Iterator[FrozenLM]:
         """Within the block the model is the teacher: its own weights alone; errors bring the adapter back."""
-        with self.model.disable_adapter() if self._adapted else nullcontext():
+        with self.model.disable_adapter() if self.adapted else nullcontext():
             yield self
 
     # -- embeddings -----------------------------------------------------------------------------------------------
@@ -335,7 +335,7 @@ class FrozenLM:
 
     # -- inside ---------------------------------------------------------------------------------------------------
     def _decoder(self) -> Any:
-        base = self.model.get_base_model() if self._adapted else self.model
+        base = self.model.get_base_model() if self.adapted else self.model
         return base.get_decoder()
 
     def _check_length(self, length: int) -> None:
@@ -344,7 +344,7 @@ class FrozenLM:
                 f"input of {self.name}",
                 f"{length} tokens",
                 f"at most {self.max_tokens} positions",
-                "use shorter contexts (data.max_tokens) or a model with more positions",
+                "use shorter contexts, or a model with more positions",
             )
 
     def _head_cache(self, batch: int) -> list[tuple[Tensor, Tensor]]:
@@ -355,7 +355,7 @@ class FrozenLM:
             ids = torch.tensor([self.style.head], device=self.input_device)
             self._decoder()(input_ids=ids, past_key_values=cache, use_cache=True)
             kv = [(keys, values) for keys, values, _ in cache]
-            if not self._adapted:
+            if not self.adapted:
                 self._head_kv = kv
         return [(k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)) for k, v in kv]
 

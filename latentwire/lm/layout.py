@@ -36,6 +36,22 @@ class Prefix:
     kv: list[tuple[Tensor, Tensor]] | None = None
     text_ids: Ids | None = None
 
+    @property
+    def latents(self) -> int:
+        """M: places of the model's input or cache that the latents take."""
+        found = [] if self.embeds is None else [self.embeds.shape[1]]
+        found += [] if self.kv is None else [self.kv[0][0].shape[2]]
+        if not found:
+            raise ValueError("a prefix without latents")
+        return max(found)
+
+    def select(self, rows: Tensor) -> Prefix:
+        """The examples `rows` (int64 indices, also repeated), in that order."""
+        embeds = None if self.embeds is None else self.embeds[rows.to(self.embeds.device)]
+        kv = None if self.kv is None else [(k[rows.to(k.device)], v[rows.to(v.device)]) for k, v in self.kv]
+        text = None if self.text_ids is None else [self.text_ids[i] for i in rows.tolist()]
+        return Prefix(embeds, kv, text)
+
 
 @dataclass(frozen=True)
 class TextColumns:

@@ -23,7 +23,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def load(source: str, dtype: str, device_map: str | None) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """Model and tokenizer; arguments and errors as in `FrozenLM.load`."""
     if dtype not in DTYPES:
-        raise UserError("lm.dtype", dtype, " | ".join(DTYPES), "use bfloat16 on accelerators, float32 on CPUs")
+        raise UserError("lms.<model>.dtype", dtype, " | ".join(DTYPES), "use bfloat16 on accelerators, float32 on CPUs")
     try:
         config = AutoConfig.from_pretrained(source)
         tokenizer = _tokenizer(source, config)
@@ -33,7 +33,7 @@ def load(source: str, dtype: str, device_map: str | None) -> tuple[nn.Module, Pr
         model, report = loaded
     except (OSError, ValueError) as error:
         raise UserError(
-            f"lm.source {source}",
+            f"lms.<model>.source {source}",
             str(error).strip().splitlines()[0],
             "a folder (or hub id) with config.json, tokenizer.json and model.safetensors",
             "check the path; a hub model must be downloaded or reachable",
@@ -41,7 +41,9 @@ def load(source: str, dtype: str, device_map: str | None) -> tuple[nn.Module, Pr
     # transformers only warns and draws missing weights at random
     wrong = {k: sorted(map(str, report[k])) for k in ("missing_keys", "mismatched_keys") if report.get(k)}
     if wrong:
-        raise UserError(f"lm.source {source}", str(wrong)[:300], "all weights", "fetch or convert the weights again")
+        raise UserError(
+            f"lms.<model>.source {source}", str(wrong)[:300], "all weights", "fetch or convert the weights again"
+        )
     return model, tokenizer
 
 

@@ -66,10 +66,10 @@ def chat(tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Style:
     """
     if tokenizer.chat_template is None:
         raise UserError(
-            "lm.chat",
+            "lms.<model>.is_chat",
             "a tokenizer without a chat template",
             "a chat model",
-            "set lm.chat=false, or use a chat model",
+            "set +lms.<model>.is_chat=false, or use a chat model",
         )
     # Llama 3 templates print a date: without one given, some print today's, and cached teachers would not match.
     text = tokenizer.apply_chat_template(
@@ -84,7 +84,7 @@ def chat(tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Style:
             "chat template",
             f"the user's message appears {len(parts) - 1} times",
             "exactly once",
-            "set lm.chat=false",
+            "set +lms.<model>.is_chat=false",
         )
     # The template's text carries its own BOS: adding special tokens again would double it.
     head, tail = (tuple(tokenizer(p, add_special_tokens=False)["input_ids"]) for p in parts)

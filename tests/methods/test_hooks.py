@@ -75,6 +75,20 @@ def test_a_run_that_ends_before_its_method_begins_says_so(features: dict[int, Pa
     assert differences(ends["joint",], ends["relearn", 2])
 
 
+@pytest.mark.parametrize(("steps", "told"), [(4, 1), (5, 0)])
+def test_steps_can_end_a_run_before_its_method_begins(features: dict[int, Path], tmp_path: Path, steps: int, told: int):
+    """Four steps are one epoch; the method begins with the second."""
+    cfg = config(
+        features[2], tmp_path, "method=relearn", "methods.relearn.every=1", "trainer.max_epochs=3",
+        f"trainer.max_steps={steps}", "callbacks.probe=null",
+    )  # fmt: skip
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        parts = fit(cfg)
+    assert parts.trainer.num_training_batches == 4
+    assert sum("methods.relearn.every" in str(w.message) for w in caught) == told
+
+
 def test_what_a_method_names_as_its_beginning_is_one_of_its_hyper_parameters():
     said = {}
     for path in sorted((ROOT / "conf" / "method").glob("*.yaml")):
