@@ -31,8 +31,8 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m asgml.bench
-	$(BIN)/python -m asgml.bench_methods --encoder mlp
-	$(BIN)/python -m asgml.bench_methods --encoder resnet18
+	$(BIN)/python -m asgml.bench.method_costs --encoder mlp
+	$(BIN)/python -m asgml.bench.method_costs --encoder resnet18
 
 pocket: $(STAMP)
 	$(BIN)/python -m latentwire.study pocket

@@ -11,26 +11,26 @@ from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
-from asgml.config import Asgml
-from asgml.data.module import MultimodalData
+from asgml.data.datamodule import MultimodalData
 from asgml.methods.base import Method
-from asgml.methods.stage import Modulation
 from asgml.model.net import MultimodalNet
-from asgml.module import MultimodalModule
-from asgml.rhythm import build_stages
-from asgml.teachers import load_teachers
-from callbacks.checkpoint import StepCheckpoint
-from callbacks.clip import GroupClip
-from callbacks.history import HistoryLogger
-from callbacks.lr import LRStep
-from callbacks.order import ORDER
-from callbacks.pipeline import StepPipeline
-from callbacks.probe import ProbeEMA
-from callbacks.stage import Stage
-from suite.errors import UserError
-from suite.identity import meaningful
-from suite.instantiate import build_node
-from suite.job import Run
+from asgml.rhythm.config import Asgml
+from asgml.rhythm.stage import build_stages
+from asgml.train.modulation import Modulation
+from asgml.train.module import MultimodalModule
+from asgml.train.teachers import load_teachers
+from callbacks.errors import UserError
+from callbacks.run.checkpoint import StepCheckpoint
+from callbacks.run.history_logger import HistoryLogger
+from callbacks.stages.clip import GroupClip
+from callbacks.stages.lr import LRStep
+from callbacks.stages.probe import ProbeEMA
+from callbacks.step.phases import ORDER
+from callbacks.step.pipeline import StepPipeline
+from callbacks.step.stage import Stage
+from suite.config.instantiate import build_node
+from suite.runs.identity import meaningful
+from suite.runs.job import Run
 
 
 @dataclass

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from suite.compose import Composer
-from suite.errors import UserError
+from callbacks.errors import UserError
+from suite.config.compose import Composer
 from suite.report.data import Run, read_runs
 from suite.report.frames import Configuration, RunFrames, group_runs
 from suite.report.html import CSS
@@ -173,7 +173,7 @@ def _notes(
     if times:
         notes.append(
             "Step time: as it was in the runs (median over the run, ratio per common seed, median over seeds), "
-            "whatever else the machine did; asgml.bench_methods takes turns."
+            "whatever else the machine did; asgml.bench.method_costs takes turns."
         )
     notes.append(
         "Peak memory: allocated on the accelerator where one is used, else resident, data and libraries included."
@@ -238,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "runs of python -m asgml.run",
                 "python -m asgml.run -m sweep=methods experiment=avdigits",
             )
-        registered = [name for name in Composer().options("method") if name != "unimodal"]
+        registered = [name for name in Composer("asgml").options("method") if name != "unimodal"]
         tables = []
         for frames in group_runs(found, arguments.baseline):
             tables.append(method_table(frames, registered, not arguments.no_times))

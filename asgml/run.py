@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from asgml.config import dead_keys
-from suite.check import Common
-from suite.errors import UserError
-from suite.job import Run
-from suite.launch import launch
+from asgml.rhythm.config import dead_keys
+from callbacks.errors import UserError
+from suite.config.check import Common
+from suite.runs.job import Run
+from suite.runs.launch import launch
 
 if TYPE_CHECKING:
     from asgml.build import Parts
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Loader:
-    """The `loader` node: see `asgml.data.module.MultimodalData`."""
+    """The `loader` node: see `asgml.data.datamodule.MultimodalData`."""
 
     batch_size: int
     eval_batch_size: int
@@ -73,9 +73,9 @@ def quiet_lightning() -> None:
 
 
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
-    """One run from data to result (see `suite.launch`)."""
+    """One run from data to result (see `suite.runs.launch`)."""
     from asgml.build import build
-    from callbacks.tracking import finish
+    from callbacks.run.tracking import finish
 
     quiet_lightning()
     parts = build(cfg, run)
@@ -95,7 +95,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
     """Trains, then evaluates the last and the best-validation weights on val and test."""
     import torch
 
-    from asgml.evaluation import save_predictions
+    from asgml.train.predictions import save_predictions
     from suite.report import single_report
 
     trainer, module, data = parts.trainer, parts.module, parts.data

@@ -1,4 +1,4 @@
-"""Named studies of asgml (see `suite.study`).
+"""Named studies of asgml (see `suite.runs.study`).
 
 python -m asgml.study demo   # `make demo`; further overrides go to every run
 """
@@ -6,7 +6,7 @@ python -m asgml.study demo   # `make demo`; further overrides go to every run
 from __future__ import annotations
 
 from asgml.run import Tree, dead, train
-from suite.study import Program, Study, main
+from suite.runs.study import Program, Study, main
 
 PROGRAM = Program("asgml", train, dead, Tree)
 ASGML = ("asgml_staleness", "asgml_frequency", "asgml_adaptive")

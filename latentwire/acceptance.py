@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from callbacks.errors import UserError
 from latentwire.encode import read_bytes
-from suite.errors import UserError
 
 if TYPE_CHECKING:
     from latentwire.build import Loaded
@@ -61,9 +61,9 @@ def answer(
     """
     import torch
 
-    from latentwire.batches import select
-    from latentwire.codec.wire import unpack
+    from latentwire.codec.message import unpack
     from latentwire.lm.prompts import render
+    from latentwire.train.batches import select
 
     wire = loaded.wire
     if model not in wire.models:

@@ -12,32 +12,32 @@ import lightning as L
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks.checkpoint import StepCheckpoint
-from callbacks.clip import GroupClip
-from callbacks.history import HistoryLogger
-from callbacks.lr import LRStep
-from callbacks.manifest import CheckpointManifest, verify
-from callbacks.order import ORDER
-from callbacks.pipeline import StepPipeline
-from callbacks.stage import Stage
-from latentwire.batches import Contexts, Needs
-from latentwire.curriculum import Plan, slots_for
+from callbacks.errors import UserError
+from callbacks.run.checkpoint import StepCheckpoint
+from callbacks.run.history_logger import HistoryLogger
+from callbacks.run.manifest import CheckpointManifest, verify
+from callbacks.stages.clip import GroupClip
+from callbacks.stages.lr import LRStep
+from callbacks.step.phases import ORDER
+from callbacks.step.pipeline import StepPipeline
+from callbacks.step.stage import Stage
 from latentwire.data.base import Corpus, Passage
 from latentwire.encoders.base import build_encoder
-from latentwire.encoders.layout import SHARED, LatentLayout
+from latentwire.encoders.slots import SHARED, LatentLayout
 from latentwire.lm.frozen import FrozenLM
-from latentwire.module import WireModule
-from latentwire.objectives.answer import Continuation, TextReconstruction
 from latentwire.objectives.base import Kind, Objective
+from latentwire.objectives.likelihood import Continuation, TextReconstruction
 from latentwire.objectives.reconstruction import EmbeddingReconstruction
 from latentwire.objectives.teacher import Teacher
-from latentwire.rhythm import Rhythm
+from latentwire.train.batches import Contexts, Needs
+from latentwire.train.curriculum import Plan, slots_for
+from latentwire.train.module import WireModule
+from latentwire.train.stage import Rhythm
 from latentwire.wire import LatentWire, text_lengths
-from suite.errors import UserError
-from suite.identity import meaningful
-from suite.instantiate import build_node
-from suite.job import Run, read_result
+from suite.config.instantiate import build_node
 from suite.loader import EpochBatches, ResumableLoader
+from suite.runs.identity import meaningful
+from suite.runs.job import Run, read_result
 
 
 @dataclass

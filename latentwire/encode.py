@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 if TYPE_CHECKING:
     from latentwire.build import Loaded
 
 
 def encode_text(loaded: Loaded, text: str, question: str | None = None) -> bytes:
-    """One text -> its message, in the format of `latentwire.codec.wire`.
+    """One text -> its message, in the format of `latentwire.codec.message`.
 
     Args:
         loaded: from `latentwire.build.load`.
@@ -31,9 +31,9 @@ def encode_text(loaded: Loaded, text: str, question: str | None = None) -> bytes
     """
     import torch
 
-    from latentwire.codec.wire import pack
+    from latentwire.codec.message import pack
     from latentwire.data.base import Passage, Question
-    from latentwire.evaluate.examples import whole_prompt_text
+    from latentwire.examples import whole_prompt_text
 
     wire = loaded.wire
     if wire.whole_prompt:
@@ -91,7 +91,7 @@ def write_bytes(place: str, message: bytes) -> None:
 
 def cost(loaded: Loaded, text: str, message: bytes) -> str:
     """One line: bytes of the message and of other ways to send the text."""
-    from latentwire.evaluate.metrics import text_sizes
+    from latentwire.scoring.metrics import text_sizes
 
     name, lm = next(iter(loaded.source.lms.items()))
     other = text_sizes(lm, {text: lm.style.encode(text.strip() + "\n")}, [None])

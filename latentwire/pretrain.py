@@ -23,12 +23,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from callbacks.errors import UserError
 from latentwire.data.biographies import WORLD, Biographies
-from latentwire.lm import drill, pocket
 from latentwire.lm.prompts import ANSWER, QUESTION, plain
-from latentwire.lm.tokenizers import Kind, build_tokenizer, used_ids
-from suite.check import Common
-from suite.errors import UserError
+from latentwire.pocket import architecture as pocket
+from latentwire.pocket import drill
+from latentwire.pocket.tokenizers import Kind, build_tokenizer, used_ids
+from suite.config.check import Common
 
 SAVE_EVERY = 30.0  # seconds
 
@@ -72,7 +73,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Which tokenizer; see `latentwire.lm.tokenizers.build_tokenizer`."""
+    """Which tokenizer; see `latentwire.pocket.tokenizers.build_tokenizer`."""
 
     kind: Kind
     vocab_size: int
@@ -318,7 +319,7 @@ Three-person contexts have {min(sizes)} to {max(sizes)} tokens (mean {sum(sizes)
 
 def spec_of(node: Any) -> Pocket:
     """The `pocket` node, checked and built. Raises UserError."""
-    from suite.instantiate import build_node
+    from suite.config.instantiate import build_node
 
     spec = build_node(node)
     recipe = spec.recipe
@@ -331,12 +332,12 @@ def spec_of(node: Any) -> Pocket:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Console entry; the exit code."""
-    from suite.check import check
-    from suite.compose import compose
+    from suite.config.check import check
+    from suite.config.compose import compose
 
     overrides = list(sys.argv[1:] if argv is None else argv)
     try:
-        cfg = compose("pretrain", overrides)
+        cfg = compose("latentwire/pretrain", overrides)
         check(cfg, Tree)
         spec = spec_of(cfg.pocket)
         folder = Path(cfg.paths.runs) / "pretrain" / cfg.name

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import torch
 from omegaconf import DictConfig
 
-from suite.check import Common
-from suite.errors import UserError
-from suite.job import Run
-from suite.launch import launch
-from suite.signature import locate
+from callbacks.errors import UserError
+from suite.config.check import Common
+from suite.config.signature import locate
+from suite.runs.job import Run
+from suite.runs.launch import launch
 
 
 @dataclass
@@ -55,7 +55,7 @@ class TeacherNode:
 
 @dataclass
 class EvaluationNode:
-    """The `evaluation` node; see `latentwire.evaluate.evaluator`."""
+    """The `evaluation` node; see `latentwire.scoring.evaluator`."""
 
     split: Literal["val", "test"]
     passages: int
@@ -132,8 +132,8 @@ def quiet() -> None:
 
 
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
-    """One run from data to result (see `suite.launch`)."""
-    from callbacks.tracking import finish
+    """One run from data to result (see `suite.runs.launch`)."""
+    from callbacks.run.tracking import finish
     from latentwire.build import build
 
     quiet()
@@ -152,7 +152,7 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
 
 def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
     """Trains, then evaluates the weights of the best validation, which must reproduce what they were saved for."""
-    from callbacks.manifest import verify
+    from callbacks.run.manifest import verify
     from suite.report import single_report
 
     trainer, module = parts.trainer, parts.module
@@ -193,7 +193,7 @@ def evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
     """The wire and every baseline at the same M on held-out passages, and the verdicts on them."""
     from latentwire.acceptance import Rule, judge
     from latentwire.build import build_node
-    from latentwire.evaluate.evaluator import Evaluator
+    from latentwire.scoring.evaluator import Evaluator
 
     e, module, source = cfg.evaluation, parts.module, parts.source
     passages, learn = source.corpus.split(str(e.split)), source.corpus.split("train")

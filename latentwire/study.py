@@ -1,4 +1,4 @@
-"""Named studies of latentwire (see `suite.study`).
+"""Named studies of latentwire (see `suite.runs.study`).
 
 python -m latentwire.study wire_demo    # the second half of `make demo`: two minutes
 python -m latentwire.study pocket       # `make pocket`: every number of docs/results/pocket.md; hours
@@ -7,7 +7,7 @@ python -m latentwire.study pocket       # `make pocket`: every number of docs/re
 from __future__ import annotations
 
 from latentwire.run import Tree, dead, train
-from suite.study import Program, Study, main
+from suite.runs.study import Program, Study, main
 
 PROGRAM = Program("latentwire", train, dead, Tree)
 DEEP = ("label=4x deep_prefix", "wire.ratio=4")

@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from latentwire.codec import wire as message
+from callbacks.errors import UserError
+from latentwire.codec import message as message
 from latentwire.codec.base import Codec, Coded
 from latentwire.encoders.base import Encoder, Tokens
-from latentwire.encoders.layout import LatentLayout
+from latentwire.encoders.slots import LatentLayout
 from latentwire.injectors.base import Injector
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
-from suite.errors import UserError
 
 Self = TypeVar("Self", bound="LatentWire")
 

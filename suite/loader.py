@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 Batch = list[tuple[int, int]]
 

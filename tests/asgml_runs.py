@@ -16,12 +16,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from asgml.build import Parts, build
-from suite.compose import Composer
-from suite.identity import config_hash, run_dir
-from suite.job import Run, seed_everything
+from suite.config.compose import Composer
+from suite.runs.identity import config_hash, run_dir
+from suite.runs.job import Run, seed_everything
 
 ROOT = Path(__file__).resolve().parents[1]
-_COMPOSER = Composer()
+_COMPOSER = Composer("asgml")
 _GROUPS = set(_COMPOSER.groups())
 
 # Measured, not computed: these differ between two runs of the same numbers.
@@ -69,7 +69,7 @@ def overrides(npz: Path, runs: Path) -> list[str]:
 
 @cache
 def _chosen(choices: tuple[str, ...]) -> DictConfig:
-    return _COMPOSER.compose("asgml", choices)
+    return _COMPOSER.compose(choices)
 
 
 def compose(line: Sequence[str]) -> DictConfig:

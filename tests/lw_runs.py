@@ -18,11 +18,11 @@ from lw_toys import Family, byte_tokenizer, tiny_model
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from latentwire.build import Parts, build
-from suite.compose import Composer
-from suite.identity import config_hash, run_dir
-from suite.job import Run, seed_everything
+from suite.config.compose import Composer
+from suite.runs.identity import config_hash, run_dir
+from suite.runs.job import Run, seed_everything
 
-_COMPOSER = Composer()
+_COMPOSER = Composer("latentwire")
 # Measured, not computed: these differ between two runs of the same numbers.
 MEASURED = ("time/step_ms", "memory/peak_mb")
 _GROUPS = set(_COMPOSER.groups())
@@ -71,7 +71,7 @@ def lm_node(source: str) -> dict[str, Any]:
 
 @cache
 def _chosen(choices: tuple[str, ...]) -> DictConfig:
-    return _COMPOSER.compose("latentwire", choices)
+    return _COMPOSER.compose(choices)
 
 
 def config(folder: Path, *more: str, lms: Sequence[Family] = ("llama",), runs: str = "runs") -> DictConfig:

@@ -17,21 +17,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from asgml.config import Adaptive, Asgml, Boost
 from asgml.data.spec import DataSpec, ModalitySpec
 from asgml.methods.base import Method
-from asgml.methods.stage import Modulation
 from asgml.methods.uniform import Uniform
 from asgml.model.fusion.concat import Concat
 from asgml.model.net import MultimodalNet
-from asgml.module import MultimodalModule
-from asgml.rhythm import build_stages
-from callbacks.gate import StepGate
-from callbacks.lr import LRSchedule, LRStep
-from callbacks.order import ORDER
-from callbacks.pipeline import StepPipeline
-from callbacks.probe import ProbeEMA
-from callbacks.stage import Stage
+from asgml.rhythm.config import Adaptive, Asgml, Boost
+from asgml.rhythm.stage import build_stages
+from asgml.train.modulation import Modulation
+from asgml.train.module import MultimodalModule
+from callbacks.stages.gate import StepGate
+from callbacks.stages.lr import LRSchedule, LRStep
+from callbacks.stages.probe import ProbeEMA
+from callbacks.step.phases import ORDER
+from callbacks.step.pipeline import StepPipeline
+from callbacks.step.stage import Stage
 
 warnings.filterwarnings("ignore", ".*does not have many workers.*")
 warnings.filterwarnings("ignore", ".*number of training batches.*smaller than the logging interval.*")

@@ -13,10 +13,10 @@ import numpy as np
 import soundfile
 import torch
 
+from asgml.data.counter_rng import integers, shuffled
 from asgml.data.idx import read_idx
-from asgml.data.keys import integers, shuffled
 from asgml.data.spec import SPLITS, DataSpec, ModalitySpec, Split, Table
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 RATE = 8000
 MELS, FRAMES, HOP, WINDOW = 32, 64, 100, 256

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from asgml.data.media_source import Clip, MediaSource, label_of, read_rows
 from asgml.data.spec import SPLITS, Split
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import numpy as np
 from asgml.data.media_source import Clip, MediaSource, label_of, read_rows, require_unique
 from asgml.data.spec import Split
 from asgml.data.splits import cut
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 EMOTIONS = ["NEU", "HAP", "SAD", "FEA", "DIS", "ANG"]
 

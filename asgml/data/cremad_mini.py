@@ -13,12 +13,12 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from asgml.data.counter_rng import integers, sample_keys, shuffled, uniform
 from asgml.data.cremad import EMOTIONS, CremaD
 from asgml.data.cremad_mini_render import Actor, draw_actor, render_face, render_voice
-from asgml.data.keys import integers, sample_keys, shuffled, uniform
 from asgml.data.shards import bar, fingerprint
 from asgml.data.spec import Split, Table
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 RENDERER = 1  # raise when the same parameters give other files
 SENTENCES = ("IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI")

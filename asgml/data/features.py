@@ -13,7 +13,7 @@ from asgml.data.spec import RANK, SPLITS, DataSpec, Kind, ModalitySpec, Split, T
 from asgml.data.splits import cut
 from asgml.data.standardize import Standardize, Tokens, statistics
 from asgml.data.validate import nonfinite, place
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 # Ranks of one stored sample that each kind accepts; missing leading or channel dimensions are added.
 _RANKS: dict[Kind, tuple[int, ...]] = {

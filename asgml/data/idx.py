@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def read_idx(folder: Path, name: str) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 from asgml.data.media_source import Clip, MediaSource, label_of, read_rows, require_unique
 from asgml.data.spec import Split
 from asgml.data.splits import cut
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 CLASSES = 31
 # YouTube ids have 11 characters of A-Z a-z 0-9 - _; the train list adds _<start>_<end>, the test list _<start>.

@@ -18,7 +18,7 @@ from asgml.data.media import AudioProfile, Fbank, OgmSpectrogram, decode_audio, 
 from asgml.data.media_transforms import ImageTransform, SpectrogramTransform
 from asgml.data.shards import Shard, ShardJob, Signature, check_space, fingerprint, write_shard
 from asgml.data.spec import SPLITS, DataSpec, Kind, ModalitySpec, Split, Table, Transform
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 log = logging.getLogger(__name__)
 

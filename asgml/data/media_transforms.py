@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from asgml.data.keys import uniform
+from asgml.data.counter_rng import uniform
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _ATTEMPTS = 10  # of torchvision's RandomResizedCrop

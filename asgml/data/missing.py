@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
-from asgml.data.keys import sample_keys, uniform
+from asgml.data.counter_rng import sample_keys, uniform
 from asgml.data.spec import Split, Table
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def check_rates(missing: dict[str, float], modalities: list[str]) -> None:

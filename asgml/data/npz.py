@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 _DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, OSError, zlib.error)
 

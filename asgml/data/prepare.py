@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from asgml.data.spec import SPLITS, Source
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def summary(source: Source) -> RichTable:
@@ -30,9 +30,9 @@ def summary(source: Source) -> RichTable:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prepare the source that the overrides describe; the exit code."""
-    from suite.check import check
-    from suite.compose import compose
-    from suite.instantiate import build_node
+    from suite.config.check import check
+    from suite.config.compose import compose
+    from suite.config.instantiate import build_node
 
     parser = argparse.ArgumentParser(prog="python -m asgml.data.prepare", description="Decode a data set once.")
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="decoding threads")

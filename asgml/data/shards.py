@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from asgml.data.media import MediaError
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 try:
     import fcntl

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from asgml.data.keys import shuffled
-from suite.errors import UserError
+from asgml.data.counter_rng import shuffled
+from callbacks.errors import UserError
 
 
 def cut(y: np.ndarray, shares: list[float], seed: int, where: str, group: np.ndarray | None = None) -> np.ndarray:

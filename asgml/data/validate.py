@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from asgml.data.batches import take
+from asgml.data.dataset import take
 from asgml.data.spec import RANK, SPLITS, DataSpec, Split, Table
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 _CHUNK = 1 << 24  # elements looked at in one go
 

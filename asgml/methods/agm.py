@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from asgml.methods.base import Method, Step, scale_feature_gradient
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def responses(step: Step) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from asgml.methods.base import Method, Step, generator
 from asgml.methods.cml import has, mean_where
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 @dataclass

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from asgml.methods.base import Step
 from asgml.methods.mgda import Shared, Tasks, minimise, supports
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def worst_case(gram: Tensor, radius: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from asgml.methods.base import Method, Step, scale_feature_gradient
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def residual(logits: Tensor, y: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from asgml.methods.base import Epoch, Method, Step, Survey
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 FUSED = "fusion"
 LEAST_GROWTH = 1e-3  # of the gap between validation and training loss

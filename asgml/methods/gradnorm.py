@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from asgml.methods.base import Step
 from asgml.methods.mgda import FUSED, Tasks, shared
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 SMALLEST = 1e-3  # of a weight: below 0 a task would be unlearned
 

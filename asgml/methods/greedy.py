@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from asgml.methods.base import Method, Step
 from asgml.methods.cml import has
-from asgml.model.keys import ModalityDict
-from suite.errors import UserError
+from asgml.model.modality_dict import ModalityDict
+from callbacks.errors import UserError
 
 
 class MMTM(nn.Module):

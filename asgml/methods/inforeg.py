@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from asgml.methods.base import Epoch, Method, Step, scores
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 @dataclass

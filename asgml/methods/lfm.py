@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from asgml.methods.base import Method, Step
 from asgml.methods.cml import has, mean_where
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 #: alpha_0 by epoch, lowest order first: the authors' fit to what the learned weighting gave on CREMA-D.
 FITTED = (2.04623704e-01, 3.35472727e-03, 1.22989557e-04, -2.92947416e-06, 2.23835486e-08, -5.39717505e-11)

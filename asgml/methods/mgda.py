@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from asgml.methods.base import Method, Step
 from asgml.methods.mmpareto import dot, pairs
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 FUSED = "fusion"
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from asgml.methods.base import Epoch, Method, Step
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def utilisation(fused: float, alone: dict[str, float]) -> dict[str, float]:

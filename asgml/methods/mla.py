@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from asgml.methods.base import Method, Step
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def entropy_weights(probabilities: dict[str, Tensor], present: dict[str, Tensor | None]) -> dict[str, Tensor]:

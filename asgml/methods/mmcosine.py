@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from asgml.methods.base import Method
 from asgml.model.fusion.base import Fusion
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 class Cosine(Fusion):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from asgml.methods.base import Gradients, Method, Step
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def pareto_weight(fused: Tensor, unimodal: Tensor, inner: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asgml.methods.base import Epoch, Method, Step
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 @dataclass

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from asgml.methods.base import Method, Step, confidence
-from asgml.methods.noise import NoiseTable
-from suite.errors import UserError
+from asgml.methods.shared.noise import NoiseTable
+from callbacks.errors import UserError
 
 
 def discrepancy(scores: dict[str, Tensor]) -> dict[str, Tensor]:

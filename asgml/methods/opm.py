@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from asgml.methods.base import Method, Step, confidence, generator
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 @dataclass

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from asgml.methods.base import Method, Step, class_sums, confidence
 from asgml.methods.ogm_ge import discrepancy
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 @dataclass

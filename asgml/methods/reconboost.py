@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from asgml.methods.base import Method, Step
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def ensemble(step: Step, names: list[str]) -> Tensor:

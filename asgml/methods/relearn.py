@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from asgml.methods.base import Epoch, Method, Survey, generator
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 ROUNDS = 50  # of k-means, at most
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from asgml.methods.base import Epoch, Method, Selection, Step, Survey, generator
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def separability(survey: Survey) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from asgml.methods.base import Method, Step
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 @dataclass

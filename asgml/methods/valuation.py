@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from asgml.methods.base import Epoch, Method, Selection, Survey, generator
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def contributions(survey: Survey) -> dict[str, Tensor]:

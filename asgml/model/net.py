@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from asgml.data.spec import DataSpec
 from asgml.model.encoders.base import no_rows
-from asgml.model.features import assemble
 from asgml.model.fusion.base import Fusion
-from asgml.model.keys import ModalityDict
-from suite.errors import UserError
+from asgml.model.modality_dict import ModalityDict
+from asgml.model.rows import assemble
+from callbacks.errors import UserError
 
 #: Name of the parameter group of fusion and heads.
 FUSION = "fusion"

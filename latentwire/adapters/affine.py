@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from callbacks.errors import UserError
 from latentwire.adapters.base import Adapter
 from latentwire.adapters.calibration import Mode
-from suite.errors import UserError
 
 
 class AffineAdapter(Adapter):

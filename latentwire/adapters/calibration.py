@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 Mode = Literal["batch", "token", "none"]
 

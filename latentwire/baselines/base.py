@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
+from callbacks.errors import UserError
 from latentwire.data.base import Passage, Question
-from latentwire.evaluate.examples import context_ids
+from latentwire.examples import context_ids
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 from latentwire.lm.prompts import Prompt
-from suite.errors import UserError
 
 Track = Literal["frozen", "trained"]
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from latentwire.baselines.base import Baseline
 from latentwire.baselines.budget import sent
 from latentwire.data.base import Passage, Question
-from latentwire.evaluate.examples import context_ids
+from latentwire.examples import context_ids
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 

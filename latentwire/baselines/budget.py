@@ -7,7 +7,7 @@ from typing import Literal
 
 from latentwire.baselines.base import Baseline, contexts
 from latentwire.data.base import Passage, Question
-from latentwire.evaluate.examples import prompt_of
+from latentwire.examples import prompt_of
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Ids, Prefix
 from latentwire.lm.prompts import Prompt

@@ -11,16 +11,16 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from callbacks.errors import UserError
 from latentwire.adapters.linear import LinearAdapter
 from latentwire.baselines.base import Baseline, contexts, need_training
 from latentwire.baselines.pooled import FP16
 from latentwire.baselines.training import pair_batches
 from latentwire.data.base import Passage, Question
-from latentwire.evaluate.examples import prompt_of
+from latentwire.examples import prompt_of
 from latentwire.injectors.rotary import RotaryPlacement
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Ids, Prefix, lay_out_text
-from suite.errors import UserError
 
 Read = Literal["embeddings", "keys"]
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]

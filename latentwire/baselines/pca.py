@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import torch
 
+from callbacks.errors import UserError
 from latentwire.baselines.base import Baseline, need_training
 from latentwire.baselines.pooled import FP16
 from latentwire.data.base import Passage, Question
-from latentwire.encoders.layout import LatentLayout
 from latentwire.encoders.pca import PCAEncoder
-from latentwire.evaluate.examples import is_continuation
+from latentwire.encoders.slots import LatentLayout
+from latentwire.examples import is_continuation
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
-from suite.errors import UserError
 
 
 class PCA(Baseline):

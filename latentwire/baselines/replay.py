@@ -9,7 +9,7 @@ import torch
 
 from latentwire.baselines.base import Baseline
 from latentwire.data.base import Passage, Question
-from latentwire.evaluate.examples import prompt_of
+from latentwire.examples import prompt_of
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 from latentwire.lm.prompts import Prompt

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from callbacks.errors import UserError
 from latentwire.baselines.base import Baseline, need_training
 from latentwire.baselines.training import prompt_batches
 from latentwire.data.base import Passage, Question
-from latentwire.evaluate.examples import context_ids
+from latentwire.examples import context_ids
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
-from suite.errors import UserError
 
 
 class StaticPrefix(Baseline):

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from latentwire.data.base import Passage, Question
-from latentwire.evaluate.examples import prompt_of
+from latentwire.examples import prompt_of
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.prompts import Prompt
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 class _StraightThrough(torch.autograd.Function):

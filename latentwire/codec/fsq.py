@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from callbacks.errors import UserError
 from latentwire.adapters.ridge import Ridge
 from latentwire.codec.base import Codec, Coded, Payload, bad_payload, straight_through
 from latentwire.codec.bits import pack, packed_bytes, unpack, width_of
-from suite.errors import UserError
 
 EPS = 1e-3
 

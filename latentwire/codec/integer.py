@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from callbacks.errors import UserError
 from latentwire.codec.base import Codec, Coded, Payload, bad_payload, straight_through
 from latentwire.codec.bits import pack, packed_bytes, unpack
 from latentwire.codec.fp16 import LARGEST
-from suite.errors import UserError
 
 
 class Integer(Codec):

@@ -7,9 +7,9 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
+from callbacks.errors import UserError
 from latentwire.codec.base import Codec, Coded, Payload, bad_payload, straight_through
 from latentwire.codec.bits import pack, packed_bytes, unpack, width_of
-from suite.errors import UserError
 
 EPS = 1e-5
 ROUNDS = 12  # of k-means

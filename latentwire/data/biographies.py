@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import overload
 
+from callbacks.errors import UserError
 from latentwire.data.base import Passage, Question, Split
-from suite.errors import UserError
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 HELD_OUT = 8  # one part in eight of all combinations for val, one for test

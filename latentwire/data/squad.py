@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from callbacks.errors import UserError
 from latentwire.data.base import Passage, Question, Split
-from suite.errors import UserError
 
 QUESTION_WORDS = ("what", "who", "when", "where", "which", "how", "why")
 

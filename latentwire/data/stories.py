@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from transformers import DynamicCache
 
+from callbacks.errors import UserError
 from latentwire.data.base import Passage, Question, Split
 from latentwire.lm.frozen import FrozenLM
-from latentwire.lm.llama2c import BOS, FIRST_BYTE, read_model, read_tokenizer
-from suite.errors import UserError
+from latentwire.pocket.llama2c import BOS, FIRST_BYTE, read_model, read_tokenizer
 
 BLOCK = 512  # stories sampled together: the unit of the cache
 BORDER = "▁"  # begins the first piece of a word

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from latentwire.encoders.layout import LatentLayout
-from suite.errors import UserError
+from callbacks.errors import UserError
+from latentwire.encoders.slots import LatentLayout
 
 Overflow = Literal["refuse", "count"]
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from latentwire.encoders.layout import LatentLayout
+from callbacks.errors import UserError
 from latentwire.encoders.pooling import Pooling
+from latentwire.encoders.slots import LatentLayout
 from latentwire.encoders.transformer import Transformer
-from suite.errors import UserError
 
 
 class Bottleneck(nn.Module):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from latentwire.encoders.base import Encoder, Overflow, Tokens
 from latentwire.encoders.bottleneck import Bottleneck
-from latentwire.encoders.layout import LatentLayout
 from latentwire.encoders.pooling import Pooling
+from latentwire.encoders.slots import LatentLayout
 from latentwire.encoders.transformer import Transformer
 
 

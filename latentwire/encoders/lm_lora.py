@@ -11,12 +11,12 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from callbacks.errors import UserError
 from latentwire.encoders.base import Encoder, Overflow, Tokens
 from latentwire.encoders.bottleneck import Bottleneck
-from latentwire.encoders.layout import LatentLayout
 from latentwire.encoders.pooling import Pooling
+from latentwire.encoders.slots import LatentLayout
 from latentwire.lm.frozen import FrozenLM
-from suite.errors import UserError
 
 Self = TypeVar("Self", bound="LMLoRAEncoder")
 EPS = 1e-6

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from callbacks.errors import UserError
 from latentwire.encoders.base import Encoder, Overflow, Tokens
-from latentwire.encoders.layout import LatentLayout
 from latentwire.encoders.pooling import chunk_borders
+from latentwire.encoders.slots import LatentLayout
 from latentwire.lm.frozen import FrozenLM
-from suite.errors import UserError
 
 
 class PCAEncoder(Encoder):

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from callbacks.errors import UserError
 from latentwire.encoders.transformer import Attention, Transformer, feed_forward
-from suite.errors import UserError
 
 Short = Literal["repeat", "refuse"]
 

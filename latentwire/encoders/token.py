@@ -9,8 +9,8 @@ from torch import Tensor
 
 from latentwire.encoders.base import Encoder, Overflow, Tokens
 from latentwire.encoders.bottleneck import Bottleneck
-from latentwire.encoders.layout import LatentLayout
 from latentwire.encoders.pooling import Pooling
+from latentwire.encoders.slots import LatentLayout
 from latentwire.encoders.transformer import Transformer
 from latentwire.lm.frozen import FrozenLM
 

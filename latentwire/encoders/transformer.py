@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 BASE = 10000.0
 

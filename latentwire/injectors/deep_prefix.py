@@ -11,8 +11,8 @@ from latentwire.adapters.base import Adapter
 from latentwire.adapters.ridge import Ridge
 from latentwire.injectors.base import Injector, Start
 from latentwire.injectors.fitting import pooled_kv
+from latentwire.injectors.kv_statistics import measure_kv
 from latentwire.injectors.rotary import RotaryPlacement
-from latentwire.injectors.statistics import measure_kv
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from callbacks.errors import UserError
 from latentwire.encoders.transformer import rotate
 from latentwire.lm.frozen import FrozenLM
-from suite.errors import UserError
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 

@@ -23,18 +23,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from latentwire.ladder.budget import checkpoint_of, config_of
+from callbacks.errors import UserError
 from latentwire.ladder.climb import TRAINED, climb
 from latentwire.ladder.options import Ladder, LadderTree
+from latentwire.ladder.rung5_budget import checkpoint_of, config_of
 from latentwire.ladder.subject import Subject
 from latentwire.ladder.verdict import Verdict
 from latentwire.run import Tree, dead, quiet, train
-from suite.check import check, check_effective
-from suite.compose import Composer
-from suite.errors import UserError
-from suite.identity import config_hash, run_dir
-from suite.job import execute
-from suite.ledger import write_json
+from suite.config.check import check, check_effective
+from suite.config.compose import Composer
+from suite.runs.identity import config_hash, run_dir
+from suite.runs.job import execute
+from suite.runs.ledger import write_json
 
 OWN = ("run", "train", "ladder")
 RESULT = "ladder.json"
@@ -71,10 +71,10 @@ class Asked:
 
 def parse(overrides: Sequence[str]) -> Asked:
     """Composes and checks. Raises UserError."""
-    composer = Composer()
-    cfg = composer.compose("ladder", overrides)
+    composer = Composer("latentwire/ladder")
+    cfg = composer.compose(overrides)
     check(cfg, LadderTree)
-    check_effective(cfg, overrides, dead, lambda o: composer.compose("ladder", o))
+    check_effective(cfg, overrides, dead, composer.compose)
     ladder: Ladder = TypeAdapter(Ladder).validate_python(OmegaConf.to_container(cfg.ladder, resolve=True))
     run = None if cfg.run is None else Path(str(cfg.run)).expanduser().absolute()
     trains = bool(cfg.train)

@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from latentwire.ladder.budget import Trained, budget
-from latentwire.ladder.channel import channel
-from latentwire.ladder.condition import condition
+from callbacks.errors import UserError
 from latentwire.ladder.options import Ladder
-from latentwire.ladder.overfit import overfit
-from latentwire.ladder.parity import parity
-from latentwire.ladder.replay import replay
-from latentwire.ladder.squeeze import squeeze
+from latentwire.ladder.rung0_parity import parity
+from latentwire.ladder.rung1_replay import replay
+from latentwire.ladder.rung2_channel import channel
+from latentwire.ladder.rung3_overfit import overfit
+from latentwire.ladder.rung4_condition import condition
+from latentwire.ladder.rung5_budget import Trained, budget
+from latentwire.ladder.rung6_squeeze import squeeze
 from latentwire.ladder.subject import Subject
 from latentwire.ladder.verdict import NAMES, Verdict, refused
-from suite.errors import UserError
 
 TRAINED = 5  # the first rung that needs a trained wire
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from callbacks.collapse import effective_rank
+from callbacks.run.collapse import effective_rank
 
 ROUNDING = 1e-4  # deviations below this share of the whole are rounding, whose rank is high and means nothing
 

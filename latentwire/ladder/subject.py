@@ -9,16 +9,16 @@ from functools import cached_property
 import torch
 from omegaconf import DictConfig
 
+from callbacks.errors import UserError
 from latentwire.baselines.base import Baseline
 from latentwire.build import Source, build_source, build_wire
 from latentwire.data.base import Passage, Question, Split
 from latentwire.encoders.base import Tokens
-from latentwire.evaluate.examples import is_continuation, whole_prompt_text
+from latentwire.examples import is_continuation, whole_prompt_text
 from latentwire.lm.frozen import FrozenLM
 from latentwire.wire import LatentWire
-from suite.errors import UserError
-from suite.instantiate import build_node
-from suite.job import seed_everything
+from suite.config.instantiate import build_node
+from suite.runs.job import seed_everything
 
 Pair = tuple[Passage, Question]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 Status = Literal["pass", "fail", "not run"]
 NAMES = ("parity", "replay", "channel", "overfit", "condition", "budget", "squeeze")

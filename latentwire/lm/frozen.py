@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
+from callbacks.errors import UserError
 from latentwire.lm import loading, prompts
 from latentwire.lm.layout import Ids, Prefix, lay_out_text, right_padded
 from latentwire.lm.results import AnswerLogprobs, EmbeddingStats, Generation
-from suite.errors import UserError
 
 __all__ = ["AnswerLogprobs", "EmbeddingStats", "FrozenLM", "Generation", "Prefix"]
 

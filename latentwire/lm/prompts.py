@@ -17,7 +17,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 QUESTION = "Question: "
 ANSWER = "Answer:"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from callbacks.errors import UserError
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Ids, Prefix
-from suite.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from latentwire.curriculum import Schedule
 from latentwire.lm.results import AnswerLogprobs
+from latentwire.train.curriculum import Schedule
 
 # Rows of an LM forward: questions with the right latents, with those of another text, the text itself, its end.
 Kind = Literal["answer", "wrong", "text", "continuation"]
@@ -63,7 +63,7 @@ class Objective(nn.Module):
     """Base. `weight` says how much the objective counts at a step; its rows are not computed where that is 0.
 
     Args:
-        weight: see `latentwire.curriculum`.
+        weight: see `latentwire.train.curriculum`.
     """
 
     needs: tuple[Kind, ...] = ("answer",)

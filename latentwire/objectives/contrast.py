@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from latentwire.curriculum import Schedule
 from latentwire.objectives.base import Objective, Outcome, Seen
+from latentwire.train.curriculum import Schedule
 
 
 def hinge(right: Tensor, wrong: Tensor, margin: float) -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from latentwire.curriculum import Schedule
+from callbacks.errors import UserError
 from latentwire.objectives.base import Objective, Outcome, Seen, TopK
-from suite.errors import UserError
+from latentwire.train.curriculum import Schedule
 
 TINY = 1e-7
 

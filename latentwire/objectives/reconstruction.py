@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latentwire.curriculum import Schedule
 from latentwire.encoders.pooling import chunk_borders
 from latentwire.objectives.base import Objective, Outcome, Seen
+from latentwire.train.curriculum import Schedule
 
 
 def embedding_loss(predicted: Tensor, target: Tensor, cosine: float, mse: float) -> tuple[Tensor, Tensor]:

@@ -16,15 +16,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from callbacks.errors import UserError
 from latentwire.data.base import Passage
-from latentwire.evaluate.examples import prompt_of
+from latentwire.examples import prompt_of
 from latentwire.lm import prompts
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 from latentwire.lm.prompts import Prompt
 from latentwire.objectives.base import TopK
 from latentwire.objectives.distillation import top_k
-from suite.errors import UserError
 
 
 @torch.no_grad()

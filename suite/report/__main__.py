@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from suite.errors import UserError
+from callbacks.errors import UserError
 from suite.report.data import read_runs
 from suite.report.frames import group_runs
 from suite.report.html import write

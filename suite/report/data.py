@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from suite.errors import UserError
-from suite.ledger import FILE_NAME, Ledger
+from callbacks.errors import UserError
+from suite.runs.ledger import FILE_NAME, Ledger
 
 STATUSES = ("finished", "failed", "stopped", "running")
 HISTORY = {"step": int, "epoch": int, "name": str, "value": float}

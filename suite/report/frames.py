@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from suite.errors import UserError
+from callbacks.errors import UserError
 from suite.report.data import Run, Series
 from suite.report.labels import is_neutral, labels
 

@@ -12,7 +12,6 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from suite.report import multimodal  # noqa: F401  (registers its sections)
 from suite.report.data import Run, read_run, read_runs
 from suite.report.figures import TEMPLATE, Figure, as_json
 from suite.report.frames import RunFrames, group_runs

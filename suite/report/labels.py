@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from suite.identity import NOT_MEANINGFUL
+from suite.runs.identity import NOT_MEANINGFUL
 
 IGNORED = {*NOT_MEANINGFUL, "seed", "label", "hydra", "program"}
 # Left out of a label where the rest still tells the configurations apart.

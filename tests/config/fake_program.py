@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig
 
-from suite.check import Common
-from suite.errors import UserError
-from suite.launch import Run, launch
+from callbacks.errors import UserError
+from suite.config.check import Common
+from suite.runs.launch import Run, launch
 
 if TYPE_CHECKING:
     from somewhere.unknown import Thing  # a name that exists for type checkers only

@@ -9,9 +9,9 @@ import fake_program
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from suite.check import check, check_effective
-from suite.compose import compose
-from suite.errors import UserError
+from callbacks.errors import UserError
+from suite.config.check import check, check_effective
+from suite.config.compose import compose
 
 
 def tree(*overrides: str) -> DictConfig:

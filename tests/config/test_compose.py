@@ -13,8 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
-from suite.compose import Composer, compose, conf_dir, nearest_key
-from suite.errors import UserError
+from callbacks.errors import UserError
+from suite.config.compose import Composer, compose, conf_dir, nearest_key
 
 
 def test_overrides_groups_and_the_experiment_name_arrive() -> None:
@@ -71,23 +71,24 @@ def test_all_wrong_overrides_are_told_at_once() -> None:
 
 
 def test_broken_yaml_names_file_and_line(tmp_path: Path) -> None:
-    (tmp_path / "fake.yaml").write_text("seed: 0\nname: [a\n")
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake" / "config.yaml").write_text("seed: 0\nname: [a\n")
     with pytest.raises(UserError) as error:
         compose("fake", [], tmp_path)
-    assert "fake.yaml, line" in error.value.where
+    assert "config.yaml, line" in error.value.where
 
 
 def test_a_user_folder_adds_experiments(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 42\n")
-    cfg = Composer(fake_program.CONF, [tmp_path]).compose("fake", ["experiment=mine"])
+    cfg = Composer("fake", fake_program.CONF, [tmp_path]).compose(["experiment=mine"])
     assert (cfg.name, cfg.seed) == ("mine", 42)
     with pytest.raises(UserError, match="no such folder"):
-        Composer(fake_program.CONF, [tmp_path / "absent"])
+        Composer("fake", fake_program.CONF, [tmp_path / "absent"])
 
 
 def test_conf_dir_is_found_from_anywhere(tmp_path: Path) -> None:
-    code = "from suite.compose import conf_dir; print(conf_dir())"
+    code = "from suite.config.compose import conf_dir; print(conf_dir())"
     env = {"PYTHONPATH": str(Path(__file__).parents[2])}
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
@@ -99,7 +100,7 @@ def test_conf_dir_is_found_from_anywhere(tmp_path: Path) -> None:
 def test_the_packaged_tree_comes_before_the_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "site" / "suite"
     (package / "conf").mkdir(parents=True)
-    monkeypatch.setattr("suite.compose.__file__", str(package / "compose.py"))
+    monkeypatch.setattr("suite.config.compose.__file__", str(package / "config" / "compose.py"))
     assert conf_dir() == package / "conf"
     (package / "conf").rmdir()
     with pytest.raises(UserError, match="conf"):

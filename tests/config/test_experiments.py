@@ -8,41 +8,35 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from suite.check import check
-from suite.compose import Composer, conf_dir
-from suite.identity import config_hash
+from suite.config.check import check
+from suite.config.compose import Composer, conf_dir
+from suite.runs.identity import config_hash
 
-PROGRAMS = sorted(p.stem for p in conf_dir().glob("*.yaml"))
+PROGRAMS = sorted(p.parent.name for p in conf_dir().glob("*/config.yaml"))
 
 
 @cache
-def composer() -> Composer:
-    return Composer()
+def composer(program: str) -> Composer:
+    return Composer(program)
 
 
-def names(group: str) -> list[str]:
-    return sorted(str(p.relative_to(conf_dir() / group).with_suffix("")) for p in (conf_dir() / group).rglob("*.yaml"))
+def names(program: str, group: str) -> list[str]:
+    folder = conf_dir() / program / group
+    return sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
 
 
-def belongs(program: str, experiment: str) -> bool:
-    """An experiment says which program it is for by `program: …`; without it, it is for asgml."""
-    text = (conf_dir() / "experiment" / f"{experiment}.yaml").read_text(encoding="utf-8")
-    said = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("program:")]
-    return (said or ["asgml"])[0] == program
-
-
-CASES = [(p, e) for p in PROGRAMS for e in names("experiment") if belongs(p, e)]
+CASES = [(p, e) for p in PROGRAMS for e in names(p, "experiment")]
 
 
 @pytest.mark.parametrize(("program", "experiment"), CASES)
 def test_experiment_with_every_method(program: str, experiment: str) -> None:
     hashes: dict[str, str] = {}
-    for method in names("method") if program == "asgml" else [None]:
+    for method in names(program, "method") if program == "asgml" else [None]:
         overrides = [f"experiment={experiment}", *([f"method={method}"] if method else [])]
-        cfg = composer().compose(program, overrides)
+        cfg = composer(program).compose(overrides)
         missing = [f"{key}=given" for key in OmegaConf.missing_keys(cfg)]  # what only the user can know: data.path
         if missing:
-            cfg = composer().compose(program, [*overrides, *missing])
+            cfg = composer(program).compose([*overrides, *missing])
         check(cfg)
         assert (cfg.program, cfg.name) == (program, experiment)
         twin = hashes.setdefault(config_hash(cfg), str(method))
@@ -51,7 +45,7 @@ def test_experiment_with_every_method(program: str, experiment: str) -> None:
 
 def test_the_tree_stays_in_struct_mode() -> None:
     for program, experiment in CASES[:1]:
-        cfg = composer().compose(program, [f"experiment={experiment}"])
+        cfg = composer(program).compose([f"experiment={experiment}"])
         with pytest.raises(Exception, match="not in struct"):
             cfg.no_such_key = 1
 

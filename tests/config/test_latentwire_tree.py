@@ -6,18 +6,18 @@ from functools import cache
 
 import pytest
 
+from callbacks.errors import UserError
 from latentwire.run import Tree, dead
-from suite.check import check, check_effective
-from suite.compose import Composer
-from suite.errors import UserError
-from suite.identity import config_hash
+from suite.config.check import check, check_effective
+from suite.config.compose import Composer
+from suite.runs.identity import config_hash
 
 GROUPS = ("corpus", "readers", "objective", "curriculum")
 
 
 @cache
 def composer() -> Composer:
-    return Composer()
+    return Composer("latentwire")
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -26,17 +26,17 @@ def test_every_option_composes_and_is_another_run(group: str) -> None:
     options = composer().options(group)
     for option in options:
         value = f"[{option}]" if group in ("objective", "baseline") else option
-        cfg = composer().compose("latentwire", [f"{group}={value}"])
+        cfg = composer().compose([f"{group}={value}"])
         check(cfg, Tree)
         hashes.add(config_hash(cfg))
     assert len(hashes) == len(options) > 0
 
 
 def refused(*overrides: str) -> str:
-    cfg = composer().compose("latentwire", list(overrides))
+    cfg = composer().compose(list(overrides))
     check(cfg, Tree)
     with pytest.raises(UserError) as error:
-        check_effective(cfg, list(overrides), dead, lambda o: composer().compose("latentwire", o))
+        check_effective(cfg, list(overrides), dead, composer().compose)
     return str(error.value)
 
 
@@ -45,9 +45,9 @@ def test_keys_without_effect_are_refused() -> None:
     assert "no objective learns from the teacher" in refused("teacher.top_k=5")
     assert "fixes encoder and codec" in refused("wire.from_run=runs/x", "group_lr.encoder=0.1")
     fine = ["objective=[answer_ce,answer_kd]", "teacher.top_k=5", "wire.ratio=8"]
-    check_effective(composer().compose("latentwire", fine), fine, dead)
+    check_effective(composer().compose(fine), fine, dead)
 
 
 def test_a_misspelt_key_of_a_plain_node_is_an_error_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match=r"did you mean ratio"):
-        check(composer().compose("latentwire", ["+wire.ratios=8"]), Tree)
+        check(composer().compose(["+wire.ratios=8"]), Tree)

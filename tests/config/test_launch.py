@@ -17,10 +17,10 @@ import fake_program
 import pytest
 import yaml
 
-from suite import job
-from suite.identity import config_hash
-from suite.launch import Run, plan
-from suite.ledger import Ledger
+from suite.runs import job
+from suite.runs.identity import config_hash
+from suite.runs.launch import Run, plan
+from suite.runs.ledger import Ledger
 
 Main = Callable[..., int]
 
@@ -33,7 +33,7 @@ def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Main:
     monkeypatch.chdir(cwd)
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("suite.launch.release_memory", lambda: None)  # 0.2 s per job, for nothing here
+    monkeypatch.setattr("suite.runs.launch.release_memory", lambda: None)  # 0.2 s per job, for nothing here
     fake_program.calls.clear()
 
     def call(*arguments: str) -> int:

@@ -9,8 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from asgml.run import Tree, dead
-from suite.compose import Composer, compose, conf_dir
-from suite.launch import plan
+from suite.config.compose import Composer, compose, conf_dir
+from suite.runs.launch import plan
 
 PUBLISHED = [
     ("arl", "temperature", {"cremad": 8, "cremad_mini": 8, "ave": 4, "kinetics_sounds": 4, "avdigits": 4}),
@@ -43,8 +43,8 @@ def test_a_sweep_over_data_sets_gives_each_its_own() -> None:
 
 def test_only_data_sets_of_the_suite_are_named() -> None:
     """A misspelt name would silently mean every other data set."""
-    known, found = set(Composer().options("data")), set()
-    for path in (conf_dir() / "method").glob("*.yaml"):
+    known, found = set(Composer("asgml").options("data")), set()
+    for path in (conf_dir() / "asgml" / "method").glob("*.yaml"):
         for mapping in re.findall(r"\$\{choose:\$\{hydra:runtime\.choices\.data\},\{(.*)\},[^}]*\}", path.read_text()):
             found |= set(re.findall(r"(\w+):", re.sub(r"\{[^{}]*\}", "{}", mapping)))
         assert path.read_text().count("${choose:") == len(re.findall(r"\$\{choose:\$\{hydra:", path.read_text()))

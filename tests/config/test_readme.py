@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from asgml.run import Tree, dead
-from suite.launch import plan
+from suite.runs.launch import plan
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^python -m asgml\.run ?(.*?)(?:\s+#.*)?$", README, re.MULTILINE)

@@ -16,7 +16,7 @@ import torch
 from asgml_runs import ROOT, compose, fit, overrides, rows, unequal, write_features
 from two_ranks import AGREE_ONLY, MODES, results, write_data
 
-from suite.identity import run_dir
+from suite.runs.identity import run_dir
 
 Results = dict[str, dict[str, Any]]
 

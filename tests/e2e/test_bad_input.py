@@ -15,7 +15,7 @@ from asgml_runs import overrides, write_features
 
 from asgml.data.cremad_mini import CremadMini
 from asgml.run import Tree, dead, train
-from suite.launch import launch
+from suite.runs.launch import launch
 
 SCREEN = 24  # lines
 

@@ -8,7 +8,7 @@ import pytest
 from asgml_runs import overrides, write_features
 
 from asgml.run import Tree, dead, train
-from suite.launch import launch
+from suite.runs.launch import launch
 
 
 @pytest.fixture(scope="module")

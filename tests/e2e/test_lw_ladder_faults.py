@@ -13,15 +13,15 @@ import torch
 from lw_runs import config, fit
 
 from latentwire.adapters.calibration import Calibration
-from latentwire.batches import Renderer
 from latentwire.encoders.base import Encoder, Tokens
 from latentwire.encoders.pooling import ChunkMean
 from latentwire.injectors.deep_prefix import DeepPrefix
 from latentwire.ladder.__main__ import main
 from latentwire.lm import frozen, prompts
 from latentwire.lm.layout import TextColumns
+from latentwire.train.batches import Renderer
 from latentwire.wire import LatentWire
-from suite.identity import run_dir
+from suite.runs.identity import run_dir
 
 # A model that really reads, and little to do on every rung.
 QUICK = [
@@ -91,7 +91,7 @@ def test_a_question_cut_before_the_reader_everywhere(climb: Any, monkeypatch: py
         prompt = whole(*args, **kwargs)
         return replace(prompt, question=prompt.question[:6])
 
-    for place in ("latentwire.lm.prompts", "latentwire.evaluate.examples"):
+    for place in ("latentwire.lm.prompts", "latentwire.examples"):
         monkeypatch.setattr(f"{place}.render", cut)
     rung, bad = climb(*QUICK)
     assert rung == 0
@@ -199,7 +199,7 @@ def test_an_adapter_that_is_not_in_the_optimiser(climb: Any, monkeypatch: pytest
 
 
 def test_an_adapter_that_no_stage_trains(climb: Any) -> None:
-    only = "stages=[{_target_:latentwire.curriculum.Stage,name:latents,trains:[encoder,injector]}]"
+    only = "stages=[{_target_:latentwire.train.curriculum.Stage,name:latents,trains:[encoder,injector]}]"
     rung, bad = climb(*LATER, only)
     assert rung == 3
     assert "no stage trains adapter:pocket_llama" in bad["found"]

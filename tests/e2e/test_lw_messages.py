@@ -13,17 +13,17 @@ import pytest
 from lw_runs import config, fit, lm_node, run_of, save_lm
 from omegaconf import open_dict
 
+from callbacks.errors import UserError
 from latentwire.answer import answer
 from latentwire.answer import main as answer_main
 from latentwire.build import Loaded, load
 from latentwire.data.base import Passage
 from latentwire.encode import encode_text
 from latentwire.encode import main as encode_main
-from latentwire.evaluate.evaluator import Evaluator
 from latentwire.run import train
-from suite.errors import UserError
-from suite.identity import run_dir
-from suite.job import seed_everything
+from latentwire.scoring.evaluator import Evaluator
+from suite.runs.identity import run_dir
+from suite.runs.job import seed_everything
 
 ROOT = Path(__file__).parents[2]
 EVALUATED = 3  # passages, see lw_runs.SMALL

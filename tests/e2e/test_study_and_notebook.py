@@ -10,7 +10,7 @@ import pytest
 from asgml_runs import overrides, write_features
 
 from asgml.study import PROGRAM
-from suite.study import Study, run_study
+from suite.runs.study import Study, run_study
 
 ROOT = Path(__file__).resolve().parents[2]
 

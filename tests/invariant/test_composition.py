@@ -25,12 +25,12 @@ from toys import (
 
 from asgml.methods.ogm_ge import OGMGE
 from asgml.methods.uniform import Uniform
-from callbacks.frequency import FrequencyMask
-from callbacks.gate import StepGate
-from callbacks.pipeline import StepPipeline
-from callbacks.probe import ProbeEMA
-from callbacks.staleness import StalenessBuffer
-from suite.errors import UserError
+from callbacks.errors import UserError
+from callbacks.stages.frequency import FrequencyMask
+from callbacks.stages.gate import StepGate
+from callbacks.stages.probe import ProbeEMA
+from callbacks.stages.staleness import StalenessBuffer
+from callbacks.step.pipeline import StepPipeline
 
 
 class FixedProbe(ProbeEMA):

@@ -23,9 +23,9 @@ from toys import (
     train,
 )
 
-from callbacks.gate import StepGate
-from callbacks.pipeline import StepPipeline
-from callbacks.staleness import StalenessBuffer
+from callbacks.stages.gate import StepGate
+from callbacks.stages.staleness import StalenessBuffer
+from callbacks.step.pipeline import StepPipeline
 
 STEPS = 30
 

@@ -20,10 +20,10 @@ from toys import (
     train,
 )
 
-from callbacks.frequency import FrequencyMask
-from callbacks.gate import StepGate
-from callbacks.pipeline import StepPipeline
-from callbacks.staleness import StalenessBuffer
+from callbacks.stages.frequency import FrequencyMask
+from callbacks.stages.gate import StepGate
+from callbacks.stages.staleness import StalenessBuffer
+from callbacks.step.pipeline import StepPipeline
 
 AUDIO = "net.encoders.audio"
 

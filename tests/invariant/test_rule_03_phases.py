@@ -9,8 +9,8 @@ import random
 import pytest
 from toys import asgml, toy_batches, toy_spec, train
 
-from callbacks.frequency import Cadence, FrequencyMask, check_phases, covering_phases, covers
-from suite.errors import UserError
+from callbacks.errors import UserError
+from callbacks.stages.frequency import Cadence, FrequencyMask, check_phases, covering_phases, covers
 
 
 def coverable(ks: tuple[int, ...]) -> bool:

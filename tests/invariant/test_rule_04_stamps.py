@@ -10,9 +10,9 @@ import pytest
 import torch
 from toys import MOMENTUM, Book, Quadratic, asgml, fit, quadratic_batches, quadratic_form, toy_batches, toy_spec, train
 
-from callbacks.gate import StepGate
-from callbacks.pipeline import StepPipeline
-from callbacks.staleness import StalenessBuffer, Stamps
+from callbacks.stages.gate import StepGate
+from callbacks.stages.staleness import StalenessBuffer, Stamps
+from callbacks.step.pipeline import StepPipeline
 
 
 @dataclass

@@ -10,12 +10,12 @@ import torch
 from toys import ADAMW, SGD, Foreign, Quadratic, asgml, fit, foreign_batches, quadratic_batches, quadratic_form
 from toys import train as run_asgml
 
-from callbacks.frequency import FrequencyMask
-from callbacks.groups import SCALE_INVARIANT
-from callbacks.pipeline import StepPipeline
-from callbacks.probe import ProbeEMA
-from callbacks.staleness import StalenessBuffer, compensation, delay_compensate_
-from suite.errors import UserError
+from callbacks.errors import UserError
+from callbacks.stages.frequency import FrequencyMask
+from callbacks.stages.probe import ProbeEMA
+from callbacks.stages.staleness import StalenessBuffer, compensation, delay_compensate_
+from callbacks.step.groups import SCALE_INVARIANT
+from callbacks.step.pipeline import StepPipeline
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,9 @@ from toys import (
 from asgml.methods.joint import Joint
 from asgml.methods.uniform import Uniform
 from asgml.model.net import FUSION
-from callbacks.frequency import FrequencyMask
-from callbacks.pipeline import StepPipeline
-from suite.errors import UserError
+from callbacks.errors import UserError
+from callbacks.stages.frequency import FrequencyMask
+from callbacks.step.pipeline import StepPipeline
 
 STEPS = 24
 

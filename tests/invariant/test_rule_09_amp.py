@@ -12,8 +12,8 @@ from asgml_runs import config, prepare, rows, weights, write_features
 from lightning.pytorch.plugins import MixedPrecision
 
 from asgml.build import Parts
-from callbacks.gate import TooManySkips
-from suite.errors import UserError
+from callbacks.errors import UserError
+from callbacks.stages.gate import TooManySkips
 
 POISONED = ((0, 4), (1, 2))
 

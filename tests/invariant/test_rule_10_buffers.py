@@ -15,8 +15,8 @@ from asgml_runs import config, differing, fit, prepare, weights, write_features
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from asgml.build import Parts
-from callbacks.checkpoint import StepCheckpoint
-from callbacks.staleness import Ring, StalenessBuffer
+from callbacks.run.checkpoint import StepCheckpoint
+from callbacks.stages.staleness import Ring, StalenessBuffer
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_a_ring_gives_back_what_it_was_given(data: Path, tmp_path: Path) -> None
 
 
 def _groups(parts: Parts) -> Any:
-    from callbacks.groups import named_groups
+    from callbacks.step.groups import named_groups
 
     named = [{"params": params, "name": name} for name, params in parts.module.net.groups().items()]
     return named_groups(torch.optim.SGD(named, lr=0.1))
@@ -249,7 +249,7 @@ def test_a_step_reads_from_the_device_once(data: Path, tmp_path: Path, mode: str
 
 
 def test_the_progress_bar_reads_nothing_from_the_device(data: Path, tmp_path: Path) -> None:
-    bar = "callbacks.progress={_target_:callbacks.progress.StepProgress}"
+    bar = "callbacks.progress={_target_:callbacks.run.progress.StepProgress}"
     cfg = config(data, tmp_path, "method=uniform", bar, "trainer.enable_progress_bar=true")
     steps = watched(cfg)
     assert not [f for found in steps for f in found if f.startswith("get_metrics")]

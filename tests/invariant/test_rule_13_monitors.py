@@ -33,7 +33,7 @@ MONITORS: dict[str, list[str]] = {
     "sanity validation": ["trainer.num_sanity_val_steps=2"],
     "many checkpoints": ["callbacks.checkpoint.every_n_steps=1"],
     "few callbacks": ["callbacks.alarm=null", "callbacks.rng=null", "callbacks.stop=null"],
-    "progress bar": ["callbacks.progress={_target_:callbacks.progress.StepProgress}",
+    "progress bar": ["callbacks.progress={_target_:callbacks.run.progress.StepProgress}",
                      "trainer.enable_progress_bar=true"],
     "two workers": ["loader.workers=2"],
 }  # fmt: skip

@@ -27,14 +27,14 @@ from toys import (
 from asgml.methods.base import Method
 from asgml.methods.ogm_ge import OGMGE
 from asgml.methods.uniform import Uniform
-from callbacks.averaging import EMAWeights, SWAWeights
-from callbacks.clip import GroupClip
-from callbacks.frequency import FrequencyMask
-from callbacks.gate import StepGate
-from callbacks.lr import LRSchedule
-from callbacks.pipeline import StepPipeline
-from callbacks.probe import ProbeEMA
-from callbacks.staleness import StalenessBuffer
+from callbacks.run.averaging import EMAWeights, SWAWeights
+from callbacks.stages.clip import GroupClip
+from callbacks.stages.frequency import FrequencyMask
+from callbacks.stages.gate import StepGate
+from callbacks.stages.lr import LRSchedule
+from callbacks.stages.probe import ProbeEMA
+from callbacks.stages.staleness import StalenessBuffer
+from callbacks.step.pipeline import StepPipeline
 
 SHAPE = (1, 4, 4)
 BAD = (3, 8, 9)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from toys import CLASSES, asgml, train
 
-from asgml.dynamics import DynamicsTracker
-from callbacks.diagnostics import GradientNorms
-from callbacks.probe import CorrectedEMA, ProbeEMA
+from asgml.rhythm.dynamics import DynamicsTracker
+from callbacks.stages.diagnostics import GradientNorms
+from callbacks.stages.probe import CorrectedEMA, ProbeEMA
 
 
 def test_two_modalities_of_equal_accuracy_have_no_gap_whenever_they_are_first_scored():

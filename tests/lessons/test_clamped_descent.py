@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from asgml.dynamics import DynamicsTracker
-from asgml.schedule import speed_delay
+from asgml.rhythm.dynamics import DynamicsTracker
+from asgml.rhythm.schedule import speed_delay
 
 
 def overfitting(sign: float) -> DynamicsTracker:

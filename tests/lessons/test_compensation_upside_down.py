@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 from toys import asgml, train
 
-from callbacks.staleness import compensation
+from callbacks.stages.staleness import compensation
 
 
 def test_compensation_never_amplifies_and_falls_with_age():

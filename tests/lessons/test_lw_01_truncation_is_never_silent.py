@@ -13,17 +13,17 @@ import torch
 import yaml
 from lw_toys import byte_tokenizer, tiny_model
 
+from callbacks.errors import UserError
 from latentwire.baselines.budget import LegacyTruncation, TokenBudget, WholePromptBudget
 from latentwire.data.base import Passage, Question
 from latentwire.encoders.base import Encoder, build_encoder
 from latentwire.encoders.byte import ByteEncoder
-from latentwire.encoders.layout import LatentLayout
 from latentwire.encoders.lm_lora import LMLoRAEncoder
 from latentwire.encoders.pooling import ChunkMean
+from latentwire.encoders.slots import LatentLayout
 from latentwire.encoders.token import TokenEncoder
-from latentwire.evaluate.examples import prompt_of, whole_prompt_text
+from latentwire.examples import prompt_of, whole_prompt_text
 from latentwire.lm.frozen import FrozenLM
-from suite.errors import UserError
 
 SMALL: dict[str, Any] = {"pooling": ChunkMean, "width": 8, "refiner_layers": 1, "heads": 2}
 ENCODERS: dict[str, Callable[..., Encoder]] = {
@@ -72,7 +72,7 @@ def test_what_does_not_fit_is_refused_or_counted_to_the_token(name: str, lm: Fro
 
 
 def test_every_configured_encoder_refuses_by_default() -> None:
-    folder = Path(__file__).parents[2] / "conf" / "encoder"
+    folder = Path(__file__).parents[2] / "conf" / "latentwire" / "encoder"
     found = {p.stem: yaml.safe_load(p.read_text(encoding="utf-8")) for p in folder.glob("*.yaml")}
     settings = {name: node["overflow"] for name, node in found.items() if "_target_" in node}
     assert set(settings.values()) == {"refuse"}

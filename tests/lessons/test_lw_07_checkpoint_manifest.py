@@ -10,10 +10,10 @@ import torch
 from lw_runs import config, fit, prepare
 from peft import LoraConfig
 
-from callbacks.manifest import verify
+from callbacks.errors import UserError
+from callbacks.run.manifest import verify
 from latentwire.build import load
-from suite.errors import UserError
-from suite.identity import run_dir
+from suite.runs.identity import run_dir
 
 LORA = ["+adaptation.tiny_llama={_target_:latentwire.build.LoRA,rank:2}", "trainer.max_epochs=1"]
 

@@ -12,10 +12,10 @@ import torch
 from lw_runs import config, fit
 from torch.utils.data import DataLoader
 
-from callbacks.checkpoint import StepCheckpoint
-from callbacks.peak import PeakCheckpoint
-from suite.compose import compose
-from suite.identity import run_dir
+from callbacks.run.checkpoint import StepCheckpoint
+from callbacks.run.peak import PeakCheckpoint
+from suite.config.compose import compose
+from suite.runs.identity import run_dir
 
 LUCKY = [0.05, 0.10, 0.25, 0.11, 0.14, 0.17, 0.19, 0.22, 0.22, 0.21]  # nine of 36 in the third validation
 
@@ -89,7 +89,7 @@ class Reading:
 
 def test_the_program_chooses_by_all_validation_questions_smoothed(tmp_path: Path) -> None:
     configured = compose("latentwire", []).callbacks.checkpoint
-    assert configured._target_ == "callbacks.peak.PeakCheckpoint"
+    assert configured._target_ == "callbacks.run.peak.PeakCheckpoint"
     assert configured.monitor.startswith("val/")
     assert 0 < configured.smoothing < 1
     cfg = config(tmp_path)

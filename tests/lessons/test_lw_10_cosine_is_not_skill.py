@@ -14,16 +14,16 @@ from torch import Tensor
 
 from latentwire.baselines.pca import PCA
 from latentwire.baselines.text import Text
-from latentwire.curriculum import Constant
 from latentwire.data.biographies import Biographies
 from latentwire.encoders.pooling import ChunkMean, CrossAttention, Hierarchical, StridedConv
-from latentwire.evaluate.evaluator import Evaluator
-from latentwire.evaluate.examples import prompt_of
-from latentwire.lm import pocket
+from latentwire.examples import prompt_of
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 from latentwire.objectives.base import Seen
 from latentwire.objectives.reconstruction import EmbeddingReconstruction, embedding_loss
+from latentwire.pocket import architecture as pocket
+from latentwire.scoring.evaluator import Evaluator
+from latentwire.train.curriculum import Constant
 
 
 def test_embeddings_at_a_cosine_of_three_quarters_answer_next_to_nothing() -> None:

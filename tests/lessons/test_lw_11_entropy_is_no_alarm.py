@@ -13,8 +13,8 @@ from lw_runs import config, history, prepare
 from omegaconf import DictConfig
 from torch import Tensor
 
-from callbacks.collapse import Collapsed, CollapseMonitor, CollapseSample
-from latentwire.evaluate.metrics import first_tokens
+from callbacks.run.collapse import Collapsed, CollapseMonitor, CollapseSample
+from latentwire.scoring.metrics import first_tokens
 
 N, VOCAB, THE = 40, 500, 7
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from lw_runs import config, prepare
 
-from callbacks.audit import AuditFailure
-from suite.errors import UserError
+from callbacks.errors import UserError
+from callbacks.run.audit import AuditFailure
 
 
 def run(parts: Any) -> None:

@@ -9,9 +9,9 @@ import torch
 from lw_toys import BOS, EOS, byte_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from callbacks.errors import UserError
 from latentwire.lm.frozen import FrozenLM, Prefix
 from latentwire.lm.sanity import check_bounds
-from suite.errors import UserError
 
 VOCAB, LOGIT = 264, 5.0
 QUESTIONS = [[10], [20, 30], [9, 8, 40]]

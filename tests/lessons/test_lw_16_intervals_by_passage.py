@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from latentwire.evaluate.evaluation import paired_tests
-from latentwire.evaluate.metrics import summarise
+from latentwire.scoring.evaluation import paired_tests
+from latentwire.scoring.metrics import summarise
 
 
 def rows(scores: list[float], group_of: int, method: str = "wire") -> list[dict]:

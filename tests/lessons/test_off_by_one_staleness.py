@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from toys import fit
 
-from callbacks.pipeline import StepPipeline
-from callbacks.staleness import StalenessBuffer
+from callbacks.stages.staleness import StalenessBuffer
+from callbacks.step.pipeline import StepPipeline
 
 
 class Counter(L.LightningModule):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from toys import asgml, toy_batches, toy_spec, train
 
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 @pytest.mark.parametrize("modalities", [2, 3])

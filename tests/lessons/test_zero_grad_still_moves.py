@@ -6,8 +6,8 @@ import pytest
 import torch
 from toys import ADAMW, MOMENTUM, Foreign, differences, fit, foreign_batches
 
-from callbacks.frequency import FrequencyMask
-from callbacks.stage import Stage
+from callbacks.stages.frequency import FrequencyMask
+from callbacks.step.stage import Stage
 
 
 class Zeroed(Stage):

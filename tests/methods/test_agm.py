@@ -11,7 +11,7 @@ from toys import SGD, differences
 
 from asgml.methods.agm import AGM
 from asgml.methods.joint import Joint
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def fused(seen: Seen, i: int, subset: set[str]) -> list[float]:

@@ -9,7 +9,7 @@ from methods_toys import Seen, cross_entropy, mean, observe, softmax
 from toys import SGD, differences
 
 from asgml.methods.amco import AMCo
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 EPOCHS = 3
 

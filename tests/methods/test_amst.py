@@ -8,7 +8,7 @@ from toys import MOMENTUM, SGD, differences, same
 
 from asgml.methods.amst import AMST
 from asgml.methods.joint import Joint
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def fused_loss(seen: Seen, taking_part: set[str]) -> float:

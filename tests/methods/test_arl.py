@@ -10,7 +10,7 @@ from toys import SGD, differences
 
 from asgml.methods.arl import ARL
 from asgml.methods.uniform import Uniform
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def weights(seen: Seen, temperature: float, floor: float) -> dict[str, float]:

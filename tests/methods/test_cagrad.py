@@ -12,7 +12,7 @@ from toys import SGD, differences
 
 from asgml.methods.cagrad import CAGrad, worst_case
 from asgml.methods.uniform import Uniform
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def quadratic(a: list[float], gram: list[list[float]], b: list[float]) -> float:

@@ -13,7 +13,7 @@ from toys import SGD, differences
 from asgml.methods.base import Step
 from asgml.methods.cggm import CGGM, direction
 from asgml.methods.joint import Joint
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def accuracies(seen: Seen) -> dict[str, float]:

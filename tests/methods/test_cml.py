@@ -9,7 +9,7 @@ from methods_toys import Seen, cross_entropy, mean, observe, softmax
 from toys import SGD
 
 from asgml.methods.cml import CML
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def fused(seen: Seen, i: int, subset: set[str]) -> list[float]:

@@ -8,7 +8,7 @@ from toys import SGD, differences
 
 from asgml.methods.dgl import DGL
 from asgml.methods.joint import Joint
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def columns(seen: Seen) -> dict[str, range]:

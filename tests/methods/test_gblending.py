@@ -12,7 +12,7 @@ from toys import SGD
 from asgml.methods.base import Epoch, Survey
 from asgml.methods.gblending import GBlending
 from asgml.methods.uniform import Uniform
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 NAMES = ["audio", "visual", "text"]
 

@@ -10,7 +10,7 @@ from methods_toys import Seen, cross_entropy, flat, mean, observe
 from toys import SGD
 
 from asgml.methods.gradnorm import GradNorm
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def watch(module: Any) -> Any:

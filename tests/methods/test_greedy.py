@@ -10,7 +10,7 @@ from methods_toys import observe
 from toys import MOMENTUM, SGD, differences, same
 
 from asgml.methods.greedy import Greedy
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 STEPS, EPOCHS = 5, 3
 

@@ -25,9 +25,9 @@ from asgml.methods.valuation import Valuation
 from asgml.model.fusion.film import FiLM
 from asgml.model.fusion.gated import Gated
 from asgml.model.fusion.sum import Sum
-from suite.compose import compose
-from suite.errors import UserError
-from suite.identity import run_dir
+from callbacks.errors import UserError
+from suite.config.compose import compose
+from suite.runs.identity import run_dir
 
 
 @dataclass
@@ -91,7 +91,7 @@ def test_steps_can_end_a_run_before_its_method_begins(features: dict[int, Path],
 
 def test_what_a_method_names_as_its_beginning_is_one_of_its_hyper_parameters():
     said = {}
-    for path in sorted((ROOT / "conf" / "method").glob("*.yaml")):
+    for path in sorted((ROOT / "conf" / "asgml" / "method").glob("*.yaml")):
         for name, node in compose("asgml", ["experiment=cremad", f"method={path.stem}"]).methods.items():
             if path.stem != name or OmegaConf.missing_keys(node):
                 continue

@@ -13,7 +13,7 @@ from toys import SGD, differences
 from asgml.methods.base import Epoch
 from asgml.methods.inforeg import InfoReg
 from asgml.methods.uniform import Uniform
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 LR = 0.05
 

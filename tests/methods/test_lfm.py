@@ -13,7 +13,7 @@ from methods_toys import Seen, cross_entropy, mean, observe, softmax
 from toys import SGD, ToyEncoder, train
 
 from asgml.methods.lfm import LFM
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def averaged(seen: Seen, i: int) -> list[float]:

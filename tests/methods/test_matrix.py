@@ -21,11 +21,11 @@ from asgml_runs import ROOT, compose, differing, fit, prepare, unequal, weights
 from omegaconf import DictConfig
 
 from asgml.build import Parts
-from suite.errors import UserError
-from suite.identity import run_dir
-from suite.signature import locate
+from callbacks.errors import UserError
+from suite.config.signature import locate
+from suite.runs.identity import run_dir
 
-FILES = {path.stem: path for path in sorted((ROOT / "conf" / "method").glob("*.yaml"))}
+FILES = {path.stem: path for path in sorted((ROOT / "conf" / "asgml" / "method").glob("*.yaml"))}
 METHODS = list(FILES)
 OWN = [n for n, path in FILES.items() if path.read_text().startswith(f"# @package methods.{n}\n")]
 SLOW = {"asgml_frequency"} | {name for name in METHODS if name.startswith("control_")}

@@ -13,7 +13,7 @@ from methods_toys import Seen, cross_entropy, mean, observe, softmax
 from toys import SGD
 
 from asgml.methods.mbsd import MBSD
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def distilled(seen: Seen, a: str, b: str) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from toys import SGD, differences, same
 
 from asgml.methods.mgda import MGDA, min_norm
 from asgml.methods.uniform import Uniform
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def norm(w: list[float], gram: list[list[float]]) -> float:

@@ -10,7 +10,7 @@ from toys import SGD
 from asgml.methods.base import Epoch
 from asgml.methods.miles import MILES
 from asgml.methods.uniform import Uniform
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def slowed(fused: float, a: float, b: float, tau: float) -> set[str]:

@@ -11,7 +11,7 @@ from toys import SGD
 from asgml.methods.joint import Joint
 from asgml.methods.mimo import MIMO
 from asgml.methods.uniform import Uniform
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def losses(seen: Seen) -> dict[str, float]:

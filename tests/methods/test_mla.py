@@ -10,7 +10,7 @@ from methods_toys import Seen, entropy, mean, observe, softmax
 from toys import SGD, ToyEncoder, train
 
 from asgml.methods.mla import MLA, entropy_weights
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def transcription(steps: list[Seen], alpha: float) -> list[list[list[float]]]:

@@ -10,7 +10,7 @@ from methods_toys import cross_entropy, mean
 from toys import SGD, Capture, asgml, same, toy_batches, toy_spec, train
 
 from asgml.methods.mmcosine import MMCosine
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def cosine(a: list[float], b: list[float]) -> float:

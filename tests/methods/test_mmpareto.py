@@ -13,7 +13,7 @@ from toys import SGD, differences, same
 from asgml.methods.joint import Joint
 from asgml.methods.mmpareto import MMPareto
 from asgml.methods.uniform import Uniform
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def transcription(fused: list[float], unimodal: list[float], rescale: float) -> tuple[list[float], bool]:

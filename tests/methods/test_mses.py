@@ -9,7 +9,7 @@ from toys import MOMENTUM, differences, same
 from asgml.methods.base import Epoch
 from asgml.methods.mses import MSES
 from asgml.methods.uniform import Uniform
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 LOSSES = {
     "audio": [1.0, 0.8, 0.82, 0.79, 0.85, 0.84, 0.83, 0.5, 0.4],  # stopped before the last falls

@@ -10,7 +10,7 @@ from toys import SGD, differences
 from asgml.methods.base import Epoch
 from asgml.methods.joint import Joint
 from asgml.methods.mslr import MSLR
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 ACCURACY = {"audio": [0.3, 0.5, 0.6, 0.6, 0.7, 0.7, 0.65], "visual": [0.2, 0.2, 0.25, 0.2, 0.3, 0.35, 0.5]}
 

@@ -12,7 +12,7 @@ from toys import SGD, differences
 from asgml.methods.base import Step
 from asgml.methods.joint import Joint
 from asgml.methods.opm import OPM
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def part(seen: Seen, m: str, i: int) -> list[float]:

@@ -10,7 +10,7 @@ from toys import SGD, differences
 
 from asgml.methods.joint import Joint
 from asgml.methods.pmr import PMR
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 STEPS = 4
 Prototypes = dict[str, list[list[float]]]

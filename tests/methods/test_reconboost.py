@@ -12,7 +12,7 @@ from toys import MOMENTUM, same
 
 from asgml.methods.base import Step
 from asgml.methods.reconboost import ReconBoost
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def together(seen: Seen, names: list[str], i: int) -> Row:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from asgml_runs import config, fit
 
-from asgml.hooks import reinitialise
 from asgml.methods.base import Epoch, Survey
 from asgml.methods.relearn import Relearn, clusters, purity
-from suite.errors import UserError
+from asgml.train.hooks import reinitialise
+from callbacks.errors import UserError
 
 
 def survey(offsets: dict[str, list[int]], y: list[int]) -> Survey:

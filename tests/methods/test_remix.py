@@ -15,7 +15,7 @@ from toys import SGD
 
 from asgml.methods.base import Epoch, Survey
 from asgml.methods.remix import Remix
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 NAMES = ["audio", "visual", "text"]
 

@@ -12,7 +12,7 @@ from toys import MOMENTUM, differences
 
 from asgml.methods.ume import UME
 from asgml.methods.unimodal import Unimodal
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def test_every_encoder_and_head_learns_as_in_a_run_of_its_own():

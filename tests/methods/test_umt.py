@@ -12,9 +12,9 @@ from toys import SGD, ToyEncoder
 
 from asgml.methods.umt import UMT
 from asgml.run import Tree, dead, train
-from suite.errors import UserError
-from suite.identity import run_dir
-from suite.launch import launch
+from callbacks.errors import UserError
+from suite.runs.identity import run_dir
+from suite.runs.launch import launch
 
 
 def teachers(names: list[str]) -> dict[str, torch.nn.Module]:

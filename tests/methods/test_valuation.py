@@ -13,7 +13,7 @@ from asgml_runs import config, fit
 
 from asgml.methods.base import Epoch, Survey
 from asgml.methods.valuation import Valuation, contributions
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 NAMES = ["audio", "visual", "text"]
 

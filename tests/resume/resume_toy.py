@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from callbacks.checkpoint import StepCheckpoint
-from callbacks.history import HistoryLogger
-from callbacks.rng import RNGState
-from callbacks.signals import GracefulStop
+from callbacks.run.checkpoint import StepCheckpoint
+from callbacks.run.history_logger import HistoryLogger
+from callbacks.run.rng import RNGState
+from callbacks.run.signals import GracefulStop
 from suite.loader import EpochBatches, ResumableLoader
 
 STEPS_PER_EPOCH, EPOCHS = 5, 3

@@ -19,10 +19,10 @@ import torch
 from asgml_runs import ROOT, compose, config, fit, overrides, rows, unequal, weights, write_features
 
 from asgml.run import Tree, dead, train
-from callbacks.signals import GracefulStop
-from suite.errors import UserError
-from suite.identity import run_dir
-from suite.launch import launch
+from callbacks.errors import UserError
+from callbacks.run.signals import GracefulStop
+from suite.runs.identity import run_dir
+from suite.runs.launch import launch
 
 ADAPTIVE = [
     "method=asgml_adaptive",

@@ -14,8 +14,8 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from resume_toy import assert_same, build, fit
 
-from callbacks.checkpoint import StepCheckpoint
-from suite.errors import UserError
+from callbacks.errors import UserError
+from callbacks.run.checkpoint import StepCheckpoint
 
 
 class Scores(L.Callback):

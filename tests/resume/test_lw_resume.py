@@ -11,9 +11,9 @@ import pytest
 import torch
 from lw_runs import config, fit, prepare, rows
 
-from callbacks.signals import GracefulStop
-from suite.errors import UserError
-from suite.identity import run_dir
+from callbacks.errors import UserError
+from callbacks.run.signals import GracefulStop
+from suite.runs.identity import run_dir
 
 ALL = (
     "objective=[answer_ce,first_token_ce,answer_kd,embedding_reconstruction,text_reconstruction,continuation,"
@@ -29,10 +29,10 @@ MODES: dict[str, list[str]] = {
     "whole-prompt-bytes": ["wire.track=whole_prompt", "encoder=byte", "encoder.heads=2"],
 }  # fmt: skip
 GATE = {
-    "_target_": "latentwire.curriculum.Gated",
+    "_target_": "latentwire.train.curriculum.Gated",
     "metric": "loss/answer_ce",
     "above": 0.0,
-    "schedule": {"_target_": "latentwire.curriculum.PeakAndDecay", "peak": 1.0, "rise": 5, "decay": 10},
+    "schedule": {"_target_": "latentwire.train.curriculum.PeakAndDecay", "peak": 1.0, "rise": 5, "decay": 10},
 }
 
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 from resume_toy import assert_same, build, fit
 
-from callbacks.signals import GracefulStop
-from suite.errors import UserError
+from callbacks.errors import UserError
+from callbacks.run.signals import GracefulStop
 
 ROOT = Path(__file__).parents[2]
 

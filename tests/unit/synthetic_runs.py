@@ -38,7 +38,7 @@ def config_of(kind: dict[str, Any], seed: int, experiment: str = "cremad_mini") 
         "optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.001, "momentum": 0.9},
         "methods": kind["method"],
         "group_lr": {},
-        "asgml": {"_target_": "asgml.config.Asgml", "mode": kind["mode"], "gamma": 1.0, "tau": kind["tau"]},
+        "asgml": {"_target_": "asgml.rhythm.config.Asgml", "mode": kind["mode"], "gamma": 1.0, "tau": kind["tau"]},
         "trainer": {"_target_": "lightning.Trainer", "max_epochs": 12, "devices": 1},
     }
 

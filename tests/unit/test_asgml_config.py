@@ -7,8 +7,8 @@ from dataclasses import asdict
 import pytest
 from toys import asgml
 
-from asgml.config import Adaptive, dead_keys
-from suite.errors import UserError
+from asgml.rhythm.config import Adaptive, dead_keys
+from callbacks.errors import UserError
 
 THREE = ["audio", "visual", "text"]
 

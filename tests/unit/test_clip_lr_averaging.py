@@ -20,13 +20,13 @@ from toys import (
     train,
 )
 
-from callbacks.averaging import EMAWeights, SWAWeights
-from callbacks.clip import GroupClip
-from callbacks.gate import StepGate
-from callbacks.lr import LRSchedule, LRStep, lr_factor
-from callbacks.pipeline import StepPipeline
-from callbacks.staleness import StalenessBuffer
-from suite.errors import UserError
+from callbacks.errors import UserError
+from callbacks.run.averaging import EMAWeights, SWAWeights
+from callbacks.stages.clip import GroupClip
+from callbacks.stages.gate import StepGate
+from callbacks.stages.lr import LRSchedule, LRStep, lr_factor
+from callbacks.stages.staleness import StalenessBuffer
+from callbacks.step.pipeline import StepPipeline
 
 
 # -- clipping

@@ -15,10 +15,10 @@ from synthetic_runs import FREQUENCY, JOINT, OGM_GE, STALENESS, write_run
 
 from asgml.compare import BELOW, control_table, main, method_table, save
 from asgml.run import Tree, dead
-from suite.errors import UserError
-from suite.launch import plan
+from callbacks.errors import UserError
 from suite.report.data import read_runs
 from suite.report.frames import group_runs
+from suite.runs.launch import plan
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = {"joint": JOINT, "ogm_ge": OGM_GE, "asgml_staleness": STALENESS, "control_scale_only": FREQUENCY}
@@ -162,9 +162,9 @@ def test_bad_input_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_sweep_runs_every_method_and_teachers_before_their_pupils() -> None:
-    tree = yaml.safe_load((ROOT / "conf" / "sweep" / "methods.yaml").read_text())
+    tree = yaml.safe_load((ROOT / "conf" / "asgml" / "sweep" / "methods.yaml").read_text())
     listed = [name.strip() for name in tree["hydra"]["sweeper"]["params"]["method"].split(",")]
-    registered = {path.stem for path in (ROOT / "conf" / "method").glob("*.yaml")} - {"unimodal"}
+    registered = {path.stem for path in (ROOT / "conf" / "asgml" / "method").glob("*.yaml")} - {"unimodal"}
     assert set(listed) == registered
     assert len(listed) == len(registered)
     assert max(listed.index(f"unimodal_{m}") for m in ("audio", "visual")) < listed.index("umt")
@@ -172,7 +172,7 @@ def test_the_sweep_runs_every_method_and_teachers_before_their_pupils() -> None:
 
 
 def test_every_asynchronous_row_has_controls_and_every_control_its_row() -> None:
-    files = ROOT / "conf" / "method"
+    files = ROOT / "conf" / "asgml" / "method"
     above = {path.stem: yaml.safe_load(path.read_text())["defaults"][0] for path in files.glob("control_*.yaml")}
     assert above == BELOW
     assert set(above.values()) == {path.stem for path in files.glob("asgml_*.yaml")}

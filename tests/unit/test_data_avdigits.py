@@ -13,11 +13,11 @@ import soundfile
 import torch
 
 from asgml.data.avdigits import FRAMES, HOP, MELS, RATE, AVDigits, ShiftedImage, load_images, load_recordings
-from asgml.data.batches import MultimodalDataset
-from asgml.data.keys import sample_keys
+from asgml.data.counter_rng import sample_keys
+from asgml.data.dataset import MultimodalDataset
 from asgml.data.spec import SPLITS
 from asgml.data.validate import validate
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 DATA = Path(os.environ.get("SUITE_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
 SPEAKERS = ("ann", "bob", "cem")

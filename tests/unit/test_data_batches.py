@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from asgml.data.batches import MultimodalDataset, take
-from asgml.data.keys import integers, sample_keys, shuffled, splitmix64, uniform
+from asgml.data.counter_rng import integers, sample_keys, shuffled, splitmix64, uniform
+from asgml.data.dataset import MultimodalDataset, take
 from asgml.data.missing import drop
 from asgml.data.spec import Table
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from asgml.data.batches import MultimodalDataset
+from asgml.data.dataset import MultimodalDataset
 from asgml.data.features import Features
 from asgml.data.spec import SPLITS
 from asgml.data.splits import cut
 from asgml.data.validate import validate
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 N = 60
 

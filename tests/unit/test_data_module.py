@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from asgml.data.module import MultimodalData
+from asgml.data.datamodule import MultimodalData
 from asgml.data.spec import SPLITS, DataSpec, ModalitySpec, Table
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 class Float:

@@ -23,11 +23,11 @@ from toys import (
 
 from asgml.methods.uniform import Uniform
 from asgml.model.net import FUSION
-from callbacks.debug import DebugFailure, OverfitCheck
-from callbacks.diagnostics import GradientNorms
-from callbacks.gate import StepGate
-from callbacks.pipeline import StepPipeline
-from callbacks.staleness import StalenessBuffer
+from callbacks.run.debug import DebugFailure, OverfitCheck
+from callbacks.stages.diagnostics import GradientNorms
+from callbacks.stages.gate import StepGate
+from callbacks.stages.staleness import StalenessBuffer
+from callbacks.step.pipeline import StepPipeline
 
 
 class Keep(DummyLogger):

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from asgml.dynamics import DynamicsTracker
+from asgml.rhythm.dynamics import DynamicsTracker
 
 
 def literal(norms: list[dict[str, float]], losses: list[dict[str, float]], sizes, window, alpha):

@@ -12,10 +12,10 @@ import torchvision
 from torch import nn
 
 from asgml.model.encoders.base import Encoder, no_rows
+from asgml.model.encoders.hf_text import HFTextEncoder
 from asgml.model.encoders.resnet import ResNet18, adapt_input_kernel, read_state_dict
 from asgml.model.encoders.small import MLP, FrameCNN, SmallCNN, TemporalConv, auto_encoder
-from asgml.model.encoders.text import HFTextEncoder
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 BERT = {
     "model_type": "bert",

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from asgml.model.features import assemble, present_mask, scatter
 from asgml.model.fusion.base import Fusion
 from asgml.model.fusion.concat import Concat
 from asgml.model.fusion.film import FiLM
 from asgml.model.fusion.gated import Gated
 from asgml.model.fusion.sum import Sum
-from suite.errors import UserError
+from asgml.model.rows import assemble, present_mask, scatter
+from callbacks.errors import UserError
 
 FUSIONS: dict[str, Callable[..., Fusion]] = {
     "concat": Concat,

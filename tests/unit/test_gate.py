@@ -18,10 +18,10 @@ from toys import (
     train,
 )
 
-from callbacks.alarms import NothingLearned, NothingLearnedAlarm
-from callbacks.gate import StepGate, TooManySkips, verdict
-from callbacks.pipeline import StepPipeline
-from callbacks.staleness import StalenessBuffer
+from callbacks.run.alarms import NothingLearned, NothingLearnedAlarm
+from callbacks.stages.gate import StepGate, TooManySkips, verdict
+from callbacks.stages.staleness import StalenessBuffer
+from callbacks.step.pipeline import StepPipeline
 
 GROUPS = ("a", "b", "head")
 NAN, INF = float("nan"), float("inf")

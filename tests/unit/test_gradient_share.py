@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks.gradient_share import gradient_norm, gradient_share
+from callbacks.stages.gradient_share import gradient_norm, gradient_share
 
 SEEDS = range(10)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from callbacks.history import HistoryLogger
-from suite.history import History
+from callbacks.run.history import History
+from callbacks.run.history_logger import HistoryLogger
 
 
 def rows(path: Path) -> list[list[str]]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from suite.identity import NOT_MEANINGFUL, config_hash, meaningful, run_dir
+from suite.runs.identity import NOT_MEANINGFUL, config_hash, meaningful, run_dir
 
 TREE: dict[str, Any] = {
     "program": "fake",
@@ -38,7 +38,7 @@ def tree(**changes: Any) -> DictConfig:
 
 def test_the_hash_is_the_same_in_every_process_and_for_every_order_of_keys() -> None:
     env = {"PYTHONHASHSEED": "7", "PYTHONPATH": str(Path(__file__).parents[2])}
-    imports = "from suite.identity import config_hash; from omegaconf import OmegaConf"
+    imports = "from suite.runs.identity import config_hash; from omegaconf import OmegaConf"
     code = f"{imports}; print(config_hash(OmegaConf.create({TREE!r})))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
     assert other.stdout.strip() == config_hash(tree())

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from suite.ledger import Ledger, jsonable, write_json
+from suite.runs.ledger import Ledger, jsonable, write_json
 
 
 def _append_many(path: Path, writer: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from suite.errors import UserError
+from callbacks.errors import UserError
 from suite.loader import EpochBatches, ResumableLoader
 
 

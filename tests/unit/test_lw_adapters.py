@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from callbacks.errors import UserError
 from latentwire.adapters.affine import AffineAdapter
 from latentwire.adapters.base import Adapter
 from latentwire.adapters.calibration import Mode
 from latentwire.adapters.film import FiLMAdapter
 from latentwire.adapters.linear import LinearAdapter
 from latentwire.adapters.mlp import MLPAdapter
-from suite.errors import UserError
 
 D, TARGET = 16, 0.008
 ADAPTERS: list[Callable[..., Adapter]] = [MLPAdapter, LinearAdapter, FiLMAdapter, AffineAdapter]

@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from lw_toys import FAMILIES, Family, tiny_lm
 from omegaconf import OmegaConf
 
+from callbacks.errors import UserError
 from latentwire.baselines.base import Baseline
 from latentwire.baselines.bm25 import BestSentence, bm25, sentences
 from latentwire.baselines.budget import LegacyTruncation, TokenBudget, WholePromptBudget
@@ -23,9 +24,8 @@ from latentwire.baselines.replay import Replay
 from latentwire.baselines.static import StaticPrefix
 from latentwire.baselines.text import NoContext, Text
 from latentwire.data.base import Passage, Question
-from latentwire.evaluate.examples import prompt_of
+from latentwire.examples import prompt_of
 from latentwire.lm.layout import Prefix
-from suite.errors import UserError
 
 M = 6
 FACTS = ("Ann has a cat. Bob lives in Rome. Eve is old.", "Bob has a dog. Ann lives in Oslo.")
@@ -254,7 +254,7 @@ def test_controls_take_the_message_out_and_nothing_else() -> None:
 
 
 def test_every_baseline_config_builds_under_its_own_name() -> None:
-    folder = Path(__file__).parents[2] / "conf" / "baseline"
+    folder = Path(__file__).parents[2] / "conf" / "latentwire" / "baseline"
     built = {}
     for path in sorted(folder.glob("*.yaml")):
         assert path.read_text().startswith(f"# @package baselines.{path.stem}\n")

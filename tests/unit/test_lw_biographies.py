@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 
+from callbacks.errors import UserError
 from latentwire.data.biographies import (
     SPLITS,
     WORLD,
@@ -17,7 +18,6 @@ from latentwire.data.biographies import (
     fact_bits,
     wording_bits,
 )
-from suite.errors import UserError
 
 Facts = frozenset[tuple[str, str, str]]
 TOLD = "{person} {value}"

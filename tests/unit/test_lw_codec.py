@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from callbacks.errors import UserError
 from latentwire.codec.base import Codec, Payload, straight_through, usage
 from latentwire.codec.bits import pack, packed_bytes, unpack, width_of
 from latentwire.codec.fp16 import FP16
 from latentwire.codec.fsq import FSQ
 from latentwire.codec.integer import Integer, half_up
 from latentwire.codec.rvq import EPS, RVQ
-from suite.errors import UserError
 
 D = 12
 CODECS = ("fp16", "int8", "int6", "int4", "fsq", "fsq_bare", "fsq_spare", "rvq")

@@ -6,8 +6,9 @@ import math
 
 import pytest
 
+from callbacks.errors import UserError
 from latentwire.acceptance import Rule, judge
-from latentwire.curriculum import (
+from latentwire.train.curriculum import (
     Constant,
     Cosine,
     Delayed,
@@ -19,7 +20,6 @@ from latentwire.curriculum import (
     Stage,
     slots_for,
 )
-from suite.errors import UserError
 
 
 def course(schedule: Schedule, steps: int = 12) -> list[float]:

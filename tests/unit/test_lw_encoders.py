@@ -13,19 +13,19 @@ from hydra import compose, initialize_config_dir
 from lw_toys import tiny_lm
 from torch import Tensor
 
+from callbacks.errors import UserError
 from latentwire.encoders.base import Encoder, build_encoder
 from latentwire.encoders.bottleneck import Bottleneck
 from latentwire.encoders.byte import ByteEncoder
-from latentwire.encoders.layout import LatentLayout
 from latentwire.encoders.lm_lora import LMLoRAEncoder
 from latentwire.encoders.pca import PCAEncoder
 from latentwire.encoders.pooling import ChunkMean, CrossAttention
+from latentwire.encoders.slots import LatentLayout
 from latentwire.encoders.token import TokenEncoder
 from latentwire.encoders.transformer import Transformer
 from latentwire.lm.frozen import FrozenLM
-from suite.errors import UserError
 
-CONF = Path(__file__).parents[2] / "conf"
+CONF = Path(__file__).parents[2] / "conf" / "latentwire"
 TEXTS = ["Ada Stone lives in Oslo.", "Ben works.", "The favourite food of Ada is rice, Ben likes plums.", "é漢🙂"]
 D_Z = 6
 SHARED = LatentLayout(4)
@@ -403,8 +403,8 @@ def parts() -> list[str]:
 
 @pytest.mark.parametrize("choice", parts())
 def test_every_configuration_builds_its_part(choice: str) -> None:
-    from suite.check import check
-    from suite.instantiate import build_node
+    from suite.config.check import check
+    from suite.config.instantiate import build_node
 
     group = choice.split("/")[0]
     with initialize_config_dir(str(CONF), version_base="1.3"):

@@ -11,19 +11,19 @@ from lw_toys import tiny_lm
 from peft import LoraConfig
 from torch import Tensor
 
+from callbacks.errors import UserError
 from latentwire.baselines.budget import LegacyTruncation, TokenBudget, WholePromptBudget
 from latentwire.baselines.pooled import MeanPooled
 from latentwire.baselines.replay import Replay
 from latentwire.baselines.text import NoContext, Text
 from latentwire.data.base import Passage, Question
-from latentwire.evaluate.evaluation import Evaluation
-from latentwire.evaluate.evaluator import Evaluator
-from latentwire.evaluate.examples import prompt_of, whole_prompt_text
-from latentwire.evaluate.squad_metrics import exact_match, f1, normalize
+from latentwire.examples import prompt_of, whole_prompt_text
 from latentwire.injectors.rotary import read_cache
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
-from suite.errors import UserError
+from latentwire.scoring.evaluation import Evaluation
+from latentwire.scoring.evaluator import Evaluator
+from latentwire.scoring.squad_metrics import exact_match, f1, normalize
 from suite.statistics import bootstrap_interval, mcnemar
 
 M, NEW = 5, 6

@@ -11,10 +11,10 @@ import torch
 from lw_toys import FAMILIES, Family, byte_tokenizer, tiny_lm, tiny_model
 from torch import Tensor, nn
 
-from latentwire.batches import Rows, select
+from callbacks.errors import UserError
 from latentwire.lm.frozen import FrozenLM, Prefix
 from latentwire.lm.prompts import Prompt, render
-from suite.errors import UserError
+from latentwire.train.batches import Rows, select
 
 TEXTS = [
     ("a cat", "who?", "Bob"),

@@ -12,18 +12,18 @@ from lw_toys import byte_tokenizer, tiny_lm, tiny_model
 from torch import Tensor
 from transformers import CohereConfig, CohereForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from callbacks.errors import UserError
 from latentwire.adapters.affine import AffineAdapter
 from latentwire.adapters.linear import LinearAdapter
 from latentwire.adapters.mlp import MLPAdapter
 from latentwire.injectors.base import Injector
 from latentwire.injectors.deep_prefix import DeepPrefix
 from latentwire.injectors.fitting import pooled_embeddings
+from latentwire.injectors.kv_statistics import measure_kv
 from latentwire.injectors.rotary import RotaryPlacement, read_cache
 from latentwire.injectors.soft_prefix import SoftPrefix
-from latentwire.injectors.statistics import measure_kv
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
-from suite.errors import UserError
 
 TEXTS = ["Ada Stone lives in Oslo.", "Ben works as a baker.", "Plums!"]
 D_Z, M = 6, 4

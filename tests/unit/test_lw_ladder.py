@@ -13,21 +13,24 @@ from lw_runs import config
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 
+from callbacks.errors import UserError
 from latentwire.ladder import climb as climbing
-from latentwire.ladder import overfit, parity, replay, squeeze
+from latentwire.ladder import rung0_parity as parity
+from latentwire.ladder import rung1_replay as replay
+from latentwire.ladder import rung3_overfit as overfit
+from latentwire.ladder import rung6_squeeze as squeeze
 from latentwire.ladder.__main__ import main, parse
-from latentwire.ladder.channel import scales
+from latentwire.ladder.bare_trainer import Gentle, module_of
 from latentwire.ladder.options import Ladder, Parity, Replay
 from latentwire.ladder.ranks import rank_of, slot_rank
-from latentwire.ladder.shell import Gentle, module_of
+from latentwire.ladder.rung2_channel import scales
 from latentwire.ladder.subject import Subject, questions_without_a_word, spread, strangers
 from latentwire.ladder.verdict import Check, Verdict, judged, refused
-from suite.compose import compose
-from suite.errors import UserError
-from suite.identity import config_hash
-from suite.ledger import Ledger as Rows
+from suite.config.compose import compose
+from suite.runs.identity import config_hash
+from suite.runs.ledger import Ledger as Rows
 
-DEFAULT = OmegaConf.to_container(compose("ladder").ladder, resolve=True)
+DEFAULT = OmegaConf.to_container(compose("latentwire/ladder").ladder, resolve=True)
 
 
 def ladder(**changes: Any) -> Ladder:
@@ -227,7 +230,7 @@ def test_examples_are_as_many_as_asked_and_from_all_over_a_passage(folder: Path)
 
 
 def test_groups_that_no_stage_trains_and_lora_that_the_wire_does_not_hold_are_named(folder: Path) -> None:
-    stage = "{_target_: latentwire.curriculum.Stage, name: a, trains: [encoder]}"
+    stage = "{_target_: latentwire.train.curriculum.Stage, name: a, trains: [encoder]}"
     subject = build(folder, f"stages=[{stage}]")
     module = module_of(subject, 10, Gentle(10, 1.0))
     assert overfit.untrained(subject, module) == ["adapter:tiny_llama", "injector:tiny_llama"]

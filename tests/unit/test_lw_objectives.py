@@ -12,22 +12,22 @@ import torch
 from lw_toys import tiny_lm
 from torch import Tensor
 
-from latentwire.batches import Contexts, Needs, Rows, forwards, read
-from latentwire.curriculum import Constant
 from latentwire.data.base import Passage, Question
 from latentwire.data.biographies import Biographies
 from latentwire.encoders.byte import ByteEncoder
 from latentwire.encoders.pooling import ChunkMean
-from latentwire.evaluate.examples import prompt_of
+from latentwire.examples import prompt_of
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 from latentwire.lm.results import AnswerLogprobs
-from latentwire.objectives.answer import AnswerCE, FirstTokenCE, KTokenCE, TextReconstruction
 from latentwire.objectives.base import Seen
 from latentwire.objectives.contrast import MismatchHinge, hinge
 from latentwire.objectives.distillation import AnswerKD, kl_top_k, top_k
+from latentwire.objectives.likelihood import AnswerCE, FirstTokenCE, KTokenCE, TextReconstruction
 from latentwire.objectives.reconstruction import EmbeddingReconstruction, embedding_loss
 from latentwire.objectives.teacher import Teacher, ask, cache_key
+from latentwire.train.batches import Contexts, Needs, Rows, forwards, read
+from latentwire.train.curriculum import Constant
 
 
 def answers(lengths: list[int], vocab: int = 7, seed: int = 0) -> AnswerLogprobs:

@@ -10,15 +10,16 @@ import pytest
 import torch
 from lw_toys import byte_tokenizer
 
+from callbacks.errors import UserError
 from latentwire.data.biographies import WORLD, Biographies
-from latentwire.lm import drill, pocket
 from latentwire.lm.frozen import FrozenLM, Prefix
-from latentwire.lm.packing import pack
 from latentwire.lm.prompts import plain, render
-from latentwire.lm.tokenizers import build_tokenizer
+from latentwire.pocket import architecture as pocket
+from latentwire.pocket import drill
+from latentwire.pocket.packing import pack
+from latentwire.pocket.tokenizers import build_tokenizer
 from latentwire.pretrain import Pocket, Recipe, Tokens, Trainer, lines, main, spec_of
-from suite.compose import compose
-from suite.errors import UserError
+from suite.config.compose import compose
 
 POCKETS = ("pocket_llama", "pocket_qwen")
 KINDS = {"word_piece": 512, "byte_bpe": 1100}

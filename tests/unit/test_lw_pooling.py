@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from callbacks.errors import UserError
 from latentwire.encoders.pooling import (
     ChunkMean,
     CrossAttention,
@@ -18,7 +19,6 @@ from latentwire.encoders.pooling import (
     chunk_borders,
     left_aligned,
 )
-from suite.errors import UserError
 
 D = 8
 POOLINGS: dict[str, Callable[..., Pooling]] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from lw_toys import BOS, EOS, byte_tokenizer
 
+from callbacks.errors import UserError
 from latentwire.lm.prompts import Truncation, chat, plain, render
-from suite.errors import UserError
 
 LONG = "word " * 30
 

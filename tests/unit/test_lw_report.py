@@ -14,13 +14,13 @@ from lw_toys import tiny_lm
 from rich.console import Console
 from test_lw_evaluator import PASSAGES, FirstTokens
 
+from callbacks.errors import UserError
 from latentwire.baselines.budget import TokenBudget
 from latentwire.baselines.text import NoContext, Text
-from latentwire.evaluate.evaluation import Evaluation
-from latentwire.evaluate.evaluator import Evaluator
-from latentwire.evaluate.stored import f1_of
-from latentwire.evaluate.tables import result_table
-from suite.errors import UserError
+from latentwire.report.evaluation_tables import result_table
+from latentwire.report.stored import f1_of
+from latentwire.scoring.evaluation import Evaluation
+from latentwire.scoring.evaluator import Evaluator
 from suite.report import group_runs, read_runs, terminal
 from suite.report.html import render
 from suite.report.summary import summary

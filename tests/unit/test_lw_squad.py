@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from callbacks.errors import UserError
 from latentwire.data.squad import Squad, read
-from latentwire.evaluate.squad_metrics import SquadScore, best, evaluate, exact_match, f1, normalize
-from suite.errors import UserError
+from latentwire.scoring.squad_metrics import SquadScore, best, evaluate, exact_match, f1, normalize
 
 DATA = Path(os.environ.get("SUITE_DATA", Path(__file__).parents[3] / "shared" / "data")) / "squad"
 DEV = "dev-v1.1.rebuilt.json"

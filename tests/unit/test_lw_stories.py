@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from callbacks.errors import UserError
 from latentwire.lm.frozen import FrozenLM, Prefix
-from latentwire.lm.llama2c import convert, halves_from_pairs, read_model, read_tokenizer
-from suite.errors import UserError
+from latentwire.pocket.llama2c import convert, halves_from_pairs, read_model, read_tokenizer
 
 DATA = Path(os.environ.get("SUITE_DATA", Path(__file__).parents[3] / "shared" / "data")) / "stories260k"
 CHECKPOINT = DATA / "tinystories_260k__checkpoint_legacy.bin"

@@ -11,16 +11,16 @@ import torch
 from lw_runs import run_of
 from omegaconf import DictConfig
 
+from callbacks.errors import UserError
 from latentwire.data import stories
 from latentwire.data.base import Passage
 from latentwire.data.stories import Stories, load
-from latentwire.evaluate.examples import is_continuation, prompt_of
+from latentwire.examples import is_continuation, prompt_of
 from latentwire.lm.frozen import Prefix
 from latentwire.run import Tree, train
-from suite.check import check
-from suite.compose import Composer
-from suite.errors import UserError
-from suite.job import seed_everything
+from suite.config.check import check
+from suite.config.compose import Composer
+from suite.runs.job import seed_everything
 
 DATA = Path(os.environ.get("SUITE_DATA", Path(__file__).parents[3] / "shared" / "data"))
 CHECKPOINT = DATA / "stories260k" / "tinystories_260k__checkpoint_legacy.bin"
@@ -131,7 +131,7 @@ def test_missing_files_say_where_they_come_from(tmp_path: Path) -> None:
 
 # -- the experiment ---------------------------------------------------------------------------------------------------
 def tree(*more: str) -> DictConfig:
-    return Composer().compose("latentwire", ["experiment=stories", *more])
+    return Composer("latentwire").compose(["experiment=stories", *more])
 
 
 def test_no_verdict_rests_on_f1_or_em() -> None:

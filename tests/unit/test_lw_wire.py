@@ -10,8 +10,8 @@ import torch
 from test_lw_codec import CODECS, D, latents, make
 from torch import nn
 
-from latentwire.codec import wire
-from suite.errors import UserError
+from callbacks.errors import UserError
+from latentwire.codec import message as wire
 
 CONFIG = {"encoder": {"name": "byte", "width": 8}, "levels": [8, 5]}
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from asgml.data import cremad_mini
+from asgml.data.counter_rng import sample_keys, shuffled
 from asgml.data.cremad import EMOTIONS, CremaD
 from asgml.data.cremad_mini import PARTNERS, CremadMini, ceilings, confusion
-from asgml.data.keys import sample_keys, shuffled
 from asgml.data.spec import SPLITS
 from asgml.data.validate import validate
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def mini(path: Path, **change) -> CremadMini:

@@ -19,7 +19,7 @@ import pytest
 from asgml.data import shards
 from asgml.data.media import MediaError
 from asgml.data.shards import Shard, ShardJob, ShardRows, write_shard
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 N = 300  # five chunks, the last one short
 

@@ -18,7 +18,7 @@ from asgml.data.kinetics_sounds import KineticsSounds
 from asgml.data.media import decode_audio, decode_frames
 from asgml.data.spec import SPLITS
 from asgml.data.validate import validate
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 DATA = Path(os.environ.get("SUITE_DATA", Path(__file__).resolve().parents[2] / "../shared/data"))
 SMALL = {"audio": "fbank", "sample_rate": 8000, "seconds": 0.3, "mels": 8, "size": 8, "store": [10, 12]}

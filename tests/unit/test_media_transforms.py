@@ -10,7 +10,7 @@ import torch
 from torchvision.transforms import RandomResizedCrop, v2
 from torchvision.transforms.v2 import functional as tv
 
-from asgml.data.keys import sample_keys
+from asgml.data.counter_rng import sample_keys
 from asgml.data.media_transforms import ImageTransform, SpectrogramTransform, crop_boxes
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -17,9 +17,9 @@ from asgml.model.encoders.small import MLP, auto_encoder
 from asgml.model.fusion.concat import Concat
 from asgml.model.fusion.gated import Gated
 from asgml.model.fusion.sum import Sum
-from asgml.model.keys import ModalityDict, modality_name, module_key
+from asgml.model.modality_dict import ModalityDict, modality_name, module_key
 from asgml.model.net import MultimodalNet
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 SHAPES = {"audio": ("image", (1, 8, 8)), "visual": ("frames", (2, 3, 8, 8)), "eeg": ("vector", (4,))}

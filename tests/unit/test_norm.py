@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacks.norm import NormSnapshot, frozen_statistics
+from callbacks.step.norm import NormSnapshot, frozen_statistics
 
 LAYERS = {
     "batch": lambda: nn.BatchNorm2d(4),

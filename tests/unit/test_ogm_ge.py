@@ -12,10 +12,10 @@ from toys import SGD, Capture, ToyConv, ToyEncoder, asgml, differences, same, to
 
 from asgml.methods.base import Step
 from asgml.methods.joint import Joint
-from asgml.methods.noise import NoiseTable
 from asgml.methods.ogm_ge import OGMGE, coefficient, discrepancy, spread
+from asgml.methods.shared.noise import NoiseTable
 from asgml.model.fusion.sum import Sum
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def transcription(logits: dict[str, list[list[float]]], rows: dict[str, list[int]], y: list[int], alpha: float):

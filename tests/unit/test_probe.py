@@ -20,9 +20,9 @@ from toys import (
     train,
 )
 
-from callbacks.pipeline import StepPipeline
-from callbacks.probe import CorrectedEMA, ProbeEMA
-from suite.errors import UserError
+from callbacks.errors import UserError
+from callbacks.stages.probe import CorrectedEMA, ProbeEMA
+from callbacks.step.pipeline import StepPipeline
 
 HOLDOUTS = ["validation", "half", "buffer"]
 

@@ -16,13 +16,13 @@ import pytest
 from rich.console import Console
 from synthetic_runs import ADAPTIVE, FIVE, JOINT, OGM_GE, STALENESS, config_of, write_run
 
-from suite.errors import UserError
+from asgml.report.multimodal import MULTIMODAL, prime_window
+from callbacks.errors import UserError
 from suite.report import compare_report, group_runs, labels, latex, markdown, read_run, read_runs, single_report
 from suite.report.__main__ import main
 from suite.report.data import EVENTS, HISTORY, read_table
 from suite.report.frames import MAX_SHOWN, band, thin
 from suite.report.html import render
-from suite.report.multimodal import MULTIMODAL, prime_window
 from suite.report.sections import SECTIONS, Item, Section
 from suite.report.summary import summary
 from suite.report.tables import ABSENT, Cell, Column, Table, terminal

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from asgml.build import build_data, build_module
 from asgml.methods.base import Step
 from asgml.methods.ogm_ge import OGMGE
-from callbacks.frequency import Cadence
-from callbacks.probe import ProbeEMA, evaluating
+from callbacks.stages.frequency import Cadence
+from callbacks.stages.probe import ProbeEMA, evaluating
 
 
 def global_state() -> tuple[Any, ...]:

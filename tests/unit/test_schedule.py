@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from asgml.schedule import (
+from asgml.rhythm.schedule import (
     boost_scale,
     constrain,
     decide,

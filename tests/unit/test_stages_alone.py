@@ -20,17 +20,17 @@ from toys import (
     train,
 )
 
-from callbacks.averaging import EMAWeights
-from callbacks.clip import GroupClip
-from callbacks.diagnostics import GradientNorms
-from callbacks.frequency import FrequencyMask
-from callbacks.gate import StepGate
-from callbacks.lr import LRStep
-from callbacks.order import ORDER, check_order, describe
-from callbacks.pipeline import StepPipeline, find_pipeline
-from callbacks.probe import ProbeEMA
-from callbacks.staleness import StalenessBuffer
-from suite.errors import UserError
+from callbacks.errors import UserError
+from callbacks.run.averaging import EMAWeights
+from callbacks.stages.clip import GroupClip
+from callbacks.stages.diagnostics import GradientNorms
+from callbacks.stages.frequency import FrequencyMask
+from callbacks.stages.gate import StepGate
+from callbacks.stages.lr import LRStep
+from callbacks.stages.probe import ProbeEMA
+from callbacks.stages.staleness import StalenessBuffer
+from callbacks.step.phases import ORDER, check_order, describe
+from callbacks.step.pipeline import StepPipeline, find_pipeline
 
 STAGES = {
     "StalenessBuffer": StalenessBuffer({"a": 2, "b": 1}),
@@ -144,7 +144,7 @@ def test_the_declared_order_is_that_of_the_design():
 def test_an_undeclared_stage_is_refused():
     stage = Capture()
     stage.name = "surprise"
-    with pytest.raises(UserError, match=r"callbacks/order\.py"):
+    with pytest.raises(UserError, match=r"callbacks/step/phases\.py"):
         StepPipeline([stage])
 
 

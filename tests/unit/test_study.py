@@ -8,9 +8,9 @@ import pytest
 import yaml
 from synthetic_runs import JOINT, OGM_GE, write_run
 
-from suite.errors import UserError
+from callbacks.errors import UserError
 from suite.report import group_runs, read_runs
-from suite.study import Study, jobs, resolved
+from suite.runs.study import Study, jobs, resolved
 
 
 def test_a_reference_is_the_finished_run_of_the_row_with_the_same_seed(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 #: Rank of one sample, without the row axis, per kind of modality.
 RANKS: dict[str, int] = {"vector": 1, "tokens": 1, "sequence": 2, "image": 3, "frames": 4}

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 Norm = Literal["batch", "group"]
 

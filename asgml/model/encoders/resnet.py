@@ -16,7 +16,7 @@ from torchvision.models.resnet import BasicBlock
 
 from asgml.model.encoders.base import Encoder, mean_over_frames
 from asgml.model.encoders.norms import Norm, norm2d
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 CLASSIFIER = ("fc.weight", "fc.bias")
 

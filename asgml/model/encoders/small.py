@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from asgml.model.encoders.base import RANKS, Encoder, mean_over_frames, resolve_kind
 from asgml.model.encoders.norms import Norm, norm0d, norm1d, norm2d
-from suite.errors import UserError
+from callbacks.errors import UserError
 
 
 def _sizes(name: str, sizes: list[int]) -> list[int]:
@@ -173,7 +173,7 @@ def auto_encoder(shape: tuple[int, ...], dim: int = 64, norm: Norm = "group", ki
             "auto_encoder",
             "a modality of kind tokens",
             "vector, sequence, image or frames",
-            "set model.encoders.<modality> to asgml.model.encoders.text.HFTextEncoder",
+            "set model.encoders.<modality> to asgml.model.encoders.hf_text.HFTextEncoder",
         )
     kind = resolve_kind(shape, kind, tuple(k for k in RANKS if k != "tokens"), "auto_encoder")
     if kind == "vector":

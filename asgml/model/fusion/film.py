@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from asgml.model.fusion.base import Fusion, keep
-from asgml.model.keys import ModalityDict
-from suite.errors import UserError
+from asgml.model.modality_dict import ModalityDict
+from callbacks.errors import UserError
 
 
 class FiLM(Fusion):

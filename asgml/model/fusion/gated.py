@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from asgml.model.fusion.base import Fusion
-from asgml.model.keys import ModalityDict
+from asgml.model.modality_dict import ModalityDict
 
 
 class Gated(Fusion):

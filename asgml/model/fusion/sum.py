@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from asgml.model.fusion.base import Fusion, keep
-from asgml.model.keys import ModalityDict
+from asgml.model.modality_dict import ModalityDict
 
 
 class Sum(Fusion):

@@ -1,0 +1,163 @@
+"""The Lightning data module of every source."""
+
+from __future__ import annotations
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from asgml.data.counter_rng import shuffled
+from asgml.data.dataset import Batch, MultimodalDataset
+from asgml.data.missing import check_rates, drop
+from asgml.data.spec import SPLITS, DataSpec, Source, Split, Table, subset
+from asgml.data.validate import validate
+from callbacks.errors import UserError
+from suite.loader import EpochBatches, ResumableLoader
+
+
+class MultimodalData(lightning.LightningDataModule):
+    """Train, val and test loaders over a `Source`, checked and summarised once.
+
+    Args:
+        source: where the data come from.
+        batch_size: global training batch, split over the ranks.
+        eval_batch_size: global batch of validation and test; no sample is ever dropped there.
+        workers: loader processes per rank; they change no number.
+        seed: of the run: order of the samples, augmentation, simulated missingness.
+        missing: simulated missing rate per modality, the same samples in every epoch, in all three splits. No
+            sample loses all modalities.
+        limit: train on this many samples only, classes as equal as possible (for debugging); null: all.
+
+    `setup` is idempotent and may be called without a trainer. Rank and world size are the trainer's when attached.
+    Raises `UserError` for everything `asgml.data.validate` lists.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        eval_batch_size: int,
+        workers: int = 0,
+        seed: int = 0,
+        missing: dict[str, float] | None = None,
+        limit: int | None = None,
+    ):
+        super().__init__()
+        for key, value, least in (
+            ("batch_size", batch_size, 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("workers", workers, 0),
+            ("limit", 1 if limit is None else limit, 1),
+        ):
+            if value < least:
+                raise UserError(f"loader.{key}", str(value), f"{least} or more", f"set loader.{key}")
+        self.source = source
+        self.batch_size, self.eval_batch_size, self.workers = batch_size, eval_batch_size, workers
+        self.seed, self.missing, self.limit = seed, dict(missing or {}), limit
+        self._spec: DataSpec | None = None
+        self._datasets: dict[Split, MultimodalDataset] = {}
+        self.warnings: list[str] = []
+
+    # -- set-up -------------------------------------------------------------------------------------------------
+
+    def prepare_data(self) -> None:
+        self.source.prepare(workers=max(1, self.workers))
+
+    def setup(self, stage: str | None = None) -> None:
+        if self._datasets:
+            return
+        spec, tables = self.source.spec(), self.source.tables()
+        self.warnings = validate(spec, tables)
+        check_rates(self.missing, list(spec.modalities))
+        if any(self.missing.values()):
+            tables = {split: drop(tables[split], self.missing, self.seed, split) for split in SPLITS}
+            self.warnings = validate(spec, tables)
+        if self.limit is not None:
+            tables = {**tables, "train": subset(tables["train"], _balanced(tables["train"].y, self.limit))}
+        self._spec = spec
+        self._datasets = {s: MultimodalDataset(tables[s], self.seed, train=s == "train") for s in SPLITS}
+        self._print_summary()
+
+    @property
+    def spec(self) -> DataSpec:
+        self.setup()
+        assert self._spec is not None
+        return self._spec
+
+    def table(self, split: Split) -> Table:
+        """The checked table of one split, simulated missingness applied."""
+        self.setup()
+        return self._datasets[split].table
+
+    @property
+    def class_counts(self) -> torch.Tensor:
+        """(C,) int64: training samples per class."""
+        return torch.from_numpy(np.bincount(self.table("train").y, minlength=len(self.spec.classes)))
+
+    @property
+    def present_counts(self) -> dict[Split, dict[str, int]]:
+        """Samples in which each modality is present, per split."""
+        return {s: {m: int(p.sum()) for m, p in self.table(s).present.items()} for s in SPLITS}
+
+    def summary(self) -> str:
+        """Split sizes, classes, shapes and present counts as plain text."""
+        sizes = ", ".join(f"{s} {len(self.table(s))}" for s in SPLITS)
+        lines = [f"data: {sizes} samples, {len(self.spec.classes)} classes"]
+        for name, modality in self.spec.modalities.items():
+            present = {s: c[name] for s, c in self.present_counts.items()}
+            gone = [f"{s} {present[s]} of {len(self.table(s))}" for s in SPLITS if present[s] < len(self.table(s))]
+            told = f"; present in {', '.join(gone)}" if gone else ""
+            rate = self.missing.get(name, 0.0)
+            told += f" (simulated missing rate {rate:g})" if rate else ""
+            dominant = ", known to dominate" if name == self.spec.dominant else ""
+            lines.append(f"  {name}: {modality.kind} {'x'.join(map(str, modality.shape))}{dominant}{told}")
+        return "\n".join([*lines, *(f"  warning: {w}" for w in self.warnings)])
+
+    @rank_zero_only
+    def _print_summary(self) -> None:
+        print(self.summary(), flush=True)
+
+    # -- loaders ------------------------------------------------------------------------------------------------
+
+    def train_dataloader(self) -> ResumableLoader:
+        return self._loader("train", self.batch_size)
+
+    def val_dataloader(self) -> ResumableLoader:
+        return self._loader("val", self.eval_batch_size)
+
+    def test_dataloader(self) -> ResumableLoader:
+        return self._loader("test", self.eval_batch_size)
+
+    def survey_dataloader(self, split: Split) -> ResumableLoader:
+        """Every sample of a split once, in order, without augmentation (also of the training split)."""
+        dataset = MultimodalDataset(self.table(split), self.seed, train=False)
+        rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        return ResumableLoader(dataset, EpochBatches(len(dataset), self.eval_batch_size, self.seed, False, rank, world))
+
+    def _loader(self, split: Split, batch_size: int) -> ResumableLoader:
+        self.setup()
+        rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        dataset = self._datasets[split]
+        batches = EpochBatches(len(dataset), batch_size, self.seed, split == "train", rank, world)
+        return ResumableLoader(dataset, batches, self.workers, pin_memory=torch.cuda.is_available())
+
+    def probe_batch(self, n: int) -> Batch:
+        """A fixed held-out batch: min(n, len(val)) validation samples, classes as equal as val allows.
+
+        The same for every seed, so that probe curves of different seeds are measured on the same samples.
+        """
+        if n < 1:
+            raise UserError("probe batch size", str(n), "1 or more", "raise the number of probe samples")
+        chosen = _balanced(self.table("val").y, n)
+        return self._datasets["val"].__getitems__([(int(i), 0) for i in chosen])
+
+
+def _balanced(y: np.ndarray, n: int) -> np.ndarray:
+    """min(n, len(y)) positions in ascending order, classes as equal as y allows; always the same ones."""
+    order = shuffled(len(y), 0, "probe")
+    turn = np.empty(len(y), dtype=np.int64)  # how many of its class come before it
+    for label in np.unique(y):
+        mine = order[y[order] == label]
+        turn[mine] = np.arange(len(mine))
+    return np.sort(order[np.argsort(turn[order], kind="stable")][:n])

@@ -1,0 +1,90 @@
+"""Tables to batches: one vectorised read per modality, randomness from (seed, epoch, index) only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from asgml.data.counter_rng import sample_keys
+from asgml.data.spec import Table
+
+Batch = dict[str, Any]
+
+
+def take(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """`x[rows]` as a plain array in RAM. A memory map is read in file order and the order of `rows` restored."""
+    if not isinstance(x, np.memmap) or bool(np.all(rows[1:] >= rows[:-1])):
+        return np.asarray(x[rows])
+    order = np.argsort(rows, kind="stable")
+    out = np.empty((len(rows), *x.shape[1:]), dtype=x.dtype)
+    out[order] = x[rows[order]]
+    return out
+
+
+class MultimodalDataset(torch.utils.data.Dataset):
+    """One split as batches.
+
+    Args:
+        table: the split.
+        seed: of the run; with epoch and index it fixes the augmentation of a sample.
+        train: whether transforms augment.
+
+    `dataset.__getitems__([(index, epoch), …])` returns
+
+        x: {modality: (n_m, …) float32 (int64 for tokens), the present rows only}
+        rows: {modality: (n_m,) int64, their places in the batch, or None when all are present}
+        y: (B,) int64
+        index: (B,) int64, rows of the table
+
+    An index of n or more stands for a row given without some of its modalities, see `numbers`.
+    """
+
+    def __init__(self, table: Table, seed: int, train: bool = False):
+        self.table, self.seed, self.train = table, seed, train
+        self._empty: dict[str, torch.Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def numbers(self, index: np.ndarray, drop: Mapping[str, np.ndarray]) -> list[int]:
+        """The index that stands for row `index` (k,) without the modalities where `drop[m]` (k,) is True."""
+        code = np.zeros(len(index), dtype=np.int64)
+        for bit, modality in enumerate(self.table.x):
+            if modality in drop:
+                code |= np.asarray(drop[modality], dtype=np.int64) << bit
+        return (np.asarray(index, dtype=np.int64) + len(self) * code).tolist()
+
+    def __getitem__(self, sample: tuple[int, int]) -> Batch:
+        return self.__getitems__([sample])
+
+    def __getitems__(self, samples: Sequence[tuple[int, int]]) -> Batch:
+        pairs = np.asarray(samples, dtype=np.int64).reshape(-1, 2)
+        index, keys = pairs[:, 0], sample_keys(self.seed, pairs[:, 1], pairs[:, 0])
+        code, index = np.divmod(index, len(self))
+        x: dict[str, torch.Tensor] = {}
+        rows: dict[str, torch.Tensor | None] = {}
+        for bit, (modality, stored) in enumerate(self.table.x.items()):
+            present = self.table.present[modality][index] & (code >> bit & 1 == 0)
+            where = np.flatnonzero(present)
+            rows[modality] = None if len(where) == len(index) else torch.from_numpy(where)
+            if len(where):
+                x[modality] = self.table.transforms[modality](take(stored, index[where]), keys[where], self.train)
+            else:
+                x[modality] = self._none_of(modality)
+        return {
+            "x": x,
+            "rows": rows,
+            "y": torch.from_numpy(np.asarray(self.table.y[index])),
+            "index": torch.from_numpy(index.copy()),
+        }
+
+    def _none_of(self, modality: str) -> torch.Tensor:
+        """Zero rows of the right shape and type; transforms need not know empty input."""
+        if modality not in self._empty:
+            first = int(np.argmax(self.table.present[modality]))
+            raw = take(self.table.x[modality], np.array([first]))
+            self._empty[modality] = self.table.transforms[modality](raw, np.zeros(1, np.uint64), False)[:0]
+        return self._empty[modality].clone()

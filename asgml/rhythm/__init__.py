@@ -1,0 +1,1 @@
+"""Which encoder updates when: configuration, schedules, the deciding stage."""

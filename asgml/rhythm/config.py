@@ -1,0 +1,324 @@
+"""The `asgml` node of the configuration: which encoder updates when. Typed, and refused where it cannot mean
+anything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from callbacks.errors import UserError
+from callbacks.stages.frequency import check_phases
+
+Mode = Literal["sync", "frequency", "staleness", "adaptive", "boost"]
+Control = Literal["none", "lr_matched", "random_skip", "scale_only", "all_delayed"]
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Schedule of `mode: adaptive` (asgml.md §3).
+
+    Attributes:
+        kind: what the schedule drives, `staleness` (tau) or `frequency` (k = tau + 1).
+        signal: `speed` (S_m), `utilisation` (probes) or `hybrid` (the larger delay of the two).
+        beta: weight of the gradient norms in S_m against the loss descent.
+        tau_base: delay at S_m = 1.
+        tau_min: smallest delay.
+        tau_max: largest delay, also the capacity of the buffer.
+        threshold_delta: utilisation gap that is still tolerated.
+        gap_full: further gap at which tau_max is reached.
+        kappa: `1 + tau_m <= kappa * (1 + min tau)`.
+        update_every: committed steps between decisions.
+        ramp_steps: committed steps over which delays grow linearly to full.
+        window: steps of the loss descent D_m.
+        ema: weight of a new gradient norm in G_m.
+        ceilings: unimodal ceiling per modality; U_m is then taken relative to it.
+    """
+
+    kind: Literal["staleness", "frequency"] = "staleness"
+    signal: Literal["speed", "utilisation", "hybrid"] = "hybrid"
+    beta: float = 0.5
+    tau_base: int = 0
+    tau_min: int = 0
+    tau_max: int = 4
+    threshold_delta: float = 0.1
+    gap_full: float = 0.3
+    kappa: float = 3.0
+    update_every: int = 10
+    ramp_steps: int = 0
+    window: int = 10
+    ema: float = 0.1
+    ceilings: dict[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tau_min <= self.tau_max:
+            raise UserError(
+                "asgml.adaptive",
+                f"tau_min {self.tau_min}, tau_max {self.tau_max}",
+                "0 <= tau_min <= tau_max",
+                "correct one of the two",
+            )
+        if self.kappa < 1 or self.update_every < 1 or self.gap_full <= 0 or self.window < 1:
+            raise UserError(
+                "asgml.adaptive",
+                f"kappa {self.kappa}, update_every {self.update_every}, gap_full {self.gap_full}, window {self.window}",
+                "kappa >= 1, update_every >= 1, gap_full > 0, window >= 1",
+                "correct the value",
+            )
+
+
+@dataclass(frozen=True)
+class Boost:
+    """Weak-modality boost (asgml.md §2): a factor above 1 on the weak encoder's learning rate; composes with
+    every mode."""
+
+    enabled: bool = False
+    alpha: float = 0.5
+    cap: float = 2.0
+    ema: float = 0.3
+    threshold_delta: float = 0.1
+    gap_full: float = 0.3
+    through: Literal["lr", "gradient"] = "lr"
+
+
+@dataclass(frozen=True)
+class Asgml:
+    """Rhythm of the encoders.
+
+    Attributes:
+        mode: `sync`, `frequency`, `staleness`, `adaptive` or `boost` (sync with the boost switched on).
+        gamma: weight of the unimodal losses in `L = L_fusion + gamma * sum L_m`.
+        delayed: which encoders `tau` and `k` speak of when they are one number: `dominant` (named by the data
+            set), `all`, or a list of modalities.
+        tau: delay in steps (0 = none); one number or one per modality.
+        k: an update every k steps; one number or one per modality.
+        masking: of `frequency` on the steps between: `soft`, `hard`, `fusion_preserving`, `accumulate`.
+        soft_scale: factor of `soft`.
+        phases: of `frequency`, per modality; null finds staggered ones.
+        warmup: until a gradient of age tau exists: `skip` or `fresh`.
+        compensation: `none`, `inverse` (1/(1+lambda tau)) or `delay_compensated`.
+        lambda_comp: lambda of `inverse`.
+        mu: strength of `delay_compensated`.
+        through: where scalings act, `lr` or `gradient`.
+        buffer_dtype: storage of stale gradients; null is exact.
+        buffer_device: `same` or `cpu`.
+        adaptive: schedule of `mode: adaptive`.
+        boost: weak-modality boost.
+        control: `none`, or the control that separates asynchrony from its side effects: `lr_matched` (no
+            skipping, learning rate / k), `random_skip` (skips at random at the same rate), `scale_only` (c(tau)
+            * g_m(t), no delay), `all_delayed` (every modality alike).
+    """
+
+    mode: Mode = "sync"
+    gamma: float = 1.0
+    delayed: str | list[str] = "dominant"
+    tau: int | dict[str, int] = 2
+    k: int | dict[str, int] = 2
+    masking: Literal["soft", "hard", "fusion_preserving", "accumulate"] = "soft"
+    soft_scale: float = 0.1
+    phases: dict[str, int] | None = None
+    warmup: Literal["skip", "fresh"] = "skip"
+    compensation: Literal["none", "inverse", "delay_compensated"] = "inverse"
+    lambda_comp: float = 0.1
+    mu: float = 0.04
+    through: Literal["lr", "gradient"] = "lr"
+    buffer_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    buffer_device: Literal["same", "cpu"] = "same"
+    adaptive: Adaptive = field(default_factory=Adaptive)
+    boost: Boost = field(default_factory=Boost)
+    control: Control = "none"
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "none": ("sync", "frequency", "staleness", "adaptive", "boost"),
+            "lr_matched": ("frequency", "adaptive"),
+            "random_skip": ("frequency", "adaptive"),
+            "scale_only": ("staleness", "adaptive"),
+            "all_delayed": ("frequency", "staleness", "adaptive"),
+        }[self.control]
+        if self.mode not in allowed:
+            raise UserError(
+                "asgml.control",
+                f"'{self.control}' with mode '{self.mode}'",
+                f"mode one of {', '.join(allowed)}",
+                "this control has nothing to control there: change asgml.mode or asgml.control",
+            )
+        if (
+            self.mode == "adaptive"
+            and self.control in ("lr_matched", "random_skip")
+            and self.adaptive.kind != "frequency"
+        ):
+            raise UserError(
+                "asgml.control",
+                f"'{self.control}' with adaptive staleness",
+                "asgml.adaptive.kind=frequency",
+                "a delayed encoder skips no updates; use control=scale_only",
+            )
+        if self.mode == "adaptive" and self.control == "scale_only" and self.adaptive.kind != "staleness":
+            raise UserError(
+                "asgml.control",
+                "'scale_only' with adaptive frequency",
+                "asgml.adaptive.kind=staleness",
+                "use control=lr_matched",
+            )
+        if self.control == "scale_only" and self.compensation != "inverse":
+            raise UserError(
+                "asgml.control",
+                f"'scale_only' with compensation '{self.compensation}'",
+                "asgml.compensation=inverse",
+                "without a factor c(tau) this control would be mode=sync",
+            )
+        if self.gamma < 0 or self.lambda_comp < 0:
+            raise UserError(
+                "asgml",
+                f"gamma {self.gamma}, lambda_comp {self.lambda_comp}",
+                "both 0 or more",
+                "correct the value",
+            )
+
+    @property
+    def uses_probes(self) -> bool:
+        """Does any decision read the probes?"""
+        return self.boosts or (self.mode == "adaptive" and self.adaptive.signal != "speed")
+
+    @property
+    def boosts(self) -> bool:
+        return self.boost.enabled or self.mode == "boost"
+
+    def chosen(self, modalities: list[str], dominant: str | None) -> list[str]:
+        """The modalities that `delayed` names.
+
+        Raises:
+            UserError: unknown modality, or `dominant` where the data set names none or it is not trained.
+        """
+        if self.control == "all_delayed" or self.delayed == "all":
+            return list(modalities)
+        if self.delayed == "dominant":
+            if dominant is None:
+                if len(modalities) == 1:
+                    return list(modalities)
+                raise UserError(
+                    "asgml.delayed",
+                    "'dominant', but this data set does not say which modality dominates",
+                    f"all, or a list out of {modalities}",
+                    f"set data.dominant={modalities[0]} or asgml.delayed=[{modalities[0]}]",
+                )
+            if dominant not in modalities:
+                raise UserError(
+                    "asgml.delayed",
+                    f"'dominant', which is '{dominant}', but only {modalities} are trained here",
+                    f"all, or a list out of {modalities}",
+                    "set asgml.delayed, or asgml.mode=sync",
+                )
+            return [dominant]
+        names = [self.delayed] if isinstance(self.delayed, str) else list(self.delayed)
+        self._known(names, modalities, "asgml.delayed")
+        return names
+
+    @staticmethod
+    def _known(names: list[str], modalities: list[str], where: str) -> None:
+        for name in names:
+            if name not in modalities:
+                near = get_close_matches(name, modalities, 1)
+                raise UserError(
+                    where,
+                    f"modality '{name}'",
+                    f"out of {modalities}",
+                    f"did you mean '{near[0]}'?" if near else "name a modality of the data set",
+                )
+
+    def per_modality(
+        self, value: int | dict[str, int], rest: int, modalities: list[str], dominant: str | None, key: str
+    ) -> dict[str, int]:
+        """One number for the chosen modalities and `rest` for the others, or the mapping as given (missing ones
+        get `rest`)."""
+        if isinstance(value, dict):
+            self._known(list(value), modalities, key)
+            if self.control == "all_delayed":
+                return dict.fromkeys(modalities, max(value.values(), default=rest))
+            return {m: int(value.get(m, rest)) for m in modalities}
+        chosen = self.chosen(modalities, dominant)
+        return {m: value if m in chosen else rest for m in modalities}
+
+    def taus(self, modalities: list[str], dominant: str | None) -> dict[str, int]:
+        """tau of every modality."""
+        taus = self.per_modality(self.tau, 0, modalities, dominant, "asgml.tau")
+        for m, tau in taus.items():
+            if tau < 0:
+                raise UserError("asgml.tau", f"{m}: {tau}", "a delay in steps, 0 or more", "0 means no delay")
+        return taus
+
+    def ks(self, modalities: list[str], dominant: str | None) -> dict[str, int]:
+        """k of every modality; refused where some step would idle every encoder."""
+        ks = self.per_modality(self.k, 1, modalities, dominant, "asgml.k")
+        if self.control != "lr_matched":
+            check_phases(ks, self.phases, "asgml.k")
+        return ks
+
+
+def dead_keys(asgml: dict[str, Any]) -> dict[str, str]:
+    """Keys of the `asgml` node that have no effect under its mode, with the reason; overriding one of them is an
+    error."""
+    mode, control = asgml["mode"], asgml["control"]
+    adaptive = asgml["adaptive"]
+    dead: dict[str, str] = {}
+
+    def kill(reason: str, *keys: str) -> None:
+        dead.update({f"asgml.{k}": reason for k in keys if f"asgml.{k}" not in dead})
+
+    timing = mode if mode != "adaptive" else adaptive["kind"]
+    if mode != "adaptive":
+        kill(f"asgml.mode={mode} has no adaptive schedule", *(f"adaptive.{k}" for k in adaptive if k != "_target_"))
+    if timing != "staleness":
+        kill(
+            f"asgml.mode={mode} delays no gradient",
+            "tau",
+            "warmup",
+            "compensation",
+            "lambda_comp",
+            "mu",
+            "buffer_dtype",
+            "buffer_device",
+        )
+    if timing != "frequency":
+        kill(f"asgml.mode={mode} skips no update", "k", "masking", "soft_scale", "phases")
+    if mode == "adaptive":
+        kill("the adaptive schedule sets it", "tau", "k", "delayed", "phases")
+        if adaptive["signal"] == "utilisation":
+            kill(
+                "signal=utilisation does not read the speed score",
+                "adaptive.beta",
+                "adaptive.tau_base",
+                "adaptive.window",
+                "adaptive.ema",
+            )
+        if adaptive["signal"] == "speed":
+            kill(
+                "signal=speed does not read the probes",
+                "adaptive.threshold_delta",
+                "adaptive.gap_full",
+                "adaptive.ceilings",
+            )
+    if timing == "frequency" and asgml["masking"] != "soft":
+        kill(f"masking={asgml['masking']} does not scale", "soft_scale")
+    if timing == "staleness":
+        if asgml["compensation"] != "inverse":
+            kill(f"compensation={asgml['compensation']} does not use it", "lambda_comp")
+        if asgml["compensation"] != "delay_compensated":
+            kill(f"compensation={asgml['compensation']} does not use it", "mu")
+    if mode in ("sync", "boost"):
+        kill(f"asgml.mode={mode} delays nobody", "delayed")
+        kill(f"asgml.mode={mode} scales nothing", "through")
+    if control in ("lr_matched", "scale_only"):
+        kill(
+            f"control={control} neither skips nor delays",
+            "masking",
+            "soft_scale",
+            "phases",
+            "warmup",
+            "buffer_dtype",
+            "buffer_device",
+        )
+    if not asgml["boost"]["enabled"] and mode != "boost":
+        kill("the boost is off", *(f"boost.{k}" for k in asgml["boost"] if k not in ("_target_", "enabled")))
+    return dead

@@ -1,0 +1,1 @@
+"""Training: the Lightning module and what its step consists of."""

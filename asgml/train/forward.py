@@ -1,0 +1,199 @@
+"""From a batch to a `Step`: encode, mask, fuse, and the losses as means over the rows of all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from asgml.data.dataset import Batch
+from asgml.methods.base import Method, Step, uses
+from asgml.model.net import FUSION, MultimodalNet
+from asgml.model.rows import present_mask, scatter
+from asgml.rhythm.stage import Rhythm
+from asgml.train.distributed import reduced, sum_over_ranks, world_size
+from callbacks.step.stage import host_read
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def widen(x: Tensor) -> Tensor:
+    """Half-precision logits in fp32 (losses are never computed in half)."""
+    return x.float() if x.dtype in HALF else x
+
+
+def full_masks(present: Mapping[str, Tensor | None], size: int, device: torch.device) -> dict[str, Tensor]:
+    """Presence masks (B,) with "everybody" (None) written out."""
+    ones = torch.ones(size, dtype=torch.bool, device=device)
+    return {m: ones if mask is None else mask for m, mask in present.items()}
+
+
+class Forward:
+    """The forward pass of `MultimodalModule`; owns no parameters.
+
+    Args:
+        net, rhythm, teachers, may_miss: see `MultimodalModule`.
+        methods: those of the run, in order; the ones with `on_features` see the features before fusion.
+        active: modalities that take part.
+        trains_heads: does a method train on the unimodal losses? If not, the heads read detached features.
+
+    Attributes:
+        idle: encoders that a method holds still in this step.
+        absent: modalities that nobody in the global batch has.
+        taps: with `measure`, per modality the feature as the fusion and as the head read it, for the gradient cosine.
+    """
+
+    def __init__(
+        self,
+        net: MultimodalNet,
+        methods: Sequence[Method],
+        active: Sequence[str],
+        rhythm: Rhythm,
+        trains_heads: bool,
+        may_miss: bool,
+        teachers: Mapping[str, nn.Module],
+    ):
+        self.net, self.active, self.rhythm = net, list(active), rhythm
+        self.trains_heads, self.may_miss = trains_heads, may_miss
+        self.teachers = dict(teachers)  # a plain dict: neither trained nor saved
+        self._changing = [m for m in methods if uses(m, "on_features")]
+        self.absent: set[str] = set()
+        self.idle: set[str] = set()
+        self.taps: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def __call__(
+        self, batch: Batch, *, training: bool, measure: bool, t: int, epoch: int, epochs: int, rank: int
+    ) -> Step:
+        """
+        Args:
+            training: False leaves out everything that only gradients need.
+            measure: keep the taps of this step.
+            t: committed steps; `epochs` is -1 where training is measured in steps.
+        """
+        features, present = self.encode(batch, training)
+        fused_in, head_in = self._views(features, training, measure)
+        y, size = batch["y"], batch["y"].shape[0]
+        masks = full_masks(present, size, y.device) if any(p is not None for p in present.values()) else None
+        counts, ranks = (self._counts(batch), world_size()) if training else (None, 1)
+
+        def mean(values: Tensor, m: str | None) -> Tensor:
+            """Mean over the rows (where m is present) of all ranks, scaled so that DDP's average over ranks comes
+            out right."""
+            mask = None if m is None else present[m]
+            total = values.sum() if mask is None else torch.where(mask, values, torch.zeros_like(values)).sum()
+            if counts is None:
+                return total / (values.shape[0] if mask is None else mask.sum().clamp(min=1))
+            n = counts[0] if m is None else counts[1 + self.active.index(m)]
+            return total * ranks / (n.to(total.dtype) if isinstance(n, Tensor) else n)
+
+        def slices(m: str) -> Tensor:
+            part = self.net.fusion.unimodal_logits(fused_in, m)
+            return step.unimodal[m] if part is None else widen(part)
+
+        def fuse(some: Mapping[str, Tensor], frozen: bool = False) -> Tensor:
+            return self.fuse_some(some, features, present, frozen)
+
+        def teacher(m: str) -> Tensor:
+            x, rows = batch["x"][m], batch["rows"][m]
+            with torch.no_grad():
+                f = self.teachers[m](x) if x.shape[0] else features[m].new_zeros(0, self.net.dims[m])
+                return scatter(f, rows, size)
+
+        step = Step(
+            y=y,
+            present=present,
+            features={m: features[m] for m in self.active},
+            logits=torch.empty(0, device=y.device),
+            unimodal={},
+            slices=slices,
+            losses={},
+            mean=reduced(mean),
+            t=t,
+            epoch=epoch,
+            training=training,
+            fuse=fuse,
+            teacher=teacher,
+            total=lambda values: sum_over_ranks(values.detach()),
+            index=batch["index"],
+            epochs=epochs,
+            rank=rank,
+        )
+        for method in self._changing:
+            fused_in = method.on_features(step, fused_in)
+        step.logits = widen(self.net.fusion(fused_in, masks))
+        step.unimodal = {m: widen(self.net.heads[m](head_in[m])) for m in self.active}
+        step.losses = {FUSION: mean(F.cross_entropy(step.logits, y, reduction="none"), None)}
+        for m in self.active:
+            if not (training and m in self.absent):
+                step.losses[m] = mean(F.cross_entropy(step.unimodal[m], y, reduction="none"), m)
+        return step
+
+    def encode(self, batch: Batch, training: bool) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+        """Features (B, d_m) and presence masks; encoders that the rhythm holds back run without a graph."""
+        size, device = batch["y"].shape[0], batch["y"].device
+        features: dict[str, Tensor] = {}
+        present: dict[str, Tensor | None] = {}
+        for m in self.net.modalities:
+            x, rows = batch["x"][m], batch["rows"][m]
+            present[m] = None if rows is None else present_mask(rows, size, device)
+            if m not in self.active:
+                features[m] = torch.zeros(
+                    size, self.net.dims[m], device=device, dtype=x.dtype if x.is_floating_point() else None
+                )
+                continue
+            held = training and (m in self.rhythm.no_graph or m in self.idle)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not held):
+                features[m] = scatter(self.net.encode(m, x), rows, size)
+        return features, present
+
+    def fuse_some(
+        self,
+        some: Mapping[str, Tensor],
+        features: Mapping[str, Tensor],
+        present: Mapping[str, Tensor | None],
+        frozen: bool = False,
+    ) -> Tensor:
+        """Fused logits of the modalities in `some`; the others are absent from every row."""
+        first = next(iter(features.values()))
+        masks = full_masks(present, first.shape[0], first.device)
+        nobody = torch.zeros(first.shape[0], dtype=torch.bool, device=first.device)
+        given = {m: some[m] if m in some else features[m].detach() for m in features}
+        masks = {m: masks[m] if m in some else nobody for m in features}
+        if not frozen:
+            return widen(self.net.fusion(given, masks))
+        weights = {name: p.detach() for name, p in self.net.fusion.named_parameters()}
+        return widen(functional_call(self.net.fusion, weights, (given, masks)))
+
+    def _views(
+        self, features: dict[str, Tensor], training: bool, measure: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The features as fusion and heads read them."""
+        self.taps = {}
+        fused_in, head_in = dict(features), dict(features)
+        for m in self.active if training else ():
+            # always two views, so that measuring (retain_grad) does not change the order in which gradients are
+            # summed
+            fused_in[m], head_in[m] = features[m].view_as(features[m]), features[m].view_as(features[m])
+            if not self.trains_heads or m in self.rhythm.detached_head:
+                head_in[m] = features[m].detach()
+            elif measure and features[m].requires_grad:
+                fused_in[m].retain_grad()
+                head_in[m].retain_grad()
+                self.taps[m] = (fused_in[m], head_in[m])
+        return fused_in, head_in
+
+    def _counts(self, batch: Batch) -> Sequence[float | Tensor]:
+        """Global number of rows: all, then per active modality. Numbers on one rank, 0-d tensors on several."""
+        local = [batch["y"].shape[0]] + [batch["x"][m].shape[0] for m in self.active]
+        self.absent = {m for m, n in zip(self.active, local[1:], strict=True) if n == 0}
+        if world_size() == 1:
+            return [float(max(1, n)) for n in local]
+        device = batch["y"].device
+        dtype = torch.float64 if device.type == "cpu" else torch.float32
+        counts = sum_over_ranks(torch.tensor(local, device=device, dtype=dtype))
+        if self.may_miss:
+            self.absent = {m for m, n in zip(self.active, host_read(counts)[1:], strict=True) if n == 0}
+        return counts.clamp(min=1.0).unbind()

@@ -1,0 +1,403 @@
+"""MultimodalModule: the Lightning shell around network, methods and rhythm. One joint backward, one optimiser,
+one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import reduce
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from asgml.data.dataset import Batch
+from asgml.methods.base import Epoch, Method, Step, Survey, uses
+from asgml.model.net import FUSION, MultimodalNet
+from asgml.rhythm.stage import Rhythm
+from asgml.train.distributed import means_over_ranks, sum_over_ranks
+from asgml.train.forward import Forward
+from asgml.train.hooks import check_methods, install_modules, install_selection, never_act, reinitialise, take_survey
+from asgml.train.modulation import Modulation
+from asgml.train.predictions import Predictions, evaluate
+from callbacks.errors import UserError
+from callbacks.stages.lr import LRSchedule
+from callbacks.step.groups import require_groups
+from callbacks.step.pipeline import find_pipeline
+from callbacks.step.stage import StepContext
+
+
+class MultimodalModule(L.LightningModule):
+    """Trains N encoders, a fusion and unimodal heads (asgml.md §1, §2) under manual optimisation.
+
+    The step, in order: the rhythm has decided which encoders run without a graph → features → fused and unimodal
+    losses (means over present rows, weighted by counts over ranks) → the methods' terms → one `manual_backward`
+    → `optimizer.step()`, inside which the `StepPipeline` works. The logged loss is `L_fusion + gamma * sum L_m`
+    in every step, masked or not.
+
+    Args:
+        net: the network.
+        methods: by name, applied in order.
+        rhythm: the deciding stage of the pipeline.
+        optimizer: called with the parameter groups; one group per modality (its encoder), one named `fusion`
+            (fusion and heads).
+        lr_schedule: factor on every group's learning rate, in committed steps.
+        group_lr: learning rate of single groups, in place of the optimiser's.
+        gamma: weight of the unimodal losses in the *logged* loss (a method decides what is trained on).
+        may_miss: can a modality be missing in a sample? Under DDP this costs one host read of the global counts
+            per step.
+        dominant: only for reports.
+        cosine_every: steps between two measurements of the fusion/unimodal gradient cosine at the feature; 0
+            switches it off.
+        teachers: frozen encoders, by modality, for the methods that ask for them.
+    """
+
+    automatic_optimization: bool
+
+    def __init__(
+        self,
+        net: MultimodalNet,
+        methods: Mapping[str, Method],
+        rhythm: Rhythm,
+        optimizer: Callable[..., Optimizer],
+        lr_schedule: LRSchedule,
+        group_lr: dict[str, float] | None = None,
+        gamma: float = 1.0,
+        may_miss: bool = True,
+        cosine_every: int = 10,
+        seed: int = 0,
+        teachers: Mapping[str, nn.Module] | None = None,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.net, self.methods, self.rhythm = net, dict(methods), rhythm
+        self._optimizer, self._lr_schedule = optimizer, lr_schedule
+        self.group_lr, self.gamma, self.cosine_every = dict(group_lr or {}), gamma, cosine_every
+        self.modalities = net.modalities
+        for method in self.methods.values():
+            method.setup(self.modalities, net.classes, seed)
+        timed = rhythm.buffer is not None or rhythm.mask is not None
+        may_miss = check_methods(self.methods, timed) or may_miss
+        self.extensions = install_modules(net, self.methods, seed)
+        everyone = list(self.methods.values())  # a hook that a method does not have is not called
+        self._fusing = [m for m in reversed(everyone) if uses(m, "fuse_at_test")]
+        self._splitting = next((m for m in everyone if uses(m, "substeps")), None)
+        keeps = any(method.keeps_initial for method in self.methods.values())
+        self._initial = {
+            m: [p.detach().cpu().clone() for p in net.encoders[m].parameters()] for m in self.modalities if keeps
+        }
+        self.active = self.modalities
+        for method in self.methods.values():
+            self.active = [m for m in method.active(self.modalities) if m in self.active]
+        self.trains_heads = any(method.trains_heads for method in self.methods.values())
+        if rhythm.mask is not None and rhythm.mask.masking == "fusion_preserving" and not self.trains_heads:
+            raise UserError(
+                "asgml.masking",
+                f"fusion_preserving with method {', '.join(self.methods)}",
+                "a method whose unimodal losses reach the encoders, e.g. uniform",
+                "there is no unimodal gradient to leave out: choose soft, hard or accumulate",
+            )
+        self.fusion_loss = not any(method.replaces_fusion_loss for method in self.methods.values())
+        self.forward_pass = Forward(net, everyone, self.active, rhythm, self.trains_heads, may_miss, teachers or {})
+        self.step: Step | None = None
+        self._rows: Mapping[str, Tensor | None] = {}
+        self._epoch_counts: Tensor | None = None
+        self._collected: dict[str, list[Predictions]] = {}
+        self.predictions: dict[str, Predictions] = {}
+        self.metrics: dict[str, dict[str, float]] = {}
+
+    # -- optimiser
+    def configure_optimizers(self) -> Any:
+        everything = self.net.groups()
+        everything[FUSION] += list(self.extensions.parameters())
+        groups = {name: [p for p in params if p.requires_grad] for name, params in everything.items()}
+        for name in self.group_lr:
+            if name not in groups:
+                raise UserError(
+                    f"group_lr.{name}",
+                    f"the groups are {', '.join(groups)}",
+                    "a modality, or fusion",
+                    "correct the name",
+                )
+        options = [
+            {"params": params, "name": name, **({"lr": self.group_lr[name]} if name in self.group_lr else {})}
+            for name, params in groups.items()
+            if params
+        ]
+        optimizer = self._optimizer(options)
+        self.trainer.fit_loop.setup_data()  # now the length of an epoch is known
+        per_epoch = max(1, int(self.trainer.num_training_batches))
+        epochs = self.trainer.max_epochs or -1
+        if epochs < 1:  # training is measured in steps alone
+            epochs = -(-max(1, self.trainer.max_steps) // per_epoch)
+        schedule = self._lr_schedule(optimizer, per_epoch, epochs)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        pipeline = find_pipeline(self.trainer)
+        if pipeline is None or pipeline.ctx is None:
+            raise UserError(
+                "callbacks",
+                "no StepPipeline",
+                "a StepPipeline with rhythm and gate",
+                "build the trainer with asgml.build",
+            )
+        self._pipeline = pipeline
+        frozen = {m for m, params in self.net.groups().items() if not any(p.requires_grad for p in params)}
+        require_groups([m for m in self.active if m not in frozen], pipeline.ctx.groups, "model")
+        if self._epoch_counts is None:
+            self._zero_counts()
+        for message in never_act(self.methods, self._planned_epochs()):
+            rank_zero_warn(message)
+        for teacher in self.forward_pass.teachers.values():
+            teacher.to(self.device)
+        modulation = self._modulation
+        if modulation is not None and modulation.selection is not None:  # resumed within an epoch
+            install_selection(self.trainer, modulation.selected, modulation.selection)
+
+    @property
+    def _modulation(self) -> Modulation | None:
+        stage = self._pipeline.stage("modulation")
+        assert stage is None or isinstance(stage, Modulation)
+        return stage
+
+    # -- forward
+    def step_of(self, batch: Batch) -> Step:
+        """The forward pass of a batch, in the module's own mode."""
+        training = self.training
+        t = self._pipeline.t if training else 0
+        measure = training and bool(self.cosine_every) and self.trains_heads
+        return self.forward_pass(
+            batch,
+            training=training,
+            measure=measure and (t == 0 or (t + 1) % self.cosine_every == 0),
+            t=t,
+            epoch=self.current_epoch,
+            epochs=self._epochs,
+            rank=self.global_rank,
+        )
+
+    @property
+    def _epochs(self) -> int:
+        return self.trainer.max_epochs or -1
+
+    def _planned_epochs(self) -> int:
+        """Epochs that the run will begin, whether epochs or steps end it; -1 where neither does."""
+        per_epoch = max(1, int(self.trainer.num_training_batches))
+        by_steps = -(-self.trainer.max_steps // per_epoch) if self.trainer.max_steps > 0 else -1
+        return min((n for n in (self._epochs, by_steps) if n > 0), default=-1)
+
+    # -- training
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad(set_to_none=True)
+        step = self.step = self.step_of(batch)
+        self._rows = batch["rows"]
+        terms = {FUSION: step.losses[FUSION]} if self.fusion_loss else {}
+        for name, method in self.methods.items():
+            for term, value in method.loss(step).items():
+                key = term if term in self.modalities or term == FUSION else f"{name}/{term}"
+                terms[key] = terms[key] + value if key in terms else value
+        # heads that no method trains learn from detached features, for the record only
+        monitors = [] if self.trains_heads else [loss for m, loss in step.losses.items() if m != FUSION]
+        losses = [*terms.values(), *monitors]
+        if not losses:  # nobody has what this method learns from: a gradient of 0, which the gate vetoes
+            losses = [0.0 * z.sum() for z in step.unimodal.values()]
+        total = torch.stack(losses).sum()
+        self._report(step, terms)
+        self.log("train/loss", total.detach(), prog_bar=True, logger=False)
+        parts = self._splitting.substeps(step, terms) if self._splitting else {}
+        if parts:
+            self._backward_in_parts(step, parts, monitors)
+        else:
+            self.manual_backward(total)
+        self._cosines()
+        optimizer.step()
+        self._count(step)
+
+    def _backward_in_parts(self, step: Step, parts: dict[str, Tensor], monitors: list[Tensor]) -> None:
+        """One backward pass per part; each one's gradients are kept, and `p.grad` is their sum."""
+        groups, names = self._context.groups, list(parts)
+        for name, loss in parts.items():
+            last = name == names[-1]
+            self.manual_backward(torch.stack([loss, *monitors]).sum() if last else loss, retain_graph=not last)
+            step.gradients[name] = {g: [p.grad for p in group.params] for g, group in groups.items()}
+            for group in groups.values():
+                group.clear()
+        for g, group in groups.items():
+            for p, found in zip(group.params, zip(*(step.gradients[n][g] for n in names), strict=True), strict=True):
+                given = [x for x in found if x is not None]
+                p.grad = reduce(torch.add, given) if given else None
+
+    def _report(self, step: Step, terms: dict[str, Tensor]) -> None:
+        """Losses and shares ride to the host with the step's one read."""
+        named = {f"loss/{k}": v for k, v in step.losses.items()} | {f"term/{k}": v for k, v in terms.items()}
+        self._context.reads.update(means_over_ranks(named))
+
+    @property
+    def _context(self) -> StepContext:
+        assert self._pipeline.ctx is not None
+        return self._pipeline.ctx
+
+    def _cosines(self) -> None:
+        """Cosine between what the fusion path and the unimodal path ask of the feature (free: both gradients
+        exist)."""
+        for m, (fused, head) in self.forward_pass.taps.items():
+            if fused.grad is not None and head.grad is not None:
+                self._context.reads[f"cosine/{m}"] = F.cosine_similarity(
+                    fused.grad.flatten().float(), head.grad.flatten().float(), dim=0, eps=1e-20
+                )
+        self.forward_pass.taps = {}
+
+    def _zero_counts(self) -> None:
+        self._epoch_counts = torch.zeros(2 + 2 * len(self.active), device=self.device)
+
+    def _count(self, step: Step) -> None:
+        """Right answers and rows of the epoch, on the device."""
+        assert self._epoch_counts is not None
+        with torch.no_grad():
+            guess = self._predict(step) if self._fusing else step.logits
+            row = [(guess.argmax(1) == step.y).sum(), torch.full_like(step.y[0], step.y.shape[0])]
+            for m in self.active:
+                mask, right = step.present[m], step.unimodal[m].argmax(1) == step.y
+                row += (
+                    [right.sum(), torch.full_like(step.y[0], step.y.shape[0])]
+                    if mask is None
+                    else [(right & mask).sum(), mask.sum()]
+                )
+            self._epoch_counts += torch.stack(row)
+
+    def on_train_epoch_start(self) -> None:
+        self._zero_counts()
+        modulation = self._modulation
+        if modulation is None:
+            return
+        surveys: dict[str, Survey] = {}
+
+        def survey(split: Literal["train", "val"]) -> Survey:
+            if split not in surveys:
+                surveys[split] = take_survey(self, split)
+            return surveys[split]
+
+        newest = {f"val/{k}": v for k, v in self.metrics.get("val", {}).items()}
+        metrics = {**newest, **self.metrics.get("train", {}), **modulation.train}
+        modulation.begin_epoch(
+            Epoch(
+                self.current_epoch,
+                self._epochs,
+                metrics,
+                survey,
+                lambda m, alpha: reinitialise(self.net.encoders[m], self._initial[m], alpha, self._context.optimizer),
+            )
+        )
+        if modulation.selection is not None:
+            install_selection(self.trainer, self.current_epoch, modulation.selection)
+
+    def on_train_epoch_end(self) -> None:
+        assert self._epoch_counts is not None
+        counts = sum_over_ranks(self._epoch_counts)
+        values = counts.tolist()
+        names = ["train/accuracy", *(f"train/accuracy/{m}" for m in self.active)]
+        done = {name: values[2 * i] / values[2 * i + 1] for i, name in enumerate(names) if values[2 * i + 1]}
+        self.metrics["train"] = done
+        self._log(done)
+
+    # -- probes
+    def probe_input(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Features and labels of the present rows of the current batch (see `callbacks.stages.probe.ProbeEMA`)."""
+        assert self.step is not None
+        return self._present_rows(self.step.features, self._rows, self.step.y)
+
+    def probe_encode(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        features, _ = self.forward_pass.encode(batch, self.training)
+        return self._present_rows({m: features[m] for m in self.active}, batch["rows"], batch["y"])
+
+    @staticmethod
+    def _present_rows(
+        features: dict[str, Tensor], rows: Mapping[str, Tensor | None], y: Tensor
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        out = {}
+        for m, f in features.items():
+            here = rows[m]  # positions and not a mask, whose length the host would have to wait for
+            out[m] = (f, y) if here is None else (f.index_select(0, here), y.index_select(0, here))
+        return out
+
+    # -- evaluation
+    def _predict(self, step: Step) -> Tensor:
+        """Class probabilities (B, C): the last method's that has its own, else those of the fused logits."""
+        for method in self._fusing:
+            replaced = method.fuse_at_test(step)
+            if replaced is not None:
+                return replaced
+        return torch.softmax(step.logits, dim=1)
+
+    def _evaluate_batch(self, batch: Batch, split: str) -> None:
+        step = self.step_of(batch)
+        probabilities = self._predict(step)
+        self._collected.setdefault(split, []).append(
+            Predictions.of(
+                batch["index"],
+                step.y,
+                probabilities,
+                {m: torch.softmax(z, 1) for m, z in step.unimodal.items()},
+                step.present,
+            )
+        )
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate_batch(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate_batch(batch, "test")
+
+    def _finish_evaluation(self, split: str) -> None:
+        parts = self._collected.pop(split, [])
+        predictions = Predictions.gather(parts)
+        self.predictions[split] = predictions
+        self.metrics[split] = evaluate(predictions, self.net.classes, self.gamma)
+        named = {f"{split}/{k}": v for k, v in self.metrics[split].items()}
+        for name, value in named.items():  # for callbacks that monitor
+            self.log(name, value, logger=False, prog_bar=name == f"{split}/accuracy", sync_dist=False)
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._log(named)
+
+    def on_validation_epoch_end(self) -> None:
+        if not self.trainer.sanity_checking:
+            self._finish_evaluation("val")
+        else:
+            self._collected.clear()
+
+    def on_test_epoch_end(self) -> None:
+        self._finish_evaluation("test")
+
+    def _log(self, values: dict[str, float]) -> None:
+        """Straight to the loggers, at the number of committed steps."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics({**values, "epoch": self.current_epoch}, step=self._pipeline.t)
+
+    # -- state
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        counts = None if self._epoch_counts is None else sum_over_ranks(self._epoch_counts)
+        checkpoint["asgml"] = {
+            "epoch_counts": None if counts is None else counts.cpu().clone(),
+            "val": dict(self.metrics.get("val", {})),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint["asgml"]
+        if saved["epoch_counts"] is not None:  # of all ranks together
+            share = 1.0 if self.trainer.is_global_zero else 0.0
+            self._epoch_counts = saved["epoch_counts"].to(self.device) * share
+        if saved["val"]:
+            self.metrics["val"] = dict(saved["val"])
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        moved: Any = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        dtype = next(self.net.parameters()).dtype
+        if dtype == torch.float64:
+            moved["x"] = {m: x.to(dtype) if x.is_floating_point() else x for m, x in moved["x"].items()}
+        return moved

@@ -1,0 +1,1 @@
+"""What accompanies a whole run: checkpoints, history, signals, alarms."""

@@ -1,0 +1,130 @@
+"""TrainableAudit: every trainable parameter is in exactly one group and gets a gradient, or the run stops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from callbacks.errors import UserError
+
+SHOWN = 8
+
+
+class AuditFailure(UserError):
+    """A parameter that was meant to be trained is not; it is named."""
+
+
+class TrainableAudit(L.Callback):
+    """At the start: the optimisers' groups and the module's trainable parameters are the same set, each in exactly one
+    group. After `within` backward passes: each had a gradient with a value other than zero, or the run stops.
+
+    Adapters that nobody gave to the optimiser, adapters used in one loss of five, parameters in two groups: each cost
+    a project weeks. A module may offer `idle_groups()`, the names of groups that rightly are without gradient in the
+    present step (the head of an objective that has not begun); their steps do not count.
+
+    Example::
+
+        callbacks:
+          audit: {_target_: callbacks.run.audit.TrainableAudit, within: 20, ignore: [net.unused.weight]}
+
+    Limits: gradients are looked at where backward left them, before any stage of a `StepPipeline` changes them; in
+        the first steps that costs one reduction per parameter that has not been seen yet and one host read at the end.
+        With gradient accumulation a backward pass counts, not a step.
+
+    Args:
+        within: backward passes after which every parameter must have been seen.
+        ignore: names of parameters that need no gradient.
+    """
+
+    def __init__(self, within: int = 20, ignore: list[str] | None = None):
+        if within < 1:
+            raise UserError("TrainableAudit.within", str(within), "1 or more passes", "set within=20")
+        self.within, self.ignore = within, set(ignore or [])
+        self.passed = False
+        self._passes: dict[str, int] = {}  # by group
+        self._seen: dict[str, Tensor] = {}  # by parameter: had it a gradient? on the device
+        self._known: set[str] = set()
+        self._group: dict[str, str] = {}
+
+    @property
+    def state_key(self) -> str:
+        return "TrainableAudit"
+
+    def state_dict(self) -> dict[str, Any]:
+        had = sorted(self._known | {name for name, flag in self._seen.items() if bool(flag)})
+        return {"passed": self.passed, "passes": dict(self._passes), "had": had}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.passed, self._passes = bool(state_dict["passed"]), dict(state_dict["passes"])
+        self._known = set(state_dict["had"])
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        names = {id(p): name for name, p in pl_module.named_parameters() if p.requires_grad}
+        owner: dict[int, str] = {}
+        for optimizer in trainer.optimizers:
+            for number, group in enumerate(optimizer.param_groups):
+                label = str(group.get("name", f"group{number}"))
+                for p in (p for p in group["params"] if p.requires_grad):
+                    name = names.get(id(p))
+                    if id(p) in owner:
+                        raise self._failure(
+                            f"{name or tuple(p.shape)} is in '{owner[id(p)]}' and in '{label}'",
+                            "every trainable parameter in exactly one group",
+                            "remove it from one of them: it would move twice per step",
+                        )
+                    if name is None:
+                        raise self._failure(
+                            f"a tensor {tuple(p.shape)} of group '{label}' is no parameter of the module",
+                            "only the module's own parameters",
+                            "register it in the module, or it will be in no checkpoint",
+                        )
+                    owner[id(p)] = label
+        absent = [name for key, name in names.items() if key not in owner]
+        if absent:
+            raise self._failure(
+                f"in no group of the optimiser: {_listed(absent)}",
+                "every trainable parameter in exactly one group",
+                "add it in configure_optimizers(), or freeze it with requires_grad_(False)",
+            )
+        self._group = {names[key]: label for key, label in owner.items()}
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.passed:
+            return
+        asked: Any = getattr(pl_module, "idle_groups", set)
+        idle: set[str] = set(asked())
+        for group in set(self._group.values()) - idle:
+            self._passes[group] = self._passes.get(group, 0) + 1
+        open_ = [(n, p) for n, p in pl_module.named_parameters() if n in self._group and n not in self._known]
+        for name, p in open_:
+            if p.grad is not None:
+                moved = (p.grad != 0).any()
+                self._seen[name] = moved | self._seen[name] if name in self._seen else moved
+        if max(self._passes.values(), default=0) >= self.within:
+            self._judge(open_)
+
+    def _judge(self, open_: list[tuple[str, Any]]) -> None:
+        if self._seen:
+            flags = torch.stack([flag.cpu() for flag in self._seen.values()]).tolist()
+            self._known |= {name for name, flag in zip(self._seen, flags, strict=True) if flag}
+            self._seen = {name: flag for name, flag in self._seen.items() if name not in self._known}
+        without = [n for n, _ in open_ if n not in self._known and n not in self.ignore]
+        dead = [n for n in without if self._passes.get(self._group[n], 0) >= self.within]
+        if dead:
+            raise self._failure(
+                f"no gradient in {self.within} steps: {_listed([f'{n} ({self._group[n]})' for n in dead])}",
+                "a gradient other than zero for every trainable parameter",
+                "find out why the loss does not reach it; what is not used must not be trainable",
+            )
+        self.passed = not without
+
+    @staticmethod
+    def _failure(found: str, expected: str, remedy: str) -> AuditFailure:
+        return AuditFailure("trainable parameters", found, expected, remedy)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

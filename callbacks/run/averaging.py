@@ -1,0 +1,82 @@
+"""Weight averages (EMA, SWA) that move only after real steps."""
+
+from __future__ import annotations
+
+import lightning as L
+from lightning.pytorch.callbacks import WeightAveraging
+from torch.optim.swa_utils import get_ema_avg_fn
+
+from callbacks.step.pipeline import find_pipeline
+
+
+class _CommittedAveraging(WeightAveraging):
+    """Updates the average once per committed step, at every `every`-th one from `start` on."""
+
+    _pipeline = None
+    _seen = 0
+
+    def __init__(self, every: int, start: int, decay: float | None):
+        # buffers are copied, not averaged: an average of integer counters and running variances has no meaning
+        if decay is None:
+            super().__init__(use_buffers=False)
+        else:
+            super().__init__(use_buffers=False, avg_fn=get_ema_avg_fn(decay=decay))
+        self.every, self.start = every, start
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._pipeline = find_pipeline(trainer)
+        self._seen = self._pipeline.t if self._pipeline else 0
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        # The module holds the average since `on_train_end`; kept, it would stand in for whatever weights a later
+        # `Trainer.validate` is to evaluate.
+        if stage == "fit":
+            self._average_model = None
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        if step_idx is None:
+            return False
+        t = self._pipeline.t if self._pipeline else step_idx + 1
+        moved, self._seen = t > self._seen, t
+        return moved and t >= self.start and t % self.every == 0
+
+
+class EMAWeights(_CommittedAveraging):
+    """Exponential moving average of the weights; validation and the saved `state_dict` use the average.
+
+    Lightning's own averaging also counts steps that a gate or an AMP scaler has skipped; this one asks the
+    `StepPipeline`.
+
+    Example::
+
+        callbacks:
+          ema: {_target_: callbacks.run.averaging.EMAWeights, decay: 0.999, start: 0}
+
+    Limits: not together with sharded strategies (Lightning's `WeightAveraging`). Without a `StepPipeline` every
+        optimiser step counts.
+
+    Args:
+        decay: of the average per update.
+        every: committed steps between updates.
+        start: first committed step that counts.
+    """
+
+    def __init__(self, decay: float = 0.999, every: int = 1, start: int = 0):
+        super().__init__(every, start, decay)
+
+
+class SWAWeights(_CommittedAveraging):
+    """Equal-weight average of the weights at every `every`-th committed step from `start` on (Izmailov et al.
+    2018).
+
+    Example::
+
+        callbacks:
+          swa: {_target_: callbacks.run.averaging.SWAWeights, start: 5000, every: 100}
+
+    Limits: as `EMAWeights`; the learning-rate part of SWA is the schedule's business; normalisation statistics
+        are those of the last step, not recomputed for the averaged weights.
+    """
+
+    def __init__(self, start: int, every: int = 100):
+        super().__init__(every, start, None)

@@ -1,0 +1,276 @@
+"""StepCheckpoint: `last.ckpt` and `best.ckpt`, from which a run continues exactly."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.utils.hooks import RemovableHandle
+
+from callbacks.errors import UserError
+from callbacks.run import restart
+
+SHOWN_KEYS = 8
+
+
+class StepCheckpoint(Checkpoint):
+    """Writes `last.ckpt` at step boundaries and `best.ckpt` after a validation that is better than all before.
+
+    A run resumed from either file (`trainer.fit(…, ckpt_path=…)`) follows the uninterrupted run bit by bit,
+    given a loader that can be continued (`suite.loader.ResumableLoader`), `RNGState`, and callbacks that save
+    what they carry. `last.ckpt` is written when a step is complete and before anything that follows it, so an
+    interrupted validation or epoch end is done again. Writing is atomic: a full disk or a crash leaves the
+    previous file valid. Steps are training batches, not Lightning's `global_step`, which counts each optimiser
+    and vetoed steps.
+
+    Example::
+
+        callbacks:
+          checkpoint:
+            _target_: callbacks.run.checkpoint.StepCheckpoint
+            dirpath: runs/cremad/0a1b2c3d4e5f/checkpoints
+            every_n_steps: 200
+            monitor: val/accuracy
+            mode: max
+
+    Limits: one checkpoint file per save (single device, DDP), on a local file system. Not exact: state changed
+        in `LightningModule.on_train_batch_end`, which Lightning runs after all callbacks; gradients kept over
+        steps; `val_check_interval` given as a time; `ReduceLROnPlateau` under automatic optimisation;
+        `torchmetrics` objects logged per epoch unless persistent. `EarlyStopping` is exact from `last.ckpt`,
+        not from `best.ckpt`.
+
+    Args:
+        dirpath: folder of the two files.
+        every_n_steps: also after every n training batches; None only at the ends of epochs.
+        every_n_epochs: after the last batch of every n-th epoch. The last step of training is always saved.
+        monitor: logged validation metric that decides `best.ckpt`; None writes none. Ties keep the earlier, NaN
+            never wins.
+        mode: whether more or less of it is better.
+        config_hash: identity of the run's configuration; a checkpoint with another one is refused.
+        config: the configuration behind the hash, plain, to name the differing keys.
+
+    Raises:
+        UserError: another configuration's checkpoint, a full disk, or a monitor that is not logged.
+    """
+
+    def __init__(
+        self,
+        dirpath: str,
+        every_n_steps: int | None = None,
+        every_n_epochs: int = 1,
+        monitor: str | None = "val/accuracy",
+        mode: Literal["max", "min"] = "max",
+        config_hash: str | None = None,
+        config: dict[str, Any] | None = None,
+    ):
+        for name, value in (("every_n_steps", every_n_steps), ("every_n_epochs", every_n_epochs)):
+            if value is not None and value < 1:
+                raise UserError(f"StepCheckpoint.{name}", str(value), "an integer of at least 1", f"set {name}=1")
+        self.last_path = Path(dirpath) / "last.ckpt"
+        self.best_path = Path(dirpath) / "best.ckpt"
+        self.every_n_steps, self.every_n_epochs = every_n_steps, every_n_epochs
+        self.monitor, self.mode = monitor, mode
+        self.config_hash = config_hash
+        self.config = None if config is None else _plain(config)
+        self.best_score: float | None = None
+        self.best_step: int | None = None
+        self.best_epoch: int | None = None
+        self.saved_step: int | None = None
+        self._resumed: dict[str, Any] | None = None
+        self._watch: RemovableHandle | None = None
+
+    @property
+    def state_key(self) -> str:
+        return "StepCheckpoint"
+
+    @property
+    def best_model_path(self) -> str:
+        """For `trainer.test(ckpt_path="best")`; empty while there is none."""
+        return str(self.best_path) if self.best_step is not None else ""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "best_score": self.best_score,
+            "best_step": self.best_step,
+            "best_epoch": self.best_epoch,
+            "config_hash": self.config_hash,
+            "config": self.config,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.best_score = state["best_score"]
+        self.best_step, self.best_epoch = state["best_step"], state["best_epoch"]
+
+    # -- saving
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step, epoch = restart.steps_done(trainer), trainer.current_epoch + 1
+        due = self.every_n_steps is not None and step % self.every_n_steps == 0
+        if trainer.is_last_batch:
+            due = due or epoch % self.every_n_epochs == 0 or epoch == trainer.max_epochs
+        if due and not restart.stops_here(trainer):
+            self.save_last(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.monitor is None or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+            return
+        if self.monitor not in trainer.callback_metrics:
+            raise UserError(
+                "StepCheckpoint.monitor",
+                self.monitor,
+                f"a metric logged in validation: {', '.join(sorted(trainer.callback_metrics)) or 'there is none'}",
+                "set monitor to one of these, or to null for no best.ckpt",
+            )
+        score = self.score(trainer)
+        if self._better(score):
+            self.best_score, self.best_step = score, restart.steps_done(trainer)
+            self.best_epoch = trainer.current_epoch
+            self.chosen()
+            self._save(trainer, self.best_path)
+
+    def score(self, trainer: L.Trainer) -> float:
+        """The monitored metric of this validation, the same on all ranks. Called once per validation."""
+        assert self.monitor is not None
+        return float(trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor])))
+
+    def chosen(self) -> None:
+        """The present state is the best so far and is about to be saved."""
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.save_last(trainer)  # after `max_steps` or an early stop
+
+    def save_last(self, trainer: L.Trainer) -> None:
+        """Writes `last.ckpt` unless it is already that of this step. Call it on all ranks, at a step's
+        boundary."""
+        step = restart.steps_done(trainer)
+        if self.saved_step != step:
+            self._save(trainer, self.last_path)
+            self.saved_step = step
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        restart.describe(trainer, checkpoint)
+
+    def _better(self, score: float) -> bool:
+        if math.isnan(score):
+            return False
+        if self.best_score is None:
+            return True
+        return score > self.best_score if self.mode == "max" else score < self.best_score
+
+    def _save(self, trainer: L.Trainer, path: Path) -> None:
+        tmp = path.with_name(f".{path.name}.tmp")
+        try:
+            trainer.save_checkpoint(tmp)
+            if trainer.is_global_zero:
+                _to_disk(tmp)
+                tmp.replace(path)
+                _to_disk(path.parent)
+        except OSError as error:
+            tmp.unlink(missing_ok=True)
+            kept = "the previous one is still valid" if path.exists() else "there was none before"
+            raise UserError(
+                str(path),
+                f"cannot be written: {error.strerror or error}; {kept}",
+                "room for one more checkpoint in that folder (and in the temporary folder, TMPDIR)",
+                "free disk space or move paths.runs, then start the same command again with resume=auto",
+            ) from error
+        trainer.strategy.barrier("StepCheckpoint")
+
+    # -- resuming
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if trainer.is_global_zero:
+            self.last_path.parent.mkdir(parents=True, exist_ok=True)
+
+        def refuse(*_: Any) -> None:
+            self._refuse_other(trainer._checkpoint_connector._loaded_checkpoint)
+
+        # Weights are loaded before callbacks are asked, and another model's weights fail with a less helpful
+        # message.
+        self._unwatch()
+        self._watch = pl_module.register_load_state_dict_pre_hook(refuse)
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._unwatch()
+        self._refuse_other(checkpoint)
+        if trainer.state.fn == TrainerFn.FITTING and restart.KEY in checkpoint:
+            restart.restore_history(trainer, checkpoint)
+            self._resumed = checkpoint[restart.KEY]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._unwatch()
+        self.saved_step = None
+        if self._resumed is not None:
+            restart.reinstate(trainer, self._resumed)
+            self._resumed = None
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._unwatch()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._unwatch()
+
+    def _unwatch(self) -> None:
+        if self._watch is not None:
+            self._watch.remove()
+            self._watch = None
+
+    def _refuse_other(self, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint.get("callbacks", {}).get(self.state_key)
+        theirs = saved["config_hash"] if saved else None
+        if theirs is None or self.config_hash is None or theirs == self.config_hash:
+            return
+        different = _differences(saved["config"], self.config)
+        if len(different) > SHOWN_KEYS:
+            different = [*different[:SHOWN_KEYS], f"and {len(different) - SHOWN_KEYS} more"]
+        raise UserError(
+            "checkpoint to resume from",
+            f"configuration {theirs}" + (f" ({'; '.join(different)})" if different else ""),
+            f"configuration {self.config_hash}",
+            "resume with the configuration of the checkpoint, or train anew with resume=never",
+        )
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _plain(value: Any) -> Any:
+    """Dictionaries, lists and scalars only: what a checkpoint may hold."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flat(item, f"{prefix}.{key}" if prefix else key)
+    else:
+        yield prefix, value
+
+
+def _differences(theirs: dict[str, Any] | None, mine: dict[str, Any] | None) -> list[str]:
+    if theirs is None or mine is None:
+        return []
+    old, new = dict(_flat(theirs)), dict(_flat(mine))
+    missing = "absent"
+    return [
+        f"{key}: {old.get(key, missing)} there, {new.get(key, missing)} here"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, missing) != new.get(key, missing)
+    ]

@@ -1,0 +1,70 @@
+"""Debugging checks that end with a verdict: can it overfit a few samples, and does every group move?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+
+from callbacks.errors import UserError
+from callbacks.stages.diagnostics import GradientNorms
+from callbacks.step.pipeline import find_pipeline
+from callbacks.step.stage import rank_zero_print
+
+
+class DebugFailure(UserError):
+    """A debugging check did not pass; it says which group or number is at fault."""
+
+
+class OverfitCheck(L.Callback):
+    """At the end of a fit: the training loss has fallen to about 0 and every parameter group has moved.
+
+    Example::
+
+        callbacks:
+          overfit: {_target_: callbacks.run.debug.OverfitCheck, loss_below: 0.05, monitor: train/loss}
+
+    Limits: needs a `StepPipeline` with `GradientNorms` (‖Δparam‖ per group), and a logged training loss.
+
+    Args:
+        loss_below: largest loss that counts as overfitted; null checks movement only (`debug=one_step`).
+        monitor: name of the training loss in `trainer.callback_metrics`.
+        idle: groups that may stand still (frozen on purpose).
+    """
+
+    def __init__(self, loss_below: float | None = 0.05, monitor: str = "train/loss", idle: list[str] | None = None):
+        self.loss_below, self.monitor, self.idle = loss_below, monitor, set(idle or [])
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        pipeline = find_pipeline(trainer)
+        diagnostics: Any = pipeline.stage("diagnostics") if pipeline else None
+        if pipeline is None or pipeline.ctx is None or not isinstance(diagnostics, GradientNorms):
+            raise DebugFailure(
+                "OverfitCheck",
+                "no StepPipeline with GradientNorms",
+                "‖Δparam‖ per group",
+                "add callbacks.stages.diagnostics.GradientNorms to the pipeline's stages",
+            )
+        held = pipeline.ctx.held if pipeline.t <= 1 else set()  # a rhythm may hold a group back in a single step
+        moved = {g: diagnostics.moved.get(g, 0.0) for g in pipeline.ctx.groups}
+        dead = [g for g, delta in moved.items() if delta == 0.0 and g not in self.idle | held]
+        table = ", ".join(f"{g} {delta:.3g}" + (" (held back)" if g in held else "") for g, delta in moved.items())
+        rank_zero_print(f"debug: largest ‖Δparam‖ per group: {table}; steps {pipeline.t}, skipped {pipeline.vetoed}")
+        if dead:
+            raise DebugFailure(
+                f"parameter groups {', '.join(dead)}",
+                "largest ‖Δparam‖ is 0: dead",
+                "every group moves",
+                "find out why no gradient reaches them, why they are always held back, or why their learning rate is 0",
+            )
+        if self.loss_below is None:
+            return
+        loss = float(trainer.callback_metrics[self.monitor])
+        rank_zero_print(f"debug: {self.monitor} {loss:.4g} (must be below {self.loss_below})")
+        if not loss < self.loss_below:
+            raise DebugFailure(
+                self.monitor,
+                f"{loss:.4g} after {pipeline.t} steps on a few samples, though every group moves ({table})",
+                f"below {self.loss_below}: a model that learns at all can learn a few samples by heart",
+                "look at the learning rate, the labels and the number of steps",
+            )

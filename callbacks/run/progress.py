@@ -1,0 +1,47 @@
+"""StepProgress: the progress bar shows what the step has read anyway."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
+
+from callbacks.step.pipeline import find_pipeline
+
+
+class StepProgress(RichProgressBar):
+    """Lightning's rich progress bar without its own reads from the device.
+
+    The original fetches every `prog_bar` metric after every batch, whatever its refresh rate, and waits for the
+    device each time. This one shows the step's host values while training, and what was logged with `prog_bar`
+    in the evaluations, which it fetches once per evaluation.
+
+    Example::
+
+        callbacks:
+          progress: {_target_: callbacks.run.progress.StepProgress, shown: [train/loss]}
+
+    Limits: without a `StepPipeline` it reads like the original. A value that a step does not have (a vetoed one
+        has none) stays as it was.
+
+    Args:
+        shown: metrics of the pipeline's stages.
+        leave: leave the bars of finished epochs on the screen.
+    """
+
+    def __init__(self, shown: list[str] | None = None, leave: bool = False):
+        super().__init__(leave=leave)
+        self.shown = ["train/loss"] if shown is None else list(shown)
+        self._values: dict[str, Any] = {}
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        pipeline = find_pipeline(trainer)
+        if pipeline is None or pipeline.ctx is None:
+            return super().get_metrics(trainer, pl_module)
+        if trainer.training:
+            self._values.update({k: pipeline.ctx.metrics[k] for k in self.shown if k in pipeline.ctx.metrics})
+        else:
+            evaluated = super().get_metrics(trainer, pl_module)
+            self._values.update({k: v for k, v in evaluated.items() if k not in self.shown})
+        return dict(self._values)

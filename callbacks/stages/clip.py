@@ -1,0 +1,58 @@
+"""GroupClip: gradient clipping per parameter group, inside the step's transaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from callbacks.errors import UserError
+from callbacks.step.groups import require_groups
+from callbacks.step.stage import Stage, StepContext
+
+
+class GroupClip(Stage):
+    """Scales each group's gradient to an L2 norm of at most `max_norm` (per group: a weak encoder is not clipped
+    by a strong one).
+
+    Lightning's `gradient_clip_val` raises under manual optimisation, and `self.clip_gradients` would see scaled
+    fp16 gradients.
+
+    Example::
+
+        callbacks:
+          clip: {_target_: callbacks.stages.clip.GroupClip, max_norm: 5.0, groups: {audio: 1.0}}
+
+    Limits: clips what will be applied (after delay, compensation and masks), not the fresh gradient. No host
+        read.
+
+    Args:
+        max_norm: bound for every group; null clips only those in `groups`.
+        groups: bounds per group name, over `max_norm`.
+    """
+
+    name = "clip"
+
+    def __init__(self, max_norm: float | None, groups: dict[str, float] | None = None):
+        self.max_norm, self.bounds = max_norm, dict(groups or {})
+        for name, bound in {"max_norm": max_norm, **self.bounds}.items():
+            if bound is not None and bound <= 0:
+                raise UserError(f"clip: {name}", str(bound), "a norm above 0", "use null to switch clipping off")
+
+    def prepare(self, ctx: StepContext) -> None:
+        require_groups(list(self.bounds), ctx.groups, "GroupClip.groups")
+
+    def on_gradients(self, ctx: StepContext) -> None:
+        for name, group in ctx.groups.items():
+            bound = self.bounds.get(name, self.max_norm)
+            if bound is None or not group.gradients():
+                continue
+            norm = ctx.norm(name)
+            # `where` keeps a non-finite norm from spreading NaN into healthy tensors before the gate has spoken
+            factor = torch.where(
+                torch.isfinite(norm), (bound / norm.clamp(min=1e-12)).clamp(max=1.0), torch.ones_like(norm)
+            )
+            torch._foreach_mul_(ctx.writable(name), factor)
+
+    def counters(self) -> dict[str, Any]:
+        return {}

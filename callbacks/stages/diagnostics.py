@@ -1,0 +1,110 @@
+"""GradientNorms: who gets how much gradient, and who really moves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.step.stage import Stage, StepContext, host_read, rank_zero_print
+
+
+class GradientNorms(Stage):
+    """Per group: gradient norm, share of the total, ‖Δparam‖ of the step, update-to-weight ratio, Fisher trace.
+
+    Logged on the first step and then every `every` committed steps as `grad_norm/<g>`, `grad_share/<g>`,
+    `delta/<g>`, `update_ratio/<g>`, `fisher/<g>`; the first step is also printed, so that "loss flat, Δparam 0"
+    is seen in the first minute. The Fisher trace is the EMA of the squared norm of the mini-batch gradient (the
+    empirical trace up to the batch's averaging; it is compared with itself over time, see the prime learning
+    window).
+
+    Example::
+
+        callbacks:
+          diagnostics: {_target_: callbacks.stages.diagnostics.GradientNorms, every: 10}
+
+    Limits: norms come with the gate's host read; without a gate in the pipeline a logging step reads them
+        itself. ‖Δparam‖ copies the parameters on logging steps only, one further host read there.
+
+    Args:
+        every: committed steps between two logged steps.
+        fisher_ema: weight of a new squared norm in the Fisher trace.
+        announce: print the first step.
+    """
+
+    name = "diagnostics"
+
+    def __init__(self, every: int = 10, fisher_ema: float = 0.1, announce: bool = True):
+        self.every, self.fisher_ema, self.announce = every, fisher_ema, announce
+        self.fisher: dict[str, float] = {}
+        self.moved: dict[str, float] = {}  # largest ‖Δparam‖ seen per group
+        self._before: dict[str, list[Tensor]] = {}
+
+    def _logs(self, t: int) -> bool:
+        return t == 0 or (t + 1) % self.every == 0
+
+    def on_gradients(self, ctx: StepContext) -> None:
+        self._before.clear()
+        if self._logs(ctx.t):
+            for name, group in ctx.groups.items():
+                copies = [torch.empty_like(p) for p in group.params]
+                if copies:
+                    torch._foreach_copy_(copies, [p.detach() for p in group.params])
+                self._before[name] = copies
+
+    def on_commit(self, ctx: StepContext) -> None:
+        if not ctx.host:
+            if not self._before:
+                return
+            ctx.read_to_host()
+        norms = {g: ctx.host[f"fresh/{g}"] for g in ctx.groups}
+        for g, value in norms.items():
+            if value > 0:
+                old = self.fisher.get(g)
+                self.fisher[g] = value**2 if old is None else old + self.fisher_ema * (value**2 - old)
+        if not self._before:
+            return
+        ctx.report = True
+        delta, ratio = self._movement(ctx)
+        total = sum(v**2 for v in norms.values()) ** 0.5
+        for g in ctx.groups:
+            ctx.metrics[f"grad_norm/{g}"] = norms[g]
+            ctx.metrics[f"grad_share/{g}"] = norms[g] / total if total > 0 else 0.0
+            ctx.metrics[f"delta/{g}"] = delta[g]
+            ctx.metrics[f"update_ratio/{g}"] = ratio[g]
+            ctx.metrics[f"lr/{g}"] = float(ctx.groups[g].options["lr"])
+            if g in self.fisher:
+                ctx.metrics[f"fisher/{g}"] = self.fisher[g]
+            self.moved[g] = max(self.moved.get(g, 0.0), delta[g])
+        if self.announce and ctx.t == 0:
+            rows = ", ".join(f"{g} ‖g‖ {norms[g]:.3g} ‖Δ‖ {delta[g]:.3g}" for g in ctx.groups)
+            rank_zero_print(f"first step: {rows}")
+
+    def _movement(self, ctx: StepContext) -> tuple[dict[str, float], dict[str, float]]:
+        names, packed = list(ctx.groups), []
+        for name in names:
+            params = [p.detach() for p in ctx.groups[name].params]
+            if not params:
+                packed += [torch.zeros(()), torch.zeros(())]
+                continue
+            moved = torch._foreach_norm(torch._foreach_sub(params, self._before[name]))
+            packed.append(torch.linalg.vector_norm(torch.stack(moved)).float())
+            packed.append(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(self._before[name]))).float())
+        values = host_read(torch.stack(packed))
+        delta = dict(zip(names, values[::2], strict=True))
+        weight = dict(zip(names, values[1::2], strict=True))
+        self._before.clear()
+        return delta, {g: delta[g] / weight[g] if weight[g] > 0 else 0.0 for g in names}
+
+    def on_veto(self, ctx: StepContext) -> None:
+        self._before.clear()
+
+    def counters(self) -> dict[str, Any]:
+        return {"max_delta": dict(self.moved)}
+
+    def state(self) -> dict[str, Any]:
+        return {"fisher": dict(self.fisher), "moved": dict(self.moved)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.fisher, self.moved = dict(state["fisher"]), dict(state["moved"])

@@ -1,0 +1,307 @@
+"""FrequencyMask: an encoder updates every k-th step, and really stands still in between."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from callbacks.errors import UserError
+from callbacks.step.groups import require_groups
+from callbacks.step.stage import Stage, StepContext, warn_if_scale_invariant
+
+Masking = Literal["soft", "hard", "fusion_preserving", "accumulate"]
+
+
+def covers(every: Mapping[str, int], phases: Mapping[str, int]) -> bool:
+    """Is some encoder due at every step? Due means `(t - phase) mod k == 0`."""
+    if 1 in every.values():
+        return True
+    period = math.lcm(*every.values())
+    return all(any((t - phases[m]) % k == 0 for m, k in every.items()) for t in range(period))
+
+
+def covering_phases(every: Mapping[str, int]) -> dict[str, int] | None:
+    """Staggered phases under which no step is idle, or None where there are none (asgml.md §2.3).
+
+    Searches all phase combinations, small k first, the first phase fixed at 0 (shifting all phases changes
+    nothing), each encoder trying first the phases in which it meets the others least. A covering needs
+    sum(1/k) >= 1, which rules most combinations with all k >= 2 out at once.
+    """
+    if sum(1 / k for k in every.values()) < 1 - 1e-9:
+        return None
+    names = sorted(every, key=every.__getitem__)
+    period = 1 if 1 in every.values() else math.lcm(*every.values())
+
+    def meetings(k: int, phase: int, phases: Mapping[str, int]) -> float:
+        """Share of steps in which an encoder at `phase` updates together with one that is placed already."""
+        others = [(every[m], p) for m, p in phases.items() if every[m] > 1]
+        return sum(1 / math.lcm(k, j) for j, p in others if (phase - p) % math.gcd(k, j) == 0)
+
+    def search(left: Sequence[str], idle: list[int], phases: dict[str, int]) -> dict[str, int] | None:
+        """`idle[t]` is 1 where nobody is due yet."""
+        if not left:
+            return None if any(idle) else phases
+        if sum(max(sum(idle[p :: every[m]]) for p in range(every[m])) for m in left) < sum(idle):
+            return None  # even if each of the rest took its best phase
+        first, *rest = left
+        k = every[first]
+        for phase in sorted(range(k if phases else 1), key=lambda p: meetings(k, p, phases)):
+            remaining = [0 if (t - phase) % k == 0 else n for t, n in enumerate(idle)]
+            found = search(rest, remaining, {**phases, first: phase})
+            if found:
+                return found
+        return None
+
+    found = search(names, [1] * period, {})
+    return None if found is None else {m: found[m] for m in every}
+
+
+def check_phases(every: Mapping[str, int], phases: Mapping[str, int] | None, where: str) -> dict[str, int]:
+    """The phases to use; refuses a schedule that would idle every encoder in some step (one encoder alone is
+    exempt).
+
+    Raises:
+        UserError: k < 1, unknown modality in `phases`, or no covering.
+    """
+    for m, k in every.items():
+        if k < 1:
+            raise UserError(f"{where}: k of {m}", str(k), "an update every k >= 1 steps", "k = 1 updates always")
+    if phases is not None and set(phases) != set(every):
+        raise UserError(
+            f"{where}: phases",
+            f"phases for {sorted(phases)}",
+            f"one for each of {sorted(every)}",
+            "leave phases null to have them found",
+        )
+    if len(every) == 1:
+        return dict(phases or dict.fromkeys(every, 0))
+    found = dict(phases) if phases is not None else covering_phases(every)
+    if found is None or not covers(every, found):
+        share = sum(1 / k for k in every.values())
+        raise UserError(
+            where,
+            f"k = {dict(every)}"
+            + (f" with phases {dict(phases)}" if phases else f" (updates per step add up to {share:.2f})"),
+            "some encoder due in every step: for these k there are no phases that leave no step idle"
+            if phases is None
+            else "phases that leave no step idle",
+            "give one encoder k = 1, or use k that cover (2 and 2; 2, 4 and 4; 3, 3 and 3)",
+        )
+    return found
+
+
+class Cadence:
+    """When is each encoder due? Pure host-side logic over committed steps.
+
+    Args:
+        every: k per encoder (1 = always).
+        rule: `fixed` `(t - phase) mod k == 0`; `elapsed` at least k steps since the last update (for k that
+            change); `random` with probability exactly 1/k, drawn from (seed, t) alone, for the control "random
+            skipping at the same rate".
+        phases: for `fixed`.
+        seed: for `random`.
+    """
+
+    def __init__(
+        self,
+        every: dict[str, int],
+        rule: Literal["fixed", "elapsed", "random"],
+        phases: dict[str, int],
+        seed: int = 0,
+    ):
+        self.every, self.rule, self.phases, self.seed = dict(every), rule, dict(phases), seed
+        self.last: dict[str, int] = dict.fromkeys(every, -(10**9))  # step of the last update
+        self.forced = 0
+
+    def due(self, t: int) -> set[str]:
+        """The encoders that update at step t; never empty, except where there is one encoder only."""
+        chosen = self._chosen(t)
+        return chosen if chosen or len(self.every) == 1 else {self._most_overdue(t)}
+
+    def _chosen(self, t: int) -> set[str]:
+        if self.rule == "fixed":
+            return {m for m, k in self.every.items() if (t - self.phases[m]) % k == 0}
+        if self.rule == "elapsed":
+            return {m for m, k in self.every.items() if t - self.last[m] >= k}
+        # Arcs of length 1/k, laid end to end around a circle, and one random point: every encoder has its exact
+        # rate, and no step is idle where the rates add up to 1.
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + t)
+        point, start, chosen = float(torch.rand(2, generator=generator)[1]), 0.0, set()
+        for m, k in self.every.items():
+            if (point - start) % 1.0 < 1.0 / k:
+                chosen.add(m)
+            start += 1.0 / k
+        return chosen
+
+    def _most_overdue(self, t: int) -> str:
+        return max(self.every, key=lambda m: (t - self.last[m]) / self.every[m])
+
+    def commit(self, t: int, updated: set[str]) -> None:
+        if updated and not self._chosen(t):
+            self.forced += 1
+        for m in updated:
+            self.last[m] = t
+
+
+class FrequencyMask(Stage):
+    """Holds encoders back between their updates.
+
+    What happens on a step on which an encoder is not due: `soft` scales its update (default 0.1), `hard` applies
+        nothing
+    (and the owner of the forward pass may skip the encoder's graph: ask `due(t)`), `accumulate` applies nothing
+    now and the mean of
+    all gradients since the last update at the next one, `fusion_preserving` changes nothing here: the module lets
+        the unimodal
+    head read the detached feature on that step, so that only the fusion path's gradient remains.
+
+    Example::
+
+        callbacks:
+          frequency:
+            _target_: callbacks.stages.frequency.FrequencyMask
+            every: {audio: 4, visual: 1}
+            masking: accumulate
+
+    Limits: `fusion_preserving` and the saved compute of `hard` need the module's help. Under DDP `hard` without
+        a graph needs `find_unused_parameters=True`. With `soft` and `through: lr` weight decay shrinks by the
+        same factor.
+
+    Args:
+        every: k per group: an update every k committed steps.
+        masking: see above.
+        soft_scale: factor of `soft`.
+        through: where `soft` acts, `lr` or `gradient`.
+        phases: fixed phases per group; null finds staggered ones that leave no step idle.
+        rule: `fixed`, `elapsed` (for k set at run time by `set_every`) or `random`.
+        seed: for `random`.
+    """
+
+    name = "frequency"
+
+    def __init__(
+        self,
+        every: dict[str, int],
+        masking: Masking = "soft",
+        soft_scale: float = 0.1,
+        through: Literal["lr", "gradient"] = "lr",
+        phases: dict[str, int] | None = None,
+        rule: Literal["fixed", "elapsed", "random"] = "fixed",
+        seed: int = 0,
+    ):
+        found = check_phases(every, phases, "FrequencyMask.every") if rule == "fixed" else dict.fromkeys(every, 0)
+        self.cadence = Cadence(every, rule, found, seed)
+        self.masking, self.soft_scale, self.through = masking, soft_scale, through
+        self.applied: dict[str, int] = dict.fromkeys(every, 0)
+        self.held: dict[str, int] = dict.fromkeys(every, 0)
+        self.actions: dict[str, str] = {}
+        self._sums: dict[str, list[Tensor | None]] = {}
+        self._counts: dict[str, int] = dict.fromkeys(every, 0)
+        self._pending: dict[str, list[Tensor | None]] = {}
+        self._loaded: dict[str, Any] | None = None
+
+    def due(self, t: int) -> set[str]:
+        """Groups that update at step t; known before the forward pass."""
+        return self.cadence.due(t)
+
+    def set_every(self, group: str, k: int) -> None:
+        """Changes k from the next step on (rule `elapsed`)."""
+        self.cadence.every[group] = k
+
+    def prepare(self, ctx: StepContext) -> None:
+        require_groups(list(self.cadence.every), ctx.groups, "FrequencyMask.every")
+        if self.masking == "soft" and self.through == "gradient":
+            warn_if_scale_invariant(ctx.optimizer, "FrequencyMask")
+        if self._loaded is not None:
+            for name, tensors in self._loaded.items():
+                params = ctx.groups[name].params
+                self._sums[name] = [
+                    s.to(p.device) if s is not None else None for s, p in zip(tensors, params, strict=True)
+                ]
+            self._loaded = None
+
+    def on_gradients(self, ctx: StepContext) -> None:
+        due = self.cadence.due(ctx.t)
+        self._pending.clear()
+        for name in self.cadence.every:
+            group = ctx.groups[name]
+            if not group.gradients() and not (name not in due and self.masking in ("hard", "accumulate")):
+                self.actions[name] = "missing"
+                ctx.hold(name)
+            elif name in due:
+                self.actions[name] = "update"
+                if self._counts[name]:
+                    self._add_sums(ctx, name)
+            elif self.masking == "soft":
+                self.actions[name] = "soft"
+                ctx.rescale(name, self.soft_scale, self.through)
+            elif self.masking == "fusion_preserving":
+                self.actions[name] = "fusion"
+            else:
+                self.actions[name] = "accumulate" if self.masking == "accumulate" else "hold"
+                if self.masking == "accumulate" and ctx.writable(name):
+                    self._pending[name] = [p.grad for p in group.params]
+                ctx.hold(name)
+
+    def _add_sums(self, ctx: StepContext, name: str) -> None:
+        """`p.grad` becomes the mean of the gradients since the last update, this one included."""
+        ctx.writable(name)
+        for p, s in zip(ctx.groups[name].params, self._sums[name], strict=True):
+            if s is not None:
+                p.grad = s.clone() if p.grad is None else p.grad.add_(s)
+        torch._foreach_div_(ctx.groups[name].gradients(), float(self._counts[name] + 1))
+
+    def on_commit(self, ctx: StepContext) -> None:
+        for name, gradients in self._pending.items():
+            sums = self._sums.get(name) if self._counts[name] else None
+            if sums is None:
+                self._sums[name] = list(gradients)
+            else:
+                self._sums[name] = [
+                    g if s is None else s if g is None else s.add_(g) for s, g in zip(sums, gradients, strict=True)
+                ]
+            self._counts[name] += 1
+        self._pending.clear()
+        updated = {m for m, action in self.actions.items() if action == "update"}
+        for m in updated:
+            self._counts[m] = 0
+        for m, action in self.actions.items():
+            self.applied[m] += action in ("update", "soft", "fusion")
+            self.held[m] += action in ("hold", "accumulate", "missing")
+        self.cadence.commit(ctx.t, updated)
+
+    def on_veto(self, ctx: StepContext) -> None:
+        self._pending.clear()
+
+    def counters(self) -> dict[str, Any]:
+        return {"applied": dict(self.applied), "held": dict(self.held), "forced_updates": self.cadence.forced}
+
+    def state(self) -> dict[str, Any]:
+        sums = {
+            m: [s.detach().cpu().clone() if s is not None else None for s in tensors]
+            for m, tensors in self._sums.items()
+            if self._counts[m]
+        }
+        return {
+            "every": dict(self.cadence.every),
+            "last": dict(self.cadence.last),
+            "forced": self.cadence.forced,
+            "counts": dict(self._counts),
+            "applied": dict(self.applied),
+            "held": dict(self.held),
+            "sums": sums,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.cadence.every, self.cadence.last = dict(state["every"]), dict(state["last"])
+        self.cadence.forced = state["forced"]
+        self._counts, self.applied, self.held = dict(state["counts"]), dict(state["applied"]), dict(state["held"])
+        self._loaded = state["sums"]
+
+
+def require_covering(every: Mapping[str, int], where: str) -> None:
+    """Raises UserError where fixed k would leave some step idle; used by configs before anything is built."""
+    check_phases(every, None, where)

@@ -1,0 +1,97 @@
+"""StepGate: a step is taken when every gradient is finite and any group has a signal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from typing import Any
+
+from callbacks.step.stage import Stage, StepContext
+
+
+def verdict(fresh: dict[str, float], applied: dict[str, float], held: Collection[str] = frozenset()) -> str | None:
+    """Reason not to step, or None (asgml.md §5).
+
+    Args:
+        fresh: gradient norm per group as backward left it.
+        applied: gradient norm per group of what would be applied.
+        held: groups that stand still on purpose; one that had a gradient makes this a step, in which nothing of
+            it moves (else delayed groups alone would wait for ever for a stamp of the wanted age).
+
+    One group with a signal is enough: heads, masked encoders and missing modalities leave groups empty
+        legitimately.
+    """
+    for what, norms in (("fresh", fresh), ("applied", applied)):
+        bad = [f"{name} ({value})" for name, value in norms.items() if not math.isfinite(value)]
+        if bad:
+            return f"{what} gradient not finite: {', '.join(bad)}"
+    if sum(applied.values()) == 0.0 and not any(fresh[name] > 0.0 for name in held):
+        return "total gradient norm is 0"
+    return None
+
+
+class TooManySkips(RuntimeError):
+    """`max_consecutive_skips` steps in a row were vetoed: training stands still."""
+
+
+class StepGate(Stage):
+    """Decides whether the optimiser moves, counts and names every skip, and fails loudly when nothing but skips
+    happens.
+
+    Example::
+
+        callbacks:
+          gate: {_target_: callbacks.stages.gate.StepGate, max_consecutive_skips: 20}
+
+    Limits: reads one small vector from the device per step (the step's only host read). Norms are L2 in fp32, so
+        a finite gradient above about 1e19 counts as not finite. While an fp16 scaler searches its first scale,
+        skips are counted but do not add up to the failure, until the first step has been taken.
+
+    Args:
+        max_consecutive_skips: raise `TooManySkips` at this many vetoes in a row.
+    """
+
+    name = "gate"
+
+    def __init__(self, max_consecutive_skips: int = 20):
+        self.max_consecutive_skips = max_consecutive_skips
+        self.skipped = 0
+        self.consecutive = 0
+        self.reasons: dict[str, int] = {}
+
+    def state(self) -> dict[str, Any]:
+        return {"skipped": self.skipped, "consecutive": self.consecutive, "reasons": dict(self.reasons)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.skipped, self.consecutive = state["skipped"], state["consecutive"]
+        self.reasons = dict(state["reasons"])
+
+    def counters(self) -> dict[str, Any]:
+        return {"skipped": self.skipped, "skip_reasons": dict(self.reasons)}
+
+    def decide(self, ctx: StepContext) -> str | None:
+        host = ctx.read_to_host()
+        fresh, applied = ({g: host[f"{what}/{g}"] for g in ctx.groups} for what in ("fresh", "applied"))
+        return verdict(fresh, applied, ctx.held)
+
+    def on_commit(self, ctx: StepContext) -> None:
+        self.consecutive = 0
+        ctx.metrics["gate/skipped"] = float(self.skipped)
+
+    def on_veto(self, ctx: StepContext) -> None:
+        reason = ctx.veto or ""
+        self.skipped += 1
+        kind = reason.partition(":")[0]
+        self.reasons[kind] = self.reasons.get(kind, 0) + 1
+        ctx.metrics["gate/skipped"] = float(self.skipped)
+        ctx.events.append(("skip", reason))
+        scaler = getattr(ctx.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and ctx.t == 0:
+            return
+        self.consecutive += 1
+        if self.consecutive >= self.max_consecutive_skips:
+            raise TooManySkips(
+                f"{self.consecutive} optimiser steps in a row were skipped at t={ctx.t} "
+                f"(batch {ctx.trainer.global_step}): {reason}. "
+                "Nothing is being learned: look at the learning rate, the loss and the data of these batches."
+            )

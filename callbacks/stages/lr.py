@@ -1,0 +1,144 @@
+"""Learning rates that move only after real steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
+
+from callbacks.errors import UserError
+from callbacks.step.stage import Stage, StepContext
+
+WARMUP_FLOOR = 0.1
+
+
+def lr_factor(
+    t: int,
+    steps_per_epoch: int,
+    epochs: int,
+    kind: Literal["constant", "step", "cosine"],
+    step_epochs: int = 70,
+    step_gamma: float = 0.1,
+    warmup_steps: int = 0,
+) -> float:
+    """Factor on every group's base learning rate at committed step t.
+
+    `step` multiplies by `step_gamma` every `step_epochs` epochs (torch's StepLR, in committed steps); `cosine`
+    falls to 0 over `epochs`. Warm-up rises linearly from a floor of 10 % (1 % makes an overfit test look dead).
+    """
+    epoch = t // max(1, steps_per_epoch)
+    if kind == "step":
+        factor = step_gamma ** (epoch // step_epochs)
+    elif kind == "cosine":
+        factor = 0.5 * (1 + math.cos(math.pi * min(1.0, t / max(1, steps_per_epoch * epochs))))
+    else:
+        factor = 1.0
+    if t < warmup_steps:
+        factor *= max(WARMUP_FLOOR, (t + 1) / warmup_steps)
+    return factor
+
+
+class LRSchedule:
+    """The suite's learning-rate schedule as configuration: call it with the optimiser to get a `LambdaLR` (one
+    step per committed step).
+
+    Example::
+
+        lr_schedule: {_target_: callbacks.stages.lr.LRSchedule, kind: step, step_epochs: 70, step_gamma: 0.1,
+            warmup_steps: 100}
+    """
+
+    def __init__(
+        self,
+        kind: Literal["constant", "step", "cosine"] = "constant",
+        step_epochs: int = 70,
+        step_gamma: float = 0.1,
+        warmup_steps: int = 0,
+    ):
+        if kind not in ("constant", "step", "cosine"):
+            raise UserError("lr_schedule.kind", kind, "constant, step or cosine", "choose one of the three")
+        if step_epochs < 1 or warmup_steps < 0:
+            raise UserError(
+                "lr_schedule",
+                f"step_epochs {step_epochs}, warmup_steps {warmup_steps}",
+                "step_epochs >= 1, warmup_steps >= 0",
+                "correct the value",
+            )
+        self.kind, self.step_epochs, self.step_gamma, self.warmup_steps = (
+            kind,
+            step_epochs,
+            step_gamma,
+            warmup_steps,
+        )
+
+    def factor(self, steps_per_epoch: int, epochs: int) -> Callable[[int], float]:
+        return lambda t: lr_factor(
+            t, steps_per_epoch, epochs, self.kind, self.step_epochs, self.step_gamma, self.warmup_steps
+        )
+
+    def __call__(self, optimizer: Optimizer, steps_per_epoch: int, epochs: int) -> LambdaLR:
+        return LambdaLR(optimizer, self.factor(steps_per_epoch, epochs))
+
+
+class LRStep(Stage):
+    """Steps the schedulers returned by `configure_optimizers` after committed steps only.
+
+    Lightning does not step schedulers under manual optimisation (it does save their state). Schedulers with
+    `interval: step` move at every `frequency`-th commit, those with `interval: epoch` at the end of an epoch in
+    which at least one step was committed.
+
+    Example::
+
+        callbacks:
+          pipeline: {_target_: callbacks.step.pipeline.StepPipeline, stages: [{_target_: callbacks.stages.lr.LRStep}]}
+
+    Limits: `ReduceLROnPlateau` needs a metric and is refused; step it in the module. Automatic optimisation is
+        refused: Lightning would step the schedulers a second time.
+    """
+
+    name = "lr"
+
+    def __init__(self) -> None:
+        self._committed = 0
+
+    def prepare(self, ctx: StepContext) -> None:
+        if ctx.module.automatic_optimization and ctx.trainer.lr_scheduler_configs:
+            raise UserError(
+                "LRStep",
+                "a module with automatic optimisation",
+                "manual optimisation",
+                "drop LRStep: Lightning steps the schedulers itself there, after vetoed steps too",
+            )
+        for config in ctx.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, ReduceLROnPlateau):  # the config's flag is not set here
+                raise UserError(
+                    "configure_optimizers()",
+                    "ReduceLROnPlateau",
+                    "a scheduler of steps or epochs",
+                    "step it in the module",
+                )
+
+    def on_commit(self, ctx: StepContext) -> None:
+        self._committed += 1
+        for config in ctx.trainer.lr_scheduler_configs:
+            if config.interval == "step" and (ctx.t + 1) % config.frequency == 0:
+                config.scheduler.step()  # type: ignore[call-arg]
+
+    def end_epoch(self, ctx: StepContext) -> None:
+        for config in ctx.trainer.lr_scheduler_configs:
+            if (
+                config.interval == "epoch"
+                and self._committed
+                and (ctx.trainer.current_epoch + 1) % config.frequency == 0
+            ):
+                config.scheduler.step()  # type: ignore[call-arg]
+        self._committed = 0
+
+    def state(self) -> dict[str, int]:
+        return {"committed": self._committed}
+
+    def load_state(self, state: dict[str, int]) -> None:
+        self._committed = state["committed"]

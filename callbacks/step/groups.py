@@ -1,0 +1,142 @@
+"""Named parameter groups of one optimiser: the unit in which every stage thinks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from callbacks.errors import UserError
+
+# A constant factor on the gradient cancels in these updates (up to eps), so scaling must act on the learning rate.
+SCALE_INVARIANT = (
+    torch.optim.Adam,
+    torch.optim.AdamW,
+    torch.optim.NAdam,
+    torch.optim.RAdam,
+    torch.optim.Adamax,
+    torch.optim.Adagrad,
+    torch.optim.Adadelta,
+    torch.optim.RMSprop,
+    torch.optim.Rprop,
+    torch.optim.Adafactor,
+)
+
+
+@dataclass
+class Group:
+    """One named parameter group.
+
+    Attributes:
+        name: the `name` entry of the optimiser's group (`group<i>` where there is none).
+        params: its trainable parameters, in optimiser order.
+        options: the optimiser's own dict of the group (`lr`, `weight_decay`, …).
+        numel: number of scalar parameters.
+    """
+
+    name: str
+    params: list[nn.Parameter]
+    options: dict
+    numel: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.numel = sum(p.numel() for p in self.params)
+
+    def gradients(self) -> list[Tensor]:
+        """The gradients that exist now (parameters without one are left out)."""
+        return [p.grad for p in self.params if p.grad is not None]
+
+    def clear(self) -> None:
+        """Sets every gradient to None: neither momentum nor weight decay moves the group in this step."""
+        for p in self.params:
+            p.grad = None
+
+
+def named_groups(optimizer: Optimizer) -> dict[str, Group]:
+    """The optimiser's parameter groups by name, in order.
+
+    Raises:
+        UserError: two groups have the same name, or one parameter stands in two groups.
+    """
+    groups: dict[str, Group] = {}
+    owner: dict[int, str] = {}
+    for index, options in enumerate(optimizer.param_groups):
+        name = str(options.get("name", f"group{index}"))
+        if name in groups:
+            raise UserError(
+                "configure_optimizers()",
+                f"two parameter groups named '{name}'",
+                "one name per group",
+                "give every param_group its own 'name' entry",
+            )
+        params = [p for p in options["params"] if p.requires_grad]
+        for p in params:
+            if id(p) in owner:
+                raise UserError(
+                    "configure_optimizers()",
+                    f"a parameter of shape {tuple(p.shape)} is in '{owner[id(p)]}' and in '{name}'",
+                    "every parameter in exactly one group",
+                    "remove it from one of the two groups",
+                )
+            owner[id(p)] = name
+        groups[name] = Group(name, params, options)
+    return groups
+
+
+def require_groups(asked: list[str], groups: dict[str, Group], who: str) -> None:
+    """Raises UserError when a stage names a group that the optimiser does not have."""
+    for name in asked:
+        if name not in groups:
+            raise UserError(
+                f"{who}: group '{name}'",
+                f"the optimiser's groups are {', '.join(groups)}",
+                "the 'name' of one of the optimiser's parameter groups",
+                "name the groups in configure_optimizers(): [{'params': …, 'name': 'audio'}, …]",
+            )
+
+
+def group_norms(groups: list[Group]) -> list[Tensor]:
+    """L2 norm of each group's present gradients, as 0-d fp32 tensors on the device; 0 where there is none.
+
+    One multi-tensor norm over all gradients, then one small reduction per group; no host read. NaN and inf
+    propagate.
+    """
+    gradients = [g for group in groups for g in group.gradients()]
+    if not gradients:
+        device = next((p.device for group in groups for p in group.params), torch.device("cpu"))
+        return [torch.zeros((), device=device) for _ in groups]
+    parts = torch.stack(
+        [n.float() if n.dtype in (torch.float16, torch.bfloat16) else n for n in torch._foreach_norm(gradients)]
+    )
+    norms, start = [], 0
+    for group in groups:
+        count = len(group.gradients())
+        norms.append(torch.linalg.vector_norm(parts[start : start + count]) if count else parts.new_zeros(()))
+        start += count
+    return norms
+
+
+def norms_by_group(module: nn.Module, groups: dict[str, Group]) -> dict[str, nn.ModuleList]:
+    """The normalisation layers with running statistics, by the group that owns them ("" where no single group
+    does).
+
+    A layer belongs to the group of its affine parameters; one without trainable ones to the group that owns all
+    trainable parameters of its nearest ancestor with any.
+    """
+    owner = {id(p): name for name, group in groups.items() for p in group.params}
+    modules = dict(module.named_modules())
+    found: dict[str, nn.ModuleList] = {}
+    for path, layer in modules.items():
+        if not isinstance(layer, nn.modules.batchnorm._NormBase) or layer.running_mean is None:
+            continue
+        names: set[str] = set()
+        while True:
+            names = {owner[id(p)] for p in modules[path].parameters() if id(p) in owner}
+            if names or not path:
+                break
+            path = path.rpartition(".")[0]
+        name = names.pop() if len(names) == 1 else ""
+        found.setdefault(name, nn.ModuleList()).append(layer)
+    return found

@@ -1,0 +1,146 @@
+"""The message: a versioned header, the codec's payload, a checksum.
+
+    offset  bytes  content
+    0       2      "LW"
+    2       1      format version, 1
+    3       4      first bytes of the configuration's fingerprint
+    7       2      number of slots, little-endian
+    9       n      payload, see the codec; n follows from codec and slots
+    9 + n   4      CRC-32 of the whole 32-byte fingerprint followed by everything before, little-endian
+
+The checksum covers the fingerprint without sending it: a message of another configuration passes with probability
+2^-64, damage within 32 neighbouring bits never.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.errors import UserError
+from latentwire.codec.base import Codec
+
+MAGIC = b"LW"
+VERSION = 1
+HEADER = struct.Struct("<2sB4sH")
+CHECKSUM = struct.Struct("<I")
+AGAIN = "ask the sender for the message again"
+
+
+@dataclass(frozen=True)
+class MessageBytes:
+    """Exact size of a message, by part."""
+
+    header: int
+    scales: int
+    codes: int
+    checksum: int
+
+    @property
+    def total(self) -> int:
+        return self.header + self.scales + self.codes + self.checksum
+
+
+def message_bytes(codec: Codec, slots: int) -> MessageBytes:
+    """Size of every message of `slots` latents."""
+    payload = codec.payload(slots)
+    return MessageBytes(HEADER.size, payload.scales, payload.codes, CHECKSUM.size)
+
+
+def fingerprint(config: Mapping[str, Any], *modules: nn.Module) -> bytes:
+    """32 bytes that sender and receiver must share: SHA-256 of what gives the latents their meaning.
+
+    Args:
+        config: plain values (encoder, layout, codec); JSON with sorted keys.
+        modules: whose state decides what a message means (encoder and codec, not the adapters: a model trained
+            later reads old messages with a new adapter). Every entry of their state dicts is hashed.
+
+    Raises:
+        UserError: a value of `config` is not plain JSON.
+    """
+    try:
+        text = json.dumps(config, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError("wire configuration", str(error), "plain values", "leave objects out") from error
+    digest = hashlib.sha256(text.encode())
+    for number, module in enumerate(modules):
+        for name, tensor in sorted(module.state_dict().items()):
+            plain = tensor.detach().cpu().contiguous()
+            digest.update(f"\n{number} {name} {plain.dtype} {tuple(plain.shape)}\n".encode())
+            digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+    return digest.digest()
+
+
+def pack(z: Tensor, codec: Codec, identity: bytes) -> bytes:
+    """Latents (M, d_z) of one text -> message. `identity`: from `fingerprint`. Raises UserError on NaN."""
+    if z.dim() == 2 and not 1 <= z.shape[0] < 2**16:
+        raise UserError("latents", f"{z.shape[0]} slots", "1 to 65535", "change the layout")
+    payload = codec.encode(z)
+    body = HEADER.pack(MAGIC, VERSION, _checked(identity)[:4], z.shape[0]) + payload
+    return body + CHECKSUM.pack(zlib.crc32(identity + body))
+
+
+def unpack(message: bytes, codec: Codec, identity: bytes, where: str = "message") -> Tensor:
+    """Message -> latents (M, d_z) float32.
+
+    Args:
+        message: from `pack`.
+        codec: the sender's codec, its state included.
+        identity: the receiver's fingerprint.
+        where: names the message in errors, e.g. its file.
+
+    Raises:
+        UserError: not a message, another version, another configuration, or damaged in any byte.
+    """
+    _checked(identity)
+    smallest = message_bytes(codec, 1).total
+    if message[:2] != MAGIC:
+        raise UserError(where, f"first bytes {message[:2]!r}", f"{MAGIC!r}", "pass a file that latentwire.encode wrote")
+    if len(message) < smallest:
+        raise UserError(where, f"{len(message)} bytes", f"{smallest} or more", AGAIN)
+    _, version, start, slots = HEADER.unpack_from(message)
+    if version != VERSION:
+        raise UserError(where, f"format version {version}", f"version {VERSION}", "use the release that wrote it")
+    if start != identity[:4]:
+        raise UserError(
+            where,
+            f"fingerprint {start.hex()}…",
+            f"{identity[:4].hex()}…, the configuration and weights of this reader",
+            "read it with the run that wrote it; if that is this run, the message is damaged",
+        )
+    expected = message_bytes(codec, slots).total
+    if slots < 1 or len(message) != expected:
+        raise UserError(where, f"{len(message)} bytes, {slots} slots", f"{expected} bytes", AGAIN)
+    body, (checksum,) = message[: -CHECKSUM.size], CHECKSUM.unpack(message[-CHECKSUM.size :])
+    if zlib.crc32(identity + body) != checksum:
+        raise UserError(where, "a checksum that does not match: the message is damaged", "an intact message", AGAIN)
+    return codec.decode(body[HEADER.size :], slots)
+
+
+def write(path: Path, message: bytes) -> None:
+    """Writes a message to a file (conventionally *.wire)."""
+    path.write_bytes(message)
+
+
+def read(path: Path, codec: Codec, identity: bytes) -> Tensor:
+    """File -> latents (M, d_z); `unpack` with the file's name in every error."""
+    try:
+        message = path.read_bytes()
+    except OSError as error:
+        raise UserError(str(path), error.strerror or str(error), "a readable message file", "check the path") from error
+    return unpack(message, codec, identity, str(path))
+
+
+def _checked(identity: bytes) -> bytes:
+    if len(identity) != hashlib.sha256().digest_size:
+        raise ValueError(f"a fingerprint has 32 bytes, not {len(identity)}")
+    return identity

@@ -1,1 +1,0 @@
-"""Scores, baselines and their intervals."""

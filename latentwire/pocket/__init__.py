@@ -1,0 +1,1 @@
+"""The pocket language models: made, trained, stored and loaded by this package."""

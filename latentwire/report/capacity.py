@@ -1,0 +1,159 @@
+"""The capacity curve: F1 over compression, and over the bits of a message."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from latentwire.report.evaluation_tables import ENDS, PERCENT
+from latentwire.report.stored import evaluated, f1_of, methods_of, plain
+from suite.report import figures as fig
+from suite.report.figures import INK, PALETTE
+from suite.report.frames import RunFrames
+from suite.report.sections import Item
+
+SIZES = ("ratio=", "slots=", "d_z=", "bits=", "levels=", "stages=")  # what a capacity sweep varies
+
+
+def capacity(frames: RunFrames) -> list[Item]:
+    """F1 over compression, and over the bits of a message down to the entropy of the facts."""
+    points = _points(frames)
+    if not points:
+        return []
+    names = list(dict.fromkeys(p["name"] for p in points))
+    wires = [n for n in names if any(p["name"] == n and p["kind"] == "wire" for p in points)]
+    tint = {n: c for n, c in zip(wires, PALETTE, strict=False)}
+    rest = [n for n in names if n not in tint]
+    free = [c for c in PALETTE if c not in tint.values()] or list(PALETTE)
+    tint |= {n: INK if n.partition("/")[0] == "text" else free[i % len(free)] for i, n in enumerate(rest)}
+    caption = (
+        "A point is a configuration, mean over seeds, with its 95 % interval. Click a name to hide or show it. "
+        "Text stands where it is read whole."
+    )
+    figures = [
+        _curve(points, tint, "ratio", "tokens per latent", {}),
+        _curve(points, tint, "bits", "bits per message", _limits(frames)),
+    ]
+    return [
+        Item("F1 over compression", figures[0], caption),
+        Item(
+            "F1 over message bits",
+            figures[1],
+            "Dashed: the entropy of the facts, below which no code can hold them all; dotted: the text as UTF-8 and as "
+            "packed token ids. Text methods: packed ids of what is read. Methods that send nothing are left out.",
+        ),
+    ]
+
+
+def _points(frames: RunFrames) -> list[dict[str, Any]]:
+    points = []
+    for c in frames.configurations:
+        runs = evaluated(c)
+        for key, m in methods_of(runs[0]).items() if runs else ():
+            if m["kind"] == "control":
+                continue
+            f1 = f1_of(runs, key)
+            if f1 is None:
+                continue
+            known = [methods_of(r)[key] for r in runs if key in methods_of(r)]
+            ratio = 1.0 if plain(key, m) in ("text", "replay", "replay_raw") else runs[0].result.get("ratio")
+            points.append(
+                {
+                    "name": key if m["kind"] == "baseline" else _series(key, c.label),
+                    "kind": m["kind"],
+                    "label": c.label,
+                    "f1": PERCENT * f1.mean,
+                    "low": PERCENT * (f1.mean if f1.low is None else f1.low),
+                    "high": PERCENT * (f1.mean if f1.high is None else f1.high),
+                    "ratio": ratio,
+                    "bits": 8 * float(np.mean([s["bytes"] for s in known])) if m.get("bytes") else None,
+                }
+            )
+    return points
+
+
+def _series(name: str, label: str) -> str:
+    """What a curve is called: the configuration without what runs along the axis."""
+    rest = [part for part in label.split() if not part.startswith(SIZES)]
+    return " ".join([name, *rest]) if "=" in " ".join(rest) else name
+
+
+def _curve(
+    points: list[dict[str, Any]], tint: Mapping[str, str], x: str, title: str, limits: Mapping[str, tuple[float, str]]
+) -> fig.Figure:
+    traces = []
+    for name, colour in tint.items():
+        mine = sorted((p for p in points if p["name"] == name and p[x]), key=lambda p: p[x])
+        if not mine:
+            continue
+        joined = len({p[x] for p in mine}) == len(mine) > 1
+        is_wire = mine[0]["kind"] == "wire"
+        end = name.partition("/")[0] in ENDS
+        traces.append(
+            fig.trace_of(
+                np.array([p[x] for p in mine], float),
+                np.array([p["f1"] for p in mine], float),
+                name,
+                mode="lines+markers" if joined else "markers",
+                line={"color": colour, "width": 2 if is_wire else 1.2, "dash": "solid" if is_wire else "dot"},
+                marker={"color": colour, "size": 8 if is_wire else 5},
+                error_y={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [p["high"] - p["f1"] for p in mine],
+                    "arrayminus": [p["f1"] - p["low"] for p in mine],
+                    "color": colour,
+                    "thickness": 1,
+                    "width": 2,
+                },
+                text=[html.escape(p["label"]) for p in mine],
+                hovertemplate="%{fullData.name}<br>%{text}<br>%{x:.4g}: %{y:.1f} %<extra></extra>",
+                visible=True if is_wire or end else "legendonly",
+            )
+        )
+    shapes = [
+        {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": {"dash": dash, "width": 1}}
+        for at, dash in limits.values()
+    ]
+    notes = [
+        {
+            "x": float(np.log10(at)),
+            "y": 1,
+            "yref": "paper",
+            "text": html.escape(text),
+            "showarrow": False,
+            "textangle": -90,
+            "xanchor": "right",
+            "yanchor": "top",
+            "font": {"size": 10},
+        }
+        for text, (at, _) in limits.items()
+    ]
+    return fig.style(
+        traces,
+        420,
+        xaxis=fig.axis_of(title, type="log"),
+        yaxis=fig.axis_of("F1 (%)", range=[-3, 103]),
+        showlegend=True,
+        shapes=shapes,
+        annotations=notes,
+    )
+
+
+def _limits(frames: RunFrames) -> dict[str, tuple[float, str]]:
+    """Vertical lines in bits: entropy, UTF-8, token ids; of every different corpus among the runs."""
+    out: dict[str, tuple[float, str]] = {}
+    for c in frames.configurations:
+        for run in evaluated(c):
+            for model, sizes in (run.result.get("sizes") or {}).items():
+                for key, text, dash in (
+                    ("entropy", "entropy of the facts", "dash"),
+                    ("utf8", "text, UTF-8", "dot"),
+                    ("token_ids", f"token ids, {model}", "dot"),
+                ):
+                    if key in sizes and all(abs(8 * sizes[key] - at) > 1e-6 for at, _ in out.values()):
+                        out[text if text not in out else f"{text} ({c.label})"] = (8 * sizes[key], dash)
+    return out

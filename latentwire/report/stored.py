@@ -1,0 +1,89 @@
+"""What evaluations left on disk, for the report: methods of a result, rows of `predictions.jsonl`, F1 over seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from callbacks.errors import UserError
+from suite.report.data import Run
+from suite.report.frames import Configuration
+from suite.report.summary import N_BOOT
+from suite.statistics import hierarchical_bootstrap, mean_interval
+
+
+def methods_of(run: Run) -> dict[str, dict[str, Any]]:
+    """`methods` of a run's result; empty while it has none."""
+    found = run.result.get("methods")
+    return found if isinstance(found, dict) else {}
+
+
+@lru_cache(maxsize=32)
+def _rows(path: Path, stamp: int) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    out: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    with path.open(encoding="utf-8") as lines:
+        for n, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                out.setdefault((row["method"], row["model"]), []).append(row)
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{path}:{n}", f"{error}", "one JSON row per question and method", "evaluate the run again"
+                ) from error
+    return out
+
+
+def predictions(run: Run) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """(method, model) -> rows of `predictions.jsonl`, empty where there is none."""
+    path = run.path / "predictions.jsonl"
+    return _rows(path, path.stat().st_mtime_ns) if path.is_file() else {}
+
+
+def evaluated(c: Configuration) -> list[Run]:
+    """The finished runs with results of an evaluation."""
+    return [run for run in c.finished if methods_of(run)]
+
+
+def plain(key: str, method: Mapping[str, Any]) -> str:
+    """The method's name without the model's."""
+    return key.removesuffix(f"/{method['model']}")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean share and its 95 % interval, None where there is none; `hint` tells the seeds."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    hint: str
+
+
+def f1_of(runs: Sequence[Run], key: str) -> Score | None:
+    """F1 of a method: interval over seeds and passages (bootstrap), over passages alone for one seed.
+
+    Without the rows, or with different questions per seed, it is the t interval over seeds.
+    """
+    found = {run.seed: methods_of(run)[key] for run in runs if key in methods_of(run)}
+    if not found:
+        return None
+    hint = ", ".join(f"seed {seed}: {100 * m['f1']:.2f}" for seed, m in found.items())
+    first = next(iter(found.values()))
+    if len(found) == 1:
+        return Score(first["f1"], first.get("f1_low"), first.get("f1_high"), hint)
+    name = plain(key, first), first["model"]
+    rows = {run.seed: predictions(run).get(name) for run in runs if run.seed in found}
+    known = {seed: r for seed, r in rows.items() if r}
+    asked = {tuple(r["question"] for r in part) for part in known.values()}
+    if len(known) < len(found) or len(asked) != 1:
+        got = mean_interval([m["f1"] for m in found.values()])
+        return Score(got.mean, got.low, got.high, hint)
+    groups = [r["group"] for r in next(iter(known.values()))]
+    drawn = hierarchical_bootstrap(
+        {seed: [r["f1"] for r in part] for seed, part in known.items()}, groups=groups, n_boot=N_BOOT
+    )
+    return Score(drawn.estimate, drawn.low, drawn.high, hint)

@@ -1,0 +1,1 @@
+"""Scores, baselines compared, and their intervals: numbers only."""

@@ -1,0 +1,390 @@
+"""The evaluator: wires, their controls and every baseline on the same questions, prompts and scorer.
+
+Batches are formed by the length of the context, all questions of a passage side by side, so that a passage is
+encoded once and its prefix shared. The teacher of the KL is the same model on the plain prompt, adapters off.
+Baselines are read with adapters off, wires with them on: a trained model is another track, never a better baseline.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from callbacks.errors import UserError
+from callbacks.run.collapse import effective_rank
+from latentwire.baselines.base import Baseline
+from latentwire.baselines.controls import REMARKS, Control, control
+from latentwire.data.base import Passage
+from latentwire.examples import Example, examples, whole_prompt_text
+from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Prefix
+from latentwire.scoring import two_readers as joint
+from latentwire.scoring.evaluation import Evaluation, paired_tests
+from latentwire.scoring.metrics import (
+    Row,
+    by_example,
+    by_kind,
+    first_tokens,
+    kl,
+    packed_bytes,
+    summarise,
+    text_sizes,
+)
+from latentwire.scoring.squad_metrics import best, exact_match, f1
+
+FEW = 200  # questions below which an interval is too wide to rank methods by
+CONTROLS: tuple[Control, ...] = ("shuffled", "mean", "random")
+
+
+class Wire(Protocol):
+    """What is evaluated; `latentwire.wire.LatentWire` is one."""
+
+    @property
+    def slots(self) -> int:
+        """Latents of a message."""
+        ...
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> values as the receiver decodes them (B, slots, d_z)."""
+        ...
+
+    def prefix(self, values: Tensor, model: str) -> Prefix:
+        """Values -> what `model` reads."""
+        ...
+
+    def message_bytes(self) -> int:
+        """Bytes of a message, header, scales and checksum included."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Method:
+    """One row of the table on one model: `read` gives the prefix of some examples."""
+
+    name: str
+    read: Callable[[list[Example]], Prefix]
+    follows: Callable[[Example], tuple[int, ...]]
+    sent: Callable[[Prefix, int], float]
+    equal_lengths: bool = False
+    adapters: bool = False
+    kind: Literal["wire", "control", "baseline"] = "baseline"
+
+
+class Evaluator:
+    """Evaluates wires and baselines on passages.
+
+    Args:
+        lms: by the name that wires know them by.
+        passages: all their questions are asked.
+        baselines: by name.
+        max_new_tokens: longest answer.
+        seed: controls and bootstrap.
+        train: passages that trained baselines learn from.
+        fit_steps: steps that they train for.
+        batch_size: questions at a time.
+        n_boot: bootstrap draws.
+
+    A question without text is a continuation, see `examples.prompt_of`.
+    """
+
+    def __init__(
+        self,
+        lms: Mapping[str, FrozenLM],
+        passages: Sequence[Passage],
+        baselines: Mapping[str, Baseline],
+        max_new_tokens: int = 16,
+        seed: int = 0,
+        train: Sequence[Passage] = (),
+        fit_steps: int = 200,
+        batch_size: int = 64,
+        n_boot: int = 2000,
+    ):
+        if not lms or not sum(len(p.questions) for p in passages):
+            raise UserError("evaluation", f"{len(lms)} models, {len(passages)} passages", "a model, a question", "add")
+        self.lms, self.passages, self.baselines = dict(lms), list(passages), dict(baselines)
+        self.max_new_tokens, self.seed, self.train, self.fit_steps = max_new_tokens, seed, train, fit_steps
+        self.batch_size, self.n_boot = batch_size, n_boot
+        self.examples = {name: examples(lm, self.passages) for name, lm in self.lms.items()}
+
+    @torch.no_grad()
+    def run(
+        self, wires: Mapping[str, Wire], slots: int | None = None, whole_prompt: Collection[str] = ()
+    ) -> Evaluation:
+        """Evaluates; wires must be in evaluation mode.
+
+        Args:
+            wires: by name; all read at the same M. None: the baselines alone, at
+            slots: M.
+            whole_prompt: names of wires whose message holds the question as well (`whole_prompt_text`); behind
+                them only the cue is text.
+
+        Raises:
+            UserError: wires of different M, no M at all, latents that are not finite, or a name that is both a wire's
+                and a baseline's.
+        """
+        if both := sorted(set(wires) & set(self.baselines)):
+            raise UserError("evaluation", f"{both[0]} names a wire and a baseline", "different names", "rename one")
+        out = Evaluation()
+        sent = {name: self._messages(name, wire, name in whole_prompt) for name, wire in wires.items()}
+        for model, lm in self.lms.items():
+            m = self._slots(wires, sent, model, slots)
+            for baseline in self.baselines.values():
+                with torch.enable_grad(), lm.adapters_off():
+                    baseline.fit(lm, self.train, m, self.fit_steps)
+            methods = [self._baseline(name, b, lm, m) for name, b in self.baselines.items()]
+            for name, wire in wires.items():
+                methods += self._wire(name, wire, sent[name], model, name in whole_prompt)
+            numbers = self._measure(model, lm, methods, out)
+            for method in methods:
+                self._summarise(method, model, m, numbers[method.name], out)
+            for name in wires:
+                key = self._key(name, model)
+                out.methods[key] |= {
+                    "effective_rank": effective_rank(sent[name].values.flatten(1)),
+                    "encode_ms": sent[name].encode_ms,
+                }
+            texts = {e.passage.text: e.prompt.context for e in self.examples[model]}
+            bits = {p.text: p.bits for p in self.passages}
+            out.sizes[model] = text_sizes(lm, texts, [bits[t] for t in texts])
+        if len(self.lms) > 1:
+            self._joint(wires, sent, whole_prompt, out)
+        n = len(self.examples[next(iter(self.lms))])
+        if n < FEW:
+            out.notes.append(f"{n} questions: too few to rank methods by (±5.5 points of F1 even at {FEW}).")
+        if any(len(m.values) < 2 for m in sent.values()):
+            out.notes.append("One passage: a wire has no controls and no swap gap.")
+        out.tests = paired_tests(out.rows, wires, self.n_boot, self.seed)
+        return out
+
+    # -- what is read ---------------------------------------------------------------------------------------------
+    def _messages(self, name: str, wire: Wire, whole: bool) -> _Messages:
+        texts: dict[str, int] = {}
+        of: list[int] = []  # message of each question, in the order of the passages
+        for p in self.passages:
+            for q in p.questions:
+                text = whole_prompt_text(p, q) if whole else p.text
+                of.append(texts.setdefault(text, len(texts)))
+        listed = list(texts)
+        start = time.perf_counter()
+        values = torch.cat(
+            [wire.encode(listed[i : i + self.batch_size]) for i in range(0, len(listed), self.batch_size)]
+        )
+        _wait(values)
+        if not bool(torch.isfinite(values).all()):
+            raise UserError(f"latents of {name}", "NaN or infinite values", "finite values", "the training diverged")
+        return _Messages(values, of, 1000 * (time.perf_counter() - start) / len(listed))
+
+    def _slots(self, wires: Mapping[str, Wire], sent: Mapping[str, _Messages], model: str, slots: int | None) -> int:
+        read = {name: wire.prefix(sent[name].values[:1], model).latents for name, wire in wires.items()}
+        found = set(read.values()) | ({slots} if slots is not None else set())
+        if len(found) != 1:
+            raise UserError(
+                f"M on {model}", f"wires {read}, slots {slots}", "one M", "evaluate wires of different M apart"
+            )
+        return found.pop()
+
+    def _baseline(self, name: str, baseline: Baseline, lm: FrozenLM, slots: int) -> _Method:
+        def read(batch: list[Example]) -> Prefix:
+            return baseline.prefix(lm, [e.passage for e in batch], [e.question for e in batch], slots)[0]
+
+        def sent(prefix: Prefix, i: int) -> float:
+            if prefix.text_ids is not None:
+                return packed_bytes(lm, len(prefix.text_ids[i]))
+            known = baseline.message_bytes(lm, slots)
+            if known is not None or prefix.embeds is None:
+                return known or 0
+            return prefix.embeds.shape[1] * lm.d_model * lm.dtype.itemsize
+
+        return _Method(name, read, lambda e: baseline.follows(e.prompt), sent, baseline.equal_lengths)
+
+    def _wire(self, name: str, wire: Wire, sent: _Messages, model: str, whole: bool) -> list[_Method]:
+        def reader(values: Tensor) -> Callable[[list[Example]], Prefix]:
+            def read(batch: list[Example]) -> Prefix:
+                messages = [sent.of[e.number] for e in batch]
+                needed = sorted(set(messages))  # each message is read once and shared by its questions
+                rows = torch.tensor([needed.index(m) for m in messages])
+                return wire.prefix(values[torch.tensor(needed, device=values.device)], model).select(rows)
+
+            return read
+
+        def follows(e: Example) -> tuple[int, ...]:
+            return e.prompt.cue if whole else e.prompt.question
+
+        size = wire.message_bytes()
+        found = [_Method(name, reader(sent.values), follows, lambda p, i: size, adapters=True, kind="wire")]
+        for kind in CONTROLS if len(sent.values) > 1 else ():
+            values = control(sent.values, kind, self.seed)
+            found.append(
+                _Method(f"{name}:{kind}", reader(values), follows, lambda p, i: size, adapters=True, kind="control")
+            )
+        return found
+
+    # -- measuring ------------------------------------------------------------------------------------------------
+    def _measure(self, model: str, lm: FrozenLM, methods: list[_Method], out: Evaluation) -> dict[str, dict[str, Any]]:
+        """Adds the rows of all methods to `out`; returns seconds per method."""
+        ordered = sorted(self.examples[model], key=lambda e: (len(e.prompt.context), e.passage.id))
+        rows: dict[str, list[Row]] = {m.name: [] for m in methods}
+        seconds = {m.name: {"prefill": 0.0, "answer": 0.0} for m in methods}
+        for start in range(0, len(ordered), self.batch_size):
+            batch = ordered[start : start + self.batch_size]
+            with lm.adapters_off():
+                text = lm.answer_logprobs(
+                    Prefix(text_ids=[e.prompt.context for e in batch]),
+                    [e.prompt.question for e in batch],
+                    [e.prompt.answer for e in batch],
+                )
+            teacher = dict(zip([e.number for e in batch], by_example(text), strict=True))
+            for method in methods:
+                for part in _parts(batch, method.equal_lengths):
+                    rows[method.name] += self._answer(model, lm, method, part, teacher, seconds[method.name])
+        for method in methods:
+            mine = sorted(rows[method.name], key=lambda r: r["number"])
+            if method.kind == "wire" and f"{method.name}:shuffled" in rows:
+                wrong = {r["number"]: r["nll"] for r in rows[f"{method.name}:shuffled"]}
+                for r in mine:
+                    r["swap_gap"] = wrong[r["number"]] - r["nll"]
+            rows[method.name] = mine
+        for method in methods:
+            for r in rows[method.name]:
+                del r["number"]
+            out.rows += rows[method.name]
+        return {m.name: {"rows": rows[m.name], **seconds[m.name]} for m in methods}
+
+    def _answer(
+        self,
+        model: str,
+        lm: FrozenLM,
+        method: _Method,
+        batch: list[Example],
+        teacher: Mapping[int, Tensor],
+        seconds: dict[str, float],
+    ) -> list[Row]:
+        if method.adapters:
+            return self._rows(model, lm, method, batch, teacher, seconds)
+        with lm.adapters_off():
+            return self._rows(model, lm, method, batch, teacher, seconds)
+
+    def _rows(
+        self,
+        model: str,
+        lm: FrozenLM,
+        method: _Method,
+        batch: list[Example],
+        teacher: Mapping[int, Tensor],
+        seconds: dict[str, float],
+    ) -> list[Row]:
+        start = time.perf_counter()
+        prefix = method.read(batch)
+        follows = [method.follows(e) for e in batch]
+        scored = lm.answer_logprobs(prefix, follows, [e.prompt.answer for e in batch])
+        nll = scored.nll().tolist()  # brings the numbers here, so the clock has waited for them
+        prefilled = time.perf_counter()
+        made = lm.generate(prefix, follows, self.max_new_tokens)
+        seconds["prefill"] += prefilled - start
+        seconds["answer"] += time.perf_counter() - prefilled
+        divergence = kl(torch.cat([teacher[e.number] for e in batch]), scored)
+        heads = first_tokens(scored.scores[scored.position == 0], [e.first for e in batch])
+        rows = []
+        for i, (e, first, tokens) in enumerate(zip(batch, heads, made, strict=True)):
+            answer, references = lm.style.decode(tokens), e.question.answers
+            rows.append(
+                {
+                    "number": e.number,
+                    "method": method.name,
+                    "model": model,
+                    "passage": e.passage.id,
+                    "group": e.passage.group,
+                    "question": e.question.id,
+                    "text": e.question.text,
+                    "kind": e.question.kind,
+                    "gold": references[0],
+                    "prediction": answer,
+                    "em": best(exact_match, answer, references),
+                    "f1": best(f1, answer, references),
+                    "nll": nll[i],
+                    "first_token_top1": first.top1,
+                    "first_token_top5": first.top5,
+                    "entropy": first.entropy,
+                    "margin": first.margin,
+                    "kl_to_text": divergence[i],
+                    "stopped": float(len(tokens) < self.max_new_tokens),
+                    "bytes": method.sent(prefix, i),
+                }
+            )
+        return rows
+
+    # -- numbers --------------------------------------------------------------------------------------------------
+    def _key(self, name: str, model: str) -> str:
+        return name if len(self.lms) == 1 else f"{name}/{model}"
+
+    def _summarise(self, method: _Method, model: str, slots: int, found: Mapping[str, Any], out: Evaluation) -> None:
+        baseline = self.baselines.get(method.name)
+        remark = "" if baseline is None else baseline.remark
+        rows, key = found["rows"], self._key(method.name, model)
+        out.methods[key] = {
+            **summarise(rows, self.n_boot, self.seed),
+            "prefill_ms": 1000 * found["prefill"] / len(rows),
+            "answer_ms": 1000 * found["answer"] / len(rows),
+            "M": slots,
+            "model": model,
+            "kind": method.kind,
+            "track": "adapted" if method.adapters and self.lms[model].adapted else "frozen",
+            "learned": baseline is None or baseline.track == "trained",
+            "fair": baseline is None or baseline.fair,
+            "remark": REMARKS[method.name.rpartition(":")[2]] if method.kind == "control" else remark,
+        }
+        out.kinds[key] = by_kind(rows)
+
+    def _joint(
+        self, wires: Mapping[str, Wire], sent: Mapping[str, _Messages], whole: Collection[str], out: Evaluation
+    ) -> None:
+        for name, wire in wires.items():
+            readers = {
+                model: joint.Reader(lm, method.read, method.follows, self.examples[model])
+                for model, lm in self.lms.items()
+                for method in self._wire(name, wire, sent[name], model, name in whole)[:1]
+            }
+            answers = {m: [r for r in out.rows if r["method"] == name and r["model"] == m] for m in self.lms}
+            for label, rows in joint.choose(name, readers, answers, self.batch_size).items():
+                out.rows += rows
+                out.methods[label] = {
+                    **summarise(rows, self.n_boot, self.seed),
+                    "M": wire.slots,
+                    "model": "+".join(self.lms),
+                    "kind": "oracle" if label.endswith("/oracle") else "joint",
+                    "track": "adapted" if any(lm.adapted for lm in self.lms.values()) else "frozen",
+                    "learned": True,
+                    "fair": not label.endswith("/oracle"),
+                    "remark": joint.remark(label),
+                    "bytes": wire.message_bytes(),
+                }
+                out.kinds[label] = by_kind(rows)
+
+
+@dataclass(frozen=True)
+class _Messages:
+    """Values (N, slots, d_z) of the different messages, which one each question has, and time per message."""
+
+    values: Tensor
+    of: list[int]
+    encode_ms: float
+
+
+def _parts(batch: list[Example], equal: bool) -> list[list[Example]]:
+    if not equal:
+        return [batch]
+    parts: dict[tuple[int, int], list[Example]] = {}
+    for e in batch:
+        parts.setdefault((len(e.prompt.context), len(e.prompt.question)), []).append(e)
+    return list(parts.values())
+
+
+def _wait(values: Tensor) -> None:
+    """An accelerator computes on after the call: the clock must wait."""
+    if values.device.type == "cuda":
+        torch.cuda.synchronize(values.device)

@@ -1,0 +1,290 @@
+"""Batches: texts for the encoder, and for every language model the rows that read the latents.
+
+A row is a question (or the text itself) with the index of the encoded text that it reads; several rows read the same
+text, which is encoded once.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from callbacks.errors import UserError
+from latentwire.data.base import Passage, Question
+from latentwire.encoders.base import Encoder, Tokens
+from latentwire.examples import is_continuation, prompt_of, whole_prompt_text
+from latentwire.lm import prompts
+from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Prefix, right_padded
+from latentwire.lm.prompts import Prompt
+from latentwire.lm.results import AnswerLogprobs
+from latentwire.objectives.base import Kind
+
+Ids = tuple[int, ...]
+
+
+@dataclass
+class Rows:
+    """Rows of one kind: row i reads text `source[i]`, then `question[i]`, and is scored on `answer[i]`."""
+
+    source: list[int] = field(default_factory=list)
+    question: list[Ids] = field(default_factory=list)
+    answer: list[Ids] = field(default_factory=list)
+
+    def add(self, source: int, question: Sequence[int], answer: Sequence[int]) -> None:
+        self.source.append(source)
+        self.question.append(tuple(question))
+        self.answer.append(tuple(answer))
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def size(self) -> int:
+        """Positions of a forward pass on these rows alone, padding included, prefix not."""
+        return len(self) * (max(map(len, self.question)) + max(map(len, self.answer)) - 1)
+
+
+@dataclass
+class Batch:
+    """What one step reads.
+
+    Attributes:
+        tokens: the encoder's tokens of the texts: B contexts, then the beginnings that are to be continued; with
+            `whole_prompt` one text per question.
+        passages: the B passages.
+        asked: (index of the passage, question) in the order of the rows `answer`.
+        rows: by language model and kind.
+        context: by language model, ids (B, T) of the contexts and mask, for reconstruction.
+    """
+
+    tokens: Tokens
+    passages: list[Passage]
+    asked: list[tuple[int, Question]]
+    rows: dict[str, dict[Kind, Rows]]
+    context: dict[str, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the objectives ask of a batch.
+
+    Args:
+        kinds: rows to make.
+        cue: question that asks for the text (`text` rows).
+        low, high: share of a text's words that is encoded for a continuation.
+        context: also the contexts as ids.
+        whole_prompt: the question is encoded with its context, only the cue is text; `answer` and `wrong` rows only.
+    """
+
+    kinds: frozenset[Kind]
+    cue: str = ""
+    low: float = 0.5
+    high: float = 0.5
+    context: bool = False
+    whole_prompt: bool = False
+
+
+class Renderer:
+    """Prompts of one model without their contexts, with a memory for questions; answers are the first of each."""
+
+    def __init__(self, lm: FrozenLM):
+        self.lm, self.style = lm, lm.style
+        self._ask = lru_cache(maxsize=65536)(self._asked)
+
+    def _asked(self, question: str, answer: str) -> Prompt:
+        return prompts.render(self.style, None, question, answer)
+
+    def ask(self, passage: Passage, question: Question) -> Prompt:
+        """What `prompt_of` gives, except that the context is left out where it is not needed."""
+        if is_continuation(question):
+            return prompt_of(self.lm, passage, question)
+        return self._ask(question.text, question.answers[0])
+
+
+class Contexts(Dataset[Batch]):
+    """Training batches from a split; everything in a batch is a function of (seed, epoch, indices).
+
+    An epoch has `per_epoch` contexts and goes on where the last one ended: a long generated split is never repeated,
+    a short one is read in a new order every time.
+
+    Args:
+        passages: the split.
+        encoder: only its tokenizer is used.
+        lms: the models that read.
+        questions: questions per context, drawn anew each time; all where a passage has fewer.
+        needs: see `Needs`.
+        seed: of order and draws.
+        per_epoch: contexts in an epoch; None: the split's length.
+    """
+
+    def __init__(
+        self,
+        passages: Sequence[Passage],
+        encoder: Encoder,
+        lms: Mapping[str, FrozenLM],
+        questions: int,
+        needs: Needs,
+        seed: int,
+        per_epoch: int | None = None,
+    ):
+        if len(passages) == 0 or questions < 1:
+            raise UserError(
+                "training data", f"{len(passages)} passages, {questions} questions", "1 or more each", "correct them"
+            )
+        self.passages, self.encoder, self.needs, self.seed = passages, encoder, needs, seed
+        self.questions = questions
+        self.per_epoch = per_epoch or len(passages)
+        self.renderers = {name: Renderer(lm) for name, lm in lms.items()}
+        self._orders: dict[int, list[int]] = {}
+
+    def __len__(self) -> int:
+        return self.per_epoch
+
+    def __getitem__(self, item: tuple[int, int]) -> Batch:
+        return self.__getitems__([item])
+
+    def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
+        draws = [random.Random(f"{self.seed}/{epoch}/{index}") for index, epoch in items]
+        passages = [self.passages[self._place(epoch * self.per_epoch + index)] for index, epoch in items]
+        asked = [
+            (b, q)
+            for b, (p, draw) in enumerate(zip(passages, draws, strict=True))
+            for q in draw.sample(p.questions, min(self.questions, len(p.questions)))
+        ]
+        return make_batch(passages, asked, draws, self.encoder, self.renderers, self.needs)
+
+    def _place(self, position: int) -> int:
+        cycle, offset = divmod(position, len(self.passages))
+        if cycle not in self._orders:
+            self._orders.clear()
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + cycle)
+            self._orders[cycle] = torch.randperm(len(self.passages), generator=generator).tolist()
+        return self._orders[cycle][offset]
+
+
+def make_batch(
+    passages: list[Passage],
+    asked: list[tuple[int, Question]],
+    draws: Sequence[random.Random],
+    encoder: Encoder,
+    renderers: Mapping[str, Renderer],
+    needs: Needs,
+) -> Batch:
+    """A batch of given passages and questions; `draws`: one source of randomness per passage."""
+    whole = needs.whole_prompt
+    texts = [whole_prompt_text(passages[b], q) for b, q in asked] if whole else [p.text for p in passages]
+    cut: list[tuple[int, str, str]] = []
+    if "continuation" in needs.kinds:
+        for b, (passage, draw) in enumerate(zip(passages, draws, strict=True)):
+            words = passage.text.split(" ")
+            if len(words) >= 2:
+                at = min(max(1, round(len(words) * draw.uniform(needs.low, needs.high))), len(words) - 1)
+                cut.append((b, " ".join(words[:at]), " ".join(words[at:])))
+    tokens = encoder.tokenize([*texts, *(head for _, head, _ in cut)])
+    rows: dict[str, dict[Kind, Rows]] = {}
+    context: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, renderer in renderers.items():
+        kinds: dict[Kind, Rows] = {}
+        if needs.kinds & {"answer", "wrong"}:
+            answer, wrong = Rows(), Rows()
+            for i, (b, question) in enumerate(asked):
+                prompt = renderer.ask(passages[b], question)
+                follows = prompt.cue if whole else prompt.question
+                answer.add(i if whole else b, follows, prompt.answer)
+                wrong.add(_elsewhere(asked, i) if whole else (b + 1) % len(passages), follows, prompt.answer)
+            kinds["answer"] = answer
+            if "wrong" in needs.kinds:
+                kinds["wrong"] = wrong
+        if "text" in needs.kinds:
+            kinds["text"] = Rows()
+            for b, passage in enumerate(passages):
+                prompt = prompts.render(renderer.style, None, needs.cue, passage.text)
+                kinds["text"].add(b, prompt.question, prompt.answer)
+        if "continuation" in needs.kinds:
+            kinds["continuation"] = Rows()
+            for i, (_, _, rest) in enumerate(cut):
+                ids = renderer.style.encode(rest)
+                if len(ids) >= 2:
+                    kinds["continuation"].add(len(passages) + i, ids[:1], ids[1:])
+        rows[name] = kinds
+        if needs.context:
+            context[name] = right_padded([renderer.style.encode(text) for text in texts])
+    return Batch(tokens, passages, asked, rows, context)
+
+
+def _elsewhere(asked: Sequence[tuple[int, Question]], i: int) -> int:
+    """The next question, in a circle, about another passage."""
+    after = [*range(i + 1, len(asked)), *range(i)]
+    return next((j for j in after if asked[j][0] != asked[i][0]), i)
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
+    """The same with the encoder's tokens on a device; models move what they read by themselves."""
+    return replace(batch, tokens=batch.tokens.to(device))
+
+
+def select(prefix: Prefix, rows: Sequence[int]) -> Prefix:
+    """The prefix of each row, from those of the encoded texts."""
+
+    def pick(x: Tensor) -> Tensor:
+        return x.index_select(0, torch.tensor(rows, device=x.device))
+
+    return Prefix(
+        embeds=None if prefix.embeds is None else pick(prefix.embeds),
+        kv=None if prefix.kv is None else [(pick(k), pick(v)) for k, v in prefix.kv],
+        text_ids=None if prefix.text_ids is None else [prefix.text_ids[i] for i in rows],
+    )
+
+
+def forwards(rows: Mapping[Kind, Rows], waste: float = 1.25) -> list[list[Kind]]:
+    """Which kinds go through the model together: all in one pass, unless padding short rows to the length of long
+    ones costs more than `waste` times the positions; then short ones and long ones apart.
+    """
+    kinds: list[Kind] = [kind for kind, r in rows.items() if len(r)]
+    if not kinds:
+        return []
+    short: list[Kind] = [k for k in kinds if k in ("answer", "wrong")]
+    long: list[Kind] = [k for k in kinds if k not in short]
+    if not short or not long:
+        return [kinds]
+    apart = joined([rows[k] for k in short]).size() + joined([rows[k] for k in long]).size()
+    return [kinds] if joined([rows[k] for k in kinds]).size() <= waste * apart else [short, long]
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """All rows, one part after the other."""
+    return Rows(*([x for part in parts for x in getattr(part, name)] for name in ("source", "question", "answer")))
+
+
+def read(
+    lm: FrozenLM, prefix: Prefix, rows: Mapping[Kind, Rows], wanted: Collection[Kind]
+) -> dict[Kind, AnswerLogprobs]:
+    """Log-probabilities of the wanted kinds of rows, in as few forward passes as `forwards` says."""
+    chosen: dict[Kind, Rows] = {kind: r for kind, r in rows.items() if kind in wanted}
+    found: dict[Kind, AnswerLogprobs] = {}
+    if all(question for r in chosen.values() for question in r.question):  # something is read after the prefix
+        prefix = lm.cached(prefix)
+    for kinds in forwards(chosen):
+        everything = joined([chosen[k] for k in kinds])
+        result = lm.answer_logprobs(select(prefix, everything.source), everything.question, everything.answer)
+        start = 0
+        for kind in kinds:
+            end = start + len(chosen[kind])
+            found[kind] = _part(result, start, end)
+            start = end
+    return found
+
+
+def _part(result: AnswerLogprobs, start: int, end: int) -> AnswerLogprobs:
+    if (start, end) == (0, result.batch):
+        return result
+    here = (result.row >= start) & (result.row < end)
+    return AnswerLogprobs(
+        result.scores[here], result.tokens[here], result.row[here] - start, result.position[here], end - start
+    )

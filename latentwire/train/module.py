@@ -1,0 +1,285 @@
+"""WireModule: the Lightning shell around wire, frozen models and objectives. One backward, one optimiser, one step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.optim import Optimizer
+
+from callbacks.errors import UserError
+from callbacks.run.collapse import CollapseSample
+from callbacks.stages.lr import LRSchedule
+from callbacks.step.pipeline import find_pipeline
+from latentwire.codec.base import Coded
+from latentwire.encoders.slots import LatentLayout
+from latentwire.examples import prompt_of
+from latentwire.lm.frozen import FrozenLM
+from latentwire.objectives.base import Kind, Objective, Outcome, Seen, TopK
+from latentwire.objectives.teacher import Teacher, ask
+from latentwire.train import batches, validation
+from latentwire.train.batches import Batch
+from latentwire.train.curriculum import slots_for
+from latentwire.train.stage import LOSS, OBSERVE, TERM, Rhythm
+from latentwire.wire import LatentWire
+
+CODEC = "codec"
+
+
+class WireModule(L.LightningModule):
+    """Trains a wire under manual optimisation; the language models are read, never trained and never saved.
+
+    The step, in order: the rhythm has set the stage (how many slots) and the weights → texts are encoded once → for
+    every language model its prefix, expanded over the questions of each text, and one forward for the rows of all
+    objectives (two where padding would cost more, see `batches.forwards`) → objectives, means over models → one
+    `manual_backward` → `optimizer.step()`, inside which the `StepPipeline` works. Losses are float32.
+
+    Validation is always at the run's own ratio, whatever the stage, so that `best.ckpt` compares like with like.
+
+    Limits: one device. Rows of a text that is longer than the encoder takes are refused by the encoder.
+
+    Args:
+        wire: what is trained.
+        lms: by name, as in the wire.
+        objectives: by name.
+        rhythm: the deciding stage of the pipeline.
+        optimizer: called with the parameter groups.
+        lr_schedule: factor on every group's learning rate, in committed steps.
+        group_lr: learning rate by group (`adapter:<lm>`) or kind (`adapter`), in place of the optimiser's. A fresh
+            projector wants an order of magnitude more than a pretrained encoder.
+        tokens: mean tokens of a text, from which a stage's ratio makes slots.
+        teachers: cached teacher by model; a model without one is asked in every step.
+        top_k: tokens of a teacher's distribution.
+        max_new_tokens: of an answer in validation.
+    """
+
+    automatic_optimization: bool
+
+    def __init__(
+        self,
+        wire: LatentWire,
+        lms: Mapping[str, FrozenLM],
+        objectives: Mapping[str, Objective],
+        rhythm: Rhythm,
+        optimizer: Callable[..., Optimizer],
+        lr_schedule: LRSchedule,
+        group_lr: Mapping[str, float],
+        tokens: float,
+        teachers: Mapping[str, Teacher] | None = None,
+        top_k: int = 32,
+        max_new_tokens: int = 8,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.wire, self.rhythm = wire, rhythm
+        self.objectives = torch.nn.ModuleDict(objectives)
+        self.lms = dict(lms)  # FrozenLM is no nn.Module: in no parameters() and no state_dict()
+        self._optimizer, self._lr_schedule = optimizer, lr_schedule
+        self.group_lr, self.tokens = dict(group_lr), tokens
+        self.teachers, self.top_k, self.max_new_tokens = dict(teachers or {}), top_k, max_new_tokens
+        self.metrics: dict[str, dict[str, float]] = {}
+        self.sample: CollapseSample | None = None
+        self._scores: validation.Scores | None = None
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the language models as they were first seen; they never move."""
+        return {name: lm.fingerprint() for name, lm in self.lms.items()}
+
+    # -- optimiser
+    def groups(self) -> dict[str, list[torch.nn.Parameter]]:
+        """The wire's groups and `head:<objective>` for objectives with parameters of their own."""
+        heads = {f"head:{name}": list(o.parameters()) for name, o in self.objectives.items()}
+        return {**self.wire.groups(), **{name: params for name, params in heads.items() if params}}
+
+    def configure_optimizers(self) -> Any:
+        groups = self.groups()
+        kinds = {name.partition(":")[0] for name in groups}
+        for name in self.group_lr:
+            if name not in groups and name not in kinds and name not in KINDS:
+                raise UserError(
+                    f"group_lr.{name}", "no such group", f"one of {', '.join([*kinds, *groups])}", "correct the name"
+                )
+        rates = {g: self.group_lr.get(g, self.group_lr.get(g.partition(":")[0])) for g in groups}
+        options = [
+            {"params": params, "name": name, **({} if rates[name] is None else {"lr": rates[name]})}
+            for name, params in groups.items()
+        ]
+        if not options:
+            raise UserError("wire", "nothing to train", "at least one trainable parameter", "choose another encoder")
+        optimizer = self._optimizer(options)
+        self.trainer.fit_loop.setup_data()  # now the length of an epoch is known
+        per_epoch = max(1, int(self.trainer.num_training_batches))
+        epochs = self.trainer.max_epochs or -1
+        if epochs < 1:  # training is measured in steps alone
+            epochs = -(-max(1, self.trainer.max_steps) // per_epoch)
+        schedule = self._lr_schedule(optimizer, per_epoch, epochs)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def idle_groups(self) -> set[str]:
+        """Groups that may be without gradient in this step (see `callbacks.audit`)."""
+        return {name for name in self.groups() if self.rhythm.idle(name)}
+
+    # -- life
+    def on_fit_start(self) -> None:
+        self.place()
+
+    def on_validation_start(self) -> None:
+        self.place()
+
+    def place(self) -> None:
+        """Language models follow the module's device; those placed by a device map stay."""
+        for lm in self.lms.values():
+            lm.to(self.device)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batches.on_device(batch, device)
+
+    def on_train_start(self) -> None:
+        pipeline = find_pipeline(self.trainer)
+        if pipeline is None or pipeline.stage("rhythm") is not self.rhythm or pipeline.ctx is None:
+            raise UserError(
+                "callbacks",
+                "no StepPipeline with this module's rhythm",
+                "rhythm and gate in one StepPipeline",
+                "build the trainer with latentwire.build",
+            )
+        if pipeline.stage("gate") is None:
+            raise UserError("callbacks.gate", "null", "the gate: its host read feeds the curriculum", "keep it")
+        self._pipeline = pipeline
+
+    # -- forward
+    def layout(self) -> LatentLayout:
+        """The slots of the present stage."""
+        ratio = self.rhythm.part.ratio
+        own = self.wire.layout
+        return own if ratio is None else own.with_shared(slots_for(self.tokens, ratio))
+
+    def outcomes(self, batch: Batch, active: Mapping[str, Objective]) -> tuple[Coded, dict[str, dict[str, Outcome]]]:
+        """What the codec sent, and of every model what the active objectives say: `[model][objective]`."""
+        layout = self.layout()
+        self.wire.codec.take(self.rhythm.part.codes)
+        coded = self.wire.latents(batch.tokens, layout)
+        wanted: set[Kind] = {kind for o in active.values() for kind in o.needs}
+        found: dict[str, dict[str, Outcome]] = {}
+        for name, lm in self.lms.items():
+            prefix = self.wire.prefix(coded.values, name, layout) if wanted else None
+            rows = batches.read(lm, prefix, batch.rows[name], wanted) if prefix is not None else {}
+            teacher = self._teach(batch, name) if any(o.teaches for o in active.values()) else None
+            latents = layout.read(coded.values, name)[: len(batch.passages)]
+            scale = self._scale(name) if name in batch.context else 1.0
+            seen = Seen(rows, latents, partial(self._embeddings, batch, name), scale, teacher)
+            found[name] = {key: o(seen, name) for key, o in active.items()}
+        return coded, found
+
+    def _teach(self, batch: Batch, name: str) -> TopK:
+        lm = self.lms[name]
+        if name in self.teachers:
+            return self.teachers[name].of([q.id for _, q in batch.asked], lm.output_device)
+        return ask(lm, [prompt_of(lm, batch.passages[b], q) for b, q in batch.asked], self.top_k)
+
+    def _embeddings(self, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
+        ids, mask = batch.context[name]
+        with torch.no_grad():
+            embeds = self.lms[name].embed(ids)
+        return embeds.to(self.device), mask.to(self.device)
+
+    def _scale(self, name: str) -> float:
+        return float(self.lms[name].embedding_rms.pow(2).mean().sqrt())
+
+    # -- training
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad(set_to_none=True)
+        weights = self.rhythm.weights
+        active: dict[str, Any] = {name: o for name, o in self.objectives.items() if weights[name] > 0}
+        if not active:
+            raise UserError(
+                "objectives",
+                f"all weights are 0 at step {self._pipeline.t}",
+                "something to learn in every step",
+                "let one objective start at once, or correct its gate",
+            )
+        coded, found = self.outcomes(batch, active)
+        assert self._pipeline.ctx is not None
+        reads = self._pipeline.ctx.reads
+        terms: dict[str, Tensor] = {}
+        for key in active:
+            each = {name: outcome[key] for name, outcome in found.items()}
+            losses = torch.stack([o.loss.float().to(self.device) for o in each.values()])
+            reads[f"{LOSS}{key}"] = losses.mean()
+            terms[key] = weights[key] * losses.mean()
+            for metric in {m for o in each.values() for m in o.observed}:
+                values = torch.stack([o.observed[metric].float().to(self.device) for o in each.values()])
+                reads[f"{OBSERVE}{metric}"] = values.mean()
+            if len(each) > 1:
+                for name, loss in zip(each, losses.unbind(), strict=True):
+                    reads[f"{LOSS}{key}/{name}"] = loss
+        if coded.loss.requires_grad:
+            terms[CODEC] = coded.loss.float()
+            reads[f"{LOSS}{CODEC}"] = terms[CODEC]
+        for key, term in terms.items():
+            reads[f"{TERM}{key}"] = term
+        total = torch.stack(list(terms.values())).sum()
+        self.log("train/loss", total.detach(), prog_bar=True, logger=False)
+        self.manual_backward(total)
+        optimizer.step()
+
+    # -- evaluation
+    def on_validation_epoch_start(self) -> None:
+        self._scores = validation.Scores()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        assert self._scores is not None
+        values = self.wire.latents(batch.tokens).values
+        prefixes = {name: self.wire.prefix(values, name) for name in self.lms}
+        validation.score(self._scores, batch, prefixes, self.lms, self.max_new_tokens)
+        self._scores.latents.append(values.flatten(1).float().cpu())
+
+    def on_validation_epoch_end(self) -> None:
+        scores, self._scores = self._scores, None
+        if self.trainer.sanity_checking or scores is None:
+            return
+        self.metrics["val"] = scores.metrics()
+        name = next(iter(scores.outputs))
+        self.sample = CollapseSample(
+            outputs=scores.outputs[name],
+            references=scores.references[name],
+            margin=torch.tensor(scores.margin[name]),
+            entropy=torch.tensor(scores.entropy[name]),
+            top5=torch.tensor(scores.top5[name]),
+            latents=torch.cat(scores.latents),
+        )
+        named = {f"val/{k}": v for k, v in self.metrics["val"].items()}
+        for key, value in named.items():  # for callbacks that monitor
+            self.log(key, value, logger=False, prog_bar=key == "val/f1")
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            for key, value in named.items():
+                self.rhythm.record(key, value)
+            gains = {f"gain/{lm}": gain for lm, gain in self.wire.gains().items()}
+            for logger in self.trainer.loggers:
+                logger.log_metrics({**named, **gains, "epoch": self.current_epoch}, step=self._pipeline.t)
+
+    # -- state
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["latentwire"] = {
+            "val": dict(self.metrics.get("val", {})),
+            "models": self.fingerprints,
+            "slots": self.wire.slots,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint["latentwire"]
+        for name, lm in self.lms.items():
+            if saved["models"][name] != self.fingerprints[name]:
+                lm.verify(saved["models"][name])
+        if saved["val"]:
+            self.metrics["val"] = dict(saved["val"])
+
+
+KINDS = ("encoder", "codec", "adapter", "injector", "lora", "head")

@@ -1,0 +1,83 @@
+"""Scores of the wire during training: answers on held-out passages, first tokens, NLL. No baselines, no intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Prefix
+from latentwire.scoring.squad_metrics import best, exact_match, f1
+from latentwire.train.batches import Batch, Rows, select
+
+
+@dataclass
+class Scores:
+    """Per question and language model, in the order of the batches.
+
+    Attributes:
+        f1, em, nll, top1, top5: per model, one number per question.
+        outputs, references: per model, the answers given; one reference each.
+        margin, entropy: per model, of the first token: best minus second log-probability, and nats.
+        latents: (texts, slots * d_z) values sent.
+    """
+
+    f1: dict[str, list[float]] = field(default_factory=dict)
+    em: dict[str, list[float]] = field(default_factory=dict)
+    nll: dict[str, list[float]] = field(default_factory=dict)
+    top1: dict[str, list[float]] = field(default_factory=dict)
+    top5: dict[str, list[float]] = field(default_factory=dict)
+    margin: dict[str, list[float]] = field(default_factory=dict)
+    entropy: dict[str, list[float]] = field(default_factory=dict)
+    outputs: dict[str, list[str]] = field(default_factory=dict)
+    references: dict[str, list[str]] = field(default_factory=dict)
+    latents: list[Tensor] = field(default_factory=list)
+
+    def metrics(self) -> dict[str, float]:
+        """Means over questions and models, and with several models each one's own as `<metric>/<lm>`; `loss` = nll."""
+        out: dict[str, float] = {}
+        for name in ("f1", "em", "nll", "top1", "top5"):
+            values: dict[str, list[float]] = getattr(self, name)
+            label = {"top1": "first_token_top1", "top5": "first_token_top5"}.get(name, name)
+            each = {lm: sum(v) / len(v) for lm, v in values.items()}
+            out[label] = sum(each.values()) / len(each)
+            if len(each) > 1:
+                out.update({f"{label}/{lm}": v for lm, v in each.items()})
+        return {"loss": out["nll"], **out}
+
+
+@torch.no_grad()
+def score(
+    scores: Scores, batch: Batch, prefixes: Mapping[str, Prefix], lms: Mapping[str, FrozenLM], max_new_tokens: int
+) -> None:
+    """Adds one batch: greedy answers and teacher-forced log-probabilities of every question, for each model."""
+    for name, prefix in prefixes.items():
+        lm, rows = lms[name], batch.rows[name]["answer"]
+        mine = select(prefix, rows.source)
+        _forced(scores, name, lm, mine, rows)
+        produced = [lm.style.decode(ids) for ids in lm.generate(mine, rows.question, max_new_tokens)]
+        golden = [question.answers for _, question in batch.asked]
+        _extend(scores.f1, name, [best(f1, p, g) for p, g in zip(produced, golden, strict=True)])
+        _extend(scores.em, name, [best(exact_match, p, g) for p, g in zip(produced, golden, strict=True)])
+        scores.outputs.setdefault(name, []).extend(produced)
+        scores.references.setdefault(name, []).extend(g[0] for g in golden)
+
+
+def _forced(scores: Scores, name: str, lm: FrozenLM, prefix: Prefix, rows: Rows) -> None:
+    result = lm.answer_logprobs(prefix, rows.question, rows.answer)
+    first = result.position == 0
+    at, gold = result.scores[first], result.tokens[first]
+    five = at.topk(min(5, at.shape[1]), -1)
+    hit = five.indices == gold[:, None]
+    _extend(scores.nll, name, result.nll().tolist())
+    _extend(scores.top1, name, hit[:, 0].float().tolist())
+    _extend(scores.top5, name, hit.any(1).float().tolist())
+    _extend(scores.margin, name, (five.values[:, 0] - five.values[:, 1]).tolist())
+    _extend(scores.entropy, name, (-(at.exp() * at).sum(-1)).tolist())
+
+
+def _extend(where: dict[str, list[float]], name: str, values: list[float]) -> None:
+    where.setdefault(name, []).extend(values)

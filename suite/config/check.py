@@ -1,0 +1,294 @@
+"""Check: every node with a `_target_` is bound against its signature and its types before anything is built.
+
+A key that reaches nothing is an error here, not a silent no-op: unknown parameters, missing ones, wrong types,
+targets that swallow `**kwargs`, values still `???`, and overrides without any effect under the chosen mode.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field, ValidationError
+
+from callbacks.errors import UserError
+from suite.config.compose import merge_errors, nearest, shorten
+from suite.config.signature import adapter, locate, parameters, type_name
+
+# Third-party targets that pass their **kwargs on: the keys are then checked against the receiver's signature.
+KWARGS_RECEIVER = {
+    "lightning.pytorch.loggers.wandb.WandbLogger": "wandb.init",
+    "lightning.pytorch.callbacks.weight_averaging.WeightAveraging": "torch.optim.swa_utils.AveragedModel",
+    "lightning.pytorch.callbacks.weight_averaging.EMAWeightAveraging": "torch.optim.swa_utils.AveragedModel",
+}
+
+Dead = Callable[[DictConfig], Mapping[str, str]]
+
+_HYDRA_KEYS = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
+_BROKEN = object()  # a value that could not be read; its problem is already noted
+_FOLDER = r"[A-Za-z0-9_+=,-][A-Za-z0-9._+=,-]*"  # the name becomes a folder
+
+
+@dataclasses.dataclass
+class Paths:
+    """Keys of `paths` that the launcher uses."""
+
+    runs: Annotated[str, Field(min_length=1)]
+
+
+@dataclasses.dataclass
+class Common:
+    """Keys that every program's tree has; a program may subclass this to type its own plain nodes as well."""
+
+    program: str
+    name: Annotated[str, Field(pattern=rf"^{_FOLDER}(/{_FOLDER})*$")]
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    resume: Literal["auto", "never", "must"]
+    paths: Any
+
+
+def check(cfg: DictConfig, schema: type | None = None) -> None:
+    """Raises one UserError with all problems of a tree; builds nothing.
+
+    Args:
+        cfg: a composed tree.
+        schema: a dataclass of the plain (not `_target_`) nodes of the tree: its fields are the allowed top-level
+            keys, their annotations the types, nested dataclasses the nested nodes, `Any` what is left alone.
+            Without it the keys of `Common` are type-checked where they occur, other plain nodes are left alone.
+    """
+    problems: list[UserError] = []
+    tree = _plain(cfg, "", problems)
+    if schema is not None:
+        _bind(schema, tree, "", problems)
+    else:
+        known = {f.name for f in dataclasses.fields(Common)}
+        _bind(Common, {k: v for k, v in tree.items() if k in known}, "", problems, partial=True)
+    if isinstance(tree.get("paths"), dict) and (schema is None or "runs" not in _nested_fields(schema, "paths")):
+        _bind(Paths, {k: v for k, v in tree["paths"].items() if k == "runs"}, "paths", problems)
+    _walk(tree, "", problems)
+    if problems:
+        raise merge_errors(problems, "configuration")
+
+
+def check_effective(
+    cfg: DictConfig,
+    overrides: Sequence[str],
+    dead: Dead,
+    compose_default: Callable[[list[str]], DictConfig] | None = None,
+) -> None:
+    """Raises UserError when an override sets a key that has no effect under the composed configuration.
+
+    Args:
+        cfg: the tree composed with `overrides`.
+        overrides: what the user typed for this job.
+        dead: gives the keys without effect under a tree, each with the reason
+            ("asgml.k": "asgml.mode is staleness"). A key that names a node stands for everything below it.
+        compose_default: composes the tree from other overrides; an override that merely repeats what would stand
+            there without it is harmless. Without this function every override of a dead key is refused.
+    """
+    reasons = dead(cfg)
+    problems = []
+    parser = OverridesParser.create()
+    lines = list(overrides)
+    for line in lines:
+        override = parser.parse_override(line)
+        for key in _leaves(override.key_or_group, override.value()):
+            reason = next((r for d, r in reasons.items() if key == d or key.startswith(d + ".")), None)
+            if reason is None:
+                continue
+            now = OmegaConf.select(cfg, key)
+            if compose_default is not None:
+                before = compose_default([other for other in lines if other != line])
+                if OmegaConf.select(before, key) == now:
+                    continue
+            problems.append(
+                UserError(
+                    line,
+                    f"{key} = {_show(now)} has no effect: {reason}",
+                    "only keys that do something under this configuration",
+                    f"leave {key} out, or change what makes it idle",
+                )
+            )
+    if problems:
+        raise merge_errors(problems, "command line")
+
+
+def _plain(node: Any, key: str, problems: list[UserError]) -> Any:
+    """Resolved plain containers; what is missing or cannot be resolved is noted and becomes `_BROKEN`."""
+    if not isinstance(node, DictConfig | ListConfig):
+        return node
+    if node._is_none():
+        return None
+    names: list[Any] = list(node) if isinstance(node, DictConfig) else list(range(len(node)))
+    found: dict[Any, Any] = {}
+    for name in names:
+        inner = f"{key}.{name}" if key else str(name)
+        found[name] = _BROKEN
+        try:
+            if OmegaConf.is_missing(node, name):
+                problems.append(
+                    UserError(inner, "no value (???)", "a value", f"set it: {inner}=VALUE on the command line")
+                )
+            else:
+                found[name] = _plain(node[name], inner, problems)
+        except OmegaConfBaseException as error:
+            text = str(error).strip().splitlines()[0]
+            problems.append(UserError(inner, text, "a reference to an existing key", f"correct {inner}"))
+    return found if isinstance(node, DictConfig) else list(found.values())
+
+
+def _walk(value: Any, key: str, problems: list[UserError]) -> None:
+    if isinstance(value, dict):
+        if "_target_" in value:
+            _check_target(value, key, problems)
+        for name, child in value.items():
+            _walk(child, f"{key}.{name}" if key else str(name), problems)
+    elif isinstance(value, list):
+        for i, child in enumerate(value):
+            _walk(child, f"{key}.{i}", problems)
+
+
+def _check_target(node: dict[str, Any], key: str, problems: list[UserError]) -> None:
+    path, partial = node["_target_"], node.get("_partial_", False)
+    where = f"{key}._target_" if key else "_target_"
+    if not isinstance(path, str):
+        if path is not _BROKEN:
+            problems.append(UserError(where, _show(path), "the dotted path of a class or function", f"correct {where}"))
+        return
+    for flag in ("_partial_", "_recursive_"):
+        if not isinstance(node.get(flag, False), bool):
+            problems.append(UserError(f"{key}.{flag}", _show(node[flag]), "true or false", f"correct {key}.{flag}"))
+    try:
+        target = locate(path)
+    except UserError as error:
+        problems.append(UserError(f"{where}={path}", error.found, error.expected, error.remedy))
+        return
+    if not callable(target):
+        problems.append(UserError(f"{where}={path}", f"a {type(target).__name__}", "a class or function", "correct it"))
+        return
+    given = {k: v for k, v in node.items() if k not in _HYDRA_KEYS}
+    try:
+        positional = parameters(target).positional[: len(node.get("_args_", ()))]
+    except (ValueError, TypeError):
+        problems.append(
+            UserError(f"{where}={path}", "Python knows no signature of it", "a class or function", "wrap it")
+        )
+        return
+    _bind(target, given, key, problems, partial=partial is True, filled=positional)
+
+
+def _bind(
+    target: Callable[..., Any],
+    given: dict[str, Any],
+    key: str,
+    problems: list[UserError],
+    partial: bool = False,
+    filled: Sequence[str] = (),
+) -> None:
+    """Checks names and types of `given` against the parameters of `target`; `filled` are set by position."""
+    accepted = parameters(target)
+    title = f"{target.__module__}.{getattr(target, '__qualname__', type(target).__name__)}"
+    names, annotations = list(accepted.names), dict(accepted.annotations)
+    if accepted.kwargs:
+        if title not in KWARGS_RECEIVER:
+            found = f"{title} takes **kwargs, where a misspelt key vanishes silently"
+            remedy = "name the parameters in the target, or wrap it in a function that does"
+            problems.append(UserError(key, found, "a target with named parameters only", remedy))
+            return
+        receiver = parameters(locate(KWARGS_RECEIVER[title]))
+        names += receiver.names
+        annotations = {**receiver.annotations, **annotations}
+    for name, value in given.items():
+        inner = f"{key}.{name}" if key else str(name)
+        if name not in names or name in filled:
+            near = nearest(str(name), names)
+            remedy = f"did you mean {' or '.join(near)}?" if near else "remove it"
+            problems.append(UserError(inner, f"{title} has no parameter {name!r}", f"one of: {shorten(names)}", remedy))
+        elif name in annotations and not (value is None and accepted.defaults.get(name, _BROKEN) is None):
+            _check_type(value, annotations[name], inner, problems)
+    if not partial:
+        for name in accepted.required:
+            if name not in given and name not in filled:
+                inner = f"{key}.{name}" if key else name
+                kind = type_name(annotations[name]) if name in annotations else "a value"
+                remedy = f"set {inner}, or `_partial_: true` when the code supplies it" if key else f"set {inner}"
+                problems.append(UserError(inner, f"missing, {title} needs it", kind, remedy))
+
+
+def _check_type(value: Any, annotation: Any, key: str, problems: list[UserError]) -> None:
+    fields = _dataclass_in(annotation)
+    if fields is not None and isinstance(value, dict) and "_target_" not in value:
+        _bind(fields, value, key, problems)
+        return
+    if _holds_node(value):
+        return  # checked on its own; what it builds is not known yet
+    types_of = adapter(annotation)
+    if types_of is None:
+        return
+    try:
+        # JSON mode: YAML, like JSON, has only lists, so that a list may fill a tuple; everything else is strict.
+        types_of.validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        inside = _paths_in(value)
+        loc = "" if error.error_count() > 1 else ".".join(str(x) for x in first["loc"] if str(x) in inside)
+        expected = type_name(annotation)
+        if error.error_count() == 1:
+            value = first["input"]
+            expected += f" ({first['msg']})"
+        problems.append(
+            UserError(
+                f"{key}.{loc}" if loc else key,
+                f"{_show(value)} ({type(value).__name__})",
+                expected,
+                f"give {key} a value of that type",
+            )
+        )
+
+
+def _dataclass_in(annotation: Any) -> type | None:
+    """The dataclass D of an annotation `D` or `D | None`."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    options = typing.get_args(annotation) if union else ()
+    found = [a for a in (options or (annotation,)) if inspect.isclass(a) and dataclasses.is_dataclass(a)]
+    return found[0] if len(found) == 1 else None
+
+
+def _nested_fields(schema: type, name: str) -> tuple[str, ...]:
+    nested = _dataclass_in(parameters(schema).annotations.get(name))
+    return parameters(nested).names if nested is not None else ()
+
+
+def _holds_node(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "_target_" in value or any(_holds_node(v) for v in value.values())
+    if isinstance(value, list):
+        return any(_holds_node(v) for v in value)
+    return value is _BROKEN
+
+
+def _paths_in(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        return {str(k) for k in value}.union(*(_paths_in(v) for v in value.values()))
+    if isinstance(value, list):
+        return {str(i) for i in range(len(value))}.union(*(_paths_in(v) for v in value))
+    return set()
+
+
+def _leaves(key: str, value: Any) -> list[str]:
+    if isinstance(value, dict) and value:
+        return [leaf for name, child in value.items() for leaf in _leaves(f"{key}.{name}", child)]
+    return [key]
+
+
+def _show(value: Any, limit: int = 60) -> str:
+    text = repr(OmegaConf.to_container(value) if OmegaConf.is_config(value) else value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

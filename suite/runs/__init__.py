@@ -1,0 +1,1 @@
+"""Runs: identity, launch, ledger, studies."""

@@ -1,0 +1,284 @@
+"""One run: from a composed tree to its directory, `result.json` and ledger row, whatever happens in between."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+
+from callbacks.errors import UserError
+from suite.runs import record
+from suite.runs.identity import config_hash, run_dir
+from suite.runs.ledger import FILE_NAME, Ledger, jsonable, write_json
+
+CHECKPOINT = Path("checkpoints") / "last.ckpt"
+RESULT = "result.json"
+CONFIG = "config.yaml"
+EXIT_SIGTERM = 143
+EXIT_INTERRUPT = 130
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the launcher tells the task.
+
+    Attributes:
+        dir: the run directory; exists.
+        hash, name, seed: identity, experiment name, seed (everything is seeded already).
+        resume_from: checkpoint to continue from, None for a fresh start.
+        is_main: False in the child ranks of a distributed run, which write no result.
+    """
+
+    dir: Path
+    hash: str
+    name: str
+    seed: int
+    resume_from: Path | None
+    is_main: bool
+
+
+Task = Callable[[DictConfig, Run], dict[str, Any]]
+
+
+@dataclass
+class Outcome:
+    """How one job ended. `result` is the content of `result.json`."""
+
+    hash: str
+    dir: Path
+    status: Literal["finished", "skipped", "failed", "stopped", "not started"]
+    result: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+    user_error: bool = False
+    exit_code: int = 0  # of a stopped job
+
+
+def is_main_process() -> bool:
+    """Whether this is rank 0. Lightning starts the other ranks as copies of the command with LOCAL_RANK set."""
+    if int(os.environ.get("NODE_RANK", "0")) > 0 and "RANK" not in os.environ:
+        return False
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
+        if name in os.environ:
+            return int(os.environ[name]) == 0
+    return True
+
+
+def ledger_of(cfg: DictConfig) -> Ledger:
+    """`<paths.runs>/ledger.jsonl`."""
+    return Ledger(Path(str(cfg.paths.runs)).expanduser().absolute() / FILE_NAME)
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Content of a run directory's `result.json`; empty when there is none."""
+    path = folder / RESULT
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def execute(cfg: DictConfig, program: str, task: Task) -> Outcome:
+    """Runs one job to its end and never raises: failures, SIGTERM and Ctrl-C become the `Outcome`.
+
+    In a child rank of a distributed run nothing is locked or written, and exceptions pass through.
+    """
+    folder, run_hash = run_dir(cfg), config_hash(cfg)
+    if not is_main_process():
+        if cfg.resume != "never" and read_result(folder).get("status") == "finished":
+            return Outcome(run_hash, folder, "skipped")  # as rank 0 decides
+        seed_everything(int(cfg.seed))
+        checkpoint = folder / CHECKPOINT
+        resume = checkpoint if cfg.resume != "never" and checkpoint.exists() else None
+        task(cfg, Run(folder, run_hash, str(cfg.name), int(cfg.seed), resume, is_main=False))
+        return Outcome(run_hash, folder, "finished")
+    try:
+        with _lock(folder.parent.parent / ".locks" / folder.parent.name / run_hash, folder):
+            reused = _finished_before(cfg, program, folder, run_hash)
+            if reused is not None:
+                return Outcome(run_hash, folder, "skipped", reused)
+            resume = _make_room(cfg, folder)
+            run = Run(folder, run_hash, str(cfg.name), int(cfg.seed), resume, is_main=True)
+            return _attempt(cfg, program, task, run)
+    except UserError as error:  # before the job began: no row, the last attempt's stays the newest
+        return Outcome(run_hash, folder, "failed", {}, str(error), user_error=True)
+
+
+def _attempt(cfg: DictConfig, program: str, task: Task, run: Run) -> Outcome:
+    row: dict[str, Any] = {
+        "program": program,
+        "experiment": run.name,
+        "hash": run.hash,
+        "seed": run.seed,
+        "status": "running",
+        **dict.fromkeys(("val", "test", "val_best", "test_best", "counters")),
+        "seconds": None,
+        "peak_memory_mb": None,
+        "peak_cuda_mb": None,
+        "versions": record.versions(),
+        **record.commit(),
+        "started": record.now(),
+        "finished": None,
+        "resumed": run.resume_from is not None,
+        "error": None,
+        "error_type": None,
+    }
+    run.dir.mkdir(parents=True, exist_ok=True)
+    (run.dir / CONFIG).write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    write_json(run.dir / RESULT, {**row, "pid": os.getpid(), "host": socket.gethostname()})
+    memory, start = record.PeakMemory(), time.perf_counter()
+    outcome = Outcome(run.hash, run.dir, "finished")
+    trace: str | None = None
+    try:
+        with _sigterm_exits():
+            seed_everything(run.seed)
+            result = task(cfg, run)
+            row.update(_checked(result, row))
+    except BaseException as error:  # noqa: BLE001 (the row is written whatever ended the job)
+        trace = traceback.format_exc()
+        outcome.exit_code = _stop_code(error)
+        outcome.status = "stopped" if outcome.exit_code else "failed"
+        outcome.error = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        outcome.user_error = isinstance(error, UserError)
+        row["error"], row["error_type"] = outcome.error, type(error).__name__
+    row["status"] = outcome.status
+    row["seconds"] = round(time.perf_counter() - start, 3)
+    row["peak_memory_mb"] = round(memory.host_mb(), 1)
+    cuda = memory.cuda_mb()
+    row["peak_cuda_mb"] = None if cuda is None else round(cuda, 1)
+    row["finished"] = record.now()
+    outcome.result = row
+    write_json(run.dir / RESULT, row)
+    _append(cfg, run.dir, row, trace)
+    if trace and outcome.status == "failed" and not outcome.user_error:
+        print(trace, file=sys.stderr)
+    return outcome
+
+
+def _append(cfg: DictConfig, folder: Path, row: dict[str, Any], trace: str | None) -> None:
+    config = OmegaConf.to_container(cfg, resolve=True)
+    ledger_of(cfg).append({**row, "config": config, "run_dir": str(folder), "traceback": trace})
+
+
+def _checked(result: Any, row: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(result, dict):
+        raise TypeError(f"the task returned {type(result).__name__}; it returns a dict of results")
+    taken = [k for k in result if k in row and row[k] is not None]
+    if taken:
+        raise ValueError(f"the task's result may not set {', '.join(taken)}: the launcher does")
+    return jsonable(result)
+
+
+def _finished_before(cfg: DictConfig, program: str, folder: Path, run_hash: str) -> dict[str, Any] | None:
+    """The earlier result when this very run is finished already and may be reused."""
+    if cfg.resume == "never":
+        return None
+    result = read_result(folder)
+    if result.get("status") != "finished":
+        return None
+    if not ledger_of(cfg).finished(run_hash):  # a crash fell between the two writes, or the ledger was lost
+        _append(cfg, folder, result, None)
+    return result
+
+
+def _make_room(cfg: DictConfig, folder: Path) -> Path | None:
+    """Applies `resume`: the checkpoint to continue from, or None with no earlier attempt left in the way."""
+    checkpoint = folder / CHECKPOINT
+    if cfg.resume != "never" and checkpoint.exists():
+        return checkpoint
+    if cfg.resume == "must":
+        found, expected = f"no {CHECKPOINT} in {folder}", "a checkpoint of exactly this configuration"
+        raise UserError("resume=must", found, expected, "use resume=auto")
+    own = {RESULT, CONFIG}
+    if folder.exists() and (cfg.resume == "never" or any(p.name not in own for p in folder.iterdir())):
+        number = 1
+        while (old := folder.with_name(f"{folder.name}.old-{number}")).exists():
+            number += 1
+        shutil.move(folder, old)
+    return None
+
+
+@contextmanager
+def _lock(path: Path, folder: Path) -> Iterator[None]:
+    """Holds a run for this process. The kernel frees it when the process dies: no stale lock needs removing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise UserError(
+                str(folder),
+                f"in use by {owner}",
+                "one process per run",
+                "wait for it to end or stop it; a different seed or configuration is a different run",
+            ) from None
+        try:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}")
+            file.flush()
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # also for descriptors inherited by data-loader workers
+
+
+@contextmanager
+def _sigterm_exits() -> Iterator[None]:
+    """SIGTERM ends the job with exit code 143 while nobody else handles it.
+
+    During `Trainer.fit` others do: Lightning (and the stop callback) install their handlers and call this one as
+    well; it then holds still, so that the step in progress can end and be saved.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def handler(signum: int, frame: Any) -> None:
+        if signal.getsignal(signal.SIGTERM) is not handler:
+            return
+        if os.getpid() != owner:  # a forked worker: die as it would have died
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        raise SystemExit(EXIT_SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop_code(error: BaseException) -> int:
+    """Exit code of a job that was stopped from outside, 0 for one that failed by itself."""
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPT
+    if isinstance(error, SIGTERMException):  # Lightning's own; its exit code would be 0
+        return EXIT_SIGTERM
+    if isinstance(error, SystemExit):
+        if isinstance(error.__context__, KeyboardInterrupt):  # Trainer turns Ctrl-C into exit(1)
+            return EXIT_INTERRUPT
+        if error.code == EXIT_SIGTERM:
+            return EXIT_SIGTERM
+    return 0
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, NumPy, torch and, through Lightning, data-loader workers."""
+    from lightning import seed_everything as seed_all
+
+    seed_all(seed, workers=True, verbose=False)

@@ -1,0 +1,375 @@
+"""The front door of a program: check every job of the command line, run them through Hydra, tell how each ended.
+
+    python -m asgml.run experiment=cremad_mini asgml.tau=2            one run
+    python -m asgml.run -m experiment=cremad_mini asgml.tau=0,1,2     a sweep
+    python -m asgml.run -m … --failed-only                            of a sweep, what failed or was stopped
+
+Exit codes: 0 all finished (or were finished before), 1 a job failed, 2 the user's input is at fault, 130 Ctrl-C,
+143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import filter_overrides
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from callbacks.errors import UserError
+from suite.config.check import Dead, check, check_effective
+from suite.config.compose import VERSION_BASE, Composer, merge_errors, pin_hydra, primary, without_hydra
+from suite.runs.identity import config_hash, run_dir
+from suite.runs.job import Outcome, Run, Task, execute, is_main_process, ledger_of, read_result
+from suite.runs.record import release_memory
+
+__all__ = ["Run", "Task", "launch", "plan"]
+
+FAILED_ONLY = "--failed-only"
+_LOCAL_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+_LOCAL_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+# Hydra's own files go beside the runs, and its loggers stay silent; the user's overrides come later and win.
+_HYDRA_SETTINGS = (
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+    "hydra.output_subdir=null",
+    "hydra.run.dir=${paths.runs}/.hydra",
+    "hydra.sweep.dir='${paths.runs}/.hydra/${now:%Y-%m-%d_%H-%M-%S}'",
+    "hydra.sweep.subdir=.",
+)
+
+
+@dataclass
+class Job:
+    """One job of a command line: its overrides, tree and identity."""
+
+    overrides: list[str]
+    cfg: DictConfig
+    hash: str
+    dir: Path
+
+
+@dataclass
+class Plan:
+    """All jobs of a command line, composed and checked."""
+
+    jobs: list[Job]
+    multirun: bool
+    local: bool
+
+
+def launch(
+    program: str,
+    task: Task,
+    dead: Dead | None = None,
+    *,
+    schema: type | None = None,
+    config_dir: Path | None = None,
+    argv: Sequence[str] | None = None,
+) -> None:
+    """Runs a program from its command line; returns when all is well, else raises SystemExit with the code above.
+
+    Args:
+        program: names the primary config, `<config_dir>/<program>/config.yaml`; see `suite.config.compose.Composer`.
+        task: does one run; gets the tree and a `Run`, returns `val`, `test`, `val_best`, `test_best`, `counters`
+            and whatever else belongs into `result.json`. Raises UserError for bad input, SystemExit(143) after
+            SIGTERM, once saved.
+        dead: keys without effect under a tree, with the reason; see `suite.config.check.check_effective`.
+        schema: dataclass of the plain nodes of the tree; see `suite.config.check.check`.
+        config_dir: folder of the YAML files; default `suite.config.compose.conf_dir()`.
+        argv: arguments in place of `sys.argv[1:]`.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    failed_only = FAILED_ONLY in arguments
+    arguments = [a for a in arguments if a != FAILED_ONLY]
+    args = get_args_parser().parse_args(arguments)
+    try:
+        _refuse_other_configs(args, program)
+        if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
+            if args.cfg:
+                Composer(program, config_dir, _extra_dirs(args)).with_hydra(args.overrides)
+            _through_hydra(program, config_dir, arguments, _not_a_run)
+            return
+        planned = _plan(program, args, config_dir, dead, schema)
+    except UserError as error:
+        _fail(error)
+    job = _Task(program, task, failed_only, len(planned.jobs) if planned.multirun else 0)
+    code = 0
+    try:
+        _through_hydra(program, config_dir, _before_overrides(arguments, args, _HYDRA_SETTINGS), job)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    if not is_main_process():
+        if code:
+            raise SystemExit(code)
+        return
+    outcomes = [job.outcomes.get(j.hash) or _left_behind(j, planned.local) for j in planned.jobs]
+    _report(planned, outcomes)
+    failed = [o for o in outcomes if o.status == "failed"]
+    if code == 0 and failed:
+        code = UserError.EXIT_CODE if all(o.user_error for o in failed) else 1
+    if code:
+        raise SystemExit(code)
+
+
+def plan(
+    program: str,
+    argv: Sequence[str],
+    config_dir: Path | None = None,
+    dead: Dead | None = None,
+    schema: type | None = None,
+) -> Plan:
+    """Composes and checks every job of a command line, runs none; raises one UserError with all that is wrong."""
+    args = get_args_parser().parse_args([a for a in argv if a != FAILED_ONLY])
+    return _plan(program, args, config_dir, dead, schema)
+
+
+def _plan(
+    program: str, args: argparse.Namespace, config_dir: Path | None, dead: Dead | None, schema: type | None
+) -> Plan:
+    composer = Composer(program, config_dir, _extra_dirs(args))
+    given = [*_HYDRA_SETTINGS, *args.overrides]
+    mode = RunMode.MULTIRUN if args.multirun or _mode(args.overrides) == "MULTIRUN" else RunMode.RUN
+    master = composer.with_hydra(given, mode)
+    local = master.hydra.launcher._target_ == _LOCAL_LAUNCHER
+    if mode == RunMode.MULTIRUN:
+        own = list(master.hydra.overrides.hydra)
+        lines = [[*own, *job] for job in _expand(composer, master)]
+    else:
+        lines = [given]
+    jobs, problems = [], []
+    for overrides in track(lines, "checking jobs", console=_console(), transient=True, disable=len(lines) < 20):
+        try:
+            cfg = composer.compose(overrides) if mode == RunMode.MULTIRUN else without_hydra(master)
+            check(cfg, schema)
+            if dead is not None:
+                check_effective(cfg, overrides, dead, composer.compose)
+            if mode == RunMode.MULTIRUN and local:
+                _refuse_devices(cfg)
+            shown = [o for o in filter_overrides(overrides) if not o.startswith("hydra/")]
+            jobs.append(Job(shown, cfg, config_hash(cfg), run_dir(cfg)))
+        except UserError as error:
+            problems.append(error)
+    if problems:
+        raise merge_errors(problems, f"{len(problems)} of {len(lines)} jobs" if len(lines) > 1 else program)
+    _refuse_twins(jobs)
+    return Plan(jobs, mode == RunMode.MULTIRUN, local)
+
+
+class _Task:
+    """What Hydra calls for each job. Catches everything: Hydra shows only the first failure of a sweep."""
+
+    def __init__(self, program: str, task: Task, failed_only: bool, total: int):
+        self.program, self.task, self.failed_only, self.total = program, task, failed_only, total
+        self.outcomes: dict[str, Outcome] = {}
+
+    def __call__(self, cfg: DictConfig) -> None:
+        pin_hydra(cfg)
+        folder, run_hash = run_dir(cfg), config_hash(cfg)
+        if is_main_process():
+            if self.failed_only and not _to_repeat(cfg, folder, run_hash):
+                self.outcomes[run_hash] = Outcome(run_hash, folder, "skipped", read_result(folder))
+                return
+            if self.total:
+                settings = HydraConfig.get()
+                line = f"[bold]job {settings.job.num + 1}/{self.total}[/] {escape(' '.join(settings.overrides.task))}"
+                _console().print(line, highlight=False)
+            _console().print(escape(str(folder)), style="dim", highlight=False, soft_wrap=True)
+        if self.outcomes:
+            release_memory()
+        try:
+            outcome = execute(cfg, self.program, self.task)
+        except Exception as error:
+            if not is_main_process():
+                raise
+            traceback.print_exc()  # a full disk, most likely: the result itself could not be written
+            outcome = Outcome(run_hash, folder, "failed", {}, f"{type(error).__name__}: {error}")
+        self.outcomes[run_hash] = outcome
+        if outcome.status == "skipped" and is_main_process():
+            numbers = ", ".join(f"{k}: {m}" for k in ("val", "test") if (m := _metric(outcome.result.get(k))))
+            line = f"finished before, result reused (resume=never runs it again) {numbers}"
+            _console().print(line, style="yellow")
+        if outcome.status == "failed" and outcome.user_error:
+            print(outcome.error, file=sys.stderr)
+        if outcome.exit_code:
+            raise SystemExit(outcome.exit_code)  # ends a sweep at once
+
+
+def _before_overrides(arguments: list[str], args: argparse.Namespace, more: Sequence[str]) -> list[str]:
+    """The command line with more overrides before the user's own, which then win."""
+    place = arguments.index(args.overrides[0]) if args.overrides else len(arguments)
+    return [*arguments[:place], *more, *arguments[place:]]
+
+
+def _through_hydra(
+    program: str, config_dir: Path | None, arguments: list[str], job: Callable[[DictConfig], None]
+) -> None:
+    folder, name, shared = primary(program, config_dir)
+    args = get_args_parser().parse_args(arguments)
+    search = [f"hydra.searchpath=[{','.join(repr(f'file://{f}') for f in shared)}]"]
+    before = sys.argv
+    # hydra.main reads it; so does Lightning when it starts the other ranks
+    sys.argv = [before[0], *_before_overrides(arguments, args, search)]
+    try:
+        hydra.main(version_base=VERSION_BASE, config_path=str(folder), config_name=name)(job)()
+    finally:
+        sys.argv = before
+
+
+def _expand(composer: Composer, master: DictConfig) -> list[list[str]]:
+    """The overrides of each job of a sweep, as Hydra's BasicSweeper makes them."""
+    sweeper = master.hydra.sweeper
+    if sweeper._target_ != _LOCAL_SWEEPER:
+        raise UserError("hydra/sweeper", str(sweeper._target_), "the basic sweeper", "leave hydra/sweeper out")
+    lines = [f"{k}={v}" for k, v in (sweeper.params or {}).items()] + list(master.hydra.overrides.task)
+    parsed = OverridesParser.create(config_loader=composer.loader).parse_overrides(lines)
+    for override in parsed:
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise UserError(override.input_line or "", "an interval", "values to enumerate", "list them: key=1,2,3")
+    return BasicSweeper.split_arguments(parsed, None)[0]
+
+
+def _mode(overrides: Sequence[str]) -> str | None:
+    return next((o.partition("=")[2].upper() for o in reversed(overrides) if o.startswith("hydra.mode=")), None)
+
+
+def _refuse_other_configs(args: argparse.Namespace, program: str) -> None:
+    for flag in ("config_name", "config_path", "experimental_rerun"):
+        if getattr(args, flag) is not None:
+            raise UserError(
+                f"--{flag.replace('_', '-')}",
+                str(getattr(args, flag)),
+                f"the program's own config, {program}.yaml",
+                "put your own YAML files into a folder and add it with --config-dir FOLDER",
+            )
+
+
+def _extra_dirs(args: argparse.Namespace) -> list[Path]:
+    return [] if args.config_dir is None else [Path(args.config_dir)]
+
+
+def _refuse_devices(cfg: DictConfig) -> None:
+    """Lightning starts further ranks by repeating the command line, and each would start the whole sweep again."""
+    devices = OmegaConf.select(cfg, "trainer.devices")
+    accelerator = OmegaConf.select(cfg, "trainer.accelerator")
+    if devices in ("auto", -1, "-1"):
+        import torch
+
+        count = torch.cuda.device_count() if accelerator != "cpu" else 1
+    elif isinstance(devices, str):
+        count = int(devices) if devices.isdigit() else len([d for d in devices.split(",") if d.strip()])
+    elif devices is None or isinstance(devices, int):
+        count = devices or 1
+    else:
+        count = len(devices)
+    if count > 1:
+        raise UserError(
+            f"trainer.devices={devices}",
+            "several devices in a local sweep",
+            "one device per job",
+            "use trainer.devices=1, or one job at a time, or SLURM: hydra/launcher=submitit_slurm",
+        )
+
+
+def _refuse_twins(jobs: Sequence[Job]) -> None:
+    first: dict[str, Job] = {}
+    for job in jobs:
+        twin = first.setdefault(job.hash, job)
+        if twin is not job:
+            raise UserError(
+                " | ".join(" ".join(o) for o in _varying([twin.overrides, job.overrides])),
+                f"two jobs of the sweep are one and the same run ({job.hash})",
+                "jobs that differ in more than device, speed, display, paths and resume",
+                "remove one of the two values, or run them one after the other with resume=never",
+            )
+
+
+def _to_repeat(cfg: DictConfig, folder: Path, run_hash: str) -> bool:
+    """Failed or stopped by its newest row, or killed without a row (its result.json still says running)."""
+    row = ledger_of(cfg).latest().get(run_hash)
+    if row is not None and row.get("status") in ("failed", "stopped"):
+        return True
+    return read_result(folder).get("status") == "running"
+
+
+def _left_behind(job: Job, local: bool) -> Outcome:
+    """The outcome of a job that did not run in this process: from its files, or none if the sweep ended early."""
+    result = {} if local else read_result(job.dir)
+    status = result.get("status", "not started")
+    if status == "running":
+        status = "failed"  # its process is gone without a word
+    user_error = result.get("error_type") == UserError.__name__
+    return Outcome(job.hash, job.dir, status, result, result.get("error") or "", user_error)
+
+
+def _report(planned: Plan, outcomes: Sequence[Outcome]) -> None:
+    if planned.multirun:
+        table = Table(title=f"{len(outcomes)} jobs")
+        for column in ("job", "overrides", "status", "val", "test", "seconds", "run"):
+            table.add_column(column, overflow="fold", justify="right" if column == "seconds" else "left")
+        colour = {"finished": "green", "skipped": "yellow", "not started": "dim"}
+        varying = _varying([j.overrides for j in planned.jobs])
+        for i, (outcome, overrides) in enumerate(zip(outcomes, varying), 1):
+            seconds = outcome.result.get("seconds")
+            table.add_row(
+                str(i),
+                escape(" ".join(overrides)),
+                f"[{colour.get(outcome.status, 'red')}]{outcome.status}[/]",
+                _metric(outcome.result.get("val")),
+                _metric(outcome.result.get("test")),
+                "" if seconds is None else f"{seconds:.1f}",
+                outcome.hash,
+            )
+        _console().print(table)
+    failed = [(i, o) for i, o in enumerate(outcomes, 1) if o.status == "failed"]
+    if failed and planned.multirun:
+        table = Table(title=f"{len(failed)} failed", title_style="red")
+        table.add_column("job", justify="right")
+        table.add_column("error", overflow="fold")
+        for i, outcome in failed:
+            table.add_row(str(i), f"{escape(outcome.error)}\n[dim]{escape(str(outcome.dir))}[/]")
+        _console().print(table)
+        _console().print(f"run the same command with {FAILED_ONLY} to repeat these")
+
+
+def _varying(overrides: Sequence[Sequence[str]]) -> list[list[str]]:
+    common = set(overrides[0]).intersection(*overrides[1:]) if len(overrides) > 1 else set()
+    return [[o for o in job if o not in common] for job in overrides]
+
+
+def _metric(metrics: Any) -> str:
+    for name in ("accuracy", "loss"):
+        value = metrics.get(name) if isinstance(metrics, dict) else None
+        if isinstance(value, int | float):
+            return f"{name} {value:.4f}"
+    return ""
+
+
+def _not_a_run(cfg: DictConfig) -> None:
+    raise AssertionError("Hydra was asked to show something, not to run")
+
+
+def _fail(error: UserError) -> NoReturn:
+    if is_main_process():
+        print(error, file=sys.stderr)
+    raise SystemExit(UserError.EXIT_CODE)
+
+
+def _console() -> Console:
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)

@@ -1,0 +1,121 @@
+"""Named studies: a table of configurations over seeds, resumable, ending with one table and one report."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from callbacks.errors import UserError
+from suite.config.check import Dead
+from suite.report import Run, compare_report, group_runs, markdown, read_runs, summary, terminal
+from suite.runs.job import Task
+from suite.runs.launch import launch
+
+REFERENCE = re.compile(r"<([^<>]+)>")
+
+
+@dataclass(frozen=True)
+class Program:
+    """What `suite.runs.launch` needs to know of a program."""
+
+    name: str
+    task: Task
+    dead: Dead
+    schema: type[Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """`rows` are lists of overrides, each run with every seed; the first row is the baseline of the table.
+
+    A row may say with `label=…` how tables call it. `<label>` in an override stands for the finished run of an earlier
+    row with the same seed: its directory.
+    """
+
+    experiment: str
+    seeds: tuple[int, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def label(row: Sequence[str]) -> str:
+    """What tables call a row: its `label=…`, else the values of its overrides."""
+    for override in row:
+        if override.startswith("label="):
+            return override.partition("=")[2]
+    return " ".join(override.partition("=")[2] for override in row)
+
+
+def refers(row: Sequence[str]) -> bool:
+    return any(REFERENCE.search(override) for override in row)
+
+
+def resolved(row: Sequence[str], seed: int, found: Sequence[Run]) -> list[str]:
+    """The row with every `<label>` replaced by the directory of that row's run with this seed.
+
+    Raises:
+        UserError: no such run, or one that is not finished.
+    """
+
+    def directory(match: re.Match[str]) -> str:
+        for run in found:
+            if run.label == match[1] and run.seed == seed and run.finished:
+                return str(run.path)
+        raise UserError(f"row {label(row)}", f"no finished run {match[1]!r} with seed {seed}", "one", "run it first")
+
+    return [REFERENCE.sub(directory, override) for override in row]
+
+
+def jobs(study: Study) -> Iterator[tuple[Sequence[str], tuple[int, ...]]]:
+    """Rows with the seeds that one launch runs; a row that stands on another row's runs is launched seed by seed."""
+    for row in study.rows:
+        for seeds in ((s,) for s in study.seeds) if refers(row) else (study.seeds,):
+            yield row, seeds
+
+
+def run_study(program: Program, study: Study, name: str, overrides: Sequence[str]) -> int:
+    """Runs what the ledger does not have yet, prints the tables, writes `report.html` and `table.md`; exit code."""
+    runs = Path(next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("paths.runs=")), "runs"))
+    code = 0
+    for row, seeds in jobs(study):
+        row = resolved(row, seeds[0], read_runs([runs], name)) if refers(row) else row
+        argv = [
+            "-m",
+            f"experiment={study.experiment}",
+            f"name={name}",
+            f"label='{label(row)}'",
+            f"seed={','.join(map(str, seeds))}",
+            *(o for o in row if not o.startswith("label=")),
+            *overrides,
+        ]
+        try:
+            launch(program.name, program.task, program.dead, schema=program.schema, argv=argv)
+        except SystemExit as end:
+            if end.code in (130, 143):
+                raise
+            code = max(code, int(end.code or 0))
+    found = [run for run in read_runs([runs], name) if run.config.get("label")]
+    comparisons = group_runs(found, baseline=label(study.rows[0]))
+    folder = runs / name
+    for frames in comparisons:
+        tables = summary(frames)
+        Console().print(terminal(tables, Console().width))
+        (folder / "table.md").write_text(markdown(tables), encoding="utf-8")
+    report = compare_report([run.path for run in found], folder / "report.html", baseline=label(study.rows[0]))
+    print(f"report: {report}")
+    return code
+
+
+def main(program: Program, studies: Mapping[str, Study]) -> None:
+    """Console entry: the study's name, then overrides that go to every run."""
+    name, *overrides = sys.argv[1:] or ["?"]
+    if name not in studies:
+        where = f"python -m {program.name}.study"
+        print(UserError(where, name, f"one of {', '.join(studies)}", "name a study"), file=sys.stderr)
+        raise SystemExit(UserError.EXIT_CODE)
+    raise SystemExit(run_study(program, studies[name], name, overrides))
