@@ -66,7 +66,7 @@ def save_lm(folder: Path, family: Family = "llama", seed: int = 0) -> str:
 
 
 def lm_node(source: str) -> dict[str, Any]:
-    return {"_target_": "latentwire.lm.frozen.FrozenLM.load", "source": source, "is_chat": False}
+    return {"_target_": "latentwire.lm.FrozenLM.load", "source": source, "is_chat": False}
 
 
 @cache

@@ -16,7 +16,7 @@ class Modulation(Stage):
 
     Example::
 
-        methods: {ogm_ge: {_target_: asgml.methods.ogm_ge.OGMGE, alpha: 0.8}}
+        methods: {ogm_ge: {_target_: asgml.methods.OGMGE, alpha: 0.8}}
 
     Limits: reads `module.step` and sets `module.forward_pass.idle`, which an ASGML module has.
     """

@@ -45,7 +45,7 @@ def unimodal_run(cfg: DictConfig, modality: str) -> Path:
     """
     tree = copy.deepcopy(cfg)
     with open_dict(tree):
-        tree.methods = {"unimodal": {"_target_": "asgml.methods.unimodal.Unimodal", "modality": modality}}
+        tree.methods = {"unimodal": {"_target_": "asgml.methods.Unimodal", "modality": modality}}
         tree.asgml.mode, tree.asgml.control = "sync", "none"
         tree.asgml.boost.enabled = False
     folder = run_dir(tree)

@@ -19,7 +19,7 @@ class NothingLearnedAlarm(L.Callback):
     Example::
 
         callbacks:
-          alarm: {_target_: callbacks.run.alarms.NothingLearnedAlarm, monitor: val/loss, action: warn}
+          alarm: {_target_: callbacks.NothingLearnedAlarm, monitor: val/loss, action: warn}
 
     Limits: needs the metric in `trainer.callback_metrics`. A saturated model (loss exactly 0) triggers it too;
         use `action: warn` there.

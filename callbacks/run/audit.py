@@ -28,7 +28,7 @@ class TrainableAudit(L.Callback):
     Example::
 
         callbacks:
-          audit: {_target_: callbacks.run.audit.TrainableAudit, within: 20, ignore: [net.unused.weight]}
+          audit: {_target_: callbacks.TrainableAudit, within: 20, ignore: [net.unused.weight]}
 
     Limits: gradients are looked at where backward left them, before any stage of a `StepPipeline` changes them; in
         the first steps that costs one reduction per parameter that has not been seen yet and one host read at the end.

@@ -50,7 +50,7 @@ class EMAWeights(_CommittedAveraging):
     Example::
 
         callbacks:
-          ema: {_target_: callbacks.run.averaging.EMAWeights, decay: 0.999, start: 0}
+          ema: {_target_: callbacks.EMAWeights, decay: 0.999, start: 0}
 
     Limits: not together with sharded strategies (Lightning's `WeightAveraging`). Without a `StepPipeline` every
         optimiser step counts.
@@ -72,7 +72,7 @@ class SWAWeights(_CommittedAveraging):
     Example::
 
         callbacks:
-          swa: {_target_: callbacks.run.averaging.SWAWeights, start: 5000, every: 100}
+          swa: {_target_: callbacks.SWAWeights, start: 5000, every: 100}
 
     Limits: as `EMAWeights`; the learning-rate part of SWA is the schedule's business; normalisation statistics
         are those of the last step, not recomputed for the averaged weights.

@@ -33,7 +33,7 @@ class StepCheckpoint(Checkpoint):
 
         callbacks:
           checkpoint:
-            _target_: callbacks.run.checkpoint.StepCheckpoint
+            _target_: callbacks.StepCheckpoint
             dirpath: runs/cremad/0a1b2c3d4e5f/checkpoints
             every_n_steps: 200
             monitor: val/accuracy

@@ -81,7 +81,7 @@ class CollapseMonitor(L.Callback):
     Example::
 
         callbacks:
-          collapse: {_target_: callbacks.run.collapse.CollapseMonitor, min_distinct: 0.1, action: stop}
+          collapse: {_target_: callbacks.CollapseMonitor, min_distinct: 0.1, action: stop}
 
     Limits: one rank's sample. A task with one right answer for everything has no collapse to see.
 

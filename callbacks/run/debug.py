@@ -22,7 +22,7 @@ class OverfitCheck(L.Callback):
     Example::
 
         callbacks:
-          overfit: {_target_: callbacks.run.debug.OverfitCheck, loss_below: 0.05, monitor: train/loss}
+          overfit: {_target_: callbacks.OverfitCheck, loss_below: 0.05, monitor: train/loss}
 
     Limits: needs a `StepPipeline` with `GradientNorms` (‖Δparam‖ per group), and a logged training loss.
 

@@ -22,7 +22,7 @@ class HistoryLogger(Logger):
     Example::
 
         logger:
-          history: {_target_: callbacks.run.history_logger.HistoryLogger, run_dir: runs/cremad/0a1b2c3d4e5f}
+          history: {_target_: callbacks.HistoryLogger, run_dir: runs/cremad/0a1b2c3d4e5f}
 
     Limits: rank 0 writes. Without `StepCheckpoint`, rows of a killed run stay in the file: call
         `history.truncate(step)`. Hyper-parameters are not written; the run directory has the resolved config.

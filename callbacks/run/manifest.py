@@ -85,7 +85,7 @@ class CheckpointManifest(L.Callback):
     Example::
 
         callbacks:
-          manifest: {_target_: callbacks.run.manifest.CheckpointManifest}
+          manifest: {_target_: callbacks.CheckpointManifest}
 
     Limits: one copy of the trainable tensors is hashed per save (about 2 s per GB). Stands after a callback that
         replaces the saved weights (`WeightAveraging`), so that it describes what the file holds. Parameters of sharded

@@ -21,7 +21,7 @@ class PeakCheckpoint(StepCheckpoint):
     Example::
 
         callbacks:
-          checkpoint: {_target_: callbacks.run.peak.PeakCheckpoint, dirpath: checkpoints, monitor: val/f1, smoothing: 0.7}
+          checkpoint: {_target_: callbacks.PeakCheckpoint, dirpath: checkpoints, monitor: val/f1, smoothing: 0.7}
 
     Limits: those of `StepCheckpoint`. The average lags: with a metric that rises to the end it picks the end.
 

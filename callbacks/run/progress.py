@@ -20,7 +20,7 @@ class StepProgress(RichProgressBar):
     Example::
 
         callbacks:
-          progress: {_target_: callbacks.run.progress.StepProgress, shown: [train/loss]}
+          progress: {_target_: callbacks.StepProgress, shown: [train/loss]}
 
     Limits: without a `StepPipeline` it reads like the original. A value that a step does not have (a vetoed one
         has none) stays as it was.

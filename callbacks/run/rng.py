@@ -24,7 +24,7 @@ class RNGState(L.Callback):
     Example::
 
         callbacks:
-          rng: {_target_: callbacks.run.rng.RNGState}
+          rng: {_target_: callbacks.RNGState}
 
     Limits: generators that a component keeps for itself (`torch.Generator`, `numpy.random.Generator`) belong
         into that component's state. Callbacks listed after this one, and the module, must not draw in

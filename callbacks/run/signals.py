@@ -38,8 +38,8 @@ class GracefulStop(Checkpoint):
     Example::
 
         callbacks:
-          checkpoint: {_target_: callbacks.run.checkpoint.StepCheckpoint, dirpath: checkpoints}
-          stop: {_target_: callbacks.run.signals.GracefulStop, signals: [SIGTERM, SIGUSR1]}
+          checkpoint: {_target_: callbacks.StepCheckpoint, dirpath: checkpoints}
+          stop: {_target_: callbacks.GracefulStop, signals: [SIGTERM, SIGUSR1]}
 
     Limits: needs a `StepCheckpoint`. Works in the main thread only. With several ranks it costs one small
         reduction per step. Does not requeue a SLURM job; with `signals: [SIGUSR1]` it takes the place of

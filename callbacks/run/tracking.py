@@ -45,7 +45,7 @@ def wandb_logger(
     Example::
 
         logger:
-          wandb: {_target_: callbacks.run.tracking.wandb_logger, project: asgml, mode: auto, run_dir: …, run_id:
+          wandb: {_target_: callbacks.wandb_logger, project: asgml, mode: auto, run_dir: …, run_id:
               0a1b2c3d4e5f}
 
     Limits: `auto` only looks for a key (WANDB_API_KEY, ~/.netrc); offline runs are uploaded later with `wandb

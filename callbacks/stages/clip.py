@@ -21,7 +21,7 @@ class GroupClip(Stage):
     Example::
 
         callbacks:
-          clip: {_target_: callbacks.stages.clip.GroupClip, max_norm: 5.0, groups: {audio: 1.0}}
+          clip: {_target_: callbacks.GroupClip, max_norm: 5.0, groups: {audio: 1.0}}
 
     Limits: clips what will be applied (after delay, compensation and masks), not the fresh gradient. No host
         read.

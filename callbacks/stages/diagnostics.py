@@ -22,7 +22,7 @@ class GradientNorms(Stage):
     Example::
 
         callbacks:
-          diagnostics: {_target_: callbacks.stages.diagnostics.GradientNorms, every: 10}
+          diagnostics: {_target_: callbacks.GradientNorms, every: 10}
 
     Limits: norms come with the gate's host read; without a gate in the pipeline a logging step reads them
         itself. ‖Δparam‖ copies the parameters on logging steps only, one further host read there.

@@ -162,7 +162,7 @@ class FrequencyMask(Stage):
 
         callbacks:
           frequency:
-            _target_: callbacks.stages.frequency.FrequencyMask
+            _target_: callbacks.FrequencyMask
             every: {audio: 4, visual: 1}
             masking: accumulate
 

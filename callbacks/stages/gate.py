@@ -41,7 +41,7 @@ class StepGate(Stage):
     Example::
 
         callbacks:
-          gate: {_target_: callbacks.stages.gate.StepGate, max_consecutive_skips: 20}
+          gate: {_target_: callbacks.StepGate, max_consecutive_skips: 20}
 
     Limits: reads one small vector from the device per step (the step's only host read). Norms are L2 in fp32, so
         a finite gradient above about 1e19 counts as not finite. While an fp16 scaler searches its first scale,

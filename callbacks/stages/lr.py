@@ -47,7 +47,7 @@ class LRSchedule:
 
     Example::
 
-        lr_schedule: {_target_: callbacks.stages.lr.LRSchedule, kind: step, step_epochs: 70, step_gamma: 0.1,
+        lr_schedule: {_target_: callbacks.LRSchedule, kind: step, step_epochs: 70, step_gamma: 0.1,
             warmup_steps: 100}
     """
 
@@ -93,7 +93,7 @@ class LRStep(Stage):
     Example::
 
         callbacks:
-          pipeline: {_target_: callbacks.step.pipeline.StepPipeline, stages: [{_target_: callbacks.stages.lr.LRStep}]}
+          pipeline: {_target_: callbacks.StepPipeline, stages: [{_target_: callbacks.LRStep}]}
 
     Limits: `ReduceLROnPlateau` needs a metric and is refused; step it in the module. Automatic optimisation is
         refused: Lightning would step the schedulers a second time.

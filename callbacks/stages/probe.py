@@ -76,7 +76,7 @@ class ProbeEMA(Stage):
     Example::
 
         callbacks:
-          probe: {_target_: callbacks.stages.probe.ProbeEMA, classes: 6, every: 10, holdout: validation, holdout_size:
+          probe: {_target_: callbacks.ProbeEMA, classes: 6, every: 10, holdout: validation, holdout_size:
               256}
 
     Limits: a scoring step re-encodes the held-out batch and reads one vector from the device. `validation` takes

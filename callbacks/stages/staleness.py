@@ -155,7 +155,7 @@ class StalenessBuffer(Stage):
 
         callbacks:
           staleness:
-            _target_: callbacks.stages.staleness.StalenessBuffer
+            _target_: callbacks.StalenessBuffer
             delays: {audio: 2}
             compensation: inverse
             lambda_comp: 0.1

@@ -35,11 +35,11 @@ class StepPipeline(L.Callback):
 
         callbacks:
           pipeline:
-            _target_: callbacks.step.pipeline.StepPipeline
+            _target_: callbacks.StepPipeline
             stages:
-              - {_target_: callbacks.stages.diagnostics.GradientNorms, every: 10}
-              - {_target_: callbacks.stages.staleness.StalenessBuffer, delays: {audio: 2}}
-              - {_target_: callbacks.stages.gate.StepGate}
+              - {_target_: callbacks.GradientNorms, every: 10}
+              - {_target_: callbacks.StalenessBuffer, delays: {audio: 2}}
+              - {_target_: callbacks.StepGate}
 
     Limits: manual or automatic optimisation with exactly one optimiser. Gradient accumulation over several
         batches: a veto restores normalisation buffers only to the last batch. A fused optimiser together with

@@ -1,1 +1,5 @@
 """Encoders: text to M latent vectors of width d_z."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
 """Frozen language models: prompts, exact scoring and generation, pocket models, conversion."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

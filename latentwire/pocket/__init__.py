@@ -1,1 +1,5 @@
 """The pocket language models: made, trained, stored and loaded by this package."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -83,7 +83,10 @@ class Composer:
         for folder in extra_dirs:
             if not folder.is_dir():
                 raise UserError(
-                    f"--config-dir {folder}", "no such folder", "a folder of YAML files", f"mkdir {folder}, or name another"
+                    f"--config-dir {folder}",
+                    "no such folder",
+                    "a folder of YAML files",
+                    "give the path of a folder that exists",
                 )
             search_path.prepend("command-line", f"file://{folder.resolve()}", SearchPathQuery(provider="schema"))
         for folder in shared:

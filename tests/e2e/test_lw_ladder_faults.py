@@ -199,7 +199,7 @@ def test_an_adapter_that_is_not_in_the_optimiser(climb: Any, monkeypatch: pytest
 
 
 def test_an_adapter_that_no_stage_trains(climb: Any) -> None:
-    only = "stages=[{_target_:latentwire.train.curriculum.Stage,name:latents,trains:[encoder,injector]}]"
+    only = "stages=[{_target_:latentwire.train.Stage,name:latents,trains:[encoder,injector]}]"
     rung, bad = climb(*LATER, only)
     assert rung == 3
     assert "no stage trains adapter:pocket_llama" in bad["found"]

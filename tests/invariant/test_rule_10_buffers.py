@@ -249,7 +249,7 @@ def test_a_step_reads_from_the_device_once(data: Path, tmp_path: Path, mode: str
 
 
 def test_the_progress_bar_reads_nothing_from_the_device(data: Path, tmp_path: Path) -> None:
-    bar = "callbacks.progress={_target_:callbacks.run.progress.StepProgress}"
+    bar = "callbacks.progress={_target_:callbacks.StepProgress}"
     cfg = config(data, tmp_path, "method=uniform", bar, "trainer.enable_progress_bar=true")
     steps = watched(cfg)
     assert not [f for found in steps for f in found if f.startswith("get_metrics")]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from asgml_runs import compose, config, differing, fit, rows, weights, write_features
 
-DROPOUT = "+model.encoders.visual={_target_:asgml.model.encoders.small.MLP,_partial_:true,dim:8,hidden:16,dropout:0.3}"
+DROPOUT = "+model.encoders.visual={_target_:asgml.model.MLP,_partial_:true,dim:8,hidden:16,dropout:0.3}"
 RANDOM = ["model.encoder.norm=batch", DROPOUT]  # draws from the global generator in every forward
 
 BASES: dict[str, list[str]] = {
@@ -33,7 +33,7 @@ MONITORS: dict[str, list[str]] = {
     "sanity validation": ["trainer.num_sanity_val_steps=2"],
     "many checkpoints": ["callbacks.checkpoint.every_n_steps=1"],
     "few callbacks": ["callbacks.alarm=null", "callbacks.rng=null", "callbacks.stop=null"],
-    "progress bar": ["callbacks.progress={_target_:callbacks.run.progress.StepProgress}",
+    "progress bar": ["callbacks.progress={_target_:callbacks.StepProgress}",
                      "trainer.enable_progress_bar=true"],
     "two workers": ["loader.workers=2"],
 }  # fmt: skip

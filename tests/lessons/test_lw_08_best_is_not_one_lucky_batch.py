@@ -89,7 +89,7 @@ class Reading:
 
 def test_the_program_chooses_by_all_validation_questions_smoothed(tmp_path: Path) -> None:
     configured = compose("latentwire", []).callbacks.checkpoint
-    assert configured._target_ == "callbacks.run.peak.PeakCheckpoint"
+    assert configured._target_ == "callbacks.PeakCheckpoint"
     assert configured.monitor.startswith("val/")
     assert 0 < configured.smoothing < 1
     cfg = config(tmp_path)

@@ -29,10 +29,10 @@ MODES: dict[str, list[str]] = {
     "whole-prompt-bytes": ["wire.track=whole_prompt", "encoder=byte", "encoder.heads=2"],
 }  # fmt: skip
 GATE = {
-    "_target_": "latentwire.train.curriculum.Gated",
+    "_target_": "latentwire.train.Gated",
     "metric": "loss/answer_ce",
     "above": 0.0,
-    "schedule": {"_target_": "latentwire.train.curriculum.PeakAndDecay", "peak": 1.0, "rise": 5, "decay": 10},
+    "schedule": {"_target_": "latentwire.train.PeakAndDecay", "peak": 1.0, "rise": 5, "decay": 10},
 }
 
 

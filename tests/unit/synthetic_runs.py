@@ -33,12 +33,12 @@ def config_of(kind: dict[str, Any], seed: int, experiment: str = "cremad_mini") 
         "seed": seed,
         "resume": "auto",
         "paths": {"runs": "runs", "data": "data"},
-        "data": {"_target_": "asgml.data.cremad_mini.CremadMini", "dominance": 0.7},
+        "data": {"_target_": "asgml.data.CremadMini", "dominance": 0.7},
         "loader": {"batch_size": 64, "eval_batch_size": 256, "workers": 0},
         "optimizer": {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.001, "momentum": 0.9},
         "methods": kind["method"],
         "group_lr": {},
-        "asgml": {"_target_": "asgml.rhythm.config.Asgml", "mode": kind["mode"], "gamma": 1.0, "tau": kind["tau"]},
+        "asgml": {"_target_": "asgml.rhythm.Asgml", "mode": kind["mode"], "gamma": 1.0, "tau": kind["tau"]},
         "trainer": {"_target_": "lightning.Trainer", "max_epochs": 12, "devices": 1},
     }
 

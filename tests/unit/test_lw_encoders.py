@@ -446,4 +446,4 @@ def test_every_configuration_builds_its_part(choice: str) -> None:
 def test_the_pooling_of_an_encoder_is_chosen_by_one_override() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("encoder/byte", overrides=["pooling@encoder.pooling=hierarchical"])
-    assert cfg.encoder.pooling._target_ == "latentwire.encoders.pooling.Hierarchical"
+    assert cfg.encoder.pooling._target_ == "latentwire.encoders.Hierarchical"

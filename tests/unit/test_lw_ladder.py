@@ -230,7 +230,7 @@ def test_examples_are_as_many_as_asked_and_from_all_over_a_passage(folder: Path)
 
 
 def test_groups_that_no_stage_trains_and_lora_that_the_wire_does_not_hold_are_named(folder: Path) -> None:
-    stage = "{_target_: latentwire.train.curriculum.Stage, name: a, trains: [encoder]}"
+    stage = "{_target_: latentwire.train.Stage, name: a, trains: [encoder]}"
     subject = build(folder, f"stages=[{stage}]")
     module = module_of(subject, 10, Gentle(10, 1.0))
     assert overfit.untrained(subject, module) == ["adapter:tiny_llama", "injector:tiny_llama"]

@@ -117,8 +117,8 @@ def test_a_ratio_curriculum_changes_the_slots_that_are_trained_but_not_those_tha
 
 
 def test_a_metric_opens_the_gate_of_an_objective(folder: Path) -> None:
-    rise = {"_target_": "latentwire.train.curriculum.Linear", "first": 0.0, "last": 1.0, "steps": 4}
-    gated = {"_target_": "latentwire.train.curriculum.Gated", "metric": "loss/answer_ce", "below": 100.0, "schedule": rise}
+    rise = {"_target_": "latentwire.train.Linear", "first": 0.0, "last": 1.0, "steps": 4}
+    gated = {"_target_": "latentwire.train.Gated", "metric": "loss/answer_ce", "below": 100.0, "schedule": rise}
     cfg = config(folder, "objective=[answer_ce,answer_kd]")
     with open_dict(cfg):
         cfg.objectives.answer_kd.weight = gated
@@ -193,8 +193,8 @@ def test_a_stage_may_take_more_codes_than_are_sent(folder: Path) -> None:
     cfg = config(folder, "codec=fsq", "codec.levels=[4]", "codec.codes=2", "codec.spare=2", "trainer.max_epochs=1")
     with open_dict(cfg):
         cfg.stages = [
-            {"_target_": "latentwire.train.curriculum.Stage", "name": "wide", "share": 1.0, "codes": 4},
-            {"_target_": "latentwire.train.curriculum.Stage", "name": "latents", "share": 1.0},
+            {"_target_": "latentwire.train.Stage", "name": "wide", "share": 1.0, "codes": 4},
+            {"_target_": "latentwire.train.Stage", "name": "latents", "share": 1.0},
         ]
     parts = prepare(cfg)
     seen = []
@@ -233,7 +233,7 @@ def test_what_cannot_be_meant_is_refused_by_name(folder: Path) -> None:
 def test_nothing_to_learn_is_an_error_and_not_a_silent_step(folder: Path) -> None:
     cfg = config(folder)
     with open_dict(cfg):
-        cfg.objectives.answer_ce.weight = {"_target_": "latentwire.train.curriculum.Delayed", "start": 5}
+        cfg.objectives.answer_ce.weight = {"_target_": "latentwire.train.Delayed", "start": 5}
     with pytest.raises(UserError, match="all weights are 0"):
         fit(cfg)
 

@@ -1,0 +1,8 @@
+# Public names: what YAML, run identities and users write. A module may move, its names stay.
+from .avdigits import AVDigits as AVDigits
+from .ave import Ave as Ave
+from .cremad import CremaD as CremaD
+from .cremad_mini import CremadMini as CremadMini
+from .datamodule import MultimodalData as MultimodalData
+from .features import Features as Features
+from .kinetics_sounds import KineticsSounds as KineticsSounds

@@ -1,0 +1,2 @@
+# Public names: what YAML, run identities and users write. A module may move, its names stay.
+from .acceptance import Rule as Rule

@@ -1,0 +1,6 @@
+# Public names: what YAML, run identities and users write. A module may move, its names stay.
+from .affine import AffineAdapter as AffineAdapter
+from .base import Adapter as Adapter
+from .film import FiLMAdapter as FiLMAdapter
+from .linear import LinearAdapter as LinearAdapter
+from .mlp import MLPAdapter as MLPAdapter

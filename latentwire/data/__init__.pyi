@@ -1,0 +1,7 @@
+# Public names: what YAML, run identities and users write. A module may move, its names stay.
+from .base import Corpus as Corpus
+from .base import Passage as Passage
+from .base import Question as Question
+from .biographies import Biographies as Biographies
+from .squad import Squad as Squad
+from .stories import Stories as Stories

@@ -1,0 +1,10 @@
+# Public names: what YAML, run identities and users write. A module may move, its names stay.
+from .base import Encoder as Encoder
+from .byte import ByteEncoder as ByteEncoder
+from .lm_lora import LMLoRAEncoder as LMLoRAEncoder
+from .pca import PCAEncoder as PCAEncoder
+from .pooling import ChunkMean as ChunkMean
+from .pooling import CrossAttention as CrossAttention
+from .pooling import Hierarchical as Hierarchical
+from .pooling import StridedConv as StridedConv
+from .token import TokenEncoder as TokenEncoder

@@ -1,0 +1,4 @@
+# Public names: what YAML, run identities and users write. A module may move, its names stay.
+from .base import Injector as Injector
+from .deep_prefix import DeepPrefix as DeepPrefix
+from .soft_prefix import SoftPrefix as SoftPrefix

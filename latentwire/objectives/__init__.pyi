@@ -1,0 +1,10 @@
+# Public names: what YAML, run identities and users write. A module may move, its names stay.
+from .base import Objective as Objective
+from .contrast import MismatchHinge as MismatchHinge
+from .distillation import AnswerKD as AnswerKD
+from .likelihood import AnswerCE as AnswerCE
+from .likelihood import Continuation as Continuation
+from .likelihood import FirstTokenCE as FirstTokenCE
+from .likelihood import KTokenCE as KTokenCE
+from .likelihood import TextReconstruction as TextReconstruction
+from .reconstruction import EmbeddingReconstruction as EmbeddingReconstruction

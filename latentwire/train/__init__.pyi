@@ -1,0 +1,9 @@
+# Public names: what YAML, run identities and users write. A module may move, its names stay.
+from .curriculum import Constant as Constant
+from .curriculum import Cosine as Cosine
+from .curriculum import Delayed as Delayed
+from .curriculum import Gated as Gated
+from .curriculum import Linear as Linear
+from .curriculum import PeakAndDecay as PeakAndDecay
+from .curriculum import Schedule as Schedule
+from .curriculum import Stage as Stage
