@@ -98,7 +98,6 @@ class Bench:
         if method == "umt":
             own = [f"methods.umt.checkpoints={{audio:'{self.teacher}',visual:'{self.teacher}'}}"]
         cfg = self.composer.compose(
-            "asgml",
             [
                 "experiment=features", *ENCODER[self.encoder], f"method={method}", f"data.path={self.folder}/data.npz",
                 "data.dominant=audio", f"paths.runs={self.folder}/runs", f"loader.batch_size={BATCH[self.encoder]}",

@@ -55,8 +55,7 @@ MODES: dict[str, list[str]] = {
 # What makes a restart hard: dropout, running statistics, missing modalities.
 HARD = [
     "model.encoder.norm=batch",
-    "+model.encoders.visual={_target_:asgml.model.MLP,_partial_:true,dim:8,hidden:16,"
-    "dropout:0.3,norm:batch}",
+    "+model.encoders.visual={_target_:asgml.model.MLP,_partial_:true,dim:8,hidden:16,dropout:0.3,norm:batch}",
 ]
 
 
