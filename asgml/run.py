@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from asgml.rhythm.config import dead_keys
-from callbacks.errors import UserError
 from suite.config.check import Common
 from suite.runs.job import Run
 from suite.runs.launch import launch
@@ -21,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Loader:
-    """The `loader` node: see `asgml.data.datamodule.MultimodalData`."""
+    """Types the `loader` node; see `asgml.data.MultimodalData`."""
 
     batch_size: int
     eval_batch_size: int
@@ -32,7 +29,7 @@ class Loader:
 
 @dataclass
 class Tree(Common):
-    """The plain nodes of the asgml configuration tree."""
+    """Types the plain nodes of the asgml configuration tree."""
 
     data: Any
     loader: Loader
@@ -51,7 +48,7 @@ class Tree(Common):
 
 
 def dead(cfg: DictConfig) -> dict[str, str]:
-    """Keys without effect under this configuration."""
+    """Return the keys without effect under this configuration, with the reason."""
     node: Any = OmegaConf.to_container(cfg.asgml, resolve=True)
     reasons = dead_keys(node)
     if "uniform" not in cfg.methods:
@@ -59,44 +56,24 @@ def dead(cfg: DictConfig) -> dict[str, str]:
     return reasons
 
 
-def quiet_lightning() -> None:
-    """Leaves out Lightning's notices that say nothing about this run; its warnings stay."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",
-        ".*is smaller than the logging interval.*",  # the pipeline logs by committed steps, over epochs
-        ".*isinstance\\(treespec, LeafSpec\\).*",
-        ".*overridden `transfer_batch_to_device`.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-
-
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
-    """One run from data to result (see `suite.runs.launch`)."""
+    """Do one run from data to result (see `suite.runs.launch`)."""
     from asgml.build import build
-    from callbacks.run.tracking import finish
+    from suite.shell import closing_loggers, quiet_lightning
 
     quiet_lightning()
     parts = build(cfg, run)
-    code = 1
-    try:
-        result = fit_and_evaluate(cfg, run, parts)
-        code = 0
-        return result
-    except SystemExit as end:
-        code = int(end.code or 0)
-        raise
-    finally:
-        finish(parts.trainer, code)
+    with closing_loggers(parts.trainer):
+        return fit_and_evaluate(cfg, run, parts)
 
 
 def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
-    """Trains, then evaluates the last and the best-validation weights on val and test."""
+    """Train, then evaluate the last and the best-validation weights on val and test."""
     import torch
 
     from asgml.train.predictions import save_predictions
     from suite.report import single_report
+    from suite.shell import best_checkpoint
 
     trainer, module, data = parts.trainer, parts.module, parts.data
     trainer.fit(module, datamodule=data, ckpt_path=str(run.resume_from) if run.resume_from else None, weights_only=True)
@@ -105,17 +82,10 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
         "dropped_per_epoch": data.train_dataloader().batches.dropped_per_epoch,
     }
     result: dict[str, Any] = {"counters": counters, "ceiling": data.spec.notes.get("ceiling")}
-    best = run.dir / "checkpoints" / "best.ckpt"
-    if not best.exists() and cfg.debug != "one_step":
-        raise UserError(
-            "trainer.max_steps, trainer.check_val_every_n_epoch",
-            "training ended before its first validation",
-            "at least one validation, to select the best epoch",
-            "train longer, or validate more often",
-        )
-    for suffix in ("", "_best") if best.exists() else ("",):
-        if suffix:
-            module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+    best = None if cfg.debug == "one_step" else best_checkpoint(run)
+    for suffix, path in (("", None), ("_best", best)) if best is not None else (("", None),):
+        if path is not None:
+            module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
         trainer.validate(module, datamodule=data, verbose=False)
         trainer.test(module, datamodule=data, verbose=False)
         for split in ("val", "test"):
@@ -128,7 +98,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Console entry."""
+    """Run the console entry."""
     launch("asgml", train, dead, schema=Tree)
 
 

@@ -25,9 +25,12 @@ from .stages.lr import LRSchedule as LRSchedule
 from .stages.lr import LRStep as LRStep
 from .stages.probe import ProbeEMA as ProbeEMA
 from .stages.staleness import StalenessBuffer as StalenessBuffer
+from .step.context import StepContext as StepContext
 from .step.groups import Group as Group
 from .step.groups import named_groups as named_groups
+from .step.phases import Phase as Phase
 from .step.pipeline import StepPipeline as StepPipeline
-from .step.pipeline import find_pipeline as find_pipeline
+from .step.plan import GroupPlan as GroupPlan
+from .step.plan import StepPlan as StepPlan
 from .step.stage import Stage as Stage
-from .step.stage import StepContext as StepContext
+from .step.stage import find_pipeline as find_pipeline

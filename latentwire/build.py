@@ -13,14 +13,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.errors import UserError
-from callbacks.run.checkpoint import StepCheckpoint
-from callbacks.run.history_logger import HistoryLogger
-from callbacks.run.manifest import CheckpointManifest, verify
-from callbacks.stages.clip import GroupClip
+from callbacks.run.manifest import verify
 from callbacks.stages.lr import LRStep
-from callbacks.step.phases import ORDER
 from callbacks.step.pipeline import StepPipeline
-from callbacks.step.stage import Stage
 from latentwire.data.base import Corpus, Passage
 from latentwire.encoders.base import build_encoder
 from latentwire.encoders.slots import SHARED, LatentLayout
@@ -31,13 +26,13 @@ from latentwire.objectives.reconstruction import EmbeddingReconstruction
 from latentwire.objectives.teacher import Teacher
 from latentwire.train.batches import Contexts, Needs
 from latentwire.train.curriculum import Plan, slots_for
+from latentwire.train.curriculum_stage import CurriculumStage
 from latentwire.train.module import WireModule
-from latentwire.train.stage import Rhythm
 from latentwire.wire import LatentWire, text_lengths
 from suite.config.instantiate import build_node
 from suite.loader import EpochBatches, ResumableLoader
-from suite.runs.identity import meaningful
 from suite.runs.job import Run, read_result
+from suite.shell import assemble, build_callbacks
 
 
 @dataclass
@@ -201,12 +196,12 @@ def build_module(
                 "set teacher.cache=false (the teacher is asked in every step) or a smaller corpus.train",
             )
         teachers = {name: Teacher.cached(lm, train, int(cfg.teacher.top_k), cache) for name, lm in source.lms.items()}
-    rhythm = Rhythm(plan, {name: o.weight for name, o in objectives.items()}, float(cfg.observe_smoothing))
+    curriculum = CurriculumStage(plan, {name: o.weight for name, o in objectives.items()}, float(cfg.observe_smoothing))
     module = WireModule(
         wire,
         source.lms,
         objectives,
-        rhythm,
+        curriculum,
         build_node(cfg.optimizer),
         build_node(cfg.lr_schedule),
         {str(k): float(v) for k, v in cfg.group_lr.items()},
@@ -249,7 +244,18 @@ def needs_of(objectives: Mapping[str, Objective], whole_prompt: bool) -> Needs:
 
 
 def build(cfg: DictConfig, run: Run) -> Parts:
-    """Everything for one run; the run directory exists."""
+    """Build everything for one run; the run directory exists.
+
+    Raises:
+        UserError: several devices, no end of training, or data that do not suffice.
+    """
+    if cfg.trainer.devices not in (1, "1", [0]) or int(cfg.trainer.get("num_nodes") or 1) > 1:
+        raise UserError(
+            "trainer.devices",
+            str(cfg.trainer.devices),
+            "1: runs of a sweep can share a machine instead",
+            "set trainer.devices=1",
+        )
     source = build_source(cfg)
     n = cfg.loader
     passages = source.corpus.split("train")
@@ -273,44 +279,8 @@ def build(cfg: DictConfig, run: Run) -> Parts:
         ResumableLoader(train, EpochBatches(len(train), int(n.batch_size), int(cfg.seed), train=True), int(n.workers)),
         ResumableLoader(val, EpochBatches(len(val), int(n.eval_batch_size), 0, train=False), 0),
     ]
-    stages: list[Stage] = [module.rhythm, LRStep()]
-    others: list[L.Callback] = []
-    for name, node in cfg.callbacks.items():
-        if node is None or name == "checkpoint":
-            continue
-        callback = build_node(node)
-        if isinstance(callback, GroupClip) and callback.max_norm is None and not callback.bounds:
-            continue
-        (stages if isinstance(callback, Stage) else others).append(callback)
-    others.sort(key=lambda c: isinstance(c, CheckpointManifest))  # it describes what the others have left to be saved
-    pipeline = StepPipeline(sorted(stages, key=lambda s: ORDER.index(s.name)))
-    checkpoint = build_node(cfg.callbacks.checkpoint)(
-        dirpath=str(run.dir / "checkpoints"), config_hash=run.hash, config=meaningful(cfg)
-    )
-    assert isinstance(checkpoint, StepCheckpoint)
-    trainer = build_trainer(cfg, run, [pipeline, *others, checkpoint])
+    trainer, pipeline = assemble(cfg, run, build_callbacks(cfg, run), [module.curriculum, LRStep()])
     return Parts(source, module, trainer, pipeline, *loaders)
-
-
-def build_trainer(cfg: DictConfig, run: Run, callbacks: list[L.Callback]) -> L.Trainer:
-    """The trainer of the configuration; one device only."""
-    options: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
-    if options["devices"] not in (1, "1", [0]) or int(options.get("num_nodes") or 1) > 1:
-        raise UserError(
-            "trainer.devices", str(options["devices"]), "1", "one device: runs of a sweep can share a machine instead"
-        )
-    loggers: list[Any] = [HistoryLogger(str(run.dir))]
-    for node in (n for n in cfg.logger.values() if n is not None):
-        loggers.append(build_node(node)(run_dir=str(run.dir), run_id=run.hash, group=run.name))
-    options.pop("_target_")
-    return L.Trainer(
-        **{str(k): v for k, v in options.items()},
-        callbacks=callbacks,
-        logger=loggers,
-        default_root_dir=str(run.dir),
-        enable_checkpointing=True,
-        use_distributed_sampler=False,
-    )
 
 
 @dataclass

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from omegaconf import DictConfig
 
-from callbacks.errors import UserError
 from suite.config.check import Common
 from suite.config.signature import locate
 from suite.runs.job import Run
@@ -117,43 +114,22 @@ def dead(cfg: DictConfig) -> dict[str, str]:
     return reasons
 
 
-def quiet() -> None:
-    """Leaves out notices that say nothing about this run; warnings stay."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",
-        ".*is smaller than the logging interval.*",
-        ".*isinstance\\(treespec, LeafSpec\\).*",
-        ".*overridden `transfer_batch_to_device`.*",
-        ".*Trying to infer the `batch_size`.*",
-    ):
-        warnings.filterwarnings("ignore", message=message)
-
-
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
-    """One run from data to result (see `suite.runs.launch`)."""
-    from callbacks.run.tracking import finish
+    """Do one run from data to result (see `suite.runs.launch`)."""
     from latentwire.build import build
+    from suite.shell import closing_loggers, quiet_lightning
 
-    quiet()
+    quiet_lightning()
     parts = build(cfg, run)
-    code = 1
-    try:
-        result = fit_and_evaluate(cfg, run, parts)
-        code = 0
-        return result
-    except SystemExit as end:
-        code = int(end.code or 0)
-        raise
-    finally:
-        finish(parts.trainer, code)
+    with closing_loggers(parts.trainer):
+        return fit_and_evaluate(cfg, run, parts)
 
 
 def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
     """Trains, then evaluates the weights of the best validation, which must reproduce what they were saved for."""
     from callbacks.run.manifest import verify
     from suite.report import single_report
+    from suite.shell import best_checkpoint
 
     trainer, module = parts.trainer, parts.module
     before = dict(module.fingerprints)
@@ -166,14 +142,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
     )
     for name, lm in module.lms.items():
         lm.verify(before[name])
-    best = run.dir / "checkpoints" / "best.ckpt"
-    if not best.exists():
-        raise UserError(
-            "trainer.max_epochs, trainer.max_steps",
-            "training ended before its first validation",
-            "at least one validation, to select the best moment",
-            "train longer, or set loader.steps_per_epoch lower",
-        )
+    best = best_checkpoint(run)
     result: dict[str, Any] = {"counters": parts.pipeline.counters(), "val": dict(module.metrics["val"])}
     saved = torch.load(best, map_location="cpu", weights_only=True)
     module.load_state_dict(saved["state_dict"])
@@ -230,7 +199,7 @@ def evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
         for stage, named in cfg.acceptance.items()
         if named is not None
     }
-    found["acceptance"] = judge(rules, module.rhythm.by_part, found)
+    found["acceptance"] = judge(rules, module.curriculum.by_part, found)
     return found
 
 

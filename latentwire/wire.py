@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from callbacks.errors import UserError
-from latentwire.codec import message as message
+from latentwire.codec import message
 from latentwire.codec.base import Codec, Coded
 from latentwire.encoders.base import Encoder, Tokens
 from latentwire.encoders.slots import LatentLayout
@@ -23,16 +23,17 @@ Self = TypeVar("Self", bound="LatentWire")
 class LatentWire(nn.Module):
     """text -> encoder -> codec -> [bytes] -> injector of a model -> what that model reads.
 
-    The language models are not part of it: no weight of theirs is in `state_dict()`. LoRA weights that were put on
-    them (`adapted`) are, under `lora`.
+    The language models are not part of it: no weight of theirs is in `state_dict()`. LoRA weights that were put on them
+    (`adapted`) are, under `lora`.
 
     Args:
-        encoder, codec: shared by all models.
-        injectors: by model.
+        encoder: the encoder, shared by all models.
+        codec: the codec, shared by all models.
+        injectors: injectors by model.
         layout: slots of a message; a ratio curriculum passes others to `latents` and `prefix`.
         config: plain values that give a message its meaning (encoder, codec, the encoder's model); see `identity`.
-        adapted: by model, the LoRA parameters by name, as `FrozenLM.adapt` returned them.
-        whole_prompt: messages hold the question as well, and only the cue follows them as text.
+        adapted: LoRA parameters by name, as `FrozenLM.adapt` returned them, by model.
+        whole_prompt: whether messages hold the question as well, and only the cue follows them as text.
     """
 
     def __init__(
@@ -48,18 +49,19 @@ class LatentWire(nn.Module):
         super().__init__()
         for name in injectors:
             if not name or "." in name:
-                raise UserError(f"lms.{name}", f"the name {name!r}", "a name without dots", "rename the model")
+                raise UserError(f"lms.{name}", f"the name {name!r}", "one without dots", "add +lm@lms.<name>=… instead")
         self.encoder, self.codec, self.layout, self.config = encoder, codec, layout, dict(config)
         self.whole_prompt = whole_prompt
         self.fixed = False
-        self.injectors = nn.ModuleDict(injectors)
+        self.injectors = cast(Mapping[str, Injector], nn.ModuleDict(injectors))
         self.lora = nn.ModuleDict()
         for name, parameters in (adapted or {}).items():
             self.lora[name] = nn.ParameterDict({n.replace(".", "-"): p for n, p in parameters})
 
     def fix(self) -> None:
-        """Encoder and codec stay as they are from now on, dropout and codebooks included: a model that comes later
-        learns to read messages that exist already.
+        """Keep encoder and codec as they are from now on, dropout and codebooks included.
+
+        A model that comes later learns to read messages that exist already.
         """
         self.fixed = True
         self.encoder.requires_grad_(False).eval()
@@ -74,53 +76,55 @@ class LatentWire(nn.Module):
 
     @property
     def models(self) -> list[str]:
-        """Names of the language models that can read it."""
+        """The names of the language models that can read it."""
         return list(self.injectors)
 
     @property
     def slots(self) -> int:
-        """Latents of a message, all models' together."""
+        """The number of latents of a message, all models' together."""
         return self.layout.slots
 
     @property
     def device(self) -> torch.device:
+        """The device of its weights."""
         return next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
 
     def latents(self, tokens: Tokens, layout: LatentLayout | None = None) -> Coded:
-        """Tokens of B texts -> what the receiver will decode, (B, slots, d_z); differentiable."""
+        """Return what the receiver of B texts will decode, (B, slots, d_z); differentiable."""
         return self.codec(self.encoder(tokens, layout or self.layout))
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str], batch: int = 64) -> Tensor:
-        """Texts -> the values that a receiver decodes, (B, slots, d_z), in evaluation mode."""
+        """Return the values that a receiver of texts decodes, (B, slots, d_z), in evaluation mode."""
         training = self.training
         self.eval()
         parts = [
-            self.latents(self.encoder.tokenize(texts[i : i + batch]).to(self.device)).values
+            self.codec(self.encoder.encode(texts[i : i + batch], self.layout)).values
             for i in range(0, len(texts), batch)
         ]
         self.train(training)
         return torch.cat(parts)
 
     def prefix(self, values: Tensor, model: str, layout: LatentLayout | None = None) -> Prefix:
-        """Values (B, slots, d_z) -> what `model` reads."""
+        """Return what `model` reads for values (B, slots, d_z)."""
         found: Prefix = self.injectors[model]((layout or self.layout).read(values, model))
         return found
 
     def message_bytes(self) -> int:
-        """Bytes of every message: header, scales, codes, checksum."""
+        """Return the bytes of every message: header, scales, codes, checksum."""
         return message.message_bytes(self.codec, self.slots).total
 
     def identity(self) -> bytes:
-        """32 bytes that sender and receiver must share; adapters do not count."""
+        """Return the 32 bytes that sender and receiver must share; adapters do not count."""
         return message.fingerprint({**self.config, "layout": self.layout.identity()}, self.encoder, self.codec)
 
     @torch.no_grad()
     def calibrate(self, texts: Sequence[str], layout: LatentLayout | None = None) -> None:
-        """Fills what is measured once, on training texts: the codec's codebooks, then where every injector starts.
+        """Fill what is measured once, on training texts: the codec's codebooks, then where every injector starts.
 
         Args:
-            layout: of the first stage of training, where it is not that of the messages.
+            texts: the training texts.
+            layout: slots in the first period of training; None: those of the messages.
         """
         layout = layout or self.layout
         tokens = self.encoder.tokenize(texts).to(self.device)
@@ -133,19 +137,17 @@ class LatentWire(nn.Module):
         self.eval()
         values = self.codec(self.encoder(tokens, layout)).values
         for name, injector in self.injectors.items():
-            assert isinstance(injector, Injector)
             injector.calibrate(layout.read(values, name), texts, layout.counts(name))
         self.train(training)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Trainable parameters by group: `encoder`, `codec`, `adapter:<lm>`, `injector:<lm>`, `lora:<lm>`; each in
-        exactly one, groups without any left out.
+        """Return trainable parameters by group: `encoder`, `codec`, `adapter:<lm>`, `injector:<lm>`, `lora:<lm>`.
+
+        Each is in exactly one group, and groups without any are left out.
         """
-        found: dict[str, list[nn.Parameter]] = {"encoder": list(self.encoder.parameters())}
-        found["codec"] = list(self.codec.parameters())
+        found = {"encoder": list(self.encoder.parameters()), "codec": list(self.codec.parameters())}
         for name, injector in self.injectors.items():
-            adapter = getattr(injector, "adapter", None)
-            own = list(adapter.parameters()) if isinstance(adapter, nn.Module) else []
+            own = list(injector.adapter.parameters())
             taken = {id(p) for p in own}
             found[f"adapter:{name}"] = own
             found[f"injector:{name}"] = [p for p in injector.parameters() if id(p) not in taken]
@@ -155,7 +157,7 @@ class LatentWire(nn.Module):
         return {group: params for group, params in trainable.items() if params}
 
     def gains(self) -> dict[str, float]:
-        """Mean learnable gain of each injector's calibrations, by model; 1 at the start."""
+        """Return the mean learnable gain of each injector's calibrations, by model; 1 at the start."""
         out = {}
         for name, injector in self.injectors.items():
             gains = [p.detach().float().mean() for n, p in injector.named_parameters() if n.split(".")[-1] == "gain"]
@@ -165,7 +167,7 @@ class LatentWire(nn.Module):
 
 
 def text_lengths(lms: Mapping[str, FrozenLM], texts: Sequence[str]) -> dict[str, float]:
-    """Mean number of tokens of the texts as contexts, by model."""
+    """Return the mean number of tokens of the texts as contexts, by model."""
     return {
         name: sum(len(lm.style.encode(text.strip() + "\n")) for text in texts) / len(texts) for name, lm in lms.items()
     }

@@ -19,26 +19,40 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its interval. `low` and `high` are None where no interval exists; `note` says why."""
+    """A mean and its interval.
+
+    Attributes:
+        mean: the mean.
+        low, high: the ends of the interval, None where there is none.
+        n: the number of values.
+        sd: their standard deviation, None where there is none.
+        note: the reason why something is missing.
+    """
 
     mean: float
     low: float | None
     high: float | None
     n: int
     sd: float | None = None
-    level: float = 0.95
     note: str = ""
 
     @property
     def half_width(self) -> float | None:
-        """Half of the interval, in the unit of the values."""
+        """Half the width of the interval, in the unit of the values."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Result of `paired_t`: mean of `a - b` with its interval, t, two-sided p, and dz = mean / sd of the
-    differences."""
+    """What `paired_t` found.
+
+    Attributes:
+        difference: the mean of `a - b` with its interval.
+        t, p: the statistic and its two-sided p value, None without a test.
+        dz: the mean over the standard deviation of the differences, None without a test.
+        n: the number of pairs.
+        note: the reason why there is no test.
+    """
 
     difference: Estimate
     t: float | None
@@ -49,43 +63,38 @@ class PairedTest:
 
 
 @dataclass(frozen=True)
-class SignTest:
-    """`wins` and `losses` of a against b, `ties` left out, exact two-sided `p` (None when all pairs are ties)."""
-
-    wins: int
-    losses: int
-    ties: int
-    p: float | None
-
-
-@dataclass(frozen=True)
 class McNemar:
-    """Samples that only a or only b has right, and the exact two-sided `p`."""
+    """The numbers of samples that only a or only b has right, and the exact two-sided p value."""
 
     only_a: int
     only_b: int
-    n: int
     p: float
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """A percentile interval. `estimate` is the value on the data itself, not the mean of the replicates."""
+    """A percentile interval.
+
+    Attributes:
+        estimate: the value on the data themselves, not the mean of the replicates.
+        low, high: the ends of the interval.
+        n_seeds, n_samples: the numbers of seeds and of samples.
+        paired: whether seeds were drawn as pairs.
+        note: what limits the interval.
+    """
 
     estimate: float
     low: float
     high: float
     n_seeds: int
     n_samples: int
-    n_boot: int
     paired: bool = False
-    level: float = 0.95
     note: str = ""
 
 
 @dataclass(frozen=True)
 class SeedLimits:
-    """What a comparison over `n` paired seeds can show at best; see `smallest_p`."""
+    """What a comparison over `n` paired seeds can show at best, see `smallest_p`."""
 
     n: int
     sign_floor: float
@@ -115,7 +124,7 @@ def _finite(values: ArrayLike, what: str) -> Floats:
 
 
 def mean_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
-    """Student's t interval of a mean over seeds: `mean ± t_{n-1, (1+level)/2} * s / sqrt(n)`, s with n - 1.
+    """Return Student's t interval of a mean: `mean ± t_{n-1, (1+level)/2} * s / sqrt(n)`, s with n - 1.
 
     One value gives no interval (said in `note`); no value or a non-finite one is a ValueError.
     Source: Student (1908), The probable error of a mean.
@@ -125,19 +134,18 @@ def mean_interval(values: ArrayLike, level: float = 0.95) -> Estimate:
         raise ValueError("mean_interval: no values")
     mean = float(x.mean())
     if x.size == 1:
-        return Estimate(mean, None, None, 1, None, level, "one value: no interval")
+        return Estimate(mean, None, None, 1, None, "one value: no interval")
     sd = float(x.std(ddof=1))
     half = float(stats.t.ppf((1 + level) / 2, x.size - 1)) * sd / float(np.sqrt(x.size))
     note = "" if sd > 0 else "all values are equal"
-    return Estimate(mean, mean - half, mean + half, int(x.size), sd, level, note)
+    return Estimate(mean, mean - half, mean + half, int(x.size), sd, note)
 
 
 def paired_t(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> PairedTest:
-    """Paired t test of `a` against `b` (same seed at the same place): `t = mean(d) / (s_d / sqrt(n))`, d = a - b.
+    """Test `a` against `b` (same seed at the same place): `t = mean(d) / (s_d / sqrt(n))`, d = a - b.
 
-    dz is `mean(d) / s_d` (Lakens 2013, eq. 6). With fewer than two pairs, or when all differences are equal, t,
-    p and dz do not exist (None): the t distribution describes no variation there, and "p = 0" would be an
-    artefact.
+    dz is `mean(d) / s_d` (Lakens 2013, eq. 6). With fewer than two pairs, or when all differences are equal, t, p and
+    dz do not exist (None): the t distribution describes no variation there, and "p = 0" would be an artefact.
     """
     x, y = _finite(a, "paired_t a"), _finite(b, "paired_t b")
     if x.shape != y.shape:
@@ -154,28 +162,12 @@ def paired_t(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> PairedTest:
     return PairedTest(difference, t, float(2 * stats.t.sf(abs(t), d.size - 1)), dz, int(d.size))
 
 
-def sign_test(a: ArrayLike, b: ArrayLike) -> SignTest:
-    """Exact two-sided sign test of paired values; ties are left out.
-
-    `p = min(1, 2 * P(X <= min(wins, losses)))`, X ~ Binomial(wins + losses, 1/2). Source: Dixon & Mood (1946).
-    """
-    x, y = _finite(a, "sign_test a"), _finite(b, "sign_test b")
-    if x.shape != y.shape:
-        raise ValueError(f"sign_test: {x.size} values against {y.size}")
-    wins, losses = int((x > y).sum()), int((x < y).sum())
-    return SignTest(wins, losses, int(x.size) - wins - losses, _two_sided_binomial(wins, losses))
-
-
-def _two_sided_binomial(k: int, other: int) -> float | None:
-    return None if k + other == 0 else float(min(1.0, 2 * stats.binom.cdf(min(k, other), k + other, 0.5)))
-
-
 def holm(pvalues: Sequence[float | None]) -> list[float | None]:
-    """Holm's step-down adjusted p values, in the order given; None (no test) stays None and does not count.
+    """Return Holm's step-down adjusted p values, in the order given; None (no test) stays None and does not count.
 
-    With p sorted ascending over m tests: `adj_(i) = max_{j <= i} min(1, (m - j + 1) * p_(j))`. Controls the
-    family-wise error under any dependence. Source: Holm (1979), A simple sequentially rejective multiple test
-    procedure.
+    With p sorted ascending over m tests: `adj_(i) = max_{j <= i} min(1, (m - j + 1) * p_(j))`. Controls the family-wise
+    error under any dependence.
+    Source: Holm (1979), A simple sequentially rejective multiple test procedure.
     """
     known = [i for i, value in enumerate(pvalues) if value is not None]
     p = _finite([value for value in pvalues if value is not None], "holm")
@@ -190,41 +182,25 @@ def holm(pvalues: Sequence[float | None]) -> list[float | None]:
 
 
 def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> McNemar:
-    """Exact McNemar test on two models' answers to the same samples, arrays (n,) of bool.
+    """Test two models' answers to the same samples, arrays (n,) of bool, exactly.
 
-    Only discordant samples count: `p = min(1, 2 * P(X <= min(b, c)))`, X ~ Binomial(b + c, 1/2); p = 1 without
-        any.
+    Only discordant samples count: `p = min(1, 2 * P(X <= min(b, c)))`, X ~ Binomial(b + c, 1/2); p = 1 without any.
     Source: McNemar (1947); exact form as in Dietterich (1998).
     """
     a, b = np.asarray(correct_a, dtype=bool).reshape(-1), np.asarray(correct_b, dtype=bool).reshape(-1)
     if a.shape != b.shape:
         raise ValueError(f"mcnemar: {a.size} samples against {b.size}; both models must answer the same samples")
     only_a, only_b = int((a & ~b).sum()), int((~a & b).sum())
-    p = _two_sided_binomial(only_a, only_b)
-    return McNemar(only_a, only_b, int(a.size), 1.0 if p is None else p)
-
-
-def accuracy_interval(correct: int, n: int, level: float = 0.95) -> Estimate:
-    """Wilson score interval of a proportion `correct / n` (one model on n independent samples).
-
-    `(p + z²/2n ± z sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n)`. Source: Wilson (1927).
-    """
-    if not 0 <= correct <= n or n == 0:
-        raise ValueError(f"accuracy_interval: {correct} correct of {n}")
-    z = float(stats.norm.ppf((1 + level) / 2))
-    p = correct / n
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))) / (1 + z * z / n)
-    return Estimate(p, max(0.0, centre - half), min(1.0, centre + half), n, None, level)
+    p = 2 * stats.binom.cdf(min(only_a, only_b), only_a + only_b, 0.5)
+    return McNemar(only_a, only_b, float(min(1.0, p)))
 
 
 def smallest_p(n_seeds: int, alpha: float = 0.05, power: float = 0.8) -> SeedLimits:
-    """What `n_seeds` paired seeds can show at best.
+    """Return what `n_seeds` paired seeds can show at best.
 
-    `sign_floor = 2^(1-n)`: the p of a two-sided sign test when every seed agrees. `detectable_dz`: the
-    standardised paired difference that a two-sided paired t test finds with the given power, i.e. the dz with
-    `P(|T'_{n-1}(dz * sqrt(n))| > t_{n-1, 1-alpha/2}) = power`, T' noncentral t (Cohen 1988, ch. 2); None for
-    one seed.
+    `sign_floor = 2^(1-n)`: the p of a two-sided sign test when every seed agrees. `detectable_dz`: the standardised
+    paired difference that a two-sided paired t test finds with the given power, i.e. the dz with
+    `P(|T'_{n-1}(dz * sqrt(n))| > t_{n-1, 1-alpha/2}) = power`, T' noncentral t (Cohen 1988, ch. 2); None for one seed.
     """
     if n_seeds < 1:
         raise ValueError("smallest_p: n_seeds must be at least 1")
@@ -245,10 +221,9 @@ def smallest_p(n_seeds: int, alpha: float = 0.05, power: float = 0.8) -> SeedLim
 def bootstrap_interval(
     values: ArrayLike, groups: ArrayLike | None = None, n_boot: int = 10_000, seed: int = 0, level: float = 0.95
 ) -> Bootstrap:
-    """Percentile bootstrap of the mean of per-sample values (n,), e.g. accuracy or F1 of one model.
+    """Bootstrap the mean of per-sample values (n,), e.g. accuracy or F1 of one model: a percentile interval.
 
-    With `groups` (n,) whole groups (speakers, paragraphs) are drawn, because samples of one group are not
-    independent.
+    With `groups` (n,) whole groups (speakers, paragraphs) are drawn, because samples of one group are not independent.
     Source: Efron (1979); clusters: Davison & Hinkley (1997), §3.8.
     """
     x = _finite(values, "bootstrap_interval")
@@ -265,22 +240,22 @@ def hierarchical_bootstrap(
     level: float = 0.95,
     samples: Literal["crossed", "nested"] = "crossed",
 ) -> Bootstrap:
-    """Percentile interval of the mean of `a` (or of mean a - mean b) over seeds *and* test samples.
+    """Bootstrap the mean of `a` (or mean a - mean b) over seeds *and* test samples: a percentile interval.
 
     Each replicate draws seeds with replacement, then samples (or whole `groups`) with replacement.
 
     Args:
-        a, b: seed -> per-sample values (n,), e.g. correct or not, F1. With `b`, seeds that both methods have
-            are drawn as pairs (the others are left out, said in `note`); with no common seed the two seed draws
-            are independent. A crossed sample draw is shared by both methods.
-        groups: cluster of each sample (n,), e.g. speaker or paragraph.
-        samples: `crossed`: every seed was tested on the same n samples in the same order, so one sample draw
-            serves all seeds of a replicate. `nested`: each seed has its own test samples (lengths may differ),
-            drawn apart. Nested draws on a common test set average the sample noise away over seeds and give
-            intervals that are too narrow.
+        a, b: seed -> per-sample values (n,), e.g. correct or not, F1. With `b`, seeds that both methods have are drawn
+            as pairs (the others are left out, said in `note`); with no common seed the two seed draws are independent.
+            A crossed sample draw is shared by both methods.
+        groups: the cluster of each sample (n,), e.g. speaker or paragraph.
+        n_boot, seed, level: the number of replicates, the seed of their draws, the interval's coverage.
+        samples: `crossed`: every seed was tested on the same n samples in the same order, so one sample draw serves all
+            seeds of a replicate. `nested`: each seed has its own test samples (lengths may differ), drawn apart. Nested
+            draws on a common test set average the sample noise away over seeds and give intervals that are too narrow.
 
-    The seed part is too narrow for few seeds, by about `sqrt((S-1)/S)` and the missing t quantile (Hesterberg
-    2015): below ten seeds read it beside `mean_interval`. With one seed only the samples vary.
+    The seed part is too narrow for few seeds, by about `sqrt((S-1)/S)` and the missing t quantile (Hesterberg 2015):
+    below ten seeds read it beside `mean_interval`. With one seed only the samples vary.
     Source: Davison & Hinkley (1997), §3.8; crossed factors: Owen (2007), The pigeonhole bootstrap.
     """
     if samples == "nested" and groups is not None:
@@ -314,13 +289,13 @@ def hierarchical_bootstrap(
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     n = int(rows_a[0].size) if samples == "crossed" else int(sum(r.size for r in rows_a))
     n_seeds = min(len(rows_a), len(rows_b) or len(rows_a))
-    return Bootstrap(estimate, float(low), float(high), n_seeds, n, n_boot, paired, level, "; ".join(note))
+    return Bootstrap(estimate, float(low), float(high), n_seeds, n, paired, "; ".join(note))
 
 
 def _crossed(
     a: Floats, b: Floats | None, paired: bool, groups: ArrayLike | None, n_boot: int, rng: np.random.Generator
 ) -> tuple[float, Floats]:
-    """a, b: (seeds, samples). A draw is a pair of multinomial weights: over seeds and over clusters of samples."""
+    """Draw pairs of multinomial weights: over seeds and over clusters of samples; a, b: (seeds, samples)."""
     if groups is None:
         counts = np.ones(a.shape[1])
     else:

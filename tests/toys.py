@@ -23,13 +23,13 @@ from asgml.methods.uniform import Uniform
 from asgml.model.fusion.concat import Concat
 from asgml.model.net import MultimodalNet
 from asgml.rhythm.config import Adaptive, Asgml, Boost
-from asgml.rhythm.stage import build_stages
+from asgml.rhythm.stages import rhythm_stages
 from asgml.train.modulation import Modulation
 from asgml.train.module import MultimodalModule
 from callbacks.stages.gate import StepGate
 from callbacks.stages.lr import LRSchedule, LRStep
 from callbacks.stages.probe import ProbeEMA
-from callbacks.step.phases import ORDER
+from callbacks.step.phases import Phase
 from callbacks.step.pipeline import StepPipeline
 from callbacks.step.stage import Stage
 
@@ -240,12 +240,12 @@ def train(
     active = [m for m in net.modalities if m not in set(frozen)]
     for method in methods.values():
         active = [m for m in method.active(net.modalities) if m in active]
-    rhythm, buffer, mask = build_stages(config, active, spec.dominant, probe, seed)
-    stages = [rhythm, Modulation(methods), buffer, mask, gate or StepGate(), LRStep(), probe, *extra]
-    chosen = sorted((s for s in stages if s is not None), key=lambda s: ORDER.index(s.name))
+    rhythm, stages = rhythm_stages(config, active, spec.dominant, probe, seed)
+    own = [Modulation(methods), gate or StepGate(), LRStep(), probe, *extra]
+    pipeline, trace = StepPipeline.ordered([*stages, *own], announce=False), Trace()
     rows: list[tuple[int, str, str, int, float]] = []
-    rhythm.drain = lambda: (rows.extend(rhythm.timeline), rhythm.timeline.clear())[1] or []  # type: ignore[method-assign]
-    pipeline, trace = StepPipeline(chosen, announce=False), Trace()
+    record: Any = pipeline.stage("record")
+    record.drain = lambda: (rows.extend(record.timeline), record.timeline.clear())[1] or []
     options = {"gamma": config.gamma, "seed": seed, **(module_options or {})}
     module = MultimodalModule(net, methods, rhythm, optimizer, schedule or LRSchedule(), **options)
     if before is not None:
@@ -379,6 +379,7 @@ class Capture(Stage):
     """
 
     name = "diagnostics"
+    phase = Phase.MEASURE
 
     def __init__(self, before: Callable[[Any], Any] | None = None):
         self.gradients: list[dict[str, list[Tensor | None]]] = []

@@ -28,11 +28,11 @@ from rich.console import Console
 from rich.table import Table
 
 from asgml.build import Parts, build
-from asgml.run import quiet_lightning
 from callbacks.errors import UserError
 from suite.config.compose import Composer
 from suite.runs.identity import config_hash
 from suite.runs.job import Run, seed_everything
+from suite.shell import quiet_lightning
 
 CLASSES, BETWEEN = 6, 4
 STEPS = {"resnet18": 12, "mlp": 64}  # of an epoch
@@ -42,11 +42,11 @@ ENCODER = {"resnet18": ["model=resnet18"], "mlp": []}
 NO_KERNELS = {"ogm_ge": ["methods.ogm_ge.kernels=all"]}  # where nothing is a convolution
 #: What makes a method act in the second epoch, the one that is timed.
 AWAKE = {
-    "arl": ["methods.arl.start=0"],
-    "greedy": ["methods.greedy.starts=1"],
-    "opm": ["methods.opm.warmup=1"],
-    "remix": ["methods.remix.warmup=1"],
-    "valuation": ["methods.valuation.warmup=1"],
+    "arl": ["methods.arl.begins=1"],
+    "greedy": ["methods.greedy.begins=1"],
+    "opm": ["methods.opm.begins=1"],
+    "remix": ["methods.remix.begins=1"],
+    "valuation": ["methods.valuation.begins=1"],
     "mslr": ["methods.mslr.history=2"],
     "reconboost": ["methods.reconboost.stage_epochs=1"],
     "control_all_delayed": ["asgml.tau=1"],

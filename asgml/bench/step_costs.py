@@ -21,15 +21,14 @@ from asgml.model.encoders.small import SmallCNN
 from asgml.model.fusion.concat import Concat
 from asgml.model.net import MultimodalNet
 from asgml.rhythm.config import Asgml
-from asgml.rhythm.stage import build_stages
-from asgml.run import quiet_lightning
+from asgml.rhythm.stages import rhythm_stages
 from asgml.train.modulation import Modulation
 from asgml.train.module import MultimodalModule
 from callbacks.stages.diagnostics import GradientNorms
 from callbacks.stages.gate import StepGate
 from callbacks.stages.lr import LRSchedule, LRStep
 from callbacks.step.pipeline import StepPipeline
-from callbacks.step.stage import Stage
+from suite.shell import quiet_lightning
 
 SHAPE, CLASSES = (3, 64, 64), 6
 CONFIGS: dict[str, Asgml] = {
@@ -77,7 +76,7 @@ def network(encoder: str) -> MultimodalNet:
 
 def contender(config: Asgml, encoder: str, steps: int) -> tuple[MultimodalModule, L.Trainer, StepTimer]:
     """A module and a trainer that runs `steps` steps of one configuration."""
-    rhythm, buffer, mask = build_stages(config, ["audio", "visual"], "audio", None, 0)
+    rhythm, stages = rhythm_stages(config, ["audio", "visual"], "audio", None, 0)
     module = MultimodalModule(
         network(encoder),
         {"joint": Joint()},
@@ -86,20 +85,12 @@ def contender(config: Asgml, encoder: str, steps: int) -> tuple[MultimodalModule
         LRSchedule(),
         may_miss=False,
     )
-    optional: list[Stage | None] = [
-        rhythm,
-        GradientNorms(10, announce=False),
-        Modulation({}),
-        buffer,
-        mask,
-        StepGate(),
-        LRStep(),
-    ]
+    own = [GradientNorms(10, announce=False), Modulation({}), StepGate(), LRStep()]
     timer = StepTimer()
     trainer = L.Trainer(
         accelerator="cpu",
         max_steps=steps,
-        callbacks=[timer, StepPipeline([s for s in optional if s is not None], announce=False)],
+        callbacks=[timer, StepPipeline.ordered([*stages, *own], announce=False)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

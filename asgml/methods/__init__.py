@@ -1,4 +1,4 @@
-"""One file per published method; the hooks they may use are in `base`."""
+"""Holds one file per published method; the hooks they may use are in `base`, what several share in `shared`."""
 
 import lazy_loader
 

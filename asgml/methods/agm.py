@@ -3,43 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import combinations
-from math import factorial
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from asgml.methods.base import Method, Step, scale_feature_gradient
-from callbacks.errors import UserError
+from asgml.methods.base import SAVED, Method, Step
+from asgml.methods.shared.gradients import scale_feature_gradient
+from asgml.methods.shared.losses import cross_entropy
+from asgml.methods.shared.shapley import coalitions, subsets
 
 
 def responses(step: Step) -> dict[str, Tensor]:
-    """Mono-modal responses (B, C): modality m's Shapley value in the fused logits, the empty set being 0; they add up
-    to the fused logits. `2^N - 2` fusions of features that exist, no gradient."""
+    """Return mono-modal responses (B, C): modality m's Shapley value in the fused logits, 0 those of nobody.
+
+    They add up to the fused logits. `2^N - 2` fusions of features that exist, no gradient.
+    """
     with torch.no_grad():
         names = step.here
         known = {frozenset(names): step.logits.detach()}
-        for size in range(1, len(names)):
-            for subset in combinations(names, size):
-                known[frozenset(subset)] = step.fuse({m: step.features[m].detach() for m in subset})
-        out = {}
-        for m in names:
-            others = [k for k in names if k != m]
-            total = torch.zeros_like(step.logits)
-            for size in range(len(others) + 1):
-                weight = factorial(size) * factorial(len(names) - size - 1) / factorial(len(names))
-                for subset in combinations(others, size):
-                    total += weight * known[frozenset((*subset, m))]
-                    if subset:
-                        total -= weight * known[frozenset(subset)]
-            out[m] = total
+        for subset in subsets(names)[:-1]:
+            known[frozenset(subset)] = step.fuse({m: step.features[m].detach() for m in subset})
+        out = {m: torch.zeros_like(step.logits) for m in names}
+        for m, others, weight in coalitions(names):
+            out[m] += weight * known[others | {m}]
+            if others:
+                out[m] -= weight * known[others]
         return out
 
 
 def ratio(scores: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`r_m = exp(mean over the others of s_k - s_m)`: above 1 where m is ahead (s is a cross-entropy)."""
+    """Return `r_m = exp(mean over the others of s_k - s_m)`: above 1 where m is ahead (s is a cross-entropy)."""
     return {
         m: torch.exp(torch.stack([other - s for k, other in scores.items() if k != m]).mean())
         for m, s in scores.items()
@@ -62,30 +56,24 @@ class AGM(Method):
     fused logits, so that every encoder gets the same mean factor; this is the paper's rule.
 
     Attributes:
-        alpha: strength; 1.0 published for most sets.
-        modulation_starts: first epoch of the modulation.
-        modulation_ends: epoch before which it ends.
+        alpha: strength of the modulation; 1.0 published for most sets.
+        begins: first epoch of the modulation.
+        ends: epoch before which it ends.
     """
 
+    min_modalities: ClassVar[int] = 2
     alpha: float = 1.0
-    modulation_starts: int = 0
-    modulation_ends: int = 50
-    _running: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    _seen: dict[str, int] = field(default_factory=dict, repr=False)
-
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if len(modalities) < 2:
-            raise UserError("method=agm", f"modalities {modalities}", "two or more", "use method=joint")
-
-    def acts_from(self) -> tuple[str, int]:
-        return "modulation_starts", self.modulation_starts
+    begins: int = 0
+    ends: int = 50
+    _running: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
+    _seen: dict[str, int] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         here = step.here
-        if not self.modulation_starts <= step.epoch < self.modulation_ends or len(here) < 2:
+        if not self.begins <= step.epoch < self.ends or len(here) < 2:
             return {}
         with torch.no_grad():
-            s = {m: step.mean(F.cross_entropy(z, step.y, reduction="none"), m) for m, z in responses(step).items()}
+            s = {m: cross_entropy(step, z, m) for m, z in responses(step).items()}
             mean = {m: self._mean(m, value) for m, value in s.items()}
             now, usual = ratio(s), ratio(mean)
             for m in here:
@@ -102,9 +90,3 @@ class AGM(Method):
     def on_commit(self, step: Step) -> None:
         for m, value in step.extras.get("agm", {}).items():
             self._running[m], self._seen[m] = value, self._seen.get(m, 0) + 1
-
-    def state(self) -> dict[str, Any]:
-        return {"running": {m: v.cpu().clone() for m, v in self._running.items()}, "seen": dict(self._seen)}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._running, self._seen = dict(state["running"]), dict(state["seen"])

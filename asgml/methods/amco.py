@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from asgml.methods.base import Method, Step, generator
-from asgml.methods.cml import has, mean_where
+from asgml.methods.base import Method, Step
+from asgml.methods.shared.draws import generator
+from asgml.methods.shared.losses import cross_entropy
+from asgml.methods.shared.presence import has, mean_where
 from callbacks.errors import UserError
 
 
@@ -37,29 +39,27 @@ class AMCo(Method):
     Attributes:
         sigma: share from which a modality is depended on.
         eps: share of the training after which the rate has its largest value.
-        most: the largest rate.
+        most: largest rate.
     """
 
+    min_modalities: ClassVar[int] = 2
     sigma: float = 0.5
     eps: float = 0.3
     most: float = 0.9
-    _seed: int = field(default=0, repr=False)
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if len(modalities) < 2:
-            raise UserError("method=amco", f"modalities {modalities}", "two or more", "use method=joint")
-        if self.eps <= 0 or not 0 <= self.most < 1:
-            found = f"eps {self.eps}, most {self.most}"
-            raise UserError("methods.amco", found, "eps > 0, most in [0, 1)", "0.3 and 0.9")
-        self._seed = seed
+    def setup(self) -> None:
+        self.require("eps", self.eps > 0, "above 0")
+        self.require("most", 0 <= self.most < 1, "in [0, 1)")
 
     def rate(self, epoch: int, epochs: int) -> float:
+        """Return the share of the dependent modality's components that an epoch masks."""
         if epochs < 1:
-            raise UserError("method=amco", "training without a number of epochs", "trainer.max_epochs", "set it")
+            found, expected = "training measured in steps alone", "epochs, with whose share the masking rate grows"
+            raise UserError("trainer.max_epochs", found, expected, "trainer.max_epochs=100")
         return min(math.sin(math.pi / 2 * min(epoch / epochs, self.eps) / self.eps), self.most)
 
     def shares(self, step: Step, alone: dict[str, Tensor]) -> Tensor:
-        """(M,), no gradient."""
+        """Return every modality's part in the decision, (M,), no gradient."""
         with torch.no_grad():
             present = torch.stack([has(step, m) for m in alone], 1)  # (B, M)
             z = torch.stack([z.detach() for z in alone.values()], 1)  # (B, M, C)
@@ -86,5 +86,4 @@ class AMCo(Method):
         return out
 
     def loss(self, step: Step) -> dict[str, Tensor]:
-        alone = step.extras["amco"]
-        return {m: step.mean(F.cross_entropy(alone[m], step.y, reduction="none"), m) for m in step.here}
+        return {m: cross_entropy(step, step.extras["amco"][m], m) for m in step.here}

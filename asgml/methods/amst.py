@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from asgml.methods.base import Method, Step
-from callbacks.errors import UserError
+from asgml.methods.shared.losses import FUSED, cross_entropy
 
 
 @dataclass
@@ -23,8 +22,8 @@ class AMST(Method):
     part of this.
 
     Attributes:
-        modality: the one that is skipped: that which converges first.
-        factor: its k. Audio: 5 on CREMA-D, 2 on AVE, 4 on IEMOCAP, 6 on UR-FUNNY; text: 10 on MVSA.
+        modality: the modality that is skipped, the one that converges first.
+        factor: k of this modality; audio: 5 on CREMA-D, 2 on AVE, 4 on IEMOCAP, 6 on UR-FUNNY; text: 10 on MVSA.
         factors: k of every modality (1 where not given), in place of `modality` and `factor`.
     """
 
@@ -32,22 +31,19 @@ class AMST(Method):
     modality: str = "audio"
     factor: int = 5
     factors: dict[str, int] | None = None
-    _factors: dict[str, int] = field(default_factory=dict, repr=False)
+    _factors: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        given = {self.modality: self.factor} if self.factors is None else dict(self.factors)
-        where = "methods.amst" if self.factors is None else "methods.amst.factors"
-        names = ", ".join(modalities)
-        for m, k in given.items():
-            if m not in modalities:
-                raise UserError(where, f"modality {m}", f"one of {names}", "name the one that converges first")
-            if k < 1:
-                raise UserError(where, f"factor {k} of {m}", "1 or more", "1: in every epoch, 5: in every fifth")
-        self._factors = {m: given.get(m, 1) for m in modalities}
-        if min(self._factors.values()) > 1:
-            raise UserError(
-                where, f"factors {self._factors}", "a modality with factor 1", "else some epochs train nothing"
-            )
+    def setup(self) -> None:
+        names, first = ", ".join(self._modalities), self._modalities[0]
+        if self.factors is None:
+            self.require("modality", self.modality in self._modalities, f"one of {names}", first)
+            key, choice, given = "factor", "1", {self.modality: self.factor}
+        else:
+            key, choice, given = "factors", f"{{{first}:1}}", self.factors
+            self.require(key, set(given) <= set(self._modalities), f"factors of {names}", choice)
+        self._factors = {m: given.get(m, 1) for m in self._modalities}
+        whole = min(self._factors.values()) == 1
+        self.require(key, whole, "1 or more, and 1 for some modality, so that no epoch is empty", choice)
 
     def idle(self, t: int, epoch: int) -> set[str]:
         return {m for m, k in self._factors.items() if epoch % k}
@@ -55,6 +51,5 @@ class AMST(Method):
     def loss(self, step: Step) -> dict[str, Tensor]:
         skipped = self.idle(step.t, step.epoch)
         if not skipped:
-            return {"fusion": step.losses["fusion"]}
-        logits = step.fuse({m: f for m, f in step.features.items() if m not in skipped})
-        return {"fusion": step.mean(F.cross_entropy(logits, step.y, reduction="none"), None)}
+            return {FUSED: step.losses[FUSED]}
+        return {FUSED: cross_entropy(step, step.fuse({m: f for m, f in step.features.items() if m not in skipped}))}

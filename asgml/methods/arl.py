@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from asgml.methods.base import Method, Step, scale_feature_gradient
-from callbacks.errors import UserError
+from asgml.methods.base import Method, Step
+from asgml.methods.shared.gradients import scale_feature_gradient
+from asgml.methods.shared.losses import entropy
 
 
 @dataclass
@@ -23,36 +24,29 @@ class ARL(Method):
         w = softmax_m(temperature * v_m * (1 - d_m) / (N - 1))      for two modalities: 1 - d_m is d of the other
         gradient at feature m *= 1 + w_m,    L = L_fusion + gamma * sum_m L_m
 
-    Until epoch `start` all w_m are 1/N and gamma is 1. N > 2: as written. Means are over present rows; a modality that
-    nobody in the batch has takes no part.
+    Before epoch `begins` all w_m are 1/N and gamma is 1. N > 2: as written. Means are over present rows; a modality
+    that nobody in the batch has takes no part.
 
     Attributes:
-        temperature: 8 on CREMA-D, else 4.
+        temperature: sharpness of the softmax over modalities; 8 on CREMA-D, else 4.
         gamma: weight of the unimodal losses; 4, 5 and 3 in the published scripts (CREMA-D, KS, others).
-        start: last epoch of the warm-up.
+        begins: first epoch with weights of the modalities' own.
         floor: smallest entropy ratio.
     """
 
+    min_modalities: ClassVar[int] = 2
     trains_heads: ClassVar[bool] = True
     temperature: float = 8.0
     gamma: float = 4.0
-    start: int = 5
+    begins: int = 6
     floor: float = 0.3
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if len(modalities) < 2:
-            raise UserError("method=arl", f"modalities {modalities}", "two or more", "use method=uniform")
-
-    def acts_from(self) -> tuple[str, int]:
-        return "start", self.start + 1
-
     def weights(self, step: Step) -> dict[str, Tensor]:
-        """w_m, 0-d, without gradient."""
+        """Return w_m, 0-d, without gradient."""
         here = step.here
         with torch.no_grad():
             z = {m: step.unimodal[m].detach() for m in here}
-            entropy = {m: -(F.softmax(v, 1) * F.log_softmax(v, 1)).sum(1) for m, v in z.items()}
-            h = torch.stack([step.mean(entropy[m], m) for m in here])
+            h = torch.stack([step.mean(entropy(v), m) for m, v in z.items()])
             d = torch.stack([step.mean(v.abs().sum(1), m) for m, v in z.items()])
             inverse = 1 / (h / h.sum()).clamp(min=self.floor)
             score = inverse / inverse.sum() * (1 - d / d.sum()) / (len(here) - 1)
@@ -60,7 +54,7 @@ class ARL(Method):
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         here = step.here
-        early = step.epoch <= self.start
+        early = step.epoch < self.begins
         if len(here) > 1:
             flat = step.logits.new_full((), 1 / len(here))
             for m, w in ({m: flat for m in here} if early else self.weights(step)).items():

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from asgml.methods.base import Step
-from asgml.methods.mgda import Shared, Tasks, minimise, supports
-from callbacks.errors import UserError
+from asgml.methods.shared.simplex import minimise, supports
+from asgml.methods.shared.tasks import TaskGradients, Tasks
 
 
 def worst_case(gram: Tensor, radius: Tensor) -> Tensor:
-    """argmin over the simplex of `g_w . g_0 + radius * |g_w|`, g_w = sum_t w_t g_t, g_0 the mean; (T,).
+    """Minimise `g_w . g_0 + radius * |g_w|` over the simplex, g_w = sum_t w_t g_t, g_0 the mean; return w, (T,).
 
-    Exact, for an arrow (see `Shared`): on a set S of tasks the minimum has `w = (mu G^-1 1 - G^-1 b) / sqrt(d)` with
-    b = G 1/T, p = 1 G^-1 1, q = 1 G^-1 b, r = b G^-1 b, d = q^2 - p (r - radius^2), mu = (q + sqrt(d)) / p, all on S;
-    the best S without negative weights is taken.
+    Exact, for an arrow (see `TaskGradients`): on a set S of tasks the minimum has `w = (mu G^-1 1 - G^-1 b) / sqrt(d)`
+    with b = G 1/T, p = 1 G^-1 1, q = 1 G^-1 b, r = b G^-1 b, d = q^2 - p (r - radius^2), mu = (q + sqrt(d)) / p, all on
+    S; the best S without negative weights is taken.
     """
     norm = gram.diagonal().amax().clamp(min=torch.finfo(gram.dtype).tiny)
     g, s = gram / norm, radius / norm.sqrt()
@@ -29,7 +29,7 @@ def worst_case(gram: Tensor, radius: Tensor) -> Tensor:
     left = (whole - (inner.square() * inverse).sum(1)).clamp(min=small)
 
     def solved(y: Tensor, fused: bool) -> Tensor:
-        """G^-1 y on every set, with or without task 0."""
+        """Return G^-1 y on every set, with or without task 0."""
         first = (y[0] - (inner * y[1:] * inverse).sum(1)) / left if fused else torch.zeros_like(left)
         return torch.cat([first[:, None], (y[1:] - inner * first[:, None]) * inverse], dim=1)
 
@@ -58,17 +58,16 @@ class CAGrad(Tasks):
     modalities; one that nobody in the batch has is no task of the step.
 
     Attributes:
-        c: radius, in (0, 1); 0 would be the mean gradient.
+        c: radius around the mean gradient, in units of its length, in (0, 1).
     """
 
     c: float = 0.4
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if not 0 < self.c < 1:
-            raise UserError("methods.cagrad.c", str(self.c), "above 0 and below 1", "0.4 is the published choice")
+    def setup(self) -> None:
+        self.require("c", 0 < self.c < 1, "above 0 and below 1")
 
-    def weights(self, step: Step, shared: Shared) -> Tensor:
-        gram = shared.gram
+    def weights(self, step: Step, gradients: TaskGradients) -> Tensor:
+        gram = gradients.gram
         radius = self.c * gram.mean().clamp(min=0).sqrt()  # |g_0|^2 = 1 G 1 / T^2
         w = worst_case(gram, radius)
         length = (w @ gram @ w).clamp(min=torch.finfo(gram.dtype).tiny).sqrt()

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from asgml.methods.base import Method, Step, scale_feature_gradient
-from callbacks.errors import UserError
+from asgml.methods.base import SAVED, Method, Step
+from asgml.methods.shared.gradients import scale_feature_gradient
+from asgml.methods.shared.presence import has, zeroed
 
 
 def residual(logits: Tensor, y: Tensor) -> Tensor:
-    """softmax(logits) - onehot(y), (B, C): the gradient of each sample's cross-entropy at its logits."""
+    """Return softmax(logits) - onehot(y), (B, C): the gradient of each sample's cross-entropy at its logits."""
     p = torch.softmax(logits, 1)
     return p - torch.zeros_like(p).scatter_(1, y[:, None], 1.0)
 
 
 def direction(step: Step, m: str) -> Tensor:
-    """Cosine (0-d) between the fused and the unimodal loss's gradient for a linear output layer on f_m.
+    """Return the cosine, 0-d, of the fused and the unimodal loss's gradients for a linear output layer on f_m.
 
     Such a layer's gradient is the mean of `residual f_m^T`, (C, d). The fused side, and it alone, has a gradient: of
     cos(A, B) for A = mean_i a_i f_i^T it is that of <V, A> with V = (B / |B| - cos A / |A|) / |A|, and <V, A> = 0.
     """
     f = step.features[m].to(step.logits.dtype)
-    a, mask = residual(step.logits, step.y), step.present[m]
+    a = residual(step.logits, step.y)
     with torch.no_grad():
         tiny = torch.finfo(f.dtype).tiny
-        rows = f.detach() if mask is None else torch.where(mask[:, None], f.detach(), 0.0)
-        count = rows.new_full((), rows.shape[0]) if mask is None else mask.sum().to(rows.dtype)
-        fused = step.total(a.detach().T @ rows) / step.total(count).clamp(min=1)
+        rows = zeroed(step, f.detach(), m)
+        fused = step.total(a.detach().T @ rows) / step.total(has(step, m).sum().to(f.dtype)).clamp(min=1)
         own = step.total(residual(step.unimodal[m].detach(), step.y).T @ rows)
         length = fused.norm().clamp(min=tiny)
         towards = own / own.norm().clamp(min=tiny)
@@ -61,19 +61,16 @@ class CGGM(Method):
 
     Attributes:
         rho: scale of the magnitudes.
-        weight: lambda of the paper.
+        weight: weight of the direction term, lambda of the paper.
     """
 
+    min_modalities: ClassVar[int] = 2
     rho: float = 1.3
     weight: float = 0.2
-    _last: dict[str, float] = field(default_factory=dict, repr=False)  # accuracies
-
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if len(modalities) < 2:
-            raise UserError("method=cggm", f"modalities {modalities}", "two or more", "use method=joint")
+    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)  # accuracies
 
     def balance(self, accuracy: dict[str, Tensor]) -> dict[str, Tensor]:
-        """B_m of the modalities whose last accuracy is known."""
+        """Return B_m of the modalities whose last accuracy is known."""
         gain = {m: (e - self._last[m]).clamp(min=0) for m, e in accuracy.items() if m in self._last}
         if len(gain) < 2:
             return {}
@@ -97,9 +94,3 @@ class CGGM(Method):
 
     def on_commit(self, step: Step) -> None:
         self._last = {**self._last, **{m: step.host[f"cggm/accuracy/{m}"] for m in step.here}}
-
-    def state(self) -> dict[str, Any]:
-        return {"last": dict(self._last)}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._last = dict(state["last"])

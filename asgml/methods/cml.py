@@ -11,19 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from asgml.methods.base import Method, Step
-from callbacks.errors import UserError
-
-
-def has(step: Step, modality: str) -> Tensor:
-    """(B,) bool: the rows with this modality."""
-    mask = step.present[modality]
-    return torch.ones_like(step.y, dtype=torch.bool) if mask is None else mask
-
-
-def mean_where(step: Step, values: Tensor, rows: Tensor) -> Tensor:
-    """Mean of `values` (B,) over the rows of a mask (B,) bool, over all ranks; 0 where the mask is empty."""
-    share = step.mean(rows.to(values.dtype), None)
-    return step.mean(torch.where(rows, values, 0.0), None) / share.clamp(min=1e-9)
+from asgml.methods.shared.losses import FUSED
+from asgml.methods.shared.presence import has, mean_where
 
 
 @dataclass
@@ -48,17 +37,14 @@ class CML(Method):
         lam: weight of the confidence term.
     """
 
+    min_modalities: ClassVar[int] = 2
     replaces_fusion_loss: ClassVar[bool] = True
     lam: float = 0.1
-
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if len(modalities) < 2:
-            raise UserError("method=cml", f"modalities {modalities}", "two or more", "use method=joint")
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         names = step.here
         if len(names) < 2:
-            return {"fusion": step.losses["fusion"]}
+            return {FUSED: step.losses[FUSED]}
         everyone = frozenset(names)
         conf = {everyone: torch.softmax(step.logits, 1).max(1).values}
         there = {frozenset([m]): has(step, m) for m in names}
@@ -77,7 +63,7 @@ class CML(Method):
                 rise = torch.relu(conf[s - {m}] - conf[s])
                 rises.append(mean_where(step, rise, there[frozenset([m])] & there[s - {m}]) / len(pairs))
         return {
-            "fusion": step.losses["fusion"] / len(names),
+            FUSED: step.losses[FUSED] / len(names),
             "subsets": torch.stack(own).sum() / len(names),
             "confidence": self.lam * torch.stack(rises).sum(),
         }

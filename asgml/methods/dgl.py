@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from asgml.methods.base import Method, Step
-from callbacks.errors import UserError
+from asgml.methods.shared.losses import cross_entropy
 
 
 @dataclass
@@ -29,16 +28,12 @@ class DGL(Method):
 
     alpha: float = 4.0
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if self.alpha <= 0:
-            raise UserError("methods.dgl.alpha", str(self.alpha), "above 0: nothing else moves the encoders", "4")
+    def setup(self) -> None:
+        self.require("alpha", self.alpha > 0, "above 0: nothing else moves the encoders")
 
     def on_features(self, step: Step, features: dict[str, Tensor]) -> dict[str, Tensor]:
         return {m: f.detach() for m, f in features.items()}
 
     def loss(self, step: Step) -> dict[str, Tensor]:
-        out = {}
-        for m in step.here:
-            z = step.fuse({m: step.features[m]}, frozen=True)
-            out[m] = self.alpha * step.mean(F.cross_entropy(z, step.y, reduction="none"), m)
-        return out
+        alone = {m: step.fuse({m: step.features[m]}, frozen=True) for m in step.here}
+        return {m: self.alpha * cross_entropy(step, z, m) for m, z in alone.items()}

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from asgml.methods.base import Epoch, Method, Step, Survey
-from callbacks.errors import UserError
+from asgml.methods.base import SAVED, Epoch, Method, Step, Survey
+from asgml.methods.shared.losses import FUSED
 
-FUSED = "fusion"
 LEAST_GROWTH = 1e-3  # of the gap between validation and training loss
 
 
 def survey_losses(survey: Survey) -> dict[str, float]:
-    """Mean cross-entropy of the fused prediction and of every head over the rows that have its modality."""
+    """Return the mean cross-entropy of the fused prediction and of every head over its modality's rows."""
     out = {FUSED: float(F.cross_entropy(survey.logits(list(survey.features)), survey.y))}
     for m, z in survey.unimodal.items():
         here = survey.present[m]
@@ -41,20 +40,20 @@ class GBlending(Method):
     do not count in L_m.
 
     Attributes:
-        super_epoch: epochs between two estimates; 10 published (offline: one estimate, `super_epoch` half the run).
+        super_epoch: number of epochs between two estimates, and first epoch with weights of its own; 10 published
+            (offline: one estimate, half the run).
     """
 
     trains_heads: ClassVar[bool] = True
     replaces_fusion_loss: ClassVar[bool] = True
     super_epoch: int = 10
-    _weights: dict[str, float] = field(default_factory=dict, repr=False)
-    _train: dict[str, float] = field(default_factory=dict, repr=False)
-    _val: dict[str, float] = field(default_factory=dict, repr=False)
+    _weights: dict[str, float] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
+    _train: dict[str, float] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
+    _val: dict[str, float] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if self.super_epoch < 1:
-            raise UserError("methods.gblending.super_epoch", str(self.super_epoch), "1 or more", "10")
-        tasks = [FUSED, *modalities]
+    def setup(self) -> None:
+        self.require("super_epoch", self.super_epoch >= 1, "1 or more")
+        tasks = [FUSED, *self._modalities]
         self._weights = dict.fromkeys(tasks, 1 / len(tasks))
 
     def acts_from(self) -> tuple[str, int]:
@@ -69,7 +68,7 @@ class GBlending(Method):
         self._train, self._val = train, val
 
     def blend(self, train: dict[str, float], val: dict[str, float]) -> dict[str, float]:
-        """w_k; a loss that is not known at both ends gets none."""
+        """Return w_k; a loss that is not known at both ends gets none."""
         value = {}
         for k in self._weights:
             if k in train and k in val and k in self._train and k in self._val:
@@ -82,10 +81,3 @@ class GBlending(Method):
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         return {k: self._weights[k] * step.losses[k] for k in (FUSED, *step.here)}
-
-    def state(self) -> dict[str, Any]:
-        return {"weights": dict(self._weights), "train": dict(self._train), "val": dict(self._val)}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._weights, self._train = dict(state["weights"]), dict(state["train"])
-        self._val = dict(state["val"])

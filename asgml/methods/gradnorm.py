@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from asgml.methods.base import Step
-from asgml.methods.mgda import FUSED, Tasks, shared
-from callbacks.errors import UserError
+from asgml.methods.base import SAVED, Step
+from asgml.methods.shared.losses import FUSED
+from asgml.methods.shared.tasks import Tasks, task_gradients
 
 SMALLEST = 1e-3  # of a weight: below 0 a task would be unlearned
 
@@ -37,19 +37,18 @@ class GradNorm(Tasks):
     replaces_fusion_loss: ClassVar[bool] = True
     alpha: float = 1.5
     lr: float = 0.025
-    _weights: dict[str, float] = field(default_factory=dict, repr=False)
-    _first: dict[str, float] = field(default_factory=dict, repr=False)
+    _weights: dict[str, float] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
+    _first: dict[str, float] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if self.lr < 0:
-            raise UserError("methods.gradnorm.lr", str(self.lr), "0 or more", "0.025 is the published choice")
-        self._weights = dict.fromkeys([FUSED, *modalities], 1.0)
+    def setup(self) -> None:
+        self.require("lr", self.lr >= 0, "0 or more")
+        self._weights = dict.fromkeys([FUSED, *self._modalities], 1.0)
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         return {task: self._weights[task] * step.losses[task] for task in (FUSED, *step.here)}
 
     def on_gradients(self, step: Step, groups: dict[str, list[nn.Parameter]]) -> set[str]:
-        found = shared(step, groups)
+        found = task_gradients(step, groups)
         if found is not None:
             for task, squared in zip(found.tasks, found.gram.diagonal().unbind(), strict=True):
                 step.reads[f"gradnorm/norm/{task}"] = squared.sqrt()
@@ -71,9 +70,3 @@ class GradNorm(Tasks):
             weights[t] = max(weights[t] - self.lr * slope, SMALLEST)
         scale = len(weights) / sum(weights.values())
         self._weights = {t: w * scale for t, w in weights.items()}
-
-    def state(self) -> dict[str, Any]:
-        return {"weights": dict(self._weights), "first": dict(self._first)}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._weights, self._first = dict(state["weights"]), dict(state["first"])

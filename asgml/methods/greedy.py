@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from asgml.methods.base import Method, Step
-from asgml.methods.cml import has
+from asgml.methods.base import SAVED, Method, Step
+from asgml.methods.shared.presence import has, zeroed
 from asgml.model.modality_dict import ModalityDict
-from callbacks.errors import UserError
 
 
 class MMTM(nn.Module):
-    """Multimodal transfer module on feature vectors: gates (B, d_m) from all features together.
+    """Makes gates (B, d_m) from all feature vectors together: a multimodal transfer module.
 
     `gate_m = sigmoid(E_m relu(S [f_1, …, f_N]))`, S of width 2 * sum(d_m) / ratio.
     """
@@ -36,7 +35,7 @@ class MMTM(nn.Module):
 
 
 def squared(tensors: list[Tensor]) -> Tensor:
-    """Sum of the squares of all entries, 0-d."""
+    """Add up the squares of all entries, 0-d."""
     return torch.stack(torch._foreach_norm(tensors)).square().sum()
 
 
@@ -51,7 +50,7 @@ class Greedy(Method):
 
         mu(theta; t) = |grad_t theta|^2 / |theta_t|^2,    s_m = log10(sum_t mu(theta'_m; t) / sum_t mu(theta_m; t))
 
-    over the regular steps so far. From epoch `starts` on, where max_m s_m - min_m s_m > tolerance, the next `window`
+    over the regular steps so far. From epoch `begins` on, where max_m s_m - min_m s_m > tolerance, the next `window`
     steps are re-balancing steps: the gate of the fastest modality m is replaced by its mean over all steps and samples
     so far, without gradient, so that m learns from itself alone. Then regular steps go on.
 
@@ -60,32 +59,30 @@ class Greedy(Method):
     modalities that are there. Public code feeds the second modality's mean gate from the first one's gates.
 
     Attributes:
-        ratio: how much narrower the module's shared layer is than twice the features.
-        tolerance: of the difference in speed.
-        window: re-balancing steps in a row.
-        starts: first epoch with re-balancing.
+        ratio: factor by which the module's shared layer is narrower than twice the features.
+        tolerance: difference in speed from which steps are re-balanced.
+        window: number of re-balancing steps in a row.
+        begins: first epoch with re-balancing.
     """
 
+    min_modalities: ClassVar[int] = 2
     ratio: int = 4
     tolerance: float = 0.01
     window: int = 5
-    starts: int = 2
-    _mmtm: MMTM | None = field(default=None, repr=False)
-    _paths: dict[str, float] = field(default_factory=dict, repr=False)  # sums of mu(theta'_m)
-    _encoders: dict[str, float] = field(default_factory=dict, repr=False)  # sums of mu(theta_m)
-    _gates: dict[str, Tensor] = field(default_factory=dict, repr=False)  # sums over samples, (d_m,)
-    _rows: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    _left: int = field(default=0, repr=False)  # re-balancing steps to go
-    _held: str = field(default="", repr=False)  # the modality with the mean gate
+    begins: int = 2
+    _mmtm: MMTM | None = field(default=None, init=False, repr=False)
+    # sums over steps of mu(theta'_m) and mu(theta_m), sums over samples of the gates (d_m,), and their number
+    _paths: dict[str, float] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
+    _encoders: dict[str, float] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
+    _gates: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
+    _rows: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
+    # re-balancing steps to go, and the modality with the mean gate
+    _left: int = field(default=0, init=False, repr=False, metadata=SAVED)
+    _held: str = field(default="", init=False, repr=False, metadata=SAVED)
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if len(modalities) < 2:
-            raise UserError("method=greedy", f"modalities {modalities}", "two or more", "use method=joint")
-        if self.ratio < 1 or self.window < 1:
-            raise UserError("methods.greedy", f"ratio {self.ratio}, window {self.window}", "both >= 1", "4 and 5")
-
-    def acts_from(self) -> tuple[str, int]:
-        return "starts", self.starts
+    def setup(self) -> None:
+        for key in ("ratio", "window"):
+            self.require(key, getattr(self, key) >= 1, "1 or more")
 
     def modules(self, dims: dict[str, int], classes: int) -> dict[str, nn.Module]:
         self._mmtm = MMTM(dims, self.ratio)
@@ -104,10 +101,9 @@ class Greedy(Method):
         return {m: f * gates[m].to(f.dtype) if m in gates else f for m, f in features.items()}
 
     def _seen(self, step: Step, m: str, gate: Tensor) -> tuple[Tensor, Tensor]:
-        """Sum of m's gates (d_m,) and rows (0-d), of all steps, this one included."""
-        there = has(step, m)
-        packed = torch.cat([torch.where(there[:, None], gate.detach(), 0.0).sum(0), there.sum()[None].to(gate.dtype)])
-        total = step.total(packed)
+        """Add up m's gates (d_m,) and rows (0-d), of all steps, this one included."""
+        rows = has(step, m).sum()[None].to(gate.dtype)
+        total = step.total(torch.cat([zeroed(step, gate.detach(), m).sum(0), rows]))
         if m in self._gates:
             total = total + torch.cat([self._gates[m], self._rows[m][None]]).to(total)
         return total[:-1], total[-1]
@@ -136,30 +132,15 @@ class Greedy(Method):
             for m in step.here:
                 sums[m] = sums.get(m, 0.0) + step.host.get(f"greedy/{what}/{m}", 0.0)
         speeds = self.speeds()
-        if step.epoch >= self.starts and len(speeds) > 1:
+        if step.epoch >= self.begins and len(speeds) > 1:
             fastest = max(speeds, key=speeds.__getitem__)
             if speeds[fastest] - min(speeds.values()) > self.tolerance:
                 self._left, self._held = self.window, fastest
 
     def speeds(self) -> dict[str, float]:
-        """s_m, of the modalities that have moved."""
+        """Return s_m of the modalities that have moved."""
         return {
             m: math.log10(path / self._encoders[m])
             for m, path in self._paths.items()
             if path > 0 and self._encoders.get(m, 0.0) > 0
         }
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "paths": dict(self._paths),
-            "encoders": dict(self._encoders),
-            "gates": {m: t.cpu().clone() for m, t in self._gates.items()},
-            "rows": {m: t.cpu().clone() for m, t in self._rows.items()},
-            "left": self._left,
-            "held": self._held,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._paths, self._encoders = dict(state["paths"]), dict(state["encoders"])
-        self._gates, self._rows = dict(state["gates"]), dict(state["rows"])
-        self._left, self._held = state["left"], state["held"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from asgml.methods.base import Epoch, Method, Step, scores
-from callbacks.errors import UserError
+from asgml.methods.base import SAVED, Epoch, Method, Step
+from asgml.methods.shared.confidence import scores
 
 
 @dataclass
@@ -33,33 +33,30 @@ class InfoReg(Method):
 
     Attributes:
         beta: strength of the pull; a number, or one per modality (those not named are not regulated).
-        threshold: K of the paper.
-        span: epochs in A.
+        threshold: relative growth of A above which the window is open, K of the paper.
+        span: number of epochs in A.
     """
 
+    min_modalities: ClassVar[int] = 2
     trains_heads: ClassVar[bool] = True
     beta: float | dict[str, float] = 0.95
     threshold: float = 0.04
     span: int = 10
-    _traces: dict[str, list[float]] = field(default_factory=dict, repr=False)
-    _squares: dict[str, list[float]] = field(default_factory=dict, repr=False)  # [sum, steps] of this epoch
-    _anchors: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)
-    _anchored: int = field(default=-1, repr=False)  # epoch of the anchors
-    _beta: dict[str, float] = field(default_factory=dict, repr=False)
+    # traces per epoch, [sum, steps] of the squared norms of this epoch, its first weights and its number
+    _traces: dict[str, list[float]] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
+    _squares: dict[str, list[float]] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
+    _anchors: dict[str, list[Tensor]] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
+    _anchored: int = field(default=-1, init=False, repr=False, metadata=SAVED)
+    _beta: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if len(modalities) < 2:
-            raise UserError("method=inforeg", f"modalities {modalities}", "two or more", "use method=uniform")
-        given = self.beta if isinstance(self.beta, dict) else dict.fromkeys(modalities, self.beta)
-        for m in given:
-            if m not in modalities:
-                raise UserError(f"methods.inforeg.beta.{m}", m, f"one of {modalities}", "name a modality of the data")
-        self._beta = {m: float(given.get(m, 0.0)) for m in modalities}
-        if self.span < 1:
-            raise UserError("methods.inforeg.span", str(self.span), "1 or more", "10 is the published choice")
+    def setup(self) -> None:
+        given = self.beta if isinstance(self.beta, dict) else dict.fromkeys(self._modalities, self.beta)
+        self.require("beta", set(given) <= set(self._modalities), f"strengths for {', '.join(self._modalities)}")
+        self._beta = {m: float(given.get(m, 0.0)) for m in self._modalities}
+        self.require("span", self.span >= 1, "1 or more")
 
     def open(self, m: str) -> bool:
-        """Is modality m in its prime learning window?"""
+        """Tell whether modality m is in its prime learning window."""
         traces = self._traces.get(m, [])
         now, before = sum(traces[-self.span :]), sum(traces[-self.span - 1 : -1])
         return now == 0 or (now - before) / now > self.threshold
@@ -69,15 +66,12 @@ class InfoReg(Method):
             self._traces[m] = [*self._traces.get(m, []), total / steps][-self.span - 1 :]
         self._squares = {}
 
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        return {m: step.losses[m] for m in step.here}
-
     def strengths(self, step: Step) -> dict[str, Tensor]:
-        """alpha_m of the modalities in their window, 0 where they are not ahead."""
+        """Return alpha_m of the modalities in their window, 0 where they are not ahead."""
         here = step.here
         if len(here) < 2:
             return {}
-        s = scores(step, lambda m: step.unimodal[m])
+        s = scores(step, {m: step.unimodal[m] for m in here})
         batch = step.total(s[here[0]].new_full((), len(step.y)))
         out = {}
         for m in here:
@@ -115,17 +109,3 @@ class InfoReg(Method):
             if f"fresh/{m}" in step.host:
                 total, steps = self._squares.get(m, [0.0, 0.0])
                 self._squares[m] = [total + step.host[f"fresh/{m}"] ** 2, steps + 1]
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "traces": {m: list(t) for m, t in self._traces.items()},
-            "squares": {m: list(s) for m, s in self._squares.items()},
-            "anchors": {m: [a.cpu().clone() for a in anchors] for m, anchors in self._anchors.items()},
-            "anchored": self._anchored,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._traces = {m: list(t) for m, t in state["traces"].items()}
-        self._squares = {m: list(s) for m, s in state["squares"].items()}
-        self._anchors = {m: list(a) for m, a in state["anchors"].items()}
-        self._anchored = state["anchored"]

@@ -9,7 +9,7 @@ from asgml.methods.base import Method
 
 @dataclass
 class Joint(Method):
-    """`L = CE(fusion(f_1..f_N), y)`: the baseline of every paper on modality imbalance.
+    """Joint training, `L = CE(fusion(f_1, …, f_N), y)`: the baseline of every paper on modality imbalance.
 
     The unimodal heads are trained on detached features, so that `accuracy/<modality>` exists without touching the
     encoders.

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asgml.methods.base import Method, Step
-from asgml.methods.cml import has, mean_where
+from asgml.methods.shared.losses import FUSED
+from asgml.methods.shared.presence import has, mean_where
 from callbacks.errors import UserError
 
 #: alpha_0 by epoch, lowest order first: the authors' fit to what the learned weighting gave on CREMA-D.
@@ -20,7 +21,7 @@ FITTED = (2.04623704e-01, 3.35472727e-03, 1.22989557e-04, -2.92947416e-06, 2.238
 
 
 def mean_logits(step: Step) -> Tensor:
-    """(B, C): mean of the heads' logits over the modalities that the sample has."""
+    """Average the heads' logits over the modalities that the sample has, (B, C)."""
     masks = torch.stack([has(step, m) for m in step.unimodal])
     total = torch.where(masks[:, :, None], torch.stack(list(step.unimodal.values())), 0.0).sum(0)
     return total / masks.sum(0).clamp(min=1)[:, None]
@@ -49,12 +50,13 @@ class LFM(Method):
     A sample counts for a pair when it has both, and its mean logits are those of the modalities it has.
 
     Attributes:
-        alignment: `contrastive` or `js`.
-        schedule: `heuristic` or `fitted`.
-        decay: of the heuristic schedule.
-        temperature: of the contrastive alignment.
+        alignment: kind of A, `contrastive` or `js`.
+        schedule: course of alpha_1, `heuristic` or `fitted`.
+        decay: rate per epoch of the heuristic schedule.
+        temperature: temperature of the contrastive alignment.
     """
 
+    min_modalities: ClassVar[int] = 2
     trains_heads: ClassVar[bool] = True
     replaces_fusion_loss: ClassVar[bool] = True
     alignment: str = "contrastive"
@@ -62,28 +64,20 @@ class LFM(Method):
     decay: float = 0.3
     temperature: float = 0.07
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if len(modalities) < 2:
-            raise UserError("method=lfm", f"modalities {modalities}", "two or more", "use method=uniform")
-        for name, found, known in (
-            ("alignment", self.alignment, ("contrastive", "js")),
-            ("schedule", self.schedule, ("heuristic", "fitted")),
-        ):
-            if found not in known:
-                raise UserError(f"methods.lfm.{name}", found, " or ".join(known), f"methods.lfm.{name}={known[0]}")
+    def setup(self) -> None:
+        for key, known in (("alignment", ("contrastive", "js")), ("schedule", ("heuristic", "fitted"))):
+            self.require(key, getattr(self, key) in known, " or ".join(known))
 
     def modules(self, dims: dict[str, int], classes: int) -> dict[str, nn.Module]:
         if self.alignment == "contrastive" and len(set(dims.values())) > 1:
+            expected = "one width: features are compared with each other"
             raise UserError(
-                "method=lfm",
-                f"features of widths {dims}",
-                "one width: features are compared with each other",
-                "set model.encoder.dim, or methods.lfm.alignment=js",
+                f"method={self._name}", f"features of widths {dims}", expected, f"methods.{self._name}.alignment=js"
             )
         return {}
 
     def weight(self, epoch: int) -> float:
-        """alpha_1."""
+        """Return alpha_1."""
         if self.schedule == "heuristic":
             found = math.exp(-self.decay * epoch)
         else:
@@ -91,7 +85,7 @@ class LFM(Method):
         return min(max(found, 0.05), 0.95)
 
     def gap(self, step: Step, a: str, b: str) -> Tensor:
-        """A of two modalities, 0-d."""
+        """Return A of two modalities, 0-d."""
         both = has(step, a) & has(step, b)
         if self.alignment == "js":
             p, q = (F.log_softmax(step.unimodal[m], 1) for m in (a, b))
@@ -111,7 +105,7 @@ class LFM(Method):
         alpha = self.weight(step.epoch)
         own = F.cross_entropy(mean_logits(step), step.y, reduction="none")
         anyone = torch.stack([has(step, m) for m in step.unimodal]).any(0)
-        out = {"fusion": 2 * (1 - alpha) * mean_where(step, own, anyone)}
+        out = {FUSED: 2 * (1 - alpha) * mean_where(step, own, anyone)}
         pairs = list(combinations(step.here, 2))
         if pairs:
             out["alignment"] = 2 * alpha * torch.stack([self.gap(step, a, b) for a, b in pairs]).mean()

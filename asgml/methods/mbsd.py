@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from asgml.methods.base import Method, Step, confidence
-from asgml.methods.cml import has, mean_where
+from asgml.methods.base import Method, Step
+from asgml.methods.shared.confidence import confidence
+from asgml.methods.shared.presence import has, mean_where
 from callbacks.errors import UserError
 
 
@@ -36,26 +37,21 @@ class MBSD(Method):
         similarity: weight of the distilled representations.
     """
 
+    min_modalities: ClassVar[int] = 2
     trains_heads: ClassVar[bool] = True
     kl: float = 1.0
     similarity: float = 1.0
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if len(modalities) < 2:
-            raise UserError("method=mbsd", f"modalities {modalities}", "two or more", "use method=uniform")
-
     def modules(self, dims: dict[str, int], classes: int) -> dict[str, nn.Module]:
         if self.similarity and len(set(dims.values())) > 1:
+            expected = "one width: features are compared with each other"
             raise UserError(
-                "method=mbsd",
-                f"features of widths {dims}",
-                "one width: features are compared with each other",
-                "set model.encoder.dim, or methods.mbsd.similarity=0",
+                f"method={self._name}", f"features of widths {dims}", expected, f"methods.{self._name}.similarity=0"
             )
         return {}
 
     def pair(self, step: Step, a: str, b: str) -> tuple[Tensor, Tensor]:
-        """The two distillation terms of two modalities, 0-d."""
+        """Return the two distillation terms of two modalities, 0-d."""
         y = step.y
         with torch.no_grad():
             gap = confidence(step.unimodal[a].detach(), y) - confidence(step.unimodal[b].detach(), y)
@@ -64,7 +60,7 @@ class MBSD(Method):
         first = (gap > 0)[:, None]  # a teaches
 
         def sides(x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-            """Teacher (no gradient) and student, row by row."""
+            """Return teacher (no gradient) and student, row by row."""
             return torch.where(first, x, z).detach(), torch.where(first, z, x)
 
         log_s, log_v = sides(*(F.log_softmax(step.unimodal[m], 1) for m in (a, b)))
@@ -76,7 +72,7 @@ class MBSD(Method):
         return kl, mean_where(step, w * (f_s - f_v).square().mean(1), both)
 
     def loss(self, step: Step) -> dict[str, Tensor]:
-        out = {m: step.losses[m] for m in step.here}
+        out = super().loss(step)
         pairs = [self.pair(step, a, b) for a, b in combinations(step.here, 2)]
         if pairs and self.kl:
             out["kl"] = self.kl * torch.stack([k for k, _ in pairs]).mean()

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor
-
-from asgml.methods.base import Epoch, Method, Step
-from callbacks.errors import UserError
+from asgml.methods.base import SAVED, Epoch, Method, Step
 
 
 def utilisation(fused: float, alone: dict[str, float]) -> dict[str, float]:
-    """u_m = (fused - mean over the others of alone_k) / fused: what m adds to the others, relative to everything."""
+    """Return u_m = (fused - mean over the others of alone_k) / fused: what m adds to the others, relative to all."""
     names = list(alone)
     if fused <= 0:
         return dict.fromkeys(names, 0.0)
@@ -36,23 +33,19 @@ class MILES(Method):
     rows take no part.
 
     Attributes:
-        threshold: tau of the paper.
-        reduction: mu of the paper.
+        threshold: difference in utilisation above which a modality is slowed down, tau of the paper.
+        reduction: factor on its learning rate, mu of the paper.
     """
 
+    min_modalities: ClassVar[int] = 2
     trains_heads: ClassVar[bool] = True
     threshold: float = 0.2
     reduction: float = 0.5
-    _modalities: list[str] = field(default_factory=list, repr=False)
-    _slowed: list[str] = field(default_factory=list, repr=False)
+    _slowed: list[str] = field(default_factory=list, init=False, repr=False, metadata=SAVED)
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if len(modalities) < 2:
-            raise UserError("method=miles", f"modalities {modalities}", "two or more", "use method=uniform")
-        if self.reduction < 0 or self.threshold < 0:
-            found = f"threshold {self.threshold}, reduction {self.reduction}"
-            raise UserError("methods.miles", found, "0 or more", "0.2 and 0.5 are the published choices")
-        self._modalities = list(modalities)
+    def setup(self) -> None:
+        for key in ("threshold", "reduction"):
+            self.require(key, getattr(self, key) >= 0, "0 or more")
 
     def on_epoch(self, epoch: Epoch) -> None:
         names = {m: f"val/accuracy/{m}" for m in self._modalities}
@@ -63,14 +56,5 @@ class MILES(Method):
             least = min(u.values())
             self._slowed = [m for m, value in u.items() if value > 0 and value - least > self.threshold]
 
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        return {m: step.losses[m] for m in step.here}
-
     def group_lr(self, step: Step) -> dict[str, float]:
         return dict.fromkeys(self._slowed, self.reduction)
-
-    def state(self) -> dict[str, Any]:
-        return {"slowed": list(self._slowed)}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._slowed = list(state["slowed"])

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from asgml.methods.base import Method, Step
-from callbacks.errors import UserError
 
 
 @dataclass
@@ -34,9 +33,9 @@ class MIMO(Method):
     lam: float = 1.0
     mu: float = 0.5
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if self.lam <= 0 or self.mu <= 0:
-            raise UserError("methods.mimo", f"lam {self.lam}, mu {self.mu}", "both above 0", "1.0 and 0.5")
+    def setup(self) -> None:
+        for key in ("lam", "mu"):
+            self.require(key, getattr(self, key) > 0, "above 0")
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         if not step.here:

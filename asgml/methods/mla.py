@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from asgml.methods.base import Method, Step
+from asgml.methods.base import SAVED, Method, Step
+from asgml.methods.shared.presence import has
 from callbacks.errors import UserError
 
 
-def entropy_weights(probabilities: dict[str, Tensor], present: dict[str, Tensor | None]) -> dict[str, Tensor]:
-    """Weight (B, 1) of each modality, larger where its prediction is surer: `exp(max_k e_k - e_m)` over their sum, e
-    the entropies (B,); 0 where absent."""
-    names = list(probabilities)
+def entropy_weights(step: Step, probabilities: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weight (B, 1) of each modality, larger where its prediction is surer; 0 where absent.
+
+    `exp(max_k e_k - e_m)` over their sum, e the entropies (B,).
+    """
     e = torch.stack([-(p * p.clamp(min=torch.finfo(p.dtype).tiny).log()).sum(1) for p in probabilities.values()])
-    masks = [present[m] for m in names]
-    there = torch.stack([torch.ones_like(e[0], dtype=torch.bool) if mask is None else mask for mask in masks])
+    there = torch.stack([has(step, m) for m in probabilities])
     raw = torch.where(there, torch.exp(e.max(0).values - e), 0.0)
     weights = raw / raw.sum(0).clamp(min=torch.finfo(e.dtype).tiny)
-    return {m: w[:, None] for m, w in zip(names, weights.unbind(), strict=True)}
+    return {m: w[:, None] for m, w in zip(probabilities, weights.unbind(), strict=True)}
+
+
+def mean_feature(step: Step, m: str) -> Tensor:
+    """Average f_m over present rows and ranks, (d,)."""
+    f = step.features[m].detach()
+    total = step.total(torch.cat([f.sum(0), has(step, m).sum().to(f.dtype)[None]]))
+    return total[:-1] / total[-1].clamp(min=1)
 
 
 @dataclass
@@ -40,30 +48,27 @@ class MLA(Method):
     Any number of modalities whose features have the same width. A modality that nobody has misses its turn.
 
     Attributes:
-        alpha: keeps q finite.
+        alpha: term in the divisor that keeps q finite.
     """
 
     trains_heads: ClassVar[bool] = True
     replaces_fusion_loss: ClassVar[bool] = True
     alpha: float = 0.1
-    _head: nn.Linear | None = field(default=None, repr=False)
-    _projection: Tensor | None = field(default=None, repr=False)
-    _last: Tensor | None = field(default=None, repr=False)  # mean feature of the last turn
+    _head: nn.Linear | None = field(default=None, init=False, repr=False)
+    _projection: Tensor | None = field(default=None, init=False, repr=False, metadata=SAVED)
+    _last: Tensor | None = field(default=None, init=False, repr=False, metadata=SAVED)  # mean feature of the last turn
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if self.alpha <= 0:
-            raise UserError("methods.mla.alpha", str(self.alpha), "above 0", "0.1")
+    def setup(self) -> None:
+        self.require("alpha", self.alpha > 0, "above 0")
 
     def modules(self, dims: dict[str, int], classes: int) -> dict[str, nn.Module]:
-        if len(set(dims.values())) > 1:
-            raise UserError(
-                "method=mla", f"features of widths {dims}", "one width: the head is shared", "set model.encoder.dim"
-            )
-        self._head = nn.Linear(next(iter(dims.values())), classes)
+        (_, width), *others = dims.items()
+        for m, other in others:
+            if other != width:
+                found, expected = f"features of widths {dims}", "one width: the head is shared"
+                raise UserError(f"method={self._name}", found, expected, f"model.encoders.{m}.dim={width}")
+        self._head = nn.Linear(width, classes)
         return {"head": self._head}
-
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        return {m: step.losses[m] for m in step.here}
 
     def substeps(self, step: Step, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         parts = {m: terms[m] for m in step.here}
@@ -100,20 +105,5 @@ class MLA(Method):
 
     def fuse_at_test(self, step: Step) -> Tensor:
         probabilities = {m: torch.softmax(z, 1) for m, z in step.unimodal.items()}
-        weights = entropy_weights(probabilities, step.present)
+        weights = entropy_weights(step, probabilities)
         return torch.stack([weights[m] * p for m, p in probabilities.items()]).sum(0)
-
-    def state(self) -> dict[str, Any]:
-        both = {"projection": self._projection, "last": self._last}
-        return {name: t.cpu().clone() for name, t in both.items() if t is not None}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._projection, self._last = state.get("projection"), state.get("last")
-
-
-def mean_feature(step: Step, m: str) -> Tensor:
-    """Mean of f_m over present rows and ranks, (d,)."""
-    f, mask = step.features[m].detach(), step.present[m]
-    rows = f.new_full((1,), f.shape[0]) if mask is None else mask.sum().to(f.dtype)[None]
-    total = step.total(torch.cat([f.sum(0), rows]))
-    return total[:-1] / total[-1].clamp(min=1)

@@ -10,11 +10,10 @@ from torch.nn import functional as F
 
 from asgml.methods.base import Method
 from asgml.model.fusion.base import Fusion
-from callbacks.errors import UserError
 
 
 class Cosine(Fusion):
-    """`logits_c = scale * sum_m cos(W_{m,c}, f_m)`, without bias; the part of a modality is its summand.
+    """Fuses to `logits_c = scale * sum_m cos(W_{m,c}, f_m)`, without bias; the part of a modality is its summand.
 
     An absent modality is a zero vector, whose cosine is 0. W as in a linear layer over all features side by side.
     """
@@ -47,14 +46,13 @@ class MMCosine(Method):
     here they are the model's in every phase.
 
     Attributes:
-        scale: s.
+        scale: factor s on the cosines.
     """
 
     scale: float = 15.0
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if self.scale <= 0:
-            raise UserError("methods.mmcosine.scale", str(self.scale), "above 0", "15, or 10 as in the CREMA-D script")
+    def setup(self) -> None:
+        self.require("scale", self.scale > 0, "above 0")
 
     def modules(self, dims: dict[str, int], classes: int) -> dict[str, nn.Module]:
         return {"fusion": Cosine(dims, classes, self.scale)}

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor
-
-from asgml.methods.base import Epoch, Method, Step
-from callbacks.errors import UserError
+from asgml.methods.base import SAVED, Epoch, Method
 
 
 @dataclass
@@ -23,23 +20,20 @@ class MSES(Method):
     `patience` is a choice of this suite.
 
     Attributes:
-        patience: epochs without a new lowest loss.
-        min_delta: how much lower counts.
+        patience: number of epochs without a new lowest loss after which an encoder stops.
+        min_delta: difference by which a loss must be lower to count.
     """
 
     trains_heads: ClassVar[bool] = True
     patience: int = 5
     min_delta: float = 0.0
-    _lowest: dict[str, float] = field(default_factory=dict, repr=False)
-    _waited: dict[str, int] = field(default_factory=dict, repr=False)
-    _stopped: list[str] = field(default_factory=list, repr=False)
-    _modalities: list[str] = field(default_factory=list, repr=False)
+    _lowest: dict[str, float] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
+    _waited: dict[str, int] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
+    _stopped: list[str] = field(default_factory=list, init=False, repr=False, metadata=SAVED)
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if self.patience < 1 or self.min_delta < 0:
-            found = f"patience {self.patience}, min_delta {self.min_delta}"
-            raise UserError("methods.mses", found, "patience >= 1, min_delta >= 0", "5 and 0.0")
-        self._modalities = list(modalities)
+    def setup(self) -> None:
+        self.require("patience", self.patience >= 1, "1 or more")
+        self.require("min_delta", self.min_delta >= 0, "0 or more")
 
     def on_epoch(self, epoch: Epoch) -> None:
         for m in self._modalities:
@@ -55,13 +49,3 @@ class MSES(Method):
 
     def idle(self, t: int, epoch: int) -> set[str]:
         return set(self._stopped)
-
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        return {m: step.losses[m] for m in step.here}
-
-    def state(self) -> dict[str, Any]:
-        return {"lowest": dict(self._lowest), "waited": dict(self._waited), "stopped": list(self._stopped)}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._lowest, self._waited = dict(state["lowest"]), dict(state["waited"])
-        self._stopped = list(state["stopped"])

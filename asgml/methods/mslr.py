@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from asgml.methods.base import Epoch, Method, Step
-from callbacks.errors import UserError
+from asgml.methods.base import SAVED, Epoch, Method, Step
 
 
 @dataclass
@@ -25,30 +23,25 @@ class MSLR(Method):
     modalities; one without validation rows keeps its factor.
 
     Attributes:
-        strategy: `dynamic` or `keep`.
-        history: epochs between two changes, and in the mean.
+        strategy: course of the factors, `dynamic` or `keep`.
+        history: number of epochs before the first change, between two changes, and in the mean.
         factors: f_m at the beginning, 1 where not given.
     """
 
     strategy: str = "dynamic"
     history: int = 5
     factors: dict[str, float] | None = None
-    _rates: dict[str, float] = field(default_factory=dict, repr=False)
-    _seen: dict[str, list[float]] = field(default_factory=dict, repr=False)
+    _rates: dict[str, float] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
+    _seen: dict[str, list[float]] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        given = self.factors or {}
-        if self.strategy not in ("dynamic", "keep"):
-            raise UserError("methods.mslr.strategy", self.strategy, "dynamic or keep", "choose one of the two")
-        if self.history < 2:
-            raise UserError("methods.mslr.history", str(self.history), "2 or more", "with 1 nothing ever changes; 5")
-        for m, f in given.items():
-            if m not in modalities or f < 0:
-                names = ", ".join(modalities)
-                raise UserError(f"methods.mslr.factors.{m}", str(f), f"0 or more, for one of {names}", "correct it")
-        if self.strategy == "keep" and not given:
-            raise UserError("methods.mslr", "strategy keep without factors", "factors", "factors={audio: 0.1}")
-        self._rates = {m: given.get(m, 1.0) for m in modalities}
+    def setup(self) -> None:
+        given, choice = self.factors or {}, f"{{{self._modalities[0]}:0.1}}"
+        self.require("strategy", self.strategy in ("dynamic", "keep"), "dynamic or keep")
+        self.require("history", self.history >= 2, "2 or more: with 1 nothing ever changes")
+        known = set(given) <= set(self._modalities) and min(given.values(), default=0) >= 0
+        self.require("factors", known, f"0 or more, for {', '.join(self._modalities)}", choice)
+        self.require("factors", bool(given) or self.strategy == "dynamic", "factors to keep", choice)
+        self._rates = {m: given.get(m, 1.0) for m in self._modalities}
 
     def acts_from(self) -> tuple[str, int]:
         return ("history", self.history) if self.strategy == "dynamic" else ("", 0)
@@ -68,10 +61,3 @@ class MSLR(Method):
 
     def group_lr(self, step: Step) -> dict[str, float]:
         return {m: self._rates[m] for m in step.modalities}
-
-    def state(self) -> dict[str, Any]:
-        return {"rates": dict(self._rates), "seen": {m: list(v) for m, v in self._seen.items()}}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._rates = dict(state["rates"])
-        self._seen = {m: list(v) for m, v in state["seen"].items()}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from asgml.methods.base import Method, Step, confidence, generator
-from callbacks.errors import UserError
+from asgml.methods.base import Method, Step
+from asgml.methods.shared.confidence import confidence
+from asgml.methods.shared.draws import generator
+from asgml.methods.shared.presence import has
 
 
 @dataclass
@@ -28,31 +31,25 @@ class OPM(Method):
     do not count in p_m. The unimodal heads read the whole feature.
 
     Attributes:
-        q_base: of the drop probability.
-        lam: how far it grows with the discrepancy.
+        q_base: base of the drop probability.
+        lam: strength of its growth with the discrepancy.
         p_exe: probability that a step drops at all.
-        warmup: epochs before it begins.
+        begins: first epoch in which features are dropped.
     """
 
+    min_modalities: ClassVar[int] = 2
     q_base: float = 0.5
     lam: float = 0.5
     p_exe: float = 0.7
-    warmup: int = 6
-    _seed: int = field(default=0, repr=False)
+    begins: int = 6
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if len(modalities) < 2:
-            raise UserError("method=opm", f"modalities {modalities}", "two or more", "use method=joint")
-        if not (0 <= self.q_base <= 1 and 0 <= self.p_exe <= 1 and self.lam >= 0):
-            found = f"q_base {self.q_base}, p_exe {self.p_exe}, lam {self.lam}"
-            raise UserError("methods.opm", found, "q_base and p_exe in [0, 1], lam >= 0", "0.5, 0.7 and 0.5")
-        self._seed = seed
-
-    def acts_from(self) -> tuple[str, int]:
-        return "warmup", self.warmup
+    def setup(self) -> None:
+        for key in ("q_base", "p_exe"):
+            self.require(key, 0 <= getattr(self, key) <= 1, "in [0, 1]")
+        self.require("lam", self.lam >= 0, "0 or more")
 
     def probabilities(self, step: Step) -> Tensor:
-        """q_m, (M,), in the order of `step.modalities`; no gradient."""
+        """Return q_m, (M,), in the order of `step.modalities`; no gradient."""
         with torch.no_grad():
             scores, there = [], []
             for m in step.modalities:
@@ -67,7 +64,7 @@ class OPM(Method):
             return torch.where(rho > 1, q, 0.0)
 
     def on_features(self, step: Step, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        if not step.training or step.epoch < self.warmup:
+        if not step.training or step.epoch < self.begins:
             return features
         names = step.modalities
         q = self.probabilities(step)
@@ -80,8 +77,7 @@ class OPM(Method):
         theta = torch.stack([v * (d / sum(widths)) for v, d in zip(q.unbind(), widths, strict=True)]).sum()
         rows = generator(device, self._seed, "opm/rows", step.t, step.rank)
         draw = torch.rand(len(step.y), len(names), generator=rows, device=device, dtype=q.dtype)
-        everyone = torch.ones_like(step.y, dtype=torch.bool)
-        present = torch.stack([everyone if (mask := step.present[m]) is None else mask for m in names], 1)
+        present = torch.stack([has(step, m) for m in names], 1)
         kept = present & (draw >= q)
         kept = torch.where(kept.any(1, keepdim=True), kept, present)
         out = dict(features)

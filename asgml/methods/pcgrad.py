@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from asgml.methods.base import Step
-from asgml.methods.mgda import Shared, Tasks
+from asgml.methods.shared.tasks import TaskGradients, Tasks
 
 
 @dataclass
@@ -25,13 +25,8 @@ class PCGrad(Tasks):
     modalities; one that nobody in the batch has is no task of the step. No hyper-parameters.
     """
 
-    _seed: int = field(default=0, repr=False)
-
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        self._seed = seed
-
-    def weights(self, step: Step, shared: Shared) -> Tensor:
-        gram = shared.gram
+    def weights(self, step: Step, gradients: TaskGradients) -> Tensor:
+        gram = gradients.gram
         draw = random.Random(f"{self._seed} pcgrad {step.t}")  # on the host: the same on every rank
         unit = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         squared = gram.diagonal().clamp(min=torch.finfo(gram.dtype).tiny)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from asgml.methods.base import Method, Step, class_sums, confidence
-from asgml.methods.ogm_ge import discrepancy
-from callbacks.errors import UserError
+from asgml.methods.base import SAVED, Epoch, Method, Step
+from asgml.methods.shared.confidence import discrepancy, scores
+from asgml.methods.shared.losses import cross_entropy, entropy
+from asgml.methods.shared.presence import has, zeroed
+
+
+def class_sums(step: Step, m: str, classes: int) -> tuple[Tensor, Tensor]:
+    """Add up f_m (C, d) and count rows (C,) per class, over present rows and all ranks; no gradient."""
+    f = step.features[m].detach().to(step.logits.dtype)
+    packed = torch.cat([zeroed(step, f, m), has(step, m).to(f.dtype)[:, None]], dim=1)
+    total = step.total(packed.new_zeros(classes, packed.shape[1]).index_add_(0, step.y, packed))
+    return total[:, :-1], total[:, -1]
 
 
 @dataclass
@@ -35,54 +43,47 @@ class PMR(Method):
 
     Attributes:
         alpha: weight of the prototype loss.
-        momentum: of the prototypes.
+        momentum: share of the old prototypes in the new ones.
         mu: weight of the entropy term.
-        entropy_epochs: its duration.
+        entropy_epochs: number of epochs with it, from the first one with prototypes on.
     """
 
+    min_modalities: ClassVar[int] = 2
     alpha: float = 1.0
     momentum: float = 0.5
     mu: float = 0.01
     entropy_epochs: int = 5
-    _classes: int = field(default=0, repr=False)
-    _prototypes: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    _sums: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    _counts: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    _prototypes: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
+    _sums: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
+    _counts: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if len(modalities) < 2:
-            raise UserError("method=pmr", f"modalities {modalities}", "two or more", "use method=joint")
-        if not 0 <= self.momentum < 1:
-            raise UserError("methods.pmr.momentum", str(self.momentum), "in [0, 1)", "0.5 is the published choice")
-        self._classes = classes
+    def setup(self) -> None:
+        self.require("momentum", 0 <= self.momentum < 1, "in [0, 1)")
 
-    def on_epoch(self, epoch: Any) -> None:
+    def on_epoch(self, epoch: Epoch) -> None:
         for m, total in self._sums.items():
             count = self._counts[m].to(total.device)
             means = total / count.clamp(min=1)[:, None]
             old = self._prototypes.get(m)
             new = means if old is None else self.momentum * old.to(total) + (1 - self.momentum) * means
-            self._prototypes[m] = torch.where(
-                count[:, None] > 0, new, torch.zeros_like(new) if old is None else old.to(new)
-            )
+            kept = torch.zeros_like(new) if old is None else old.to(new)
+            self._prototypes[m] = torch.where(count[:, None] > 0, new, kept)
         self._sums, self._counts = {}, {}
 
     def similarity(self, step: Step, m: str) -> Tensor:
-        """-d(f_m, c^m_k), (B, C)."""
+        """Return -d(f_m, c^m_k), (B, C)."""
         f = step.features[m].to(step.logits.dtype)
         self._prototypes[m] = self._prototypes[m].to(f)
         return -torch.cdist(f, self._prototypes[m])
 
     def loss(self, step: Step) -> dict[str, Tensor]:
-        step.extras["pmr"] = {
-            m: class_sums(step, step.features[m].to(step.logits.dtype), m, self._classes) for m in step.here
-        }
+        step.extras["pmr"] = {m: class_sums(step, m, self._classes) for m in step.here}
         here = [m for m in step.here if m in self._prototypes]
         if len(here) < 2:
             return {}
         similarity = {m: self.similarity(step, m) for m in here}
         with torch.no_grad():
-            p = {m: step.mean(confidence(s.detach(), step.y), m) for m, s in similarity.items()}
+            p = scores(step, similarity)
             strength = discrepancy(p)
             weakness = discrepancy({m: 1 / value.clamp(min=1e-12) for m, value in p.items()})
         terms: list[Tensor] = []
@@ -90,10 +91,9 @@ class PMR(Method):
         for m, s in similarity.items():
             weak = (weakness[m] - 1).clamp(0, 1)
             step.reads[f"pmr/weight/{m}"] = weak
-            terms.append(weak * step.mean(F.cross_entropy(s, step.y, reduction="none"), m))
+            terms.append(weak * cross_entropy(step, s, m))
             if step.epoch <= self.entropy_epochs:
-                entropy = -(F.softmax(s, 1) * F.log_softmax(s, 1)).sum(1)
-                entropies.append((strength[m] - 1).clamp(0, 1) * step.mean(entropy, m))
+                entropies.append((strength[m] - 1).clamp(0, 1) * step.mean(entropy(s), m))
         out = {"prototypes": self.alpha * torch.stack(terms).sum()}
         if entropies:
             out["entropy"] = -self.mu * torch.stack(entropies).sum()
@@ -103,11 +103,3 @@ class PMR(Method):
         for m, (total, count) in step.extras["pmr"].items():
             self._sums[m] = self._sums[m].to(total.device) + total if m in self._sums else total
             self._counts[m] = self._counts[m].to(count.device) + count if m in self._counts else count
-
-    def state(self) -> dict[str, Any]:
-        kept = {"prototypes": self._prototypes, "sums": self._sums, "counts": self._counts}
-        return {name: {m: t.detach().cpu().clone() for m, t in tensors.items()} for name, tensors in kept.items()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._prototypes, self._sums = dict(state["prototypes"]), dict(state["sums"])
-        self._counts = dict(state["counts"])

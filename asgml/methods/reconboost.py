@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -10,15 +10,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from asgml.methods.base import Method, Step
-from callbacks.errors import UserError
+from asgml.methods.shared.losses import cross_entropy
+from asgml.methods.shared.presence import zeroed
 
 
 def ensemble(step: Step, names: list[str]) -> Tensor:
-    """Sum over `names` of z_m where m is present, (B, C)."""
+    """Add up z_m over `names`, where m is present, (B, C)."""
     total = torch.zeros_like(step.logits)
     for m in names:
-        mask, z = step.present[m], step.unimodal[m]
-        total = total + (z if mask is None else torch.where(mask[:, None], z, 0.0))
+        total = total + zeroed(step, step.unimodal[m], m)
     return total
 
 
@@ -42,30 +42,26 @@ class ReconBoost(Method):
     count in L_m, and adds no z_m; a batch without m in its stage makes no step.
 
     Attributes:
-        stage_epochs: of one modality.
-        rectify_epochs: of the whole, after each stage.
-        reconcile: lambda of the paper; 0.2 on CREMA-D, 0.25 on AVE and ModelNet40.
-        consolidate: alpha of the code.
+        stage_epochs: number of epochs of one modality's stage.
+        rectify_epochs: number of epochs of everything together after each stage.
+        reconcile: weight of the reconcilement, lambda of the paper; 0.2 on CREMA-D, 0.25 on AVE and ModelNet40.
+        consolidate: weight of the consolidation, alpha of the code.
     """
 
+    min_modalities: ClassVar[int] = 2
     trains_heads: ClassVar[bool] = True
     replaces_fusion_loss: ClassVar[bool] = True
     stage_epochs: int = 4
     rectify_epochs: int = 4
     reconcile: float = 0.2
     consolidate: float = 0.5
-    _modalities: list[str] = field(default_factory=list, repr=False)
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if len(modalities) < 2:
-            raise UserError("method=reconboost", f"modalities {modalities}", "two or more", "use method=unimodal")
-        if self.stage_epochs < 1 or self.rectify_epochs < 0:
-            found = f"stage_epochs {self.stage_epochs}, rectify_epochs {self.rectify_epochs}"
-            raise UserError("methods.reconboost", found, "1 or more, 0 or more", "4 and 4 are the published choices")
-        self._modalities = list(modalities)
+    def setup(self) -> None:
+        self.require("stage_epochs", self.stage_epochs >= 1, "1 or more")
+        self.require("rectify_epochs", self.rectify_epochs >= 0, "0 or more")
 
     def turn(self, epoch: int) -> tuple[str | None, str | None]:
-        """The modality whose stage it is (None: rectification) and that of the stage before (None: there is none)."""
+        """Return the modality whose stage it is (None: rectification) and that of the stage before (None: no such)."""
         stage, within = divmod(epoch, self.stage_epochs + self.rectify_epochs)
         if within >= self.stage_epochs:
             return None, None
@@ -80,7 +76,7 @@ class ReconBoost(Method):
         here = step.here
         m, last = self.turn(step.epoch)
         if m is None:
-            return {"ensemble": step.mean(F.cross_entropy(ensemble(step, here), step.y, reduction="none"), None)}
+            return {"ensemble": cross_entropy(step, ensemble(step, here))}
         if m not in here:
             return {}
         z = step.unimodal[m]
@@ -88,16 +84,10 @@ class ReconBoost(Method):
         with torch.no_grad():
             others = F.log_softmax(ensemble(step, [k for k in here if k != m]), 1)
         apart = F.kl_div(log_q, others, reduction="none", log_target=True).sum(1)
-        terms = {
-            m: step.mean(F.cross_entropy(z, step.y, reduction="none"), m),
-            "reconcile": -self.reconcile * step.mean(apart, m),
-        }
+        terms = {m: cross_entropy(step, z, m), "reconcile": -self.reconcile * step.mean(apart, m)}
         if last is not None and last in here:
-            old, mask = F.softmax(step.unimodal[last].detach(), 1), step.present[last]
-            drift = (log_q.exp() - old).square().mean(1)
-            terms["consolidate"] = self.consolidate * step.mean(
-                drift if mask is None else torch.where(mask, drift, 0.0), m
-            )
+            drift = (log_q.exp() - F.softmax(step.unimodal[last].detach(), 1)).square().mean(1)
+            terms["consolidate"] = self.consolidate * step.mean(zeroed(step, drift, last), m)
         return terms
 
     def fuse_at_test(self, step: Step) -> Tensor:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from asgml.methods.base import Epoch, Method, Survey, generator
-from callbacks.errors import UserError
+from asgml.methods.base import SAVED, Epoch, Method, Survey
+from asgml.methods.shared.draws import generator
 
 ROUNDS = 50  # of k-means, at most
 
 
 def clusters(x: Tensor, k: int, seed: int) -> Tensor:
-    """Cluster (n,) of every row of `x` (n, d): k-means++ seeding, then Lloyd's rounds until nothing changes."""
+    """Cluster the rows of `x` (n, d), to (n,): k-means++ seeding, then Lloyd's rounds until nothing changes."""
     draw = generator(torch.device("cpu"), seed, "k-means")
     k = min(k, len(x))
     first = int(torch.randint(len(x), (), generator=draw))
@@ -32,9 +32,7 @@ def clusters(x: Tensor, k: int, seed: int) -> Tensor:
     assigned = torch.cdist(x, centres).argmin(1)
     for _ in range(ROUNDS):
         total = torch.zeros_like(centres).index_add_(0, assigned, x)
-        count = torch.zeros(len(centres), dtype=x.dtype, device=x.device).index_add_(
-            0, assigned, torch.ones_like(x[:, 0])
-        )
+        count = torch.zeros_like(centres[:, 0]).index_add_(0, assigned, torch.ones_like(x[:, 0]))
         centres = torch.where(count[:, None] > 0, total / count.clamp(min=1)[:, None], centres)
         before, assigned = assigned, torch.cdist(x, centres).argmin(1)
         if torch.equal(before, assigned):
@@ -43,7 +41,7 @@ def clusters(x: Tensor, k: int, seed: int) -> Tensor:
 
 
 def purity(features: Tensor, y: Tensor, classes: int, seed: int) -> float:
-    """Share of samples that have the most frequent label of their cluster; features scaled to [-1, 1] per column."""
+    """Return the share of samples with the most frequent label of their cluster; columns are scaled to [-1, 1]."""
     low, high = features.min(0).values, features.max(0).values
     scaled = 2 * (features - low) / (high - low).clamp(min=torch.finfo(features.dtype).tiny) - 1
     cluster = clusters(scaled, classes, seed)
@@ -68,31 +66,26 @@ class Relearn(Method):
     before which it happens is a multiple of `every` (public code: one later).
 
     Attributes:
-        every: epochs between two re-initialisations.
-        times: how many.
-        strength: lambda of the paper.
+        every: number of epochs between two re-initialisations, and of those before the first.
+        times: number of re-initialisations, at most.
+        strength: strength of their growth with the gap, lambda of the paper.
     """
 
     keeps_initial: ClassVar[bool] = True
     every: int = 20
     times: int = 3
     strength: float = 3.0
-    _classes: int = field(default=0, repr=False)
-    _seed: int = field(default=0, repr=False)
-    _done: int = field(default=0, repr=False)
+    _done: int = field(default=0, init=False, repr=False, metadata=SAVED)
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if self.every < 1 or self.times < 0:
-            raise UserError(
-                "methods.relearn", f"every {self.every}, times {self.times}", "every >= 1, times >= 0", "20 and 3"
-            )
-        self._classes, self._seed = classes, seed
+    def setup(self) -> None:
+        self.require("every", self.every >= 1, "1 or more")
+        self.require("times", self.times >= 0, "0 or more")
 
     def acts_from(self) -> tuple[str, int]:
         return "every", self.every
 
     def weight(self, train: Survey, val: Survey, m: str) -> float:
-        """alpha_m."""
+        """Return alpha_m."""
         pure = []
         for survey in (train, val):
             here = survey.present[m]
@@ -107,9 +100,3 @@ class Relearn(Method):
         for m in train.features:
             if bool(train.present[m].any()) and bool(val.present[m].any()):
                 epoch.reinitialise(m, self.weight(train, val, m))
-
-    def state(self) -> dict[str, Any]:
-        return {"done": self._done}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self._done = state["done"]

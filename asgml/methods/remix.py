@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from asgml.methods.base import Epoch, Method, Selection, Step, Survey, generator
-from callbacks.errors import UserError
+from asgml.methods.base import Epoch, Method, Selection, Step, Survey
+from asgml.methods.shared.draws import generator
 
 
 def separability(survey: Survey) -> dict[str, Tensor]:
-    """`KL(softmax(z_m) || uniform)` in bits, (n,), of every modality; infinite where it is absent."""
+    """Return `KL(softmax(z_m) || uniform)` in bits, (n,), of every modality; infinite where it is absent."""
     out = {}
     for m, z in survey.unimodal.items():
         log_p = torch.log_softmax(z.double(), 1)
@@ -28,7 +28,7 @@ class Remix(Method):
     """Data remixing (Ma et al., "Improving Multimodal Learning Balance and Sufficiency through Data Remixing", ICML
     2025).
 
-    The first `warmup` epochs are `L = L_fusion + alpha * sum_m L_m`. Before each later epoch:
+    Before epoch `begins`, training is joint, `L = L_fusion + alpha * sum_m L_m`. From then on, before each epoch:
 
         decoupling:    sample x is given to the modality whose head is least sure of it, argmin_m KL(p_m(x) || uniform),
                        and comes without all other modalities
@@ -42,29 +42,22 @@ class Remix(Method):
     last of each modality may be small, visual first; the dropped modalities' encoders run there, and are zeroed after).
 
     Attributes:
-        warmup: epochs of joint training with all modalities.
-        alpha: weight of the unimodal losses in the warm-up.
-        gamma: weight of the unimodal loss after it.
+        begins: first epoch of remixed samples.
+        alpha: weight of the unimodal losses before it.
+        gamma: weight of the unimodal loss from it on.
     """
 
+    min_modalities: ClassVar[int] = 2
     trains_heads: ClassVar[bool] = True
-    warmup: int = 10
+    begins: int = 10
     alpha: float = 0.5
     gamma: float = 1.0
-    _seed: int = field(default=0, repr=False)
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if len(modalities) < 2:
-            raise UserError("method=remix", f"modalities {modalities}", "two or more", "use method=uniform")
-        if self.warmup < 1:
-            raise UserError("methods.remix.warmup", str(self.warmup), "1 or more: before it heads know nothing", "10")
-        self._seed = seed
-
-    def acts_from(self) -> tuple[str, int]:
-        return "warmup", self.warmup
+    def setup(self) -> None:
+        self.require("begins", self.begins >= 1, "1 or more: before it the heads know nothing")
 
     def select(self, epoch: Epoch) -> Selection | None:
-        if epoch.number < self.warmup:
+        if epoch.number < self.begins:
             return None
         survey = epoch.survey("train")
         given = torch.stack(list(separability(survey).values())).argmin(0).cpu()
@@ -74,5 +67,5 @@ class Remix(Method):
         return Selection(survey.index.cpu()[order], {m: given[order] != i for i, m in enumerate(survey.unimodal)})
 
     def loss(self, step: Step) -> dict[str, Tensor]:
-        weight = self.alpha if step.epoch < self.warmup else self.gamma
+        weight = self.alpha if step.epoch < self.begins else self.gamma
         return {m: weight * step.losses[m] for m in step.here}

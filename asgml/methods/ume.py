@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from asgml.methods.base import Method, Step
-from callbacks.errors import UserError
+from asgml.methods.shared.presence import has
 
 
 @dataclass
@@ -21,27 +21,20 @@ class UME(Method):
     that the sample has. Any number of modalities. The fusion is not trained.
 
     Attributes:
-        weights: w_m by modality; null for equal ones.
+        weights: w_m of every modality; null for equal ones.
     """
 
     trains_heads: ClassVar[bool] = True
     replaces_fusion_loss: ClassVar[bool] = True
     weights: dict[str, float] | None = None
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        given = self.weights
-        if given is not None and (set(given) != set(modalities) or min(given.values()) <= 0):
-            expected = f"a weight above 0 for each of {modalities}"
-            raise UserError("methods.ume.weights", str(given), expected, "null for equal weights")
-
-    def loss(self, step: Step) -> dict[str, Tensor]:
-        return {m: step.losses[m] for m in step.here}
+    def setup(self) -> None:
+        known = self.weights is None or (set(self.weights) == set(self._modalities) and min(self.weights.values()) > 0)
+        self.require("weights", known, f"a weight above 0 for each of {', '.join(self._modalities)}", "null")
 
     def fuse_at_test(self, step: Step) -> Tensor:
         total, norm = torch.zeros_like(step.logits), torch.zeros_like(step.logits[:, :1])
         for m, z in step.unimodal.items():
-            w = torch.full_like(norm, 1.0 if self.weights is None else self.weights[m])
-            mask = step.present[m]
-            w = w if mask is None else torch.where(mask[:, None], w, 0.0)
+            w = has(step, m)[:, None].to(norm.dtype) * (1.0 if self.weights is None else self.weights[m])
             total, norm = total + w * torch.softmax(z, 1), norm + w
         return total / norm

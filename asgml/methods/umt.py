@@ -18,8 +18,8 @@ class UMT(Method):
     alone, the mean over its entries and the samples that have m. Any number of modalities.
 
     Attributes:
-        weight: of the distillation; 10 published (50 on some sets).
-        checkpoints: the teacher of each modality, a checkpoint of a `unimodal` run; `auto` looks for the finished
+        weight: weight of the distillation; 10 published (50 on some sets).
+        checkpoints: teacher of each modality, a checkpoint of a `unimodal` run; `auto` looks for the finished
             `method=unimodal` run of the same configuration and seed under the same `paths.runs`.
     """
 

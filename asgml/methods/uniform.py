@@ -12,15 +12,18 @@ from asgml.methods.base import Method, Step
 
 @dataclass
 class Uniform(Method):
-    """`L = L_fusion + gamma * sum_m L_m`, L_m the cross-entropy of modality m's own head over the samples that
-    have it.
+    """Uniform weights: `L = L_fusion + gamma * sum_m L_m`, L_m the cross-entropy of modality m's own head over the
+    samples that have it.
 
-    This is ASGML's loss (asgml.md §1); with `gamma` 4 the unimodal part is about 89 % of the loss of two
+    This is ASGML's loss (specification A1.5); with `gamma` 4 the unimodal part is about 89 % of the loss of two
     modalities at initialisation.
+
+    Attributes:
+        gamma: weight of the unimodal losses.
     """
 
     trains_heads: ClassVar[bool] = True
     gamma: float = 1.0
 
     def loss(self, step: Step) -> dict[str, Tensor]:
-        return {m: self.gamma * step.losses[m] for m in step.modalities if m in step.losses}
+        return {m: self.gamma * step.losses[m] for m in step.here}

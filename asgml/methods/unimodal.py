@@ -9,31 +9,26 @@ import torch
 from torch import Tensor
 
 from asgml.methods.base import Method, Step
-from callbacks.errors import UserError
+from asgml.methods.shared.presence import zeroed
 
 
 @dataclass
 class Unimodal(Method):
-    """`L = L_m` of one modality; the other encoders do not run, and the prediction is the head's.
+    """Unimodal training, `L = L_m` of one modality; the other encoders do not run, and the prediction is the head's.
 
     A sample without this modality is predicted from no information (uniform probabilities); it is not left out.
 
     Attributes:
-        modality: which one.
+        modality: the modality that is trained.
     """
 
     trains_heads: ClassVar[bool] = True
     replaces_fusion_loss: ClassVar[bool] = True
     modality: str = ""
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if self.modality not in modalities:
-            raise UserError(
-                "methods.unimodal.modality",
-                f"'{self.modality}'",
-                f"one of {modalities}",
-                f"methods.unimodal.modality={modalities[0]}",
-            )
+    def setup(self) -> None:
+        names = self._modalities
+        self.require("modality", self.modality in names, f"one of {', '.join(names)}", names[0])
 
     def active(self, modalities: list[str]) -> list[str]:
         return [self.modality]
@@ -42,8 +37,4 @@ class Unimodal(Method):
         return {m: loss for m, loss in step.losses.items() if m == self.modality}
 
     def fuse_at_test(self, step: Step) -> Tensor:
-        logits = step.unimodal[self.modality]
-        mask = step.present[self.modality]
-        if mask is not None:
-            logits = torch.where(mask[:, None], logits, torch.zeros_like(logits))
-        return torch.softmax(logits, dim=1)
+        return torch.softmax(zeroed(step, step.unimodal[self.modality], self.modality), dim=1)

@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from itertools import combinations
-from math import factorial
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from asgml.methods.base import Epoch, Method, Selection, Survey, generator
-from callbacks.errors import UserError
+from asgml.methods.base import Epoch, Method, Selection, Survey
+from asgml.methods.shared.draws import generator
+from asgml.methods.shared.shapley import coalitions, subsets
 
 
 def contributions(survey: Survey) -> dict[str, Tensor]:
-    """phi_m (n,): Shapley value of m in the game `v(S) = |S| if the fused prediction from S is right, else 0`.
+    """Return phi_m (n,), the Shapley value of m in a game about the fused prediction.
 
-    Per sample; S are the modalities that are present in it, and phi_m of an absent one is 1 (nothing to make up for).
+    `v(S) = |S|` where the prediction from S is right, else 0. Per sample; S are the modalities that are present in it,
+    and phi_m of an absent one is 1 (nothing to make up for).
     `2^N - 1` fusions of the survey's features.
     """
-    names = list(survey.features)
-    worth: dict[frozenset[str], Tensor] = {frozenset(): torch.zeros(len(survey.y), device=survey.y.device)}
-    for size in range(1, len(names) + 1):
-        for subset in combinations(names, size):
-            there = torch.stack([survey.present[m] for m in subset]).sum(0)
-            right = survey.logits(list(subset)).argmax(1) == survey.y
-            worth[frozenset(subset)] = torch.where(right, there, 0).float()
-    out = {}
-    for m in names:
-        others = [k for k in names if k != m]
-        phi = torch.zeros(len(survey.y), device=survey.y.device)
-        for size in range(len(others) + 1):
-            weight = factorial(size) * factorial(len(names) - size - 1) / factorial(len(names))
-            for subset in combinations(others, size):
-                phi += weight * (worth[frozenset((*subset, m))] - worth[frozenset(subset)])
-        out[m] = torch.where(survey.present[m], phi, 1.0)
-    return out
+    names, nothing = list(survey.features), torch.zeros(len(survey.y), device=survey.y.device)
+    worth = {frozenset[str](): nothing}
+    for subset in subsets(names):
+        there = torch.stack([survey.present[m] for m in subset]).sum(0)
+        right = survey.logits(list(subset)).argmax(1) == survey.y
+        worth[frozenset(subset)] = torch.where(right, there, 0).float()
+    phi = dict.fromkeys(names, nothing)
+    for m, others, weight in coalitions(names):
+        phi[m] = phi[m] + weight * (worth[others | {m}] - worth[others])
+    return {m: torch.where(survey.present[m], value, 1.0) for m, value in phi.items()}
 
 
 @dataclass
@@ -43,7 +37,7 @@ class Valuation(Method):
     """Modality valuation and re-sampling (Wei et al., "Enhancing Multimodal Cooperation via Sample-level Modality
     Valuation", CVPR 2024).
 
-    Before each epoch from `warmup` on, phi_m(x) is the Shapley value of modality m for training sample x (see
+    Before each epoch from `begins` on, phi_m(x) is the Shapley value of modality m for training sample x (see
     `contributions`; it is 1 where everything is right). `level`:
 
         sample:   x is added round(repeats * (1 - phi_m(x))) times with modality m alone, for every m with phi_m(x) < 1
@@ -55,30 +49,24 @@ class Valuation(Method):
     modalities: the Shapley value over all subsets; alone means without all others.
 
     Attributes:
-        level: `sample` or `modality`.
-        warmup: epochs of joint training.
-        repeats: of `sample`; 2 gives the published 1, 2, 3 times for phi 0.5, 0, -0.5.
-        strength: of `modality`; the published factor 2/3.
+        level: what is valued, every `sample` or every `modality` as a whole.
+        begins: first epoch of re-sampling, after joint training.
+        repeats: number of times that `sample` adds a sample per unit of 1 - phi; 2 gives the published 1, 2, 3 times
+            for phi 0.5, 0, -0.5.
+        strength: share of the samples that `modality` adds, per unit of the gap; 2/3 published.
     """
 
+    min_modalities: ClassVar[int] = 2
     level: str = "sample"
-    warmup: int = 5
+    begins: int = 5
     repeats: float = 2.0
     strength: float = 2 / 3
-    _seed: int = field(default=0, repr=False)
 
-    def setup(self, modalities: list[str], classes: int, seed: int) -> None:
-        if len(modalities) < 2:
-            raise UserError("method=valuation", f"modalities {modalities}", "two or more", "use method=joint")
-        if self.level not in ("sample", "modality"):
-            raise UserError("methods.valuation.level", self.level, "sample or modality", "choose one of the two")
-        self._seed = seed
-
-    def acts_from(self) -> tuple[str, int]:
-        return "warmup", self.warmup
+    def setup(self) -> None:
+        self.require("level", self.level in ("sample", "modality"), "sample or modality")
 
     def added(self, phi: dict[str, Tensor], present: dict[str, Tensor], draw: torch.Generator) -> dict[str, Tensor]:
-        """Rows (k_m,) to add with modality m alone, on the CPU."""
+        """Return the rows (k_m,) to add with modality m alone, on the CPU."""
         if self.level == "sample":
             times = {m: torch.round(self.repeats * (1 - p).clamp(min=0)).long().cpu() for m, p in phi.items()}
             return {m: torch.arange(len(t)).repeat_interleave(t) for m, t in times.items()}
@@ -90,7 +78,7 @@ class Valuation(Method):
         return {weakest: rows[torch.randperm(len(rows), generator=draw)[:count]]}
 
     def select(self, epoch: Epoch) -> Selection | None:
-        if epoch.number < self.warmup:
+        if epoch.number < self.begins:
             return None
         survey = epoch.survey("train")
         draw = generator(torch.device("cpu"), self._seed, "valuation", epoch.number)

@@ -1,5 +1,8 @@
-"""Tables and report sections of multimodal runs; importing it registers the sections."""
+"""Reports of asgml's runs; importing this package registers them with `suite.report`."""
 
-from asgml.report import multimodal
+from asgml.report.multimodal import MULTIMODAL
+from asgml.report.naming import LABELS
+from asgml.report.results import metric, tables
+from suite.report import ProgramReport, register
 
-__all__ = ["multimodal"]
+register("asgml", ProgramReport(MULTIMODAL, tables, LABELS, metric("val_best")))

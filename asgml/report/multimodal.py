@@ -6,34 +6,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from asgml.report.naming import groups, modalities, tints
+from asgml.report.timeline import UPDATES, timeline
 from suite.report import figures as fig
-from suite.report.data import Run
-from suite.report.figures import INK, Line, colours
-from suite.report.frames import RunFrames, position
-from suite.report.sections import (
-    SECTIONS,
-    Item,
-    Section,
-    configuration,
-    cost,
-    events,
-    grid,
-    loss,
-    one_line,
-    seeds_note,
-)
-from suite.report.tables import Cell, Column, Table, as_html, estimate
+from suite.report.data import RunRecord
+from suite.report.figures import INK, Line
+from suite.report.frames import EPOCHS, SECONDS, STEPS, RunFrames, position
+from suite.report.sections import COMMON, Item, Section, grid, loss_shares, one_line, seeds_note
+from suite.report.tables import PERCENT, Cell, Table, as_html, columns, estimate, texts
 
-PERCENT = 100.0
 SMOOTH = 5  # logged values per running median of the Fisher trace
 
 
 def accuracy(frames: RunFrames) -> list[Item]:
-    """Fused validation accuracy of all configurations in one figure, on the axes epochs, updates and compute."""
+    """Draw the fused validation accuracy of all configurations over epochs, steps, updates and time."""
     if frames.single:
         return []
     shown, sentence = frames.shown(lambda run: "val/accuracy" in run.series)
-    figure = fig.compared(shown, "val/accuracy", "validation accuracy (%)", PERCENT, frames.baseline)
+    axes = (EPOCHS, STEPS, UPDATES, SECONDS)
+    figure = fig.compared(shown, "val/accuracy", "validation accuracy (%)", PERCENT, frames.baseline, axes)
     if figure is None:
         return []
     note = "Buttons change the horizontal axis. Click a name to hide or show it, double-click to see it alone."
@@ -41,78 +32,47 @@ def accuracy(frames: RunFrames) -> list[Item]:
 
 
 def learning(frames: RunFrames) -> list[Item]:
-    """Per configuration: fused accuracy, unimodal head and probe of each modality."""
-    tint = colours(frames.modalities)
+    """Draw per configuration the fused accuracy, each modality's head and probe, and the gap between the probes."""
     lines = [Line("val/accuracy", "fused", INK)]
-    for m in frames.modalities:
-        lines += [
-            Line(f"val/accuracy/{m}", f"{m} head", tint[m]),
-            Line(f"probe/accuracy/{m}", f"{m} probe (EMA)", tint[m], "dot"),
-        ]
-    return grid(frames, "", ("val/accuracy", "probe/accuracy/"), lines, "validation accuracy (%)", scale=PERCENT)
-
-
-def gap(frames: RunFrames) -> list[Item]:
-    """Utilisation gap between the strongest and the weakest probe."""
-    return one_line(frames, "Probe gap", "probe/gap", "gap (percentage points)", PERCENT)
+    for m, colour in tints(modalities(frames)).items():
+        lines.append(Line(f"val/accuracy/{m}", f"{m} head", colour))
+        lines.append(Line(f"probe/accuracy/{m}", f"{m} probe (EMA)", colour, "dot"))
+    return [
+        *grid(frames, "", ("val/accuracy", "probe/accuracy/"), lines, "validation accuracy (%)", scale=PERCENT),
+        *one_line(frames, "Probe gap", "probe/gap", "gap (percentage points)", PERCENT),
+    ]
 
 
 def shares(frames: RunFrames) -> list[Item]:
-    """Share of each loss term."""
-    tint = colours([*frames.modalities, "fusion"])
-    lines = [Line(f"share/{m}", m, tint[m]) for m in ["fusion", *frames.modalities]]
+    """Draw the share of the fusion loss and of each unimodal loss."""
     note = "Share of each term in the training loss (fusion loss and gamma times each unimodal loss)."
-    return grid(frames, "", ("share/",), lines, "share of the loss", note, draw=fig.stacked)
-
-
-def timeline(frames: RunFrames) -> list[Item]:
-    """What each encoder did: step by step, then over the whole run; one seed per configuration."""
-    shown, sentence = frames.shown(lambda run: run.timeline is not None)
-    picked = [(c, run) for c in shown if (run := next((r for r in c.curves if r.timeline is not None), None))]
-    if not picked:
-        return []
-    seen = {a for _, run in picked if run.timeline is not None for a in fig.actions_of(run.timeline)}
-    swatches = fig.legend({meaning: (colour, "fill") for a, (colour, meaning) in fig.ACTIONS.items() if a in seen})
-    seeds = ", ".join(map(str, sorted({run.seed for _, run in picked})))
-    strips = [(c.label, f) for c, run in picked if (f := fig.raster(run, frames.modalities)) is not None]
-    windows = f"One column per step: the first and the last steps of seed {seeds}. Age and scale on hover."
-    over, fresh = [], []
-    for c, run in picked:
-        for m in frames.modalities:
-            name = m if frames.single else f"{c.label} · {m}"
-            table = run.timeline[run.timeline["modality"] == m] if run.timeline is not None else None
-            if table is not None and set(fig.actions_of(table)) <= {"update", "missing", "veto"}:
-                fresh.append(name)
-            elif (figure := fig.actions_over_run(run, m)) is not None:
-                over.append((name, figure))
-    items = [Item("Step by step", swatches, f"{windows} {sentence}".strip()), Item("", strips, wide=True)]
-    if over:
-        note = "Areas: share of steps per action (left). Black line: mean age of the applied gradients (right)."
-        items.append(Item("Over the run", over, note))
-    if fresh:
-        items.append(Item("", "", f"Only fresh updates, apart from missing and vetoed steps: {', '.join(fresh)}."))
-    return items
+    return loss_shares(frames, tints(["fusion", *modalities(frames)]), note)
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A family of series `<prefix>/<name>`, one curve per name."""
+    """A family of series `<prefix>/<name>`, one curve per name.
+
+    Attributes:
+        prefix: the part of the names before the slash.
+        title, y: the heading, and the title of the vertical axis.
+        log: whether that axis is logarithmic.
+        steps: whether a value holds until the next point.
+    """
 
     prefix: str
     title: str
     y: str
     log: bool = False
-    steps: bool = False  # keeps its value until the next point
+    steps: bool = False
 
 
 def quantities(frames: RunFrames, names: list[str], families: list[Quantity]) -> list[Item]:
-    """One grid per quantity with a panel per configuration; with one configuration, one grid of all quantities."""
-    tint = colours(names)
-
-    def lines(q: Quantity) -> list[Line]:
-        return [Line(f"{q.prefix}/{n}", n, tint[n], shape="hv" if q.steps else "linear") for n in names]
-
-    items = {q: grid(frames, q.title, (q.prefix + "/",), lines(q), q.y, log=q.log) for q in families}
+    """Draw one grid per quantity with a panel per configuration; with one configuration, one grid of all quantities."""
+    items = {}
+    for q in families:
+        lines = fig.family(q.prefix, tints(names), "hv" if q.steps else "linear")
+        items[q] = grid(frames, q.title, (f"{q.prefix}/",), lines, q.y, log=q.log)
     if any(isinstance(part.body, list) for found in items.values() for part in found):
         return [item for found in items.values() for item in found]
     panels = [(q.title, p.body) for q, found in items.items() for p in found if isinstance(p.body, dict)]
@@ -124,18 +84,18 @@ def quantities(frames: RunFrames, names: list[str], families: list[Quantity]) ->
 
 
 def gradients(frames: RunFrames) -> list[Item]:
-    """Gradient norm, share, parameter movement and update-to-weight ratio per parameter group."""
+    """Draw gradient norm, share, parameter movement and update-to-weight ratio per parameter group."""
     families = [
         Quantity("grad_norm", "Gradient norm", "‖g‖ (unscaled)", log=True),
         Quantity("grad_share", "Gradient share", "share of the total norm"),
         Quantity("delta", "Parameter movement per step", "‖Δparam‖", log=True),
         Quantity("update_ratio", "Update-to-weight ratio", "‖Δparam‖ / ‖param‖", log=True),
     ]
-    return quantities(frames, frames.groups, families)
+    return quantities(frames, groups(frames), families)
 
 
 def schedule(frames: RunFrames) -> list[Item]:
-    """The schedule's variables per modality: delay, period, and the signals that set them."""
+    """Draw the schedule's variables per modality: delay, period, and the signals that set them."""
     families = [
         Quantity("tau", "Delay tau", "steps", steps=True),
         Quantity("k", "Update period k", "steps", steps=True),
@@ -144,43 +104,32 @@ def schedule(frames: RunFrames) -> list[Item]:
         Quantity("D", "Loss descent D", "relative to the mean"),
         Quantity("U", "Probe utilisation U", "accuracy (0–1)"),
     ]
-    return quantities(frames, frames.modalities, families)
+    return quantities(frames, modalities(frames), families)
 
 
 def fisher(frames: RunFrames) -> list[Item]:
-    """Fisher trace of each encoder."""
-    tint = colours(frames.modalities)
-    return grid(
-        frames,
-        "",
-        ("fisher/",),
-        [Line(f"fisher/{m}", m, tint[m]) for m in frames.modalities],
-        "Fisher trace",
-        log=True,
-    )
+    """Draw the Fisher trace of each encoder."""
+    lines = fig.family("fisher", tints(modalities(frames)))
+    return grid(frames, "", ("fisher/",), lines, "Fisher trace", log=True)
 
 
 def cosine(frames: RunFrames) -> list[Item]:
-    """Cosine between the fusion-path and the unimodal-path gradient at the feature."""
-    tint = colours(frames.modalities)
-    note = "At the feature: 1 same direction, 0 unrelated, below 0 in conflict."
-    return grid(frames, "", ("cosine/",), [Line(f"cosine/{m}", m, tint[m]) for m in frames.modalities], "cosine", note)
+    """Draw the cosine between the fusion-path and the unimodal-path gradient at the feature."""
+    note = "Cosine at the feature: 1 for the same direction, 0 for unrelated ones, below 0 for a conflict."
+    return grid(frames, "", ("cosine/",), fig.family("cosine", tints(modalities(frames))), "cosine", note)
 
 
 def learning_rates(frames: RunFrames) -> list[Item]:
-    """Learning rate per parameter group."""
-    groups = sorted({n.removeprefix("lr/") for r in frames.runs for n in r.series if n.startswith("lr/")})
-    tint = colours(groups)
-    return grid(
-        frames, "", ("lr/",), [Line(f"lr/{g}", g, tint[g], shape="hv") for g in groups], "learning rate", log=True
-    )
+    """Draw the learning rate per parameter group."""
+    names = sorted({n.removeprefix("lr/") for r in frames.runs for n in r.series if n.startswith("lr/")})
+    return grid(frames, "", ("lr/",), fig.family("lr", tints(names), "hv"), "learning rate", log=True)
 
 
-def prime_window(run: Run, modality: str) -> tuple[float | None, float | None] | None:
-    """Epochs until an encoder's Fisher trace has fallen to half its peak, and its probe accuracy (0–1) then.
+def prime_window(run: RunRecord, modality: str) -> tuple[float | None, float | None] | None:
+    """Return the epochs until an encoder's Fisher trace has fallen to half its peak, and its probe accuracy (0–1) then.
 
-    The trace is a running median of SMOOTH logged values. None where no finite trace was logged; (None, None)
-    where half the peak was not reached; the accuracy is None where no probe was logged by then.
+    The trace is a running median of SMOOTH logged values. None where no finite trace was logged; (None, None) where
+    half the peak was not reached; the accuracy is None where no probe was logged by then.
     Source: Achille et al. (ICLR 2019), Fisher trace in learning periods; InfoReg (CVPR 2025), the window.
     """
     series = run.series.get(f"fisher/{modality}")
@@ -192,7 +141,7 @@ def prime_window(run: Run, modality: str) -> tuple[float | None, float | None] |
     )
     peak = int(value.argmax())
     below = np.flatnonzero(value[peak:] <= value[peak] / 2)
-    epochs = position(run, series, "epoch")
+    epochs = position(run, series, EPOCHS)
     if epochs is None or below.size == 0:
         return None, None
     at = peak + int(below[0])
@@ -202,12 +151,12 @@ def prime_window(run: Run, modality: str) -> tuple[float | None, float | None] |
 
 
 def weaker(frames: RunFrames) -> tuple[str | None, str]:
-    """The modality with the lowest final probe (else head) accuracy in the baseline or first row, and why."""
+    """Return the modality with the lowest final probe (else head) accuracy in the baseline or first row, and why."""
     c = frames.base or frames.configurations[0]
     for prefix, what in [("probe/accuracy/", "probe"), ("val/accuracy/", "head")]:
         ends = {
             m: [float(r.series[prefix + m].value[-1]) for r in c.curves if prefix + m in r.series]
-            for m in frames.modalities
+            for m in modalities(frames)
         }
         means = {m: float(np.mean(v)) for m, v in ends.items() if v}
         if len(means) > 1 and np.isfinite(list(means.values())).all():
@@ -216,12 +165,12 @@ def weaker(frames: RunFrames) -> tuple[str | None, str]:
 
 
 def prime(frames: RunFrames) -> list[Item]:
-    """The prime learning window as a number, per encoder; the weaker encoder set off."""
+    """Tell the prime learning window as a number per encoder, the weaker encoder set off."""
     weak, why = weaker(frames)
     rows: list[list[Cell]] = []
     strong: set[int] = set()
     for c in frames.configurations:
-        for m in frames.modalities:
+        for m in modalities(frames):
             found = {r.seed: w for r in c.curves if (w := prime_window(r, m)) is not None}
             if not found:
                 continue
@@ -230,44 +179,34 @@ def prime(frames: RunFrames) -> list[Item]:
             reached = {s: w[0] for s, w in found.items() if w[0] is not None}
             probes = {s: w[1] for s, w in found.items() if w[1] is not None}
             state = f"{len(reached)} of {len(found)}"
-            text = estimate(reached) if reached else Cell("not reached")
-            rows.append([Cell(c.label), Cell(m), Cell(state), text, estimate(probes, PERCENT)])
+            when = estimate(reached) if reached else Cell("not reached")
+            rows.append([*texts(c.label, m, state), when, estimate(probes, PERCENT)])
     if not rows:
         return []
-    columns = [
-        Column("configuration", numeric=False),
-        Column("encoder", numeric=False),
-        Column("seeds that\nreached it"),
-        Column("epochs until the Fisher trace\nis at half its peak"),
-        Column("probe accuracy\nthen (%)"),
-    ]
+    epochs = "epochs until the Fisher trace\nis at half its peak"
+    numbers = ["seeds that\nreached it", epochs, "probe accuracy\nthen (%)"]
     notes = [
         f"Fisher trace as a running median of {SMOOTH} logged values. ±: half of the 95 % t interval over the "
         "seeds that reached half the peak."
     ]
     if weak is not None:
         notes.append(f"Bold: the weaker encoder, {weak} ({why}).")
-    return [Item("", as_html(Table("", columns, rows, notes, strong)))]
+    head = columns("configuration", "encoder", numbers=numbers)
+    return [Item("", as_html(Table("", head, rows, notes, strong)))]
 
 
-def _probes(frames: RunFrames) -> list[Item]:
-    return [*learning(frames), *gap(frames)]
-
-
+LOSS, *LAST = COMMON
 MULTIMODAL = [
     Section("Validation accuracy", accuracy, "val/accuracy in history.csv, and more than one configuration"),
-    Section("Learning curves per modality", _probes, "val/accuracy or probe/accuracy in history.csv"),
+    Section("Learning curves per modality", learning, "val/accuracy or probe/accuracy in history.csv"),
     Section("Prime learning window", prime, "fisher/<modality> in history.csv"),
     Section("Updates and staleness", timeline, "timeline.csv"),
     Section("Schedule", schedule, "tau, k, S, G, D or U in history.csv"),
-    Section("Loss", loss, "train/loss or val/loss in history.csv"),
+    LOSS,
     Section("Loss shares", shares, "share/ in history.csv"),
     Section("Gradients per group", gradients, "grad_norm, grad_share, delta or update_ratio in history.csv"),
     Section("Fisher trace", fisher, "fisher/ in history.csv"),
     Section("Fusion against unimodal gradient", cosine, "cosine/ in history.csv"),
     Section("Learning rate", learning_rates, "lr/ in history.csv"),
-    Section("Gate decisions and events", events, "rows in events.csv"),
-    Section("Time and memory", cost, "time/step_ms or memory/peak_mb in history.csv"),
-    Section("Configuration and versions", configuration, "config.yaml or versions in result.json"),
+    *LAST,
 ]
-SECTIONS["asgml"] = MULTIMODAL

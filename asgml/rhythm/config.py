@@ -7,78 +7,12 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
 
+from asgml.rhythm.schedule import Adaptive, Boost
 from callbacks.errors import UserError
 from callbacks.stages.frequency import check_phases
 
 Mode = Literal["sync", "frequency", "staleness", "adaptive", "boost"]
 Control = Literal["none", "lr_matched", "random_skip", "scale_only", "all_delayed"]
-
-
-@dataclass(frozen=True)
-class Adaptive:
-    """Schedule of `mode: adaptive` (asgml.md §3).
-
-    Attributes:
-        kind: what the schedule drives, `staleness` (tau) or `frequency` (k = tau + 1).
-        signal: `speed` (S_m), `utilisation` (probes) or `hybrid` (the larger delay of the two).
-        beta: weight of the gradient norms in S_m against the loss descent.
-        tau_base: delay at S_m = 1.
-        tau_min: smallest delay.
-        tau_max: largest delay, also the capacity of the buffer.
-        threshold_delta: utilisation gap that is still tolerated.
-        gap_full: further gap at which tau_max is reached.
-        kappa: `1 + tau_m <= kappa * (1 + min tau)`.
-        update_every: committed steps between decisions.
-        ramp_steps: committed steps over which delays grow linearly to full.
-        window: steps of the loss descent D_m.
-        ema: weight of a new gradient norm in G_m.
-        ceilings: unimodal ceiling per modality; U_m is then taken relative to it.
-    """
-
-    kind: Literal["staleness", "frequency"] = "staleness"
-    signal: Literal["speed", "utilisation", "hybrid"] = "hybrid"
-    beta: float = 0.5
-    tau_base: int = 0
-    tau_min: int = 0
-    tau_max: int = 4
-    threshold_delta: float = 0.1
-    gap_full: float = 0.3
-    kappa: float = 3.0
-    update_every: int = 10
-    ramp_steps: int = 0
-    window: int = 10
-    ema: float = 0.1
-    ceilings: dict[str, float] | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.tau_min <= self.tau_max:
-            raise UserError(
-                "asgml.adaptive",
-                f"tau_min {self.tau_min}, tau_max {self.tau_max}",
-                "0 <= tau_min <= tau_max",
-                "correct one of the two",
-            )
-        if self.kappa < 1 or self.update_every < 1 or self.gap_full <= 0 or self.window < 1:
-            raise UserError(
-                "asgml.adaptive",
-                f"kappa {self.kappa}, update_every {self.update_every}, gap_full {self.gap_full}, window {self.window}",
-                "kappa >= 1, update_every >= 1, gap_full > 0, window >= 1",
-                "correct the value",
-            )
-
-
-@dataclass(frozen=True)
-class Boost:
-    """Weak-modality boost (asgml.md §2): a factor above 1 on the weak encoder's learning rate; composes with
-    every mode."""
-
-    enabled: bool = False
-    alpha: float = 0.5
-    cap: float = 2.0
-    ema: float = 0.3
-    threshold_delta: float = 0.1
-    gap_full: float = 0.3
-    through: Literal["lr", "gradient"] = "lr"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""DynamicsTracker: how fast each modality learns, from gradient norms and losses (asgml.md §3)."""
+"""DynamicsTracker: how fast each modality learns, from gradient norms and losses (specification A3.1, A3.2)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from asgml.rhythm.schedule import relative, speed_score
 
 
 class DynamicsTracker:
-    """Keeps `G_m` and `D_m`. Pure host arithmetic on numbers the step has read anyway.
+    """Track `G_m` and `D_m`. Pure host arithmetic on numbers the step has read anyway.
 
     `G_m`: bias-corrected EMA of ‖g_m‖ / sqrt(parameters of m), over the mean across modalities. `D_m`: `|L_m(t -
         k) - L_m(t)|` over its mean; the absolute value, because clamping at 0 would lose the signal exactly when
@@ -30,8 +30,10 @@ class DynamicsTracker:
         self.losses: dict[str, deque[float]] = {m: deque(maxlen=window + 1) for m in self.roots}
 
     def observe(self, norms: Mapping[str, float], losses: Mapping[str, float]) -> None:
-        """One committed step. A modality without a gradient (held by `hard`, or missing) keeps its EMA; without a
-        loss its window."""
+        """Take in one committed step.
+
+        A modality without a gradient (held by `hard`, or missing) keeps its EMA; one without a loss keeps its window.
+        """
         for m, value in norms.items():
             if value > 0:
                 self.sums[m] = (1 - self.ema) * self.sums[m] + self.ema * value / self.roots[m]
@@ -40,19 +42,19 @@ class DynamicsTracker:
             self.losses[m].append(value)
 
     def gradient(self) -> dict[str, float]:
-        """G_m; 1 for all until every modality has had a gradient."""
+        """Return G_m; 1 for all until every modality has had a gradient."""
         if not all(self.counts.values()):
             return dict.fromkeys(self.sums, 1.0)
         return relative({m: s / (1 - (1 - self.ema) ** self.counts[m]) for m, s in self.sums.items()})
 
     def descent(self) -> dict[str, float]:
-        """D_m; 1 for all until every window is full."""
+        """Return D_m; 1 for all until every window is full."""
         if any(len(w) <= self.window for w in self.losses.values()):
             return dict.fromkeys(self.losses, 1.0)
         return relative({m: abs(w[0] - w[-1]) for m, w in self.losses.items()})
 
     def score(self, beta: float) -> dict[str, float]:
-        """S_m."""
+        """Return S_m."""
         return speed_score(self.gradient(), self.descent(), beta)
 
     def state(self) -> dict[str, Any]:

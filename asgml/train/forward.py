@@ -13,9 +13,9 @@ from asgml.data.dataset import Batch
 from asgml.methods.base import Method, Step, uses
 from asgml.model.net import FUSION, MultimodalNet
 from asgml.model.rows import present_mask, scatter
-from asgml.rhythm.stage import Rhythm
 from asgml.train.distributed import reduced, sum_over_ranks, world_size
-from callbacks.step.stage import host_read
+from callbacks.step.context import host_read
+from callbacks.step.plan import StepPlan
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -32,17 +32,15 @@ def full_masks(present: Mapping[str, Tensor | None], size: int, device: torch.de
 
 
 class Forward:
-    """The forward pass of `MultimodalModule`; owns no parameters.
+    """Turns a batch into a `Step`: the forward pass of `MultimodalModule`; owns no parameters.
 
     Args:
-        net, rhythm, teachers, may_miss: see `MultimodalModule`.
-        methods: those of the run, in order; the ones with `on_features` see the features before fusion.
-        active: modalities that take part.
-        trains_heads: does a method train on the unimodal losses? If not, the heads read detached features.
+        net, teachers, may_miss: see `MultimodalModule`.
+        methods: the methods of the run, in order; those with `on_features` see the features before fusion.
+        active: the modalities that take part.
+        trains_heads: whether a method trains on the unimodal losses; if not, the heads read detached features.
 
     Attributes:
-        idle: encoders that a method holds still in this step.
-        absent: modalities that nobody in the global batch has.
         taps: with `measure`, per modality the feature as the fusion and as the head read it, for the gradient cosine.
     """
 
@@ -51,33 +49,34 @@ class Forward:
         net: MultimodalNet,
         methods: Sequence[Method],
         active: Sequence[str],
-        rhythm: Rhythm,
         trains_heads: bool,
         may_miss: bool,
         teachers: Mapping[str, nn.Module],
     ):
-        self.net, self.active, self.rhythm = net, list(active), rhythm
+        self.net, self.active = net, list(active)
         self.trains_heads, self.may_miss = trains_heads, may_miss
         self.teachers = dict(teachers)  # a plain dict: neither trained nor saved
         self._changing = [m for m in methods if uses(m, "on_features")]
-        self.absent: set[str] = set()
-        self.idle: set[str] = set()
         self.taps: dict[str, tuple[Tensor, Tensor]] = {}
 
     def __call__(
-        self, batch: Batch, *, training: bool, measure: bool, t: int, epoch: int, epochs: int, rank: int
+        self, batch: Batch, *, plan: StepPlan | None, measure: bool, t: int, epoch: int, epochs: int, rank: int
     ) -> Step:
-        """
+        """Run the forward pass of a batch.
+
         Args:
-            training: False leaves out everything that only gradients need.
+            plan: what every encoder may do in this training step; the modalities that nobody in the global batch has
+                are noted in it. None: evaluation, which leaves out everything that only gradients need.
             measure: keep the taps of this step.
-            t: committed steps; `epochs` is -1 where training is measured in steps.
+            t: committed steps.
+            epochs: the length of training; -1 where it is measured in steps.
         """
-        features, present = self.encode(batch, training)
-        fused_in, head_in = self._views(features, training, measure)
+        training = plan is not None
+        features, present = self.encode(batch, plan)
+        fused_in, head_in = self._views(features, plan, measure)
         y, size = batch["y"], batch["y"].shape[0]
         masks = full_masks(present, size, y.device) if any(p is not None for p in present.values()) else None
-        counts, ranks = (self._counts(batch), world_size()) if training else (None, 1)
+        counts, ranks = (None, 1) if plan is None else (self._counts(batch, plan), world_size())
 
         def mean(values: Tensor, m: str | None) -> Tensor:
             """Mean over the rows (where m is present) of all ranks, scaled so that DDP's average over ranks comes
@@ -117,7 +116,6 @@ class Forward:
             fuse=fuse,
             teacher=teacher,
             total=lambda values: sum_over_ranks(values.detach()),
-            index=batch["index"],
             epochs=epochs,
             rank=rank,
         )
@@ -127,12 +125,12 @@ class Forward:
         step.unimodal = {m: widen(self.net.heads[m](head_in[m])) for m in self.active}
         step.losses = {FUSION: mean(F.cross_entropy(step.logits, y, reduction="none"), None)}
         for m in self.active:
-            if not (training and m in self.absent):
+            if plan is None or not plan[m].absent:
                 step.losses[m] = mean(F.cross_entropy(step.unimodal[m], y, reduction="none"), m)
         return step
 
-    def encode(self, batch: Batch, training: bool) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
-        """Features (B, d_m) and presence masks; encoders that the rhythm holds back run without a graph."""
+    def encode(self, batch: Batch, plan: StepPlan | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+        """Return features (B, d_m) and presence masks; encoders that the plan holds back run without a graph."""
         size, device = batch["y"].shape[0], batch["y"].device
         features: dict[str, Tensor] = {}
         present: dict[str, Tensor | None] = {}
@@ -144,8 +142,7 @@ class Forward:
                     size, self.net.dims[m], device=device, dtype=x.dtype if x.is_floating_point() else None
                 )
                 continue
-            held = training and (m in self.rhythm.no_graph or m in self.idle)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not held):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and (plan is None or plan[m].graph)):
                 features[m] = scatter(self.net.encode(m, x), rows, size)
         return features, present
 
@@ -168,16 +165,18 @@ class Forward:
         return widen(functional_call(self.net.fusion, weights, (given, masks)))
 
     def _views(
-        self, features: dict[str, Tensor], training: bool, measure: bool
+        self, features: dict[str, Tensor], plan: StepPlan | None, measure: bool
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The features as fusion and heads read them."""
+        """Return the features as fusion and heads read them."""
         self.taps = {}
         fused_in, head_in = dict(features), dict(features)
-        for m in self.active if training else ():
+        if plan is None:
+            return fused_in, head_in
+        for m in self.active:
             # always two views, so that measuring (retain_grad) does not change the order in which gradients are
             # summed
             fused_in[m], head_in[m] = features[m].view_as(features[m]), features[m].view_as(features[m])
-            if not self.trains_heads or m in self.rhythm.detached_head:
+            if not self.trains_heads or plan[m].head_detached:
                 head_in[m] = features[m].detach()
             elif measure and features[m].requires_grad:
                 fused_in[m].retain_grad()
@@ -185,15 +184,18 @@ class Forward:
                 self.taps[m] = (fused_in[m], head_in[m])
         return fused_in, head_in
 
-    def _counts(self, batch: Batch) -> Sequence[float | Tensor]:
-        """Global number of rows: all, then per active modality. Numbers on one rank, 0-d tensors on several."""
+    def _counts(self, batch: Batch, plan: StepPlan) -> Sequence[float | Tensor]:
+        """Return the global number of rows: all, then per active modality. Numbers on one rank, 0-d tensors on several.
+
+        Notes absent modalities in the plan.
+        """
         local = [batch["y"].shape[0]] + [batch["x"][m].shape[0] for m in self.active]
-        self.absent = {m for m, n in zip(self.active, local[1:], strict=True) if n == 0}
         if world_size() == 1:
+            plan.mark_absent(m for m, n in zip(self.active, local[1:], strict=True) if n == 0)
             return [float(max(1, n)) for n in local]
         device = batch["y"].device
         dtype = torch.float64 if device.type == "cpu" else torch.float32
         counts = sum_over_ranks(torch.tensor(local, device=device, dtype=dtype))
-        if self.may_miss:
-            self.absent = {m for m, n in zip(self.active, host_read(counts)[1:], strict=True) if n == 0}
+        found = host_read(counts) if self.may_miss else local
+        plan.mark_absent(m for m, n in zip(self.active, found[1:], strict=True) if n == 0)
         return counts.clamp(min=1.0).unbind()

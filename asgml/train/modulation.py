@@ -8,24 +8,30 @@ from typing import Any
 import torch
 
 from asgml.methods.base import Epoch, Method, Selection, Step, uses
-from callbacks.step.stage import Stage, StepContext
+from callbacks.step.context import StepContext
+from callbacks.step.phases import Phase
+from callbacks.step.stage import Stage
 
 
 class Modulation(Stage):
-    """Runs the step hooks of every method, in order, on the module's current `Step`.
+    """Runs the step hooks of every method, in order, on the current `Step`.
 
     Example::
 
         methods: {ogm_ge: {_target_: asgml.methods.OGMGE, alpha: 0.8}}
 
-    Limits: reads `module.step` and sets `module.forward_pass.idle`, which an ASGML module has.
+    Limits: the module gives every training step to `step` after its forward pass.
+
+    Args:
+        methods: the methods of the run by name, in order.
     """
 
     name = "modulation"
+    phase = Phase.MODULATE
 
     def __init__(self, methods: Mapping[str, Method]):
         self.methods = dict(methods)
-        self.idle: set[str] = set()  # encoders that methods hold still in this step
+        self.step: Step | None = None
         self.selection: Selection | None = None
         self.selected = -1  # the epoch of `selection`
         self.train: dict[str, float] = {}  # means of the finished epoch
@@ -52,16 +58,13 @@ class Modulation(Stage):
 
     # -- steps
     def before_forward(self, ctx: StepContext) -> None:
-        idle: set[str] = set()
         for method in self._idle:
-            idle |= method.idle(ctx.t, ctx.trainer.current_epoch)
-        self.idle = idle
-        ctx.module.forward_pass.idle = idle  # type: ignore[union-attr]
+            for m in method.idle(ctx.t, ctx.trainer.current_epoch):
+                ctx.plan.hold(m, f"held by {type(method).__name__}", graph=False)
 
     def on_gradients(self, ctx: StepContext) -> None:
-        step: Step = ctx.module.step  # type: ignore[assignment]
-        for m in self.idle & ctx.groups.keys():
-            ctx.hold(m)
+        step = self.step
+        assert step is not None
         if step.gradients:
             _unscale(ctx, step)
         if self._modulate:
@@ -73,7 +76,8 @@ class Modulation(Stage):
         ctx.reads.update({f"method/{key}": value for key, value in step.reads.items()})
 
     def on_commit(self, ctx: StepContext) -> None:
-        step: Step = ctx.module.step  # type: ignore[assignment]
+        step = self.step
+        assert step is not None
         if step.reads:
             logged = {key: ctx.host[f"method/{key}"] for key in step.reads}
             ctx.metrics.update(logged)

@@ -1,5 +1,7 @@
-"""MultimodalModule: the Lightning shell around network, methods and rhythm. One joint backward, one optimiser,
-one step."""
+"""MultimodalModule: the Lightning shell around network, methods and rhythm.
+
+One joint backward, one optimiser, one step.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +23,20 @@ from asgml.model.net import FUSION, MultimodalNet
 from asgml.rhythm.stage import Rhythm
 from asgml.train.distributed import means_over_ranks, sum_over_ranks
 from asgml.train.forward import Forward
-from asgml.train.hooks import check_methods, install_modules, install_selection, never_act, reinitialise, take_survey
+from asgml.train.method_support import check_methods, install_modules, install_selection, never_act, reinitialise
 from asgml.train.modulation import Modulation
 from asgml.train.predictions import Predictions, evaluate
+from asgml.train.survey import take_survey
 from callbacks.errors import UserError
 from callbacks.stages.lr import LRSchedule
+from callbacks.step.context import StepContext
 from callbacks.step.groups import require_groups
-from callbacks.step.pipeline import find_pipeline
-from callbacks.step.stage import StepContext
+from callbacks.step.stage import find_pipeline
+from suite.shell import configure_optimizer
 
 
 class MultimodalModule(L.LightningModule):
-    """Trains N encoders, a fusion and unimodal heads (asgml.md §1, §2) under manual optimisation.
+    """Trains N encoders, a fusion and unimodal heads (specification A1, A2) under manual optimisation.
 
     The step, in order: the rhythm has decided which encoders run without a graph → features → fused and unimodal
     losses (means over present rows, weighted by counts over ranks) → the methods' terms → one `manual_backward`
@@ -41,18 +45,18 @@ class MultimodalModule(L.LightningModule):
 
     Args:
         net: the network.
-        methods: by name, applied in order.
+        methods: the methods by name, applied in order.
         rhythm: the deciding stage of the pipeline.
-        optimizer: called with the parameter groups; one group per modality (its encoder), one named `fusion`
-            (fusion and heads).
-        lr_schedule: factor on every group's learning rate, in committed steps.
-        group_lr: learning rate of single groups, in place of the optimiser's.
-        gamma: weight of the unimodal losses in the *logged* loss (a method decides what is trained on).
-        may_miss: can a modality be missing in a sample? Under DDP this costs one host read of the global counts
-            per step.
-        dominant: only for reports.
-        cosine_every: steps between two measurements of the fusion/unimodal gradient cosine at the feature; 0
+        optimizer: a factory that is called with the parameter groups: one per modality (its encoder), and one named
+            `fusion` (fusion and heads).
+        lr_schedule: the factor on every group's learning rate, in committed steps.
+        group_lr: the learning rate of single groups, in place of the optimiser's.
+        gamma: the weight of the unimodal losses in the *logged* loss (a method decides what is trained on).
+        may_miss: whether a modality can be missing in a sample. Under DDP this costs one host read of the global
+            counts per step.
+        cosine_every: the steps between two measurements of the fusion/unimodal gradient cosine at the feature; 0
             switches it off.
+        seed: the seed of the methods' own randomness.
         teachers: frozen encoders, by modality, for the methods that ask for them.
     """
 
@@ -78,8 +82,8 @@ class MultimodalModule(L.LightningModule):
         self._optimizer, self._lr_schedule = optimizer, lr_schedule
         self.group_lr, self.gamma, self.cosine_every = dict(group_lr or {}), gamma, cosine_every
         self.modalities = net.modalities
-        for method in self.methods.values():
-            method.setup(self.modalities, net.classes, seed)
+        for name, method in self.methods.items():
+            method.prepare(name, self.modalities, net.classes, seed)
         timed = rhythm.buffer is not None or rhythm.mask is not None
         may_miss = check_methods(self.methods, timed) or may_miss
         self.extensions = install_modules(net, self.methods, seed)
@@ -102,7 +106,7 @@ class MultimodalModule(L.LightningModule):
                 "there is no unimodal gradient to leave out: choose soft, hard or accumulate",
             )
         self.fusion_loss = not any(method.replaces_fusion_loss for method in self.methods.values())
-        self.forward_pass = Forward(net, everyone, self.active, rhythm, self.trains_heads, may_miss, teachers or {})
+        self.forward_pass = Forward(net, everyone, self.active, self.trains_heads, may_miss, teachers or {})
         self.step: Step | None = None
         self._rows: Mapping[str, Tensor | None] = {}
         self._epoch_counts: Tensor | None = None
@@ -112,30 +116,10 @@ class MultimodalModule(L.LightningModule):
 
     # -- optimiser
     def configure_optimizers(self) -> Any:
-        everything = self.net.groups()
-        everything[FUSION] += list(self.extensions.parameters())
-        groups = {name: [p for p in params if p.requires_grad] for name, params in everything.items()}
-        for name in self.group_lr:
-            if name not in groups:
-                raise UserError(
-                    f"group_lr.{name}",
-                    f"the groups are {', '.join(groups)}",
-                    "a modality, or fusion",
-                    "correct the name",
-                )
-        options = [
-            {"params": params, "name": name, **({"lr": self.group_lr[name]} if name in self.group_lr else {})}
-            for name, params in groups.items()
-            if params
-        ]
-        optimizer = self._optimizer(options)
-        self.trainer.fit_loop.setup_data()  # now the length of an epoch is known
-        per_epoch = max(1, int(self.trainer.num_training_batches))
-        epochs = self.trainer.max_epochs or -1
-        if epochs < 1:  # training is measured in steps alone
-            epochs = -(-max(1, self.trainer.max_steps) // per_epoch)
-        schedule = self._lr_schedule(optimizer, per_epoch, epochs)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        groups = self.net.groups()
+        groups[FUSION] += list(self.extensions.parameters())
+        trained = {name: [p for p in params if p.requires_grad] for name, params in groups.items()}
+        return configure_optimizer(self.trainer, trained, self.group_lr, self._optimizer, self._lr_schedule)
 
     def on_train_start(self) -> None:
         pipeline = find_pipeline(self.trainer)
@@ -144,7 +128,7 @@ class MultimodalModule(L.LightningModule):
                 "callbacks",
                 "no StepPipeline",
                 "a StepPipeline with rhythm and gate",
-                "build the trainer with asgml.build",
+                "build the trainer with asgml.build.build(cfg, run)",
             )
         self._pipeline = pipeline
         frozen = {m for m, params in self.net.groups().items() if not any(p.requires_grad for p in params)}
@@ -167,13 +151,13 @@ class MultimodalModule(L.LightningModule):
 
     # -- forward
     def step_of(self, batch: Batch) -> Step:
-        """The forward pass of a batch, in the module's own mode."""
+        """Run the forward pass of a batch, in the module's own mode."""
         training = self.training
         t = self._pipeline.t if training else 0
         measure = training and bool(self.cosine_every) and self.trains_heads
         return self.forward_pass(
             batch,
-            training=training,
+            plan=self._context.plan if training else None,
             measure=measure and (t == 0 or (t + 1) % self.cosine_every == 0),
             t=t,
             epoch=self.current_epoch,
@@ -196,6 +180,8 @@ class MultimodalModule(L.LightningModule):
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
         step = self.step = self.step_of(batch)
+        if self._modulation is not None:
+            self._modulation.step = step
         self._rows = batch["rows"]
         terms = {FUSION: step.losses[FUSION]} if self.fusion_loss else {}
         for name, method in self.methods.items():
@@ -313,7 +299,7 @@ class MultimodalModule(L.LightningModule):
         return self._present_rows(self.step.features, self._rows, self.step.y)
 
     def probe_encode(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-        features, _ = self.forward_pass.encode(batch, self.training)
+        features, _ = self.forward_pass.encode(batch)
         return self._present_rows({m: features[m] for m in self.active}, batch["rows"], batch["y"])
 
     @staticmethod

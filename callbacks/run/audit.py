@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from callbacks.errors import UserError
+from callbacks.step.stage import find_pipeline
 
 SHOWN = 8
 
@@ -94,8 +95,8 @@ class TrainableAudit(L.Callback):
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.passed:
             return
-        asked: Any = getattr(pl_module, "idle_groups", set)
-        idle: set[str] = set(asked())
+        pipeline = find_pipeline(trainer)
+        idle = set() if pipeline is None or pipeline.ctx is None else pipeline.ctx.plan.without_gradient
         for group in set(self._group.values()) - idle:
             self._passes[group] = self._passes.get(group, 0) + 1
         open_ = [(n, p) for n, p in pl_module.named_parameters() if n in self._group and n not in self._known]

@@ -6,7 +6,7 @@ import lightning as L
 from lightning.pytorch.callbacks import WeightAveraging
 from torch.optim.swa_utils import get_ema_avg_fn
 
-from callbacks.step.pipeline import find_pipeline
+from callbacks.step.stage import find_pipeline
 
 
 class _CommittedAveraging(WeightAveraging):

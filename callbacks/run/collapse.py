@@ -14,7 +14,7 @@ from torch import Tensor
 
 from callbacks.errors import UserError
 from callbacks.run.history_logger import find_history
-from callbacks.step.pipeline import find_pipeline
+from callbacks.step.stage import find_pipeline
 
 
 @dataclass

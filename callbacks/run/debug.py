@@ -8,8 +8,8 @@ import lightning as L
 
 from callbacks.errors import UserError
 from callbacks.stages.diagnostics import GradientNorms
-from callbacks.step.pipeline import find_pipeline
-from callbacks.step.stage import rank_zero_print
+from callbacks.step.console import rank_zero_print
+from callbacks.step.stage import find_pipeline
 
 
 class DebugFailure(UserError):
@@ -45,7 +45,7 @@ class OverfitCheck(L.Callback):
                 "‖Δparam‖ per group",
                 "add callbacks.stages.diagnostics.GradientNorms to the pipeline's stages",
             )
-        held = pipeline.ctx.held if pipeline.t <= 1 else set()  # a rhythm may hold a group back in a single step
+        held = pipeline.ctx.plan.idle if pipeline.t <= 1 else set()  # a rhythm may hold a group back in a single step
         moved = {g: diagnostics.moved.get(g, 0.0) for g in pipeline.ctx.groups}
         dead = [g for g, delta in moved.items() if delta == 0.0 and g not in self.idle | held]
         table = ", ".join(f"{g} {delta:.3g}" + (" (held back)" if g in held else "") for g, delta in moved.items())

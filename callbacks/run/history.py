@@ -1,8 +1,7 @@
 """What a run has recorded so far: three append-only CSV files that survive interruption.
 
-`history.csv` (step, epoch, name, value), `events.csv` (step, epoch, kind, detail) and `timeline.csv` (step,
-modality, action, age, scale). One writer per run directory. Every record is one line, so that a line torn by a
-crash can be recognised and dropped.
+One writer per run directory. Every record is one line, so that a line torn by a crash can be recognised and dropped.
+Writers and readers take names, columns and actions from here.
 """
 
 from __future__ import annotations
@@ -12,63 +11,110 @@ import io
 import os
 import time
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
-HEADERS: dict[str, str] = {
-    "history.csv": "step,epoch,name,value\n",
-    "events.csv": "step,epoch,kind,detail\n",
-    "timeline.csv": "step,modality,action,age,scale\n",
+
+@dataclass(frozen=True)
+class RunFile:
+    """One of a run's CSV files.
+
+    Attributes:
+        name: the file's name in the run directory.
+        columns: the type of each column, in the order of the columns.
+        key: the columns that identify a record; where a resumed run wrote a record again, the last one counts.
+    """
+
+    name: str
+    columns: Mapping[str, type]
+    key: tuple[str, ...]
+
+    @property
+    def header(self) -> str:
+        return ",".join(self.columns) + "\n"
+
+
+HISTORY = RunFile("history.csv", {"step": int, "epoch": int, "name": str, "value": float}, ("step", "name"))
+EVENTS = RunFile(
+    "events.csv", {"step": int, "epoch": int, "kind": str, "detail": str}, ("step", "epoch", "kind", "detail")
+)
+TIMELINE = RunFile(
+    "timeline.csv", {"step": int, "modality": str, "action": str, "age": int, "scale": float}, ("step", "modality")
+)
+FILES = {file.name: file for file in (HISTORY, EVENTS, TIMELINE)}
+
+
+class Action(NamedTuple):
+    """What a modality's parameters did at a step.
+
+    Attributes:
+        meaning: the action in the words of a legend.
+        moves: whether the parameters took an update.
+    """
+
+    meaning: str
+    moves: bool
+
+
+ACTIONS = {
+    "update": Action("update", True),
+    "soft": Action("scaled-down update", True),
+    "fusion": Action("update from the fusion path only", True),
+    "accumulate": Action("holds still, accumulates", False),
+    "hold": Action("holds still", False),
+    "veto": Action("vetoed by the gate", False),
+    "missing": Action("modality missing", False),
 }
 BUFFERED_ROWS = 1000
 BUFFERED_SECONDS = 5.0
 
 
 class History:
-    """Buffered, append-only writers of a run's three tables.
+    """Write a run's three tables, buffered and append-only.
 
-    Values are written with `repr`, so that reading them back gives the same float. Rows reach the file after
-    1000 rows or 5 s, with `flush`, and with `close`. Opening repairs the torn last line of a run that was
-    killed.
+    Values are written with `repr`, so that reading them back gives the same float. Rows reach the file after 1000 rows
+    or 5 s, with `flush`, and with `close`. Opening repairs the torn last line of a run that was killed.
 
-    Resuming: either `load_state_dict` of the state saved with the checkpoint (exact), or `truncate(step)`. A
-        run that starts anew in a used directory calls `truncate(-1)`.
+    To resume, call either `load_state_dict` with the state saved in the checkpoint (exact), or `truncate(step)`. A run
+    that starts anew in a used directory calls `truncate(-1)`.
 
     Args:
-        run_dir: created when missing.
+        run_dir: the run's directory; created when missing.
     """
 
     def __init__(self, run_dir: str | Path):
         self.run_dir = Path(run_dir)
         self.run_dir.mkdir(parents=True, exist_ok=True)
-        self._rows: dict[str, list[str]] = {name: [] for name in HEADERS}
+        self._rows: dict[str, list[str]] = {name: [] for name in FILES}
         self._files: dict[str, TextIO] = {}
         self._flushed = time.monotonic()
-        for name in HEADERS:
+        for name in FILES:
             _repair(self.run_dir / name)
 
     def scalar(self, step: int, epoch: int, name: str, value: float) -> None:
-        """One value of one metric at one step."""
-        self._append("history.csv", (step, epoch, name, repr(float(value))))
+        """Record one value of one metric at one step."""
+        self._append(HISTORY, (step, epoch, name, repr(float(value))))
 
     def event(self, step: int, epoch: int, kind: str, detail: str) -> None:
-        """Something that happened once: a skipped step with its reason, a decision, a warning."""
-        self._append("events.csv", (step, epoch, kind, detail))
+        """Record what happened once: a skipped step with its reason, a decision, a warning."""
+        self._append(EVENTS, (step, epoch, kind, detail))
 
     def timeline(self, step: int, modality: str, action: str, age: int, scale: float) -> None:
-        """What a modality applied at a step.
+        """Record what a modality applied at a step.
 
         Args:
-            step: committed optimiser steps.
-            modality: its name.
-            action: update, hold, missing, soft, accumulate or veto.
-            age: steps since the applied gradient was computed; 0 fresh, -1 nothing applied.
-            scale: factor on what was applied.
+            step: the number of committed optimiser steps.
+            modality: the modality's name.
+            action: one of ACTIONS.
+            age: the steps since the applied gradient was computed; 0 fresh, -1 nothing applied.
+            scale: the factor on what was applied.
         """
-        self._append("timeline.csv", (step, modality, action, age, repr(float(scale))))
+        self._append(TIMELINE, (step, modality, action, age, repr(float(scale))))
 
     def flush(self) -> None:
-        """Everything appended so far is in the files."""
+        """Bring everything recorded so far into the files."""
         for name, rows in self._rows.items():
             if rows:
                 file = self._open(name)
@@ -78,16 +124,16 @@ class History:
         self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Flushes, and releases the files; a later row opens them again."""
+        """Flush, and release the files; a later row opens them again."""
         self.flush()
         for file in self._files.values():
             file.close()
         self._files.clear()
 
     def truncate(self, step: int) -> None:
-        """Drops all rows with a step greater than `step`, atomically per file; -1 drops all rows."""
+        """Drop all rows with a step greater than `step`, atomically per file; -1 drops all rows."""
         self.close()
-        for name, header in HEADERS.items():
+        for name, file in FILES.items():
             path = self.run_dir / name
             if not path.exists():
                 continue
@@ -96,24 +142,24 @@ class History:
                 kept = [line for line in old if int(line.split(",", 1)[0]) <= step]
             tmp = path.with_name(f".{name}.tmp")
             with tmp.open("w", encoding="utf-8", newline="") as new:
-                new.write(header + "".join(kept))
+                new.write(file.header + "".join(kept))
                 new.flush()
                 os.fsync(new.fileno())
             tmp.replace(path)
 
     def state_dict(self) -> dict[str, int]:
-        """Length in bytes of each table, after bringing all rows to the disk."""
+        """Bring all rows to the disk and return the length of each table in bytes."""
         self.flush()
         for file in self._files.values():
             os.fsync(file.fileno())
-        paths = {name: self.run_dir / name for name in HEADERS}
+        paths = {name: self.run_dir / name for name in FILES}
         return {name: path.stat().st_size if path.exists() else 0 for name, path in paths.items()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Cuts each table back to what it held when the state was taken.
+        """Cut each table back to what it held when the state was taken.
 
-        Warns when a table is shorter than that: the rows between are lost (for example when a checkpoint is
-        continued in another directory), the run itself is not affected.
+        Warns when a table is shorter than that: the rows between are lost (for example when a checkpoint is continued
+        in another directory), the run itself is not affected.
         """
         self.close()
         for name, size in state.items():
@@ -129,13 +175,14 @@ class History:
                 os.truncate(path, size)
             _repair(path)
 
-    def _append(self, name: str, fields: tuple[int | str, ...]) -> None:
+    def _append(self, table: RunFile, fields: tuple[int | str, ...]) -> None:
         line = io.StringIO()
         csv.writer(line, lineterminator="\n").writerow(
             [" ".join(f.split()) if isinstance(f, str) and not f.isprintable() else f for f in fields]
         )
-        self._rows[name].append(line.getvalue())
-        if len(self._rows[name]) >= BUFFERED_ROWS or time.monotonic() - self._flushed > BUFFERED_SECONDS:
+        rows = self._rows[table.name]
+        rows.append(line.getvalue())
+        if len(rows) >= BUFFERED_ROWS or time.monotonic() - self._flushed > BUFFERED_SECONDS:
             self.flush()
 
     def _open(self, name: str) -> TextIO:
@@ -144,13 +191,13 @@ class History:
             fresh = not path.exists() or path.stat().st_size == 0
             file = path.open("a", encoding="utf-8", newline="")
             if fresh:
-                file.write(HEADERS[name])
+                file.write(FILES[name].header)
             self._files[name] = file
         return self._files[name]
 
 
 def _repair(path: Path) -> None:
-    """Cuts off a last line without its end."""
+    """Cut off a last line without its end."""
     if not path.exists():
         return
     with path.open("rb+") as file:

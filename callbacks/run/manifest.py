@@ -92,6 +92,8 @@ class CheckpointManifest(L.Callback):
         strategies are not gathered.
     """
 
+    reads_other_callbacks = True  # it describes what they have left to be saved: it comes after them
+
     def __init__(self) -> None:
         self._resumed: dict[str, Any] | None = None
 

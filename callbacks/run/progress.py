@@ -7,7 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 
-from callbacks.step.pipeline import find_pipeline
+from callbacks.step.stage import find_pipeline
 
 
 class StepProgress(RichProgressBar):

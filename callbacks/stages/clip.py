@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from callbacks.errors import UserError
+from callbacks.step.context import StepContext
 from callbacks.step.groups import require_groups
-from callbacks.step.stage import Stage, StepContext
+from callbacks.step.phases import Phase
+from callbacks.step.stage import Stage
 
 
 class GroupClip(Stage):
@@ -32,12 +32,17 @@ class GroupClip(Stage):
     """
 
     name = "clip"
+    phase = Phase.CLIP
 
     def __init__(self, max_norm: float | None, groups: dict[str, float] | None = None):
         self.max_norm, self.bounds = max_norm, dict(groups or {})
         for name, bound in {"max_norm": max_norm, **self.bounds}.items():
             if bound is not None and bound <= 0:
                 raise UserError(f"clip: {name}", str(bound), "a norm above 0", "use null to switch clipping off")
+
+    @property
+    def acts(self) -> bool:
+        return self.max_norm is not None or bool(self.bounds)
 
     def prepare(self, ctx: StepContext) -> None:
         require_groups(list(self.bounds), ctx.groups, "GroupClip.groups")
@@ -53,6 +58,3 @@ class GroupClip(Stage):
                 torch.isfinite(norm), (bound / norm.clamp(min=1e-12)).clamp(max=1.0), torch.ones_like(norm)
             )
             torch._foreach_mul_(ctx.writable(name), factor)
-
-    def counters(self) -> dict[str, Any]:
-        return {}

@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.step.stage import Stage, StepContext, host_read, rank_zero_print
+from callbacks.step.console import rank_zero_print
+from callbacks.step.context import StepContext, host_read
+from callbacks.step.phases import Phase
+from callbacks.step.stage import Stage
 
 
 class GradientNorms(Stage):
@@ -34,6 +37,7 @@ class GradientNorms(Stage):
     """
 
     name = "diagnostics"
+    phase = Phase.MEASURE
 
     def __init__(self, every: int = 10, fisher_ema: float = 0.1, announce: bool = True):
         self.every, self.fisher_ema, self.announce = every, fisher_ema, announce

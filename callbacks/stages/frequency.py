@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from callbacks.errors import UserError
-from callbacks.step.groups import require_groups
-from callbacks.step.stage import Stage, StepContext, warn_if_scale_invariant
+from callbacks.step.context import StepContext
+from callbacks.step.groups import require_groups, warn_if_scale_invariant
+from callbacks.step.phases import Phase
+from callbacks.step.stage import Stage
 
 Masking = Literal["soft", "hard", "fusion_preserving", "accumulate"]
 
@@ -150,13 +152,11 @@ class Cadence:
 class FrequencyMask(Stage):
     """Holds encoders back between their updates.
 
-    What happens on a step on which an encoder is not due: `soft` scales its update (default 0.1), `hard` applies
-        nothing
-    (and the owner of the forward pass may skip the encoder's graph: ask `due(t)`), `accumulate` applies nothing
-    now and the mean of
-    all gradients since the last update at the next one, `fusion_preserving` changes nothing here: the module lets
-        the unimodal
-    head read the detached feature on that step, so that only the fusion path's gradient remains.
+    On a step on which an encoder is not due, `soft` scales its update (default 0.1), `hard` applies nothing (and the
+    owner of the forward pass may skip the encoder's graph: `ctx.plan[group].graph`), `accumulate` applies nothing now
+    and the mean of all gradients since the last update at the next one, and `fusion_preserving` changes nothing here:
+    the unimodal head reads the detached feature on that step (`ctx.plan[group].head_detached`), so that only the
+    gradient of the fusion path remains.
 
     Example::
 
@@ -181,6 +181,7 @@ class FrequencyMask(Stage):
     """
 
     name = "frequency"
+    phase = Phase.MASK
 
     def __init__(
         self,
@@ -203,10 +204,6 @@ class FrequencyMask(Stage):
         self._pending: dict[str, list[Tensor | None]] = {}
         self._loaded: dict[str, Any] | None = None
 
-    def due(self, t: int) -> set[str]:
-        """Groups that update at step t; known before the forward pass."""
-        return self.cadence.due(t)
-
     def set_every(self, group: str, k: int) -> None:
         """Changes k from the next step on (rule `elapsed`)."""
         self.cadence.every[group] = k
@@ -222,6 +219,13 @@ class FrequencyMask(Stage):
                     s.to(p.device) if s is not None else None for s, p in zip(tensors, params, strict=True)
                 ]
             self._loaded = None
+
+    def before_forward(self, ctx: StepContext) -> None:
+        for name in self.cadence.every.keys() - self.cadence.due(ctx.t):
+            plan = ctx.plan[name]
+            plan.reason = f"not due: updates every {self.cadence.every[name]} steps"
+            plan.graph = plan.graph and self.masking != "hard"
+            plan.head_detached = self.masking == "fusion_preserving"
 
     def on_gradients(self, ctx: StepContext) -> None:
         due = self.cadence.due(ctx.t)
@@ -300,8 +304,3 @@ class FrequencyMask(Stage):
         self.cadence.forced = state["forced"]
         self._counts, self.applied, self.held = dict(state["counts"]), dict(state["applied"]), dict(state["held"])
         self._loaded = state["sums"]
-
-
-def require_covering(every: Mapping[str, int], where: str) -> None:
-    """Raises UserError where fixed k would leave some step idle; used by configs before anything is built."""
-    check_phases(every, None, where)

@@ -6,7 +6,9 @@ import math
 from collections.abc import Collection
 from typing import Any
 
-from callbacks.step.stage import Stage, StepContext
+from callbacks.step.context import StepContext
+from callbacks.step.phases import Phase
+from callbacks.step.stage import Stage
 
 
 def verdict(fresh: dict[str, float], applied: dict[str, float], held: Collection[str] = frozenset()) -> str | None:
@@ -52,6 +54,7 @@ class StepGate(Stage):
     """
 
     name = "gate"
+    phase = Phase.VERDICT
 
     def __init__(self, max_consecutive_skips: int = 20):
         self.max_consecutive_skips = max_consecutive_skips
@@ -72,7 +75,7 @@ class StepGate(Stage):
     def decide(self, ctx: StepContext) -> str | None:
         host = ctx.read_to_host()
         fresh, applied = ({g: host[f"{what}/{g}"] for g in ctx.groups} for what in ("fresh", "applied"))
-        return verdict(fresh, applied, ctx.held)
+        return verdict(fresh, applied, ctx.plan.idle)
 
     def on_commit(self, ctx: StepContext) -> None:
         self.consecutive = 0

@@ -10,7 +10,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from callbacks.errors import UserError
-from callbacks.step.stage import Stage, StepContext
+from callbacks.step.context import StepContext
+from callbacks.step.phases import Phase
+from callbacks.step.stage import Stage
 
 WARMUP_FLOOR = 0.1
 
@@ -100,6 +102,7 @@ class LRStep(Stage):
     """
 
     name = "lr"
+    phase = Phase.COMMIT
 
     def __init__(self) -> None:
         self._committed = 0

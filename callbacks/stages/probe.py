@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -14,7 +12,10 @@ from torch.nn import functional as F
 
 from callbacks.errors import UserError
 from callbacks.run.rng import capture, restore
-from callbacks.step.stage import Stage, StepContext, host_read
+from callbacks.step.context import StepContext, host_read
+from callbacks.step.modes import evaluating
+from callbacks.step.phases import Phase
+from callbacks.step.stage import Stage
 
 ProbeInput = dict[str, tuple[Tensor, Tensor]]  # modality -> features (n, d), labels (n,)
 
@@ -33,20 +34,6 @@ class CorrectedEMA:
     @property
     def value(self) -> float:
         return self.sum / (1 - (1 - self.alpha) ** self.count) if self.count else 0.0
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; afterwards every submodule's own mode and the RNG are as before."""
-    modes = [(m, m.training) for m in module.modules()]
-    devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
-    module.eval()
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=list(devices)):
-            yield
-    finally:
-        for m, mode in modes:
-            m.training = mode
 
 
 def _ranks() -> int:
@@ -98,6 +85,7 @@ class ProbeEMA(Stage):
     """
 
     name = "probe"
+    phase = Phase.AFTER
 
     def __init__(
         self,

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.errors import UserError
-from callbacks.step.groups import Group, require_groups
-from callbacks.step.stage import Stage, StepContext, warn_if_scale_invariant
+from callbacks.step.context import StepContext
+from callbacks.step.groups import Group, require_groups, warn_if_scale_invariant
+from callbacks.step.phases import Phase
+from callbacks.step.stage import Stage
 
 EMPTY = -1
 
@@ -178,6 +180,7 @@ class StalenessBuffer(Stage):
     """
 
     name = "staleness"
+    phase = Phase.DELAY
 
     def __init__(
         self,
@@ -238,9 +241,10 @@ class StalenessBuffer(Stage):
                     ring.norms = [None if n is None else n.to(device) for n in saved[group]["norms"]]
             self._loaded = None
 
-    def will_hold(self, group: str, t: int) -> bool:
-        """Known before the forward pass: will this group stand still at step t (its modality being present)?"""
-        return self.stamps[group].due(t, self.delays[group], True, self.warmup).action == "hold"
+    def before_forward(self, ctx: StepContext) -> None:
+        for name, tau in self.delays.items():
+            if tau > 0:
+                ctx.plan[name].delay, ctx.plan[name].reason = tau, f"applies the gradient of {tau} steps ago"
 
     def on_gradients(self, ctx: StepContext) -> None:
         self._due.clear()

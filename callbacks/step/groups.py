@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -140,3 +141,13 @@ def norms_by_group(module: nn.Module, groups: dict[str, Group]) -> dict[str, nn.
         name = names.pop() if len(names) == 1 else ""
         found.setdefault(name, nn.ModuleList()).append(layer)
     return found
+
+
+def warn_if_scale_invariant(optimizer: Optimizer, who: str) -> None:
+    """Warn once that a factor on the gradient changes nothing under Adam-like optimisers."""
+    if isinstance(optimizer, SCALE_INVARIANT):
+        rank_zero_warn(
+            f"{who}: 'through: gradient' with {type(optimizer).__name__} has no effect "
+            "(the factor cancels in the update); "
+            "use 'through: lr'."
+        )

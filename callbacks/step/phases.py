@@ -1,49 +1,85 @@
-"""The one place that says in which order the stages of a step run."""
+"""The phases of an optimiser step: the one place that says what runs when."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import IntEnum
+from typing import Protocol
 
 from callbacks.errors import UserError
 
-# forward, losses and one backward come before; the optimiser's step and the commit after.
-ORDER: tuple[str, ...] = (
-    "rhythm",  # decides before the forward pass; reads norms and losses at the commit
-    "diagnostics",  # sees the fresh, unmodified gradients
-    "modulation",  # methods that change gradients
-    "staleness",  # push, pop, compensate
-    "frequency",  # mask or scale what is not due
-    "clip",  # per group, on what will be applied
-    "gate",  # the verdict: the step's one host read
-    "lr",  # at the commit: schedulers
-    "probe",  # after the commit
-)
+
+class Phase(IntEnum):
+    """When a stage runs. All hooks of a step go through the stages in the order of their phases.
+
+    The forward pass, the losses and one backward lie between `DECIDE` and `MEASURE`; the optimiser moves between
+    `VERDICT` and `COMMIT`. Within a phase the listed order counts.
+    """
+
+    DECIDE = 0  # what every group may do, before the forward pass
+    MEASURE = 1  # fresh, unmodified gradients
+    MODULATE = 2  # methods that change gradients
+    DELAY = 3  # push, pop, compensate
+    MASK = 4  # scale or remove what is not due
+    CLIP = 5  # on what will be applied
+    VERDICT = 6  # whether the optimiser moves: the step's one host read
+    COMMIT = 7  # schedulers and records, after the optimiser has moved
+    AFTER = 8  # what follows a committed step
 
 
-def check_order(names: Sequence[str], where: str = "StepPipeline(stages)") -> None:
-    """Refuses stages that are unknown, repeated, or out of `ORDER`.
+class Phased(Protocol):
+    """Anything with the name and the phase of a stage."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def phase(self) -> Phase | None: ...
+
+
+def check_order(stages: Sequence[Phased], where: str = "StepPipeline(stages)") -> None:
+    """Refuse stages without a phase, repeated names, and phases in the wrong order.
 
     Raises:
-        UserError: naming the first two stages that stand the wrong way round, and the declared order.
+        UserError: naming the stage, or the first two that stand the wrong way round, and the order of the phases.
     """
-    for name in names:
-        if name not in ORDER:
+    order = " → ".join(p.name for p in Phase)
+    seen: set[str] = set()
+    before: Phased | None = None
+    for stage in stages:
+        if stage.phase is None:
             raise UserError(
-                where, f"stage '{name}'", f"one of {', '.join(ORDER)}", "declare the stage in callbacks/step/phases.py"
+                f"{where}: stage '{stage.name}'",
+                "no phase",
+                f"one of {order}",
+                f"declare it in {type(stage).__name__}: phase = Phase.MODULATE",
             )
-    for before, after in zip(names, list(names)[1:], strict=False):
-        if ORDER.index(before) >= ORDER.index(after):
+        if stage.name in seen:
             raise UserError(
                 where,
-                f"'{before}' before '{after}'" if before != after else f"'{before}' twice",
-                " → ".join(ORDER),
-                "list the stages in this order (leave out those not needed)",
+                f"two stages named '{stage.name}'",
+                "one stage of each name",
+                f"list '{stage.name}' once, or give your own stage another name",
             )
+        seen.add(stage.name)
+        if before is not None and before.phase is not None and before.phase > stage.phase:
+            raise UserError(
+                where,
+                f"'{before.name}' ({before.phase.name}) before '{stage.name}' ({stage.phase.name})",
+                order,
+                f"list '{stage.name}' before '{before.name}'",
+            )
+        before = stage
 
 
-def describe(names: Sequence[str]) -> str:
-    """The start-up line: the whole step in order."""
-    before = [n for n in names if n == "rhythm"]
-    first = [n for n in names if n in ORDER[1:7]]
-    last = [n for n in names if n in ORDER[7:]]
-    return " → ".join([*before, "forward", "losses", "backward", "unscaled", *first, "optimiser", "commit", *last])
+def describe(stages: Sequence[Phased]) -> str:
+    """Return the start-up line: the whole step in order."""
+    line: list[str] = []
+    landmarks = {
+        Phase.MEASURE: ["forward", "losses", "backward", "unscaled"],
+        Phase.COMMIT: ["optimiser", "commit"],
+    }
+    for phase in Phase:
+        line += landmarks.get(phase, [])
+        line += [stage.name for stage in stages if stage.phase is phase]
+    return " → ".join(line)

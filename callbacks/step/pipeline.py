@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import lightning as L
@@ -14,10 +14,13 @@ from torch.optim import Optimizer
 
 from callbacks.errors import UserError
 from callbacks.run.history_logger import find_history
+from callbacks.step.console import rank_zero_print
+from callbacks.step.context import StepContext
 from callbacks.step.groups import group_norms, named_groups, norms_by_group
+from callbacks.step.hooks import StepHooks
 from callbacks.step.norm import NormSnapshot
 from callbacks.step.phases import check_order, describe
-from callbacks.step.stage import Stage, StepContext, rank_zero_print
+from callbacks.step.plan import StepPlan
 
 
 class StepPipeline(L.Callback):
@@ -48,15 +51,23 @@ class StepPipeline(L.Callback):
         times a step).
 
     Args:
-        stages: in the order of `callbacks.step.phases.ORDER`.
+        stages: in the order of their phases (`callbacks.step.phases.Phase`); stages of your own are welcome.
+            `StepPipeline.ordered` puts them into that order.
         log_every: steps between two log lines of the stages' metrics (default: the trainer's
             `log_every_n_steps`).
         announce: print the start-up line with the order of the step.
     """
 
-    def __init__(self, stages: Sequence[Stage], log_every: int | None = None, announce: bool = True):
+    @classmethod
+    def ordered(cls, stages: Iterable[StepHooks | None], announce: bool = True) -> StepPipeline:
+        """Build a pipeline of the stages that act, sorted by phase; None is left out."""
+        acting = [s for s in stages if s is not None and s.acts]
+        undeclared = [s for s in acting if s.phase is None]
+        return cls(undeclared or sorted(acting, key=lambda s: s.phase or 0), announce=announce)
+
+    def __init__(self, stages: Iterable[StepHooks], log_every: int | None = None, announce: bool = True):
         self.stages = list(stages)
-        check_order([s.name for s in self.stages])
+        check_order(self.stages)
         self.log_every, self.announce = log_every, announce
         self.t = 0
         self.vetoed = 0
@@ -67,6 +78,7 @@ class StepPipeline(L.Callback):
         self._base_lr: dict[str, Any] = {}
         self._hook: Any = None
         self._norms: dict[str, NormSnapshot] = {}
+        self._planned = StepPlan()
 
     @property
     def state_key(self) -> str:
@@ -88,7 +100,7 @@ class StepPipeline(L.Callback):
         for stage in self.stages:
             stage.load_state(saved[stage.name])
 
-    def stage(self, name: str) -> Stage | None:
+    def stage(self, name: str) -> StepHooks | None:
         """The stage of that name, or None."""
         return next((s for s in self.stages if s.name == name), None)
 
@@ -127,7 +139,7 @@ class StepPipeline(L.Callback):
         for stage in self.stages:
             stage.prepare(self.ctx)
         if self.announce:
-            rank_zero_print("step: " + describe([s.name for s in self.stages]))
+            rank_zero_print("step: " + describe(self.stages))
 
     def on_train_end(self, trainer, pl_module) -> None:
         if self._hook is not None:
@@ -147,12 +159,12 @@ class StepPipeline(L.Callback):
         for stage in self.stages:
             stage.before_forward(self.ctx)
 
-    def _begin(self) -> None:
+    def _begin(self, plan: StepPlan | None = None) -> None:
         ctx = self.ctx
         assert ctx is not None
-        ctx.t = self.t
+        ctx.t, ctx.plan = self.t, plan or StepPlan()
         ctx.fresh, ctx.reads, ctx.host, ctx.scale, ctx.metrics, ctx.events = {}, {}, {}, {}, {}, []
-        ctx.touched, ctx.borrowed, ctx.held, ctx.known, ctx.veto = set(), set(), set(), {}, None
+        ctx.touched, ctx.borrowed, ctx.known, ctx.veto = set(), set(), {}, None
         ctx.report = False
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
@@ -163,9 +175,14 @@ class StepPipeline(L.Callback):
         if self._stepped:
             self._record()
             reads = ctx.reads
-            self._begin()
+            self._begin(self._planned)
             ctx.reads = reads
+        self._planned = ctx.plan.copy()  # for a second step in the same batch
         ctx.fresh = dict(zip(ctx.groups, group_norms(list(ctx.groups.values())), strict=True))
+        for name in ctx.plan.idle & ctx.groups.keys():
+            ctx.hold(name)
+        for name in ctx.plan.absent & ctx.groups.keys():
+            ctx.groups[name].clear()  # the gradient of an absent modality is a 0 that only DDP needed
         for stage in self.stages:
             stage.on_gradients(ctx)
         for stage in self.stages:
@@ -193,7 +210,7 @@ class StepPipeline(L.Callback):
             return
         self._open = False
         self._restore_lr()
-        for name in ctx.held:
+        for name in ctx.plan.idle:
             if name in self._norms:
                 self._norms[name].restore()
         for stage in self.stages:
@@ -262,13 +279,3 @@ def peak_memory_mb() -> float:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def find_pipeline(trainer: L.Trainer) -> StepPipeline | None:
-    """The trainer's pipeline (also the one behind a stage that stands alone), or None."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, StepPipeline):
-            return callback
-        if isinstance(callback, Stage) and callback._solo is not None:
-            return callback._solo
-    return None

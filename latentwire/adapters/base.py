@@ -9,7 +9,7 @@ from latentwire.adapters.calibration import Calibration, Mode
 
 
 class Adapter(nn.Module):
-    """Base: `forward` is the subclass's `raw` followed by the calibration.
+    """Brings latents to the width and scale of one model: the subclass's `raw`, then the calibration.
 
     Args:
         d_z: width of a latent.
@@ -24,16 +24,16 @@ class Adapter(nn.Module):
         self.calibration = Calibration(target, calibration)
 
     def raw(self, z: Tensor) -> Tensor:
-        """(B, M, d_z) -> (B, M, d_out), uncalibrated."""
+        """Map (B, M, d_z) to (B, M, d_out), uncalibrated."""
         raise NotImplementedError
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, M, d_z) -> (B, M, d_out). Raises RuntimeError before `calibrate` with calibration `batch`."""
+        """Map (B, M, d_z) to (B, M, d_out). Raises RuntimeError before `calibrate` with calibration `batch`."""
         return self.calibration(self.raw(z))
 
     @torch.no_grad()
     def calibrate(self, z: Tensor) -> None:
-        """Measures the uncalibrated scale on latents (B, M, d_z) of a training batch; dropout is off meanwhile."""
+        """Measure the uncalibrated scale on latents (B, M, d_z) of a training batch; dropout is off meanwhile."""
         training = self.training
         self.eval()
         self.calibration.measure(self.raw(z))
@@ -41,6 +41,7 @@ class Adapter(nn.Module):
 
     @torch.no_grad()
     def fit(self, z: Tensor, y: Tensor) -> None:
-        """Starts from the least-squares map of latents (B, M, d_z) to targets (B, M, d_out), before `calibrate`;
-        adapters without a linear map of their own leave it (FiLM, affine).
+        """Start from the least-squares map of latents (B, M, d_z) to targets (B, M, d_out), before `calibrate`.
+
+        Adapters without a linear map of their own stay as they are (FiLM, affine).
         """

@@ -36,7 +36,7 @@ class Calibration(nn.Module):
     def __init__(self, target: float, mode: Mode = "batch"):
         super().__init__()
         if not 0 < target < float("inf"):
-            raise UserError("calibration target", str(target), "a positive RMS", "measure the embeddings of real text")
+            raise UserError("calibration target", str(target), "a positive RMS", "set wire.measured_texts higher")
         self.mode = mode
         self.gain = nn.Parameter(torch.ones(())) if mode != "none" else None
         self.register_buffer("target", torch.tensor(float(target)))
@@ -44,15 +44,15 @@ class Calibration(nn.Module):
 
     @torch.no_grad()
     def measure(self, y: Tensor) -> float:
-        """Takes the RMS of uncalibrated outputs (…, d) of a representative batch; returns it."""
+        """Take the RMS of uncalibrated outputs (…, d) of a representative batch; return it."""
         rms = y.float().pow(2).mean().sqrt()
         if not (torch.isfinite(rms) and rms > 0):
-            raise UserError("adapter output", f"RMS {float(rms)}", "finite and not zero", "repair encoder or adapter")
+            raise UserError("adapter output", f"RMS {float(rms)}", "finite and not zero", "choose another encoder=… or adapter=…")
         self.measured.copy_(rms)
         return float(rms)
 
     def forward(self, y: Tensor) -> Tensor:
-        """(…, d) -> (…, d). Raises RuntimeError before `measure` in mode `batch`."""
+        """Scale (…, d). Raises RuntimeError before `measure` in mode `batch`."""
         if self.gain is None:
             return y
         if self.mode == "token":

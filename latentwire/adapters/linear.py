@@ -31,6 +31,4 @@ class LinearAdapter(Adapter):
     def fit(self, z: Tensor, y: Tensor) -> None:
         least = Ridge()
         least.add(z, y)
-        weight, bias = least.solve()
-        self.linear.weight.copy_(weight)
-        self.linear.bias.copy_(bias)
+        least.solve_into(self.linear)

@@ -18,8 +18,8 @@ class MLPAdapter(Adapter):
         d_z: width of a latent.
         d_out: width of the result.
         target: RMS that the calibration aims at.
-        expansion: hidden width / d_out.
-        dropout: on the hidden layer.
+        expansion: hidden width over d_out.
+        dropout: dropout of the hidden layer.
         calibration: `batch`, `token` or `none`.
     """
 
@@ -46,6 +46,4 @@ class MLPAdapter(Adapter):
     def fit(self, z: Tensor, y: Tensor) -> None:
         least = Ridge()
         least.add(z, y)
-        weight, bias = least.solve()
-        self.linear.weight.copy_(weight)
-        self.linear.bias.copy_(bias)
+        least.solve_into(self.linear)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +22,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def straight_through(z: Tensor, quantised: Tensor) -> Tensor:
-    """`quantised`, bit for bit; its gradient is passed to `z` unchanged (Bengio et al., 2013). Same shapes."""
+    """Return `quantised`, bit for bit; its gradient is passed to `z` unchanged (Bengio et al., 2013). Same shapes."""
     return _StraightThrough.apply(z, quantised)
 
 
@@ -32,8 +31,8 @@ class Coded:
     """What leaves a codec in training.
 
     Attributes:
-        values: (B, M, d_z) float32, what the receiver will decode; differentiable.
-        loss: (), auxiliary loss of the codec (commitment), 0 where there is none.
+        values: (B, M, d_z) float32 values that the receiver will decode; differentiable.
+        loss: () auxiliary loss of the codec (commitment), 0 where there is none.
         codes: (B, M, n) long, the symbols sent per slot; None for codecs without symbols (fp16).
     """
 
@@ -51,11 +50,12 @@ class Payload:
 
     @property
     def total(self) -> int:
+        """The number of all bytes."""
         return self.codes + self.scales
 
 
 class Codec(nn.Module):
-    """Base of the codecs.
+    """Turns latents into bytes and back; base of all codecs.
 
     Invariant: `decode(encode(z))` equals `forward(z[None]).values[0]` in evaluation mode, bit for bit.
 
@@ -66,43 +66,41 @@ class Codec(nn.Module):
     def __init__(self, d_z: int):
         super().__init__()
         if d_z < 1:
-            raise UserError("codec d_z", str(d_z), "1 or more", "correct d_z")
+            raise UserError("codec d_z", str(d_z), "1 or more", "set wire.d_z=64")
         self.d_z = d_z
 
-    @property
-    def symbols(self) -> int | None:
-        """Number of different symbols a code may take; None without symbols."""
-        return None
-
     def take(self, codes: int | None) -> None:
-        """How many codes per slot training takes from now on; None: as many as are sent.
+        """Set how many codes per slot training takes from now on; None: as many as are sent.
 
         Raises:
             UserError: a codec that has no choice.
         """
         if codes is not None:
             raise UserError(
-                f"stage codes with codec {type(self).__name__}", str(codes), "null", "use codec=fsq, or leave codes out"
+                f"stages[<n>].codes with codec {type(self).__name__}",
+                str(codes),
+                "null",
+                "set codec=fsq, or stages[<n>].codes=null",
             )
 
     @torch.no_grad()
     def calibrate(self, z: Tensor) -> None:
-        """Fits what a codec can fit to latents (B, M, d_z) of training texts, once, before training."""
+        """Fit what can be fitted to latents (B, M, d_z) of training texts, once, before training."""
 
     def forward(self, z: Tensor) -> Coded:
-        """(B, M, d_z) -> Coded: the receiver's values, with straight-through gradients."""
+        """Return the receiver's values of latents (B, M, d_z), with straight-through gradients."""
         raise NotImplementedError
 
     def payload(self, slots: int) -> Payload:
-        """Exact size in bytes of a message of `slots` latents."""
+        """Return the exact size of the payload of `slots` latents."""
         raise NotImplementedError
 
     def encode(self, z: Tensor) -> bytes:
-        """(M, d_z) -> payload. Raises UserError when a value is not finite."""
+        """Turn latents (M, d_z) into a payload. Raises UserError when a value is not finite."""
         if z.dim() != 2 or z.shape[1] != self.d_z:
-            raise UserError("latents", f"shape {tuple(z.shape)}", f"(slots, {self.d_z})", "encode one text at a time")
+            raise UserError("latents", f"shape {tuple(z.shape)}", f"(slots, {self.d_z})", "call encode for one text at a time")
         if not torch.isfinite(z).all():
-            raise UserError("latents", "NaN or infinite values", "finite values", "repair the encoder first")
+            raise UserError("latents", "NaN or infinite values", "finite values", "train again with a lower group_lr.encoder")
         with torch.no_grad():
             data = self.to_bytes(z.detach().float())
         if len(data) != self.payload(z.shape[0]).total:
@@ -110,7 +108,7 @@ class Codec(nn.Module):
         return data
 
     def decode(self, data: bytes, slots: int) -> Tensor:
-        """Payload -> (M, d_z) float32, on the device of the codec's state; on the CPU where it has none.
+        """Turn a payload into latents (M, d_z) float32, on the device of the codec's state; on the CPU without any.
 
         Raises:
             UserError: the payload cannot have come from `encode`.
@@ -122,42 +120,14 @@ class Codec(nn.Module):
             return self.from_bytes(data, slots)
 
     def to_bytes(self, z: Tensor) -> bytes:
-        """`encode` for checked float32 input."""
+        """Encode checked float32 input."""
         raise NotImplementedError
 
     def from_bytes(self, data: bytes, slots: int) -> Tensor:
-        """`decode` for data of the right length."""
+        """Decode data of the right length."""
         raise NotImplementedError
 
 
 def bad_payload(found: str, expected: str) -> UserError:
-    return UserError("message payload", found, expected, "ask the sender for the message again")
-
-
-@dataclass(frozen=True)
-class Usage:
-    """How much of a code's alphabet is used.
-
-    Attributes:
-        bits: empirical entropy per code, in bits, averaged over the code positions of a slot.
-        nominal: log2 of the alphabet, the bits per code without entropy coding.
-        used: share of the alphabet that occurs, averaged over positions.
-    """
-
-    bits: float
-    nominal: float
-    used: float
-
-
-def usage(codes: Tensor, symbols: int) -> Usage:
-    """Entropy of codes (B, M, n), each position of the last axis on its own: what an entropy coder would reach.
-
-    Small samples bias it downwards: at most log2(B·M) bits can be seen.
-    """
-    bits, used = [], []
-    for position in codes.reshape(-1, codes.shape[-1]).unbind(1):
-        _, counts = position.unique(return_counts=True)
-        p = counts.double() / counts.sum()
-        bits.append(float(-(p * p.log2()).sum()))
-        used.append(len(counts) / symbols)
-    return Usage(sum(bits) / len(bits), math.log2(symbols), sum(used) / len(used))
+    """Return the error about a payload that `encode` has not written."""
+    return UserError("message payload", found, expected, "write it again with latentwire.encode")

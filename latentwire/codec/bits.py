@@ -9,17 +9,17 @@ from latentwire.codec.base import bad_payload
 
 
 def width_of(symbols: int) -> int:
-    """Bits of a code that takes `symbols` values."""
+    """Return the bits of a code that takes `symbols` values."""
     return max((symbols - 1).bit_length(), 1)
 
 
 def packed_bytes(count: int, width: int) -> int:
-    """Bytes of `count` codes of `width` bits; the last byte is filled with zero bits."""
+    """Return the bytes of `count` codes of `width` bits; the last byte is filled with zero bits."""
     return -(-count * width // 8)
 
 
 def pack(codes: npt.NDArray[np.int64], width: int) -> bytes:
-    """(n,) integers in [0, 2^width) -> bytes, most significant bit first."""
+    """Pack integers (n,) in [0, 2^width) into bytes, most significant bit first."""
     if codes.size and (codes.min() < 0 or codes.max() >> width):
         raise ValueError(f"codes do not fit {width} bits")
     shifts = np.arange(width - 1, -1, -1, dtype=np.int64)
@@ -28,7 +28,7 @@ def pack(codes: npt.NDArray[np.int64], width: int) -> bytes:
 
 
 def unpack(data: bytes, width: int, count: int) -> npt.NDArray[np.int64]:
-    """Inverse of `pack`. Raises UserError when the filling bits are not zero."""
+    """Undo `pack`. Raises UserError when the filling bits are not zero."""
     bits = np.unpackbits(np.frombuffer(data, dtype=np.uint8))
     if bits[count * width :].any():
         raise bad_payload("filling bits that are not zero", f"{count} codes of {width} bits")

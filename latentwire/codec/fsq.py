@@ -24,9 +24,9 @@ class FSQ(Codec):
         f(x) = h tanh(x + atanh(o / h)) - o,   h = (L - 1)(1 + eps) / 2,   o = 1/2 for even L, else 0,
         value = round(f(x)) / floor(L / 2)  in [-1, 1].
 
-    The paper's listing writes tan where atanh makes f(0) = 0 exactly, and (1 - eps); with (1 + eps) L = 2 is
-    defined as well. No auxiliary loss, no codebook. A slot is `codes` codes of len(levels) channels each; linear
-    maps d_z -> codes * len(levels) -> d_z stand around them unless `project` is false.
+    The paper's listing writes tan where atanh makes f(0) = 0 exactly, and (1 - eps); with (1 + eps) L = 2 is defined as
+    well. No auxiliary loss, no codebook. A slot is `codes` codes of len(levels) channels each; linear maps
+    d_z -> codes * len(levels) -> d_z stand around them unless `project` is false.
 
     `calibrate` starts the maps from the principal components of latents, each scaled to variance 1 before the bound,
     and from the least-squares way back.
@@ -39,10 +39,10 @@ class FSQ(Codec):
 
     Args:
         d_z: width of a latent.
-        levels: values per channel, each 2 to 256; [8, 6, 5] is about 2^8 codes, [8, 5, 5, 5] about 2^10.
-        codes: codes per slot.
-        project: learned maps around the quantiser; without them d_z must be codes * len(levels).
-        spare: further codes for the beginning of training.
+        levels: number of values of each channel, 2 to 256; [8, 6, 5] is about 2^8 codes, [8, 5, 5, 5] about 2^10.
+        codes: number of codes per slot.
+        project: whether learned maps stand around the quantiser; without them d_z must be codes * len(levels).
+        spare: number of further codes for the beginning of training.
     """
 
     levels: Tensor
@@ -51,24 +51,29 @@ class FSQ(Codec):
     def __init__(self, d_z: int, levels: list[int], codes: int = 1, project: bool = True, spare: int = 0):
         super().__init__(d_z)
         if not levels or any(not 2 <= level <= 256 for level in levels):
-            raise UserError("codec levels", str(levels), "at least one number from 2 to 256", "set codec.levels")
+            raise UserError("codec.levels", str(levels), "at least one number from 2 to 256", "set codec.levels=[8,6,5]")
         if codes < 1 or spare < 0:
-            raise UserError("codec codes, spare", f"{codes}, {spare}", "1 or more, 0 or more", "correct them")
+            raise UserError(
+                "codec.codes, codec.spare",
+                f"{codes}, {spare}",
+                "1 or more, 0 or more",
+                "set codec.codes=1 and codec.spare=0",
+            )
         channels = (codes + spare) * len(levels)
         if not project and spare:
-            raise UserError("codec spare", f"{spare} with project=false", "learned maps", "set codec.project=true")
+            raise UserError("codec.spare", f"{spare} with project=false", "learned maps", "set codec.project=true")
         if not project and channels != d_z:
             raise UserError(
-                "codec project=false",
+                "codec.project=false",
                 f"d_z = {d_z}",
                 f"codes * len(levels) = {channels}",
-                f"set d_z={channels}, or project=true",
+                f"set wire.d_z={channels}, or codec.project=true",
             )
         self.codes, self.spare, self.size = codes, spare, math.prod(levels)
         self.taken = codes
         if self.size >= 2**31:
             raise UserError(
-                "codec levels", f"a product of {self.size}", "less than 2^31", "use more codes of fewer levels"
+                "codec.levels", f"a product of {self.size}", "less than 2^31", "set codec.levels=[8,6,5], codec.codes higher"
             )
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self.register_buffer(
@@ -77,12 +82,8 @@ class FSQ(Codec):
         self.project_in: nn.Module = nn.Linear(d_z, channels) if project else nn.Identity()
         self.project_out: nn.Module = nn.Linear(channels, d_z) if project else nn.Identity()
 
-    @property
-    def symbols(self) -> int:
-        return self.size
-
     def bound(self, x: Tensor) -> Tensor:
-        """(…, len(levels)) -> values whose rounding takes L_i integers."""
+        """Bound (…, len(levels)) to values whose rounding takes L_i integers."""
         half = (self.levels - 1) * (1 + EPS) / 2
         offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
         return torch.tanh(x + torch.atanh(offset / half)) * half - offset
@@ -91,10 +92,10 @@ class FSQ(Codec):
         n = self.codes if codes is None else codes
         if not self.codes <= n <= self.codes + self.spare:
             raise UserError(
-                "stage codes",
+                "stages[<n>].codes",
                 str(n),
                 f"{self.codes} to {self.codes + self.spare}",
-                "set the stage's codes or codec.spare",
+                f"set stages[<n>].codes=null, or codec.spare={max(0, n - self.codes)}",
             )
         self.taken = n
 
@@ -119,8 +120,9 @@ class FSQ(Codec):
         self.project_out.bias.copy_(bias)
 
     def quantise(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """(…, d_z) -> quantised channels (…, n, len(levels)) in [-1, 1], indices (…, n) long; n = `codes`, in training
-        mode what was taken.
+        """Return quantised channels (…, n, len(levels)) in [-1, 1] and indices (…, n) long of (…, d_z).
+
+        n is `codes`, in training mode what was taken.
         """
         n = self.taken if self.training else self.codes
         x = self.bound(self.project_in(z).unflatten(-1, (self.codes + self.spare, -1))[..., :n, :])
@@ -130,7 +132,7 @@ class FSQ(Codec):
         return rounded / half_width, (digits * self.basis).sum(-1)
 
     def values(self, indices: Tensor) -> Tensor:
-        """Indices (…, codes) -> quantised channels (…, codes, len(levels))."""
+        """Turn indices (…, codes) into quantised channels (…, codes, len(levels))."""
         digits = indices.unsqueeze(-1) // self.basis % self.levels
         half_width = self.levels // 2
         return (digits - half_width).float() / half_width
@@ -140,7 +142,7 @@ class FSQ(Codec):
         return Coded(self.restore(channels), channels.new_zeros(()), indices)
 
     def restore(self, channels: Tensor) -> Tensor:
-        """Quantised channels (…, n, len(levels)) -> (…, d_z); codes that were not sent count as zero."""
+        """Turn quantised channels (…, n, len(levels)) into (…, d_z); codes that were not sent count as zero."""
         missing = self.codes + self.spare - channels.shape[-2]
         if missing:
             channels = F.pad(channels, (0, 0, 0, missing))

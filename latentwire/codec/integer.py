@@ -15,32 +15,28 @@ from latentwire.codec.fp16 import LARGEST
 
 
 class Integer(Codec):
-    """Symmetric: q = round(x / s) in [-n, n], n = 2^(bits-1) - 1, one scale s per `group` channels of a slot.
+    """Symmetric integers: q = round(x / s) in [-n, n], n = 2^(bits-1) - 1, one scale s per `group` channels of a slot.
 
     s is max|x| / n, rounded **up** to half precision, so nothing clips and |x - s q| <= s / 2. Magnitudes beyond
     65504 n saturate. Payload: all scales (little-endian, slot by slot), then all q + n packed, `bits` each.
 
     Args:
         d_z: width of a latent, a multiple of `group`.
-        bits: 8, 6 or 4 per value.
-        group: channels that share a scale; a scale costs 16 / group bits per value.
+        bits: 8, 6 or 4 bits per value.
+        group: number of channels that share a scale; a scale costs 16 / group bits per value.
     """
 
     def __init__(self, d_z: int, bits: Literal[4, 6, 8] = 8, group: int = 32):
         super().__init__(d_z)
         if group < 1 or d_z % group:
-            raise UserError("codec group", str(group), f"a divisor of d_z = {d_z}", "set codec.group")
+            raise UserError("codec.group", str(group), f"a divisor of d_z = {d_z}", f"set codec.group={d_z}")
         if bits not in (4, 6, 8):
-            raise UserError("codec bits", str(bits), "4, 6 or 8", "set codec.bits")
+            raise UserError("codec.bits", str(bits), "4, 6 or 8", "set codec.bits=8")
         self.bits, self.group = bits, group
         self.largest = 2 ** (bits - 1) - 1
 
-    @property
-    def symbols(self) -> int:
-        return 2 * self.largest + 1
-
     def quantise(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """(…, d_z) float32 -> integers (…, d_z / group, group) as float32, scales (…, d_z / group, 1)."""
+        """Return integers (…, d_z / group, group) as float32 and scales (…, d_z / group, 1) of (…, d_z) float32."""
         groups = z.unflatten(-1, (-1, self.group))
         scale = half_up(groups.abs().amax(-1, keepdim=True) / self.largest)
         q = torch.where(scale > 0, groups / scale, 0.0).round().clamp(-self.largest, self.largest)
@@ -75,7 +71,7 @@ class Integer(Codec):
 
 
 def half_up(x: Tensor) -> Tensor:
-    """The smallest half-precision number >= x, as float32; x >= 0, at most 65504."""
+    """Return the smallest half-precision number >= x, as float32; x >= 0, at most 65504."""
     near = x.clamp(max=LARGEST).half()
     # the next half-precision number of a non-negative one is the next bit pattern
     above = (near.view(torch.int16) + 1).view(torch.float16)

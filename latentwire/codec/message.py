@@ -20,7 +20,6 @@ import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,12 +32,12 @@ MAGIC = b"LW"
 VERSION = 1
 HEADER = struct.Struct("<2sB4sH")
 CHECKSUM = struct.Struct("<I")
-AGAIN = "ask the sender for the message again"
+AGAIN = "write it again with latentwire.encode"
 
 
 @dataclass(frozen=True)
 class MessageBytes:
-    """Exact size of a message, by part."""
+    """The exact size of a message in bytes, by part."""
 
     header: int
     scales: int
@@ -47,21 +46,22 @@ class MessageBytes:
 
     @property
     def total(self) -> int:
+        """The number of all bytes."""
         return self.header + self.scales + self.codes + self.checksum
 
 
 def message_bytes(codec: Codec, slots: int) -> MessageBytes:
-    """Size of every message of `slots` latents."""
+    """Return the size of every message of `slots` latents."""
     payload = codec.payload(slots)
     return MessageBytes(HEADER.size, payload.scales, payload.codes, CHECKSUM.size)
 
 
 def fingerprint(config: Mapping[str, Any], *modules: nn.Module) -> bytes:
-    """32 bytes that sender and receiver must share: SHA-256 of what gives the latents their meaning.
+    """Return the 32 bytes that sender and receiver must share: SHA-256 of what gives the latents their meaning.
 
     Args:
-        config: plain values (encoder, layout, codec); JSON with sorted keys.
-        modules: whose state decides what a message means (encoder and codec, not the adapters: a model trained
+        config: plain values (encoder, layout, codec); hashed as JSON with sorted keys.
+        modules: modules whose state decides what a message means (encoder and codec, not the adapters: a model trained
             later reads old messages with a new adapter). Every entry of their state dicts is hashed.
 
     Raises:
@@ -70,7 +70,7 @@ def fingerprint(config: Mapping[str, Any], *modules: nn.Module) -> bytes:
     try:
         text = json.dumps(config, sort_keys=True, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise UserError("wire configuration", str(error), "plain values", "leave objects out") from error
+        raise UserError("wire configuration", str(error), "plain values", "leave objects out of `config`") from error
     digest = hashlib.sha256(text.encode())
     for number, module in enumerate(modules):
         for name, tensor in sorted(module.state_dict().items()):
@@ -81,22 +81,22 @@ def fingerprint(config: Mapping[str, Any], *modules: nn.Module) -> bytes:
 
 
 def pack(z: Tensor, codec: Codec, identity: bytes) -> bytes:
-    """Latents (M, d_z) of one text -> message. `identity`: from `fingerprint`. Raises UserError on NaN."""
+    """Write the message of one text's latents (M, d_z). `identity`: from `fingerprint`. Raises UserError on NaN."""
     if z.dim() == 2 and not 1 <= z.shape[0] < 2**16:
-        raise UserError("latents", f"{z.shape[0]} slots", "1 to 65535", "change the layout")
+        raise UserError("latents", f"{z.shape[0]} slots", "1 to 65535", "set wire.slots")
     payload = codec.encode(z)
     body = HEADER.pack(MAGIC, VERSION, _checked(identity)[:4], z.shape[0]) + payload
     return body + CHECKSUM.pack(zlib.crc32(identity + body))
 
 
 def unpack(message: bytes, codec: Codec, identity: bytes, where: str = "message") -> Tensor:
-    """Message -> latents (M, d_z) float32.
+    """Read the latents (M, d_z) float32 out of a message.
 
     Args:
-        message: from `pack`.
+        message: bytes that `pack` wrote.
         codec: the sender's codec, its state included.
         identity: the receiver's fingerprint.
-        where: names the message in errors, e.g. its file.
+        where: the message's name in errors, e.g. its file.
 
     Raises:
         UserError: not a message, another version, another configuration, or damaged in any byte.
@@ -109,7 +109,7 @@ def unpack(message: bytes, codec: Codec, identity: bytes, where: str = "message"
         raise UserError(where, f"{len(message)} bytes", f"{smallest} or more", AGAIN)
     _, version, start, slots = HEADER.unpack_from(message)
     if version != VERSION:
-        raise UserError(where, f"format version {version}", f"version {VERSION}", "use the release that wrote it")
+        raise UserError(where, f"format version {version}", f"version {VERSION}", "check out the release that wrote it")
     if start != identity[:4]:
         raise UserError(
             where,
@@ -124,20 +124,6 @@ def unpack(message: bytes, codec: Codec, identity: bytes, where: str = "message"
     if zlib.crc32(identity + body) != checksum:
         raise UserError(where, "a checksum that does not match: the message is damaged", "an intact message", AGAIN)
     return codec.decode(body[HEADER.size :], slots)
-
-
-def write(path: Path, message: bytes) -> None:
-    """Writes a message to a file (conventionally *.wire)."""
-    path.write_bytes(message)
-
-
-def read(path: Path, codec: Codec, identity: bytes) -> Tensor:
-    """File -> latents (M, d_z); `unpack` with the file's name in every error."""
-    try:
-        message = path.read_bytes()
-    except OSError as error:
-        raise UserError(str(path), error.strerror or str(error), "a readable message file", "check the path") from error
-    return unpack(message, codec, identity, str(path))
 
 
 def _checked(identity: bytes) -> bytes:

@@ -16,25 +16,24 @@ ROUNDS = 12  # of k-means
 
 
 class RVQ(Codec):
-    """Residual vector quantisation (Zeghidour et al., SoundStream, 2021, §III-C), EMA codebooks (van den Oord et
-    al., 2017, appendix A.1).
+    """Residual vector quantisation (Zeghidour et al., SoundStream, 2021, §III-C) with codebooks that follow the latents.
 
         r_1 = z,   e_q = nearest entry of codebook q to r_q,   r_{q+1} = r_q - e_q,   values = sum_q e_q
 
-    In training mode every forward first uses the codebooks and then moves them: n <- g n + (1-g) count,
-    m <- g m + (1-g) sum of the residuals assigned, entry = m / n (Laplace-smoothed). `calibrate` fills the codebooks
-    by k-means on the latents of training texts (SoundStream, §III-C), else the first batch does; an entry whose n
-    falls below `dead` takes a random residual of the batch. Ranks of a process group share counts and sums, so
-    their codebooks stay equal. All of it is state (buffers), none of it has gradients.
+    In training mode every forward first uses the codebooks and then moves them (van den Oord et al., 2017, appendix
+    A.1): n <- g n + (1-g) count, m <- g m + (1-g) sum of the residuals assigned, entry = m / n (Laplace-smoothed).
+    `calibrate` fills the codebooks by k-means on the latents of training texts (SoundStream, §III-C), else the first
+    batch does; an entry whose n falls below `dead` takes a random residual of the batch. Ranks of a process group share
+    counts and sums, so their codebooks stay equal. All of it is state (buffers), none of it has gradients.
 
     Loss: commitment * mean over q of mean (r_q - sg e_q)^2; z gets the straight-through gradient besides.
     Payload: per slot `stages` indices of ceil(log2 size) bits.
 
     Args:
         d_z: width of a latent.
-        stages: codebooks.
-        size: entries per codebook, at least 2.
-        decay: g.
+        stages: number of codebooks.
+        size: number of entries per codebook, at least 2.
+        decay: weight g of the past.
         commitment: weight of the loss.
         dead: smoothed count per batch below which an entry is replaced; 0 keeps all.
     """
@@ -56,22 +55,21 @@ class RVQ(Codec):
         super().__init__(d_z)
         if stages < 1 or not 2 <= size <= 2**20:
             raise UserError(
-                "codec stages, size", f"{stages}, {size}", "stages >= 1 and size from 2 to 2^20", "correct them"
+                "codec.stages, codec.size",
+                f"{stages}, {size}",
+                "stages >= 1 and size from 2 to 2^20",
+                "set codec.stages=4 and codec.size=256",
             )
         if not 0 <= decay < 1:
-            raise UserError("codec decay", str(decay), "at least 0 and less than 1", "set codec.decay")
+            raise UserError("codec.decay", str(decay), "at least 0 and less than 1", "set codec.decay=0.99")
         self.stages, self.size, self.decay, self.commitment, self.dead = stages, size, decay, commitment, dead
         self.register_buffer("codebooks", torch.zeros(stages, size, d_z))
         self.register_buffer("counts", torch.ones(stages, size))
         self.register_buffer("sums", torch.zeros(stages, size, d_z))
         self.register_buffer("filled", torch.zeros((), dtype=torch.bool))
 
-    @property
-    def symbols(self) -> int:
-        return self.size
-
     def nearest(self, stage: int, residual: Tensor) -> Tensor:
-        """(n, d_z) -> (n,) long; the first one of equally near entries."""
+        """Return the entries (n,) that are nearest to residuals (n, d_z); the first one of equally near entries."""
         book = self.codebooks[stage]
         distance = book.pow(2).sum(1) - 2 * residual @ book.T  # + |r|^2, the same for every entry
         return distance.argmin(1)
@@ -139,7 +137,7 @@ class RVQ(Codec):
     def _must_be_filled(self) -> None:
         if not bool(self.filled):
             raise UserError(
-                "codec rvq", "codebooks that no batch has filled", "a trained codec", "train it, or load its state"
+                "codec=rvq", "codebooks that no batch has filled", "a trained codec", "call calibrate, or load a state"
             )
 
     @torch.no_grad()
@@ -150,7 +148,7 @@ class RVQ(Codec):
         self.counts[stage] = 1.0
 
     def _assigned(self, stage: int, residual: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Number and sum of the residuals of every entry, over all ranks."""
+        """Return number and sum of the residuals of every entry, over all ranks."""
         count = torch.zeros_like(self.counts[stage]).index_add_(0, index, torch.ones_like(residual[:, 0]))
         total = torch.zeros_like(self.sums[stage]).index_add_(0, index, residual)
         if dist.is_available() and dist.is_initialized():
@@ -175,7 +173,7 @@ class RVQ(Codec):
 
 
 def _sample(rows: Tensor, count: int) -> Tensor:
-    """`count` random rows of (n, d), each at most once while they last."""
+    """Draw `count` rows of (n, d), each at most once while they last."""
     turns = [torch.randperm(len(rows), device=rows.device) for _ in range(-(-count // len(rows)))]
     return rows[torch.cat(turns)[:count]]
 

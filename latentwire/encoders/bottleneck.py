@@ -14,18 +14,19 @@ from latentwire.encoders.transformer import Transformer
 
 
 class Bottleneck(nn.Module):
-    """linear -> pooling, slice by slice -> + slice embedding -> refiner over all slots -> norm -> linear per
-    slice.
+    """Makes latents of features: linear -> pooling, slice by slice -> + slice embedding -> refiner -> linear per slice.
+
+    The refiner sees all slots of a message and ends in a norm.
 
     Args:
         d_in: width of the features.
         d_z: width of a latent.
         slices: names that a layout may use, `shared` first; fixed for the encoder's life.
-        pooling: called with `d` and `slices`.
-        width: inside.
-        refiner_layers: transformer layers over the slots of a message; 0: none.
+        pooling: factory that is called with `d` and `slices`.
+        width: width of everything inside.
+        refiner_layers: number of transformer layers over the slots of a message; 0: none.
         heads: attention heads of the refiner.
-        dropout: in the refiner.
+        dropout: dropout of the refiner.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Bottleneck(nn.Module):
         super().__init__()
         self.slices = list(slices)
         if not self.slices or len(set(self.slices)) != len(self.slices):
-            raise UserError("encoder slices", str(self.slices), "different names, at least one", "correct the layout")
+            raise UserError("wire.private", str(self.slices), "different names, at least one", "set wire.private={}")
         self.project = nn.Linear(d_in, width)
         self.pooling = pooling(d=width, slices=len(self.slices))
         self.slice_embedding = nn.Parameter(0.02 * torch.randn(len(self.slices), width))
@@ -53,7 +54,7 @@ class Bottleneck(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, mask: Tensor, layout: LatentLayout) -> Tensor:
-        """Features (B, T, d_in), mask (B, T) -> latents (B, layout.slots, d_z).
+        """Turn features (B, T, d_in) with a mask (B, T) into latents (B, layout.slots, d_z).
 
         Raises:
             UserError: the layout has slices that this encoder does not know, or in another order.
@@ -72,13 +73,13 @@ class Bottleneck(nn.Module):
         return torch.cat([output(piece) for (output, _), piece in zip(used, pieces, strict=True)], 1)
 
     def counts(self, layout: LatentLayout) -> list[int]:
-        """Slots per slice, in the encoder's order, which must be the layout's."""
+        """Return the slots of each slice, in the encoder's order, which must be the layout's."""
         parts = dict(layout.parts)
         if [name for name in self.slices if name in parts] != list(parts):
             raise UserError(
-                "latent layout",
+                "wire.private",
                 f"slices {list(parts)}",
                 f"a selection of {self.slices} in this order",
-                "rebuild the encoder",
+                "set wire.private as in the run that trained the encoder",
             )
         return [parts.get(name, 0) for name in self.slices]

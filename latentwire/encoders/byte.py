@@ -14,23 +14,21 @@ from latentwire.encoders.transformer import Transformer
 
 
 class ByteEncoder(Encoder):
-    """UTF-8 bytes -> embedding -> transformer with rotary positions -> Bottleneck. No vocabulary, no language
-    model.
+    """UTF-8 bytes -> embedding -> transformer with rotary positions -> Bottleneck. No vocabulary, no language model.
 
-    `max_tokens` counts bytes. With `overflow=count` a cut may fall inside a character; ids are bytes, nothing is
-    decoded here.
+    With `overflow=count` a cut may fall inside a character; ids are bytes, nothing is decoded here.
 
     Args:
         d_z: width of a latent.
-        slices: slice names of the layouts.
-        pooling: called with `d` and `slices`.
-        width: of the layers.
-        layers: transformer layers over the bytes.
-        refiner_layers: transformer layers over the slots.
+        slices: names of the slices that layouts use.
+        pooling: factory that is called with `d` and `slices`.
+        width: width of the layers.
+        layers: number of transformer layers over the bytes.
+        refiner_layers: number of transformer layers over the slots.
         heads: attention heads.
-        dropout: in all layers.
+        dropout: dropout of all layers.
         max_tokens: longest text, in bytes.
-        overflow: `refuse` or `count` a longer one.
+        overflow: what happens to a longer one, `refuse` or `count`.
     """
 
     def __init__(

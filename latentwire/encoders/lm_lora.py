@@ -17,6 +17,7 @@ from latentwire.encoders.bottleneck import Bottleneck
 from latentwire.encoders.pooling import Pooling
 from latentwire.encoders.slots import LatentLayout
 from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.lora import ATTENTION
 
 Self = TypeVar("Self", bound="LMLoRAEncoder")
 EPS = 1e-6
@@ -27,37 +28,38 @@ class LMLoRAEncoder(Encoder):
 
         h_t = sum_l softmax(w)_l  (s_l,t − mean_l) / std_l        (layer mix of ELMo, Peters et al., 2018, Eq. 1)
 
-    over the chosen layers l, mean and std per channel measured once on texts (`fit`): layers differ in scale by
-    orders of magnitude, and what all tokens share, or a few huge channels, would drown what tells them apart (left
-    in, five sixths of an untrained latent are the same for every text). The head of the prompt (BOS) is read by
-    the model and left out of pooling and statistics.
+    over the chosen layers l, mean and std per channel measured once on texts (`fit`): layers differ in scale by orders
+    of magnitude, and what all tokens share, or a few huge channels, would drown what tells them apart (left in, five
+    sixths of an untrained latent are the same for every text). The head of the prompt (BOS) is read by the model and
+    left out of pooling and statistics.
 
-    rank 0: the given model itself, without gradient and with its adapters off. rank > 0: LoRA (Hu et al., 2021)
-    on a private copy of its decoder, so the model that reads the latents and the teacher stay what they are. The
-    LoRA weights are parameters of this module and in its state; the frozen weights are neither. The copy moves
-    and changes its type with this module; a deep copy of this module copies it, too.
+    rank 0: the given model itself, without gradient and with its adapters off. rank > 0: LoRA (Hu et al., 2021) on a
+    private copy of its decoder, so the model that reads the latents and the teacher stay what they are. The LoRA
+    weights are parameters of this module and in its state; the frozen weights are neither. The copy moves and changes
+    its type with this module; a deep copy of this module copies it, too.
 
     State: mean and std stand beside the weights; a loaded state needs no `fit`.
 
     Args:
         lm: the model, before any adapter is put on it.
         d_z: width of a latent.
-        slices: slice names of the layouts.
-        pooling: called with `d` and `slices`.
-        layers: states to mix, 0 (embeddings) to n_layers (last, normalised); None: all.
-        rank: of the LoRA; 0: frozen.
-        alpha: LoRA's scale is alpha / rank.
-        lora_dropout: before the LoRA's first matrix.
-        targets: linear layers, by the last part of their name.
-        lora_layers: LoRA on the first so many layers; None: on all whose result is mixed.
-        width: of the bottleneck.
-        refiner_layers: transformer layers over the slots.
+        slices: names of the slices that layouts use.
+        pooling: factory that is called with `d` and `slices`.
+        layers: numbers of the states to mix, 0 (embeddings) to n_layers (last, normalised); None: all.
+        rank: rank of the LoRA; 0: frozen.
+        alpha: numerator of LoRA's scale alpha / rank.
+        lora_dropout: dropout before the LoRA's first matrix.
+        targets: linear layers with LoRA, by the last part of their name; None: those of the attention.
+        lora_layers: number of layers, from the first, with LoRA; None: all whose result is mixed.
+        width: width of the bottleneck.
+        refiner_layers: number of transformer layers over the slots.
         heads: attention heads of the refiner.
-        dropout: in the refiner.
-        max_tokens: longest text, its head not counted.
-        overflow: `refuse` or `count` a longer one.
+        dropout: dropout of the refiner.
+        max_tokens: longest text in tokens, its head not counted.
+        overflow: what happens to a longer one, `refuse` or `count`.
     """
 
+    lm: FrozenLM
     mean: Tensor
     std: Tensor
 
@@ -84,10 +86,10 @@ class LMLoRAEncoder(Encoder):
         self.lm = lm
         self.chosen = list(range(lm.n_layers + 1)) if layers is None else list(layers)
         if not self.chosen or any(not 0 <= layer <= lm.n_layers for layer in self.chosen):
-            raise UserError("encoder layers", str(layers), f"numbers from 0 to {lm.n_layers}", "set encoder.layers")
+            raise UserError("encoder.layers", str(layers), f"numbers from 0 to {lm.n_layers}", "set encoder.layers=null")
         if max_tokens + len(lm.style.head) > lm.max_tokens:
             raise UserError(
-                "encoder max_tokens",
+                "encoder.max_tokens",
                 f"{max_tokens} and a head of {len(lm.style.head)}",
                 f"the {lm.max_tokens} positions of {lm.name}",
                 f"set encoder.max_tokens={lm.max_tokens - len(lm.style.head)} or less",
@@ -101,8 +103,7 @@ class LMLoRAEncoder(Encoder):
         self.lora = nn.ParameterDict()
         if rank > 0:
             reach = max(self.chosen) if lora_layers is None else min(lora_layers, max(self.chosen))
-            wanted = ["q_proj", "k_proj", "v_proj", "o_proj"] if targets is None else list(targets)
-            self._add_lora(rank, alpha, lora_dropout, wanted, reach)
+            self._add_lora(rank, alpha, lora_dropout, list(ATTENTION if targets is None else targets), reach)
 
     def _add_lora(self, rank: int, alpha: float, dropout: float, targets: list[str], reach: int) -> None:
         if self.lm.adapted:
@@ -110,16 +111,16 @@ class LMLoRAEncoder(Encoder):
                 f"encoder on {self.lm.name}",
                 "a model with an adapter",
                 "the bare model",
-                "build the encoder first",
+                f"leave out adaptation.{self.lm.name}, or set encoder.rank=0",
             )
         if reach < 1:
             raise UserError(
-                "encoder rank",
+                "encoder.rank",
                 "LoRA, but no layer whose result is mixed",
                 "a layer of 1 or more",
                 "set encoder.rank=0",
             )
-        decoder = copy.deepcopy(self.lm.model.get_decoder())
+        decoder = copy.deepcopy(self.lm.decoder)
         names = [
             f"layers.{i}.{name}"
             for i, block in enumerate(decoder.layers[:reach])
@@ -130,7 +131,7 @@ class LMLoRAEncoder(Encoder):
         if unknown:
             linear = {n.split(".")[-1] for n, m in decoder.layers[0].named_modules() if isinstance(m, nn.Linear)}
             raise UserError(
-                "encoder targets", ", ".join(sorted(unknown)), " | ".join(sorted(linear)), "set encoder.targets"
+                "encoder.targets", ", ".join(sorted(unknown)), " | ".join(sorted(linear)), "set encoder.targets=null"
             )
         # whole names: peft drops a target without a match in silence, as long as another has one
         config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)  # type: ignore[arg-type]
@@ -146,7 +147,7 @@ class LMLoRAEncoder(Encoder):
 
     @torch.no_grad()
     def fit(self, texts: Sequence[str], layout: LatentLayout) -> None:
-        """Measures mean and std of the hidden states on texts; once, before training."""
+        """Measure mean and std of the hidden states on texts."""
         count, total, square = 0, torch.zeros(self.mean.shape).double(), torch.zeros(self.mean.shape).double()
         for text in texts:
             states = self._states(self.tokenize([text]).to(self.mean.device))[:, 0].double().cpu()
@@ -154,7 +155,7 @@ class LMLoRAEncoder(Encoder):
             total += states.sum(1)
             square += states.pow(2).sum(1)
         if count < 2:
-            raise UserError("texts to measure on", f"{count} tokens", "2 at least", "give training texts")
+            raise UserError("texts to measure on", f"{count} tokens", "2 at least", "set wire.measured_texts higher")
         mean = total / count
         self.mean.copy_(mean)
         self.std.copy_((square / count - mean.pow(2)).clamp(min=EPS).sqrt())

@@ -9,27 +9,27 @@ from torch import Tensor
 
 from callbacks.errors import UserError
 from latentwire.encoders.base import Encoder, Overflow, Tokens
-from latentwire.encoders.pooling import chunk_borders
-from latentwire.encoders.slots import LatentLayout
+from latentwire.encoders.pooling import chunk_borders, unchunk
+from latentwire.encoders.slots import SHARED, LatentLayout
 from latentwire.lm.frozen import FrozenLM
 
 
 class PCAEncoder(Encoder):
     """z_j = C (e_j - mean) / scale: e_j concatenates the embeddings of the at most `chunk` tokens of chunk j.
 
-    Chunks are those of mean pooling (`chunk_borders`); places that a chunk does not fill hold the mean. C (d_z
-    rows) are the first principal components of the chunks of the texts given to `fit`, scale the RMS of the
-    embeddings. No parameter, everything is state: mean, components, scale, explained share. All models read the
-    same slots.
+    Chunks are those of mean pooling (`chunk_borders`); places that a chunk does not fill hold the mean. C (d_z rows)
+    are the first principal components of the chunks of the texts given to `fit`, scale the RMS of the embeddings. No
+    parameter, everything is state: mean, components, scale, explained share. All models read the same slots.
 
     Args:
-        lm: whose tokenizer and embeddings are used.
+        lm: language model whose tokenizer and embeddings are used.
         d_z: width of a latent, at most chunk * d_model.
-        chunk: tokens per slot, at most; a text has at most slots * chunk tokens.
-        max_tokens: longest text.
-        overflow: `refuse` or `count` a longer one.
+        chunk: largest number of tokens per slot; a text has at most slots * chunk tokens.
+        max_tokens: longest text, in tokens.
+        overflow: what happens to a longer one, `refuse` or `count`.
     """
 
+    lm: FrozenLM
     mean: Tensor
     components: Tensor
     scale: Tensor
@@ -44,7 +44,7 @@ class PCAEncoder(Encoder):
                 "encoder d_z, chunk",
                 f"{d_z}, {chunk}",
                 f"d_z at most chunk * {lm.d_model} = {size}",
-                "set d_z or chunk",
+                f"set wire.d_z={size}, or a higher encoder.chunk",
             )
         self.lm, self.chunk = lm, chunk
         self.register_buffer("mean", torch.zeros(size))
@@ -57,8 +57,8 @@ class PCAEncoder(Encoder):
         return self.lm.style.encode(text)
 
     @torch.no_grad()
-    def fit(self, texts: Sequence[str], layout: LatentLayout) -> float:
-        """Finds mean and components on the chunks of training texts; returns the explained share of the variance.
+    def fit(self, texts: Sequence[str], layout: LatentLayout) -> None:
+        """Find mean and components on the chunks of training texts.
 
         Exact eigenvectors in float64 of the smaller of covariance and Gram matrix: memory grows with the square of
         min(chunks, chunk * d_model). A component's largest entry is positive, so a fit is reproducible.
@@ -73,7 +73,7 @@ class PCAEncoder(Encoder):
             filled.append(inside[0])
         x, inside = torch.cat(rows), torch.cat(filled).double()
         if len(x) <= self.d_z:
-            raise UserError("pca texts", f"{len(x)} chunks", f"more than d_z = {self.d_z}", "fit on more texts")
+            raise UserError("pca texts", f"{len(x)} chunks", f"more than d_z = {self.d_z}", "set wire.measured_texts higher")
         mean = (x * inside).sum(0) / inside.sum(0).clamp(min=1)
         centred = (x - mean) * inside
         total = centred.pow(2).sum()
@@ -92,7 +92,6 @@ class PCAEncoder(Encoder):
         self.scale.copy_((x.pow(2).sum() / inside.sum()).sqrt())
         self.explained.copy_(values[order].clamp(min=0).sum() / total)
         self.fitted.fill_(True)
-        return float(self.explained)
 
     def forward(self, tokens: Tokens, layout: LatentLayout) -> Tensor:
         self._must_be_fitted()
@@ -100,23 +99,17 @@ class PCAEncoder(Encoder):
         return ((x - self.mean) * inside) @ self.components.T / self.scale
 
     def reconstruct(self, z: Tensor, lengths: Tensor) -> Tensor:
-        """Latents (B, M, d_z) of texts of `lengths` (B,) tokens -> embeddings (B, T, d_model), zero beyond the
-        end.
-        """
+        """Turn latents (B, M, d_z) of texts of `lengths` (B,) tokens into embeddings (B, T, d_model), zero behind them."""
         self._must_be_fitted()
         x = (z * self.scale @ self.components + self.mean).unflatten(2, (self.chunk, -1))  # (B, M, chunk, d_model)
-        start, _ = chunk_borders(lengths, z.shape[1])
-        t = torch.arange(int(lengths.max()), device=z.device)
-        slot = (t >= start.unsqueeze(2)).sum(1) - 1  # (B, T): the last chunk that starts at or before t
-        place = (t - start.gather(1, slot)).clamp(max=self.chunk - 1)
-        row = torch.arange(len(z), device=z.device).unsqueeze(1)
-        return x[row, slot, place].masked_fill((t >= lengths.unsqueeze(1)).unsqueeze(2), 0.0)
+        beyond = torch.arange(int(lengths.max()), device=z.device) >= lengths.unsqueeze(1)
+        return unchunk(x, lengths).masked_fill(beyond.unsqueeze(2), 0.0)
 
     def _chunks(self, tokens: Tokens, layout: LatentLayout) -> tuple[Tensor, Tensor]:
-        """(B, M, chunk * d_model) float32, zero where empty, and which entries are filled (same shape, bool)."""
-        if any(name != "shared" for name, _ in layout.parts):
+        """Return the chunks' embeddings (B, M, chunk * d_model), zero where empty, and which are filled (bool)."""
+        if any(name != SHARED for name, _ in layout.parts):
             raise UserError(
-                "latent layout", str(dict(layout.parts)), "shared slots only: pca has no others", "set private={}"
+                "wire.private", str(dict(layout.parts)), "shared slots only: pca has no others", "set wire.private={}"
             )
         lengths = tokens.mask.sum(1)
         slots = layout.slots
@@ -125,7 +118,7 @@ class PCAEncoder(Encoder):
                 "text to encode",
                 f"{int(lengths.max())} tokens",
                 f"at most {slots} slots of {self.chunk}",
-                f"set encoder.chunk={-(-int(lengths.max()) // slots)} or more, or use more slots",
+                f"set encoder.chunk={-(-int(lengths.max()) // slots)} or more, or wire.slots higher",
             )
         start, end = chunk_borders(lengths, slots)
         index = start.unsqueeze(2) + torch.arange(self.chunk, device=start.device)  # (B, M, chunk)
@@ -138,4 +131,4 @@ class PCAEncoder(Encoder):
 
     def _must_be_fitted(self) -> None:
         if not bool(self.fitted):
-            raise UserError("encoder pca", "not fitted", "principal components", "call fit on training texts first")
+            raise UserError("encoder pca", "not fitted", "principal components", "call fit(texts, layout) first")

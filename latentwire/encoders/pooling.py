@@ -1,8 +1,7 @@
 """Pooling: a padded sequence of any length to an exact number of slots.
 
-A message has one or several slices (`LatentLayout`); every slice covers the whole text, so `slots` is a list with
-one count per slice. Padding never leaks: the result is the same with more padding, on either side, whatever it
-holds.
+A message has one or several slices (`LatentLayout`); every slice covers the whole text, so `slots` is a list with one
+count per slice. Padding never leaks: the result is the same with more padding, on either side, whatever it holds.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Short = Literal["repeat", "refuse"]
 
 
 class Pooling(nn.Module):
-    """Base.
+    """Shrinks or stretches a sequence to slots; base of all poolings.
 
     Args:
         d: width of the sequence and of the result.
@@ -35,11 +34,12 @@ class Pooling(nn.Module):
         self.d, self.slices, self.short = d, slices, short
 
     def forward(self, x: Tensor, mask: Tensor, slots: Sequence[int]) -> Tensor:
-        """(B, T, d) -> (B, sum(slots), d).
+        """Pool (B, T, d) to (B, sum(slots), d).
 
         Args:
+            x: the sequence.
             mask: (B, T) bool, true on tokens, at least one per row.
-            slots: slots of each slice, in order; 0 leaves a slice out.
+            slots: number of slots of each slice, in order; 0 leaves a slice out.
 
         Raises:
             ValueError: a row without tokens, or counts that do not fit.
@@ -53,28 +53,29 @@ class Pooling(nn.Module):
             raise ValueError("a row without tokens cannot be pooled")
         if self.short == "refuse" and shortest < max(slots):
             raise UserError(
-                "pooling",
+                "encoder.pooling.short=refuse",
                 f"a text of {shortest} tokens",
                 f"at least {max(slots)}, one per slot",
-                "set short=repeat",
+                "set encoder.pooling.short=repeat",
             )
         x, mask = left_aligned(x, mask)
         return self.pool(x.masked_fill(~mask.unsqueeze(-1), 0.0), mask, lengths, slots)
 
     def pool(self, x: Tensor, mask: Tensor, lengths: Tensor, slots: Sequence[int]) -> Tensor:
-        """`forward` for checked input: padding on the right, zeros in it. lengths: (B,)."""
+        """Pool checked input: padding on the right, zeros in it; `lengths` (B,) tokens."""
         raise NotImplementedError
 
 
 def left_aligned(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Moves the tokens of each row to the front, in order. (B, T, d), (B, T) -> the same shapes."""
+    """Move the tokens of each row to the front, in order; (B, T, d), (B, T) -> the same shapes."""
     order = (~mask).long().argsort(dim=1, stable=True)
     return x.gather(1, order.unsqueeze(-1).expand_as(x)), mask.gather(1, order)
 
 
 def chunk_borders(lengths: Tensor, slots: int) -> tuple[Tensor, Tensor]:
-    """First token and end of each chunk, (B, slots) each: start_j = floor(j T / M), end_j = max(floor((j+1) T /
-    M), start_j + 1).
+    """Return first token and end of each chunk, (B, slots) each.
+
+        start_j = floor(j T / M),   end_j = max(floor((j + 1) T / M), start_j + 1)
 
     For T >= M the chunks are disjoint, cover the text and differ by at most one token; for T < M a token repeats.
     """
@@ -85,20 +86,32 @@ def chunk_borders(lengths: Tensor, slots: int) -> tuple[Tensor, Tensor]:
 
 
 def chunk_mean(x: Tensor, lengths: Tensor, slots: int) -> Tensor:
-    """(B, T, d), padding zero and on the right -> (B, slots, d), the mean of each chunk of `chunk_borders`."""
+    """Return the mean of each chunk of `chunk_borders`; (B, T, d), padding zero and on the right -> (B, slots, d)."""
     start, end = chunk_borders(lengths, slots)
     t = torch.arange(x.shape[1], device=x.device)
     inside = (t >= start.unsqueeze(2)) & (t < end.unsqueeze(2))  # (B, slots, T)
     return inside.to(x.dtype) / (end - start).unsqueeze(2) @ x
 
 
+def unchunk(places: Tensor, lengths: Tensor) -> Tensor:
+    """Lay out what chunks hold token by token; (B, slots, chunk, d), lengths (B,) -> (B, T, d).
+
+    Tokens beyond a chunk's places repeat its last one.
+    """
+    start, _ = chunk_borders(lengths, places.shape[1])
+    t = torch.arange(int(lengths.max()), device=places.device)
+    slot = (t >= start.unsqueeze(2)).sum(1) - 1  # (B, T): the last chunk that starts at or before t
+    place = (t - start.gather(1, slot)).clamp(max=places.shape[2] - 1)
+    return places[torch.arange(len(places), device=places.device).unsqueeze(1), slot, place]
+
+
 class ChunkMean(Pooling):
     """The mean of M consecutive chunks; no parameters.
 
     Args:
-        d: width.
-        slices: slices of a message.
-        short: `repeat` or `refuse` a text of fewer tokens than slots.
+        d: width of the sequence and of the result.
+        slices: number of slices of a message.
+        short: what happens to a text of fewer tokens than slots, `repeat` or `refuse`.
     """
 
     def __init__(self, d: int, slices: int = 1, short: Short = "repeat"):
@@ -115,13 +128,13 @@ class CrossAttention(Pooling):
     `positions` the result does not depend on the order of x. M > T is no special case: a query always attends.
 
     Args:
-        d: width.
-        slices: slices of a message.
-        max_slots: queries per slice.
-        layers: attention layers; each reads the text again.
+        d: width of the sequence and of the result.
+        slices: number of slices of a message.
+        max_slots: number of queries per slice.
+        layers: number of attention layers; each reads the text again.
         heads: attention heads.
-        positions: add where a token stands, as a share of the text's length (16 sines and cosines), to the keys.
-        short: `repeat` accepts, `refuse` refuses a text of fewer tokens than slots.
+        positions: whether keys hold where a token stands, as a share of the text's length (16 sines and cosines).
+        short: what happens to a text of fewer tokens than slots, `repeat` (nothing repeats here) or `refuse`.
     """
 
     FREQUENCIES = 16
@@ -138,7 +151,12 @@ class CrossAttention(Pooling):
     ):
         super().__init__(d, slices, short)
         if max_slots < 1 or layers < 1:
-            raise UserError("pooling max_slots, layers", f"{max_slots}, {layers}", "1 or more each", "correct them")
+            raise UserError(
+                "encoder.pooling",
+                f"max_slots {max_slots}, layers {layers}",
+                "1 or more each",
+                "set encoder.pooling.max_slots=64 and encoder.pooling.layers=1",
+            )
         self.max_slots = max_slots
         self.queries = nn.Parameter(torch.randn(slices, max_slots, d))
         self.norm = nn.LayerNorm(d)
@@ -174,12 +192,12 @@ class StridedConv(Pooling):
     stood alone.
 
     Args:
-        d: width.
-        slices: slices of a message.
-        stride: of each layer.
+        d: width of the sequence and of the result.
+        slices: number of slices of a message.
+        stride: stride of each layer.
         layers: number of layers.
-        kernel: odd, at least `stride`.
-        short: `repeat` or `refuse` a text of fewer tokens than slots.
+        kernel: width of the convolutions, odd, at least `stride`.
+        short: what happens to a text of fewer tokens than slots, `repeat` or `refuse`.
     """
 
     def __init__(
@@ -188,10 +206,10 @@ class StridedConv(Pooling):
         super().__init__(d, slices, short)
         if stride < 1 or layers < 1 or kernel % 2 == 0 or kernel < stride:
             raise UserError(
-                "pooling stride, layers, kernel",
-                f"{stride}, {layers}, {kernel}",
+                "encoder.pooling",
+                f"stride {stride}, layers {layers}, kernel {kernel}",
                 "stride and layers from 1, an odd kernel of at least the stride",
-                "correct them",
+                "set encoder.pooling.stride=2, encoder.pooling.layers=1 and encoder.pooling.kernel=3",
             )
         self.stride = stride
         self.convs = nn.ModuleList(nn.Conv1d(d, d, kernel, stride, padding=kernel // 2) for _ in range(layers))
@@ -210,13 +228,13 @@ class Hierarchical(Pooling):
     """T -> M f^(levels-1) -> … -> M f -> M: chunk means, a transformer block after each.
 
     Args:
-        d: width.
-        slices: slices of a message; all use the same blocks.
+        d: width of the sequence and of the result.
+        slices: number of slices of a message; all use the same blocks.
         factor: f, by which a level shrinks; the first level takes what is left.
         levels: number of levels.
         heads: attention heads.
-        short: `repeat` or `refuse` a text of fewer tokens than slots. An early level may have more than T places;
-            tokens recur there in either case.
+        short: what happens to a text of fewer tokens than slots, `repeat` or `refuse`. An early level may have more
+            than T places; tokens recur there in either case.
     """
 
     def __init__(
@@ -224,7 +242,12 @@ class Hierarchical(Pooling):
     ):
         super().__init__(d, slices, short)
         if factor < 1 or levels < 1:
-            raise UserError("pooling factor, levels", f"{factor}, {levels}", "1 or more each", "correct them")
+            raise UserError(
+                "encoder.pooling",
+                f"factor {factor}, levels {levels}",
+                "1 or more each",
+                "set encoder.pooling.factor=2 and encoder.pooling.levels=2",
+            )
         self.factor = factor
         self.blocks = nn.ModuleList(Transformer(d, 1, heads) for _ in range(levels))
 

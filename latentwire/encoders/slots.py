@@ -16,12 +16,12 @@ SHARED = "shared"
 class LatentLayout:
     """Slots in the order `shared`, then each model's private ones: [shared | private[a] | private[b] | …].
 
-    A model reads the shared slots followed by its own. Without private slots every model reads everything; with
-    some, a model must be named, and one that came later is named with 0: it reads the shared slots only.
+    A model reads the shared slots followed by its own. Without private slots every model reads everything; with some, a
+    model must be named, and one that came later is named with 0: it reads the shared slots only.
 
     Args:
-        shared: slots that all models read.
-        private: slots by model.
+        shared: number of slots that all models read.
+        private: number of slots that only one model reads, by model.
     """
 
     shared: int
@@ -31,54 +31,54 @@ class LatentLayout:
         counts = {SHARED: self.shared, **self.private}
         if SHARED in self.private or min(counts.values()) < 0 or sum(counts.values()) < 1:
             raise UserError(
-                "latent layout",
+                "wire.slots, wire.private",
                 f"shared={self.shared}, private={dict(self.private)}",
                 "no negative count, at least one slot, no model called shared",
-                "correct the layout",
+                "set wire.private={}",
             )
 
     @property
     def slots(self) -> int:
-        """Slots of a message, all models' together."""
+        """The number of slots of a message, all models' together."""
         return self.shared + sum(self.private.values())
 
     @property
     def parts(self) -> list[tuple[str, int]]:
-        """(slice, slots) in message order, empty slices left out."""
+        """The pairs (slice, slots) in message order, empty slices left out."""
         return [(name, n) for name, n in ((SHARED, self.shared), *self.private.items()) if n > 0]
 
     def with_shared(self, shared: int) -> LatentLayout:
-        """The same with another number of shared slots (ratio curriculum)."""
+        """Return the same with another number of shared slots (ratio curriculum)."""
         return replace(self, shared=shared)
 
     def indices(self, model: str) -> list[int]:
-        """Slots that `model` reads. Raises UserError for a model that the layout does not name."""
+        """Return the slots that `model` reads. Raises UserError for a model that the layout does not name."""
         if not self.private:
             return list(range(self.shared))
         if model not in self.private:
             raise UserError(
-                f"latent layout, model {model}",
+                f"wire.private, model {model}",
                 "private slots for others only",
                 " | ".join(self.private),
-                f"correct the name, or let it read the shared slots: private.{model}=0",
+                f"set +wire.private.{model}=0 to let it read the shared slots",
             )
         names = list(self.private)
         start = self.shared + sum(self.private[name] for name in names[: names.index(model)])
         found = [*range(self.shared), *range(start, start + self.private[model])]
         if not found:
-            raise UserError(f"latent layout, model {model}", "no slot to read", "at least one", "give it some")
+            raise UserError(f"wire.private, model {model}", "no slot to read", "at least one", "set wire.slots higher")
         return found
 
     def counts(self, model: str) -> list[int]:
-        """Of the slots that `model` reads: shared ones, its private ones."""
+        """Return how many of the slots that `model` reads are shared, and how many its own."""
         return [self.shared, self.private.get(model, 0)]
 
     def read(self, z: Tensor, model: str) -> Tensor:
-        """(B, slots, d_z) -> (B, M, d_z), M the slots that `model` reads."""
+        """Pick the M slots that `model` reads; (B, slots, d_z) -> (B, M, d_z)."""
         if z.dim() != 3 or z.shape[1] != self.slots:
             raise ValueError(f"latents {tuple(z.shape)} for a layout of {self.slots} slots")
         return z[:, self.indices(model)]
 
     def identity(self) -> dict[str, int]:
-        """For the wire's fingerprint: equal for layouts that differ in models without private slots."""
+        """Return what the wire's fingerprint covers: equal where layouts differ in models without private slots."""
         return dict(self.parts)

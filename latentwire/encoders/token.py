@@ -22,20 +22,21 @@ class TokenEncoder(Encoder):
     all, so a token keeps its magnitude relative to others.
 
     Args:
-        lm: whose tokenizer and embeddings are used.
+        lm: language model whose tokenizer and embeddings are used.
         d_z: width of a latent.
-        slices: slice names of the layouts.
-        pooling: called with `d` and `slices`.
-        width: of the layers.
-        layers: transformer layers over the tokens, with rotary positions. 0 leaves tokens without context:
+        slices: names of the slices that layouts use.
+        pooling: factory that is called with `d` and `slices`.
+        width: width of the layers.
+        layers: number of transformer layers over the tokens, with rotary positions. 0 leaves tokens without context:
             pooling by attention then sees a bag of words unless it adds positions.
-        refiner_layers: transformer layers over the slots.
+        refiner_layers: number of transformer layers over the slots.
         heads: attention heads.
-        dropout: in all layers.
-        max_tokens: longest text.
-        overflow: `refuse` or `count` a longer one.
+        dropout: dropout of all layers.
+        max_tokens: longest text, in tokens.
+        overflow: what happens to a longer one, `refuse` or `count`.
     """
 
+    lm: FrozenLM
     scale: Tensor
 
     def __init__(

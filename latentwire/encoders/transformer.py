@@ -12,7 +12,7 @@ BASE = 10000.0
 
 
 def rotary(positions: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Positions (…, T) -> cos, sin (…, T, width), halves convention (Su et al., 2021)."""
+    """Return cos and sin (…, T, width) of positions (…, T), halves convention (Su et al., 2021)."""
     half = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
     angle = positions.float().unsqueeze(-1) * BASE**-half
     angle = torch.cat([angle, angle], -1)
@@ -20,7 +20,7 @@ def rotary(positions: Tensor, width: int, dtype: torch.dtype) -> tuple[Tensor, T
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotates the pairs (i, i + D/2) of (…, T, D) by the angles of cos, sin (broadcast)."""
+    """Rotate the pairs (i, i + D/2) of (…, T, D) by the angles of cos, sin (broadcast)."""
     a, b = x.chunk(2, -1)
     return x * cos + torch.cat([-b, a], -1) * sin
 
@@ -31,17 +31,17 @@ class Attention(nn.Module):
     Args:
         d: width; d / heads must be an even whole number.
         heads: number of heads.
-        dropout: on the attention weights.
+        dropout: dropout of the attention weights.
     """
 
     def __init__(self, d: int, heads: int, dropout: float = 0.0):
         super().__init__()
         if heads < 1 or d % heads or (d // heads) % 2:
             raise UserError(
-                "heads",
-                f"{heads} for width {d}",
+                "encoder.heads, encoder.width",
+                f"{heads} heads for width {d}",
                 "a divisor that leaves an even width per head",
-                "set width or heads",
+                "set encoder.heads=1 and an even encoder.width",
             )
         self.heads, self.dropout = heads, dropout
         self.q, self.k, self.v, self.out = (nn.Linear(d, d) for _ in range(4))
@@ -53,11 +53,13 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         positions: Tensor | None = None,
     ) -> Tensor:
-        """(B, Q, d), (B, T, d) -> (B, Q, d).
+        """Attend; (B, Q, d), (B, T, d) -> (B, Q, d).
 
         Args:
+            queries: what asks.
+            keys: what is asked.
             mask: (B, T), true on keys that count, at least one per row; None: all.
-            positions: (T,) for self-attention with rotary positions; None: without any.
+            positions: (T,) rotary positions, in self-attention alone; None: none.
         """
         q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f, x in
                    ((self.q, queries), (self.k, keys), (self.v, keys)))  # fmt: skip
@@ -75,7 +77,7 @@ class Attention(nn.Module):
 
 
 def feed_forward(d: int, dropout: float = 0.0, expansion: int = 4) -> nn.Sequential:
-    """(…, d) -> (…, d): norm, linear, GELU, linear."""
+    """Build norm, linear, GELU, linear; (…, d) -> (…, d)."""
     return nn.Sequential(
         nn.LayerNorm(d), nn.Linear(d, expansion * d), nn.GELU(), nn.Dropout(dropout), nn.Linear(expansion * d, d)
     )
@@ -83,15 +85,17 @@ def feed_forward(d: int, dropout: float = 0.0, expansion: int = 4) -> nn.Sequent
 
 @torch.no_grad()
 def hush(layer: nn.Module, factor: float = 0.02) -> None:
-    """Makes the last linear layer of a residual branch start close to zero (gradients still reach the branch)."""
+    """Make the last linear layer of a residual branch start close to zero (gradients still reach the branch)."""
     assert isinstance(layer, nn.Linear)
     layer.weight.mul_(factor)
     layer.bias.zero_()
 
 
 class Block(nn.Module):
-    """x + attention(norm x), then x + feed_forward(x); both branches start close to zero, so a fresh block is nearly
-    the identity (compare Fixup, Zhang et al., 2019) and what pooling has kept of a text reaches the other end.
+    """x + attention(norm x), then x + feed_forward(x).
+
+    Both branches start close to zero, so that a fresh block is nearly the identity (compare Fixup, Zhang et al., 2019)
+    and what pooling has kept of a text reaches the other end.
     """
 
     def __init__(self, d: int, heads: int, dropout: float = 0.0):
@@ -113,10 +117,10 @@ class Transformer(nn.Module):
     """`layers` blocks; with 0 the identity.
 
     Args:
-        d: width.
+        d: width of the sequence.
         layers: number of blocks.
         heads: attention heads.
-        dropout: on attention weights and branches.
+        dropout: dropout of attention weights and branches.
     """
 
     def __init__(self, d: int, layers: int, heads: int, dropout: float = 0.0):
@@ -124,10 +128,12 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(d, heads, dropout) for _ in range(layers))
 
     def forward(self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
-        """(B, T, d) -> (B, T, d), zero where `mask` (B, T) is false; what stood there has no influence.
+        """Return (B, T, d), zero where `mask` is false; what stood there has no influence.
 
         Args:
-            positions: (T,) rotary positions; None: 0 … T-1.
+            x: (B, T, d).
+            mask: (B, T), true on what counts; None: all.
+            positions: (T,) rotary positions; None: 0 … T - 1.
         """
         if mask is not None:
             x = x.masked_fill(~mask.unsqueeze(-1), 0.0)  # a NaN in the padding would survive a weight of 0

@@ -8,28 +8,45 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from latentwire.adapters.base import Adapter
+from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 
 Start = Literal["text", "random"]
 
 
 class Injector(nn.Module):
-    """Base. An injector belongs to one language model, which it holds without owning its weights.
+    """Turns latents into what one language model reads; base of all injectors.
 
-    It must be calibrated before use: `calibrate(latents of a training batch)`, or its state loaded.
+    It holds its model without owning its weights: a `FrozenLM` is no module and in no state. It must be calibrated
+    before use: `calibrate(latents of a training batch)`, or its state loaded.
+
+    Attributes:
+        adapter: the part that brings latents to the injector's width, a parameter group of its own.
+
+    Args:
+        lm: the model that reads.
+        start: `text`, the least-squares map to what the model makes of training texts, or `random`.
     """
 
+    adapter: Adapter
+
+    def __init__(self, lm: FrozenLM, start: Start):
+        super().__init__()
+        self.lm, self.start = lm, start
+
     def forward(self, z: Tensor) -> Prefix:
-        """Latents (B, M, d_z) that this model reads -> what it reads them as."""
+        """Turn latents (B, M, d_z) into what this model reads them as."""
         raise NotImplementedError
 
     @torch.no_grad()
     def calibrate(self, z: Tensor, texts: Sequence[str] | None = None, counts: Sequence[int] | None = None) -> None:
-        """Measures scales on latents (B, M, d_z) of a training batch.
+        """Measure scales on latents (B, M, d_z) of a training batch.
 
         Args:
+            z: the latents.
             texts: the B texts of the latents; with them an injector may start from what its model makes of them
                 (see `fitting`).
-            counts: slots of the slices in z, in order, each covering the whole text; None: one slice.
+            counts: number of slots of each slice in z, in order, each covering the whole text; None: one slice.
         """
         raise NotImplementedError

@@ -18,8 +18,7 @@ from latentwire.lm.layout import Prefix
 
 
 class DeepPrefix(Injector):
-    """Keys and values per layer, generated from the latents (prefix tuning, Li and Liang, 2021; 500xCompressor,
-    2024).
+    """Keys and values per layer, generated from the latents (prefix tuning, Li and Liang, 2021; 500xCompressor, 2024).
 
         h = adapter(z),   r_l = W_l h + c_l per layer l, split into keys and values of kv_heads x head_dim
         k_l = RoPE(mean_kl + gain_kl * std_kl * r_kl / rms_kl),    v_l = mean_vl + gain_vl * std_vl * r_vl / rms_vl
@@ -30,10 +29,10 @@ class DeepPrefix(Injector):
     answers' frequencies.
 
     Keys are generated **before** RoPE and turned to the positions len(head) … len(head) + M - 1 by the model's own
-    rotary module, the places where M tokens would stand: what a latent says is then independent of where it
-    stands, and its statistics can be compared with those of text, whose keys are measured before RoPE as well.
-    mean and std per channel are the model's own on `texts`; gains start at 1. So at the start a latent's keys and
-    values are distributed like those of text.
+    rotary module, the places where M tokens would stand: what a latent says is then independent of where it stands, and
+    its statistics can be compared with those of text, whose keys are measured before RoPE as well. mean and std per
+    channel are the model's own on `texts`; gains start at 1. So at the start a latent's keys and values are distributed
+    like those of text.
 
     State: mean, std, rms, gains and all weights; a loaded state needs no calibration.
 
@@ -41,8 +40,8 @@ class DeepPrefix(Injector):
         d_z: width of a latent.
         lm: the model that reads; grouped-query shapes are its `kv_shape`.
         texts: real text to measure keys and values on.
-        adapter: called with `d_z`, `d_out=width` and `target=1.0`.
-        width: of h.
+        adapter: factory that is called with `d_z`, `d_out=width` and `target=1.0`.
+        width: width of h.
         start: `text`, the least-squares map, or `random`.
     """
 
@@ -59,10 +58,8 @@ class DeepPrefix(Injector):
         width: int = 256,
         start: Start = "text",
     ):
-        super().__init__()
-        self.lm, self.start_from = lm, start  # FrozenLM is no module: in no state
+        super().__init__(lm, start)
         self.placement = RotaryPlacement(lm)
-        self.kv_shape, self.start = lm.kv_shape, len(lm.style.head)
         measured = measure_kv(lm, self.placement, texts)
         self.register_buffer("mean", measured.mean)
         self.register_buffer("std", measured.std)
@@ -73,20 +70,21 @@ class DeepPrefix(Injector):
         self.layers = nn.ModuleList(nn.Linear(width, 2 * heads * head_dim) for _ in range(lm.n_layers))
 
     def raw(self, z: Tensor) -> Tensor:
-        """(B, M, d_z) -> r, (n_layers, 2, B, kv_heads, M, head_dim), uncalibrated."""
+        """Turn (B, M, d_z) into r, (n_layers, 2, B, kv_heads, M, head_dim), uncalibrated."""
         h = self.adapter(z)
         r = torch.stack([layer(h) for layer in self.layers])  # (L, B, M, 2 H D)
-        return r.unflatten(-1, (2, *self.kv_shape)).permute(0, 3, 1, 4, 2, 5)
+        return r.unflatten(-1, (2, *self.lm.kv_shape)).permute(0, 3, 1, 4, 2, 5)
 
     def forward(self, z: Tensor) -> Prefix:
-        """(B, M, d_z) -> Prefix with kv: per layer keys (after RoPE) and values, (B, kv_heads, M, head_dim)."""
+        """Turn (B, M, d_z) into keys (after RoPE) and values per layer, (B, kv_heads, M, head_dim)."""
         if not bool((self.rms > 0).all()):
             raise RuntimeError(
                 "deep_prefix not calibrated: call calibrate(latents of a training batch) first, or load a state"
             )
         scale = (self.gain / self.rms)[:, :, None, None, None, None]
         kv = self.mean[:, :, None, :, None] + scale * self.std[:, :, None, :, None] * self.raw(z)
-        positions = torch.arange(self.start, self.start + z.shape[1], device=z.device)
+        head = len(self.lm.style.head)
+        positions = torch.arange(head, head + z.shape[1], device=z.device)
         return Prefix(kv=[(self.placement.place(keys, positions), values) for keys, values in kv])
 
     @torch.no_grad()
@@ -95,7 +93,7 @@ class DeepPrefix(Injector):
         training = self.training
         self.eval()
         h = self.adapter(z).float()
-        if texts is not None and self.start_from == "text":
+        if texts is not None and self.start == "text":
             self._fit(h, texts, counts or [z.shape[1]])
         self.rms.copy_(self.raw(z).float().pow(2).mean((2, 3, 4, 5)).sqrt())
         self.train(training)
@@ -108,6 +106,4 @@ class DeepPrefix(Injector):
             for layer, target in zip(least, (kv - mean) / std, strict=True):
                 layer.add(row, target)
         for linear, solved in zip(self.layers, least, strict=True):
-            weight, bias = solved.solve()
-            linear.weight.copy_(weight)  # type: ignore[operator]
-            linear.bias.copy_(bias)  # type: ignore[operator]
+            solved.solve_into(linear)

@@ -12,30 +12,32 @@ import torch
 from torch import Tensor
 
 from latentwire.encoders.pooling import chunk_mean
-from latentwire.injectors.rotary import RotaryPlacement, read_cache
+from latentwire.injectors.rotary import RotaryPlacement
 from latentwire.lm.frozen import FrozenLM
 
 
 @torch.no_grad()
 def pooled_kv(lm: FrozenLM, placement: RotaryPlacement, text: str, counts: Sequence[int]) -> Tensor:
-    """A text, slots of each slice -> (n_layers, sum(counts), 2 kv_heads head_dim) float32 on the CPU.
+    """Return a text's keys (before RoPE) and values, pooled; (n_layers, sum(counts), 2 kv_heads head_dim).
 
-    Keys before RoPE, then values; adapters off. The text is cut at the model's positions.
+    Adapters are off, the text is cut at the model's positions, the result is float32 on the CPU.
+
+    Args:
+        lm: the model.
+        placement: its rotary embedding.
+        text: the text.
+        counts: number of slots of each slice.
     """
-    head = list(lm.style.head)
-    ids = list(lm.style.encode(text))[: lm.max_tokens - len(head)]
-    positions = torch.arange(len(head), len(head) + len(ids))
     layers = []
-    for keys, values in read_cache(lm, head + ids):
-        keys = placement.undo(keys[:, :, len(head) :].float(), positions)
-        both = torch.cat([keys[0], values[0, :, len(head) :].float()])  # (2 H, T, D)
+    for keys, values in placement.of_text(text):
+        both = torch.cat([keys[0], values[0]])  # (2 H, T, D)
         layers.append(_pooled(both.transpose(0, 1).flatten(1).cpu(), counts))
     return torch.stack(layers)
 
 
 @torch.no_grad()
 def pooled_embeddings(lm: FrozenLM, texts: Sequence[str], counts: Sequence[int]) -> Tensor:
-    """Texts, slots of each slice -> (texts, sum(counts), d_model) float32 on the CPU."""
+    """Return the texts' embeddings, pooled to slots of each slice; (texts, sum(counts), d_model) float32, on the CPU."""
     return torch.stack([_pooled(lm.embed(torch.tensor(lm.style.encode(t))).float().cpu(), counts) for t in texts])
 
 

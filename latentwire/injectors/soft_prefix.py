@@ -17,15 +17,15 @@ from latentwire.lm.layout import Prefix
 class SoftPrefix(Injector):
     """M embeddings after the head (BOS), before the text; at positions 1 … M after a BOS.
 
-    The target of the calibration is the RMS over all entries of the model's own embeddings of `texts`, the root
-    of the mean square of the per-token RMS. Given texts, `calibrate` first fits the adapter to the mean embedding of
-    each slot's tokens (`fitting`, `Adapter.fit`).
+    The target of the calibration is the RMS over all entries of the model's own embeddings of `texts`, the root of the
+    mean square of the per-token RMS. Given texts, `calibrate` first fits the adapter to the mean embedding of each
+    slot's tokens (`fitting`, `Adapter.fit`).
 
     Args:
         d_z: width of a latent.
         lm: the model that reads.
         texts: real text to measure the embeddings on; the measurement stays with the model (`lm.measure`).
-        adapter: called with `d_z`, `d_out` and `target`.
+        adapter: factory that is called with `d_z`, `d_out` and `target`.
         start: `text`, the least-squares map, or `random`.
     """
 
@@ -37,17 +37,16 @@ class SoftPrefix(Injector):
         adapter: Callable[..., Adapter],
         start: Start = "text",
     ):
-        super().__init__()
-        self.lm, self.start_from = lm, start
-        target = float(lm.measure(texts).rms.pow(2).mean().sqrt())
+        super().__init__(lm, start)
+        target = float(lm.measure(texts).pow(2).mean().sqrt())
         self.adapter = adapter(d_z=d_z, d_out=lm.d_model, target=target)
 
     def forward(self, z: Tensor) -> Prefix:
-        """(B, M, d_z) -> Prefix with embeds (B, M, d_model)."""
+        """Turn (B, M, d_z) into embeddings (B, M, d_model)."""
         return Prefix(embeds=self.adapter(z))
 
     @torch.no_grad()
     def calibrate(self, z: Tensor, texts: Sequence[str] | None = None, counts: Sequence[int] | None = None) -> None:
-        if texts is not None and self.start_from == "text":
+        if texts is not None and self.start == "text":
             self.adapter.fit(z, pooled_embeddings(self.lm, texts, counts or [z.shape[1]]).to(z))
         self.adapter.calibrate(z)

@@ -29,12 +29,13 @@ from latentwire.ladder.options import Ladder, LadderTree
 from latentwire.ladder.rung5_budget import checkpoint_of, config_of
 from latentwire.ladder.subject import Subject
 from latentwire.ladder.verdict import Verdict
-from latentwire.run import Tree, dead, quiet, train
+from latentwire.run import Tree, dead, train
 from suite.config.check import check, check_effective
 from suite.config.compose import Composer
 from suite.runs.identity import config_hash, run_dir
 from suite.runs.job import execute
 from suite.runs.ledger import write_json
+from suite.shell import quiet_lightning
 
 OWN = ("run", "train", "ladder")
 RESULT = "ladder.json"
@@ -162,7 +163,7 @@ def report(verdicts: Sequence[Verdict], console: Console) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Console entry; the exit code."""
     console = Console()
-    quiet()
+    quiet_lightning()
     verdicts: list[Verdict] = []
     try:
         asked = parse(list(sys.argv[1:] if argv is None else argv))

@@ -14,8 +14,8 @@ from callbacks.stages.lr import LRSchedule
 from latentwire.ladder.subject import Subject
 from latentwire.objectives.likelihood import AnswerCE
 from latentwire.train.curriculum import Constant, Plan, Stage
+from latentwire.train.curriculum_stage import CurriculumStage
 from latentwire.train.module import WireModule
-from latentwire.train.stage import Rhythm
 from suite.config.instantiate import build_node
 
 
@@ -46,7 +46,7 @@ def module_of(subject: Subject, steps: int, lr_schedule: LRSchedule) -> WireModu
         subject.wire,
         subject.lms,
         {"answer_ce": objective},
-        Rhythm(Plan([Stage("ladder")], steps), {"answer_ce": objective.weight}),
+        CurriculumStage(Plan([Stage("ladder")], steps), {"answer_ce": objective.weight}),
         build_node(cfg.optimizer),
         lr_schedule,
         rates,

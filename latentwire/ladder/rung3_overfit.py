@@ -13,9 +13,7 @@ import torch
 from callbacks.run.audit import AuditFailure, TrainableAudit
 from callbacks.stages.gate import TooManySkips
 from callbacks.stages.lr import LRStep
-from callbacks.step.phases import ORDER
 from callbacks.step.pipeline import StepPipeline
-from callbacks.step.stage import Stage
 from latentwire.data.base import Passage
 from latentwire.ladder import options
 from latentwire.ladder.bare_trainer import Gentle, module_of, trainer_of
@@ -129,8 +127,8 @@ def _train(subject: Subject, module: WireModule, loader: ResumableLoader, known:
     """Trains; returns what the audit or the gate found at fault, which ends it."""
     callbacks = subject.cfg.callbacks
     nodes = [callbacks[name] for name in ("clip", "gate") if callbacks.get(name) is not None]
-    stages: list[Stage] = [module.rhythm, LRStep(), *(build_node(node) for node in nodes)]
-    pipeline = StepPipeline(sorted(stages, key=lambda s: ORDER.index(s.name)), announce=False)
+    stages = [module.curriculum, LRStep(), *(build_node(node) for node in nodes)]
+    pipeline = StepPipeline.ordered(stages, announce=False)
     audit = TrainableAudit(min(AUDIT_STEPS, steps))
     try:
         with _without_dropout(module), trainer_of(subject, steps, [pipeline, audit, known]) as trainer:

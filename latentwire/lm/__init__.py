@@ -1,4 +1,4 @@
-"""Frozen language models: prompts, exact scoring and generation, pocket models, conversion."""
+"""Frozen language models: prompts, exact scoring and generation, and what is measured on one answer."""
 
 import lazy_loader
 

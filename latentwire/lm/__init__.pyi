@@ -1,2 +1,3 @@
 # Public names: what YAML, run identities and users write. A module may move, its names stay.
 from .frozen import FrozenLM as FrozenLM
+from .lora import LoRA as LoRA

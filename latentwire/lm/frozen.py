@@ -5,10 +5,8 @@ How a batch lies in memory is `latentwire.lm.layout`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +16,8 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from callbacks.errors import UserError
 from latentwire.lm import loading, prompts
-from latentwire.lm.layout import Ids, Prefix, lay_out_text, right_padded
-from latentwire.lm.results import AnswerLogprobs, EmbeddingStats, Generation
-
-__all__ = ["AnswerLogprobs", "EmbeddingStats", "FrozenLM", "Generation", "Prefix"]
-
-
-@dataclass
-class _Inputs:
-    """One batch as the model takes it: `embeds` (B, Q, d), `mask` (B, cached + Q), `positions` (B, Q)."""
-
-    embeds: Tensor
-    mask: Tensor
-    positions: Tensor
-    cache: DynamicCache | None
+from latentwire.lm.layout import Ids, KeysValues, Prefix, lay_out_text, right_padded
+from latentwire.lm.results import AnswerLogprobs, Generation
 
 
 class FrozenLM:
@@ -67,9 +53,9 @@ class FrozenLM:
         self.style = (prompts.chat if wants_chat else prompts.plain)(tokenizer, self.max_tokens)
         stop = getattr(self.model.generation_config, "eos_token_id", None)
         self.stop_ids = {self.style.eos, *([stop] if isinstance(stop, int) else stop or [])}
-        self.embedding_stats: EmbeddingStats | None = None
-        self._head_kv: list[tuple[Tensor, Tensor]] | None = None
         self.adapted = False  # has it a PEFT adapter, on or off?
+        self._embedding_rms: Tensor | None = None
+        self._head_kv: list[KeysValues] | None = None
 
     @classmethod
     def load(
@@ -81,15 +67,17 @@ class FrozenLM:
         is_chat: bool | None = None,
         name: str | None = None,
     ) -> FrozenLM:
-        """Loads a folder (or a hub id) with weights and tokenizer.
+        """Load a folder (or a hub id) with weights and tokenizer.
 
-        A folder without `tokenizer_config.json` is read by its `tokenizer.json`, special tokens as in
-        `config.json`.
+        A folder without `tokenizer_config.json` is read by its `tokenizer.json`, special tokens as in `config.json`.
 
         Args:
+            source: the folder or hub id.
             dtype: `float32`, `bfloat16` or `float16`.
-            device: one device for all weights, or
-            device_map: accelerate's placement, e.g. `auto`; then `device` is not used.
+            device: one device for all weights; without effect where there is a `device_map`.
+            device_map: accelerate's placement, e.g. `auto`.
+            is_chat: prompts in the tokenizer's chat template; None: where it has one.
+            name: the model's name in tables and errors; None: the last part of `source`.
 
         Raises:
             UserError: nothing to load, or weights that do not fill the model exactly.
@@ -101,19 +89,14 @@ class FrozenLM:
 
     # -- identity -------------------------------------------------------------------------------------------------
     def fingerprint(self) -> str:
-        """SHA-256 over names, types, shapes and values of the base weights, read anew; adapters do not count."""
-        digest = hashlib.sha256()
-        for name, p in self._base:
-            digest.update(f"{name} {p.dtype} {tuple(p.shape)}\n".encode())
-            digest.update(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        """Return `loading.fingerprint` of the base weights as they are now; adapters do not count."""
+        return loading.fingerprint(self._base)
 
     def verify(self, fingerprint: str) -> None:
-        """Raises UserError where the weights are not those of the fingerprint."""
+        """Raise UserError where the weights are not those of the fingerprint."""
         if (now := self.fingerprint()) != fingerprint:
-            raise UserError(
-                f"weights of {self.name}", now[:16], fingerprint[:16], "load the model that the run was made with"
-            )
+            remedy = "set lms.<model>.source to the model that the run was made with"
+            raise UserError(f"weights of {self.name}", now[:16], fingerprint[:16], remedy)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenLM:
         return self
@@ -123,7 +106,7 @@ class FrozenLM:
 
     # -- devices --------------------------------------------------------------------------------------------------
     def to(self, device: str | torch.device) -> FrozenLM:
-        """Moves all weights; a model that was placed by `device_map` stays where it is."""
+        """Move all weights; a model that was placed by `device_map` stays where it is."""
         if getattr(self.model, "hf_device_map", None) is None:
             self.model.to(device)
             self._head_kv = None
@@ -131,22 +114,21 @@ class FrozenLM:
 
     @property
     def input_device(self) -> torch.device:
-        """Where ids, masks, positions and embeddings are read."""
-        return _device(self.model.get_input_embeddings())
+        """The device where ids, masks, positions and embeddings are read."""
+        return loading.device_of(self.model.get_input_embeddings())
 
     @property
     def output_device(self) -> torch.device:
-        """Where log-probabilities appear and labels are read."""
-        return _device(self.model.get_output_embeddings())
+        """The device where log-probabilities appear and labels are read."""
+        return loading.device_of(self.model.get_output_embeddings())
 
     def layer_devices(self) -> list[torch.device]:
-        """Where each layer reads its keys and values."""
-        decoder = self._decoder()
-        return [_device(layer) for layer in decoder.layers]
+        """Return the device where each layer reads its keys and values."""
+        return [loading.device_of(layer) for layer in self.decoder.layers]
 
     # -- adapters -------------------------------------------------------------------------------------------------
     def adapt(self, config: Any) -> list[tuple[str, nn.Parameter]]:
-        """Puts a PEFT adapter (e.g. `peft.LoraConfig`) on the model; returns its parameters by name.
+        """Put a PEFT adapter (e.g. `peft.LoraConfig`) on the model; return its parameters by name.
 
         They are in no module's `state_dict()`: the caller trains and saves them.
 
@@ -158,7 +140,7 @@ class FrozenLM:
                 f"adapter of {self.name}",
                 "a second adapter",
                 "one adapter per model",
-                "load the model again first",
+                "give lms another entry with the same source, and adapt that",
             )
         from peft import get_peft_model
 
@@ -168,44 +150,67 @@ class FrozenLM:
 
     @contextmanager
     def adapters_off(self) -> Iterator[FrozenLM]:
-        """Within the block the model is the teacher: its own weights alone; errors bring the adapter back."""
+        """Make the model its own teacher within the block: the base weights alone; errors bring the adapter back."""
         with self.model.disable_adapter() if self.adapted else nullcontext():
             yield self
 
     # -- embeddings -----------------------------------------------------------------------------------------------
     def embed(self, ids: Tensor) -> Tensor:
-        """Input embeddings (…, d_model) of ids (…) in the model's dtype."""
+        """Return the input embeddings (…, d_model) of ids (…), in the model's dtype."""
         return self.model.get_input_embeddings()(ids.to(self.input_device))
 
     @torch.no_grad()
-    def measure(self, texts: Sequence[str]) -> EmbeddingStats:
-        """Measures the embeddings of real text (special tokens are not text) and keeps the result.
+    def measure(self, texts: Sequence[str]) -> Tensor:
+        """Measure and keep `embedding_rms` on real text (special tokens are not text).
 
         Raises:
             UserError: fewer than two tokens.
         """
         ids = [i for text in texts for i in self.style.encode(text)]
         if len(ids) < 2:
-            raise UserError("texts to measure embeddings on", f"{len(ids)} tokens", "2 at least", "give training texts")
-        e = self.embed(torch.tensor(ids)).float().cpu()
-        self.embedding_stats = EmbeddingStats(e.pow(2).mean(-1).sqrt(), e.mean(0), e.std(0))
-        return self.embedding_stats
+            raise UserError(
+                "texts to measure embeddings on", f"{len(ids)} tokens", "2 at least", "set wire.measured_texts higher"
+            )
+        self._embedding_rms = self.embed(torch.tensor(ids)).float().cpu().pow(2).mean(-1).sqrt()
+        return self._embedding_rms
 
     @property
     def embedding_rms(self) -> Tensor:
-        """(n,) per-token RMS on real text; see `measure`, which must have run.
+        """Root mean square over d_model of each token's embedding on real text, (n,) float32 on the CPU.
 
         Raises:
-            RuntimeError: nothing was measured yet; the vocabulary's own RMS is no substitute.
+            RuntimeError: `measure` has not run; the vocabulary's own RMS is no substitute.
         """
-        if self.embedding_stats is None:
+        if self._embedding_rms is None:
             raise RuntimeError(f"{self.name}: call measure(texts) first")
-        return self.embedding_stats.rms
+        return self._embedding_rms
+
+    # -- keys and values ------------------------------------------------------------------------------------------
+    @property
+    def decoder(self) -> Any:
+        """The stack of layers, below a PEFT adapter if there is one."""
+        return (self.model.get_base_model() if self.adapted else self.model).get_decoder()
+
+    @torch.no_grad()
+    def keys_and_values(self, ids: Sequence[int]) -> list[KeysValues]:
+        """Read ids at positions 0 … T - 1; return keys (after RoPE) and values per layer, (1, kv_heads, T, head_dim).
+
+        Adapters are off.
+        """
+        with self.adapters_off():
+            return self._keys_and_values(ids)
+
+    def _keys_and_values(self, ids: Sequence[int]) -> list[KeysValues]:
+        cache = DynamicCache(config=self.model.config)
+        self.decoder(
+            input_ids=torch.tensor([list(ids)], device=self.input_device), past_key_values=cache, use_cache=True
+        )
+        return [(keys, values) for keys, values, _ in cache]
 
     def cached(self, prefix: Prefix) -> Prefix:
-        """The same prefix as keys and values, its embeddings read once; differentiable.
+        """Return the same prefix as keys and values, its embeddings read once; differentiable.
 
-        Worth it where several questions follow one prefix (`batches.select` then repeats a cache). A prefix without
+        This pays where several questions follow one prefix (`Prefix.select` then repeats a cache). A prefix without
         embeddings, or with text behind them, is returned as it is.
         """
         if prefix.embeds is None or prefix.kv is not None or prefix.text_ids is not None:
@@ -213,12 +218,9 @@ class FrozenLM:
         batch, slots = prefix.embeds.shape[:2]
         head = len(self.style.head)
         self._check_length(head + slots)
-        cache = DynamicCache(config=self.model.config)
-        if head:
-            for layer, (keys, values) in enumerate(self._head_cache(batch)):
-                cache.update(keys, values, layer)
+        cache = self._head_cache(batch)
         positions = torch.arange(head, head + slots, device=self.input_device)
-        self._decoder()(
+        self.decoder(
             inputs_embeds=prefix.embeds.to(self.input_device, self.dtype),
             attention_mask=torch.ones(batch, head + slots, dtype=torch.long, device=self.input_device),
             position_ids=positions.expand(batch, -1),
@@ -228,16 +230,13 @@ class FrozenLM:
         return Prefix(kv=[(keys[:, :, head:], values[:, :, head:]) for keys, values, _ in cache])
 
     # -- forward --------------------------------------------------------------------------------------------------
-    def answer_logprobs(
-        self, prefix: Prefix, question_ids: Ids, answer_ids: Ids, layers: Sequence[int] = ()
-    ) -> AnswerLogprobs:
-        """Teacher-forced log-probabilities, logits at answer positions only; differentiable in the prefix.
+    def answer_logprobs(self, prefix: Prefix, question_ids: Ids, answer_ids: Ids) -> AnswerLogprobs:
+        """Score given answers, with logits at their positions only; differentiable in the prefix.
 
         Args:
-            question_ids: B questions, cue included (`Prompt.question`); may all be empty where the prefix is no
-                cache.
+            prefix: what stands before the questions, B examples or an empty one.
+            question_ids: B questions, cue included (`Prompt.question`); all empty only where the prefix is no cache.
             answer_ids: B answers, EOS included (`Prompt.answer`), at least one token each.
-            layers: also return the hidden states of these layers (0: embeddings, n_layers: last, normalised).
 
         Raises:
             ValueError: sizes that do not fit.
@@ -246,35 +245,26 @@ class FrozenLM:
         if not answer_ids or min(map(len, answer_ids)) == 0:
             raise ValueError("every example needs an answer of at least one token")
         # an answer's last token is only predicted: the last A input columns are those that predict answers
-        at = self._inputs(prefix, question_ids, [a[:-1] for a in answer_ids])
+        given = self._inputs(prefix, question_ids, [a[:-1] for a in answer_ids])
         tokens, valid = right_padded(answer_ids)
-        out = self.model(
-            inputs_embeds=at.embeds,
-            attention_mask=at.mask,
-            position_ids=at.positions,
-            past_key_values=at.cache,
-            use_cache=at.cache is not None,
-            logits_to_keep=tokens.shape[1],  # an int needs no device
-            output_hidden_states=bool(layers),
-        )
+        cached = given["past_key_values"] is not None
+        out = self.model(**given, use_cache=cached, logits_to_keep=tokens.shape[1])  # an int needs no device
         device = out.logits.device
         valid = valid.to(device)
         row, position = valid.nonzero(as_tuple=True)
         # only real answer positions become float32
         scores = out.logits[valid].float().log_softmax(-1)
-        hidden = {}
-        for layer in layers:
-            states = out.hidden_states[layer][:, -tokens.shape[1] :]
-            hidden[layer] = states[valid.to(states.device)]
-        return AnswerLogprobs(scores, tokens.to(device)[valid], row, position, len(answer_ids), hidden)
+        return AnswerLogprobs(scores, tokens.to(device)[valid], row, position, len(answer_ids))
 
     def generate(self, prefix: Prefix, question_ids: Ids, max_new_tokens: int) -> list[list[int]]:
-        """Greedy answers: new tokens only, without the stop token. A batch gives what its rows give one by one."""
+        """Answer greedily: new tokens only, without the stop token. A batch gives what its rows give one by one."""
         return self.generate_scored(prefix, question_ids, max_new_tokens).tokens
 
     @torch.no_grad()
     def generate_scored(self, prefix: Prefix, question_ids: Ids, max_new_tokens: int) -> Generation:
-        """`generate` with log-probabilities; transformers' own loses embeddings that are given beside a cache.
+        """Answer as `generate` does, with log-probabilities.
+
+        The loop is written out as that of transformers loses embeddings that are given beside a cache.
 
         Raises:
             ValueError: sizes that do not fit.
@@ -282,22 +272,15 @@ class FrozenLM:
         """
         if max_new_tokens < 1:
             raise ValueError("max_new_tokens must be at least 1")
-        at = self._inputs(prefix, question_ids, None, reserve=max_new_tokens)
+        given = self._inputs(prefix, question_ids, None, reserve=max_new_tokens)
+        if given["past_key_values"] is None:
+            given["past_key_values"] = DynamicCache(config=self.model.config)
         batch = len(question_ids)
         tokens: list[list[int]] = [[] for _ in range(batch)]
         logprobs: list[list[float]] = [[] for _ in range(batch)]
         running = [True] * batch
-        cache = at.cache if at.cache is not None else DynamicCache(config=self.model.config)
-        embeds, mask, positions = at.embeds, at.mask, at.positions
         for step in range(max_new_tokens):
-            out = self.model(
-                inputs_embeds=embeds,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+            out = self.model(**given, use_cache=True, logits_to_keep=1)
             best, chosen = out.logits[:, -1].float().log_softmax(-1).max(-1)
             for i, (token, score) in enumerate(zip(chosen.tolist(), best.tolist(), strict=True)):
                 if running[i]:
@@ -307,23 +290,26 @@ class FrozenLM:
                         tokens[i].append(token)
             if not any(running) or step + 1 == max_new_tokens:
                 break
-            embeds = self.embed(chosen[:, None])
-            mask = torch.cat([mask, mask.new_ones(batch, 1)], 1)
-            positions = positions[:, -1:] + 1
+            mask = given["attention_mask"]
+            given |= {
+                "inputs_embeds": self.embed(chosen[:, None]),
+                "attention_mask": torch.cat([mask, mask.new_ones(batch, 1)], 1),
+                "position_ids": given["position_ids"][:, -1:] + 1,
+            }
         return Generation(tokens, logprobs)
 
     @torch.no_grad()
     def hidden(self, ids: Tensor, mask: Tensor, layers: Sequence[int]) -> Tensor:
-        """Hidden states (len(layers), B, T, d_model) of ids (B, T), in the model's dtype, zero where `mask` is.
+        """Return hidden states (len(layers), B, T, d_model), in the model's dtype, zero where `mask` is false.
 
         Args:
-            ids: special tokens (BOS) are the caller's; padding may stand on either side.
+            ids: token ids (B, T), special tokens (BOS) included; padding may stand on either side.
             mask: (B, T), true on tokens.
-            layers: 0 for embeddings … n_layers for the last, normalised state.
+            layers: numbers from 0 (embeddings) to n_layers (the last state, normalised).
         """
         mask = mask.to(self.input_device, torch.long)
         self._check_length(int(mask.sum(1).max()))
-        out = self._decoder()(
+        out = self.decoder(
             input_ids=ids.to(self.input_device),
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1).clamp(min=0),
@@ -334,46 +320,43 @@ class FrozenLM:
         return states.masked_fill(~mask.bool().to(states.device)[None, :, :, None], 0)
 
     # -- inside ---------------------------------------------------------------------------------------------------
-    def _decoder(self) -> Any:
-        base = self.model.get_base_model() if self.adapted else self.model
-        return base.get_decoder()
-
     def _check_length(self, length: int) -> None:
         if length > self.max_tokens:
             raise UserError(
                 f"input of {self.name}",
                 f"{length} tokens",
                 f"at most {self.max_tokens} positions",
-                "use shorter contexts, or a model with more positions",
+                "shorten the texts (corpus.*) or choose a reader with more positions (readers=…)",
             )
 
-    def _head_cache(self, batch: int) -> list[tuple[Tensor, Tensor]]:
-        """The head's keys and values per layer, (B, kv_heads, |head|, head_dim); kept where nothing adapts."""
-        kv = self._head_kv
-        if kv is None:
-            cache = DynamicCache(config=self.model.config)
-            ids = torch.tensor([self.style.head], device=self.input_device)
-            self._decoder()(input_ids=ids, past_key_values=cache, use_cache=True)
-            kv = [(keys, values) for keys, values, _ in cache]
-            if not self.adapted:
-                self._head_kv = kv
-        return [(k.expand(batch, -1, -1, -1), v.expand(batch, -1, -1, -1)) for k, v in kv]
+    def _head_cache(self, batch: int) -> DynamicCache:
+        """Return a new cache that holds the head B times; its keys and values are kept where nothing adapts."""
+        cache = DynamicCache(config=self.model.config)
+        if self.style.head:
+            kv = self._head_kv or self._keys_and_values(self.style.head)
+            self._head_kv = None if self.adapted else kv
+            for layer, (keys, values) in enumerate(kv):
+                cache.update(keys.expand(batch, -1, -1, -1), values.expand(batch, -1, -1, -1), layer)
+        return cache
 
-    def _cache(self, kv: list[tuple[Tensor, Tensor]], batch: int) -> DynamicCache:
+    def _cache(self, kv: list[KeysValues], batch: int) -> DynamicCache:
+        """Return a new cache that holds the head and then the given keys and values."""
         shape = (batch, self.kv_shape[0], kv[0][0].shape[2], self.kv_shape[1])
         if len(kv) != self.n_layers or any(tuple(t.shape) != shape for pair in kv for t in pair):
             found = sorted({tuple(t.shape) for pair in kv for t in pair})
             raise ValueError(f"kv of {len(kv)} layers {found}, the model wants {self.n_layers} of {shape}")
-        head = self._head_cache(batch) if self.style.head else [()] * self.n_layers
-        cache = DynamicCache(config=self.model.config)
-        for layer, (pair, first, device) in enumerate(zip(kv, head, self.layer_devices(), strict=True)):
-            k, v = (t.to(device, self.dtype) for t in pair)
-            if first:
-                k, v = torch.cat([first[0], k], 2), torch.cat([first[1], v], 2)
-            cache.update(k, v, layer)
+        cache = self._head_cache(batch)
+        for layer, (pair, device) in enumerate(zip(kv, self.layer_devices(), strict=True)):
+            keys, values = (t.to(device, self.dtype) for t in pair)
+            cache.update(keys, values, layer)
         return cache
 
-    def _inputs(self, prefix: Prefix, question_ids: Ids, answer_ids: Ids | None, reserve: int = 0) -> _Inputs:
+    def _inputs(self, prefix: Prefix, question_ids: Ids, answer_ids: Ids | None, reserve: int = 0) -> dict[str, Any]:
+        """Lay out prefix, questions and answers as the model takes them.
+
+        Args:
+            reserve: number of positions that generation will need behind them.
+        """
         if self.model.training:  # dropout, and gradient checkpointing would drop the cache
             raise RuntimeError(f"{self.name} was put into training mode; it is frozen")
         batch = len(question_ids)
@@ -401,10 +384,9 @@ class FrozenLM:
         self._check_length(columns.longest + reserve)
         if columns.ids.shape[1]:
             parts.append(self.embed(columns.ids))
-        return _Inputs(torch.cat(parts, 1), columns.mask.to(device), columns.positions.to(device), cache)
-
-
-def _device(module: nn.Module) -> torch.device:
-    """Where a module computes; with accelerate's offloading its weights lie elsewhere until then."""
-    execution = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
-    return next(module.parameters()).device if execution is None else torch.device(execution)
+        return {
+            "inputs_embeds": torch.cat(parts, 1),
+            "attention_mask": columns.mask.to(device),
+            "position_ids": columns.positions.to(device),
+            "past_key_values": cache,
+        }

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 Ids = Sequence[Sequence[int]]
+KeysValues = tuple[Tensor, Tensor]  # of one layer
 
 
 @dataclass
@@ -27,30 +28,34 @@ class Prefix:
     Attributes:
         embeds: (B, M, d_model), read after the head.
         kv: per layer keys and values (B, kv_heads, M, head_dim) of M latents, keys as the attention reads them
-            (a model's own keys are stored after RoPE). The model puts the head's own keys and values before
-            them.
+            (a model's own keys are stored after RoPE); the head's own stand before them.
         text_ids: B contexts as token ids; with embeds or kv they follow the latents.
     """
 
     embeds: Tensor | None = None
-    kv: list[tuple[Tensor, Tensor]] | None = None
+    kv: list[KeysValues] | None = None
     text_ids: Ids | None = None
 
     @property
     def latents(self) -> int:
-        """M: places of the model's input or cache that the latents take."""
+        """The number of places in the model's input or cache that the latents take, M."""
         found = [] if self.embeds is None else [self.embeds.shape[1]]
         found += [] if self.kv is None else [self.kv[0][0].shape[2]]
         if not found:
             raise ValueError("a prefix without latents")
         return max(found)
 
-    def select(self, rows: Tensor) -> Prefix:
-        """The examples `rows` (int64 indices, also repeated), in that order."""
-        embeds = None if self.embeds is None else self.embeds[rows.to(self.embeds.device)]
-        kv = None if self.kv is None else [(k[rows.to(k.device)], v[rows.to(v.device)]) for k, v in self.kv]
-        text = None if self.text_ids is None else [self.text_ids[i] for i in rows.tolist()]
-        return Prefix(embeds, kv, text)
+    def select(self, rows: Sequence[int]) -> Prefix:
+        """Return the examples `rows`, in that order; an example may come several times."""
+
+        def pick(x: Tensor) -> Tensor:
+            return x.index_select(0, torch.tensor(rows, device=x.device))
+
+        return Prefix(
+            embeds=None if self.embeds is None else pick(self.embeds),
+            kv=None if self.kv is None else [(pick(k), pick(v)) for k, v in self.kv],
+            text_ids=None if self.text_ids is None else [self.text_ids[i] for i in rows],
+        )
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,8 @@ class TextColumns:
     Attributes:
         ids: (B, W) text padded on the left, then answers padded on the right; 0 in the padding.
         mask: (B, fixed + W) int64, 1 on everything real.
-        positions: (B, fixed - cached + W) of the input columns.
-        longest: positions that the longest example takes.
+        positions: (B, fixed - cached + W) positions of the input columns.
+        longest: number of positions that the longest example takes.
     """
 
     ids: Tensor
@@ -71,7 +76,7 @@ class TextColumns:
 
 
 def lay_out_text(text: Ids, answers: Ids | None, cached: int, fixed: int) -> TextColumns:
-    """Lays out B texts (context and question) and answers after `fixed` columns, `cached` of them in a cache."""
+    """Lay out B texts (context and question) and answers after `fixed` columns, `cached` of them in a cache."""
     length = torch.tensor([len(t) for t in text])
     batch, width = len(text), int(length.max())
     column = torch.arange(width) - (width - length[:, None])
@@ -89,7 +94,7 @@ def lay_out_text(text: Ids, answers: Ids | None, cached: int, fixed: int) -> Tex
 
 
 def right_padded(rows: Ids) -> tuple[Tensor, Tensor]:
-    """Ids (B, A), padded with 0 on the right, and which are real (B, A): by length, as 0 may be a token."""
+    """Return ids (B, A), padded with 0 on the right, and which are real (B, A): by length, as 0 may be a token."""
     length = torch.tensor([len(r) for r in rows])
     width = int(length.max())
     ids = torch.tensor([[*r, *[0] * (width - len(r))] for r in rows], dtype=torch.long).view(len(rows), width)

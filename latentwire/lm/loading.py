@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -21,9 +23,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load(source: str, dtype: str, device_map: str | None) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """Model and tokenizer; arguments and errors as in `FrozenLM.load`."""
+    """Return model and tokenizer; arguments and errors are those of `FrozenLM.load`."""
     if dtype not in DTYPES:
-        raise UserError("lms.<model>.dtype", dtype, " | ".join(DTYPES), "use bfloat16 on accelerators, float32 on CPUs")
+        raise UserError("lms.<model>.dtype", dtype, " | ".join(DTYPES), "set lms.<model>.dtype=float32")
     try:
         config = AutoConfig.from_pretrained(source)
         tokenizer = _tokenizer(source, config)
@@ -36,26 +38,26 @@ def load(source: str, dtype: str, device_map: str | None) -> tuple[nn.Module, Pr
             f"lms.<model>.source {source}",
             str(error).strip().splitlines()[0],
             "a folder (or hub id) with config.json, tokenizer.json and model.safetensors",
-            "check the path; a hub model must be downloaded or reachable",
+            "set lms.<model>.source to such a folder; a hub model must be downloaded or reachable",
         ) from error
     # transformers only warns and draws missing weights at random
     wrong = {k: sorted(map(str, report[k])) for k in ("missing_keys", "mismatched_keys") if report.get(k)}
     if wrong:
         raise UserError(
-            f"lms.<model>.source {source}", str(wrong)[:300], "all weights", "fetch or convert the weights again"
+            f"lms.<model>.source {source}", str(wrong)[:300], "all weights", f"fetch the files of {source} again"
         )
     return model, tokenizer
 
 
 def positions(config: Any, name: str) -> int:
-    """Longest input that the model reads exactly as laid out here."""
+    """Return the length of the longest input that the model reads exactly as laid out here."""
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds - {"full_attention", "sliding_attention"}:
         raise UserError(
             f"lm {name}",
             f"layers of the kinds {sorted(kinds)}",
             "attention layers",
-            "use a Llama- or Qwen2-class model",
+            "set lms.<model>.source to a Llama- or Qwen2-class model",
         )
     limit = int(config.max_position_embeddings)
     return min(limit, int(config.sliding_window)) if "sliding_attention" in kinds else limit
@@ -73,3 +75,18 @@ def _tokenizer(source: str, config: Any) -> PreTrainedTokenizerBase:
     }
     bare.add_special_tokens(names)
     return bare
+
+
+def fingerprint(weights: Iterable[tuple[str, Tensor]]) -> str:
+    """Return SHA-256 over names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, p in weights:
+        digest.update(f"{name} {p.dtype} {tuple(p.shape)}\n".encode())
+        digest.update(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return where a module computes; with accelerate's offloading its weights lie elsewhere until then."""
+    execution = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    return next(module.parameters()).device if execution is None else torch.device(execution)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
@@ -29,10 +28,12 @@ class Style:
     """How one language model wants its prompts; made once per model by `plain` or `chat`.
 
     Attributes:
+        tokenizer: the model's own.
         head: ids before the context, BOS first where the tokenizer has one.
         tail: ids between the cue and the answer (chat only).
         eos: id that ends an answer.
-        max_tokens: positions that the model has; no prompt is longer.
+        max_tokens: number of positions that the model has; no prompt is longer.
+        is_chat: whether prompts stand in the tokenizer's chat template.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -43,23 +44,23 @@ class Style:
     is_chat: bool
 
     def encode(self, text: str) -> tuple[int, ...]:
-        """Ids of plain text: no special token is added, and none that the text spells out is obeyed."""
+        """Return the ids of plain text: no special token is added, and none that the text spells out is obeyed."""
         return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of generated ids, without special tokens and outer white space."""
+        """Return the text of generated ids, without special tokens and outer white space."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
 
 def plain(tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Style:
-    """BOS (where the tokenizer has one), then text."""
+    """Make the style of a base model: BOS (where the tokenizer has one), then text."""
     bos = tokenizer.bos_token_id
     head = () if bos is None else (int(bos),)
     return Style(tokenizer, head, (), _eos(tokenizer), max_tokens, False)
 
 
 def chat(tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Style:
-    """The tokenizer's own chat template, rendered once around a user's message and cut at the message.
+    """Make the style of a chat model: its template, rendered once around a user's message and cut at the message.
 
     Raises:
         UserError: the tokenizer has no template, or the template drops or repeats the message.
@@ -69,7 +70,7 @@ def chat(tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Style:
             "lms.<model>.is_chat",
             "a tokenizer without a chat template",
             "a chat model",
-            "set +lms.<model>.is_chat=false, or use a chat model",
+            "set +lms.<model>.is_chat=false",
         )
     # Llama 3 templates print a date: without one given, some print today's, and cached teachers would not match.
     text = tokenizer.apply_chat_template(
@@ -103,8 +104,9 @@ def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
 class Prompt:
     """Token ids of one rendered prompt, in reading order `bos, context, question, answer`.
 
-    `cue` is the end of `question` (from "Answer:" on): what stays text where the question, too, is compressed.
-    `answer` ends with EOS; it is empty where no answer was given.
+    Attributes:
+        cue: the end of `question` (from "Answer:" on), which stays text where the question is compressed as well.
+        answer: ids that end with EOS; none where no answer was given.
     """
 
     bos: tuple[int, ...]
@@ -115,39 +117,24 @@ class Prompt:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """The whole prompt as one sequence."""
+        """The ids of the whole prompt as one sequence."""
         return self.bos + self.context + self.question + self.answer
 
 
-@dataclass
-class Truncation:
-    """What `render` cut: `prompts` rendered, `cut` of them shortened, by `tokens` in all. Never a question."""
-
-    prompts: int = 0
-    cut: int = 0
-    tokens: int = 0
-
-
 def render(
-    style: Style,
-    context: str | None,
-    question: str,
-    answer: str | None = None,
-    *,
-    max_tokens: int | None = None,
-    truncate: Literal["refuse", "context"] = "refuse",
-    count: Truncation | None = None,
+    style: Style, context: str | None, question: str, answer: str | None = None, *, max_tokens: int | None = None
 ) -> Prompt:
-    """Renders one prompt.
+    """Render one prompt; nothing is ever cut.
 
     Args:
-        context: None renders the prompt of the no-context baseline and of a wire.
+        style: of the model that reads.
+        context: the text before the question; None: the prompt of the no-context baseline and of a wire.
+        question: the question alone.
+        answer: the answer to score or to train on; None: an answer will be generated.
         max_tokens: limit for the whole prompt, answer included; None: the model's positions.
-        truncate: what happens above the limit: `refuse`, or `context` to drop the last tokens of the context.
-        count: counts what was cut.
 
     Raises:
-        UserError: the prompt is too long and may not be cut, or it is too long even without its context.
+        UserError: the prompt is too long.
     """
     limit = style.max_tokens if max_tokens is None else min(max_tokens, style.max_tokens)
     context_ids = () if context is None else style.encode(context.strip() + "\n")
@@ -156,20 +143,13 @@ def render(
     answer_ids: tuple[int, ...] = ()
     if answer is not None:
         answer_ids = (*style.encode(answer.strip() if style.is_chat else " " + answer.strip()), style.eos)
-    fixed = len(style.head) + len(question_ids) + len(answer_ids)
-    excess = max(0, fixed + len(context_ids) - limit)
-    if excess and (truncate == "refuse" or fixed > limit):
+    prompt = Prompt(style.head, context_ids, question_ids, cue, answer_ids)
+    if len(prompt.ids) > limit:
         raise UserError(
             f"prompt for the question {question.strip()[:60]!r}",
-            f"{fixed + len(context_ids)} tokens: {len(context_ids)} of context, {len(question_ids)} of question, "
+            f"{len(prompt.ids)} tokens: {len(context_ids)} of context, {len(question_ids)} of question, "
             f"{len(answer_ids)} of answer, {len(style.head)} before them",
-            f"at most {limit} tokens",
-            "a question is never cut: use a shorter question or a larger max_tokens"
-            if fixed > limit
-            else "use shorter contexts or a larger max_tokens, or allow truncate=context (counted, context only)",
+            f"at most {limit} tokens, as nothing is cut off a prompt",
+            "choose shorter texts (corpus.*) or a reader with more positions (readers=…)",
         )
-    if count is not None:
-        count.prompts += 1
-        count.cut += excess > 0
-        count.tokens += excess
-    return Prompt(style.head, context_ids[: len(context_ids) - excess], question_ids, cue, answer_ids)
+    return prompt

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,11 +14,10 @@ class AnswerLogprobs:
 
     Attributes:
         scores: (N, V) log-probabilities over the vocabulary, float32; differentiable.
-        tokens: (N,) the answers' ids.
-        row: (N,) which of the B examples.
-        position: (N,) index within the answer; 0 is the first token.
-        batch: B.
-        hidden: layer -> (N, d_model) state at the position that predicts the token; the layers asked for.
+        tokens: (N,) ids of the answers.
+        row: (N,) numbers of the examples, 0 … B - 1.
+        position: (N,) indices within the answers; 0 is the first token.
+        batch: number of examples B.
     """
 
     scores: Tensor
@@ -27,19 +25,21 @@ class AnswerLogprobs:
     row: Tensor
     position: Tensor
     batch: int
-    hidden: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def logprobs(self) -> Tensor:
-        """(N,) log-probability of each answer token, float32."""
+        """The log-probability of each answer token, (N,) float32."""
         return self.scores.gather(1, self.tokens[:, None])[:, 0]
 
     def nll(self, first: int | None = None) -> Tensor:
-        """(B,) mean negative log-probability per answer token in nats, over the first `first` tokens or all."""
+        """Return the negative log-probability per answer token in nats as `per_answer` takes its mean; (B,)."""
+        return self.per_answer(-self.logprobs, first)
+
+    def per_answer(self, values: Tensor, first: int | None = None) -> Tensor:
+        """Return the mean of values (N,) over each answer, over its first `first` tokens or all; (B,)."""
         use = self.position < (int(self.position.max()) + 1 if first is None else first)
-        zeros = self.logprobs.new_zeros(self.batch)
-        total = zeros.index_add(0, self.row[use], -self.logprobs[use])
-        return total / zeros.index_add(0, self.row[use], torch.ones_like(self.logprobs[use]))
+        values, row, zeros = values[use], self.row[use], values.new_zeros(self.batch)
+        return zeros.index_add(0, row, values) / zeros.index_add(0, row, torch.ones_like(values))
 
 
 @dataclass(frozen=True)
@@ -51,21 +51,3 @@ class Generation:
 
     tokens: list[list[int]]
     logprobs: list[list[float]]
-
-
-@dataclass(frozen=True)
-class EmbeddingStats:
-    """Input embeddings of the tokens of real text, in order of occurrence; float32 on the CPU.
-
-    Attributes:
-        rms: (n,) root mean square over d_model of each token's embedding; ‖e‖ = rms · sqrt(d_model).
-        mean, std: (d_model,) per channel over the tokens.
-    """
-
-    rms: Tensor
-    mean: Tensor
-    std: Tensor
-
-    def quantiles(self, at: Sequence[float] = (0.05, 0.5, 0.95)) -> list[float]:
-        """Quantiles of the per-token RMS."""
-        return torch.quantile(self.rms, torch.tensor(at)).tolist()

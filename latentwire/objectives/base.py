@@ -1,20 +1,65 @@
-"""What an objective sees and what it returns."""
+"""What an objective needs of a batch, what it sees of it, and what it gives back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
+from callbacks.errors import UserError
 from latentwire.lm.results import AnswerLogprobs
 from latentwire.train.curriculum import Schedule
 
 # Rows of an LM forward: questions with the right latents, with those of another text, the text itself, its end.
-Kind = Literal["answer", "wrong", "text", "continuation"]
-KINDS: tuple[Kind, ...] = ("answer", "wrong", "text", "continuation")
+RowKind = Literal["answer", "wrong", "text", "continuation"]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What objectives ask of a batch.
+
+    Args:
+        kinds: kinds of rows to make.
+        cue: the question that asks for the text (`text` rows); None: nobody asks.
+        words: bounds of the share of a text's words that is encoded for a continuation; None: nothing is continued.
+        context: whether the contexts come as ids as well.
+        whole_prompt: whether the question is encoded with its context and only the cue is text.
+    """
+
+    kinds: frozenset[RowKind] = frozenset({"answer"})
+    cue: str | None = None
+    words: tuple[float, float] | None = None
+    context: bool = False
+    whole_prompt: bool = False
+
+
+def together(needs: Mapping[str, Needs], whole_prompt: bool = False) -> Needs:
+    """Merge the needs of all objectives of a run, by their names.
+
+    Raises:
+        UserError: two cues or two shares of words, or needs that a wire of whole prompts cannot meet.
+    """
+    found = Needs(frozenset(), whole_prompt=whole_prompt)
+    for name, one in needs.items():
+        if whole_prompt and (one.context or not one.kinds <= {"answer", "wrong"}):
+            raise UserError(
+                "wire.track=whole_prompt",
+                f"objectives.{name}, which is about the text alone",
+                "objectives on answers",
+                f"add ~objectives.{name}, or set wire.track=question_text",
+            )
+        if (one.cue and found.cue) or (one.words and found.words):
+            raise UserError(f"objectives.{name}", "a second one of its kind", "one of each", f"add ~objectives.{name}")
+        found = replace(
+            found,
+            kinds=found.kinds | one.kinds,
+            cue=found.cue or one.cue,
+            words=found.words or one.words,
+            context=found.context or one.context,
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -37,14 +82,14 @@ class Seen:
     """What one language model made of one batch; only what some objective asked for.
 
     Attributes:
-        rows: by kind; `answer` and `wrong` have the same questions and answers in the same order.
-        latents: (B, M, d_z), the values that this model reads, after the codec.
+        rows: scored rows by kind; `answer` and `wrong` have the same questions and answers in the same order.
+        latents: (B, M, d_z) values that this model reads, after the codec.
         embeddings: () -> embeddings (B, T, d_model) of the texts and mask (B, T), without gradient.
         scale: RMS of this model's embeddings of real text.
-        teacher: at the positions of `rows["answer"]`, in the same order.
+        teacher: distributions at the positions of `rows["answer"]`, in the same order.
     """
 
-    rows: dict[Kind, AnswerLogprobs]
+    rows: dict[RowKind, AnswerLogprobs]
     latents: Tensor
     embeddings: Callable[[], tuple[Tensor, Tensor]]
     scale: float
@@ -52,7 +97,7 @@ class Seen:
 
 
 @dataclass
-class Outcome:
+class ObjectiveOutput:
     """The loss, () float32, and numbers worth observing, by name (0-d tensors without gradient)."""
 
     loss: Tensor
@@ -60,40 +105,32 @@ class Outcome:
 
 
 class Objective(nn.Module):
-    """Base. `weight` says how much the objective counts at a step; its rows are not computed where that is 0.
+    """Something that latents are trained for; its rows are not computed at a step where it weighs 0.
+
+    Attributes:
+        needs: what it needs of a batch.
+        teaches: whether it needs `Seen.teacher`.
 
     Args:
-        weight: see `latentwire.train.curriculum`.
+        weight: its weight over time, see `latentwire.train.curriculum`.
     """
 
-    needs: tuple[Kind, ...] = ("answer",)
-    teaches = False  # needs `Seen.teacher`
+    needs = Needs()
+    teaches = False
 
     def __init__(self, weight: Schedule):
         super().__init__()
         self.weight = weight
 
     def prepare(self, models: dict[str, int], d_z: int, chunk: int) -> None:
-        """Builds what the objective needs.
+        """Build parameters of its own, if it has any.
 
         Args:
             models: width of each language model by name.
             d_z: width of a latent.
-            chunk: tokens per slot, at most.
+            chunk: largest number of tokens per slot.
         """
 
-    def forward(self, seen: Seen, model: str) -> Outcome:
+    def forward(self, seen: Seen, model: str) -> ObjectiveOutput:
+        """Return the loss on what `model` made of a batch."""
         raise NotImplementedError
-
-
-def mean_nll(result: AnswerLogprobs, first: int | None = None) -> Tensor:
-    """Mean over examples of the mean negative log-probability per token (of the first `first` tokens); () nats."""
-    return result.nll(first).mean()
-
-
-@torch.no_grad()
-def first_token(result: AnswerLogprobs, k: int = 1) -> Tensor:
-    """Share of the examples whose first answer token is among the k most probable; ()."""
-    at = result.position == 0
-    best = result.scores[at].topk(k, -1).indices
-    return (best == result.tokens[at, None]).any(1).float().mean()

@@ -6,27 +6,27 @@ import torch
 from torch import Tensor
 
 from callbacks.errors import UserError
-from latentwire.objectives.base import Objective, Outcome, Seen, TopK
+from latentwire.objectives.base import Objective, ObjectiveOutput, Seen, TopK
 from latentwire.train.curriculum import Schedule
 
 TINY = 1e-7
 
 
 def top_k(scores: Tensor, k: int) -> TopK:
-    """Log-probabilities (N, V) -> the k best and the mass of the rest."""
+    """Reduce log-probabilities (N, V) to the k best and the mass of the rest."""
     best = scores.float().topk(min(k, scores.shape[1]), -1)
     tail = (1 - best.values.exp().sum(-1)).clamp(min=0)
     return TopK(best.indices, best.values, tail)
 
 
 def kl_top_k(teacher: TopK, scores: Tensor) -> Tensor:
-    """KL(teacher || student) in nats over k + 1 outcomes, the k tokens and "anything else"; (N,).
+    """Return KL(teacher || student) in nats over k + 1 outcomes, the k tokens and "anything else"; (N,).
 
     A lower bound of the full divergence (data processing), equal to it where the k tokens hold all the mass.
 
     Args:
-        teacher: at N positions.
-        scores: (N, V) the student's log-probabilities, float32.
+        teacher: distributions at N positions.
+        scores: (N, V) log-probabilities of the student, float32.
     """
     student = scores.gather(1, teacher.ids)
     rest = (1 - student.exp().sum(-1)).clamp(min=TINY)
@@ -37,12 +37,13 @@ def kl_top_k(teacher: TopK, scores: Tensor) -> Tensor:
 
 
 class AnswerKD(Objective):
-    """Mean over answers of the mean `kl_top_k` per token. Teacher: the same model, adapters off, text in context,
-    forced along the same answer.
+    """Mean over answers of the mean `kl_top_k` per token.
+
+    The teacher is the same model with adapters off and the text in its context, forced along the same answer.
 
     Args:
-        weight: over time.
-        first: only the first tokens of each answer; None: all, EOS included.
+        weight: its weight over time.
+        first: number of tokens of each answer that count; None: all, EOS included.
     """
 
     teaches = True
@@ -50,15 +51,14 @@ class AnswerKD(Objective):
     def __init__(self, weight: Schedule, first: int | None = None):
         super().__init__(weight)
         if first is not None and first < 1:
-            raise UserError("objective first", str(first), "1 or more tokens, or null", "correct it")
+            raise UserError(
+                "objectives.answer_kd.first", str(first), "1 or more tokens, or null", "set objectives.answer_kd.first=1"
+            )
         self.first = first
 
-    def forward(self, seen: Seen, model: str) -> Outcome:
+    def forward(self, seen: Seen, model: str) -> ObjectiveOutput:
         if seen.teacher is None:
             raise RuntimeError("distillation without a teacher")
         rows = seen.rows["answer"]
         kl = kl_top_k(seen.teacher, rows.scores)
-        use = rows.position < (self.first or int(rows.position.max()) + 1)
-        total = kl.new_zeros(rows.batch).index_add(0, rows.row[use], kl[use])
-        count = kl.new_zeros(rows.batch).index_add(0, rows.row[use], torch.ones_like(kl[use]))
-        return Outcome((total / count).mean(), {"kl_to_text": kl.detach().mean()})
+        return ObjectiveOutput(rows.per_answer(kl, self.first).mean(), {"kl_to_text": kl.detach().mean()})

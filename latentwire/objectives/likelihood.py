@@ -1,62 +1,64 @@
-"""Cross-entropy on answers, on the text itself and on its continuation, in nats per token."""
+"""Cross-entropy on answers, on the text itself and on its continuation, in nats per token.
+
+Each is a mean over rows of the mean over a row's tokens.
+"""
 
 from __future__ import annotations
 
 from callbacks.errors import UserError
-from latentwire.objectives.base import Objective, Outcome, Seen, first_token, mean_nll
+from latentwire.lm.metrics import first_token
+from latentwire.objectives.base import Needs, Objective, ObjectiveOutput, Seen
 from latentwire.train.curriculum import Schedule
 
 
 class AnswerCE(Objective):
     """-1/|a| sum_i log p(a_i | latents, question, a_<i): all tokens of the answer, its EOS included."""
 
-    def forward(self, seen: Seen, model: str) -> Outcome:
+    first: int | None = None  # so many tokens of each answer; None: all
+
+    def forward(self, seen: Seen, model: str) -> ObjectiveOutput:
         rows = seen.rows["answer"]
-        return Outcome(mean_nll(rows), {"first_token_top1": first_token(rows)})
+        return ObjectiveOutput(rows.nll(self.first).mean(), {"first_token_top1": first_token(rows).top1.mean()})
 
 
-class FirstTokenCE(Objective):
+class FirstTokenCE(AnswerCE):
     """-log p(a_1 | latents, question)."""
 
-    def forward(self, seen: Seen, model: str) -> Outcome:
-        rows = seen.rows["answer"]
-        return Outcome(mean_nll(rows, 1), {"first_token_top1": first_token(rows)})
+    first = 1
 
 
 class KTokenCE(Objective):
-    """Like AnswerCE over the first k tokens of each answer.
+    """Like `AnswerCE` over the first k tokens of each answer.
 
     Args:
-        weight: over time.
-        k: tokens.
+        weight: its weight over time.
+        k: number of tokens.
     """
 
     def __init__(self, weight: Schedule, k: int = 4):
         super().__init__(weight)
         if k < 1:
-            raise UserError("objective k", str(k), "1 or more tokens", "correct k")
+            raise UserError("objectives.k_token_ce.k", str(k), "1 or more tokens", "set objectives.k_token_ce.k=4")
         self.k = k
 
-    def forward(self, seen: Seen, model: str) -> Outcome:
-        return Outcome(mean_nll(seen.rows["answer"], self.k))
+    def forward(self, seen: Seen, model: str) -> ObjectiveOutput:
+        return ObjectiveOutput(seen.rows["answer"].nll(self.k).mean())
 
 
 class TextReconstruction(Objective):
     """Autoencoding through the language model (ICAE, Ge et al., 2024): NLL of the whole text, asked for by `cue`.
 
     Args:
-        weight: over time.
+        weight: its weight over time.
         cue: the question that asks for the text, rendered like every other one.
     """
 
-    needs = ("text",)
-
     def __init__(self, weight: Schedule, cue: str = "Repeat the text."):
         super().__init__(weight)
-        self.cue = cue
+        self.needs = Needs(frozenset({"text"}), cue=cue)
 
-    def forward(self, seen: Seen, model: str) -> Outcome:
-        return Outcome(mean_nll(seen.rows["text"]))
+    def forward(self, seen: Seen, model: str) -> ObjectiveOutput:
+        return ObjectiveOutput(seen.rows["text"].nll().mean())
 
 
 class Continuation(Objective):
@@ -65,18 +67,22 @@ class Continuation(Objective):
     The first token of the rest is given as text: a cache of latents alone predicts nothing.
 
     Args:
-        weight: over time.
-        low, high: the share of the words that is encoded is drawn between these.
+        weight: its weight over time.
+        low: smallest share of the words that is encoded; the share is drawn.
+        high: largest share.
     """
-
-    needs = ("continuation",)
 
     def __init__(self, weight: Schedule, low: float = 0.3, high: float = 0.8):
         super().__init__(weight)
         if not 0 < low <= high < 1:
-            raise UserError("objective low, high", f"{low}, {high}", "0 < low <= high < 1", "correct them")
-        self.low, self.high = low, high
+            raise UserError(
+                "objectives.continuation",
+                f"low {low}, high {high}",
+                "0 < low <= high < 1",
+                "set objectives.continuation.low=0.3 and objectives.continuation.high=0.8",
+            )
+        self.needs = Needs(frozenset({"continuation"}), words=(low, high))
 
-    def forward(self, seen: Seen, model: str) -> Outcome:
+    def forward(self, seen: Seen, model: str) -> ObjectiveOutput:
         rows = seen.rows.get("continuation")  # texts of one word have no rest
-        return Outcome(seen.latents.sum() * 0.0 if rows is None else mean_nll(rows))
+        return ObjectiveOutput(seen.latents.sum() * 0.0 if rows is None else rows.nll().mean())

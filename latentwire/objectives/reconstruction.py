@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latentwire.encoders.pooling import chunk_borders
-from latentwire.objectives.base import Objective, Outcome, Seen
+from latentwire.encoders.pooling import unchunk
+from latentwire.objectives.base import Needs, Objective, ObjectiveOutput, Seen
 from latentwire.train.curriculum import Schedule
 
 
 def embedding_loss(predicted: Tensor, target: Tensor, cosine: float, mse: float) -> tuple[Tensor, Tensor]:
-    """cosine * mean (1 - cos) + mse * mean squared error, over tokens, float32; and the mean cosine without gradient.
+    """Return cosine * mean (1 - cos) + mse * mean squared error, float32, and the mean cosine without gradient.
 
     Args:
-        predicted, target: (N, d).
+        predicted: (N, d) embeddings.
+        target: (N, d) embeddings.
+        cosine: weight of the first part.
+        mse: weight of the second part.
     """
     predicted, target = predicted.float(), target.float()
     similarity = F.cosine_similarity(predicted, target, dim=-1)
@@ -24,18 +26,20 @@ def embedding_loss(predicted: Tensor, target: Tensor, cosine: float, mse: float)
 
 
 class EmbeddingReconstruction(Objective):
-    """Slot j predicts every token of chunk j with one linear map per language model; loss: `embedding_loss` on
-    embeddings divided by their RMS.
+    """Predicts every token of chunk j from slot j, with one linear map per language model.
+
+    The loss is `embedding_loss` on embeddings divided by their RMS.
 
     Chunks are those of mean pooling, so each token has its own target: the mean of the text repeated reaches a high
     cosine and no skill. A high cosine here is not task skill either; report both.
 
     Args:
-        weight: over time.
-        cosine, mse: weights of the two parts.
+        weight: its weight over time.
+        cosine: weight of the cosine in the loss.
+        mse: weight of the squared error in the loss.
     """
 
-    needs = ()
+    needs = Needs(frozenset(), context=True)
 
     def __init__(self, weight: Schedule, cosine: float = 1.0, mse: float = 0.1):
         super().__init__(weight)
@@ -49,19 +53,14 @@ class EmbeddingReconstruction(Objective):
             self.heads[name] = nn.Linear(d_z, chunk * width)
 
     def predict(self, latents: Tensor, lengths: Tensor, model: str) -> Tensor:
-        """Latents (B, M, d_z) of texts of `lengths` (B,) tokens -> (B, T, d_model); tokens beyond a chunk's places
-        repeat its last one.
-        """
-        places = self.heads[model](latents).unflatten(-1, (self.chunk, -1))  # (B, M, chunk, d)
-        start, _ = chunk_borders(lengths, latents.shape[1])
-        t = torch.arange(int(lengths.max()), device=latents.device)
-        slot = ((t >= start.unsqueeze(2)).sum(1) - 1).clamp(min=0)  # (B, T)
-        place = (t - start.gather(1, slot)).clamp(max=places.shape[2] - 1)
-        row = torch.arange(len(latents), device=latents.device).unsqueeze(1)
-        return places[row, slot, place]
+        """Predict embeddings (B, T, d_model) from latents (B, M, d_z) of texts of `lengths` (B,) tokens.
 
-    def forward(self, seen: Seen, model: str) -> Outcome:
+        Tokens beyond a chunk's places repeat its last one.
+        """
+        return unchunk(self.heads[model](latents).unflatten(-1, (self.chunk, -1)), lengths)
+
+    def forward(self, seen: Seen, model: str) -> ObjectiveOutput:
         target, mask = seen.embeddings()
         predicted = self.predict(seen.latents, mask.sum(1), model)
         loss, cosine = embedding_loss(predicted[mask], target[mask] / seen.scale, self.cosine, self.mse)
-        return Outcome(loss, {"cosine": cosine})
+        return ObjectiveOutput(loss, {"cosine": cosine})

@@ -29,7 +29,7 @@ from latentwire.objectives.distillation import top_k
 
 @torch.no_grad()
 def ask(lm: FrozenLM, asked: Sequence[Prompt], k: int) -> TopK:
-    """What the model itself expects at every answer token of full-text prompts, answer after answer; adapters off."""
+    """Return what the model itself expects at each answer token of full-text prompts, in order; adapters off."""
     with lm.adapters_off():
         result = lm.answer_logprobs(
             Prefix(text_ids=[p.context for p in asked]), [p.question for p in asked], [p.answer for p in asked]
@@ -38,7 +38,7 @@ def ask(lm: FrozenLM, asked: Sequence[Prompt], k: int) -> TopK:
 
 
 def cache_key(lm: FrozenLM, passages: Sequence[Passage], k: int) -> str:
-    """64 hexadecimal digits: SHA-256 over weights, vocabulary, a rendered sample, data and k."""
+    """Return SHA-256 over weights, vocabulary, a rendered sample, data and k, as 64 hexadecimal digits."""
     digest = hashlib.sha256(f"{lm.fingerprint()} {k}\n".encode())
     digest.update(repr(sorted(lm.tokenizer.get_vocab().items())).encode())
     sample = prompts.render(lm.style, "A text. Another one.", "What is it?", "this")
@@ -53,7 +53,7 @@ class Teacher:
     """Top-k distributions of one model on the first answers of all questions of some passages.
 
     Args:
-        rows: TopK of each question id.
+        rows: distributions by question id.
     """
 
     def __init__(self, rows: Mapping[str, TopK]):
@@ -61,7 +61,7 @@ class Teacher:
 
     @classmethod
     def cached(cls, lm: FrozenLM, passages: Sequence[Passage], k: int, folder: Path, batch: int = 32) -> Teacher:
-        """Reads the cache of exactly this model, template, data and k from `folder`, or asks the model and writes it.
+        """Read the cache of exactly this model, template, data and k from `folder`, or ask the model and write it.
 
         Raises:
             UserError: two questions with one id, or a damaged file.
@@ -70,13 +70,13 @@ class Teacher:
         path = folder / f"{key[:16]}.safetensors"
         names = [q.id for p in passages for q in p.questions]
         if len(set(names)) != len(names):
-            raise UserError("data", "two questions with the same id", "unique ids", "correct the corpus")
+            raise UserError("corpus", "two questions with the same id", "unique ids", "set teacher.cache=false")
         if not path.exists():
             _write(path, key, _ask_all(lm, passages, k, batch))
         return cls(_read(path, key, names))
 
     def of(self, ids: Sequence[str], device: torch.device) -> TopK:
-        """TopK of these questions, one after the other."""
+        """Return the distributions of these questions, one after the other."""
         found = [self.rows[i] for i in ids]
         return TopK(
             torch.cat([r.ids for r in found]).to(device, torch.long),
@@ -86,7 +86,7 @@ class Teacher:
 
 
 def _ask_all(lm: FrozenLM, passages: Sequence[Passage], k: int, batch: int) -> Iterator[tuple[int, TopK]]:
-    """(tokens of the answer, its TopK) of every question, in order."""
+    """Yield (tokens of the answer, its distributions) of every question, in order."""
     rendered = [prompt_of(lm, p, q) for p in passages for q in p.questions]
     for start in range(0, len(rendered), batch):
         part = rendered[start : start + batch]
@@ -117,11 +117,11 @@ def _write(path: Path, key: str, rows: Iterator[tuple[int, TopK]]) -> None:
 def _read(path: Path, key: str, names: Sequence[str]) -> dict[str, TopK]:
     with safe_open(path, framework="pt") as file:
         if (file.metadata() or {}).get("key") != key:
-            raise UserError(str(path), "another teacher", f"key {key[:16]}…", "delete the file")
+            raise UserError(str(path), "another teacher", f"key {key[:16]}…", f"rm {path}")
         tensors = {name: file.get_tensor(name) for name in ("sizes", "ids", "logprobs", "tail")}
     sizes = tensors["sizes"].tolist()
     if len(sizes) != len(names) or sum(sizes) != len(tensors["tail"]):
-        raise UserError(str(path), f"{len(sizes)} answers", f"{len(names)}", "delete the file")
+        raise UserError(str(path), f"{len(sizes)} answers", f"{len(names)}", f"rm {path}")
     columns = [tensors[name].split(sizes) for name in ("ids", "logprobs", "tail")]
     return {n: TopK(*row) for n, row in zip(names, zip(*columns, strict=True), strict=True)}
 

@@ -1,5 +1,6 @@
-"""Tables and report sections of wires; importing it registers the sections."""
+"""Reports of wires; importing this package registers them with `suite.report`."""
 
-from latentwire.report import wires
+from latentwire.report.wires import WIRES, wire_tables
+from suite.report import ProgramReport, register
 
-__all__ = ["wires"]
+register("latentwire", ProgramReport(WIRES, wire_tables))

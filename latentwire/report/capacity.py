@@ -8,18 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from latentwire.report.evaluation_tables import ENDS, PERCENT
+from latentwire.report.evaluation_tables import ENDS
 from latentwire.report.stored import evaluated, f1_of, methods_of, plain
 from suite.report import figures as fig
 from suite.report.figures import INK, PALETTE
 from suite.report.frames import RunFrames
 from suite.report.sections import Item
+from suite.report.tables import PERCENT
 
 SIZES = ("ratio=", "slots=", "d_z=", "bits=", "levels=", "stages=")  # what a capacity sweep varies
 
 
 def capacity(frames: RunFrames) -> list[Item]:
-    """F1 over compression, and over the bits of a message down to the entropy of the facts."""
+    """Draw F1 over compression, and over the bits of a message down to the entropy of the facts."""
     points = _points(frames)
     if not points:
         return []
@@ -30,8 +31,8 @@ def capacity(frames: RunFrames) -> list[Item]:
     free = [c for c in PALETTE if c not in tint.values()] or list(PALETTE)
     tint |= {n: INK if n.partition("/")[0] == "text" else free[i % len(free)] for i, n in enumerate(rest)}
     caption = (
-        "A point is a configuration, mean over seeds, with its 95 % interval. Click a name to hide or show it. "
-        "Text stands where it is read whole."
+        "Each point is a configuration: the mean over seeds with its 95 % interval. Click a name to hide or show it. "
+        "Text is placed where all of it is read."
     )
     figures = [
         _curve(points, tint, "ratio", "tokens per latent", {}),
@@ -76,7 +77,7 @@ def _points(frames: RunFrames) -> list[dict[str, Any]]:
 
 
 def _series(name: str, label: str) -> str:
-    """What a curve is called: the configuration without what runs along the axis."""
+    """Name a curve: the configuration without what runs along the axis."""
     rest = [part for part in label.split() if not part.startswith(SIZES)]
     return " ".join([name, *rest]) if "=" in " ".join(rest) else name
 
@@ -144,7 +145,7 @@ def _curve(
 
 
 def _limits(frames: RunFrames) -> dict[str, tuple[float, str]]:
-    """Vertical lines in bits: entropy, UTF-8, token ids; of every different corpus among the runs."""
+    """Return vertical lines in bits: entropy, UTF-8, token ids; of every different corpus among the runs."""
     out: dict[str, tuple[float, str]] = {}
     for c in frames.configurations:
         for run in evaluated(c):

@@ -1,4 +1,4 @@
-"""What evaluations left on disk, for the report: methods of a result, rows of `predictions.jsonl`, F1 over seeds."""
+"""What evaluations left on disk: the methods of a result, the rows of `predictions.jsonl`, F1 over seeds."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.errors import UserError
-from suite.report.data import Run
+from suite.report.data import RunRecord
 from suite.report.frames import Configuration
 from suite.report.summary import N_BOOT
 from suite.statistics import hierarchical_bootstrap, mean_interval
 
 
-def methods_of(run: Run) -> dict[str, dict[str, Any]]:
-    """`methods` of a run's result; empty while it has none."""
+def methods_of(run: RunRecord) -> dict[str, dict[str, Any]]:
+    """Return `methods` of a run's result; empty while it has none."""
     found = run.result.get("methods")
     return found if isinstance(found, dict) else {}
 
@@ -31,31 +31,36 @@ def _rows(path: Path, stamp: int) -> dict[tuple[str, str], list[dict[str, Any]]]
                 row = json.loads(line)
                 out.setdefault((row["method"], row["model"]), []).append(row)
             except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise UserError(
-                    f"{path}:{n}", f"{error}", "one JSON row per question and method", "evaluate the run again"
-                ) from error
+                expected = "one JSON row per question and method"
+                raise UserError(f"{path}:{n}", f"{error}", expected, f"rm {path}") from error
     return out
 
 
-def predictions(run: Run) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """(method, model) -> rows of `predictions.jsonl`, empty where there is none."""
+def predictions(run: RunRecord) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Return (method, model) -> rows of `predictions.jsonl`, empty where there is none."""
     path = run.path / "predictions.jsonl"
     return _rows(path, path.stat().st_mtime_ns) if path.is_file() else {}
 
 
-def evaluated(c: Configuration) -> list[Run]:
-    """The finished runs with results of an evaluation."""
+def evaluated(c: Configuration) -> list[RunRecord]:
+    """Return the finished runs with results of an evaluation."""
     return [run for run in c.finished if methods_of(run)]
 
 
 def plain(key: str, method: Mapping[str, Any]) -> str:
-    """The method's name without the model's."""
+    """Return the method's name without the model's."""
     return key.removesuffix(f"/{method['model']}")
 
 
 @dataclass(frozen=True)
 class Score:
-    """A mean share and its 95 % interval, None where there is none; `hint` tells the seeds."""
+    """A mean share over seeds.
+
+    Attributes:
+        mean: the mean.
+        low, high: the ends of the 95 % interval, None where there is none.
+        hint: the values per seed.
+    """
 
     mean: float
     low: float | None
@@ -63,8 +68,8 @@ class Score:
     hint: str
 
 
-def f1_of(runs: Sequence[Run], key: str) -> Score | None:
-    """F1 of a method: interval over seeds and passages (bootstrap), over passages alone for one seed.
+def f1_of(runs: Sequence[RunRecord], key: str) -> Score | None:
+    """Return F1 of a method with its interval over seeds and passages (bootstrap), for one seed over passages alone.
 
     Without the rows, or with different questions per seed, it is the t interval over seeds.
     """

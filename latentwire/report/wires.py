@@ -1,4 +1,4 @@
-"""Sections and tables of `suite.report` for wires; imported by name when one of their runs is reported."""
+"""The summary of wires and the sections of their page."""
 
 from __future__ import annotations
 
@@ -9,26 +9,22 @@ from typing import Any
 from latentwire.report.capacity import capacity
 from latentwire.report.evaluation_tables import (
     ENDS,
-    NUMBERS,
-    PERCENT,
     kinds_table,
-    method_columns,
+    method_notes,
+    method_table,
     ordered,
     percent,
     result_table,
     sizes_table,
     tests_table,
-    title,
-    words,
 )
 from latentwire.report.stored import evaluated, f1_of, methods_of, plain, predictions
 from suite.report import figures as fig
-from suite.report.data import Run
-from suite.report.figures import Line
+from suite.report.data import RunRecord
 from suite.report.frames import RunFrames
-from suite.report.sections import COMMON, SECTIONS, Item, Section, grid, one_line
-from suite.report.summary import TABLES, state
-from suite.report.tables import ABSENT, Cell, Column, Table, as_html, estimate, number
+from suite.report.sections import COMMON, Item, Section, loss_shares, one_line
+from suite.report.summary import state, state_table
+from suite.report.tables import ABSENT, PERCENT, Cell, Column, Table, as_html, columns, estimate, number, texts
 
 SHOWN = ("wire", "joint", "oracle")  # kinds of rows of a comparison, beside these:
 ANSWERS = 24
@@ -43,16 +39,16 @@ INDICATORS = (
 
 
 # -- summary ------------------------------------------------------------------------------------------------------
-def f1_cell(runs: list[Run], key: str) -> Cell:
-    """F1 with its interval, see `f1_of`."""
+def f1_cell(runs: list[RunRecord], key: str) -> Cell:
+    """Show F1 with its interval, see `f1_of`."""
     got = f1_of(runs, key)
     return Cell(ABSENT) if got is None else percent(got.mean, got.low, got.high, got.hint)
 
 
 def wire_tables(frames: RunFrames) -> list[Table]:
-    """One configuration: all methods. Several: each one's wires between their two ends."""
+    """Show all methods of one configuration, or of several each one's wires between their two ends."""
     if not any(evaluated(c) for c in frames.configurations):
-        return [_states(frames)]
+        return [state_table(frames, ["No run has been evaluated yet."])]
     if not frames.single:
         return [_comparison(frames)]
     runs = evaluated(frames.configurations[0])
@@ -61,25 +57,15 @@ def wire_tables(frames: RunFrames) -> list[Table]:
     return [_over_seeds(runs)]
 
 
-def _states(frames: RunFrames) -> Table:
-    rows = [[Cell(c.label), Cell(state(c))] for c in frames.configurations]
-    return Table("Runs", [Column("configuration", False), Column("seeds")], rows, ["No run was evaluated yet."])
+def _over_seeds(runs: list[RunRecord]) -> Table:
+    first = methods_of(runs[0])
+    shared = {k: m for k, m in first.items() if all(k in methods_of(r) for r in runs)}
 
+    def value(key: str, name: str, scale: float, digits: int) -> Cell:
+        return _mean(runs, _reader(key, name), digits, scale)
 
-def _over_seeds(runs: list[Run]) -> Table:
-    first = result_table(methods_of(runs[0]))
-    shared = {k: m for k, m in methods_of(runs[0]).items() if all(k in methods_of(r) for r in runs)}
-    columns, rows = method_columns(), []
-    for key in ordered(shared):
-        row = [title(key, shared[key]), Cell(str(shared[key]["M"])), f1_cell(runs, key)]
-        for _, name, scale, digits in NUMBERS:
-            values = {r.seed: v for r in runs if (v := methods_of(r)[key].get(name)) is not None}
-            row.append(estimate(values, scale, digits))
-        rows.append([*row, *words(shared[key])])
-    notes = [f"{len(runs)} seeds. F1: interval over seeds and passages (bootstrap); others: mean ± 95 % t interval."]
-    table = Table("Methods", columns, rows, [*notes, *first.notes[:2]])
-    table.strong = {i for i, key in enumerate(ordered(shared)) if shared[key]["kind"] == "wire"}
-    return table.without_empty()
+    note = f"{len(runs)} seeds. F1: interval over seeds and passages (bootstrap); others: mean ± 95 % t interval."
+    return method_table(shared, lambda key: f1_cell(runs, key), value, [note, *method_notes(first)])
 
 
 def _comparison(frames: RunFrames) -> Table:
@@ -87,7 +73,7 @@ def _comparison(frames: RunFrames) -> Table:
     for c in frames.configurations:
         runs = evaluated(c)
         if not runs:
-            rows.append([Cell(c.label), Cell(ABSENT), Cell(state(c)), *[Cell(ABSENT)] * 7])
+            rows.append([*texts(c.label, ABSENT, state(c)), *[Cell(ABSENT)] * 7])
             continue
         methods = methods_of(runs[0])
         for key in ordered(methods):
@@ -102,10 +88,7 @@ def _comparison(frames: RunFrames) -> Table:
                 strong.add(len(rows))
             rows.append(
                 [
-                    Cell(c.label),
-                    Cell(key),
-                    Cell(state(c)),
-                    Cell(str(m["M"])),
+                    *texts(c.label, key, state(c), m["M"]),
                     _mean(runs, lambda r: r.result.get("ratio"), 1),
                     f1_cell(runs, key),
                     estimate(relative, 1, 3),
@@ -114,38 +97,27 @@ def _comparison(frames: RunFrames) -> Table:
                     _mean(runs, _reader(key, "bytes"), 1),
                 ]
             )
-    columns = [
-        Column("configuration", False),
-        Column("method", False),
-        Column("seeds"),
-        Column("M"),
-        Column("tokens\nper latent"),
-        Column("F1 %\n[95 %]"),
-        Column("F1 /\ntext F1"),
-        Column("EM %"),
-        Column("NLL\nnats/token"),
-        Column("bytes"),
-    ]
-    note = "F1: bootstrap over seeds and passages; others: mean ± 95 % t interval. All baselines: reports of the runs."
-    table = Table("Wires between their two ends", columns, rows, [note])
-    table.strong = strong
-    return table
+    numbers = ["seeds", "M", "tokens\nper latent", "F1 %\n[95 %]", "F1 /\ntext F1", "EM %", "NLL\nnats/token", "bytes"]
+    note = "F1: bootstrap over seeds and passages; others: mean ± 95 % t interval. "
+    note += "The reports of single runs have all baselines."
+    head = columns("configuration", "method", numbers=numbers)
+    return Table("Wires between their two ends", head, rows, [note], strong)
 
 
-def _value(run: Run, key: str, name: str) -> float | None:
+def _value(run: RunRecord, key: str, name: str) -> float | None:
     return (methods_of(run).get(key) or {}).get(name)
 
 
-def _reader(key: str, name: str) -> Callable[[Run], float | None]:
+def _reader(key: str, name: str) -> Callable[[RunRecord], float | None]:
     return lambda run: _value(run, key, name)
 
 
-def _mean(runs: list[Run], value: Callable[[Run], float | None], digits: int, scale: float = 1.0) -> Cell:
+def _mean(runs: list[RunRecord], value: Callable[[RunRecord], float | None], digits: int, scale: float = 1.0) -> Cell:
     return estimate({r.seed: float(v) for r in runs if (v := value(r)) is not None}, scale, digits)
 
 
-def _of_text(run: Run, model: str) -> float | None:
-    """F1 of the text on this model; for joint rows the best model's."""
+def _of_text(run: RunRecord, model: str) -> float | None:
+    """Return F1 of the text on this model; for joint rows the best model's."""
     models = model.split("+")
     found = [m["f1"] for k, m in methods_of(run).items() if plain(k, m) == "text" and m["model"] in models]
     return max(found) if found else None
@@ -153,7 +125,7 @@ def _of_text(run: Run, model: str) -> float | None:
 
 # -- sections -----------------------------------------------------------------------------------------------------
 def verdicts(frames: RunFrames) -> list[Item]:
-    """Acceptance thresholds, judged."""
+    """Judge the acceptance thresholds."""
     rows, failed, total = [], 0, 0
     for c in frames.configurations:
         for run in c.runs:
@@ -162,24 +134,15 @@ def verdicts(frames: RunFrames) -> list[Item]:
                 bounds = " and ".join(
                     f"{sign} {v[side]:g}" for side, sign in (("min", "≥"), ("max", "≤")) if v.get(side) is not None
                 )
-                rows.append(
-                    [
-                        Cell(c.label),
-                        Cell(str(run.seed)),
-                        Cell(str(v["stage"])),
-                        Cell(str(v["rule"])),
-                        Cell(str(v["what"])),
-                        number(_number(v["value"]), 3),
-                        Cell(bounds),
-                        Cell("pass" if v["passed"] else "FAIL"),
-                    ]
-                )
+                told = texts(c.label, run.seed, v["stage"], v["rule"], v["what"])
+                verdict = texts(bounds, "pass" if v["passed"] else "FAIL")
+                rows.append([*told, number(_number(v["value"]), 3), *verdict])
     if not rows:
         return []
     titles = ("configuration", "seed", "stage", "rule", "metric", "value", "bound", "verdict")
     table = Table("", [Column(t, t in ("seed", "value")) for t in titles], rows)
     table.strong = {i for i, row in enumerate(rows) if row[-1].text == "FAIL"}
-    return [Item(f"{total - failed} of {total} passed", as_html(table), "Failed ones are set off.")]
+    return [Item(f"{total - failed} of {total} passed", as_html(table), "Failed verdicts are in bold.")]
 
 
 def _number(value: Any) -> float | None:
@@ -187,35 +150,30 @@ def _number(value: Any) -> float | None:
 
 
 def sizes(frames: RunFrames) -> list[Item]:
-    """Message bytes against other ways to send the text."""
+    """Show message bytes against other ways to send the text."""
     found = []
     for c in frames.configurations:
         runs = [r for r in evaluated(c) if r.result.get("sizes")]
         if runs:
             wires = {k: m["bytes"] for k, m in methods_of(runs[0]).items() if m["kind"] == "wire"}
-            table = sizes_table(runs[0].result["sizes"], wires)
-            table.title = c.label
-            found.append(Item("", as_html(table)))
+            found.append(Item("", as_html(sizes_table(c.label, runs[0].result["sizes"], wires))))
     return found
 
 
 def paired(frames: RunFrames) -> list[Item]:
-    """Paired tests of the wire against every method, run by run."""
+    """Show paired tests of the wire against every method, run by run."""
     found = []
     for c in frames.configurations:
         for run in evaluated(c):
             if run.result.get("tests"):
-                table = tests_table(run.result["tests"])
-                table.title = f"{c.label}, seed {run.seed}"
-                heading, table.title = table.title, ""
-                opened = " open" if frames.single else ""
-                folded = f"<summary>{html.escape(heading)}</summary>{as_html(table)}"
+                opened, heading = " open" if frames.single else "", html.escape(f"{c.label}, seed {run.seed}")
+                folded = f"<summary>{heading}</summary>{as_html(tests_table(run.result['tests']))}"
                 found.append(Item("", f"<details{opened}>{folded}</details>"))
     return found
 
 
 def kinds(frames: RunFrames) -> list[Item]:
-    """F1 by kind of question: wires and the ends of the scale."""
+    """Show F1 by kind of question: wires and the ends of the scale."""
     found = []
     for c in frames.configurations:
         run = next((r for r in evaluated(c) if r.result.get("kinds")), None)
@@ -223,14 +181,13 @@ def kinds(frames: RunFrames) -> list[Item]:
             continue
         methods = methods_of(run)
         names = [k for k in ordered(methods) if methods[k]["kind"] == "wire" or plain(k, methods[k]) in ENDS]
-        table = kinds_table(run.result["kinds"], [k for k in names if k in run.result["kinds"]])
-        table.title = f"{c.label}, seed {run.seed}"
-        found.append(Item("", as_html(table)))
+        known = [k for k in names if k in run.result["kinds"]]
+        found.append(Item("", as_html(kinds_table(f"{c.label}, seed {run.seed}", run.result["kinds"], known))))
     return found
 
 
 def answers(frames: RunFrames) -> list[Item]:
-    """Answers side by side: questions that the wire missed, then questions that it got."""
+    """Show answers side by side: questions that the wire missed, then questions that it got."""
     found = []
     for c in frames.configurations[:4]:
         run = next((r for r in evaluated(c) if predictions(r)), None)
@@ -254,10 +211,10 @@ def answers(frames: RunFrames) -> list[Item]:
             r = mine[i]
             others = [_answers(rows, methods, k)[i] for k in shown]
             marked = [Cell(("✓ " if o["em"] == 1 else "") + (o["prediction"] or "(nothing)")) for o in [r, *others]]
-            cells.append([Cell(r["text"]), Cell(r["gold"]), *marked])
-        columns = [Column(t, False) for t in ("question", "gold", wires[0], *shown)]
-        table = Table(f"{c.label}, seed {run.seed}", columns, cells)
-        note = f"Spread over the test set: the wire missed {len(wrong)} of {len(mine)}; ✓ marks an exact match."
+            cells.append([*texts(r["text"], r["gold"]), *marked])
+        table = Table(f"{c.label}, seed {run.seed}", columns("question", "gold", wires[0], *shown), cells)
+        note = f"The wire missed {len(wrong)} of {len(mine)} questions; these are spread over the test set. "
+        note += "✓: exact match."
         found.append(Item("", as_html(table), note))
     return found
 
@@ -275,20 +232,18 @@ def _spread(indices: list[int], count: int) -> list[int]:
 
 
 def shares(frames: RunFrames) -> list[Item]:
-    """Share of each objective in the loss: a weight says little, the share says who drives the step."""
-    names = sorted({n for run in frames.runs for n in run.series if n.startswith("share/")})
-    tint = fig.colours([n.removeprefix("share/") for n in names])
-    lines = [Line(n, n.removeprefix("share/"), tint[n.removeprefix("share/")]) for n in names]
-    return grid(frames, "", ("share/",), lines, "share of the loss", draw=fig.stacked)
+    """Draw the share of each objective in the loss: a weight says little, the share says who drives the step."""
+    names = sorted({n.removeprefix("share/") for run in frames.runs for n in run.series if n.startswith("share/")})
+    return loss_shares(frames, fig.colours(names, {}))
 
 
 def collapse(frames: RunFrames) -> list[Item]:
-    """Indicators of collapse, validation by validation."""
+    """Draw the indicators of collapse, validation by validation."""
     return [item for name, y in INDICATORS for item in one_line(frames, name.removeprefix("collapse/"), name, y)]
 
 
 def validation(frames: RunFrames) -> list[Item]:
-    """Validation F1 and NLL at the run's own ratio."""
+    """Draw validation F1 and NLL at the run's own ratio."""
     return [
         *one_line(frames, "F1", "val/f1", "validation F1 (%)", PERCENT),
         *one_line(frames, "NLL", "val/nll", "validation NLL (nats per token)"),
@@ -307,5 +262,3 @@ WIRES = [
     Section("Collapse indicators", collapse, "collapse/<indicator> in history.csv"),
     *COMMON,
 ]
-SECTIONS["latentwire"] = WIRES
-TABLES["latentwire"] = wire_tables

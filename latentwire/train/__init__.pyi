@@ -5,5 +5,5 @@ from .curriculum import Delayed as Delayed
 from .curriculum import Gated as Gated
 from .curriculum import Linear as Linear
 from .curriculum import PeakAndDecay as PeakAndDecay
+from .curriculum import Period as Period
 from .curriculum import Schedule as Schedule
-from .curriculum import Stage as Stage

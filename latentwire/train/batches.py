@@ -24,7 +24,7 @@ from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix, right_padded
 from latentwire.lm.prompts import Prompt
 from latentwire.lm.results import AnswerLogprobs
-from latentwire.objectives.base import Kind
+from latentwire.objectives.base import Needs, RowKind
 
 Ids = tuple[int, ...]
 
@@ -38,6 +38,7 @@ class Rows:
     answer: list[Ids] = field(default_factory=list)
 
     def add(self, source: int, question: Sequence[int], answer: Sequence[int]) -> None:
+        """Append one row."""
         self.source.append(source)
         self.question.append(tuple(question))
         self.answer.append(tuple(answer))
@@ -46,7 +47,7 @@ class Rows:
         return len(self.source)
 
     def size(self) -> int:
-        """Positions of a forward pass on these rows alone, padding included, prefix not."""
+        """Return the positions of a forward pass on these rows alone, padding included, prefix not."""
         return len(self) * (max(map(len, self.question)) + max(map(len, self.answer)) - 1)
 
 
@@ -58,40 +59,20 @@ class Batch:
         tokens: the encoder's tokens of the texts: B contexts, then the beginnings that are to be continued; with
             `whole_prompt` one text per question.
         passages: the B passages.
-        asked: (index of the passage, question) in the order of the rows `answer`.
-        rows: by language model and kind.
-        context: by language model, ids (B, T) of the contexts and mask, for reconstruction.
+        asked: pairs (index of the passage, question) in the order of the rows `answer`.
+        rows: rows by language model and kind.
+        context: ids (B, T) of the contexts and their mask by language model, for reconstruction.
     """
 
     tokens: Tokens
     passages: list[Passage]
     asked: list[tuple[int, Question]]
-    rows: dict[str, dict[Kind, Rows]]
+    rows: dict[str, dict[RowKind, Rows]]
     context: dict[str, tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True)
-class Needs:
-    """What the objectives ask of a batch.
-
-    Args:
-        kinds: rows to make.
-        cue: question that asks for the text (`text` rows).
-        low, high: share of a text's words that is encoded for a continuation.
-        context: also the contexts as ids.
-        whole_prompt: the question is encoded with its context, only the cue is text; `answer` and `wrong` rows only.
-    """
-
-    kinds: frozenset[Kind]
-    cue: str = ""
-    low: float = 0.5
-    high: float = 0.5
-    context: bool = False
-    whole_prompt: bool = False
-
-
 class Renderer:
-    """Prompts of one model without their contexts, with a memory for questions; answers are the first of each."""
+    """Renders prompts of one model without their contexts, with a memory for questions; the first answer is given."""
 
     def __init__(self, lm: FrozenLM):
         self.lm, self.style = lm, lm.style
@@ -101,7 +82,7 @@ class Renderer:
         return prompts.render(self.style, None, question, answer)
 
     def ask(self, passage: Passage, question: Question) -> Prompt:
-        """What `prompt_of` gives, except that the context is left out where it is not needed."""
+        """Return what `prompt_of` does, except that the context is left out where it is not needed."""
         if is_continuation(question):
             return prompt_of(self.lm, passage, question)
         return self._ask(question.text, question.answers[0])
@@ -115,12 +96,12 @@ class Contexts(Dataset[Batch]):
 
     Args:
         passages: the split.
-        encoder: only its tokenizer is used.
+        encoder: the encoder whose tokenizer is used.
         lms: the models that read.
-        questions: questions per context, drawn anew each time; all where a passage has fewer.
-        needs: see `Needs`.
-        seed: of order and draws.
-        per_epoch: contexts in an epoch; None: the split's length.
+        questions: number of questions per context, drawn anew each time; all where a passage has fewer.
+        needs: what the objectives ask of a batch.
+        seed: seed of order and draws.
+        per_epoch: number of contexts in an epoch; None: the split's length.
     """
 
     def __init__(
@@ -135,7 +116,10 @@ class Contexts(Dataset[Batch]):
     ):
         if len(passages) == 0 or questions < 1:
             raise UserError(
-                "training data", f"{len(passages)} passages, {questions} questions", "1 or more each", "correct them"
+                "loader.questions, loader.eval_questions, corpus",
+                f"{len(passages)} passages, {questions} questions",
+                "1 or more each",
+                "set loader.questions=1, loader.eval_questions=1 and loader.eval_passages=1 or more",
             )
         self.passages, self.encoder, self.needs, self.seed = passages, encoder, needs, seed
         self.questions = questions
@@ -176,21 +160,21 @@ def make_batch(
     renderers: Mapping[str, Renderer],
     needs: Needs,
 ) -> Batch:
-    """A batch of given passages and questions; `draws`: one source of randomness per passage."""
+    """Make a batch of given passages and questions; `draws`: one source of randomness per passage."""
     whole = needs.whole_prompt
     texts = [whole_prompt_text(passages[b], q) for b, q in asked] if whole else [p.text for p in passages]
     cut: list[tuple[int, str, str]] = []
-    if "continuation" in needs.kinds:
+    if "continuation" in needs.kinds and needs.words is not None:
         for b, (passage, draw) in enumerate(zip(passages, draws, strict=True)):
             words = passage.text.split(" ")
             if len(words) >= 2:
-                at = min(max(1, round(len(words) * draw.uniform(needs.low, needs.high))), len(words) - 1)
+                at = min(max(1, round(len(words) * draw.uniform(*needs.words))), len(words) - 1)
                 cut.append((b, " ".join(words[:at]), " ".join(words[at:])))
     tokens = encoder.tokenize([*texts, *(head for _, head, _ in cut)])
-    rows: dict[str, dict[Kind, Rows]] = {}
+    rows: dict[str, dict[RowKind, Rows]] = {}
     context: dict[str, tuple[Tensor, Tensor]] = {}
     for name, renderer in renderers.items():
-        kinds: dict[Kind, Rows] = {}
+        kinds: dict[RowKind, Rows] = {}
         if needs.kinds & {"answer", "wrong"}:
             answer, wrong = Rows(), Rows()
             for i, (b, question) in enumerate(asked):
@@ -201,7 +185,7 @@ def make_batch(
             kinds["answer"] = answer
             if "wrong" in needs.kinds:
                 kinds["wrong"] = wrong
-        if "text" in needs.kinds:
+        if "text" in needs.kinds and needs.cue is not None:
             kinds["text"] = Rows()
             for b, passage in enumerate(passages):
                 prompt = prompts.render(renderer.style, None, needs.cue, passage.text)
@@ -219,38 +203,27 @@ def make_batch(
 
 
 def _elsewhere(asked: Sequence[tuple[int, Question]], i: int) -> int:
-    """The next question, in a circle, about another passage."""
+    """Return the number of the next question, in a circle, about another passage."""
     after = [*range(i + 1, len(asked)), *range(i)]
     return next((j for j in after if asked[j][0] != asked[i][0]), i)
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
-    """The same with the encoder's tokens on a device; models move what they read by themselves."""
+    """Return the same with the encoder's tokens on a device; models move what they read by themselves."""
     return replace(batch, tokens=batch.tokens.to(device))
 
 
-def select(prefix: Prefix, rows: Sequence[int]) -> Prefix:
-    """The prefix of each row, from those of the encoded texts."""
+def forwards(rows: Mapping[RowKind, Rows], waste: float = 1.25) -> list[list[RowKind]]:
+    """Say which kinds go through the model together.
 
-    def pick(x: Tensor) -> Tensor:
-        return x.index_select(0, torch.tensor(rows, device=x.device))
-
-    return Prefix(
-        embeds=None if prefix.embeds is None else pick(prefix.embeds),
-        kv=None if prefix.kv is None else [(pick(k), pick(v)) for k, v in prefix.kv],
-        text_ids=None if prefix.text_ids is None else [prefix.text_ids[i] for i in rows],
-    )
-
-
-def forwards(rows: Mapping[Kind, Rows], waste: float = 1.25) -> list[list[Kind]]:
-    """Which kinds go through the model together: all in one pass, unless padding short rows to the length of long
-    ones costs more than `waste` times the positions; then short ones and long ones apart.
+    All go in one pass, unless padding short rows to the length of long ones costs more than `waste` times the
+    positions; then short ones and long ones go apart.
     """
-    kinds: list[Kind] = [kind for kind, r in rows.items() if len(r)]
+    kinds: list[RowKind] = [kind for kind, r in rows.items() if len(r)]
     if not kinds:
         return []
-    short: list[Kind] = [k for k in kinds if k in ("answer", "wrong")]
-    long: list[Kind] = [k for k in kinds if k not in short]
+    short: list[RowKind] = [k for k in kinds if k in ("answer", "wrong")]
+    long: list[RowKind] = [k for k in kinds if k not in short]
     if not short or not long:
         return [kinds]
     apart = joined([rows[k] for k in short]).size() + joined([rows[k] for k in long]).size()
@@ -258,21 +231,21 @@ def forwards(rows: Mapping[Kind, Rows], waste: float = 1.25) -> list[list[Kind]]
 
 
 def joined(parts: Sequence[Rows]) -> Rows:
-    """All rows, one part after the other."""
+    """Return all rows, one part after the other."""
     return Rows(*([x for part in parts for x in getattr(part, name)] for name in ("source", "question", "answer")))
 
 
 def read(
-    lm: FrozenLM, prefix: Prefix, rows: Mapping[Kind, Rows], wanted: Collection[Kind]
-) -> dict[Kind, AnswerLogprobs]:
-    """Log-probabilities of the wanted kinds of rows, in as few forward passes as `forwards` says."""
-    chosen: dict[Kind, Rows] = {kind: r for kind, r in rows.items() if kind in wanted}
-    found: dict[Kind, AnswerLogprobs] = {}
+    lm: FrozenLM, prefix: Prefix, rows: Mapping[RowKind, Rows], wanted: Collection[RowKind]
+) -> dict[RowKind, AnswerLogprobs]:
+    """Score the wanted kinds of rows in as few forward passes as `forwards` says."""
+    chosen: dict[RowKind, Rows] = {kind: r for kind, r in rows.items() if kind in wanted}
+    found: dict[RowKind, AnswerLogprobs] = {}
     if all(question for r in chosen.values() for question in r.question):  # something is read after the prefix
         prefix = lm.cached(prefix)
     for kinds in forwards(chosen):
         everything = joined([chosen[k] for k in kinds])
-        result = lm.answer_logprobs(select(prefix, everything.source), everything.question, everything.answer)
+        result = lm.answer_logprobs(prefix.select(everything.source), everything.question, everything.answer)
         start = 0
         for kind in kinds:
             end = start + len(chosen[kind])

@@ -1,5 +1,7 @@
-"""What is trained when: weights of objectives over steps, and the stages of a run. Pure functions of committed steps
-and observed metrics; no state but that of a gate.
+"""What is trained when: weights of objectives over steps, and the periods of a run.
+
+Pure functions of committed steps and observed metrics; no state but that of a gate. The configuration lists the periods
+of a run under the key `stages`.
 """
 
 from __future__ import annotations
@@ -15,17 +17,18 @@ Observed = Mapping[str, float]
 
 
 class Schedule:
-    """Weight of an objective at committed step t, given what was observed up to step t - 1."""
+    """The weight of an objective over committed steps."""
 
     def weight(self, t: int, observed: Observed) -> float:
+        """Return the weight at step t, given what was observed up to step t - 1."""
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:
-        """Plain values to remember over a restart."""
+        """Return plain values to remember over a restart."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state`."""
+        """Take in what `state` returned."""
 
 
 class Constant(Schedule):
@@ -56,19 +59,18 @@ class Linear(Schedule):
         self.steps, self.start = _steps("steps", steps), _steps("start", start)
 
     def weight(self, t: int, observed: Observed) -> float:
-        return self.first + (self.last - self.first) * _progress(t, self.start, self.steps)
+        return self.first + (self.last - self.first) * self.done(_progress(t, self.start, self.steps))
+
+    def done(self, progress: float) -> float:
+        """Return the share of the way at a share of the steps."""
+        return progress
 
 
-class Cosine(Schedule):
+class Cosine(Linear):
     """Like `Linear`, along half a cosine: flat at both ends."""
 
-    def __init__(self, first: float, last: float, steps: int, start: int = 0):
-        self.first, self.last = _not_negative("first", first), _not_negative("last", last)
-        self.steps, self.start = _steps("steps", steps), _steps("start", start)
-
-    def weight(self, t: int, observed: Observed) -> float:
-        done = 0.5 - 0.5 * math.cos(math.pi * _progress(t, self.start, self.steps))
-        return self.first + (self.last - self.first) * done
+    def done(self, progress: float) -> float:
+        return 0.5 - 0.5 * math.cos(math.pi * progress)
 
 
 class PeakAndDecay(Schedule):
@@ -89,10 +91,11 @@ class Gated(Schedule):
     """Another schedule, only while a metric allows it: 0 until the metric was observed, and outside its bounds.
 
     Args:
-        schedule: its steps count from the gate's last opening.
-        metric: an observed name, e.g. `cosine`.
-        above, below: the metric must be greater, less; at least one.
-        latch: once open, it stays open.
+        schedule: the schedule behind the gate; its steps count from the gate's last opening.
+        metric: name of an observed metric, e.g. `cosine`.
+        above: bound that the metric must exceed; None: none. At least one bound is needed.
+        below: bound that the metric must stay under; None: none.
+        latch: whether an open gate stays open.
     """
 
     def __init__(
@@ -104,7 +107,12 @@ class Gated(Schedule):
         latch: bool = False,
     ):
         if above is None and below is None:
-            raise UserError("curriculum Gated", "neither above nor below", "a bound", "set above or below")
+            raise UserError(
+                "latentwire.train.Gated",
+                "neither above nor below",
+                "a bound",
+                "set +objectives.<name>.weight.above=0.5 (or below)",
+            )
         self.schedule, self.metric, self.above, self.below, self.latch = schedule, metric, above, below, latch
         self.opened: int | None = None
 
@@ -128,14 +136,14 @@ class Gated(Schedule):
 
 
 @dataclass(frozen=True)
-class Stage:
+class Period:
     """A part of the run.
 
     Args:
-        name: e.g. `latents`, `adaptation`.
-        share: of all steps, in relation to the other stages' shares.
-        ratio: compression in this stage (a ratio curriculum starts at 4); None: the run's own, that is evaluated.
-        codes: codes per slot in this stage (codec fsq with spare ones); None: those that are sent.
+        name: the period's name, e.g. `latents`, `adaptation`.
+        share: share of all steps, in relation to the other periods' shares.
+        ratio: compression in this period (a ratio curriculum starts at 4); None: the run's own, that is evaluated.
+        codes: codes per slot in this period (codec fsq with spare ones); None: those that are sent.
         trains: groups that move (`encoder`, `adapter`, `injector`, `codec`, `head`, `lora`, or one exactly:
             `adapter:<lm>`); None: all.
     """
@@ -147,58 +155,54 @@ class Stage:
     codes: int | None = None
 
     def moves(self, group: str) -> bool:
-        """Whether a parameter group is trained in this stage."""
+        """Tell whether a parameter group is trained in this period."""
         return self.trains is None or group in self.trains or group.partition(":")[0] in self.trains
 
 
-class Plan:
-    """The stages in order over a number of committed steps.
+class Curriculum:
+    """The periods in order over a number of committed steps.
 
     Raises:
-        UserError: no stage, equal names, a share that is not positive, a ratio below 1.
+        UserError: no period, equal names, a share that is not positive, a ratio below 1, or a last period that trains
+            at another ratio or with other codes than are evaluated.
     """
 
-    def __init__(self, stages: Sequence[Stage], steps: int):
-        names = [s.name for s in stages]
-        if not stages or len(set(names)) != len(names):
-            raise UserError("stages", str(names), "at least one, with different names", "correct curriculum stages")
-        for stage in stages:
-            if stage.share <= 0 or (stage.ratio is not None and stage.ratio < 1):
+    def __init__(self, periods: Sequence[Period], steps: int):
+        names = [p.name for p in periods]
+        if not periods or len(set(names)) != len(names):
+            raise UserError("stages", str(names), "at least one, with different names", "set stages[<n>].name")
+        for n, period in enumerate(periods):
+            if period.share <= 0 or (period.ratio is not None and period.ratio < 1):
                 raise UserError(
-                    f"stage {stage.name}",
-                    f"share {stage.share}, ratio {stage.ratio}",
+                    f"stages[{n}] ({period.name})",
+                    f"share {period.share}, ratio {period.ratio}",
                     "a positive share and a ratio of at least 1",
-                    "correct the stage",
+                    f"set stages[{n}].share=1 and stages[{n}].ratio=4 (or null)",
                 )
-        if stages[-1].ratio is not None:
-            raise UserError(
-                f"stage {stages[-1].name}",
-                f"ratio {stages[-1].ratio} in the last stage",
-                "null: the ratio that is evaluated",
-                "leave ratio out of the last stage, and set wire.ratio",
-            )
-        if stages[-1].codes is not None:
-            raise UserError(
-                f"stage {stages[-1].name}",
-                f"codes {stages[-1].codes} in the last stage",
-                "null: as many as are sent",
-                "leave codes out of the last stage, and set codec.codes",
-            )
-        self.stages = list(stages)
-        total, done = sum(s.share for s in stages), 0.0
-        self.ends: list[int] = []  # first step after each stage
-        for stage in stages:
-            done += stage.share
+        last = periods[-1]
+        for key, value, sent in (("ratio", last.ratio, "wire.ratio"), ("codes", last.codes, "codec.codes")):
+            if value is not None:
+                raise UserError(
+                    f"stages[{len(periods) - 1}].{key}",
+                    f"{value} in the last stage",
+                    f"null: {sent} is what is evaluated",
+                    f"set stages[{len(periods) - 1}].{key}=null and {sent}={value:g}",
+                )
+        self.periods = list(periods)
+        total, done = sum(p.share for p in periods), 0.0
+        self.ends: list[int] = []  # first step after each period
+        for period in periods:
+            done += period.share
             self.ends.append(round(steps * done / total))
         self.ends[-1] = max(self.ends[-1], steps)
 
-    def at(self, t: int) -> int:
-        """Index of the stage that step t belongs to; the last one beyond the end."""
-        return next((i for i, end in enumerate(self.ends) if t < end), len(self.stages) - 1)
+    def at(self, t: int) -> Period:
+        """Return the period that step t belongs to; the last one beyond the end."""
+        return next((p for p, end in zip(self.periods, self.ends, strict=True) if t < end), self.periods[-1])
 
 
 def slots_for(tokens: float, ratio: float) -> int:
-    """M for a text of so many tokens at a compression ratio: round(tokens / ratio), at least 1."""
+    """Return M for a text of so many tokens at a compression ratio: round(tokens / ratio), at least 1."""
     return max(1, round(tokens / ratio))
 
 
@@ -208,11 +212,13 @@ def _progress(t: int, start: int, steps: int) -> float:
 
 def _not_negative(name: str, value: float) -> float:
     if not 0 <= value < math.inf:
-        raise UserError(f"curriculum {name}", str(value), "0 or a positive number", "correct the weight")
+        remedy = f"set objectives.<name>.weight.{name}=1"
+        raise UserError(f"objectives.<name>.weight.{name}", str(value), "0 or a positive number", remedy)
     return float(value)
 
 
 def _steps(name: str, value: int) -> int:
     if value < 0:
-        raise UserError(f"curriculum {name}", str(value), "0 or more steps", "correct the number of steps")
+        remedy = f"set objectives.<name>.weight.{name}=0"
+        raise UserError(f"objectives.<name>.weight.{name}", str(value), "0 or more steps", remedy)
     return value

@@ -15,47 +15,49 @@ from torch.optim import Optimizer
 from callbacks.errors import UserError
 from callbacks.run.collapse import CollapseSample
 from callbacks.stages.lr import LRSchedule
-from callbacks.step.pipeline import find_pipeline
+from callbacks.step.stage import find_pipeline
 from latentwire.codec.base import Coded
 from latentwire.encoders.slots import LatentLayout
 from latentwire.examples import prompt_of
 from latentwire.lm.frozen import FrozenLM
-from latentwire.objectives.base import Kind, Objective, Outcome, Seen, TopK
+from latentwire.objectives.base import Objective, ObjectiveOutput, RowKind, Seen, TopK
 from latentwire.objectives.teacher import Teacher, ask
 from latentwire.train import batches, validation
 from latentwire.train.batches import Batch
 from latentwire.train.curriculum import slots_for
-from latentwire.train.stage import LOSS, OBSERVE, TERM, Rhythm
+from latentwire.train.curriculum_stage import LOSS, OBSERVE, TERM, CurriculumStage
 from latentwire.wire import LatentWire
+from suite.shell import configure_optimizer
 
 CODEC = "codec"
+KINDS = ("encoder", "codec", "adapter", "injector", "lora", "head")  # of parameter groups
 
 
 class WireModule(L.LightningModule):
     """Trains a wire under manual optimisation; the language models are read, never trained and never saved.
 
-    The step, in order: the rhythm has set the stage (how many slots) and the weights → texts are encoded once → for
-    every language model its prefix, expanded over the questions of each text, and one forward for the rows of all
+    The step, in order: the curriculum has set the period (how many slots) and the weights → texts are encoded once →
+    for every language model its prefix, expanded over the questions of each text, and one forward for the rows of all
     objectives (two where padding would cost more, see `batches.forwards`) → objectives, means over models → one
     `manual_backward` → `optimizer.step()`, inside which the `StepPipeline` works. Losses are float32.
 
-    Validation is always at the run's own ratio, whatever the stage, so that `best.ckpt` compares like with like.
+    Validation is always at the run's own ratio, whatever the period, so that `best.ckpt` compares like with like.
 
     Limits: one device. Rows of a text that is longer than the encoder takes are refused by the encoder.
 
     Args:
-        wire: what is trained.
-        lms: by name, as in the wire.
-        objectives: by name.
-        rhythm: the deciding stage of the pipeline.
-        optimizer: called with the parameter groups.
+        wire: the wire that is trained.
+        lms: language models by the names that the wire knows them by.
+        objectives: objectives by name.
+        curriculum: the deciding stage of the pipeline.
+        optimizer: factory that is called with the parameter groups.
         lr_schedule: factor on every group's learning rate, in committed steps.
         group_lr: learning rate by group (`adapter:<lm>`) or kind (`adapter`), in place of the optimiser's. A fresh
             projector wants an order of magnitude more than a pretrained encoder.
-        tokens: mean tokens of a text, from which a stage's ratio makes slots.
+        tokens: mean number of tokens of a text, from which a period's ratio makes slots.
         teachers: cached teacher by model; a model without one is asked in every step.
-        top_k: tokens of a teacher's distribution.
-        max_new_tokens: of an answer in validation.
+        top_k: number of tokens of a teacher's distribution that are kept apart.
+        max_new_tokens: longest answer in validation.
     """
 
     automatic_optimization: bool
@@ -65,7 +67,7 @@ class WireModule(L.LightningModule):
         wire: LatentWire,
         lms: Mapping[str, FrozenLM],
         objectives: Mapping[str, Objective],
-        rhythm: Rhythm,
+        curriculum: CurriculumStage,
         optimizer: Callable[..., Optimizer],
         lr_schedule: LRSchedule,
         group_lr: Mapping[str, float],
@@ -76,7 +78,7 @@ class WireModule(L.LightningModule):
     ):
         super().__init__()
         self.automatic_optimization = False
-        self.wire, self.rhythm = wire, rhythm
+        self.wire, self.curriculum = wire, curriculum
         self.objectives = torch.nn.ModuleDict(objectives)
         self.lms = dict(lms)  # FrozenLM is no nn.Module: in no parameters() and no state_dict()
         self._optimizer, self._lr_schedule = optimizer, lr_schedule
@@ -88,42 +90,19 @@ class WireModule(L.LightningModule):
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Of the language models as they were first seen; they never move."""
+        """The fingerprints of the language models as they were first seen; they never move."""
         return {name: lm.fingerprint() for name, lm in self.lms.items()}
 
     # -- optimiser
     def groups(self) -> dict[str, list[torch.nn.Parameter]]:
-        """The wire's groups and `head:<objective>` for objectives with parameters of their own."""
+        """Return the wire's groups and `head:<objective>` for objectives with parameters of their own."""
         heads = {f"head:{name}": list(o.parameters()) for name, o in self.objectives.items()}
         return {**self.wire.groups(), **{name: params for name, params in heads.items() if params}}
 
     def configure_optimizers(self) -> Any:
-        groups = self.groups()
-        kinds = {name.partition(":")[0] for name in groups}
-        for name in self.group_lr:
-            if name not in groups and name not in kinds and name not in KINDS:
-                raise UserError(
-                    f"group_lr.{name}", "no such group", f"one of {', '.join([*kinds, *groups])}", "correct the name"
-                )
-        rates = {g: self.group_lr.get(g, self.group_lr.get(g.partition(":")[0])) for g in groups}
-        options = [
-            {"params": params, "name": name, **({} if rates[name] is None else {"lr": rates[name]})}
-            for name, params in groups.items()
-        ]
-        if not options:
-            raise UserError("wire", "nothing to train", "at least one trainable parameter", "choose another encoder")
-        optimizer = self._optimizer(options)
-        self.trainer.fit_loop.setup_data()  # now the length of an epoch is known
-        per_epoch = max(1, int(self.trainer.num_training_batches))
-        epochs = self.trainer.max_epochs or -1
-        if epochs < 1:  # training is measured in steps alone
-            epochs = -(-max(1, self.trainer.max_steps) // per_epoch)
-        schedule = self._lr_schedule(optimizer, per_epoch, epochs)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def idle_groups(self) -> set[str]:
-        """Groups that may be without gradient in this step (see `callbacks.audit`)."""
-        return {name for name in self.groups() if self.rhythm.idle(name)}
+        return configure_optimizer(
+            self.trainer, self.groups(), self.group_lr, self._optimizer, self._lr_schedule, absent=KINDS
+        )
 
     # -- life
     def on_fit_start(self) -> None:
@@ -133,7 +112,7 @@ class WireModule(L.LightningModule):
         self.place()
 
     def place(self) -> None:
-        """Language models follow the module's device; those placed by a device map stay."""
+        """Move the language models to the module's device; those placed by a device map stay."""
         for lm in self.lms.values():
             lm.to(self.device)
 
@@ -142,31 +121,38 @@ class WireModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         pipeline = find_pipeline(self.trainer)
-        if pipeline is None or pipeline.stage("rhythm") is not self.rhythm or pipeline.ctx is None:
+        if pipeline is None or pipeline.stage("curriculum") is not self.curriculum or pipeline.ctx is None:
             raise UserError(
                 "callbacks",
-                "no StepPipeline with this module's rhythm",
-                "rhythm and gate in one StepPipeline",
-                "build the trainer with latentwire.build",
+                "no StepPipeline with this module's curriculum",
+                "curriculum and gate in one StepPipeline",
+                "build the trainer with latentwire.build.build(cfg, run)",
             )
         if pipeline.stage("gate") is None:
-            raise UserError("callbacks.gate", "null", "the gate: its host read feeds the curriculum", "keep it")
+            raise UserError(
+                "callbacks.gate",
+                "null",
+                "the gate, whose host read feeds the curriculum",
+                "leave out callbacks.gate=null",
+            )
         self._pipeline = pipeline
 
     # -- forward
     def layout(self) -> LatentLayout:
-        """The slots of the present stage."""
-        ratio = self.rhythm.part.ratio
+        """Return the slots of the present period."""
+        ratio = self.curriculum.period.ratio
         own = self.wire.layout
         return own if ratio is None else own.with_shared(slots_for(self.tokens, ratio))
 
-    def outcomes(self, batch: Batch, active: Mapping[str, Objective]) -> tuple[Coded, dict[str, dict[str, Outcome]]]:
-        """What the codec sent, and of every model what the active objectives say: `[model][objective]`."""
+    def judged(
+        self, batch: Batch, active: Mapping[str, Objective]
+    ) -> tuple[Coded, dict[str, dict[str, ObjectiveOutput]]]:
+        """Return what the codec sent, and what the active objectives say of every model: `[model][objective]`."""
         layout = self.layout()
-        self.wire.codec.take(self.rhythm.part.codes)
+        self.wire.codec.take(self.curriculum.period.codes)
         coded = self.wire.latents(batch.tokens, layout)
-        wanted: set[Kind] = {kind for o in active.values() for kind in o.needs}
-        found: dict[str, dict[str, Outcome]] = {}
+        wanted: set[RowKind] = {kind for o in active.values() for kind in o.needs.kinds}
+        found: dict[str, dict[str, ObjectiveOutput]] = {}
         for name, lm in self.lms.items():
             prefix = self.wire.prefix(coded.values, name, layout) if wanted else None
             rows = batches.read(lm, prefix, batch.rows[name], wanted) if prefix is not None else {}
@@ -196,21 +182,21 @@ class WireModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
-        weights = self.rhythm.weights
+        weights = self.curriculum.weights
         active: dict[str, Any] = {name: o for name, o in self.objectives.items() if weights[name] > 0}
         if not active:
             raise UserError(
                 "objectives",
                 f"all weights are 0 at step {self._pipeline.t}",
                 "something to learn in every step",
-                "let one objective start at once, or correct its gate",
+                "set objectives.<name>.weight.start=0, or a gate's bound below what is observed at first",
             )
-        coded, found = self.outcomes(batch, active)
+        coded, found = self.judged(batch, active)
         assert self._pipeline.ctx is not None
         reads = self._pipeline.ctx.reads
         terms: dict[str, Tensor] = {}
         for key in active:
-            each = {name: outcome[key] for name, outcome in found.items()}
+            each = {name: outputs[key] for name, outputs in found.items()}
             losses = torch.stack([o.loss.float().to(self.device) for o in each.values()])
             reads[f"{LOSS}{key}"] = losses.mean()
             terms[key] = weights[key] * losses.mean()
@@ -260,7 +246,7 @@ class WireModule(L.LightningModule):
             self.log(key, value, logger=False, prog_bar=key == "val/f1")
         if self.trainer.state.fn == TrainerFn.FITTING:
             for key, value in named.items():
-                self.rhythm.record(key, value)
+                self.curriculum.record(key, value)
             gains = {f"gain/{lm}": gain for lm, gain in self.wire.gains().items()}
             for logger in self.trainer.loggers:
                 logger.log_metrics({**named, **gains, "epoch": self.current_epoch}, step=self._pipeline.t)
@@ -281,5 +267,3 @@ class WireModule(L.LightningModule):
         if saved["val"]:
             self.metrics["val"] = dict(saved["val"])
 
-
-KINDS = ("encoder", "codec", "adapter", "injector", "lora", "head")

@@ -8,21 +8,23 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from latentwire.data.squad_metrics import best, exact_match, f1
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
-from latentwire.scoring.squad_metrics import best, exact_match, f1
-from latentwire.train.batches import Batch, Rows, select
+from latentwire.lm.metrics import first_token
+from latentwire.train.batches import Batch, Rows
 
 
 @dataclass
 class Scores:
-    """Per question and language model, in the order of the batches.
+    """Numbers per question and language model, in the order of the batches.
 
     Attributes:
-        f1, em, nll, top1, top5: per model, one number per question.
-        outputs, references: per model, the answers given; one reference each.
-        margin, entropy: per model, of the first token: best minus second log-probability, and nats.
-        latents: (texts, slots * d_z) values sent.
+        f1, em, nll, top1, top5: one number per question, by model; top1 and top5 are those of `lm.metrics.first_token`.
+        margin, entropy: the same for the first token's distribution, by model.
+        outputs: answers given, by model.
+        references: first reference of each question, by model.
+        latents: (texts, slots * d_z) values sent, one tensor per batch.
     """
 
     f1: dict[str, list[float]] = field(default_factory=dict)
@@ -37,7 +39,10 @@ class Scores:
     latents: list[Tensor] = field(default_factory=list)
 
     def metrics(self) -> dict[str, float]:
-        """Means over questions and models, and with several models each one's own as `<metric>/<lm>`; `loss` = nll."""
+        """Average over questions and models, and with several models over each one's own as `<metric>/<lm>`.
+
+        `loss` is the NLL.
+        """
         out: dict[str, float] = {}
         for name in ("f1", "em", "nll", "top1", "top5"):
             values: dict[str, list[float]] = getattr(self, name)
@@ -53,10 +58,10 @@ class Scores:
 def score(
     scores: Scores, batch: Batch, prefixes: Mapping[str, Prefix], lms: Mapping[str, FrozenLM], max_new_tokens: int
 ) -> None:
-    """Adds one batch: greedy answers and teacher-forced log-probabilities of every question, for each model."""
+    """Add one batch: greedy answers and teacher-forced log-probabilities of every question, for each model."""
     for name, prefix in prefixes.items():
         lm, rows = lms[name], batch.rows[name]["answer"]
-        mine = select(prefix, rows.source)
+        mine = prefix.select(rows.source)
         _forced(scores, name, lm, mine, rows)
         produced = [lm.style.decode(ids) for ids in lm.generate(mine, rows.question, max_new_tokens)]
         golden = [question.answers for _, question in batch.asked]
@@ -68,15 +73,10 @@ def score(
 
 def _forced(scores: Scores, name: str, lm: FrozenLM, prefix: Prefix, rows: Rows) -> None:
     result = lm.answer_logprobs(prefix, rows.question, rows.answer)
-    first = result.position == 0
-    at, gold = result.scores[first], result.tokens[first]
-    five = at.topk(min(5, at.shape[1]), -1)
-    hit = five.indices == gold[:, None]
+    first = first_token(result)
     _extend(scores.nll, name, result.nll().tolist())
-    _extend(scores.top1, name, hit[:, 0].float().tolist())
-    _extend(scores.top5, name, hit.any(1).float().tolist())
-    _extend(scores.margin, name, (five.values[:, 0] - five.values[:, 1]).tolist())
-    _extend(scores.entropy, name, (-(at.exp() * at).sum(-1)).tolist())
+    for key in ("top1", "top5", "margin", "entropy"):
+        _extend(getattr(scores, key), name, getattr(first, key).tolist())
 
 
 def _extend(where: dict[str, list[float]], name: str, values: list[float]) -> None:

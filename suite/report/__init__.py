@@ -1,33 +1,16 @@
 """Reports: run directories in; a terminal table, one self-contained HTML file, Markdown and LaTeX out."""
 
-from suite.report.data import Run, read_run, read_runs
-from suite.report.frames import Configuration, RunFrames, group_runs
-from suite.report.html import compare_report, single_report, write
-from suite.report.labels import labels
-from suite.report.sections import SECTIONS, Item, Section
-from suite.report.summary import TABLES, summary
-from suite.report.tables import Cell, Column, Table, latex, markdown, terminal
-
-__all__ = [
-    "SECTIONS",
-    "TABLES",
-    "Cell",
-    "Column",
-    "Configuration",
-    "Item",
-    "Run",
-    "RunFrames",
-    "Section",
-    "Table",
-    "compare_report",
-    "group_runs",
-    "labels",
-    "latex",
-    "markdown",
-    "read_run",
-    "read_runs",
-    "single_report",
-    "summary",
-    "terminal",
-    "write",
-]
+from suite.report.data import RunRecord as RunRecord
+from suite.report.data import read_run as read_run
+from suite.report.data import read_runs as read_runs
+from suite.report.grouping import group_runs as group_runs
+from suite.report.html import compare_report as compare_report
+from suite.report.html import single_report as single_report
+from suite.report.registry import ProgramReport as ProgramReport
+from suite.report.registry import register as register
+from suite.report.sections import Item as Item
+from suite.report.sections import Section as Section
+from suite.report.summary import summary as summary
+from suite.report.tables import latex as latex
+from suite.report.tables import markdown as markdown
+from suite.report.tables import terminal as terminal

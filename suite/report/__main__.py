@@ -1,5 +1,4 @@
-"""`python -m suite.report RUNS_DIR [--name NAME] [--out FILE] [--baseline LABEL]`: table in the terminal,
-report as HTML."""
+"""`python -m suite.report RUNS [--name NAME] [--out FILE] [--baseline LABEL]`: terminal tables and an HTML report."""
 
 from __future__ import annotations
 
@@ -12,19 +11,19 @@ from rich.console import Console
 
 from callbacks.errors import UserError
 from suite.report.data import read_runs
-from suite.report.frames import group_runs
+from suite.report.grouping import group_runs
 from suite.report.html import write
 from suite.report.summary import summary
 from suite.report.tables import latex, markdown, terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0, or that of a UserError."""
+    """Print the tables, write the report, and return the exit code: 0, or that of a UserError."""
     parser = argparse.ArgumentParser(prog="python -m suite.report", description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="the folder that paths.runs names, or run directories")
     parser.add_argument("--name", help="only this experiment")
     parser.add_argument("--baseline", help="label of the row that the others are compared with")
-    parser.add_argument("--out", type=Path, help="HTML file (default: report.html in RUNS_DIR)")
+    parser.add_argument("--out", type=Path, help="HTML file (default: report.html in RUNS)")
     parser.add_argument("--table", choices=["markdown", "latex"], help="print the summary in this form instead")
     arguments = parser.parse_args(argv)
     try:

@@ -12,15 +12,18 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from suite.report.data import Run, read_run, read_runs
+from suite.report.data import STATUSES, RunRecord, read_run, read_runs
 from suite.report.figures import TEMPLATE, Figure, as_json
-from suite.report.frames import RunFrames, group_runs
-from suite.report.sections import Item, remarks, runs_table, section_list
+from suite.report.frames import RunFrames
+from suite.report.grouping import group_runs
+from suite.report.registry import report_of
+from suite.report.sections import Item, remarks, runs_table
 from suite.report.summary import state, summary
-from suite.report.tables import as_html
+from suite.report.tables import Table, as_html
 
 # Nothing may be fetched: a browser enforces what the tests check.
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+STATIC = "default-src 'none'; style-src 'unsafe-inline'"
+DRAWN = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 CSS, SCRIPT = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
 
@@ -28,9 +31,10 @@ CSS, SCRIPT = (Path(__file__).with_name(name).read_text(encoding="utf-8") for na
 def single_report(run_dir: Path, result: Mapping[str, Any] | None = None) -> Path:
     """Write `run_dir/report.html` for one run and return its path.
 
-    `result`: the numbers of a run that has just finished and whose `result.json` is still to be written.
+    Args:
+        run_dir: the run's directory.
+        result: the numbers of a run that has just finished and whose `result.json` is still to be written.
     """
-    run_dir = Path(run_dir)
     run = read_run(run_dir)
     if result is not None:
         run.result = {**run.result, **result, "status": "finished"}
@@ -40,22 +44,25 @@ def single_report(run_dir: Path, result: Mapping[str, Any] | None = None) -> Pat
 
 def compare_report(run_dirs: Sequence[Path], out: Path, baseline: str | None = None) -> Path:
     """Write a comparison of many runs to `out`; one chapter per experiment, configurations grouped over seeds."""
-    runs = read_runs([Path(d) for d in run_dirs])
-    return write(Path(out), group_runs(runs, baseline))
+    return write(out, group_runs(read_runs(run_dirs), baseline))
 
 
 def write(out: Path, comparisons: Sequence[RunFrames], title: str | None = None) -> Path:
-    """Render and write in one move, so that a reader never sees half a file."""
-    text = render(comparisons, title, out.parent)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".part")
+    """Render the page, write it and return its path."""
+    return write_text(out, render(comparisons, title, out.parent))
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a file in one move, so that a reader never sees half of it, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
     partial.write_text(text, encoding="utf-8")
-    os.replace(partial, out)
-    return out
+    os.replace(partial, path)
+    return path
 
 
 def render(comparisons: Sequence[RunFrames], title: str | None = None, folder: Path | None = None) -> str:
-    """The whole page. `folder`: where it will lie, for relative links to the reports of single runs."""
+    """Render the whole page; `folder` is where it will lie, for relative links to the reports of single runs."""
     names = ", ".join(dict.fromkeys(f.experiment for f in comparisons))
     title = title or f"Comparison: {names}"
     chapters, links = [], []
@@ -64,24 +71,36 @@ def render(comparisons: Sequence[RunFrames], title: str | None = None, folder: P
         chapters.append(chapter)
         links += targets
     runs = [run for f in comparisons for run in f.runs]
-    counts = ", ".join(
-        f"{n} {s}" for s in ("finished", "failed", "stopped", "running") if (n := sum(r.status == s for r in runs))
-    )
+    counts = ", ".join(f"{n} {status}" for status in STATUSES if (n := sum(r.status == status for r in runs)))
     programs = ", ".join(dict.fromkeys(f.program for f in comparisons))
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     sub = f"{programs} · {len(runs)} run{'s' if len(runs) != 1 else ''}: {counts} · written {now}"
     nav = "".join(f'<a href="#{anchor}">{html.escape(text)}</a>' for anchor, text in links)
+    return document(
+        title,
+        f'<header><h1>{html.escape(title)}</h1><p class="sub">{html.escape(sub)}</p></header>'
+        f"<nav><div>{nav}</div></nav><main>{''.join(chapters)}</main>"
+        "<footer>This page loads nothing from the network. Table cells show their values per seed on hover.</footer>"
+        "<noscript><p>The figures need JavaScript; the tables do not.</p></noscript>"
+        f'<script type="application/json" id="template">{as_json(TEMPLATE)}</script>'
+        f"<script>{get_plotlyjs()}</script><script>{SCRIPT}</script>",
+        DRAWN,
+    )
+
+
+def tables_page(tables: Sequence[Table]) -> str:
+    """Render tables alone, as a page without scripts."""
+    body = "".join(f"<section>{as_html(table)}</section>" for table in tables)
+    return document("; ".join(table.title for table in tables), f"<main>{body}</main>", STATIC)
+
+
+def document(title: str, body: str, policy: str) -> str:
+    """Put a page's body into an HTML document that may do what the policy says."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<title>{html.escape(title)}</title><style>{CSS}</style></head><body>"
-        f'<header><h1>{html.escape(title)}</h1><p class="sub">{html.escape(sub)}</p></header>'
-        f"<nav><div>{nav}</div></nav><main>{''.join(chapters)}</main>"
-        "<footer>Self-contained: no network is used. Table cells show the values per seed on hover.</footer>"
-        f"<noscript><p>The figures need JavaScript; the tables do not.</p></noscript>"
-        f'<script type="application/json" id="template">{as_json(TEMPLATE)}</script>'
-        f"<script>{get_plotlyjs()}</script><script>{SCRIPT}</script></body></html>\n"
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f"<title>{html.escape(title)}</title><style>{CSS}</style></head><body>{body}</body></html>\n"
     )
 
 
@@ -102,7 +121,7 @@ def _chapter(frames: RunFrames, number: int, several: bool, folder: Path | None)
         f"{runs_table(frames, lambda run: _link(run, folder))}</details></section>"
     )
     absent = []
-    for j, section in enumerate(section_list(frames.program)):
+    for j, section in enumerate(report_of(frames.program).sections):
         items = section.build(frames)
         if not items:
             absent.append(f"<li><b>{html.escape(section.title)}</b>: no {html.escape(section.needs)}.</li>")
@@ -117,8 +136,8 @@ def _chapter(frames: RunFrames, number: int, several: bool, folder: Path | None)
     return "".join(parts), links
 
 
-def _link(run: Run, folder: Path | None) -> str | None:
-    """Relative address of a run's own report, None where there is none (or this is it)."""
+def _link(run: RunRecord, folder: Path | None) -> str | None:
+    """Return the relative address of a run's own report, None where there is none (or this is it)."""
     own = run.path / "report.html"
     if folder is None or not own.is_file() or folder.resolve() == run.path.resolve():
         return None

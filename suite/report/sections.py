@@ -1,27 +1,24 @@
-"""The sections of a report and the registry that says which program has which.
+"""The sections of a report, and what programs build theirs from.
 
-A section is a function `RunFrames -> list[Item]`. It returns no item where its data are absent; the report then
-says in one line what was missing. A program adds its own in a module `<program>.report`, imported by name when
-one of its runs is reported:
-`SECTIONS["latentwire"] = [Section("Capacity", capacity, "methods.<name>.f1 in result.json"), *COMMON]`.
+A section is a function `RunFrames -> list[Item]`. It returns no item where its data are absent; the report then says in
+one line what was missing.
 """
 
 from __future__ import annotations
 
 import html
-import importlib
-import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import yaml
 
+from callbacks.run.history import EVENTS
 from suite.report import figures as fig
-from suite.report.data import Run
+from suite.report.data import RunRecord
 from suite.report.figures import INK, Figure, Line
-from suite.report.frames import Axis, Configuration, RunFrames, axis_table
-from suite.report.tables import Cell, Column, Table, as_html, number
+from suite.report.frames import EPOCHS, STEPS, Configuration, RunFrames
+from suite.report.tables import Cell, Column, Table, as_html, columns, number, texts
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -32,42 +29,43 @@ MAX_EVENTS = 200
 
 @dataclass(frozen=True)
 class Item:
-    """One piece of a section: `body` is HTML, a figure, or a grid of figures, each under its own title."""
+    """One piece of a section.
+
+    Attributes:
+        title: the heading above it, "" for none.
+        body: HTML, a figure, or a grid of figures, each under its own title.
+        caption: the text between heading and body.
+        wide: whether the figures of a grid stand below each other instead of side by side.
+    """
 
     title: str
     body: Body
     caption: str = ""
-    wide: bool = False  # the figures of a grid below each other instead of side by side
+    wide: bool = False
 
 
 @dataclass(frozen=True)
 class Section:
-    """A titled section; `needs` names the data without which it does not appear."""
+    """A titled section.
+
+    Attributes:
+        title: the section's heading.
+        build: the function that makes its items.
+        needs: the data without which it does not appear.
+    """
 
     title: str
     build: Callable[[RunFrames], list[Item]]
     needs: str
 
 
-def extend(program: str) -> None:
-    """Imports `<program>.report` where it exists, so that the program's sections and tables are registered."""
-    if program not in SECTIONS and importlib.util.find_spec(program) and importlib.util.find_spec(f"{program}.report"):
-        importlib.import_module(f"{program}.report")
-
-
-def section_list(program: str) -> list[Section]:
-    """The sections of a program; its module `<program>.report` is imported first, where it exists."""
-    extend(program)
-    return SECTIONS.get(program, COMMON)
-
-
-def logged(*prefixes: str) -> Callable[[Run], bool]:
-    """Whether a run logged any series whose name starts with one of the prefixes."""
+def logged(*prefixes: str) -> Callable[[RunRecord], bool]:
+    """Return a test whether a run logged any series whose name starts with one of the prefixes."""
     return lambda run: any(name.startswith(prefixes) for name in run.series)
 
 
 def seeds_note(configurations: list[Configuration], area: bool = False) -> str:
-    """What line and band (or area) mean for these configurations."""
+    """Say what line and band (or area) mean for these configurations."""
     counts = sorted({len(c.curves) for c in configurations})
     if counts == [1] or not counts:
         return "One seed." if counts else ""
@@ -84,33 +82,26 @@ def grid(
     note: str = "",
     log: bool = False,
     scale: float = 1.0,
-    share: bool = True,
     draw: Callable[..., Figure | None] = fig.curves,
 ) -> list[Item]:
-    """One panel per configuration with the same lines, one legend, and one y range."""
+    """Draw one panel per configuration with the same lines, one legend, and one y range."""
     shown, sentence = frames.shown(logged(*prefixes))
-    limit = 1500 if len(shown) == 1 else 400
-    panels = []
-    for c in shown:
-        options = {"scale": scale, "log": log} if draw is fig.curves else {}
-        figure = draw(c.curves, lines, y, limit=limit, **options)
-        if figure is not None:
-            panels.append((c.label, figure))
+    limit, areas = 1500 if len(shown) == 1 else 400, draw is fig.stacked
+    options = {} if areas else {"scale": scale, "log": log}
+    drawn = [(c.label, draw(c.curves, lines, y, limit=limit, **options)) for c in shown]
+    panels = [(label, figure) for label, figure in drawn if figure is not None]
     if not panels:
         return []
-    if share and draw is fig.curves:
+    if not areas:
         fig.share_ranges([f for _, f in panels], log)
-    named = {line.name for line in lines if any(line.name in r.series for c in shown for r in c.curves)}
-    entries = {
-        line.title: (line.colour, "fill" if draw is fig.stacked else line.dash) for line in lines if line.name in named
-    }
-    means = seeds_note(shown, area=draw is fig.stacked)
-    caption = " ".join(filter(None, [note, means, zeros(shown, lines) if log else "", sentence]))
+    named = {name for c in shown for r in c.curves for name in r.series}
+    entries = {line.title: (line.colour, "fill" if areas else line.dash) for line in lines if line.name in named}
+    caption = " ".join(filter(None, [note, seeds_note(shown, areas), zeros(shown, lines) if log else "", sentence]))
     return [Item(title, fig.legend(entries), caption), Item("", panels if len(panels) > 1 else panels[0][1])]
 
 
 def zeros(shown: list[Configuration], lines: list[Line]) -> str:
-    """What a log axis cannot show: how often a series is exactly 0."""
+    """Say what a log axis cannot show: how often a series is exactly 0."""
     told = []
     for c in shown:
         for line in lines:
@@ -121,19 +112,24 @@ def zeros(shown: list[Configuration], lines: list[Line]) -> str:
                 told.append(
                     f"{line.title} in {share:.3g} of its points ({c.label})".replace("in 1 of its", "in all of its")
                 )
-    return f"Exactly 0, hence not on a log axis: {', '.join(told)}." if told else ""
+    return f"A log axis cannot show values of exactly 0: {', '.join(told)}." if told else ""
 
 
 def loss(frames: RunFrames) -> list[Item]:
-    """Training and validation loss."""
+    """Draw training and validation loss."""
     lines = [Line("train/loss", "training", "#6b7280"), Line("val/loss", "validation", INK)]
     return grid(frames, "", ("train/loss", "val/loss"), lines, "loss (nats)", log=True)
 
 
+def loss_shares(frames: RunFrames, tint: Mapping[str, str], note: str = "") -> list[Item]:
+    """Draw the share of each term in the training loss; tint: term -> colour."""
+    return grid(frames, "", ("share/",), fig.family("share", tint), "share of the loss", note, draw=fig.stacked)
+
+
 def one_line(frames: RunFrames, title: str, name: str, y: str, scale: float = 1.0) -> list[Item]:
-    """A quantity with one series per run: one figure, one curve per configuration."""
+    """Draw a quantity with one series per run: one figure, one curve per configuration."""
     shown, sentence = frames.shown(lambda run: name in run.series)
-    axis: Axis = "epoch" if any(axis_table(r, "epoch") is not None for c in shown for r in c.curves) else "step"
+    axis = EPOCHS if any(EPOCHS.table(r) is not None for c in shown for r in c.curves) else STEPS
     figure = fig.compared(shown, name, y, scale, frames.baseline, [axis])
     if figure is None:
         return []
@@ -141,7 +137,7 @@ def one_line(frames: RunFrames, title: str, name: str, y: str, scale: float = 1.
 
 
 def cost(frames: RunFrames) -> list[Item]:
-    """Time and peak memory per step."""
+    """Draw time and peak memory per step."""
     return [
         *one_line(frames, "Time per step", "time/step_ms", "time per step (ms)"),
         *one_line(frames, "Peak memory", "memory/peak_mb", "peak memory (MB)"),
@@ -149,85 +145,57 @@ def cost(frames: RunFrames) -> list[Item]:
 
 
 def events(frames: RunFrames) -> list[Item]:
-    """Gate decisions, schedule decisions and warnings: counted per configuration, then listed."""
-    having = [c for c in frames.configurations if any(r.events is not None for r in c.runs)]
-    if not having:
+    """Count skipped steps, decisions and warnings per configuration, then list them."""
+    kept = {
+        c.label: tables
+        for c in frames.configurations
+        if (tables := {r.seed: r.events for r in c.runs if r.events is not None})
+    }
+    if not kept:
         return []
-    kinds = sorted({kind for c in having for r in c.runs if r.events is not None for kind in r.events["kind"]})
-    rows, listed = [], []
-    for c in having:
-        tables = [r.events for r in c.runs if r.events is not None]
-        rows.append(
-            [Cell(c.label), Cell(str(len(tables)))]
-            + [
-                Cell(str(n) if (n := sum(int((t["kind"] == kind).sum()) for t in tables)) else "0", float(n))
-                for kind in kinds
-            ]
-        )
-        for run in c.runs:
-            if run.events is not None:
-                listed += [(c.label, run.seed, *row) for row in run.events.itertuples(index=False)]
-    columns = [Column("configuration", numeric=False), Column("seeds"), *[Column(k) for k in kinds]]
-    listing = [[Cell(str(v)) for v in row] for row in listed[:MAX_EVENTS]]
-    head = [
-        Column("configuration", numeric=False),
-        Column("seed"),
-        Column("step"),
-        Column("epoch"),
-        Column("kind", numeric=False),
-        Column("detail", numeric=False),
+    kinds = sorted({kind for tables in kept.values() for table in tables.values() for kind in table["kind"]})
+    rows = []
+    for label, tables in kept.items():
+        counts = [sum(int((table["kind"] == kind).sum()) for table in tables.values()) for kind in kinds]
+        rows.append([*texts(label, len(tables)), *[Cell(str(n), float(n)) for n in counts]])
+    listed = [
+        (label, seed, *row)
+        for label, tables in kept.items()
+        for seed, table in tables.items()
+        for row in table.itertuples(index=False)
     ]
-    more = f" (first {MAX_EVENTS} of {len(listed)}; the rest is in events.csv)" if len(listed) > MAX_EVENTS else ""
+    listing = [texts(*row) for row in listed[:MAX_EVENTS]]
+    head = [Column(name, name in ("seed", "step", "epoch")) for name in ("configuration", "seed", *EVENTS.columns)]
+    more = f" (first {MAX_EVENTS} of {len(listed)}; the rest is in {EVENTS.name})" if len(listed) > MAX_EVENTS else ""
     body = f"<details><summary>{len(listed)} events{more}</summary>{as_html(Table('', head, listing))}</details>"
-    return [Item("Counts over all seeds", as_html(Table("", columns, rows))), Item("", body)]
+    counted = Table("", columns("configuration", numbers=["seeds", *kinds]), rows)
+    return [Item("Counts over all seeds", as_html(counted)), Item("", body)]
 
 
-def runs_table(frames: RunFrames, link: Callable[[Run], str | None] = lambda run: None) -> str:
-    """Every run with its state and error; `link` gives the address of a run's own report, None without one."""
+def runs_table(frames: RunFrames, link: Callable[[RunRecord], str | None] = lambda run: None) -> str:
+    """List every run with its state and error; `link` gives the address of a run's own report, None without one."""
     rows = []
     for c in frames.configurations:
         for run in c.runs:
-            error = str(run.result.get("error") or "").strip()
-            row = [
-                c.label,
-                str(run.seed),
-                run.hash,
-                run.status,
-                "\n".join(error.splitlines()[:4]),
-                link(run) or "",
-            ]
-            rows.append((row, run))
-    cells = []
-    for (label, seed, key, status, error, address), run in rows:
-        name = f'<a href="{html.escape(address, quote=True)}">{html.escape(key)}</a>' if address else html.escape(key)
-        more = (
-            f"<details><summary>traceback</summary><pre>{html.escape(run.traceback)}</pre></details>"
-            if run.traceback
-            else ""
-        )
-        seconds = number(run.number("seconds"), 1).text
-        cells.append(
-            f'<tr><td class="txt">{html.escape(label)}</td><td class="num">{seed}</td><td class="txt">{name}</td>'
-            f'<td class="txt"><span class="status {status}">{status}</span></td><td class="num">{seconds}</td>'
-            f'<td class="txt">{html.escape(error).replace(chr(10), "<br>")}{more}</td></tr>'
-        )
-    head = "".join(
-        f'<th class="{k}">{t}</th>'
-        for k, t in [
-            ("txt", "configuration"),
-            ("num", "seed"),
-            ("txt", "run"),
-            ("txt", "status"),
-            ("num", "seconds"),
-            ("txt", "error"),
-        ]
-    )
-    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(cells)}</tbody></table>"
+            address, error = link(run), str(run.result.get("error") or "").strip()
+            name, told = html.escape(run.hash), "<br>".join(html.escape(line) for line in error.splitlines()[:4])
+            if address:
+                name = f'<a href="{html.escape(address, quote=True)}">{name}</a>'
+            if run.traceback:
+                told += f"<details><summary>traceback</summary><pre>{html.escape(run.traceback)}</pre></details>"
+            status = f'<span class="status {run.status}">{run.status}</span>'
+            seconds = number(run.number("seconds"), 1).text
+            rows.append([html.escape(c.label), str(run.seed), name, status, seconds, told])
+    titles = ("configuration", "seed", "run", "status", "seconds", "error")
+    looks = ["num" if title in ("seed", "seconds") else "txt" for title in titles]
+    head = "".join(f'<th class="{look}">{title}</th>' for look, title in zip(looks, titles))
+    body = ("".join(f'<td class="{look}">{cell}</td>' for look, cell in zip(looks, row)) for row in rows)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in body)}</tbody></table>"
     return f'<div class="scroll tall">{table}</div>'
 
 
 def remarks(frames: RunFrames) -> list[str]:
-    """What a reader must know about the data: incomplete files, values that are not finite, mixed versions."""
+    """Say what a reader must know about the data: incomplete files, values that are not finite, mixed versions."""
     out = []
     for c in frames.configurations:
         for run in c.runs:
@@ -255,12 +223,12 @@ def _versions(frames: RunFrames) -> dict[str, set[str]]:
 
 
 def configuration(frames: RunFrames) -> list[Item]:
-    """Versions and the resolved config of each configuration (of its first seed)."""
+    """Show versions and the resolved config of each configuration (of its first seed)."""
     items = []
     versions = _versions(frames)
     if versions:
-        rows = [[Cell(key), Cell(", ".join(sorted(values)))] for key, values in sorted(versions.items())]
-        items.append(Item("Versions", as_html(Table("", [Column("package", False), Column("version", False)], rows))))
+        rows = [texts(key, ", ".join(sorted(values))) for key, values in sorted(versions.items())]
+        items.append(Item("Versions", as_html(Table("", columns("package", "version"), rows))))
     shown, sentence = frames.shown(lambda run: bool(run.config))
     blocks = []
     for c in shown:
@@ -275,10 +243,9 @@ def configuration(frames: RunFrames) -> list[Item]:
     return items
 
 
-COMMON = [
+COMMON = (
     Section("Loss", loss, "train/loss or val/loss in history.csv"),
     Section("Gate decisions and events", events, "rows in events.csv"),
     Section("Time and memory", cost, "time/step_ms or memory/peak_mb in history.csv"),
     Section("Configuration and versions", configuration, "config.yaml or versions in result.json"),
-]
-SECTIONS: dict[str, list[Section]] = {}
+)

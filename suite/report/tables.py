@@ -1,5 +1,4 @@
-"""Tables as data, and their four renderings: terminal, HTML, Markdown and LaTeX show the same text of the same
-cells."""
+"""Tables as data; terminal, HTML, Markdown and LaTeX show the same text of the same cells."""
 
 from __future__ import annotations
 
@@ -12,14 +11,21 @@ import rich.table
 from rich.console import Group
 from rich.text import Text
 
-from suite.statistics import Estimate
+from suite.statistics import Estimate, mean_interval
 
 ABSENT = "—"
+PERCENT = 100.0
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What is shown; `value` is the number behind it in full precision, `hint` the values per seed."""
+    """One cell.
+
+    Attributes:
+        text: the text that is shown.
+        value: the number behind it in full precision.
+        hint: the tooltip, mostly the values per seed.
+    """
 
     text: str
     value: float | None = None
@@ -34,8 +40,14 @@ class Column:
 
 @dataclass
 class Table:
-    """Rows of cells under columns, with a title and footnotes. `strong` marks rows (by number) set off, e.g.
-    the baseline."""
+    """Rows of cells under columns.
+
+    Attributes:
+        title: the heading, "" for none.
+        columns, rows: the columns, and the rows with a cell for each of them.
+        notes: the footnotes.
+        strong: the numbers of the rows that are set off, e.g. the baseline's.
+    """
 
     title: str
     columns: list[Column]
@@ -44,23 +56,31 @@ class Table:
     strong: set[int] = field(default_factory=set)
 
     def without_empty(self) -> Table:
-        """Without the columns in which every cell is absent (the first column stays)."""
+        """Leave out the columns in which every cell is absent (the first column stays)."""
         keep = [j for j in range(len(self.columns)) if j == 0 or any(row[j].text != ABSENT for row in self.rows)]
         rows = [[row[j] for j in keep] for row in self.rows]
         return Table(self.title, [self.columns[j] for j in keep], rows, self.notes, self.strong)
 
 
+def columns(*words: str, numbers: Sequence[str] = ()) -> list[Column]:
+    """Return columns of words, then columns of numbers, by their titles."""
+    return [*[Column(title, numeric=False) for title in words], *[Column(title) for title in numbers]]
+
+
+def texts(*values: object) -> list[Cell]:
+    """Return cells that show the values as they are."""
+    return [Cell(str(value)) for value in values]
+
+
 def number(value: float | None, digits: int = 2) -> Cell:
-    """A single number with fixed digits; absent is a dash, NaN is said."""
+    """Show a single number with fixed digits; absent is a dash, NaN is said."""
     if value is None:
         return Cell(ABSENT)
     return Cell(f"{value:.{digits}f}".replace("-", "−") if math.isfinite(value) else "not finite", value)
 
 
 def estimate(values: dict[int, float], scale: float = 1.0, digits: int = 2) -> Cell:
-    """`mean ± half width` over seeds; one seed is its value alone, none is a dash, a non-finite seed is named."""
-    from suite.statistics import mean_interval
-
+    """Show `mean ± half width` over seeds; one seed is its value alone, none a dash, a non-finite seed is named."""
     if not values:
         return Cell(ABSENT)
     bad = [seed for seed, v in values.items() if not math.isfinite(v)]
@@ -73,7 +93,7 @@ def estimate(values: dict[int, float], scale: float = 1.0, digits: int = 2) -> C
 
 
 def difference(got: Estimate, scale: float = 1.0, digits: int = 2) -> Cell:
-    """`+1.20 [−0.31, 2.71]`: a difference is never shown without its interval where one exists."""
+    """Show `+1.20 [−0.31, +2.71]`: a difference is never without its interval where one exists."""
     text = signed(got.mean * scale, digits)
     if got.low is not None and got.high is not None:
         text += f" [{signed(got.low * scale, digits)}, {signed(got.high * scale, digits)}]"
@@ -81,18 +101,18 @@ def difference(got: Estimate, scale: float = 1.0, digits: int = 2) -> Cell:
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """With its sign; a true minus, and 0 without a sign."""
+    """Show a number with its sign: a true minus, and 0 without one."""
     text = f"{value:+.{digits}f}"
     return text[1:] if float(text) == 0 else text.replace("-", "−")
 
 
 def p_value(p: float | None, why: str = "") -> Cell:
-    """Three significant digits, never `< 0.05` and never stars."""
+    """Show three significant digits, never `< 0.05` and never stars."""
     return Cell(ABSENT, None, why) if p is None else Cell(f"{p:.3g}", p, why)
 
 
 def terminal(tables: Sequence[Table], width: int = 120) -> Group:
-    """Rich tables with their footnotes; a table wider than `width` goes on below, its rows named again."""
+    """Render for rich, with footnotes; a table wider than `width` goes on below, its rows named again."""
     parts: list[rich.table.Table | Text] = []
     for table in tables:
         for i, block in enumerate(_blocks(table, width)):
@@ -109,8 +129,10 @@ def terminal(tables: Sequence[Table], width: int = 120) -> Group:
 
 
 def _blocks(table: Table, width: int) -> list[list[int]]:
-    """Column numbers per block: each fits into `width` and starts with what names a row, the text columns at the left
-    as far as they leave half of the width.
+    """Return the column numbers of each block.
+
+    A block fits into `width` and starts with what names a row: the text columns at the left as far as they leave half
+    of the width.
     """
 
     def natural(j: int) -> int:
@@ -135,7 +157,7 @@ def _blocks(table: Table, width: int) -> list[list[int]]:
 
 
 def as_html(table: Table) -> str:
-    """A `<table>` in a scrolling box; hints are tooltips."""
+    """Render a `<table>` in a scrolling box; hints are tooltips."""
     head = "".join(f'<th class="{_align(c)}">{_multiline(c.title)}</th>' for c in table.columns)
     body = []
     for i, row in enumerate(table.rows):
@@ -161,7 +183,7 @@ def _multiline(text: str) -> str:
 
 
 def markdown(tables: Sequence[Table]) -> str:
-    """GitHub tables with the footnotes as a list."""
+    """Render GitHub tables with the footnotes as a list."""
     out = []
     for table in tables:
         lines = [f"**{table.title}**", ""] if table.title else []
@@ -180,23 +202,14 @@ def _markdown_row(texts: Sequence[str]) -> str:
 
 
 def latex(tables: Sequence[Table]) -> str:
-    """`tabular` environments with booktabs rules; footnotes as a comment-free paragraph below each."""
+    """Render `tabular` environments with booktabs rules, the footnotes as a paragraph below each."""
     out = []
     for table in tables:
         spec = "".join("r" if c.numeric else "l" for c in table.columns)
-        lines = [
-            f"\\begin{{tabular}}{{{spec}}}",
-            "\\toprule",
-            _latex_row([c.title for c in table.columns]),
-            "\\midrule",
-        ]
+        head = _latex_row([c.title for c in table.columns])
+        lines = [f"\\begin{{tabular}}{{{spec}}}", "\\toprule", head, "\\midrule"]
         for i, row in enumerate(table.rows):
-            texts = [_latex(cell.text) for cell in row]
-            lines.append(
-                " & ".join(f"\\textbf{{{t}}}" for t in texts) + r" \\"
-                if i in table.strong
-                else " & ".join(texts) + r" \\"
-            )
+            lines.append(_latex_row([cell.text for cell in row], "\\textbf{%s}" if i in table.strong else "%s"))
         lines += ["\\bottomrule", "\\end{tabular}"]
         if table.notes:
             lines.append("\\par\\smallskip{\\footnotesize " + " ".join(_latex(note) for note in table.notes) + "}")
@@ -204,15 +217,15 @@ def latex(tables: Sequence[Table]) -> str:
     return "\n\n".join(out) + "\n"
 
 
-def _latex_row(texts: Sequence[str]) -> str:
-    return " & ".join(_latex(t) for t in texts) + r" \\"
+def _latex_row(texts: Sequence[str], look: str = "%s") -> str:
+    return " & ".join(look % _latex(t) for t in texts) + r" \\"
 
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "—": "---", "Δ": r"$\Delta$",
-    "×": r"$\times$", "·": r"$\cdot$", "²": "$^2$", "‖": r"$\Vert$", "τ": r"$\tau$", "\n": "; ", "≥": r"$\geq$",
-    "≤": r"$\leq$", "<": r"$<$", ">": r"$>$", "…": r"\ldots{}", "√": r"$\surd$",
+    "×": r"$\times$", "·": r"$\cdot$", "‖": r"$\Vert$", "\n": "; ", "≥": r"$\geq$", "≤": r"$\leq$", "<": r"$<$",
+    ">": r"$>$", "…": r"\ldots{}",
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from callbacks.errors import UserError
 from suite.config.check import Dead
-from suite.report import Run, compare_report, group_runs, markdown, read_runs, summary, terminal
+from suite.report import RunRecord, compare_report, group_runs, markdown, read_runs, summary, terminal
 from suite.runs.job import Task
 from suite.runs.launch import launch
 
@@ -55,7 +55,7 @@ def refers(row: Sequence[str]) -> bool:
     return any(REFERENCE.search(override) for override in row)
 
 
-def resolved(row: Sequence[str], seed: int, found: Sequence[Run]) -> list[str]:
+def resolved(row: Sequence[str], seed: int, found: Sequence[RunRecord]) -> list[str]:
     """The row with every `<label>` replaced by the directory of that row's run with this seed.
 
     Raises:

@@ -34,9 +34,9 @@ MODES: dict[str, list[str]] = {
     "ogm_ge": ["method=ogm_ge"],
     "ema-clipped": ["averaging=ema", "callbacks.averaging.decay=0.9", "callbacks.clip.max_norm=0.5"],
     **{m: [f"method={m}"] for m in ("pmr", "agm", "mmpareto", "mla")},
-    "arl": ["method=arl", "methods.arl.start=0"],
+    "arl": ["method=arl", "methods.arl.begins=1"],
     "relearn": ["method=relearn", "methods.relearn.every=1"],
-    "valuation": ["method=valuation", "methods.valuation.warmup=1"],
+    "valuation": ["method=valuation", "methods.valuation.begins=1"],
     # the two ranks agree, but see other halves of the batch than one rank does
     "probe-half": ["method=boost", "callbacks.probe.holdout=half", "asgml.boost.threshold_delta=0.0"],
 }  # fmt: skip

@@ -99,7 +99,7 @@ def test_one_encoder_alone_is_exempt_and_really_skips(mode):
     mask = FrequencyMask({"audio": 3}, rule=mode)
     updates = 0
     for t in range(300):
-        due = mask.due(t)
+        due = mask.cadence.due(t)
         mask.cadence.commit(t, due)
         updates += len(due)
     assert updates == 100 if mode != "random" else 70 < updates < 130

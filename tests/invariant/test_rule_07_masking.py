@@ -129,7 +129,7 @@ def test_fusion_preserving_still_trains_the_head_and_logs_the_same_loss():
     seen = []
 
     class Losses(Capture):
-        def on_commit(self, ctx) -> None:
+        def after_commit(self, ctx) -> None:
             seen.append(ctx.metrics["train/loss"])
 
     ends = {}

@@ -55,13 +55,14 @@ def test_skipping_the_work_is_masking_after_a_full_backward_bit_by_bit(modalitie
     config = asgml("frequency", k=2, masking="hard", delayed="all" if modalities == 2 else "dominant")
 
     def keep_the_graph(module, pipeline) -> None:
-        decide = module.rhythm.before_forward
+        plan = module.rhythm.mask.before_forward
 
         def before_forward(ctx) -> None:
-            decide(ctx)
-            module.rhythm.no_graph = set()
+            plan(ctx)
+            for group in ctx.plan.groups.values():
+                group.graph = True
 
-        module.rhythm.before_forward = before_forward
+        module.rhythm.mask.before_forward = before_forward
 
     watch = Watch()
     skipped = train(config, batches, spec=spec, optimizer=optimizer)

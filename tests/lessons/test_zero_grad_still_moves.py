@@ -7,6 +7,7 @@ import torch
 from toys import ADAMW, MOMENTUM, Foreign, differences, fit, foreign_batches
 
 from callbacks.stages.frequency import FrequencyMask
+from callbacks.step.phases import Phase
 from callbacks.step.stage import Stage
 
 
@@ -14,6 +15,7 @@ class Zeroed(Stage):
     """The mistake: from the third step on, group a's gradient is filled with zeros."""
 
     name = "frequency"
+    phase = Phase.MASK
 
     def on_gradients(self, ctx) -> None:
         if ctx.t >= 2:

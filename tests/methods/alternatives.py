@@ -1,8 +1,23 @@
-"""What the method matrix must know of single methods. Append one entry per method; never reorder."""
+"""Tells the tests of all methods what they must know of single ones. Append one entry per method; never reorder."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import yaml
+from asgml_runs import ROOT
+
+from suite.config.signature import locate
+
+FILES = {path.stem: path for path in sorted((ROOT / "conf" / "asgml" / "method").glob("*.yaml"))}
+METHODS = list(FILES)
+OWN = [n for n, path in FILES.items() if path.read_text().startswith(f"# @package methods.{n}\n")]
+
+
+def target(name: str) -> Any:
+    """Finds the class of a method by its YAML."""
+    return locate(yaml.safe_load(FILES[name].read_text())["_target_"])
+
 
 # Overrides for every run of the matrix (three epochs of four batches, vector features). `{teacher}` and `{second}` are
 # checkpoints with encoders for all modalities of the run; other braces are doubled.
@@ -11,14 +26,14 @@ RUN: dict[str, list[str]] = {
     "ogm_ge": ["methods.ogm_ge.kernels=all"],
     "boost": ["asgml.boost.threshold_delta=0.0"],
     "pmr": [],
-    "arl": ["methods.arl.start=0"],
+    "arl": ["methods.arl.begins=1"],
     "relearn": ["methods.relearn.every=1"],
     "umt": ["methods.umt.checkpoints={{audio:{teacher},visual:{teacher}}}"],
-    "valuation": ["methods.valuation.warmup=1"],
+    "valuation": ["methods.valuation.begins=1"],
     "control_all_delayed": ["asgml.tau=1"],
-    "opm": ["methods.opm.warmup=1"],
-    "greedy": ["methods.greedy.starts=1"],
-    "remix": ["methods.remix.warmup=1"],
+    "opm": ["methods.opm.begins=1"],
+    "greedy": ["methods.greedy.begins=1"],
+    "remix": ["methods.remix.begins=1"],
     "gblending": ["methods.gblending.super_epoch=1"],
     "mses": ["methods.mses.patience=1"],
     "mslr": ["methods.mslr.history=2"],
@@ -33,26 +48,26 @@ OTHER: dict[str, dict[str, Any]] = {
     "unimodal": {"modality": "visual"},
     "ogm_ge": {
         "kernels": ("conv", "refused"),  # no convolution in these encoders
-        "modulation_starts": 2,
-        "modulation_ends": 1,
+        "begins": 2,
+        "ends": 1,
     },
     "pmr": {"alpha": 3.0, "momentum": 0.1, "entropy_epochs": (1, ["methods.pmr.mu=1.0"]), "mu": 1.0},
-    "agm": {"modulation_starts": 2, "modulation_ends": 1},
-    "arl": {"floor": (0.5, ["methods.arl.temperature=20.0"]), "start": 5},
+    "agm": {"begins": 2, "ends": 1},
+    "arl": {"floor": (0.5, ["methods.arl.temperature=20.0"]), "begins": 6},
     "relearn": {"every": 2, "times": 1},
     "umt": {"checkpoints": {"audio": "{second}", "visual": "{teacher}"}},
     "valuation": {
         "level": "modality",
-        "warmup": 2,
+        "begins": 2,
         "repeats": 20.0,
         "strength": (50.0, ["methods.valuation.level=modality", "methods.valuation.strength=1.0"]),
     },
     "ume": {"weights": {"audio": 3.0, "visual": 1.0}},
-    "opm": {"warmup": 2, "p_exe": 0.0},
+    "opm": {"begins": 2, "p_exe": 0.0},
     "lfm": {"alignment": "js", "schedule": "fitted"},
     "amco": {"most": 0.5},
-    "greedy": {"tolerance": 1e9, "starts": 2, "window": (1, ["methods.greedy.tolerance=-1.0"])},
-    "remix": {"warmup": 2},
+    "greedy": {"tolerance": 1e9, "begins": 2, "window": (1, ["methods.greedy.tolerance=-1.0"])},
+    "remix": {"begins": 2},
     "mgda": {"normalize": "l2"},
     "gradnorm": {"alpha": 30.0},
     "inforeg": {"threshold": 0.9, "span": 1},
@@ -70,3 +85,33 @@ MAY_STAND_STILL: dict[str, set[str]] = {
 
 # Methods for which a batch without audio holds nothing to learn from: its step is vetoed.
 AUDIO_ONLY = {"unimodal", "unimodal_audio"}
+
+# Values without a meaning, with audio and visual as modalities.
+REFUSED: dict[str, dict[str, list[Any]]] = {
+    "amco": {"eps": [0.0], "most": [-0.1, 1.0]},
+    "amst": {"modality": ["sound"], "factor": [0], "factors": [{"sound": 2}, {"audio": 2, "visual": 3}, {"audio": 0}]},
+    "cagrad": {"c": [0.0, 1.0]},
+    "dgl": {"alpha": [0.0]},
+    "gblending": {"super_epoch": [0]},
+    "gradnorm": {"lr": [-1.0]},
+    "greedy": {"ratio": [0], "window": [0]},
+    "inforeg": {"beta": [{"sound": 0.95}], "span": [0]},
+    "lfm": {"alignment": ["cosine"], "schedule": ["linear"]},
+    "mgda": {"normalize": ["l1"]},
+    "miles": {"threshold": [-1.0], "reduction": [-1.0]},
+    "mimo": {"lam": [0.0], "mu": [0.0]},
+    "mla": {"alpha": [0.0]},
+    "mmcosine": {"scale": [0.0]},
+    "mmpareto": {"rescale": [0.0]},
+    "mses": {"patience": [0], "min_delta": [-1.0]},
+    "mslr": {"strategy": ["smooth"], "history": [1], "factors": [{"sound": 1.0}, {"audio": -1.0}]},
+    "ogm_ge": {"kernels": ["linear"]},
+    "opm": {"q_base": [1.5], "p_exe": [-0.1], "lam": [-1.0]},
+    "pmr": {"momentum": [1.0]},
+    "reconboost": {"stage_epochs": [0], "rectify_epochs": [-1]},
+    "relearn": {"every": [0], "times": [-1]},
+    "remix": {"begins": [0]},
+    "ume": {"weights": [{"audio": 1.0}, {"audio": 1.0, "visual": 0.0}, {}]},
+    "unimodal": {"modality": ["sound"]},
+    "valuation": {"level": ["batch"]},
+}

@@ -11,7 +11,6 @@ from toys import SGD, differences
 
 from asgml.methods.agm import AGM
 from asgml.methods.joint import Joint
-from callbacks.errors import UserError
 
 
 def fused(seen: Seen, i: int, subset: set[str]) -> list[float]:
@@ -83,13 +82,8 @@ def test_the_encoders_gradient_is_scaled_and_nothing_else():
 
 
 def test_it_acts_in_its_epochs_only():
-    plain, run = (observe({"x": x}, steps=2, epochs=3)[0] for x in (Joint(), AGM(2.0, modulation_starts=1)))
+    plain, run = (observe({"x": x}, steps=2, epochs=3)[0] for x in (Joint(), AGM(2.0, begins=1)))
     assert not differences(plain.trace.states[:2], run.trace.states[:2])
     assert differences(plain.trace.states[3], run.trace.states[3])
-    ended = observe({"x": AGM(2.0, modulation_ends=0)}, steps=2, epochs=3)[0]
+    ended = observe({"x": AGM(2.0, ends=0)}, steps=2, epochs=3)[0]
     assert not differences(plain.trace.states, ended.trace.states)
-
-
-def test_one_modality_is_refused():
-    with pytest.raises(UserError, match="two or more"):
-        AGM().setup(["audio"], 3, 0)

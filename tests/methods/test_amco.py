@@ -95,10 +95,6 @@ def test_nothing_is_masked_where_no_modality_is_depended_on():
     assert differences(a.trace.states[3], c.trace.states[3])
 
 
-def test_what_means_nothing_is_refused():
-    with pytest.raises(UserError, match="two or more"):
-        AMCo().setup(["audio"], 3, 0)
-    with pytest.raises(UserError, match="most in"):
-        AMCo(most=1.0).setup(["audio", "visual"], 3, 0)
+def test_a_training_without_a_number_of_epochs_is_refused():
     with pytest.raises(UserError, match="max_epochs"):
         AMCo().rate(0, -1)

@@ -8,7 +8,6 @@ from toys import MOMENTUM, SGD, differences, same
 
 from asgml.methods.amst import AMST
 from asgml.methods.joint import Joint
-from callbacks.errors import UserError
 
 
 def fused_loss(seen: Seen, taking_part: set[str]) -> float:
@@ -57,11 +56,3 @@ def test_the_skipped_modalitys_part_of_the_fusion_has_no_gradient():
     width = len(capture.seen[0].features["audio"][0])
     assert flat([weight[:, :width]]) == [0.0] * (3 * width)
     assert any(flat([weight[:, width:]]))
-
-
-@pytest.mark.parametrize(
-    "method", [AMST("sound"), AMST(factor=0), AMST(factors={"audio": 2, "visual": 3}), AMST(factors={"sound": 2})]
-)
-def test_what_means_nothing_is_refused(method):
-    with pytest.raises(UserError):
-        method.setup(["audio", "visual"], 3, 0)

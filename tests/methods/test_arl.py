@@ -10,7 +10,6 @@ from toys import SGD, differences
 
 from asgml.methods.arl import ARL
 from asgml.methods.uniform import Uniform
-from callbacks.errors import UserError
 
 
 def weights(seen: Seen, temperature: float, floor: float) -> dict[str, float]:
@@ -33,7 +32,7 @@ def test_gradients_are_those_of_the_uniform_loss_times_one_plus_w(modalities):
         return {m: float(module.step.reads[f"arl/weight/{m}"]) for m in module.step.here}
 
     _, capture = observe(
-        {"arl": ARL(temperature=6.0, gamma=3.0, start=-1)}, modalities, steps=5, more=more, optimizer=SGD
+        {"arl": ARL(temperature=6.0, gamma=3.0, begins=0)}, modalities, steps=5, more=more, optimizer=SGD
     )
     for seen in capture.seen:
         assert seen.more == pytest.approx(weights(seen, 6.0, 0.3), rel=1e-6)
@@ -45,13 +44,8 @@ def test_gradients_are_those_of_the_uniform_loss_times_one_plus_w(modalities):
 
 
 def test_before_its_start_weights_are_equal_and_gamma_is_one():
-    _, capture = observe({"arl": ARL(gamma=5.0, start=0)}, 3, steps=1, optimizer=SGD)
+    _, capture = observe({"arl": ARL(gamma=5.0, begins=1)}, 3, steps=1, optimizer=SGD)
     _, plain = observe({"uniform": Uniform(gamma=1.0)}, 3, steps=1, optimizer=SGD)
     for m in ("audio", "visual", "text"):
         expected = [(1 + 1 / 3) * g for g in flat(plain.gradients[0][m])]
         assert flat(capture.gradients[0][m]) == pytest.approx(expected, rel=1e-9, abs=1e-14)
-
-
-def test_one_modality_is_refused():
-    with pytest.raises(UserError, match="two or more"):
-        ARL().setup(["audio"], 3, 0)

@@ -12,7 +12,6 @@ from toys import SGD, differences
 
 from asgml.methods.cagrad import CAGrad, worst_case
 from asgml.methods.uniform import Uniform
-from callbacks.errors import UserError
 
 
 def quadratic(a: list[float], gram: list[list[float]], b: list[float]) -> float:
@@ -72,9 +71,3 @@ def test_single_precision_agrees():
         radius = 0.4 * t.mean().sqrt()
         exact, single = worst_case(t, radius), worst_case(t.float(), radius.float()).double()
         torch.testing.assert_close(single, exact, rtol=1e-2, atol=1e-2)
-
-
-@pytest.mark.parametrize("c", [0.0, 1.0])
-def test_a_radius_without_meaning_is_refused(c):
-    with pytest.raises(UserError, match="below 1"):
-        CAGrad(c=c).setup(["audio"], 3, 0)

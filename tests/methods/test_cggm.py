@@ -13,7 +13,6 @@ from toys import SGD, differences
 from asgml.methods.base import Step
 from asgml.methods.cggm import CGGM, direction
 from asgml.methods.joint import Joint
-from callbacks.errors import UserError
 
 
 def accuracies(seen: Seen) -> dict[str, float]:
@@ -117,7 +116,8 @@ def test_the_direction_and_its_gradient_are_those_of_a_second_backward(m, missin
 
 def test_the_term_is_the_transcribed_one():
     step, _, weight = moment()
-    method = CGGM(rho=1.3, weight=0.2, _last={"audio": 0.0, "visual": 0.1})
+    method = CGGM(rho=1.3, weight=0.2)
+    method.load_state({"last": {"audio": 0.0, "visual": 0.1}})
     found = float(method.loss(step)["direction"].detach())
     y = step.y.tolist()
     z = {m: v.tolist() for m, v in step.unimodal.items()}
@@ -137,8 +137,3 @@ def test_the_encoders_gradient_is_scaled():
         b = capture.seen[1].more[m]
         assert flat(capture.gradients[1][m]) == pytest.approx([b * v for v in flat(joint.gradients[1][m])], rel=1e-6)
     assert not differences(joint.gradients[1]["fusion"], capture.gradients[1]["fusion"])
-
-
-def test_one_modality_is_refused():
-    with pytest.raises(UserError, match="two or more"):
-        CGGM().setup(["audio"], 3, 0)

@@ -9,7 +9,6 @@ from methods_toys import Seen, cross_entropy, mean, observe, softmax
 from toys import SGD
 
 from asgml.methods.cml import CML
-from callbacks.errors import UserError
 
 
 def fused(seen: Seen, i: int, subset: set[str]) -> list[float]:
@@ -62,8 +61,3 @@ def test_with_one_modality_left_in_a_batch_the_fused_loss_remains():
     batches = toy_batches(1, toy_spec(), missing={0: ["visual"]})
     train(asgml(), batches, spec=toy_spec(), methods={"cml": CML()}, extra=[capture], optimizer=SGD)
     assert capture.seen == [{"fusion"}]
-
-
-def test_one_modality_is_refused():
-    with pytest.raises(UserError, match="two or more"):
-        CML().setup(["audio"], 3, 0)

@@ -8,7 +8,6 @@ from toys import SGD, differences
 
 from asgml.methods.dgl import DGL
 from asgml.methods.joint import Joint
-from callbacks.errors import UserError
 
 
 def columns(seen: Seen) -> dict[str, range]:
@@ -57,8 +56,3 @@ def test_fusion_and_heads_learn_as_in_joint_training():
     _, capture = observe({"dgl": DGL()}, 3, steps=1, optimizer=SGD)
     _, plain = observe({"joint": Joint()}, 3, steps=1, optimizer=SGD)
     assert not differences(plain.gradients[0]["fusion"], capture.gradients[0]["fusion"])
-
-
-def test_a_weight_that_stops_the_encoders_is_refused():
-    with pytest.raises(UserError, match="above 0"):
-        DGL(alpha=0).setup(["audio", "visual"], 3, 0)

@@ -12,7 +12,6 @@ from toys import SGD
 from asgml.methods.base import Epoch, Survey
 from asgml.methods.gblending import GBlending
 from asgml.methods.uniform import Uniform
-from callbacks.errors import UserError
 
 NAMES = ["audio", "visual", "text"]
 
@@ -61,7 +60,7 @@ def transcription(before: tuple[Losses, Losses], now: tuple[Losses, Losses]) -> 
 @pytest.mark.parametrize("modalities", [2, 3])
 def test_the_weights_are_the_transcribed_ones_before_every_super_epoch(modalities):
     method = GBlending(super_epoch=2)
-    method.setup(NAMES[:modalities], 3, 0)
+    method.prepare("gblending", NAMES[:modalities], 3, 0)
     equal = dict.fromkeys(["fusion", *NAMES[:modalities]], 1 / (modalities + 1))
     measured: list[Any] = []
     expected = equal
@@ -89,7 +88,7 @@ def test_the_weights_are_the_transcribed_ones_before_every_super_epoch(modalitie
 
 def test_where_nothing_generalises_the_weights_are_equal():
     method = GBlending()
-    method.setup(["audio", "visual"], 3, 0)
+    method.prepare("gblending", ["audio", "visual"], 3, 0)
     method._train, method._val = dict.fromkeys(method._weights, 1.0), dict.fromkeys(method._weights, 1.0)
     assert method.blend(dict.fromkeys(method._weights, 0.5), dict.fromkeys(method._weights, 1.5)) == pytest.approx(
         dict.fromkeys(method._weights, 1 / 3)
@@ -112,13 +111,8 @@ def test_the_losses_are_weighted():
 
 def test_state_is_complete():
     method = GBlending()
-    method.setup(["audio", "visual"], 3, 0)
+    method.prepare("gblending", ["audio", "visual"], 3, 0)
     method._weights["audio"], method._train, method._val = 0.7, {"audio": 1.0}, {"audio": 2.0}
     again = GBlending()
     again.load_state(method.state())
     assert again.state() == method.state()
-
-
-def test_what_means_nothing_is_refused():
-    with pytest.raises(UserError, match="1 or more"):
-        GBlending(super_epoch=0).setup(["audio"], 3, 0)

@@ -10,7 +10,6 @@ from methods_toys import Seen, cross_entropy, flat, mean, observe
 from toys import SGD
 
 from asgml.methods.gradnorm import GradNorm
-from callbacks.errors import UserError
 
 
 def watch(module: Any) -> Any:
@@ -66,25 +65,19 @@ def test_the_weights_weigh_the_losses():
     """The gradients at a step are those of the plain losses at the same weights, times w."""
     _, plain = observe({"gradnorm": GradNorm(lr=0.0)}, steps=1, more=watch, optimizer=SGD)
     method = GradNorm(lr=0.0)
-    method.setup = lambda modalities, classes, seed: setattr(  # type: ignore[method-assign]
-        method, "_weights", {"fusion": 0.5, "audio": 1.5, "visual": 2.0}
-    )
+    weights = {"fusion": 0.5, "audio": 1.5, "visual": 2.0}
+    method.setup = lambda: setattr(method, "_weights", weights)  # type: ignore[method-assign]
     _, capture = observe({"gradnorm": method}, steps=1, more=watch, optimizer=SGD)
-    for task, w in {"fusion": 0.5, "audio": 1.5, "visual": 2.0}.items():
+    for task, w in weights.items():
         expected = [w * v for v in plain.seen[0].more[1][task]]
         assert capture.seen[0].more[1][task] == pytest.approx(expected, rel=1e-6)
 
 
 def test_state_is_complete():
     method = GradNorm()
-    method.setup(["audio", "visual"], 3, 0)
+    method.prepare("gradnorm", ["audio", "visual"], 3, 0)
     method._weights["audio"], method._first["audio"] = 0.3, 2.0
     again = GradNorm()
-    again.setup(["audio", "visual"], 3, 0)
+    again.prepare("gradnorm", ["audio", "visual"], 3, 0)
     again.load_state(method.state())
     assert (again._weights, again._first) == (method._weights, method._first)
-
-
-def test_a_negative_rate_is_refused():
-    with pytest.raises(UserError, match="0 or more"):
-        GradNorm(lr=-1.0).setup(["audio"], 3, 0)

@@ -10,7 +10,6 @@ from methods_toys import observe
 from toys import MOMENTUM, SGD, differences, same
 
 from asgml.methods.greedy import Greedy
-from callbacks.errors import UserError
 
 STEPS, EPOCHS = 5, 3
 
@@ -35,8 +34,8 @@ def gates(seen: Any, i: int) -> dict[str, list[float]]:
 class Reference:
     """The rule in floats: gates' running means, conditional learning speeds, and what the next step does."""
 
-    def __init__(self, tolerance: float, window: int, starts: int):
-        self.tolerance, self.window, self.starts = tolerance, window, starts
+    def __init__(self, tolerance: float, window: int, begins: int):
+        self.tolerance, self.window, self.begins = tolerance, window, begins
         self.sums: dict[str, list[float]] = {}
         self.rows: dict[str, int] = {}
         self.path: dict[str, float] = {}
@@ -75,7 +74,7 @@ class Reference:
             self.path[m] = self.path.get(m, 0.0) + path
             self.encoder[m] = self.encoder.get(m, 0.0) + mu(f"net.encoders.{m}.")
         speed = {m: math.log10(self.path[m] / self.encoder[m]) for m in self.path}
-        if epoch >= self.starts and len(speed) > 1:
+        if epoch >= self.begins and len(speed) > 1:
             fastest = max(speed, key=lambda m: speed[m])
             if speed[fastest] - min(speed.values()) > self.tolerance:
                 self.left, self.held = self.window, fastest
@@ -93,7 +92,7 @@ def more(module: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("modalities", [2, 3])
 def test_gates_speeds_and_decisions_are_the_transcribed_ones(modalities):
-    method = Greedy(ratio=3, tolerance=0.02, window=2, starts=1)
+    method = Greedy(ratio=3, tolerance=0.02, window=2, begins=1)
     _, capture = observe({"greedy": method}, modalities, STEPS, EPOCHS, more, optimizer=SGD)
     reference = Reference(0.02, 2, 1)
     modes = []
@@ -111,7 +110,7 @@ def test_gates_speeds_and_decisions_are_the_transcribed_ones(modalities):
 
 def test_in_a_rebalancing_step_the_held_modality_learns_from_itself_alone():
     """Its own excitation layer is not reached; the others' are."""
-    _, capture = observe({"greedy": Greedy(tolerance=-1.0, starts=0, window=3)}, 2, 2, 1, more, optimizer=SGD)
+    _, capture = observe({"greedy": Greedy(tolerance=-1.0, begins=0, window=3)}, 2, 2, 1, more, optimizer=SGD)
     left, held = capture.seen[1].more["mode"]
     assert left == 3
     for m in ("audio", "visual"):
@@ -120,9 +119,9 @@ def test_in_a_rebalancing_step_the_held_modality_learns_from_itself_alone():
 
 
 def test_its_state_is_all_that_decides():
-    spent = Greedy(tolerance=0.0, starts=0, window=2)
+    spent = Greedy(tolerance=0.0, begins=0, window=2)
     observe({"greedy": spent}, 2, 4, 1, optimizer=SGD)
-    fresh = Greedy(tolerance=0.0, starts=0, window=2)
+    fresh = Greedy(tolerance=0.0, begins=0, window=2)
     fresh.load_state(spent.state())
     assert not differences(spent.state(), fresh.state())
     assert (fresh._left, fresh._held, fresh.speeds()) == (spent._left, spent._held, spent.speeds())
@@ -130,13 +129,6 @@ def test_its_state_is_all_that_decides():
 
 
 def test_the_module_is_trained_and_too_wide_a_tolerance_never_rebalances():
-    run, capture = observe({"greedy": Greedy(tolerance=1e9, starts=0)}, 2, 3, 1, more, optimizer=MOMENTUM)
+    run, capture = observe({"greedy": Greedy(tolerance=1e9, begins=0)}, 2, 3, 1, more, optimizer=MOMENTUM)
     assert all(seen.more["mode"] == (0, "") for seen in capture.seen)
     assert not same(run.trace.start, run.final, "extensions.greedy_mmtm.squeeze")
-
-
-def test_what_means_nothing_is_refused():
-    with pytest.raises(UserError, match="two or more"):
-        Greedy().setup(["audio"], 3, 0)
-    with pytest.raises(UserError, match="both >= 1"):
-        Greedy(window=0).setup(["audio", "visual"], 3, 0)

@@ -9,24 +9,22 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from asgml_runs import ROOT, config, fit, prepare
-from hydra.utils import instantiate
+from asgml_runs import config, fit, prepare
 from methods_toys import observe
-from omegaconf import OmegaConf
 from torch import nn
 from toys import MOMENTUM, SGD, Capture, asgml, differences, same, toy_batches, toy_spec, train
 
-from asgml.methods.base import Epoch, Method, Selection, Step, class_sums, generator
+from asgml.methods.base import Epoch, Method, Selection, Step
 from asgml.methods.joint import Joint
 from asgml.methods.mla import MLA
 from asgml.methods.mmpareto import MMPareto
+from asgml.methods.shared.draws import generator
 from asgml.methods.uniform import Uniform
 from asgml.methods.valuation import Valuation
 from asgml.model.fusion.film import FiLM
 from asgml.model.fusion.gated import Gated
 from asgml.model.fusion.sum import Sum
 from callbacks.errors import UserError
-from suite.config.compose import compose
 from suite.runs.identity import run_dir
 
 
@@ -87,23 +85,6 @@ def test_steps_can_end_a_run_before_its_method_begins(features: dict[int, Path],
         parts = fit(cfg)
     assert parts.trainer.num_training_batches == 4
     assert sum("methods.relearn.every" in str(w.message) for w in caught) == told
-
-
-def test_what_a_method_names_as_its_beginning_is_one_of_its_hyper_parameters():
-    said = {}
-    for path in sorted((ROOT / "conf" / "asgml" / "method").glob("*.yaml")):
-        for name, node in compose("asgml", ["experiment=cremad", f"method={path.stem}"]).methods.items():
-            if path.stem != name or OmegaConf.missing_keys(node):
-                continue
-            method = instantiate(node)
-            key, first = method.acts_from()
-            assert (key == "") == (first == 0) or first == getattr(method, key) == 0
-            if key:
-                said[name] = first - getattr(method, key)
-    assert said == dict.fromkeys(("agm", "gblending", "greedy", "mslr", "ogm_ge", "opm", "relearn", "remix"), 0) | {
-        "valuation": 0,
-        "arl": 1,  # `start` is the last epoch of its warm-up
-    }
 
 
 def test_idle_and_a_rhythm_exclude_each_other():
@@ -242,7 +223,7 @@ def test_what_a_method_reads_comes_at_the_commit_and_committed_losses_make_the_e
 
 
 def test_reads_are_logged(features: dict[int, Path], tmp_path: Path) -> None:
-    cfg = config(features[2], tmp_path, "method=arl", "methods.arl.start=0", "callbacks.probe=null")
+    cfg = config(features[2], tmp_path, "method=arl", "methods.arl.begins=1", "callbacks.probe=null")
     fit(cfg)
     assert "arl/weight/audio" in (run_dir(cfg) / "history.csv").read_text()
 
@@ -313,14 +294,7 @@ def test_a_survey_is_the_split_in_order_and_leaves_no_trace(features: dict[int, 
     assert bool((found.features["audio"][~found.present["audio"]] == 0).all())
 
 
-def test_class_sums_and_generators():
-    values = torch.arange(12.0).view(6, 2)
-    y = torch.tensor([0, 1, 1, 0, 2, 1])
-    mask = torch.tensor([True, True, False, True, False, True])
-    step = Step(y, {"a": mask}, {"a": values}, values, {}, lambda m: values, {}, lambda v, m: v.mean(), 0, 0, True)
-    total, count = class_sums(step, values, "a", 4)
-    assert total.tolist() == [[6.0, 8.0], [12.0, 14.0], [0.0, 0.0], [0.0, 0.0]]
-    assert count.tolist() == [2, 2, 0, 0]
+def test_a_generator_draws_by_its_words_alone():
     draws = {words: float(torch.rand((), generator=generator(torch.device("cpu"), 0, *words))) for words in
              ((1, 2), (12,), ("1", 2), (1, 3), ())}  # fmt: skip
     assert draws[(1, 2)] == draws[("1", 2)]

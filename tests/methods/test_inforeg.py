@@ -13,7 +13,6 @@ from toys import SGD, differences
 from asgml.methods.base import Epoch
 from asgml.methods.inforeg import InfoReg
 from asgml.methods.uniform import Uniform
-from callbacks.errors import UserError
 
 LR = 0.05
 
@@ -82,7 +81,7 @@ def test_the_loss_is_the_uniform_one():
 
 def test_the_window_closes_when_traces_stop_growing():
     method = InfoReg(threshold=0.04, span=3)
-    method.setup(["audio", "visual"], 3, 0)
+    method.prepare("inforeg", ["audio", "visual"], 3, 0)
     traces: list[float] = []
     found = []
     for e, value in enumerate([1.0, 4.0, 6.0, 6.0, 5.0, 4.0, 9.0]):
@@ -101,13 +100,3 @@ def test_state_is_complete():
     again.load_state(method.state())
     assert not differences(again.state(), method.state())
     assert again.state()["anchors"]["audio"]
-
-
-def test_one_modality_is_refused():
-    with pytest.raises(UserError, match="two or more"):
-        InfoReg().setup(["audio"], 3, 0)
-
-
-def test_a_strength_for_a_modality_that_is_not_there_is_refused():
-    with pytest.raises(UserError, match="sound"):
-        InfoReg(beta={"sound": 0.95}).setup(["audio", "visual"], 3, 0)

@@ -16,18 +16,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from alternatives import AUDIO_ONLY, MAY_STAND_STILL, OTHER, RUN
+from alternatives import AUDIO_ONLY, FILES, MAY_STAND_STILL, METHODS, OTHER, OWN, RUN, target
 from asgml_runs import ROOT, compose, differing, fit, prepare, unequal, weights
 from omegaconf import DictConfig
 
 from asgml.build import Parts
 from callbacks.errors import UserError
-from suite.config.signature import locate
 from suite.runs.identity import run_dir
 
-FILES = {path.stem: path for path in sorted((ROOT / "conf" / "asgml" / "method").glob("*.yaml"))}
-METHODS = list(FILES)
-OWN = [n for n, path in FILES.items() if path.read_text().startswith(f"# @package methods.{n}\n")]
 SLOW = {"asgml_frequency"} | {name for name in METHODS if name.startswith("control_")}
 POISONED = (1, 2)  # epoch and batch with a NaN
 ALONE = (1, 1)  # epoch and batch that nobody has audio in
@@ -217,13 +213,8 @@ def test_its_step_waits_for_the_device_once(
 
 
 def hyper_parameters() -> list[tuple[str, str]]:
-    """Method and public field, for the methods whose YAML has a node of their own."""
-    return [(n, f.name) for n in OWN for f in fields(target(n)) if not f.name.startswith("_")]
-
-
-def target(name: str) -> Any:
-    _, _, path = next(row for row in FILES[name].read_text().splitlines() if row.startswith("_target_")).partition(": ")
-    return locate(path.split("#")[0].strip())
+    """Pairs methods whose YAML has a node of their own with each parameter of the constructor."""
+    return [(n, f.name) for n in OWN for f in fields(target(n)) if f.init]
 
 
 def other(name: str, field: str, value: Any) -> tuple[Any, list[str] | str]:
@@ -274,10 +265,10 @@ def test_every_hyper_parameter_changes_the_result(
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_the_yaml_gives_every_public_field_its_default(name: str) -> None:
+def test_the_yaml_gives_every_parameter_its_default(name: str) -> None:
     """So that `--cfg job` shows all that can be set, and code and YAML do not drift apart."""
     node = yaml.safe_load(FILES[name].read_text())
-    public = {f.name: f.default for f in fields(target(name)) if not f.name.startswith("_")}
+    public = {f.name: f.default for f in fields(target(name)) if f.init}
     assert set(node) == {"_target_", *public}
     for key, default in public.items():
         if not (isinstance(node[key], str) and (node[key] == "???" or node[key].startswith("${"))):

@@ -63,9 +63,7 @@ def test_in_every_sample_only_the_weaker_one_is_taught():
         assert moved == {"audio": [False, True, False], "visual": [True, False, False]}
 
 
-def test_what_means_nothing_is_refused():
-    with pytest.raises(UserError, match="two or more"):
-        MBSD().setup(["audio"], 3, 0)
+def test_features_of_two_widths_are_compared_by_their_predictions_only():
     with pytest.raises(UserError, match="one width"):
         MBSD().modules({"audio": 3, "visual": 4}, 3)
     assert MBSD(similarity=0.0).modules({"audio": 3, "visual": 4}, 3) == {}

@@ -12,7 +12,6 @@ from toys import SGD, differences, same
 
 from asgml.methods.mgda import MGDA, min_norm
 from asgml.methods.uniform import Uniform
-from callbacks.errors import UserError
 
 
 def norm(w: list[float], gram: list[list[float]]) -> float:
@@ -89,8 +88,3 @@ def test_a_modality_that_nobody_has_is_no_task():
     assert same(before, after, "net.encoders.visual")
     assert not same(before, after, "net.encoders.text")
     assert "mgda/weight/visual" not in run.module.step.reads
-
-
-def test_an_unknown_normalisation_is_refused():
-    with pytest.raises(UserError, match="loss"):
-        MGDA(normalize="l1").setup(["audio"], 3, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from methods_toys import mean, observe
 from toys import SGD
@@ -10,7 +9,6 @@ from toys import SGD
 from asgml.methods.base import Epoch
 from asgml.methods.miles import MILES
 from asgml.methods.uniform import Uniform
-from callbacks.errors import UserError
 
 
 def slowed(fused: float, a: float, b: float, tau: float) -> set[str]:
@@ -27,7 +25,7 @@ def metrics(fused: float, a: float, b: float) -> dict[str, float]:
 
 def after(metrics: dict[str, float], modalities: list[str], tau: float = 0.2) -> set[str]:
     method = MILES(threshold=tau, reduction=0.5)
-    method.setup(modalities, 3, 0)
+    method.prepare("miles", modalities, 3, 0)
     method.on_epoch(Epoch(1, 3, metrics, None, None))  # type: ignore[arg-type]
     again = MILES(threshold=tau, reduction=0.5)
     again.load_state(method.state())
@@ -72,10 +70,3 @@ def test_the_reduction_acts_on_the_encoders_learning_rate_and_the_loss_is_the_un
             continue
         factor = 0.3 if k.startswith("net.encoders.audio.") else 1.0
         torch.testing.assert_close(run.final[k] - start, factor * (uniform.final[k] - start), rtol=1e-6, atol=1e-12)
-
-
-def test_what_means_nothing_is_refused():
-    with pytest.raises(UserError, match="two or more"):
-        MILES().setup(["audio"], 3, 0)
-    with pytest.raises(UserError, match="0 or more"):
-        MILES(reduction=-1.0).setup(["audio", "visual"], 3, 0)

@@ -11,7 +11,6 @@ from toys import SGD
 from asgml.methods.joint import Joint
 from asgml.methods.mimo import MIMO
 from asgml.methods.uniform import Uniform
-from callbacks.errors import UserError
 
 
 def losses(seen: Seen) -> dict[str, float]:
@@ -43,9 +42,3 @@ def test_the_encoders_gradient_is_weighted_by_the_softmax_of_the_losses():
         fused, both = flat(joint.gradients[0][m]), flat(uniform.gradients[0][m])
         expected = [f + w * (b - f) for f, b in zip(fused, both, strict=True)]
         assert flat(capture.gradients[0][m]) == pytest.approx(expected, rel=1e-6, abs=1e-12)
-
-
-def test_what_means_nothing_is_refused():
-    for wrong in (MIMO(mu=0), MIMO(lam=0)):
-        with pytest.raises(UserError, match="above 0"):
-            wrong.setup(["audio", "visual"], 3, 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -62,9 +64,9 @@ def test_encoders_learn_from_their_own_loss_and_the_fusion_stays():
 
 def test_the_prediction_trusts_the_surer_modality():
     rows = {"audio": [[3.0, 0.1, -1.0], [0.2, 0.1, 0.0]], "visual": [[0.5, 0.4, 0.3], [-2.0, 4.0, 1.0]]}
-    present = {"audio": None, "visual": torch.tensor([True, False])}
+    step: Any = SimpleNamespace(y=torch.zeros(2), present={"audio": None, "visual": torch.tensor([True, False])})
     p = {m: torch.softmax(torch.tensor(z, dtype=torch.float64), 1) for m, z in rows.items()}
-    found = entropy_weights(p, present)
+    found = entropy_weights(step, p)
     e = {m: entropy(softmax(z[0])) for m, z in rows.items()}
     raw = {m: math.exp(max(e.values()) - v) for m, v in e.items()}
     for m, v in raw.items():

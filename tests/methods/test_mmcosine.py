@@ -10,7 +10,6 @@ from methods_toys import cross_entropy, mean
 from toys import SGD, Capture, asgml, same, toy_batches, toy_spec, train
 
 from asgml.methods.mmcosine import MMCosine
-from callbacks.errors import UserError
 
 
 def cosine(a: list[float], b: list[float]) -> float:
@@ -61,8 +60,3 @@ def test_the_length_of_a_feature_is_worth_nothing():
     torch.testing.assert_close(fusion(f), fusion(longer), rtol=2e-3, atol=5e-3)
     huge = {m: (v * 0 + 3e4).half() for m, v in f.items()}  # whose norm half precision cannot hold
     assert bool(fusion(huge).isfinite().all())
-
-
-def test_a_scale_of_nothing_is_refused():
-    with pytest.raises(UserError, match="above 0"):
-        MMCosine(scale=0).setup(["audio", "visual"], 3, 0)

@@ -13,7 +13,6 @@ from toys import SGD, differences, same
 from asgml.methods.joint import Joint
 from asgml.methods.mmpareto import MMPareto
 from asgml.methods.uniform import Uniform
-from callbacks.errors import UserError
 
 
 def transcription(fused: list[float], unimodal: list[float], rescale: float) -> tuple[list[float], bool]:
@@ -77,8 +76,3 @@ def test_an_amp_scaler_changes_nothing(features, tmp_path):
     ends = [weights(fit(config(features[2], tmp_path / p, *small, f"trainer.precision={p}"))) for p in precisions]
     for k in ends[0]:
         torch.testing.assert_close(ends[0][k], ends[1][k], rtol=2e-2, atol=2e-3)
-
-
-def test_a_factor_that_stops_the_encoders_is_refused():
-    with pytest.raises(UserError, match="above 0"):
-        MMPareto(rescale=0).setup(["audio"], 3, 0)

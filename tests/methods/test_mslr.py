@@ -10,7 +10,6 @@ from toys import SGD, differences
 from asgml.methods.base import Epoch
 from asgml.methods.joint import Joint
 from asgml.methods.mslr import MSLR
-from callbacks.errors import UserError
 
 ACCURACY = {"audio": [0.3, 0.5, 0.6, 0.6, 0.7, 0.7, 0.65], "visual": [0.2, 0.2, 0.25, 0.2, 0.3, 0.35, 0.5]}
 
@@ -27,7 +26,7 @@ def transcription(values: list[float], history: int, start: float) -> float:
 def test_the_factors_are_the_transcribed_ones(history):
     start = {"visual": 4.0}
     method = MSLR("dynamic", history, start)
-    method.setup(["audio", "visual", "text"], 3, 0)
+    method.prepare("mslr", ["audio", "visual", "text"], 3, 0)
 
     class Moment:
         modalities = ("audio", "visual", "text")
@@ -47,7 +46,7 @@ def test_the_factors_are_the_transcribed_ones(history):
 
 def test_keep_keeps_and_an_accuracy_of_zero_changes_nothing():
     for method in (MSLR("keep", 2, {"audio": 0.5}), MSLR("dynamic", 2, {"audio": 0.5})):
-        method.setup(["audio"], 3, 0)
+        method.prepare("mslr", ["audio"], 3, 0)
         values = [0.1, 0.9] if method.strategy == "keep" else [0.0, 0.0]
         for n, v in enumerate(values, 1):
             method.on_epoch(Epoch(n, 8, {"val/accuracy/audio": v}, None, None))  # type: ignore[arg-type]
@@ -63,12 +62,3 @@ def test_the_factor_acts_on_the_encoders_learning_rate_and_nothing_else():
             continue
         torch.testing.assert_close(slow.final[k] - start, factor * (joint.final[k] - start), rtol=1e-6, atol=1e-12)
     assert differences(joint.final, slow.final)
-
-
-REFUSED = [MSLR("smooth"), MSLR(history=1), MSLR(factors={"sound": 1.0}), MSLR(factors={"audio": -1.0}), MSLR("keep")]
-
-
-@pytest.mark.parametrize("method", REFUSED)
-def test_what_means_nothing_is_refused(method):
-    with pytest.raises(UserError):
-        method.setup(["audio", "visual"], 3, 0)

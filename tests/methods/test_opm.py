@@ -12,7 +12,6 @@ from toys import SGD, differences
 from asgml.methods.base import Step
 from asgml.methods.joint import Joint
 from asgml.methods.opm import OPM
-from callbacks.errors import UserError
 
 
 def part(seen: Seen, m: str, i: int) -> list[float]:
@@ -56,7 +55,7 @@ def test_drop_probabilities_and_the_dropped_features_are_the_transcribed_ones(mo
         given = {m: f.tolist() for m, f in module.methods["opm"].given.items()}
         return given, {m: float(module.step.reads[f"opm/q/{m}"]) for m in given}
 
-    method = Recorded(q_base=0.6, lam=3.0, p_exe=1.0, warmup=0)
+    method = Recorded(q_base=0.6, lam=3.0, p_exe=1.0, begins=0)
     _, capture = observe({"opm": method}, modalities, steps=6, epochs=3, more=more, optimizer=SGD)
     dropped = kept = 0
     for seen in capture.seen:
@@ -96,8 +95,8 @@ def fixed(rows: int, t: int) -> tuple[Step, dict[str, torch.Tensor]]:
 
 
 def test_a_sample_is_dropped_as_often_as_it_should_be_and_a_step_drops_as_often_as_it_should():
-    method = OPM(q_base=0.4, lam=0.5, p_exe=1.0, warmup=0)
-    method.setup(["audio", "visual"], 2, 0)
+    method = OPM(q_base=0.4, lam=0.5, p_exe=1.0, begins=0)
+    method.prepare("opm", ["audio", "visual"], 2, 0)
     step, features = fixed(20000, 0)
     rho = (math.exp(2) / (math.exp(2) + 1)) / 0.5
     q = 0.4 * (1 + 0.5 * math.tanh(rho - 1))
@@ -105,7 +104,7 @@ def test_a_sample_is_dropped_as_often_as_it_should_be_and_a_step_drops_as_often_
     assert abs(float(gone) - q) < 4 * math.sqrt(q * (1 - q) / 20000)
     again = method.on_features(step, features)
     torch.testing.assert_close(method.on_features(step, features), again)
-    sometimes = OPM(p_exe=0.3, warmup=0)
+    sometimes = OPM(p_exe=0.3, begins=0)
     acted = sum(
         bool((sometimes.on_features(*fixed(8, t))["visual"] != 1).any()) for t in range(1000)
     )  # the divisor shows it, whatever was drawn
@@ -113,16 +112,9 @@ def test_a_sample_is_dropped_as_often_as_it_should_be_and_a_step_drops_as_often_
 
 
 def test_before_its_start_and_in_evaluation_nothing_is_dropped():
-    plain, run = (observe({"x": x}, steps=2, epochs=3)[0] for x in (Joint(), OPM(p_exe=1.0, warmup=2)))
+    plain, run = (observe({"x": x}, steps=2, epochs=3)[0] for x in (Joint(), OPM(p_exe=1.0, begins=2)))
     assert not differences(plain.trace.states[:4], run.trace.states[:4])
     assert differences(plain.trace.states[4], run.trace.states[4])
     step, features = fixed(4, 0)
     step.training = False
-    assert OPM(p_exe=1.0, warmup=0).on_features(step, features) is features
-
-
-def test_what_means_nothing_is_refused():
-    with pytest.raises(UserError, match="two or more"):
-        OPM().setup(["audio"], 3, 0)
-    with pytest.raises(UserError, match="in \\[0, 1\\]"):
-        OPM(q_base=1.5).setup(["audio", "visual"], 3, 0)
+    assert OPM(p_exe=1.0, begins=0).on_features(step, features) is features

@@ -10,8 +10,8 @@ from methods_toys import Row, observe
 from tasks_toys import applied, dot, mix, tasks
 from toys import SGD, differences
 
-from asgml.methods.mgda import Shared
 from asgml.methods.pcgrad import PCGrad
+from asgml.methods.shared.tasks import TaskGradients
 from asgml.methods.uniform import Uniform
 
 
@@ -53,9 +53,9 @@ class Moment:
 
 def weights(vectors: list[Row], seed: int, t: int) -> Row:
     method = PCGrad()
-    method.setup(["audio", "visual"], 3, seed)
+    method.prepare("pcgrad", ["audio", "visual"], 3, seed)
     gram = torch.tensor([[dot(a, b) for b in vectors] for a in vectors], dtype=torch.float64)
-    return method.weights(Moment(t), Shared(["audio", "visual"], {}, {}, {}, gram)).tolist()  # type: ignore[arg-type]
+    return method.weights(Moment(t), TaskGradients({}, gram)).tolist()  # type: ignore[arg-type]
 
 
 def test_the_order_changes_from_step_to_step_and_with_the_seed_only():

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from methods_toys import Seen, cross_entropy, entropy, mean, observe, softmax
 from toys import SGD, differences
 
 from asgml.methods.joint import Joint
-from asgml.methods.pmr import PMR
-from callbacks.errors import UserError
+from asgml.methods.pmr import PMR, class_sums
 
 STEPS = 4
 Prototypes = dict[str, list[list[float]]]
@@ -74,8 +76,11 @@ def test_the_first_epoch_is_joint_training():
     assert differences(plain.trace.states[2], run.trace.states[2])
 
 
-def test_what_means_nothing_is_refused():
-    with pytest.raises(UserError, match="two or more"):
-        PMR().setup(["audio"], 3, 0)
-    with pytest.raises(UserError, match="in \\[0, 1\\)"):
-        PMR(momentum=1.0).setup(["audio", "visual"], 3, 0)
+def test_classes_are_summed_over_present_rows():
+    values = torch.arange(12.0).view(6, 2)
+    mask = torch.tensor([True, True, False, True, False, True])
+    y = torch.tensor([0, 1, 1, 0, 2, 1])
+    step: Any = SimpleNamespace(y=y, present={"a": mask}, features={"a": values}, logits=values, total=lambda v: v)
+    total, count = class_sums(step, "a", 4)
+    assert total.tolist() == [[6.0, 8.0], [12.0, 14.0], [0.0, 0.0], [0.0, 0.0]]
+    assert count.tolist() == [2, 2, 0, 0]

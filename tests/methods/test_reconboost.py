@@ -12,7 +12,6 @@ from toys import MOMENTUM, same
 
 from asgml.methods.base import Step
 from asgml.methods.reconboost import ReconBoost
-from callbacks.errors import UserError
 
 
 def together(seen: Seen, names: list[str], i: int) -> Row:
@@ -112,11 +111,3 @@ def test_the_prediction_is_the_softmax_of_the_sum_over_present_modalities():
             assert row == pytest.approx(softmax(together(seen, list(seen.features), i)), rel=1e-6)
     assert any(len(seen.rows["visual"]) < len(seen.y) for seen in capture.seen)
     assert run.pipeline.t == 2
-
-
-@pytest.mark.parametrize("method", [ReconBoost(stage_epochs=0), ReconBoost(rectify_epochs=-1)])
-def test_what_means_nothing_is_refused(method):
-    with pytest.raises(UserError):
-        method.setup(["audio", "visual"], 3, 0)
-    with pytest.raises(UserError, match="two or more"):
-        ReconBoost().setup(["audio"], 3, 0)

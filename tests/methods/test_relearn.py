@@ -14,7 +14,6 @@ from asgml_runs import config, fit
 from asgml.methods.base import Epoch, Survey
 from asgml.methods.relearn import Relearn, clusters, purity
 from asgml.train.hooks import reinitialise
-from callbacks.errors import UserError
 
 
 def survey(offsets: dict[str, list[int]], y: list[int]) -> Survey:
@@ -45,7 +44,7 @@ VAL = {"audio": [0, 1, 2, 1, 1, 0, 2, 2, 2, 0], "visual": [0, 1, 2, 0, 1, 2, 0, 
 def test_alpha_is_the_transcribed_one_in_the_right_epochs():
     found: list[tuple[int, str, float]] = []
     method = Relearn(every=2, times=2, strength=3.0)
-    method.setup(["audio", "visual"], 3, 0)
+    method.prepare("relearn", ["audio", "visual"], 3, 0)
     for number in range(9):
         splits = {"train": survey(TRAIN, Y), "val": survey(VAL, Y)}
         method.on_epoch(
@@ -101,8 +100,3 @@ def test_with_alpha_one_the_encoders_begin_anew(features: dict[int, Path], tmp_p
     fit(cfg, [Look()])
     for k, v in seen[0].items():
         assert torch.equal(v, seen[1][k]) == k.startswith("encoders."), k
-
-
-def test_what_means_nothing_is_refused():
-    with pytest.raises(UserError, match="every >= 1"):
-        Relearn(every=0).setup(["audio"], 3, 0)

@@ -15,7 +15,6 @@ from toys import SGD
 
 from asgml.methods.base import Epoch, Survey
 from asgml.methods.remix import Remix
-from callbacks.errors import UserError
 
 NAMES = ["audio", "visual", "text"]
 
@@ -42,8 +41,8 @@ def hardest(found: Survey, i: int) -> str:
 @pytest.mark.parametrize("modalities", [2, 3])
 def test_every_sample_goes_once_to_the_modality_that_is_least_sure_of_it(modalities):
     found = survey(modalities)
-    method = Remix(warmup=2)
-    method.setup(list(found.unimodal), 4, 0)
+    method = Remix(begins=2)
+    method.prepare("remix", list(found.unimodal), 4, 0)
 
     def at(number: int) -> Any:
         return method.select(Epoch(number, 5, {}, lambda split: {"train": found}[split], lambda m, a: None))
@@ -62,12 +61,12 @@ def test_every_sample_goes_once_to_the_modality_that_is_least_sure_of_it(modalit
     assert not torch.equal(at(3).index, chosen.index)
 
 
-@pytest.mark.parametrize(("warmup", "weight"), [(1, 2.0), (5, 0.5)])
-def test_the_unimodal_losses_have_the_weight_of_their_epoch(warmup, weight, monkeypatch):
+@pytest.mark.parametrize(("begins", "weight"), [(1, 2.0), (5, 0.5)])
+def test_the_unimodal_losses_have_the_weight_of_their_epoch(begins, weight, monkeypatch):
     def more(module):
         return {k: v.item() for k, v in module.methods["remix"].loss(module.step).items()}
 
-    method = Remix(warmup=warmup, alpha=0.5, gamma=2.0)
+    method = Remix(begins=begins, alpha=0.5, gamma=2.0)
     monkeypatch.setattr(Remix, "select", lambda *_: None)
     _, capture = observe({"remix": method}, 3, steps=4, epochs=2, more=more, optimizer=SGD)
     for t, seen in enumerate(capture.seen):
@@ -84,15 +83,8 @@ def test_in_a_run_all_batches_but_one_hold_one_modality(features: dict[int, Path
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
             seen.setdefault(trainer.current_epoch, []).append({m for m, x in batch["x"].items() if len(x)})
 
-    cfg = config(features[2], tmp_path, "method=remix", "methods.remix.warmup=1", "callbacks.probe=null")
+    cfg = config(features[2], tmp_path, "method=remix", "methods.remix.begins=1", "callbacks.probe=null")
     fit(cfg, [Look()])
     assert all(len(m) == 2 for m in seen[0])
     assert sum(len(m) > 1 for m in seen[1]) <= 1
     assert set.union(*seen[1]) == {"audio", "visual"}
-
-
-def test_what_means_nothing_is_refused():
-    with pytest.raises(UserError, match="two or more"):
-        Remix().setup(["audio"], 3, 0)
-    with pytest.raises(UserError, match="1 or more"):
-        Remix(warmup=0).setup(["audio", "visual"], 3, 0)

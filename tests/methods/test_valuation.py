@@ -13,7 +13,6 @@ from asgml_runs import config, fit
 
 from asgml.methods.base import Epoch, Survey
 from asgml.methods.valuation import Valuation, contributions
-from callbacks.errors import UserError
 
 NAMES = ["audio", "visual", "text"]
 
@@ -79,8 +78,8 @@ def test_the_weakest_modality_is_added_in_proportion_to_the_gap():
 
 def test_an_epoch_keeps_its_size_and_what_is_added_comes_alone():
     survey, _ = game(3)
-    method = Valuation(warmup=1)
-    method.setup(NAMES, 3, 0)
+    method = Valuation(begins=1)
+    method.prepare("valuation", NAMES, 3, 0)
     epoch = Epoch(1, 3, {}, lambda split: survey, lambda m, a: None)
     assert method.select(Epoch(0, 3, {}, lambda split: survey, lambda m, a: None)) is None
     chosen = method.select(epoch)
@@ -117,7 +116,7 @@ def test_in_a_run_the_batches_hold_what_was_selected(features: dict[int, Path], 
             got.setdefault(trainer.current_epoch, []).extend((i, tuple(p)) for i, p in rows)
             planned[trainer.current_epoch] = pl_module._pipeline.stage("modulation").selection
 
-    cfg = config(features[2], tmp_path, "method=valuation", "methods.valuation.warmup=1", "callbacks.probe=null")
+    cfg = config(features[2], tmp_path, "method=valuation", "methods.valuation.begins=1", "callbacks.probe=null")
     parts = fit(cfg, [Look()])
     table = parts.data.table("train")
     assert planned[0] is None
@@ -129,10 +128,3 @@ def test_in_a_run_the_batches_hold_what_was_selected(features: dict[int, Path], 
     ]
     assert got[1] == expected
     assert sorted(i for i, _ in got[1]) != list(range(32))
-
-
-def test_what_means_nothing_is_refused():
-    with pytest.raises(UserError, match="two or more"):
-        Valuation().setup(["audio"], 3, 0)
-    with pytest.raises(UserError, match="sample or modality"):
-        Valuation(level="batch").setup(["audio", "visual"], 3, 0)

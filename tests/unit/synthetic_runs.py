@@ -1,15 +1,19 @@
-"""Run directories in the suite's file formats, filled with plausible numbers: what the report's tests read."""
+"""What the report's tests read: run directories in the suite's file formats, filled with plausible numbers."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+
+from callbacks.run.history import EVENTS, HISTORY, TIMELINE, RunFile
 
 MODALITIES = ("audio", "visual")
 JOINT: dict[str, Any] = {"method": {}, "mode": "sync", "tau": 0, "level": 0.60}
@@ -26,7 +30,7 @@ FIVE = (JOINT, OGM_GE, STALENESS, FREQUENCY, ADAPTIVE)
 
 
 def config_of(kind: dict[str, Any], seed: int, experiment: str = "cremad_mini") -> dict[str, Any]:
-    """A resolved config in the tree of conf/asgml.yaml."""
+    """Return a resolved config in the tree of conf/asgml/config.yaml."""
     return {
         "program": "asgml",
         "name": experiment,
@@ -43,6 +47,20 @@ def config_of(kind: dict[str, Any], seed: int, experiment: str = "cremad_mini") 
     }
 
 
+def write_five(runs: Path) -> Path:
+    """Write five configurations with three seeds, everything logged; return the folder."""
+    for kind in FIVE:
+        for seed in range(3):
+            write_run(runs, kind, seed, epochs=6, per_epoch=10)
+    return runs
+
+
+def as_read(page: str) -> str:
+    """Return what a reader of a page sees: no scripts, no tags."""
+    page = re.sub(r"<(script|style)\b.*?</\1>", " ", page, flags=re.S)
+    return html.unescape(re.sub(r"<[^>]+>", " ", page))
+
+
 def write_run(
     runs: Path,
     kind: dict[str, Any],
@@ -57,7 +75,7 @@ def write_run(
     label: str | None = None,
     modalities: tuple[str, ...] = MODALITIES,
 ) -> Path:
-    """One run directory and its ledger row; returns the directory."""
+    """Write one run directory and its ledger row; return the directory."""
     rng = np.random.default_rng([seed, FIVE.index(kind) if kind in FIVE else 9])
     config = config_of(kind, seed, experiment)
     key = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
@@ -159,7 +177,7 @@ def _history(
             for i, m in enumerate(modalities):
                 values[f"val/accuracy/{m}"] = (level - 0.08 * (i + 1)) * (1 - np.exp(-4 * x / (1 + i)))
         rows += [(t, epoch, name, value) for name, value in values.items()]
-    _csv(folder / "history.csv", "step,epoch,name,value", rows)
+    _csv(folder, HISTORY, rows)
 
 
 def _timeline(
@@ -183,7 +201,7 @@ def _timeline(
                 age, scale = 2, 1 / 1.2
             count["applied" if action == "update" else "held"][m] += 1
             rows.append((t, m, action, age, scale))
-    _csv(folder / "timeline.csv", "step,modality,action,age,scale", rows)
+    _csv(folder, TIMELINE, rows)
     return count
 
 
@@ -191,7 +209,7 @@ def _events(folder: Path, kind: dict[str, Any], per_epoch: int) -> None:
     rows = [(40, 40 // per_epoch, "gate", 'skipped: gradient of "audio" is not finite')]
     if kind["mode"] == "adaptive":
         rows.append((91, 91 // per_epoch, "schedule", "audio tau 0->2 because S 1.31 over the mean, ramp 1"))
-    _csv(folder / "events.csv", "step,epoch,kind,detail", rows)
+    _csv(folder, EVENTS, rows)
 
 
 def _predictions(folder: Path, level: float, rng: np.random.Generator, modalities: tuple[str, ...]) -> None:
@@ -206,8 +224,8 @@ def _predictions(folder: Path, level: float, rng: np.random.Generator, modalitie
         np.savez(folder / name, **arrays, **{f"prob_{m}": prob for m in modalities})
 
 
-def _csv(path: Path, header: str, rows: list[Any]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as stream:
+def _csv(folder: Path, file: RunFile, rows: list[Any]) -> None:
+    with (folder / file.name).open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(header.split(","))
+        writer.writerow(file.columns)
         writer.writerows(rows)

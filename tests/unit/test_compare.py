@@ -13,11 +13,12 @@ import yaml
 from scipy import stats
 from synthetic_runs import FREQUENCY, JOINT, OGM_GE, STALENESS, write_run
 
-from asgml.compare import BELOW, control_table, main, method_table, save
+from asgml.compare import main, save
+from asgml.report.methods_table import BELOW, control_table, method_table
 from asgml.run import Tree, dead
 from callbacks.errors import UserError
 from suite.report.data import read_runs
-from suite.report.frames import group_runs
+from suite.report.grouping import group_runs
 from suite.runs.launch import plan
 
 ROOT = Path(__file__).resolve().parents[2]

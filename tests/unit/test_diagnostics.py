@@ -148,8 +148,8 @@ def test_the_cosine_is_that_of_the_two_paths_at_the_feature():
         module.manual_backward = spy
 
     class Log(Capture):
-        def on_commit(self, ctx) -> None:
-            logger.rows.append((ctx.t, dict(ctx.metrics)))
+        def after_commit(self, ctx) -> None:
+            logger.rows.append((ctx.t - 1, dict(ctx.metrics)))
 
     train(asgml(), before=install, extra=[Log()], module_options={"cosine_every": 3})
     for m in ("audio", "visual"):
@@ -169,7 +169,7 @@ def test_loss_shares_are_of_what_is_trained_on_and_add_up():
     rows = []
 
     class Log(Capture):
-        def on_commit(self, ctx) -> None:
+        def after_commit(self, ctx) -> None:
             rows.append(dict(ctx.metrics))
 
     train(asgml(gamma=4.0), methods={"uniform": Uniform(4.0)}, extra=[Log()])

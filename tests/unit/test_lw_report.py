@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from dataclasses import replace
@@ -12,6 +11,7 @@ import pytest
 import yaml
 from lw_toys import tiny_lm
 from rich.console import Console
+from synthetic_runs import as_read
 from test_lw_evaluator import PASSAGES, FirstTokens
 
 from callbacks.errors import UserError
@@ -82,15 +82,10 @@ def runs(tmp_path_factory, evaluation) -> Path:
     return folder
 
 
-def plain(page: str) -> str:
-    page = re.sub(r"<(script|style)\b.*?</\1>", " ", page, flags=re.S)
-    return html.unescape(re.sub(r"<[^>]+>", " ", page))
-
-
 def test_a_sweep_has_every_section_and_its_wires_between_their_ends(runs) -> None:
     (frames,) = group_runs(read_runs([runs]))
     page = render([frames])
-    text = plain(page)
+    text = as_read(page)
     for title in (
         "Acceptance", "Capacity", "Bytes", "Paired tests", "Kinds of questions", "Answers side by side", "Loss shares",
         "Collapse indicators", "Validation",
@@ -131,7 +126,7 @@ def test_one_configuration_shows_every_method(runs, evaluation) -> None:
         assert {row[0].text for row in table.rows} == set(evaluation.methods)
         assert table.strong == {1}
         assert any("token_budget: M context tokens, question kept" in n for n in table.notes)
-        assert "Capacity" in plain(render([frames]))
+        assert "Capacity" in as_read(render([frames]))
 
 
 def test_the_terminal_table_holds_the_numbers(evaluation) -> None:
@@ -152,7 +147,7 @@ def test_a_run_without_an_evaluation_is_reported_too(tmp_path, evaluation) -> No
     for key in ("methods", "tests", "kinds", "sizes", "acceptance"):
         del result[key]
     (folder / "result.json").write_text(json.dumps(result))
-    assert "No run was evaluated yet" in plain(render(group_runs(read_runs([tmp_path]))))
+    assert "No run has been evaluated yet" in as_read(render(group_runs(read_runs([tmp_path]))))
 
 
 def test_a_broken_line_of_predictions_is_named(tmp_path, evaluation) -> None:

@@ -12,8 +12,9 @@ from toys import SGD, Capture, ToyConv, ToyEncoder, asgml, differences, same, to
 
 from asgml.methods.base import Step
 from asgml.methods.joint import Joint
-from asgml.methods.ogm_ge import OGMGE, coefficient, discrepancy, spread
-from asgml.methods.shared.noise import NoiseTable
+from asgml.methods.ogm_ge import OGMGE, coefficient, spread
+from asgml.methods.shared.confidence import discrepancy, scores
+from asgml.methods.shared.draws import NoiseTable
 from asgml.model.fusion.sum import Sum
 from callbacks.errors import UserError
 
@@ -125,7 +126,7 @@ def test_the_noise_is_gaussian_with_the_standard_deviation_of_the_gradient(std):
     step, groups = big_step(std)
     before = {m: [p.grad.clone() for p in params] for m, params in groups.items()}
     method = OGMGE()
-    method.setup(list(groups), 3, seed=5)
+    method.prepare("ogm_ge", list(groups), 3, seed=5)
     assert method.on_gradients(step, groups) == set(groups)
     noises = []
     for m, (kernel, bias) in groups.items():
@@ -160,7 +161,7 @@ def test_the_noise_is_of_seed_and_step_and_touches_no_global_generator():
     def noise(seed: int, t: int) -> torch.Tensor:
         step, groups = big_step(1.0)
         method = OGMGE()
-        method.setup(list(groups), 3, seed)
+        method.prepare("ogm_ge", list(groups), 3, seed)
         method.on_gradients(replace(step, t=t), groups)
         return groups["audio"][0].grad
 
@@ -172,9 +173,9 @@ def test_the_noise_is_of_seed_and_step_and_touches_no_global_generator():
 
 
 @pytest.mark.parametrize(("epochs", "on"), [((0, 2), [True, True, False, False]), ((1, 3), [False, True, True, False])])
-def test_it_acts_in_its_epochs_only(epochs, on):
+def test_it_acts_in_its_epochs_only(epochs, on, monkeypatch):
     spec = toy_spec(2, (1, 4, 4))
-    method = OGMGE(modulation_starts=epochs[0], modulation_ends=epochs[1])
+    method = OGMGE(begins=epochs[0], ends=epochs[1])
     plain, run = (
         train(asgml(), toy_batches(2, spec), spec=spec, encoder=ToyConv, methods=m, epochs=4)
         for m in ({"joint": Joint()}, {"ogm_ge": method})
@@ -183,32 +184,31 @@ def test_it_acts_in_its_epochs_only(epochs, on):
     assert not differences(plain.trace.states[: 2 * first], run.trace.states[: 2 * first])
     assert differences(plain.trace.states[2 * first], run.trace.states[2 * first])
     calls = []
-    method.scores = lambda step: calls.append(step.epoch) or {m: torch.ones(()) for m in step.modalities}
+    monkeypatch.setattr(
+        "asgml.methods.ogm_ge.scores", lambda step, z: calls.append(step.epoch) or {m: torch.ones(()) for m in z}
+    )
     train(asgml(), toy_batches(2, spec), spec=spec, encoder=ToyConv, methods={"ogm_ge": method}, epochs=4)
     assert calls == [e for e, active in enumerate(on) if active for _ in range(2)]
 
 
 def test_a_fusion_with_parts_of_its_own_is_scored_by_them():
-    def scores(module):
+    def more(module):
         step, linears = module.step, module.net.fusion.linears
         by_hand = {
             m: float(torch.softmax(linears[m](f), 1)[range(len(step.y)), step.y].mean())
             for m, f in step.features.items()
         }
-        return {m: float(p) for m, p in module.methods["ogm_ge"].scores(step).items()}, by_hand
+        found = scores(step, {m: step.slices(m) for m in step.here})
+        return {m: float(p) for m, p in found.items()}, by_hand
 
-    capture, spec = Capture(scores), toy_spec(2, (1, 4, 4))
+    capture, spec = Capture(more), toy_spec(2, (1, 4, 4))
     methods = {"ogm_ge": OGMGE()}
     train(asgml(), toy_batches(3, spec), spec=spec, fusion=Sum, encoder=ToyConv, methods=methods, extra=[capture])
     for found, expected in capture.seen:
         assert found == pytest.approx(expected)
 
 
-def test_what_it_cannot_do_is_refused():
-    with pytest.raises(UserError, match="nothing to balance"):
-        OGMGE().setup(["audio"], 3, 0)
-    with pytest.raises(UserError, match="conv or all"):
-        OGMGE(kernels="linear").setup(["audio", "visual"], 3, 0)
+def test_encoders_without_kernels_are_refused_unless_all_weights_are_meant():
     with pytest.raises(UserError, match="no convolution kernels"):
         train(asgml(), encoder=ToyEncoder, methods={"ogm_ge": OGMGE()})
     train(asgml(), encoder=ToyEncoder, methods={"ogm_ge": OGMGE(kernels="all")})

@@ -38,7 +38,7 @@ def probes() -> list[Tensor]:
 
 def ogm_noise() -> list[Tensor]:
     method = OGMGE(kernels="all")
-    method.setup(["audio", "visual"], 3, seed=2)
+    method.prepare("ogm_ge", ["audio", "visual"], 3, seed=2)
     weights = {m: nn.Parameter(torch.zeros(3, 4)) for m in ("audio", "visual")}
     generator = torch.Generator().manual_seed(1)
     for w in weights.values():

@@ -1,4 +1,4 @@
-"""The schedule's formulas (asgml.md §3)."""
+"""The schedule's formulas (specification A3)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import random
 import pytest
 
 from asgml.rhythm.schedule import (
+    Adaptive,
+    Boost,
     boost_scale,
     constrain,
     decide,
@@ -18,17 +20,6 @@ from asgml.rhythm.schedule import (
     utilisation_delay,
     utilisation_excess,
 )
-
-DEFAULT = {
-    "t": 0,
-    "tau_base": 0,
-    "tau_min": 0,
-    "tau_max": 4,
-    "threshold": 0.1,
-    "gap_full": 0.3,
-    "kappa": 3.0,
-    "ramp_steps": 0,
-}
 
 
 def test_halves_round_up_evenly():
@@ -67,7 +58,7 @@ def test_utilisation_delay(ahead, tau):
 def test_a_gap_of_a_thousandth_changes_nothing():
     """The score is absolute: a purely relative one would make the most of it."""
     assert utilisation_excess({"a": 0.501, "b": 0.5}, 0.1, 0.3) == {"a": 0.0, "b": 0.0}
-    assert boost_scale({"a": 0.501, "b": 0.5}, 0.5, 0.1, 0.3, 2.0) == {"a": 1.0, "b": 1.0}
+    assert boost_scale(Boost(), {"a": 0.501, "b": 0.5}) == {"a": 1.0, "b": 1.0}
 
 
 def test_the_weakest_always_has_the_smallest_delay_and_delays_grow_with_the_gap():
@@ -105,9 +96,9 @@ def test_the_ramp_is_linear_from_tau_min():
 
 def test_signals():
     score, used = {"a": 3.0, "b": 0.4}, {"a": 0.3, "b": 0.9}
-    assert decide("speed", score, {}, **DEFAULT) == {"a": 2, "b": 0}
-    assert decide("utilisation", {}, used, **DEFAULT) == {"a": 0, "b": 2}
-    assert decide("utilisation", {}, used, **{**DEFAULT, "kappa": 9.0}) == {"a": 0, "b": 4}
+    assert decide(Adaptive(signal="speed"), score, {}, 0) == {"a": 2, "b": 0}
+    assert decide(Adaptive(signal="utilisation"), {}, used, 0) == {"a": 0, "b": 2}
+    assert decide(Adaptive(signal="utilisation", kappa=9.0), {}, used, 0) == {"a": 0, "b": 4}
 
 
 def test_hybrid_is_the_larger_of_the_two():
@@ -116,14 +107,17 @@ def test_hybrid_is_the_larger_of_the_two():
         names = [f"m{i}" for i in range(draw.randint(1, 5))]
         score = {m: draw.uniform(0, 3) for m in names}
         used = {m: draw.random() for m in names}
-        settings = {**DEFAULT, "kappa": 100.0, "tau_base": draw.randint(0, 2)}
-        one, two = (decide(s, score, used, **settings) for s in ("speed", "utilisation"))
-        assert decide("hybrid", score, used, **settings) == {m: max(one[m], two[m]) for m in names}
+        base = draw.randint(0, 2)
+        one, two, both = (
+            decide(Adaptive(signal=s, kappa=100.0, tau_base=base), score, used, 0)
+            for s in ("speed", "utilisation", "hybrid")
+        )
+        assert both == {m: max(one[m], two[m]) for m in names}
 
 
 @pytest.mark.parametrize(("behind", "scale"), [(0.0, 1.0), (0.1, 1.0), (0.25, 1.25), (0.4, 1.5), (0.9, 1.5)])
 def test_boost_scale(behind, scale):
     """1 + alpha min(1, relu(max U - U - 0.1) / 0.3), for the weak encoder."""
     used = {"strong": 0.95, "weak": 0.95 - behind}
-    assert boost_scale(used, 0.5, 0.1, 0.3, 2.0) == pytest.approx({"strong": 1.0, "weak": scale})
-    assert boost_scale(used, 4.0, 0.1, 0.3, 2.0)["weak"] <= 2.0
+    assert boost_scale(Boost(), used) == pytest.approx({"strong": 1.0, "weak": scale})
+    assert boost_scale(Boost(alpha=4.0), used)["weak"] <= 2.0

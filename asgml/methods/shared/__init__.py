@@ -1,1 +1,1 @@
-"""What several methods share."""
+"""Holds what several methods share, one file per notion; a method imports from here and from `base` only."""

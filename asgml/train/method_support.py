@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from asgml.data.dataset import MultimodalDataset
-from asgml.methods.base import Method, Selection, Survey, uses
+from asgml.methods.base import Method, Selection, uses
 from asgml.model.fusion.base import Fusion
 from asgml.model.net import FUSION, MultimodalNet, component_rng
-from asgml.train.distributed import world_size
 from callbacks.errors import UserError
 from suite.loader import EpochBatches
-
-if TYPE_CHECKING:
-    from asgml.train.module import MultimodalModule
 
 HEAD = "head"
 
@@ -123,58 +118,3 @@ def install_selection(trainer: L.Trainer, epoch: int, selection: Selection) -> N
 
 def _arrays(drop: Mapping[str, Tensor]) -> dict[str, Any]:
     return {m: d.cpu().numpy() for m, d in drop.items()}
-
-
-def take_survey(module: MultimodalModule, split: Literal["train", "val"]) -> Survey:
-    """One pass over a split with the network as it stands; on every rank the whole of it."""
-    data: Any = module.trainer.datamodule  # type: ignore[attr-defined]
-    if data is None:
-        raise UserError(
-            "method",
-            "one that looks at a whole split, without a data module",
-            "data from asgml.data.datamodule.MultimodalData",
-            "fit with datamodule=",
-        )
-    parts: list[dict[str, Tensor]] = []
-    with evaluating(module), torch.no_grad(), module.trainer.precision_plugin.forward_context():
-        for batch in data.survey_dataloader(split):
-            step = module.step_of(module.transfer_batch_to_device(batch, module.device, 0))
-            part = {"index": batch["index"], "y": step.y}
-            for m in step.modalities:
-                mask = step.present[m]
-                part[f"present {m}"] = torch.ones_like(step.y, dtype=torch.bool) if mask is None else mask
-                part[f"feature {m}"], part[f"unimodal {m}"] = step.features[m], step.unimodal[m]
-            parts.append({k: v.cpu() if world_size() > 1 else v for k, v in part.items()})
-    if world_size() > 1:
-        everyone: list[Any] = [None] * world_size()
-        dist.all_gather_object(everyone, parts)
-        parts = [part for rank in everyone for part in rank]
-    whole = {k: torch.cat([part[k] for part in parts]).to(module.device) for k in parts[0]}
-    order = whole["index"].argsort()
-    whole = {k: v[order] for k, v in whole.items()}
-
-    def per(kind: str) -> dict[str, Tensor]:
-        return {m: whole[f"{kind} {m}"] for m in module.active}
-
-    features, present = per("feature"), per("present")
-
-    def logits(modalities: list[str]) -> Tensor:
-        with evaluating(module), torch.no_grad():
-            return module.forward_pass.fuse_some({m: features[m] for m in modalities}, features, present)
-
-    return Survey(whole["index"], whole["y"], present, features, per("unimodal"), logits)
-
-
-class evaluating:
-    """Evaluation mode inside, and every module's own mode back outside."""
-
-    def __init__(self, module: nn.Module):
-        self.module = module
-
-    def __enter__(self) -> None:
-        self.trained = [m for m in self.module.modules() if m.training]
-        self.module.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for m in self.trained:
-            m.training = True

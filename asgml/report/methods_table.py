@@ -1,0 +1,130 @@
+"""Every method of an experiment in one table, and every asynchronous one against its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from asgml.report.results import metric, step_ms
+from suite.report.frames import Configuration, RunFrames
+from suite.report.summary import Comparison, compare, limit_notes, per_seed, state
+from suite.report.tables import ABSENT, PERCENT, Table, columns, estimate, number, texts
+
+SPLITS = {"test": "last epoch", "test_best": "best val. epoch"}
+DIFFERENCE = ("Δ\n{} [95 %]", "p\n{}", "p Holm\n{}")
+# A control stands below the method whose side effect it isolates.
+BELOW = {
+    "control_lr_matched": "asgml_frequency",
+    "control_random_skip": "asgml_frequency",
+    "control_scale_only": "asgml_staleness",
+    "control_all_delayed": "asgml_staleness",
+    "control_adaptive_scale_only": "asgml_adaptive",
+    "control_adaptive_all_delayed": "asgml_adaptive",
+}
+
+
+def ordered(frames: RunFrames) -> list[Configuration]:
+    """Order the baseline first, the others by name, every control below its method."""
+
+    def place(c: Configuration) -> tuple[bool, str, bool, str]:
+        above = BELOW.get(c.label)
+        return c.label != frames.baseline, above or c.label, above is not None, c.label
+
+    return sorted(frames.configurations, key=place)
+
+
+def relative(c: Configuration, base: Configuration | None) -> float | None:
+    """Return the step time over the baseline's: the median over common seeds."""
+    mine, theirs = per_seed(c, step_ms), {} if base is None else per_seed(base, step_ms)
+    ratios = [v / theirs[seed] for seed, v in mine.items() if theirs.get(seed)]
+    return float(np.median(ratios)) if ratios else None
+
+
+def same_numbers(c: Configuration, base: Configuration) -> bool:
+    """Return whether all common seeds end with the very same test loss and accuracy."""
+    values = [(per_seed(c, f), per_seed(base, f)) for f in (metric("test"), metric("test", "loss"))]
+    return all((seeds := set(a) & set(b)) and all(a[s] == b[s] for s in seeds) for a, b in values)
+
+
+def method_table(frames: RunFrames, registered: Sequence[str] = (), times: bool = True) -> Table:
+    """Build the table of one experiment.
+
+    Args:
+        frames: the experiment's runs.
+        registered: the names of all methods, to say which have not been run.
+        times: whether to show what a step took, which is right only where no run shared its machine with another.
+    """
+    base, order = frames.base, ordered(frames)
+    found = {split: compare([(c, None if c is base else base) for c in order], metric(split)) for split in SPLITS}
+    numbers = [what.format(at) for at in SPLITS.values() for what in ("accuracy %\n{}", *DIFFERENCE)]
+    numbers += ["step time\n/ joint"] * times + ["peak memory\nMB"]
+    rows = []
+    for i, c in enumerate(order):
+        row = texts(c.label, state(c))
+        for split, comparisons in found.items():
+            row.append(estimate(per_seed(c, metric(split)), PERCENT))
+            row += comparisons[i].cells("baseline" if c is base else ABSENT)
+        row += [number(relative(c, base))] * times
+        rows.append([*row, estimate(per_seed(c, lambda run: run.number("peak_memory_mb")), digits=0)])
+    head, notes = columns("method", numbers=["seeds", *numbers]), _notes(frames, found, registered, times)
+    strong = {i for i, c in enumerate(order) if c is base}
+    return Table(f"Methods on {frames.experiment}", head, rows, notes, strong).without_empty()
+
+
+def control_table(frames: RunFrames) -> Table | None:
+    """Build the table of every asynchronous row minus each of its controls; None without any pair.
+
+    A gain over joint that the control has as well is not one of asynchrony.
+    """
+    by_label = {c.label: c for c in frames.configurations}
+    pairs = [(by_label[BELOW[c.label]], c) for c in ordered(frames) if BELOW.get(c.label) in by_label]
+    if not pairs:
+        return None
+    head = columns("method", "control", numbers=[what.format(at) for at in SPLITS.values() for what in DIFFERENCE])
+    found = [compare(pairs, metric(split)) for split in SPLITS]
+    rows = [
+        [*texts(row.label, control.label), *[cell for comparison in both for cell in comparison.cells()]]
+        for (row, control), *both in zip(pairs, *found, strict=True)
+    ]
+    notes = [
+        "Δ: percentage points of test accuracy of the method minus its control, which has the side effect (fewer or "
+        "smaller updates, equal delays) without the asynchrony; paired by seed, 95 % t interval; Holm over the rows."
+    ]
+    return Table(f"Asynchrony against its controls on {frames.experiment}", head, rows, notes).without_empty()
+
+
+def _notes(
+    frames: RunFrames, found: Mapping[str, Sequence[Comparison]], registered: Sequence[str], times: bool
+) -> list[str]:
+    notes = ["±: half of the 95 % t interval over seeds; one seed has none. — means not measured."]
+    if frames.base is None:
+        notes.append("No joint run, hence no differences: run method=joint, or name a row with --baseline.")
+    else:
+        last, best = (sum(c.adjusted is not None for c in comparisons) for comparisons in found.values())
+        notes.append(
+            f"Δ: percentage points of test accuracy against “{frames.baseline}”, paired by seed, with its 95 % t "
+            f"interval; p: paired t test; Holm over {last} tests (last epoch) and {best} (best validation epoch), "
+            "where a test exists. Model selection is on validation only."
+        )
+    notes += limit_notes(found["test_best"])
+    if times:
+        notes.append(
+            "Step time: as it was in the runs (median over the run, ratio per common seed, median over seeds), "
+            "whatever else the machine did; asgml.bench.method_costs takes turns."
+        )
+    notes.append(
+        "Peak memory: allocated on the accelerator where one is used, else resident, data and libraries included."
+    )
+    if any(c.label in BELOW for c in frames.configurations):
+        notes.append("A control_… row has the side effect of the row above it, without its asynchrony.")
+    if frames.base is not None:
+        twins = [c.label for c in frames.configurations if c is not frames.base and same_numbers(c, frames.base)]
+        if twins:
+            notes.append(
+                f"{', '.join(twins)}: the same numbers as {frames.baseline} with every seed: nothing of it acted."
+            )
+    missing = [name for name in registered if name not in {c.label for c in frames.configurations}]
+    if missing:
+        notes.append(f"Not run here: {', '.join(missing)}.")
+    return notes + frames.notes

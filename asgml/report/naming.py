@@ -1,0 +1,42 @@
+"""How runs of asgml are told: the labels of their configurations, their modalities and groups, one colour for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from suite.report.figures import INK, PALETTE, colours
+from suite.report.frames import RunFrames
+from suite.report.labels import Labels
+
+LABELS = Labels(
+    # a delay or period of an asynchronous mode is told even where it is 0 or 1
+    neutral={"method=joint": "", "mode=sync": "", "method=none": "", "tau=0": "mode=sync", "k=1": "mode=sync"},
+    baseline="joint",
+    plurals={"methods": "method"},
+)
+COLOURS = {"audio": PALETTE[0], "visual": PALETTE[1], "text": PALETTE[2], "fusion": INK, "fused": INK}
+
+
+def tints(names: Iterable[str]) -> dict[str, str]:
+    """Return the colour of each modality or group, the same in all figures."""
+    return colours(names, COLOURS)
+
+
+def modalities(frames: RunFrames) -> list[str]:
+    """Return the names seen in metrics, heads, probes or the timeline, sorted."""
+    found: set[str] = set()
+    for run in frames.runs:
+        for split in ("val", "test", "val_best", "test_best"):
+            found |= {k.removeprefix("accuracy/") for k in run.result.get(split) or {} if k.startswith("accuracy/")}
+        for prefix in ("val/accuracy/", "probe/accuracy/", "train/accuracy/", "cosine/"):
+            found |= {k.removeprefix(prefix) for k in run.series if k.startswith(prefix)}
+        if not found and run.timeline is not None:
+            found |= set(run.timeline["modality"])
+    return sorted(found)
+
+
+def groups(frames: RunFrames) -> list[str]:
+    """Return the parameter groups: the modalities, then the others (fusion)."""
+    found = {k.partition("/")[2] for run in frames.runs for k in run.series if k.startswith(("grad_norm/", "delta/"))}
+    own = modalities(frames)
+    return [m for m in own if m in found] + sorted(found - set(own))

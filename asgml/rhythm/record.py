@@ -1,0 +1,91 @@
+"""ModalityRecord: what every modality did in every committed step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from asgml.rhythm.stage import Rhythm
+from callbacks.step.context import StepContext
+from callbacks.step.phases import Phase
+from callbacks.step.stage import Stage
+
+APPLIES = ("update", "soft", "fusion")  # actions by which an encoder moves
+
+
+class ModalityRecord(Stage):
+    """Records counters, metrics and the timeline of each modality.
+
+    Example (built by `asgml.rhythm.stages`)::
+
+        callbacks: {pipeline: {_target_: callbacks.StepPipeline, stages: […, ModalityRecord(rhythm, "tau")]}}
+
+    Limits: needs the gate in the same pipeline, whose host read brings the losses.
+
+    Args:
+        rhythm: the deciding stage of the same pipeline.
+        shows: which of the rhythm's settings is logged, `tau` (the delay) or `k` (the interval).
+    """
+
+    name = "record"
+    phase = Phase.COMMIT
+
+    def __init__(self, rhythm: Rhythm, shows: str):
+        self.rhythm, self.shows = rhythm, shows
+        self.updates: dict[str, int] = dict.fromkeys(rhythm.modalities, 0)
+        self.timeline: list[tuple[int, str, str, int, float]] = []
+
+    def on_commit(self, ctx: StepContext) -> None:
+        rhythm = self.rhythm
+        if rhythm.probe is not None:
+            ctx.metrics.update({f"U/{m}": v for m, v in rhythm.probe.utilisation.items()})
+        ctx.metrics.update(loss_metrics(ctx.host, rhythm.modalities, rhythm.config.gamma))
+        settings = rhythm.interval if self.shows == "k" else rhythm.delay
+        ctx.metrics.update({f"{self.shows}/{m}": float(value) for m, value in settings.items()})
+        for m in rhythm.modalities:
+            action, age = self._done(ctx, m)
+            self.updates[m] += action in APPLIES
+            self.timeline.append((ctx.t, m, action, age, ctx.scale.get(m, 1.0) if age >= 0 else 0.0))
+
+    def _done(self, ctx: StepContext, m: str) -> tuple[str, int]:
+        """Return what modality m did in this step, and the age of the gradient that it applied (-1: none)."""
+        mask, buffer = self.rhythm.mask, self.rhythm.buffer
+        if mask is not None:
+            action = mask.actions[m]
+            return action, 0 if action in APPLIES else -1
+        if buffer is not None and m in buffer.delays:
+            return buffer.action(m), buffer.age(m, ctx.t)
+        if ctx.plan[m].idle:
+            return "hold", -1
+        return ("update", 0) if ctx.groups[m].gradients() else ("missing", -1)
+
+    def on_veto(self, ctx: StepContext) -> None:
+        self.timeline.extend((ctx.t, m, "veto", -1, 0.0) for m in self.rhythm.modalities)
+
+    def drain(self) -> list[tuple[int, str, str, int, float]]:
+        rows, self.timeline = self.timeline, []
+        return rows
+
+    def counters(self) -> dict[str, Any]:
+        return {"updates": dict(self.updates)}
+
+    def state(self) -> dict[str, Any]:
+        return {"updates": dict(self.updates)}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.updates = dict(state["updates"])
+
+
+def loss_metrics(host: Mapping[str, float], modalities: Sequence[str], gamma: float) -> dict[str, float]:
+    """Return the logged losses and each trained term's share of their sum.
+
+    `train/loss` is `L_fusion + gamma * sum L_m` whatever was masked, so that the curve does not jump.
+    """
+    losses = {k.removeprefix("loss/"): v for k, v in host.items() if k.startswith("loss/")}
+    terms = {k.removeprefix("term/"): v for k, v in host.items() if k.startswith("term/")}
+    out = {f"train/loss/{k}": v for k, v in losses.items()}
+    out["train/loss"] = losses.get("fusion", 0.0) + gamma * sum(v for k, v in losses.items() if k in modalities)
+    total = sum(terms.values())
+    if total > 0:
+        out |= {f"share/{k}": v / total for k, v in terms.items()}
+    return out | {k: v for k, v in host.items() if k.startswith("cosine/")}

@@ -1,0 +1,64 @@
+"""From the `asgml` node to the stages of its mode."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from asgml.rhythm.config import Asgml
+from asgml.rhythm.record import ModalityRecord
+from asgml.rhythm.stage import Rhythm
+from callbacks.stages.frequency import FrequencyMask
+from callbacks.stages.probe import ProbeEMA
+from callbacks.stages.staleness import StalenessBuffer
+from callbacks.step.stage import Stage
+
+
+def rhythm_stages(
+    config: Asgml, modalities: list[str], dominant: str | None, probe: ProbeEMA | None, seed: int
+) -> tuple[Rhythm, list[Stage]]:
+    """Build the deciding stage, and all stages of a mode in the order of their phases.
+
+    Args:
+        config: the `asgml` node.
+        modalities: the encoders that are trained, in order.
+        dominant: the modality that `delayed: dominant` means.
+        probe: the probes, where a decision reads them.
+        seed: of `control: random_skip`.
+    """
+    adaptive = config.adaptive if config.mode == "adaptive" else None
+    kind = config.mode if adaptive is None else adaptive.kind
+    passive = config.control in ("lr_matched", "scale_only")  # neither delays nor skips
+    delay, interval = dict.fromkeys(modalities, 0), dict.fromkeys(modalities, 1)
+    buffer = mask = None
+    if kind == "staleness":
+        delay = config.taus(modalities, dominant) if adaptive is None else dict.fromkeys(modalities, adaptive.tau_min)
+        if not passive:
+            buffer = StalenessBuffer(
+                delay if adaptive else {m: tau for m, tau in delay.items() if tau > 0},
+                warmup=config.warmup,
+                compensation=config.compensation,
+                lambda_comp=config.lambda_comp,
+                mu=config.mu,
+                through=config.through,
+                max_delay=None if adaptive is None else adaptive.tau_max,
+                dtype=config.buffer_dtype,
+                device=config.buffer_device,
+            )
+    elif kind == "frequency":
+        interval = (
+            config.ks(modalities, dominant) if adaptive is None else dict.fromkeys(modalities, adaptive.tau_min + 1)
+        )
+        if not passive:
+            rule: Literal["fixed", "elapsed", "random"] = "fixed" if adaptive is None else "elapsed"
+            mask = FrequencyMask(
+                interval,
+                masking=config.masking,
+                soft_scale=config.soft_scale,
+                through=config.through,
+                phases=config.phases,
+                rule="random" if config.control == "random_skip" else rule,
+                seed=seed,
+            )
+    rhythm = Rhythm(config, delay, interval, buffer, mask, probe)
+    record = ModalityRecord(rhythm, "k" if kind == "frequency" else "tau")
+    return rhythm, [stage for stage in (rhythm, buffer, mask, record) if stage is not None]

@@ -1,0 +1,114 @@
+"""StepContext: what the stages of one optimiser step share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from callbacks.step.groups import Group, group_norms
+from callbacks.step.plan import StepPlan
+
+
+@dataclass
+class StepContext:
+    """Holds what the stages of one optimiser step share.
+
+    Attributes:
+        t: the number of committed optimiser steps so far (not Lightning's `global_step`, which also counts vetoed
+            steps).
+        groups: the optimiser's named parameter groups.
+        plan: what every group may do in this step.
+        fresh: per group, the norm of the gradient as it came out of backward (0-d tensors, unscaled).
+        reads: the named 0-d tensors to be brought to the host together with the verdict (the step's one host read).
+        host: the values of that read, by name (`fresh/<group>`, `applied/<group>`, and the names in `reads`).
+        touched: the groups whose gradient a stage has changed since `fresh` was measured.
+        scale: per group, the factor that acts on the learning rate in this step.
+        borrowed: the groups whose gradients are tensors that a stage keeps (see `lend`).
+        known: the norms of changed gradients, as far as measured.
+        veto: the reason why nothing is applied in this step, or None.
+        metrics: the values to log for this step.
+        report: whether a stage has measured something at its own interval, so that `metrics` are logged in any case.
+        events: pairs of kind and detail for the run's history.
+    """
+
+    trainer: L.Trainer
+    module: L.LightningModule
+    optimizer: Optimizer
+    groups: dict[str, Group]
+    t: int = 0
+    plan: StepPlan = field(default_factory=StepPlan)
+    fresh: dict[str, Tensor] = field(default_factory=dict)
+    reads: dict[str, Tensor] = field(default_factory=dict)
+    host: dict[str, float] = field(default_factory=dict)
+    touched: set[str] = field(default_factory=set)
+    scale: dict[str, float] = field(default_factory=dict)
+    borrowed: set[str] = field(default_factory=set)
+    known: dict[str, Tensor] = field(default_factory=dict)
+    veto: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    report: bool = False
+    events: list[tuple[str, str]] = field(default_factory=list)
+
+    def rescale(self, group: str, factor: float, through: str) -> None:
+        """Scale what a group applies in this step by `factor`, through its learning rate or its gradient."""
+        if factor == 1.0:
+            return
+        if through == "lr":
+            self.scale[group] = self.scale.get(group, 1.0) * factor
+            return
+        gradients = self.writable(group)
+        if gradients:
+            torch._foreach_mul_(gradients, factor)
+
+    def hold(self, group: str) -> None:
+        """Keep a group as it is in this step: no gradient, and its normalisation buffers go back."""
+        self.groups[group].clear()
+        self.plan[group].idle = True
+        self.touched.add(group)
+        self.borrowed.discard(group)
+        self.known.pop(group, None)
+
+    def lend(self, group: str, norm: Tensor) -> None:
+        """Note that the group's gradients are now a stage's stored tensors, whose norm is known: read, do not write."""
+        self.touched.add(group)
+        self.borrowed.add(group)
+        self.known[group] = norm
+
+    def writable(self, group: str) -> list[Tensor]:
+        """Return the group's gradients, to be changed in place (borrowed ones are copied first)."""
+        params = [p for p in self.groups[group].params if p.grad is not None]
+        if group in self.borrowed:
+            for p in params:
+                p.grad = p.grad.clone()  # type: ignore[union-attr]
+            self.borrowed.discard(group)
+        self.touched.add(group)
+        self.known.pop(group, None)
+        return [p.grad for p in params if p.grad is not None]
+
+    def norm(self, group: str) -> Tensor:
+        """Return the norm of what the group would apply as things stand (0-d, on the device)."""
+        if group not in self.touched:
+            return self.fresh[group]
+        if group not in self.known:
+            self.known[group] = group_norms([self.groups[group]])[0]
+        return self.known[group]
+
+    def read_to_host(self) -> dict[str, float]:
+        """Make the one declared device-to-host copy of the step: fresh and applied norms, and everything in `reads`."""
+        fresh = list(self.fresh.values())
+        applied = [self.norm(name) for name in self.groups]
+        names = [*(f"fresh/{g}" for g in self.groups), *(f"applied/{g}" for g in self.groups), *self.reads]
+        values = [*fresh, *applied, *self.reads.values()]
+        dtype = torch.float64 if any(v.dtype == torch.float64 for v in values) else torch.float32
+        packed = torch.stack([v.detach().to(dtype) for v in values])
+        self.host = dict(zip(names, host_read(packed), strict=True))
+        return self.host
+
+
+def host_read(packed: Tensor) -> list[float]:
+    """Wait for the device and return the values: the only place where a step does."""
+    return packed.tolist()

@@ -1,0 +1,220 @@
+"""The shell around a program's module: callbacks, stages, loggers, Trainer and optimiser, from configuration nodes."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.optim import Optimizer
+
+from callbacks.errors import UserError
+from callbacks.run.history_logger import HistoryLogger
+from callbacks.run.tracking import finish
+from callbacks.stages.lr import LRSchedule
+from callbacks.step.pipeline import StepPipeline
+from callbacks.step.stage import Stage
+from suite.config.instantiate import build_node
+from suite.config.signature import parameters
+from suite.runs.identity import meaningful
+from suite.runs.job import Run
+
+# Lightning's notices that say nothing about these runs.
+NOTICES = (
+    ".*does not have many workers.*",
+    ".*is smaller than the logging interval.*",  # the pipeline logs by committed steps, over epochs
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+    ".*overridden `transfer_batch_to_device`.*",
+    ".*Trying to infer the `batch_size`.*",
+)
+
+
+def quiet_lightning() -> None:
+    """Silence Lightning's notices that say nothing about these runs; its other warnings stay."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in NOTICES:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def build_with_facts(node: DictConfig, facts: Mapping[str, Any], where: str) -> Any:
+    """Build a node; what it leaves open (`_partial_: true`) is bound by parameter name from facts of the run.
+
+    Raises:
+        UserError: a required parameter that neither the node nor the facts have.
+    """
+    built = build_node(node)
+    if not isinstance(built, partial):
+        return built
+    accepted = parameters(built.func)
+    bound = {name: facts[name] for name in accepted.names if name in facts and name not in built.keywords}
+    missing = [name for name in accepted.required if name not in built.keywords and name not in bound]
+    if missing:
+        raise UserError(
+            f"{where}.{missing[0]}",
+            "no value",
+            f"a value in the configuration (the run itself knows {', '.join(facts)})",
+            f"set +{where}.{missing[0]}=…",
+        )
+    return built(**bound)
+
+
+def build_callbacks(cfg: DictConfig, run: Run, **facts: Any) -> dict[str, L.Callback]:
+    """Build every node of `callbacks` that is not null, stages included, by name.
+
+    Args:
+        facts: what only the program knows and its callbacks may ask for by parameter name, beside `dirpath` (of
+            checkpoints), `config`, `config_hash` and `seed`.
+    """
+    known = {
+        "dirpath": str(run.dir / "checkpoints"),
+        "config": meaningful(cfg),
+        "config_hash": run.hash,
+        "seed": run.seed,
+        **facts,
+    }
+    return {
+        str(name): build_with_facts(node, known, f"callbacks.{name}")
+        for name, node in cfg.callbacks.items()
+        if node is not None
+    }
+
+
+def assemble(
+    cfg: DictConfig, run: Run, callbacks: Mapping[str, L.Callback], stages: Sequence[Stage]
+) -> tuple[L.Trainer, StepPipeline]:
+    """Build the Trainer around one StepPipeline.
+
+    Args:
+        callbacks: of `build_callbacks`; the stages among them join the pipeline.
+        stages: the program's own; all stages are ordered by their phases.
+    """
+    everyone = [*stages, *(c for c in callbacks.values() if isinstance(c, Stage))]
+    pipeline = StepPipeline.ordered(everyone)
+    others = [c for c in callbacks.values() if not isinstance(c, Stage)]
+    others.sort(key=lambda c: getattr(c, "reads_other_callbacks", False))
+    return build_trainer(cfg, run, [pipeline, *others]), pipeline
+
+
+def build_trainer(cfg: DictConfig, run: Run, callbacks: Sequence[L.Callback]) -> L.Trainer:
+    """Build the Trainer of the configuration, with what Lightning would get silently wrong made explicit."""
+    loggers: list[Any] = [HistoryLogger(str(run.dir))]
+    if run.is_main:
+        facts = {"run_dir": str(run.dir), "run_id": run.hash, "group": run.name}
+        for name, node in cfg.logger.items():
+            if node is not None:
+                loggers.append(build_with_facts(node, facts, f"logger.{name}"))
+    extra: dict[str, Any] = {}
+    options: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
+    cpu = options["accelerator"] == "cpu" or (options["accelerator"] == "auto" and not torch.cuda.is_available())
+    if options["precision"] == "16-mixed" and cpu:
+        # Lightning would run bf16 without a scaler here, and say so only in a warning
+        extra["plugins"] = [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]
+        options["precision"] = None
+    devices = options["devices"]
+    if (isinstance(devices, int) and devices > 1) or int(options.get("num_nodes") or 1) > 1:
+        if options["strategy"] not in ("auto", "ddp"):
+            raise UserError(
+                "trainer.strategy",
+                str(options["strategy"]),
+                "auto or ddp: groups that skip their graph need DDP with find_unused_parameters=True",
+                "set trainer.strategy=ddp",
+            )
+        # without it a step in which a group has no graph silently desynchronises the ranks
+        options["strategy"] = DDPStrategy(find_unused_parameters=True)
+    options.pop("_target_")
+    return L.Trainer(
+        **{str(k): v for k, v in options.items()},
+        **extra,
+        callbacks=list(callbacks),
+        logger=loggers,
+        default_root_dir=str(run.dir),
+        enable_checkpointing=True,
+        use_distributed_sampler=False,
+    )
+
+
+def configure_optimizer(
+    trainer: L.Trainer,
+    groups: Mapping[str, Sequence[nn.Parameter]],
+    group_lr: Mapping[str, float],
+    optimizer: Callable[..., Optimizer],
+    lr_schedule: LRSchedule,
+    absent: Collection[str] = (),
+) -> Any:
+    """Build one optimiser with named groups and its schedule in committed steps, as Lightning wants them.
+
+    Args:
+        groups: trainable parameters by name; a group without any is left out.
+        group_lr: learning rate in place of the optimiser's, by group (`adapter:llama`) or by kind (`adapter`).
+        absent: further names that `group_lr` may hold, of groups that this run does not have.
+
+    Raises:
+        UserError: `group_lr` names no group, or there is nothing to train.
+    """
+    trained = {name: list(params) for name, params in groups.items() if params}
+    kinds = {name.partition(":")[0] for name in groups}
+    for name in group_lr:
+        if name not in {*groups, *kinds, *absent}:
+            known = sorted({*groups, *kinds})
+            raise UserError(f"group_lr.{name}", "no such group", f"one of {', '.join(known)}", f"~group_lr.{name}")
+    if not trained:
+        raise UserError(
+            "configure_optimizers()",
+            "nothing to train",
+            "at least one trainable parameter",
+            "unfreeze a part of the model",
+        )
+    options = []
+    for name, params in trained.items():
+        rate = group_lr.get(name, group_lr.get(name.partition(":")[0]))
+        options.append({"params": params, "name": name, **({} if rate is None else {"lr": rate})})
+    built = optimizer(options)
+    trainer.fit_loop.setup_data()  # now the length of an epoch is known
+    per_epoch = max(1, int(trainer.num_training_batches))
+    epochs = trainer.max_epochs or -1
+    if epochs < 1:  # training is measured in steps alone
+        epochs = -(-max(1, trainer.max_steps) // per_epoch)
+    schedule = lr_schedule(built, per_epoch, epochs)
+    return {"optimizer": built, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+@contextmanager
+def closing_loggers(trainer: L.Trainer) -> Iterator[None]:
+    """End the trainer's W&B runs with the exit code of the block."""
+    code = 1
+    try:
+        yield
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+        raise
+    finally:
+        finish(trainer, code)
+
+
+def best_checkpoint(run: Run) -> Path:
+    """Return the path of the run's best checkpoint.
+
+    Raises:
+        UserError: training ended before its first validation.
+    """
+    best = run.dir / "checkpoints" / "best.ckpt"
+    if not best.exists():
+        raise UserError(
+            "trainer.max_epochs, trainer.max_steps, trainer.check_val_every_n_epoch",
+            "training ended before its first validation",
+            "at least one validation, to select the best moment",
+            "set trainer.check_val_every_n_epoch=1, and trainer.max_steps to at least the batches of an epoch",
+        )
+    return best
