@@ -100,7 +100,7 @@ LINES = {
 
 
 class Failure(Exception):
-    """A command that did not do what it should; the text says which and shows the end of its output."""
+    """Says which command did not do what it should, with the end of its output."""
 
 
 def run(name: str, tree: Path, out: Path, data: Path) -> float:
@@ -136,7 +136,7 @@ def _process(line: list[str], tree: Path, out: Path, expected: int) -> None:
 
 
 def outputs(out: Path) -> dict[str, Cells]:
-    """What the only run under `out` has left, by kind: everything that has to be the same."""
+    """Reads all that the only run under `out` has left and that has to be the same, by kind."""
     found = list(out.glob("runs/*/*/result.json"))
     if len(found) != 1:
         raise Failure(f"{len(found)} run directories in {out / 'runs'}, not one")
@@ -163,7 +163,7 @@ def outputs(out: Path) -> dict[str, Cells]:
 
 
 def flat(value: Any, place: str, wording: bool = True) -> Cells:
-    """The leaves of nested containers by their place, without what is measured and, if so wished, without texts."""
+    """Lists the leaves of nested containers by their place, without what is measured and, if so wished, without texts."""
     if isinstance(value, dict | list | tuple):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         return {k: v for key, part in items for k, v in flat(part, f"{place} {key}", wording).items()}
@@ -173,7 +173,7 @@ def flat(value: Any, place: str, wording: bool = True) -> Cells:
 
 
 def canonical(value: Any) -> str:
-    """A number in one spelling, so that NaN is NaN and 1 is 1.0; anything else as it is."""
+    """Spells a number in one way, so that NaN is NaN and 1 is 1.0, and leaves anything else as it is."""
     try:
         return repr(float(value))
     except (TypeError, ValueError):
@@ -181,7 +181,7 @@ def canonical(value: Any) -> str:
 
 
 def table(path: Path) -> Cells:
-    """The cells of a table by step, name and column; a name that comes twice in a step is counted."""
+    """Reads the cells of a table by step, name and column, counting a name that comes twice in a step."""
     cells: Cells = {}
     if not path.exists():
         return cells
@@ -198,7 +198,7 @@ def table(path: Path) -> Cells:
 
 
 def difference(base: Any, new: Any) -> str | None:
-    """How two cells differ; None where every bit is the same, whatever kind of NaN."""
+    """Tells how two cells differ; returns None where every bit is the same, whatever kind of NaN."""
     if not (isinstance(base, Tensor) and isinstance(new, Tensor)):
         return None if isinstance(base, str) and base == new else f"{base} in the base, {new} here"
     if base.dtype != new.dtype or base.shape != new.shape:
@@ -219,7 +219,7 @@ def _bits(tensor: Tensor) -> Tensor:
 
 
 def compare(base: dict[str, Cells], new: dict[str, Cells]) -> tuple[str, list[str]]:
-    """How much was compared, and the differences: the first of each kind and how many there are."""
+    """Compares kind by kind; returns how much there was, and the first differences of each kind with their number."""
     found: list[str] = []
     for kind, old in base.items():
         here = new[kind]
@@ -228,7 +228,7 @@ def compare(base: dict[str, Cells], new: dict[str, Cells]) -> tuple[str, list[st
         lines += [f"{k}: {d}" for k, v in old.items() if k in here and (d := difference(v, here[k])) is not None]
         if not lines and kind == "history cells" and list(old) != list(here):
             lines = ["the same cells in another order"]
-        found += lines[:SHOWN] + ([f"… {len(lines)} differences in {len(old)} {kind}"] if len(lines) > SHOWN else [])
+        found += lines[:SHOWN] + ([f"… {len(lines)} such lines on {kind}"] if len(lines) > SHOWN else [])
     counts = {
         kind: sum(v.numel() if kind == "predictions" and isinstance(v, Tensor) else 1 for v in cells.values())
         for kind, cells in base.items()
@@ -243,7 +243,7 @@ def git(*arguments: str) -> str:
 
 
 def base_outputs(name: str, tree: Path, out: Path, data: Path) -> tuple[dict[str, Cells], float]:
-    """Outputs of the base and their seconds, made now or kept from an earlier call with the same line and torch."""
+    """Returns outputs and seconds of the base, made now or kept from an earlier call with the same line and torch."""
     done, key = out / "done.json", {"line": LINES[name], "torch": torch.__version__}
     kept = json.loads(done.read_text(encoding="utf-8")) if done.exists() else {}
     if {k: kept.get(k) for k in key} != key:
@@ -272,13 +272,15 @@ def judge(names: list[str], base_tree: Path, tree: Path, kept: Path, here: Path)
 
 
 def main() -> int:
-    """Console entry; returns the exit code."""
+    """Reads the command line, makes and removes the base's worktree, and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", metavar="REVISION", help="the revision that has the right numbers")
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", help="these configurations (* and ? allowed), not the core"
     )
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave all outputs here and reuse the base's")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="leave all outputs here, reuse the base's; one call at a time"
+    )
     parser.add_argument("--tree", type=Path, default=ROOT, metavar="DIR", help="the tree to judge; else this one")
     parser.add_argument("--list", action="store_true", help="show the configurations and their command lines")
     args = parser.parse_args()

@@ -13,9 +13,10 @@ from asgml.data.dataset import Batch
 from asgml.methods.base import Method, Step, uses
 from asgml.model.net import FUSION, MultimodalNet
 from asgml.model.rows import present_mask, scatter
-from asgml.train.distributed import reduced, sum_over_ranks, world_size
+from asgml.train.distributed import reduced
 from callbacks.step.context import host_read
 from callbacks.step.plan import StepPlan
+from callbacks.step.ranks import sum_over_ranks, world_size
 
 HALF = (torch.float16, torch.bfloat16)
 

@@ -21,7 +21,7 @@ from asgml.data.dataset import Batch
 from asgml.methods.base import Epoch, Method, Step, Survey, uses
 from asgml.model.net import FUSION, MultimodalNet
 from asgml.rhythm.stage import Rhythm
-from asgml.train.distributed import means_over_ranks, sum_over_ranks
+from asgml.train.distributed import means_over_ranks
 from asgml.train.forward import Forward
 from asgml.train.method_support import check_methods, install_modules, install_selection, never_act, reinitialise
 from asgml.train.modulation import Modulation
@@ -31,6 +31,7 @@ from callbacks.errors import UserError
 from callbacks.stages.lr import LRSchedule
 from callbacks.step.context import StepContext
 from callbacks.step.groups import require_groups
+from callbacks.step.ranks import sum_over_ranks
 from callbacks.step.stage import find_pipeline
 from suite.shell import configure_optimizer
 

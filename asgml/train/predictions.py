@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_average_precision, multiclass_f1_score
 
+from callbacks.step.ranks import world_size
+
 SPLIT_CODES = {"val": 1, "test": 2}
 
 
@@ -43,8 +45,8 @@ class Predictions:
     @classmethod
     def gather(cls, parts: list[Predictions]) -> Predictions:
         """All batches of all ranks, in the order of the split, each sample once."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            everyone: list[list[Predictions] | None] = [None] * dist.get_world_size()
+        if world_size() > 1:
+            everyone: list[list[Predictions] | None] = [None] * world_size()
             dist.all_gather_object(everyone, parts)
             parts = [p for rank in everyone for p in rank or []]
         if not parts:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from asgml.data.dataset import Batch
 from asgml.methods.base import Step, Survey
-from asgml.train.distributed import world_size
 from asgml.train.forward import Forward
 from callbacks.errors import UserError
 from callbacks.step.modes import evaluating
+from callbacks.step.ranks import world_size
 
 
 class Surveyed(Protocol):

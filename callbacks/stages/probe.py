@@ -15,6 +15,7 @@ from callbacks.run.rng import capture, restore
 from callbacks.step.context import StepContext, host_read
 from callbacks.step.modes import evaluating
 from callbacks.step.phases import Phase
+from callbacks.step.ranks import sum_over_ranks, world_size
 from callbacks.step.stage import Stage
 
 ProbeInput = dict[str, tuple[Tensor, Tensor]]  # modality -> features (n, d), labels (n,)
@@ -34,16 +35,6 @@ class CorrectedEMA:
     @property
     def value(self) -> float:
         return self.sum / (1 - (1 - self.alpha) ** self.count) if self.count else 0.0
-
-
-def _ranks() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _reduce(values: Tensor) -> Tensor:
-    if _ranks() > 1:
-        dist.all_reduce(values)
-    return values
 
 
 class ProbeEMA(Stage):
@@ -224,9 +215,9 @@ class ProbeEMA(Stage):
         assert self._optimizer is not None
         self._optimizer.zero_grad(set_to_none=True)
         counts = None
-        if _ranks() > 1:
+        if world_size() > 1:
             device = next(iter(batch.values()))[1].device
-            counts = _reduce(torch.tensor([float(y.shape[0]) for _, y in batch.values()], device=device))
+            counts = sum_over_ranks(torch.tensor([float(y.shape[0]) for _, y in batch.values()], device=device))
         with torch.enable_grad():
             for i, (m, (f, y)) in enumerate(batch.items()):
                 total = counts[i].clamp(min=1) if counts is not None else max(1, y.shape[0])
@@ -256,7 +247,7 @@ class ProbeEMA(Stage):
         assert held is not None
         right = torch.stack([(self._probes[m](f).argmax(1) == y).sum().float() for m, (f, y) in held.items()])
         seen = torch.tensor([float(y.shape[0]) for _, y in held.values()], device=right.device)
-        values = host_read(_reduce(torch.cat([right, seen])))  # reduced, so that all ranks read the same
+        values = host_read(sum_over_ranks(torch.cat([right, seen])))  # reduced, so that all ranks read the same
         for i, m in enumerate(held):
             if not values[len(held) + i]:
                 continue

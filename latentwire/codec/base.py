@@ -130,4 +130,4 @@ class Codec(nn.Module):
 
 def bad_payload(found: str, expected: str) -> UserError:
     """Return the error about a payload that `encode` has not written."""
-    return UserError("message payload", found, expected, "write it again with latentwire.encode")
+    return UserError("message payload", found, expected, "write it again with python -m latentwire.encode")

@@ -32,7 +32,7 @@ MAGIC = b"LW"
 VERSION = 1
 HEADER = struct.Struct("<2sB4sH")
 CHECKSUM = struct.Struct("<I")
-AGAIN = "write it again with latentwire.encode"
+AGAIN = "write it again with python -m latentwire.encode"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def fingerprint(config: Mapping[str, Any], *modules: nn.Module) -> bytes:
 def pack(z: Tensor, codec: Codec, identity: bytes) -> bytes:
     """Write the message of one text's latents (M, d_z). `identity`: from `fingerprint`. Raises UserError on NaN."""
     if z.dim() == 2 and not 1 <= z.shape[0] < 2**16:
-        raise UserError("latents", f"{z.shape[0]} slots", "1 to 65535", "set wire.slots")
+        raise UserError("latents", f"{z.shape[0]} slots", "1 to 65535", "set wire.slots=64")
     payload = codec.encode(z)
     body = HEADER.pack(MAGIC, VERSION, _checked(identity)[:4], z.shape[0]) + payload
     return body + CHECKSUM.pack(zlib.crc32(identity + body))

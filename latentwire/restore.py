@@ -1,0 +1,42 @@
+"""From a finished run to its wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from latentwire.build import Inputs, build_inputs, build_wire
+from latentwire.checkpoints import read_checkpoint, read_config, take_over
+from latentwire.wire import LatentWire
+
+
+@dataclass
+class Loaded:
+    """A finished run's wire, in evaluation mode, with what it reads."""
+
+    cfg: DictConfig
+    inputs: Inputs
+    wire: LatentWire
+
+
+def load(run_dir: Path, which: str = "best") -> Loaded:
+    """Rebuild the wire of a run from its configuration and a checkpoint, every trained tensor verified.
+
+    Args:
+        run_dir: directory of the run.
+        which: `best` or `last`.
+
+    Raises:
+        UserError: no such run or checkpoint, language models that are not those of the run, or a checkpoint that does
+            not hold all that was trained.
+    """
+    checkpoint = read_checkpoint(run_dir, which)
+    cfg = read_config(run_dir)
+    inputs = build_inputs(cfg)
+    for name, lm in inputs.lms.items():
+        lm.verify(checkpoint["latentwire"]["models"][name])
+    wire = build_wire(cfg, inputs)
+    take_over(wire, checkpoint, "wire.", str(run_dir / "checkpoints" / f"{which}.ckpt"))
+    return Loaded(cfg, inputs, wire.eval())
