@@ -1,4 +1,4 @@
-"""Proves that a restructuring changed no number: the same short runs in a base revision and in this tree, bit for bit.
+"""Prove that a restructuring changed no number: the same short runs in a base revision and in this tree, bit for bit.
 
     .venv/bin/python tests/bit_identity.py --base 3d2b980 --keep /tmp/identity            # the core list
     .venv/bin/python tests/bit_identity.py --base 3d2b980 --keep /tmp/identity --only '*'  # and every method
@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from fnmatch import fnmatch
+from itertools import groupby
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -84,10 +85,10 @@ WIRES = {
     "wire_stopped": "codec=int6 callbacks.checkpoint.every_n_steps=3",
 }
 # Each alone, as `method_NAME`, on command; umt is not here: it wants the checkpoints of other runs.
-METHODS = """agm amco amst:factor=2 arl cagrad cggm cml dgl gblending:super_epoch=1 gradnorm greedy:starts=1 inforeg
-lfm mbsd mgda miles:threshold=0.0 mimo mmcosine mmpareto mses:patience=1 mslr:history=2 opm:warmup=1 pmr
-reconboost:stage_epochs=1 relearn:every=1 remix:warmup=1 ume uniform unimodal_audio unimodal_visual
-valuation:warmup=1"""
+METHODS = """agm amco amst:factor=2 arl cagrad cggm cml dgl gblending:super_epoch=1 gradnorm greedy:begins=1 inforeg
+lfm mbsd mgda miles:threshold=0.0 mimo mmcosine mmpareto mses:patience=1 mslr:history=2 opm:begins=1 pmr
+reconboost:stage_epochs=1 relearn:every=1 remix:begins=1 ume uniform unimodal_audio unimodal_visual
+valuation:begins=1"""
 ALONE = {
     f"method_{method}": f"method={method} " + (f"methods.{method}.{setting}" if setting else "")
     for method, _, setting in (word.partition(":") for word in METHODS.split())
@@ -103,11 +104,11 @@ class Failure(Exception):
     """Says which command did not do what it should, with the end of its output."""
 
 
-def run(name: str, tree: Path, out: Path, data: Path) -> float:
-    """Runs a configuration in a tree, its outputs under `out`; returns seconds."""
+def run(name: str, overrides: list[str], tree: Path, out: Path, data: Path) -> float:
+    """Run a configuration in a tree, its outputs under `out`; returns seconds."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    line = [sys.executable, *(part.replace("{out}", str(out)).replace("{data}", str(data)) for part in LINES[name])]
+    line = [sys.executable, *(part.replace("{out}", str(out)).replace("{data}", str(data)) for part in overrides)]
     start = time.monotonic()
     if name.endswith("_stopped"):
         _process(line, tree, out, EXIT_SIGTERM)
@@ -136,7 +137,7 @@ def _process(line: list[str], tree: Path, out: Path, expected: int) -> None:
 
 
 def outputs(out: Path) -> dict[str, Cells]:
-    """Reads all that the only run under `out` has left and that has to be the same, by kind."""
+    """Read all that the only run under `out` has left and that has to be the same, by kind."""
     found = list(out.glob("runs/*/*/result.json"))
     if len(found) != 1:
         raise Failure(f"{len(found)} run directories in {out / 'runs'}, not one")
@@ -163,7 +164,7 @@ def outputs(out: Path) -> dict[str, Cells]:
 
 
 def flat(value: Any, place: str, wording: bool = True) -> Cells:
-    """Lists the leaves of nested containers by their place, without what is measured and, if so wished, without texts."""
+    """List the leaves of nested containers by their place, without what is measured; texts on demand."""
     if isinstance(value, dict | list | tuple):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         return {k: v for key, part in items for k, v in flat(part, f"{place} {key}", wording).items()}
@@ -181,7 +182,7 @@ def canonical(value: Any) -> str:
 
 
 def table(path: Path) -> Cells:
-    """Reads the cells of a table by step, name and column, counting a name that comes twice in a step."""
+    """Read the cells of a table by step, name and column, counting a name that comes twice in a step."""
     cells: Cells = {}
     if not path.exists():
         return cells
@@ -226,42 +227,58 @@ def compare(base: dict[str, Cells], new: dict[str, Cells]) -> tuple[str, list[st
         lines = [f"{k}: only in the base" for k in old if k not in here]
         lines += [f"{k}: only here" for k in here if k not in old]
         lines += [f"{k}: {d}" for k, v in old.items() if k in here and (d := difference(v, here[k])) is not None]
-        if not lines and kind == "history cells" and list(old) != list(here):
-            lines = ["the same cells in another order"]
+        if steps(old) != steps(here):
+            lines.append("the steps of a table come in another order")
         found += lines[:SHOWN] + ([f"… {len(lines)} such lines on {kind}"] if len(lines) > SHOWN else [])
     counts = {
         kind: sum(v.numel() if kind == "predictions" and isinstance(v, Tensor) else 1 for v in cells.values())
         for kind, cells in base.items()
     }
-    empty = [f"nothing to compare: no {kind}" for kind, n in counts.items() if not n]
-    return ", ".join(f"{n} {kind}" for kind, n in counts.items()), found + empty
+    found += [f"nothing to compare: no {kind}" for kind, n in counts.items() if not n]
+    moved = list(base["history cells"]) != list(new["history cells"])
+    remark = "; within a step, rows come in another order" if moved else ""
+    return ", ".join(f"{n} {kind}" for kind, n in counts.items()) + remark, found
+
+
+def steps(cells: Cells) -> list[str]:
+    """List the tables' steps in the order of their rows, each once while it lasts."""
+    return [step for step, _ in groupby(place.split(" step ")[1].split(" ")[0] for place in cells if " step " in place)]
 
 
 def git(*arguments: str) -> str:
-    """Runs git in this checkout; returns what it printed."""
+    """Run git in this checkout; returns what it printed."""
     return subprocess.run(["git", "-C", str(ROOT), *arguments], check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def base_outputs(name: str, tree: Path, out: Path, data: Path) -> tuple[dict[str, Cells], float]:
-    """Returns outputs and seconds of the base, made now or kept from an earlier call with the same line and torch."""
-    done, key = out / "done.json", {"line": LINES[name], "torch": torch.__version__}
+def base_outputs(
+    name: str, renamed: dict[str, str], tree: Path, out: Path, data: Path
+) -> tuple[dict[str, Cells], float]:
+    """Return outputs and seconds of the base, made now or kept from an earlier call with the same line and torch."""
+    line = [old_keys(part, renamed) for part in LINES[name]]
+    done, key = out / "done.json", {"line": line, "torch": torch.__version__}
     kept = json.loads(done.read_text(encoding="utf-8")) if done.exists() else {}
     if {k: kept.get(k) for k in key} != key:
-        kept = {**key, "seconds": run(name, tree, out, data)}
+        kept = {**key, "seconds": run(name, line, tree, out, data)}
         done.write_text(json.dumps(kept, indent=2), encoding="utf-8")
     return outputs(out), kept["seconds"]
 
 
-def judge(names: list[str], base_tree: Path, tree: Path, kept: Path, here: Path) -> int:
-    """Runs and compares configurations, one line or more for each; returns how many are not identical."""
+def old_keys(override: str, renamed: dict[str, str]) -> str:
+    """Return an override with the key that the base knows."""
+    key, equals, value = override.partition("=")
+    return renamed.get(key, key) + equals + value
+
+
+def judge(names: list[str], renamed: dict[str, str], base_tree: Path, tree: Path, kept: Path, temporary: Path) -> int:
+    """Run and compares configurations, one line or more for each; returns how many are not identical."""
     wrong = 0
     for name in names:
         where, found = "base", list[str]()
         try:
-            base, before = base_outputs(name, base_tree, kept / name, kept / "data")
+            base, before = base_outputs(name, renamed, base_tree, kept / name, kept / "data")
             where = "new tree"
-            after = run(name, tree, here / name, kept / "data")
-            counts, found = compare(base, outputs(here / name))
+            after = run(name, LINES[name], tree, temporary / name, kept / "data")
+            counts, found = compare(base, outputs(temporary / name))
             verdict = "DIFFERENT" if found else f"identical ({counts}; {before} s, {after} s)"
         except (Failure, KeyError, OSError, ValueError, UnpicklingError) as error:
             verdict = f"FAILED in the {where}: {error if isinstance(error, Failure) else repr(error)}"
@@ -271,17 +288,24 @@ def judge(names: list[str], base_tree: Path, tree: Path, kept: Path, here: Path)
     return wrong
 
 
+def stop(*_: Any) -> None:
+    """End this process on SIGTERM as on Ctrl-C, so that the worktree is removed; a second signal is not heard."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(EXIT_SIGTERM)
+
+
 def main() -> int:
-    """Reads the command line, makes and removes the base's worktree, and returns the exit code."""
+    """Read the command line, makes and removes the base's worktree, and returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", metavar="REVISION", help="the revision that has the right numbers")
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", help="these configurations (* and ? allowed), not the core"
     )
-    parser.add_argument(
-        "--keep", type=Path, metavar="DIR", help="leave all outputs here, reuse the base's; one call at a time"
-    )
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the base's outputs here, and reuse them")
     parser.add_argument("--tree", type=Path, default=ROOT, metavar="DIR", help="the tree to judge; else this one")
+    parser.add_argument(
+        "--renamed", nargs="+", default=[], metavar="NEW=OLD", help="keys that have another name in the base"
+    )
     parser.add_argument("--list", action="store_true", help="show the configurations and their command lines")
     args = parser.parse_args()
     chosen = [n for n in LINES if (any(fnmatch(n, p) for p in args.only) if args.only else n not in ALONE)]
@@ -290,13 +314,26 @@ def main() -> int:
         return 0
     if args.base is None or not chosen:
         parser.error("--base REVISION is needed" if chosen else f"no configuration is called {args.only}; see --list")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_SIGTERM))  # so that the worktree is removed
-    sha = git("rev-parse", "--verify", f"{args.base}^{{commit}}").strip()
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        sha = git("rev-parse", "--verify", f"{args.base}^{{commit}}").strip()
+    except subprocess.CalledProcessError:
+        parser.error(f"--base {args.base}: no such revision")
     with tempfile.TemporaryDirectory(prefix="bit_identity_") as temporary:
         base_tree, keep = Path(temporary) / "base", (args.keep or Path(temporary)).resolve()
         git("worktree", "add", "--quiet", "--detach", str(base_tree), sha)
         try:
-            return int(judge(chosen, base_tree, args.tree.resolve(), keep / sha[:12], keep / "tree") > 0)
+            return int(
+                judge(
+                    chosen,
+                    dict(pair.split("=") for pair in args.renamed),
+                    base_tree,
+                    args.tree.resolve(),
+                    keep / sha[:12],
+                    Path(temporary),
+                )
+                > 0
+            )
         finally:
             git("worktree", "remove", "--force", str(base_tree))
 
