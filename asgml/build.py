@@ -1,4 +1,4 @@
-"""From a checked configuration to data, module and trainer."""
+"""build: from a checked configuration to data, module and trainer."""
 
 from __future__ import annotations
 
@@ -27,7 +27,14 @@ from suite.shell import assemble, build_callbacks
 
 @dataclass
 class Parts:
-    """Holds what a run consists of."""
+    """Holds what a run consists of.
+
+    Attributes:
+        data: the data module, prepared and checked.
+        module: the module under training.
+        trainer: the trainer with its callbacks and loggers.
+        pipeline: the pipeline of the trainer.
+    """
 
     data: MultimodalData
     module: MultimodalModule
@@ -36,7 +43,11 @@ class Parts:
 
 
 def build(cfg: DictConfig, run: Run) -> Parts:
-    """Build everything for one run; the run directory exists."""
+    """Build everything for one run, whose directory exists.
+
+    Raises:
+        UserError: data or configuration from which no run can be built.
+    """
     data = build_data(cfg)
     callbacks = build_callbacks(cfg, run, classes=len(data.spec.classes))
     probe = next((c for c in callbacks.values() if isinstance(c, ProbeEMA)), None)
@@ -64,8 +75,8 @@ def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) 
         raise UserError(
             "callbacks.probe",
             "null",
-            f"probes, which asgml.mode={config.mode} reads",
-            "leave callbacks.probe as it is, or set asgml.mode=sync",
+            f"probes, which asgml.mode={config.mode}{' with the boost' if config.boosts else ''} reads",
+            "leave callbacks.probe=null out, or set asgml.mode=sync asgml.boost.enabled=false",
         )
     net: MultimodalNet = build_node(cfg.model)(spec=data.spec, seed=int(cfg.seed))
     if cfg.trainer.precision in ("64", "64-true"):

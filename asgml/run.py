@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Loader:
-    """Types the `loader` node; see `asgml.data.MultimodalData`."""
+    """Types the `loader` node; `asgml.data.MultimodalData` says what its keys mean."""
 
     batch_size: int
     eval_batch_size: int
@@ -29,7 +29,24 @@ class Loader:
 
 @dataclass
 class Tree(Common):
-    """Types the plain nodes of the asgml configuration tree."""
+    """Types the nodes of the asgml configuration tree.
+
+    Attributes:
+        data: the data source.
+        loader: the batches.
+        model: the network, a factory that is called with the data's specification and a seed.
+        optimizer: the optimiser, a factory that is called with the parameter groups.
+        lr_schedule: the schedule of the learning rate.
+        group_lr: the learning rate of single groups, by name, in place of the optimiser's.
+        methods: the methods of the run, by name, in the order in which they apply.
+        asgml: the rhythm of the encoders.
+        trainer: the options of Lightning's trainer.
+        callbacks: the callbacks and stages, by name; null leaves one out.
+        logger: the loggers beside the run's own tables, by name; null leaves one out.
+        cosine_every: the number of steps between two measurements of the cosine at the feature; 0 switches it off.
+        debug: the debugging check of the run, `overfit` or `one_step`; null for none.
+        label: the name of the configuration in tables and figures; null takes what differs between compared runs.
+    """
 
     data: Any
     loader: Loader
@@ -48,7 +65,7 @@ class Tree(Common):
 
 
 def dead(cfg: DictConfig) -> dict[str, str]:
-    """Return the keys without effect under this configuration, with the reason."""
+    """Return the keys without effect under this configuration, each with the reason."""
     node: Any = OmegaConf.to_container(cfg.asgml, resolve=True)
     reasons = dead_keys(node)
     if "uniform" not in cfg.methods:
@@ -57,7 +74,7 @@ def dead(cfg: DictConfig) -> dict[str, str]:
 
 
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
-    """Do one run from data to result (see `suite.runs.launch`)."""
+    """Do one run from data to result, and return the result."""
     from asgml.build import build
     from suite.shell import closing_loggers, quiet_lightning
 
@@ -68,7 +85,7 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
 
 
 def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
-    """Train, then evaluate the last and the best-validation weights on val and test."""
+    """Train, then evaluate the last and the best-validation weights on val and test, and return the result."""
     import torch
 
     from asgml.train.predictions import save_predictions
@@ -98,7 +115,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run the console entry."""
+    """Run the command line of `python -m asgml.run`."""
     launch("asgml", train, dead, schema=Tree)
 
 

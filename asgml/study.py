@@ -1,6 +1,8 @@
 """Named studies of asgml (see `suite.runs.study`).
 
-python -m asgml.study demo   # `make demo`; further overrides go to every run
+Example::
+
+    python -m asgml.study demo   # `make demo`; further overrides go to every run
 """
 
 from __future__ import annotations

@@ -1,18 +1,18 @@
-"""The one kind of error a user can cause."""
+"""UserError: the one kind of error that a user can cause."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Bad input, told in one screen: what is wrong where, what was expected, and what to do.
-
-    Args:
-        where: the file, config key or command-line argument at fault.
-        found: what stood there.
-        expected: what would have been accepted.
-        remedy: the next thing to type or change.
+    """Tells about bad input in one screen: where it is, what was found, what was expected, and what to do.
 
     The launcher prints it without a traceback and exits with `EXIT_CODE`.
+
+    Args:
+        where: the file, the configuration key or the command-line argument at fault.
+        found: what stood there.
+        expected: what would have been accepted.
+        remedy: the next thing to type or to edit, so that it works as it stands.
     """
 
     EXIT_CODE = 2

@@ -12,13 +12,15 @@ from callbacks.errors import UserError
 
 @dataclass(frozen=True)
 class Rule:
-    """value(metric) / value(over), or value(metric) - value(minus), lies between `min` and `max`.
+    """Demands that value(metric), over value(over) or minus value(minus), lies between `min` and `max`.
 
     Args:
-        metric: dotted path in what is judged: `methods.wire.f1`, or in a stage an observed metric as it is called
-            (`val/f1`, `first_token_top1`, `grad_norm`).
-        min, max: bounds that still pass; at least one.
-        over, minus: another metric to divide by or to subtract.
+        metric: dotted path in what is judged: `methods.wire.f1`, or in a period of the curriculum the name of an
+            observed metric (`val/f1`, `first_token_top1`, `grad_norm`).
+        min: smallest value that passes; None: no such bound. At least one bound is needed.
+        max: largest value that passes; None: no such bound.
+        over: another metric to divide by.
+        minus: another metric to subtract.
     """
 
     metric: str
@@ -30,14 +32,14 @@ class Rule:
     def __post_init__(self) -> None:
         if (self.min is None and self.max is None) or (self.over is not None and self.minus is not None):
             raise UserError(
-                f"acceptance of {self.metric}",
+                f"acceptance.<stage>.<rule> of {self.metric}",
                 f"min {self.min}, max {self.max}, over {self.over}, minus {self.minus}",
                 "min or max, and at most one of over and minus",
-                "correct the rule",
+                "set acceptance.<stage>.<rule>.min=0.0, or acceptance.<stage>.<rule>.minus=null",
             )
 
     def judge(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """`{value, min, max, passed}`; a metric that is missing or not finite does not pass."""
+        """Return `{what, value, min, max, passed}`; a metric that is missing or not finite does not pass."""
         value = lookup(values, self.metric)
         if self.over is not None:
             other = lookup(values, self.over)
@@ -51,7 +53,7 @@ class Rule:
 
 
 def lookup(values: Mapping[str, Any], path: str) -> float:
-    """The number at a dotted path, NaN where there is none. A whole name wins over a path."""
+    """Return the number at a dotted path, NaN where there is none. A whole name wins over a path."""
     if path in values and isinstance(values[path], int | float):
         return float(values[path])
     head, _, rest = path.partition(".")
@@ -62,11 +64,11 @@ def lookup(values: Mapping[str, Any], path: str) -> float:
 def judge(
     rules: Mapping[str, Mapping[str, Rule]], stages: Mapping[str, Mapping[str, float]], result: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Verdicts `{stage, rule, what, value, min, max, passed}`.
+    """Return verdicts `{stage, rule, what, value, min, max, passed}`.
 
     Args:
-        rules: by stage and by a name of their own; the stage `evaluation` is judged on the result.
-        stages: last observed metrics of each stage of the curriculum.
+        rules: rules by stage and by a name of their own; the stage `evaluation` is judged on the result.
+        stages: last observed metrics by period of the curriculum.
         result: the run's result.
     """
     return [

@@ -18,20 +18,20 @@ from callbacks.errors import UserError
 from latentwire.encode import read_bytes
 
 if TYPE_CHECKING:
-    from latentwire.build import Loaded
+    from latentwire.restore import Loaded
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said.
+    """Holds what a model said.
 
     Attributes:
-        model: its name.
-        question: None where the message held it.
+        model: the model's name.
+        question: the question; None where the message held it.
         answer: the text, as the evaluator scores it.
-        tokens: its ids, without the stop token.
-        logprobs: of every token in nats, the stop token's last where there was one.
-        stopped: the model ended the answer itself; otherwise `evaluation.max_new_tokens` did.
+        tokens: ids of the answer, without the stop token.
+        logprobs: log-probability of every token in nats, the stop token's last where there was one.
+        stopped: whether the model ended the answer itself; otherwise `evaluation.max_new_tokens` did.
     """
 
     model: str
@@ -45,15 +45,15 @@ class Answer:
 def answer(
     loaded: Loaded, message: bytes, model: str, questions: Sequence[str] = (), where: str = "message"
 ) -> list[Answer]:
-    """Greedy answers of one model to questions about a message; what the evaluator gets for the same passage.
+    """Answer questions about a message greedily, as the evaluator does for the same passage.
 
     Args:
-        loaded: the reader's run, from `latentwire.build.load`. That rebuilds the whole run, its encoder included, as
-            the fingerprint covers it; of the encoder nothing is computed here.
-        message: from `latentwire.encode`, by this run or one with the same encoder and codec.
-        model: one of `loaded.wire.models`.
-        questions: none where messages hold the question (`wire.track=whole_prompt`): there is one answer then.
-        where: names the message in errors, e.g. its file.
+        loaded: the reader's run, as `latentwire.restore.load` returned it: the whole run, its encoder included, as the
+            fingerprint covers it; of the encoder nothing is computed here.
+        message: bytes that `latentwire.encode` wrote, by this run or one with the same encoder and codec.
+        model: name of one of `loaded.wire.models`.
+        questions: the questions; none where messages hold theirs (`wire.track=whole_prompt`): there is one answer then.
+        where: the message's name in errors, e.g. its file.
 
     Raises:
         UserError: no message of this wire or a damaged one, an unknown model, or questions that are missing, empty,
@@ -63,17 +63,18 @@ def answer(
 
     from latentwire.codec.message import unpack
     from latentwire.lm.prompts import render
-    from latentwire.train.batches import select
 
     wire = loaded.wire
     if model not in wire.models:
-        raise UserError(f"model {model}", "no reader of this run", " | ".join(wire.models), "name one of these")
+        readers = " | ".join(wire.models)
+        raise UserError(f"--model {model}", "no reader of this run", readers, f"set --model {wire.models[0]}")
     values = unpack(message, wire.codec, wire.identity(), where)
     if wire.whole_prompt and questions:
-        raise UserError("question", repr(questions[0]), "none: the message holds its question", "leave it out")
+        found = repr(questions[0])
+        raise UserError("--question", found, "none: the message holds its question", "leave out --question")
     if not wire.whole_prompt and (not questions or not all(q.strip() for q in questions)):
-        raise UserError("question", "none, or an empty one", "one or several", "add --question 'Who …?'")
-    lm, new = loaded.source.lms[model], int(loaded.cfg.evaluation.max_new_tokens)
+        raise UserError("--question", "none, or an empty one", "one or several", "add --question 'Who …?'")
+    lm, new = loaded.inputs.lms[model], int(loaded.cfg.evaluation.max_new_tokens)
     room = lm.max_tokens - len(wire.layout.indices(model)) - new
     if wire.whole_prompt:
         follows = [render(lm.style, None, "", max_tokens=room).cue]
@@ -81,7 +82,7 @@ def answer(
         follows = [render(lm.style, None, q, max_tokens=room).question for q in questions]
     with torch.no_grad():
         prefix = wire.prefix(values[None].to(wire.device), model)
-    made = lm.generate_scored(select(prefix, [0] * len(follows)), follows, new)
+    made = lm.generate_scored(prefix.select([0] * len(follows)), follows, new)
     asked: list[str | None] = [None] if wire.whole_prompt else [*questions]
     return [
         Answer(model, q, lm.style.decode(tokens), tokens, logprobs, len(tokens) < new)
@@ -90,15 +91,15 @@ def answer(
 
 
 def chosen(loaded: Loaded, model: str | None) -> str:
-    """The named model, or the only one there is. Raises UserError where there are several."""
+    """Return the named model, or the only one there is. Raises UserError where there are several."""
     models = loaded.wire.models
     if model is None and len(models) > 1:
-        raise UserError("--model", "none", " | ".join(models), "say which one is to answer")
+        raise UserError("--model", "none", " | ".join(models), f"add --model {models[0]}")
     return model if model is not None else models[0]
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     p = argparse.ArgumentParser("python -m latentwire.answer", description="Ask a language model about a message.")
     p.add_argument("message", help="file that latentwire.encode wrote; - for stdin")
     p.add_argument("--run", type=Path, required=True, help="directory of a finished run that reads such messages")
@@ -110,12 +111,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Console entry; the exit code."""
+    """Run the command; return the exit code."""
     args = parser().parse_args(argv)
     try:
         message = read_bytes(args.message)
 
-        from latentwire.build import load
+        from latentwire.restore import load
 
         loaded = load(args.run, args.which)
         for found in answer(loaded, message, chosen(loaded, args.model), args.question, args.message):

@@ -34,7 +34,7 @@ LARGEST_CACHE = 100_000  # passages whose teacher is kept
 
 @dataclass
 class Inputs:
-    """What a run reads: models and data.
+    """Holds what a run reads: models and data.
 
     Attributes:
         lms: the models that read, by name.
@@ -58,7 +58,7 @@ class Inputs:
 
 @dataclass
 class Parts:
-    """What a run consists of."""
+    """Holds what a run consists of."""
 
     inputs: Inputs
     module: WireModule
@@ -86,7 +86,7 @@ def build_inputs(cfg: DictConfig) -> Inputs:
 
 
 def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:
-    """Build the wire, calibrated on training texts; with `wire.from_run`, encoder and codec are that run's and fixed."""
+    """Build the wire, calibrated on training texts; with `wire.from_run` encoder and codec are that run's and fixed."""
     w, d_z = cfg.wire, int(cfg.wire.d_z)
     earlier = None if w.from_run is None else read_checkpoint(Path(str(w.from_run)))
     slots = w.slots
@@ -106,7 +106,9 @@ def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:
         lm.measure(inputs.texts)
     if unknown := set(map(str, cfg.adaptation)) - set(inputs.lms):
         place = f"adaptation.{min(unknown)}"
-        raise UserError(place, "no such reader", " | ".join(inputs.lms), f"write +adaptation.{min(inputs.lms)}=… instead")
+        raise UserError(
+            place, "no such reader", " | ".join(inputs.lms), f"write +adaptation.{min(inputs.lms)}=… instead"
+        )
     adapted = {str(name): build_node(node).apply(inputs.lms[str(name)]) for name, node in cfg.adaptation.items()}
     encoder.fit(inputs.texts, layout)
     meaning = {

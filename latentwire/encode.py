@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING
 from callbacks.errors import UserError
 
 if TYPE_CHECKING:
-    from latentwire.build import Loaded
+    from latentwire.restore import Loaded
 
 
 def encode_text(loaded: Loaded, text: str, question: str | None = None) -> bytes:
-    """One text -> its message, in the format of `latentwire.codec.message`.
+    """Write the message of one text, in the format of `latentwire.codec.message`.
 
     Args:
-        loaded: from `latentwire.build.load`.
-        text: every character counts, outer white space too.
-        question: where messages hold the question as well (`wire.track=whole_prompt`), and only there.
+        loaded: the writer's run, as `latentwire.restore.load` returned it.
+        text: the text; every character counts, outer white space too.
+        question: the question, where messages hold it as well (`wire.track=whole_prompt`), and only there.
 
     Raises:
         UserError: an empty text, one that is longer than the encoder takes (also with `encoder.overflow=count`: a
@@ -38,22 +38,19 @@ def encode_text(loaded: Loaded, text: str, question: str | None = None) -> bytes
     wire = loaded.wire
     if wire.whole_prompt:
         if not (question or "").strip():
-            raise UserError(
-                "question", "none", "the question: this run's messages hold it", "add --question, here and not there"
-            )
+            raise UserError("--question", "none", "a question: this run's messages hold it", "add --question 'Who …?'")
         asked = Question("", str(question), ("",), "")
         text = whole_prompt_text(Passage("", text, (asked,), "", None), asked)
     elif question is not None:
-        raise UserError(
-            "question", repr(question), "none: this run's messages hold the text alone", "ask it of latentwire.answer"
-        )
+        remedy = "leave out --question here and give it to python -m latentwire.answer"
+        raise UserError("--question", repr(question), "none: this run's messages hold the text alone", remedy)
     tokens = wire.encoder.tokenize([text])
     if tokens.cut[0]:
         raise UserError(
             "text to encode",
             f"{tokens.cut[0]} tokens too long: {text[:60]!r}…",
             f"at most {wire.encoder.max_tokens}, as nothing is cut off a message",
-            "send it in several messages, or train with a higher encoder.max_tokens",
+            "send it in several messages, or train the run with a higher encoder.max_tokens",
         )
     with torch.no_grad():
         z = wire.encoder(tokens.to(wire.device), wire.layout)[0]
@@ -61,24 +58,25 @@ def encode_text(loaded: Loaded, text: str, question: str | None = None) -> bytes
 
 
 def read_bytes(place: str) -> bytes:
-    """Content of a file, or of stdin for `-`. Raises UserError where it cannot be read."""
+    """Read a file, or stdin for `-`. Raises UserError where that fails."""
     try:
         return sys.stdin.buffer.read() if place == "-" else Path(place).read_bytes()
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(place, reason, "a readable file, or - for stdin", "check the path") from error
+        raise UserError(place, reason, "a readable file, or - for stdin", "give the path of a readable file") from error
 
 
 def read_text(place: str) -> str:
-    """UTF-8 text of a file or stdin, without the line ends at its end. Raises UserError."""
+    """Read UTF-8 text from a file or stdin, without the line ends at its end. Raises UserError."""
     try:
         return read_bytes(place).decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise UserError(place, f"byte {error.start}: {error.reason}", "text in UTF-8", "convert the file") from error
+        remedy = f"iconv -f latin1 -t utf8 {place}"
+        raise UserError(place, f"byte {error.start}: {error.reason}", "text in UTF-8", remedy) from error
 
 
 def write_bytes(place: str, message: bytes) -> None:
-    """To a file, or to stdout for `-`. Raises UserError where it cannot be written."""
+    """Write to a file, or to stdout for `-`. Raises UserError where that fails."""
     try:
         if place == "-":
             sys.stdout.buffer.write(message)
@@ -86,14 +84,15 @@ def write_bytes(place: str, message: bytes) -> None:
         else:
             Path(place).write_bytes(message)
     except OSError as error:
-        raise UserError(place, error.strerror or str(error), "a file that can be written", "check the path") from error
+        reason = error.strerror or str(error)
+        raise UserError(place, reason, "a file that can be written", "give -o another path") from error
 
 
 def cost(loaded: Loaded, text: str, message: bytes) -> str:
-    """One line: bytes of the message and of other ways to send the text."""
+    """Say in one line how many bytes the message and other ways to send the text take."""
     from latentwire.scoring.metrics import text_sizes
 
-    name, lm = next(iter(loaded.source.lms.items()))
+    name, lm = next(iter(loaded.inputs.lms.items()))
     other = text_sizes(lm, {text: lm.style.encode(text.strip() + "\n")}, [None])
     return (
         f"{len(message)} bytes, M = {loaded.wire.slots}; the text: {other['utf8']:.0f} as UTF-8, "
@@ -103,7 +102,7 @@ def cost(loaded: Loaded, text: str, message: bytes) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     p = argparse.ArgumentParser("python -m latentwire.encode", description="Write the message of one text.")
     p.add_argument("run", type=Path, help="directory of the finished run whose encoder and codec write")
     p.add_argument("--text", required=True, metavar="FILE", help="UTF-8 text, line ends at its end cut; - for stdin")
@@ -114,12 +113,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Console entry; the exit code."""
+    """Run the command; return the exit code."""
     args = parser().parse_args(argv)
     try:
         text = read_text(args.text)
 
-        from latentwire.build import load
+        from latentwire.restore import load
 
         loaded = load(args.run, args.which)
         message = encode_text(loaded, text, args.question)

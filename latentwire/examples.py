@@ -1,4 +1,4 @@
-"""The questions of an evaluation, rendered for one model."""
+"""How a question becomes a prompt, for training, evaluation, every baseline and the teacher alike."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ _CONTEXTS: WeakKeyDictionary[FrozenLM, dict[tuple[str, bool], tuple[int, ...]]] 
 
 @dataclass(frozen=True)
 class Example:
-    """One question of an evaluation.
+    """Holds one question of an evaluation, rendered for one model.
 
     Attributes:
-        number: counts over all passages; the same for all models.
-        first: the first tokens of all references.
+        number: the question's number over all passages; the same for all models.
+        passage: the passage it is about.
+        question: the question.
+        prompt: the prompt with the first reference as answer.
+        first: first tokens of all references.
     """
 
     number: int
     passage: Passage
     question: Question
     prompt: Prompt
-    first: frozenset[int]
+    first: tuple[int, ...]
 
 
 def examples(lm: FrozenLM, passages: Sequence[Passage]) -> list[Example]:
-    """Every question of every passage, in order. Raises UserError for a prompt that is too long."""
+    """Render every question of every passage, in order. Raises UserError for a prompt that is too long."""
     found: list[Example] = []
     for p in passages:
         for q in p.questions:
@@ -39,17 +42,17 @@ def examples(lm: FrozenLM, passages: Sequence[Passage]) -> list[Example]:
             first = {prompt.answer[0]}
             if not is_continuation(q):
                 first |= {render(lm.style, None, q.text, a).answer[0] for a in q.answers}
-            found.append(Example(len(found), p, q, prompt, frozenset(first)))
+            found.append(Example(len(found), p, q, prompt, tuple(first)))
     return found
 
 
 def is_continuation(question: Question) -> bool:
-    """A question without text asks how the passage goes on."""
+    """Tell whether a question asks how the passage goes on: it has no text."""
     return not question.text.strip()
 
 
 def prompt_of(lm: FrozenLM, passage: Passage, question: Question) -> Prompt:
-    """The prompt with its first answer; everything that evaluates or trains a baseline takes it from here.
+    """Render the prompt with its first answer; everything that evaluates or trains a baseline takes it from here.
 
     For a continuation there is no template and no EOS: the context is the passage, `question` the first token of
     what follows, which every method reads as text (a KV prefix alone predicts nothing), `answer` the rest.
@@ -61,17 +64,19 @@ def prompt_of(lm: FrozenLM, passage: Passage, question: Question) -> Prompt:
         return render(lm.style, passage.text, question.text, question.answers[0])
     context, answer = (lm.style.encode(t) for t in (passage.text, question.answers[0]))
     if len(answer) < 2:
-        raise UserError(f"continuation of {passage.id}", f"{len(answer)} tokens", "two or more", "leave it out")
+        raise UserError(
+            f"continuation of {passage.id}", f"{len(answer)} tokens", "two or more", "set corpus.rest higher"
+        )
     length = len(lm.style.head) + len(context) + len(answer)
     if length > lm.max_tokens:
         raise UserError(
-            f"continuation of {passage.id}", f"{length} tokens", f"at most {lm.max_tokens}", "use shorter texts"
+            f"continuation of {passage.id}", f"{length} tokens", f"at most {lm.max_tokens}", "set corpus.begin lower"
         )
     return Prompt(lm.style.head, context, answer[:1], answer[:1], answer[1:])
 
 
 def context_ids(lm: FrozenLM, passage: Passage, question: Question) -> tuple[int, ...]:
-    """`prompt_of(...).context`, kept per model and text."""
+    """Return `prompt_of(...).context`, kept per model and text."""
     known = _CONTEXTS.setdefault(lm, {})
     key = passage.text, is_continuation(question)
     if key not in known:
@@ -80,5 +85,5 @@ def context_ids(lm: FrozenLM, passage: Passage, question: Question) -> tuple[int
 
 
 def whole_prompt_text(passage: Passage, question: Question) -> str:
-    """What a wire encodes that compresses the question as well: context, then question, as in the prompt."""
+    """Return what a wire encodes that compresses the question as well: context, then question, as in the prompt."""
     return f"{passage.text.strip()}\n{QUESTION}{question.text.strip()}"

@@ -1,359 +1,58 @@
 """Make a pocket language model: `python -m latentwire.pretrain lm=pocket_llama [install=true] [key=value …]`.
 
-Two courses. First random sequences told twice, until the model copies by looking up: without it, training on
-biographies sticks at "right relation, wrong person". Then biographies with questions, from one person to several, each
-stage until it is answered; then a cool-down. Interrupt it whenever you like: the same command goes on to the same end.
+Two courses, see `latentwire.pocket.training`; interrupt it whenever you like: the same command goes on to the same end.
 The model is left in `<paths.runs>/pretrain/<name>`; `install=true` puts it into the package.
 """
 
 from __future__ import annotations
 
-import math
 import shutil
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
-
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from typing import Any
 
 from callbacks.errors import UserError
-from latentwire.data.biographies import WORLD, Biographies
-from latentwire.lm.prompts import ANSWER, QUESTION, plain
-from latentwire.pocket import architecture as pocket
-from latentwire.pocket import drill
-from latentwire.pocket.tokenizers import Kind, build_tokenizer, used_ids
 from suite.config.check import Common
-
-SAVE_EVERY = 30.0  # seconds
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train.
-
-    Args:
-        repeat_steps: most steps of the first course; it ends early at `repeat_until` accuracy.
-        repeat_rows, repeat_lengths: size of its batches: rows, shortest and longest sequence.
-        repeat_lr: its learning rate.
-        stages: of the second course; a stage is a list of [people, facts per person], drawn in turn.
-        until: accuracy of the worst of a stage's shapes (running average) that ends it, one per stage.
-        steps: most steps of the second course without the cool-down.
-        cooldown: steps in which the learning rate then falls to zero.
-        rows, questions: contexts in a batch, questions about each.
-        lr, weight_decay, beta2, clip: of AdamW.
-        ramp: steps in which the learning rate rises at the start of a course.
-        context_weight: weight of the context's own cross-entropy beside the answers'.
-    """
-
-    repeat_steps: int
-    repeat_until: float
-    repeat_rows: int
-    repeat_lengths: tuple[int, int]
-    repeat_lr: float
-    stages: list[list[tuple[int, int]]]
-    until: list[float]
-    steps: int
-    cooldown: int
-    rows: int
-    questions: int
-    lr: float
-    weight_decay: float
-    beta2: float
-    clip: float
-    ramp: int
-    context_weight: float
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Which tokenizer; see `latentwire.pocket.tokenizers.build_tokenizer`."""
-
-    kind: Kind
-    vocab_size: int
-
-
-@dataclass(frozen=True)
-class Pocket:
-    """Everything that makes a pocket model; node `pocket` of the tree."""
-
-    architecture: pocket.Architecture
-    tokenizer: Tokens
-    recipe: Recipe
-    eval_contexts: int
 
 
 @dataclass
 class Tree(Common):
-    """The nodes of the tree."""
+    """Names the nodes of the tree."""
 
     lm: Any
     pocket: Any
     install: bool
 
 
-@dataclass
-class State:
-    """Where training stands; what a checkpoint holds beside weights and optimiser."""
-
-    course: int = 0  # 0 repetition, 1 biographies, 2 cool-down, 3 done
-    stage: int = 0
-    step: int = 0  # in this course
-    total: int = 0
-    seconds: float = 0.0
-    repeat_accuracy: float = 0.0
-    repeat_steps: int = 0
-    accuracy: dict[str, float] | None = None  # running average per shape of the stage
-    log: list[str] | None = None
-
-
-def lines() -> list[str]:
-    """What the tokenizers learn from: the world's sentences and the words of the prompt."""
-    return [*WORLD.words(), *[f"{QUESTION}?\n", ANSWER, ".\n"] * 50]
-
-
-class Trainer:
-    """One training, from nothing or from its checkpoint.
-
-    Args:
-        spec: what to train.
-        seed: of weights and batches.
-        folder: for the checkpoint.
-    """
-
-    def __init__(self, spec: Pocket, seed: int, folder: Path):
-        self.spec, self.seed, self.folder = spec, seed, folder
-        self.tokenizer: PreTrainedTokenizerFast = build_tokenizer(
-            spec.tokenizer.kind, spec.tokenizer.vocab_size, lines()
-        )
-        self.model: PreTrainedModel = pocket.build(spec.architecture, self.tokenizer, seed)
-        self.ids = used_ids(self.tokenizer, lines())
-        pad = cast(int, self.tokenizer.pad_token_id)
-        self.questions = drill.Questions(plain(self.tokenizer, spec.architecture.positions), pad)
-        self.state = State(accuracy={}, log=[])
-        self.optimizer = self._optimizer(spec.recipe.repeat_lr)
-
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / "state.pt"
-
-    def _optimizer(self, lr: float) -> torch.optim.AdamW:
-        matrices = [p for p in self.model.parameters() if p.ndim >= 2]
-        vectors = [p for p in self.model.parameters() if p.ndim < 2]
-        recipe = self.spec.recipe
-        groups = [
-            {"params": matrices, "weight_decay": recipe.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=lr, betas=(0.9, recipe.beta2))
-
-    def save(self) -> None:
-        """Writes the checkpoint; a torn file cannot be left behind."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        new = self.checkpoint.with_suffix(".new")
-        torch.save(
-            {
-                "spec": repr((self.spec, self.seed)),
-                "state": asdict(self.state),
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-            },
-            new,
-        )
-        new.replace(self.checkpoint)
-
-    def restore(self) -> None:
-        """Goes on from the checkpoint. Raises UserError when it belongs to another configuration."""
-        held = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        if held["spec"] != repr((self.spec, self.seed)):
-            raise UserError(
-                str(self.checkpoint),
-                "the checkpoint of another configuration or seed",
-                "that of this command",
-                "repeat the old command, or add resume=never to begin anew",
-            )
-        self.state = State(**held["state"])
-        self.model.load_state_dict(held["model"])
-        self.optimizer = self._optimizer(self.spec.recipe.lr)
-        self.optimizer.load_state_dict(held["optimizer"])
-
-    def train(self, stop_after: int | None = None) -> None:
-        """Trains to the end, or for `stop_after` steps (then a checkpoint is written)."""
-        self.model.train()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            task = progress.add_task("pretrain", total=None)
-            begun, saved, before = time.monotonic(), time.monotonic(), self.state.seconds
-            taken = 0
-            while self.state.course < 3 and taken != stop_after:
-                text, total = self._step()
-                taken += 1
-                self.state.seconds = before + time.monotonic() - begun
-                progress.update(task, description=text, completed=self.state.step, total=total)
-                if time.monotonic() - saved > SAVE_EVERY:
-                    self.save()
-                    saved = time.monotonic()
-            self.save()
-
-    def _step(self) -> tuple[str, int]:
-        """One step of the course that is on; what to show, and the course's most steps."""
-        s, r = self.state, self.spec.recipe
-        assert s.accuracy is not None
-        s.step += 1
-        s.total += 1
-        if s.course == 0:
-            low, high = r.repeat_lengths
-            seed = drill.step_seed(self.seed, s.step, "repeat")
-            bos = cast(int, self.tokenizer.bos_token_id)
-            batch = drill.repeated(self.ids, bos, r.repeat_rows, low, high, seed)
-            loss, hits = drill.repetition_loss(self.model, batch)
-            self._apply(loss, r.repeat_lr * min(1.0, s.step / r.ramp))
-            s.repeat_accuracy += 0.05 * (hits - s.repeat_accuracy)
-            text = f"repetition: accuracy {s.repeat_accuracy:.2f}"
-            if s.repeat_accuracy >= r.repeat_until or s.step >= r.repeat_steps:
-                s.repeat_steps = s.step
-                self._note(f"repetition: accuracy {s.repeat_accuracy:.3f}")
-                self._enter(1)
-            return text, r.repeat_steps
-        shapes = r.stages[s.stage]
-        people, facts = shapes[s.total % len(shapes)]
-        shape = f"{people}x{facts}"
-        batch_seed = drill.step_seed(self.seed, s.total, "biographies")
-        corpus = Biographies(people, facts, seed=self.seed)
-        packed = self.questions.batch(corpus, "train", s.total * r.rows, r.rows, r.questions, batch_seed)
-        loss, hits = drill.question_loss(self.model, packed, r.context_weight)
-        left = 1.0 - s.step / r.cooldown if s.course == 2 else min(1.0, s.step / r.ramp)
-        self._apply(loss, r.lr * left)
-        s.accuracy[shape] = s.accuracy.get(shape, 0.0) + 0.1 * (hits - s.accuracy.get(shape, 0.0))
-        text = f"biographies {', '.join(f'{k} {v:.2f}' for k, v in s.accuracy.items())}"
-        if s.course == 2:
-            if s.step >= r.cooldown:
-                self._note(f"cool-down: {s.accuracy}")
-                self._enter(3)
-            return text + ", cooling down", r.cooldown
-        answered = len(s.accuracy) == len(shapes) and min(s.accuracy.values()) >= r.until[s.stage]
-        if answered or s.step >= r.steps:
-            self._note(text)
-            if s.stage + 1 < len(r.stages) and s.step < r.steps:
-                s.stage += 1
-                s.accuracy = {}
-            else:
-                self._enter(2)
-        return text, r.steps
-
-    def _apply(self, loss: Tensor, lr: float) -> None:
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {self.state.total}")
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.recipe.clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-
-    def _enter(self, course: int) -> None:
-        self.state.course, self.state.step = course, 0
-        if course == 1:  # the moments of another task would only mislead
-            self.optimizer = self._optimizer(self.spec.recipe.lr)
-
-    def _note(self, text: str) -> None:
-        assert self.state.log is not None
-        line = f"step {self.state.total}, {self.state.seconds:.0f} s: {text}"
-        self.state.log.append(line)
-        print(line, flush=True)
-
-
-def evaluate(
-    model: PreTrainedModel, questions: drill.Questions, contexts: int, seed: int
-) -> dict[str, tuple[float, float]]:
-    """Exact match on test contexts by shape, with and without the context."""
-    out = {}
-    for people, facts in ((1, 4), (2, 4), (3, 4), (4, 4), (2, 6)):
-        held = drill.passages_of(people, facts, "test", contexts, seed)
-        out[f"{people}x{facts}"] = tuple(drill.exact_match(model, questions, held, w) for w in (True, False))
-    return cast(dict[str, tuple[float, float]], out)
-
-
-def card(name: str, trainer: Trainer, scores: dict[str, tuple[float, float]], command: str) -> str:
-    """What the model is, how it was made and what it can do, as markdown."""
-    spec, state = trainer.spec, trainer.state
-    a = spec.architecture
-    threads, version = torch.get_num_threads(), torch.__version__.split("+")[0]
-    count = sum(p.numel() for p in trainer.model.parameters())
-    held = drill.passages_of(3, 4, "test", spec.eval_contexts, trainer.seed)
-    sizes = [len(trainer.questions.style.encode(p.text)) for p in held]
-    table = "\n".join(
-        f"| {k.split('x')[0]} | {k.split('x')[1]} | {with_text:.4f} | {without:.4f} |"
-        for k, (with_text, without) in scores.items()
-    )
-    log = "\n".join(f"- {line}" for line in state.log or [])
-    return f"""# {name}
-
-A {a.family}-class decoder ({a.layers} layers, width {a.width}, {a.heads} heads, {a.kv_heads} key-value heads, inner
-width {a.inner}, {count:,} parameters, tied embeddings) with a {spec.tokenizer.kind} tokenizer of
-{len(trainer.tokenizer)} pieces. It knows nothing but how to read: trained on generated biographies
-(`latentwire/data/biographies.py`), it answers questions about persons and relations from the text before them.
-
-    {command}
-
-Seed {trainer.seed}; {state.total} steps, {state.seconds / 60:.1f} minutes of wall time, threads: {threads}, torch
-{version}. Weights are stored as float16; the numbers below are of the stored weights.
-
-Exact match on {spec.eval_contexts} fresh test contexts per row, all questions about each. Test contexts hold only
-combinations (person, relation, value) that training never shows; guessing a value of the right kind is 0.031.
-Three-person contexts have {min(sizes)} to {max(sizes)} tokens (mean {sum(sizes) / len(sizes):.0f}).
-
-| people | facts each | EM with the context | EM without |
-|---|---|---|---|
-{table}
-
-{log}
-"""
-
-
-def spec_of(node: Any) -> Pocket:
-    """The `pocket` node, checked and built. Raises UserError."""
-    from suite.config.instantiate import build_node
-
-    spec = build_node(node)
-    recipe = spec.recipe
-    if not recipe.stages or len(recipe.stages) != len(recipe.until):
-        raise UserError(
-            "pocket.recipe.until", f"{len(recipe.until)} values", f"one per stage, {len(recipe.stages)}", "correct it"
-        )
-    return spec
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Console entry; the exit code."""
+    """Run the command; return the exit code."""
+    from latentwire.pocket import architecture
+    from latentwire.pocket.card import card, evaluate
+    from latentwire.pocket.training import Trainer
     from suite.config.check import check
     from suite.config.compose import compose
+    from suite.config.instantiate import build_node
 
     overrides = list(sys.argv[1:] if argv is None else argv)
     try:
         cfg = compose("latentwire/pretrain", overrides)
         check(cfg, Tree)
-        spec = spec_of(cfg.pocket)
         folder = Path(cfg.paths.runs) / "pretrain" / cfg.name
-        trainer = Trainer(spec, cfg.seed, folder)
+        trainer = Trainer(build_node(cfg.pocket), cfg.seed, folder)
         if cfg.resume != "never" and trainer.checkpoint.exists():
             trainer.restore()
         elif cfg.resume == "must":
-            raise UserError("resume=must", f"no {trainer.checkpoint}", "a checkpoint", "use resume=auto")
+            raise UserError("resume=must", f"no {trainer.checkpoint}", "a checkpoint", "set resume=auto")
         trainer.train()
-        pocket.save(trainer.model, trainer.tokenizer, folder / "model")
-        stored = pocket.read(folder / "model")
-        scores = evaluate(stored, trainer.questions, spec.eval_contexts, cfg.seed)
+        model = folder / "model"
+        architecture.save(trainer.model, trainer.tokenizer, model)
+        scores = evaluate(architecture.read(model), trainer.questions, trainer.spec.eval_contexts, cfg.seed)
         text = card(cfg.name, trainer, scores, " ".join(["python -m latentwire.pretrain", *overrides]))
-        pocket.seal(folder / "model", text)
+        architecture.seal(model, text)
         if cfg.install:
-            shutil.copytree(folder / "model", pocket.ROOT / cfg.name, dirs_exist_ok=True)
+            shutil.copytree(model, architecture.ROOT / cfg.name, dirs_exist_ok=True)
         print(text)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,7 +14,7 @@ from latentwire.wire import LatentWire
 
 @dataclass
 class Loaded:
-    """A finished run's wire, in evaluation mode, with what it reads."""
+    """Holds a finished run's wire, in evaluation mode, with what it reads."""
 
     cfg: DictConfig
     inputs: Inputs

@@ -65,7 +65,7 @@ class EvaluationNode:
 
 @dataclass
 class Tree(Common):
-    """The plain nodes of the latentwire configuration tree."""
+    """Names the plain nodes of the latentwire configuration tree."""
 
     corpus: Any
     lms: dict[str, Any]
@@ -94,7 +94,7 @@ class Tree(Common):
 
 
 def dead(cfg: DictConfig) -> dict[str, str]:
-    """Keys without effect under this configuration."""
+    """Return keys without effect under this configuration, with the reasons."""
     reasons: dict[str, str] = {}
     if cfg.wire.slots is not None:
         reasons["wire.ratio"] = "wire.slots says how many latents there are"
@@ -126,7 +126,7 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
 
 
 def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
-    """Trains, then evaluates the weights of the best validation, which must reproduce what they were saved for."""
+    """Train, then evaluate the weights of the best validation, which must reproduce what they were saved for."""
     from callbacks.run.manifest import verify
     from suite.report import single_report
     from suite.shell import best_checkpoint
@@ -159,15 +159,15 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
 
 
 def evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
-    """The wire and every baseline at the same M on held-out passages, and the verdicts on them."""
+    """Evaluate the wire and every baseline at the same M on held-out passages, and judge them."""
     from latentwire.acceptance import Rule, judge
-    from latentwire.build import build_node
     from latentwire.scoring.evaluator import Evaluator
+    from suite.config.instantiate import build_node
 
-    e, module, source = cfg.evaluation, parts.module, parts.source
-    passages, learn = source.corpus.split(str(e.split)), source.corpus.split("train")
+    e, module, inputs = cfg.evaluation, parts.module, parts.inputs
+    passages, learn = inputs.corpus.split(str(e.split)), inputs.corpus.split("train")
     evaluator = Evaluator(
-        source.lms,
+        inputs.lms,
         [passages[i] for i in range(min(len(passages), int(e.passages)))],
         {str(name): build_node(node) for name, node in cfg.baselines.items() if node is not None},
         max_new_tokens=int(e.max_new_tokens),
@@ -182,13 +182,13 @@ def evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
     evaluation = evaluator.run({"wire": wire}, whole_prompt=["wire"] if wire.whole_prompt else [])
     evaluation.write(run.dir)
     found = evaluation.result()
-    first = next(iter(source.lms))
-    key = "wire" if len(source.lms) == 1 else f"wire/{first}"
+    first = next(iter(inputs.lms))
+    key = "wire" if len(inputs.lms) == 1 else f"wire/{first}"
     own = {k: v for k, v in found["methods"][key].items() if isinstance(v, int | float) and math.isfinite(v)}
     found["test_best" if str(e.split) == "test" else "evaluated"] = {"loss": own["nll"], **own}
     found |= {
-        "tokens": source.lengths,
-        "track": {name: "trained" if name in cfg.adaptation else "frozen" for name in source.lms},
+        "tokens": inputs.lengths,
+        "track": {name: "trained" if name in cfg.adaptation else "frozen" for name in inputs.lms},
         "compressed": "question and context" if wire.whole_prompt else "context",
         "identity": wire.identity().hex(),
         "gains": wire.gains(),
@@ -199,12 +199,12 @@ def evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
         for stage, named in cfg.acceptance.items()
         if named is not None
     }
-    found["acceptance"] = judge(rules, module.curriculum.by_part, found)
+    found["acceptance"] = judge(rules, module.curriculum.by_period, found)
     return found
 
 
 def show(cfg: DictConfig, result: dict[str, Any]) -> None:
-    """The result on the terminal: methods by F1, then the verdicts."""
+    """Show the result on the terminal: methods by F1, then the verdicts."""
     from rich.console import Console
     from rich.table import Table
 
@@ -224,14 +224,14 @@ def show(cfg: DictConfig, result: dict[str, Any]) -> None:
 
 
 def task(cfg: DictConfig, run: Run) -> dict[str, Any]:
-    """`train`, and the table on the terminal."""
+    """Do one run and show its table on the terminal."""
     result = train(cfg, run)
     show(cfg, result)
     return result
 
 
 def main() -> None:
-    """Console entry."""
+    """Run the command."""
     launch("latentwire", task, dead, schema=Tree)
 
 

@@ -21,7 +21,7 @@ Self = TypeVar("Self", bound="LatentWire")
 
 
 class LatentWire(nn.Module):
-    """text -> encoder -> codec -> [bytes] -> injector of a model -> what that model reads.
+    """Carries a text to models: encoder -> codec -> [bytes] -> injector of a model -> what that model reads.
 
     The language models are not part of it: no weight of theirs is in `state_dict()`. LoRA weights that were put on them
     (`adapted`) are, under `lora`.

@@ -1,8 +1,8 @@
 """Batches that can be continued from any position of any epoch.
 
-A resumed run must see exactly the batches that the uninterrupted run would have seen. Everything random about
-the order of the data is therefore a function of (seed, epoch), the only state is (epoch, position), and the
-position counts batches that the training loop has received, never batches that workers have prefetched.
+A resumed run must see exactly the batches that the uninterrupted run would have seen. Everything random about the order
+of the data is therefore a function of (seed, epoch), the only state is (epoch, position), and the position counts
+batches that the training loop has received, never batches that workers have prefetched.
 """
 
 from __future__ import annotations
@@ -26,22 +26,24 @@ Batch = list[tuple[int, int]]
 class EpochBatches(Sampler[Batch]):
     """A batch sampler whose order depends on (seed, epoch) and on nothing else.
 
-    Yields lists of `(index, epoch)`: the data set seeds its augmentation per sample by (seed, epoch, index).
-    The *global* batch of `batch_size` samples is split over the ranks as `batch[rank::world]`, without padding,
-    so that `world` ranks see together exactly what one rank would see.
+    It yields lists of `(index, epoch)`: the data set seeds its augmentation per sample by (seed, epoch, index). The
+    *global* batch of `batch_size` samples is split over the ranks as `batch[rank::world]`, without padding, so that
+    `world` ranks see together exactly what one rank would see.
 
-    Training shuffles and drops the last partial batch when there is at least one full batch
-    (`dropped_per_epoch` samples, other ones in every epoch). Evaluation keeps all samples in their order, tags
-    them with epoch 0 whenever it is done, and gives every rank the same number of batches: a last global batch
-    smaller than `world` joins the one before it.
+    Training shuffles, and drops the last partial batch when there is at least one full batch. Evaluation keeps all
+    samples in their order, tags them with epoch 0 whenever it is done, and gives every rank the same number of batches:
+    a last global batch smaller than `world` joins the one before it.
 
     Args:
-        n: samples in the data set.
-        batch_size: samples in a global batch.
-        seed: of the permutations.
-        train: shuffle and drop the partial batch, or keep everything in order.
-        rank: this process.
-        world: number of processes.
+        n: the number of samples in the data set.
+        batch_size: the number of samples in a global batch.
+        seed: the seed of the permutations.
+        train: whether to shuffle and drop the partial batch, or to keep everything in order.
+        rank: the number of this process.
+        world: the number of processes.
+
+    Attributes:
+        dropped_per_epoch: the number of samples that an epoch leaves out, other ones in every epoch.
 
     Raises:
         UserError: no samples, or fewer samples in a batch than ranks.
@@ -49,18 +51,19 @@ class EpochBatches(Sampler[Batch]):
 
     def __init__(self, n: int, batch_size: int, seed: int, train: bool, rank: int = 0, world: int = 1):
         if batch_size < world or batch_size < 1:
+            key = "loader.batch_size" if train else "loader.eval_batch_size"
             raise UserError(
-                "loader.batch_size" if train else "loader.eval_batch_size",
+                key,
                 f"{batch_size} for {world} rank(s)",
                 f"at least {max(world, 1)}: every rank needs a sample in every batch",
-                "raise the batch size (it is global, and split over the ranks) or use fewer devices",
+                f"set {key}={max(world, 1)} or more (it is global, and split over the ranks), or lower trainer.devices",
             )
         if n < world or n < 1:
             raise UserError(
                 "training split" if train else "evaluation split",
                 f"{n} sample(s) for {world} rank(s)",
                 f"at least {max(world, 1)}",
-                "check the split, or use fewer devices",
+                f"set trainer.devices={n}" if n else "put at least one sample into this split",
             )
         if not 0 <= rank < world:
             raise ValueError(f"rank {rank} of {world}")
@@ -85,20 +88,24 @@ class EpochBatches(Sampler[Batch]):
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch of the next iteration, from its beginning unless `start` is set after this."""
+        """Set the epoch of the next iteration, which begins at its first batch unless `start` is set after this."""
         self.epoch, self.start = int(epoch), 0
 
     def arrange(self, epoch: int, numbers: list[int]) -> None:
-        """What one training epoch hands out in place of its permutation: n numbers that the data set understands.
+        """Set what one training epoch hands out in place of its permutation.
 
-        Not part of the loader's state: who arranges an epoch does it again after a restart within it.
+        It is no part of the loader's state: who arranges an epoch does it again after a restart within it.
+
+        Args:
+            epoch: the epoch.
+            numbers: n numbers that the data set understands.
         """
         if len(numbers) != self.n or not self.train:
             raise ValueError(f"{len(numbers)} numbers for {self.n} samples (training: {self.train})")
         self._arranged = (epoch, list(numbers))
 
     def order(self, epoch: int) -> list[int]:
-        """All indices in the order of one epoch, before cutting into batches."""
+        """Return all indices in the order of one epoch, before they are cut into batches."""
         if not self.train:
             return list(range(self.n))
         if self._arranged is not None and self._arranged[0] == epoch:
@@ -125,22 +132,22 @@ class EpochBatches(Sampler[Batch]):
 class ResumableLoader(DataLoader[Any]):
     """A `DataLoader` over `EpochBatches` that can be continued; Lightning's loops save and load its state.
 
-    The data set returns a finished batch from `__getitems__([(index, epoch), …])`. An iterator reads its epoch
-    and position at its first `next`, because Lightning creates it before it announces the epoch. Several
-    iterators may be created; one at a time may run. The global random state is never touched, so neither the
-    number of workers nor an additional evaluation changes a run.
+    An iterator reads its epoch and position at its first `next`, because Lightning creates it before it announces the
+    epoch. Several iterators may be created; one at a time may run. The global random state is never touched, so neither
+    the number of workers nor an additional evaluation changes a run.
 
-    Workers outlive the first SIGTERM (a signal to the whole process group must not take the data away from the
-    step that is to be finished) and leave with the main process. A `UserError` in a worker reaches the main
-    process as it is.
+    Workers outlive the first SIGTERM (a signal to the whole process group must not take the data away from the step
+    that is to be finished) and leave with the main process. A `UserError` in a worker reaches the main process as it
+    is.
 
-    With Lightning: `Trainer(use_distributed_sampler=False)`, ranks are handled here.
+    With Lightning, set `Trainer(use_distributed_sampler=False)`: ranks are handled here.
 
     Args:
-        dataset: with `__getitems__`; must not draw from global random states.
+        dataset: the data set, which returns a finished batch from `__getitems__([(index, epoch), …])` and draws from no
+            global random state.
         batches: the batch sampler.
-        workers: processes; 0 loads in the main process. Workers persist over epochs.
-        pin_memory: copy batches to page-locked memory.
+        workers: the number of processes, which persist over epochs; 0 loads in the main process.
+        pin_memory: whether to copy batches to page-locked memory.
     """
 
     def __init__(self, dataset: Dataset[Any], batches: EpochBatches, workers: int = 0, pin_memory: bool = False):
@@ -161,7 +168,7 @@ class ResumableLoader(DataLoader[Any]):
 
     @property
     def position(self) -> int:
-        """Batches handed out in the current epoch."""
+        """The number of batches handed out in the current epoch."""
         return self._position
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
@@ -185,11 +192,11 @@ class ResumableLoader(DataLoader[Any]):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch, batches handed out, and what identifies the order (the number of ranks does not)."""
+        """Return epoch, batches handed out, and what identifies the order (the number of ranks does not)."""
         return {"epoch": self._epoch, "position": self._position, **self._identity()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """The next iteration continues where the state was taken; those of later epochs are complete.
+        """Let the next iteration continue where the state was taken; those of later epochs are complete.
 
         Raises:
             UserError: the state belongs to another data set size, batch size or seed.

@@ -1,4 +1,4 @@
-"""The shell around a program's module: callbacks, stages, loggers, Trainer and optimiser, from configuration nodes."""
+"""What surrounds a program's module: callbacks, stages, loggers, Trainer and optimiser, from configuration nodes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ NOTICES = (
 
 
 def quiet_lightning() -> None:
-    """Silence Lightning's notices that say nothing about these runs; its other warnings stay."""
+    """Silence the notices of Lightning that say nothing about these runs; its other warnings stay."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in NOTICES:
@@ -48,7 +49,12 @@ def quiet_lightning() -> None:
 
 
 def build_with_facts(node: DictConfig, facts: Mapping[str, Any], where: str) -> Any:
-    """Build a node; what it leaves open (`_partial_: true`) is bound by parameter name from facts of the run.
+    """Build a node, and bind what it leaves open (`_partial_: true`) by parameter name from facts of the run.
+
+    Args:
+        node: a node with a `_target_`.
+        facts: what the run knows, by the name of the parameters that may ask for it.
+        where: the key of the node, for the error.
 
     Raises:
         UserError: a required parameter that neither the node nor the facts have.
@@ -70,9 +76,11 @@ def build_with_facts(node: DictConfig, facts: Mapping[str, Any], where: str) -> 
 
 
 def build_callbacks(cfg: DictConfig, run: Run, **facts: Any) -> dict[str, L.Callback]:
-    """Build every node of `callbacks` that is not null, stages included, by name.
+    """Build every node of `callbacks` that is not null, stages included, and return them by name.
 
     Args:
+        cfg: the whole configuration.
+        run: the run in progress.
         facts: what only the program knows and its callbacks may ask for by parameter name, beside `dirpath` (of
             checkpoints), `config`, `config_hash` and `seed`.
     """
@@ -93,11 +101,13 @@ def build_callbacks(cfg: DictConfig, run: Run, **facts: Any) -> dict[str, L.Call
 def assemble(
     cfg: DictConfig, run: Run, callbacks: Mapping[str, L.Callback], stages: Sequence[Stage]
 ) -> tuple[L.Trainer, StepPipeline]:
-    """Build the Trainer around one StepPipeline.
+    """Build the Trainer around one StepPipeline, and return both.
 
     Args:
-        callbacks: of `build_callbacks`; the stages among them join the pipeline.
-        stages: the program's own; all stages are ordered by their phases.
+        cfg: the whole configuration.
+        run: the run in progress.
+        callbacks: the result of `build_callbacks`; the stages among them join the pipeline.
+        stages: the stages that the program builds itself; all stages are ordered by their phases.
     """
     everyone = [*stages, *(c for c in callbacks.values() if isinstance(c, Stage))]
     pipeline = StepPipeline.ordered(everyone)
@@ -107,7 +117,16 @@ def assemble(
 
 
 def build_trainer(cfg: DictConfig, run: Run, callbacks: Sequence[L.Callback]) -> L.Trainer:
-    """Build the Trainer of the configuration, with what Lightning would get silently wrong made explicit."""
+    """Build the Trainer of the configuration, and set explicitly what Lightning would silently get wrong.
+
+    Args:
+        cfg: the whole configuration.
+        run: the run in progress.
+        callbacks: all callbacks, in their final order.
+
+    Raises:
+        UserError: several devices with a strategy other than DDP.
+    """
     loggers: list[Any] = [HistoryLogger(str(run.dir))]
     if run.is_main:
         facts = {"run_dir": str(run.dir), "run_id": run.hash, "group": run.name}
@@ -130,7 +149,7 @@ def build_trainer(cfg: DictConfig, run: Run, callbacks: Sequence[L.Callback]) ->
                 "auto or ddp: groups that skip their graph need DDP with find_unused_parameters=True",
                 "set trainer.strategy=ddp",
             )
-        # without it a step in which a group has no graph silently desynchronises the ranks
+        # without this option, a step in which a group has no graph silently desynchronises the ranks
         options["strategy"] = DDPStrategy(find_unused_parameters=True)
     options.pop("_target_")
     return L.Trainer(
@@ -155,9 +174,12 @@ def configure_optimizer(
     """Build one optimiser with named groups and its schedule in committed steps, as Lightning wants them.
 
     Args:
-        groups: trainable parameters by name; a group without any is left out.
-        group_lr: learning rate in place of the optimiser's, by group (`adapter:llama`) or by kind (`adapter`).
-        absent: further names that `group_lr` may hold, of groups that this run does not have.
+        trainer: the trainer, which knows the length of training.
+        groups: the trainable parameters of each group, by name; a group without any is left out.
+        group_lr: the learning rate in place of the optimiser's, by group (`adapter:llama`) or by kind (`adapter`).
+        optimizer: a factory that is called with the parameter groups.
+        lr_schedule: the schedule, called with the optimiser, the steps per epoch and the epochs.
+        absent: the further names that `group_lr` may hold, of groups that this run does not have.
 
     Raises:
         UserError: `group_lr` names no group, or there is nothing to train.
@@ -167,13 +189,15 @@ def configure_optimizer(
     for name in group_lr:
         if name not in {*groups, *kinds, *absent}:
             known = sorted({*groups, *kinds})
-            raise UserError(f"group_lr.{name}", "no such group", f"one of {', '.join(known)}", f"~group_lr.{name}")
+            near = get_close_matches(name, known, 1)
+            remedy = f"set +group_lr.{near[0]}={group_lr[name]} in its place" if near else f"add ~group_lr.{name}"
+            raise UserError(f"group_lr.{name}", "no such group", f"one of {', '.join(known)}", remedy)
     if not trained:
         raise UserError(
             "configure_optimizers()",
             "nothing to train",
-            "at least one trainable parameter",
-            "unfreeze a part of the model",
+            "at least one parameter with requires_grad=True",
+            "call requires_grad_(True) on a part of the model, or build it with a trainable encoder",
         )
     options = []
     for name, params in trained.items():
@@ -191,7 +215,7 @@ def configure_optimizer(
 
 @contextmanager
 def closing_loggers(trainer: L.Trainer) -> Iterator[None]:
-    """End the trainer's W&B runs with the exit code of the block."""
+    """End the trainer's W&B runs with the exit code of the block, also where it raises."""
     code = 1
     try:
         yield
@@ -215,6 +239,6 @@ def best_checkpoint(run: Run) -> Path:
             "trainer.max_epochs, trainer.max_steps, trainer.check_val_every_n_epoch",
             "training ended before its first validation",
             "at least one validation, to select the best moment",
-            "set trainer.check_val_every_n_epoch=1, and trainer.max_steps to at least the batches of an epoch",
+            "set trainer.check_val_every_n_epoch=1 trainer.max_steps=-1, with trainer.max_epochs=1 or more",
         )
     return best

@@ -29,7 +29,7 @@ MEASURED = ("time/step_ms", "memory/peak_mb")
 
 
 def write_features(path: Path, kind: str = "vector", n: int = 120, missing: float = 0.0, seed: int = 0) -> Path:
-    """An .npz with the modalities audio (easy) and visual (hard), 4 classes; `kind` is vector or image."""
+    """Write an .npz with the modalities audio (easy) and visual (hard) and 4 classes; `kind` is `vector` or `image`."""
     rng = np.random.default_rng(seed)
     y = np.arange(n) % 4
     shape = {"audio": (1, 12, 12), "visual": (1, 16, 16)} if kind == "image" else {"audio": (6,), "visual": (10,)}
@@ -46,7 +46,7 @@ def write_features(path: Path, kind: str = "vector", n: int = 120, missing: floa
 
 
 def overrides(npz: Path, runs: Path) -> list[str]:
-    """The command line of a small run: 2 epochs of 10 batches of 8 on the CPU, no display."""
+    """Return the command line of a small run: 2 epochs of 10 batches of 8 on the CPU, without display."""
     return [
         "experiment=features",
         f"data.path={npz}",
@@ -73,7 +73,7 @@ def _chosen(choices: tuple[str, ...]) -> DictConfig:
 
 
 def compose(line: Sequence[str]) -> DictConfig:
-    """The tree of a command line. Trees of the same choices are composed once: that takes longer than a run."""
+    """Compose a command line. Trees of the same choices are composed once, because that takes longer than a run."""
     parsed = OverridesParser.create().parse_overrides(list(line))
     choices = tuple(o.input_line or "" for o in parsed if o.key_or_group in _GROUPS)
     cfg = copy.deepcopy(_chosen(choices))
@@ -84,12 +84,12 @@ def compose(line: Sequence[str]) -> DictConfig:
 
 
 def config(npz: Path, runs: Path, *more: str) -> DictConfig:
-    """The tree of `overrides` and more of them."""
+    """Compose `overrides` and more of them."""
     return compose([*overrides(npz, runs), *more])
 
 
 def prepare(cfg: DictConfig, callbacks: Sequence[L.Callback] = ()) -> Parts:
-    """The seeded parts of a run in its own directory; `callbacks` come after the run's own."""
+    """Build the seeded parts of a run in its own directory; `callbacks` come after the run's own."""
     seed_everything(int(cfg.seed))
     folder = run_dir(cfg)
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def prepare(cfg: DictConfig, callbacks: Sequence[L.Callback] = ()) -> Parts:
 
 
 def fit(cfg: DictConfig, callbacks: Sequence[L.Callback] = (), resume: bool = False) -> Parts:
-    """One run from its beginning, or continued from its `last.ckpt`."""
+    """Do a run from its beginning, or continue it from its `last.ckpt`."""
     parts = prepare(cfg, callbacks)
     checkpoint = str(run_dir(cfg) / "checkpoints" / "last.ckpt") if resume else None
     parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
@@ -107,24 +107,24 @@ def fit(cfg: DictConfig, callbacks: Sequence[L.Callback] = (), resume: bool = Fa
 
 
 def weights(parts: Parts) -> dict[str, torch.Tensor]:
-    """A copy of the module's parameters and buffers."""
+    """Return a copy of the module's parameters and buffers."""
     return {k: v.detach().clone() for k, v in parts.module.state_dict().items()}
 
 
 def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[str]:
-    """Names whose tensors are not bit-identical."""
+    """Return the names whose tensors are not bit-identical."""
     assert a.keys() == b.keys()
     return [k for k in a if not torch.equal(a[k], b[k])]
 
 
 def rows(cfg: DictConfig, name: str) -> list[list[str]]:
-    """A table of the run directory without the measured quantities."""
+    """Return the rows of a table of the run directory, without the measured quantities."""
     with (run_dir(cfg) / name).open(encoding="utf-8", newline="") as file:
         return [row for row in csv.reader(file) if not (name == "history.csv" and row[2] in MEASURED)]
 
 
 def unequal(a: Any, b: Any, path: str = "") -> list[str]:
-    """Paths at which two nested states differ in any bit."""
+    """Return the paths at which two nested states differ in any bit; keys may stand in any order."""
     if isinstance(a, dict) and isinstance(b, dict):
         out = [f"{path}.{k} only in one" for k in a.keys() ^ b.keys()]
         return out + [p for k in a.keys() & b.keys() for p in unequal(a[k], b[k], f"{path}.{k}")]

@@ -1,7 +1,6 @@
-"""Small nets, batches and trainers in memory: what the tests of the step, the stages and the methods stand on.
+"""Small networks, batches and trainers in memory, for the tests of the step, the stages and the methods.
 
-Nothing here reads a file. `train` builds what `asgml.build` builds, without Hydra; `Foreign` and `Quadratic` are
-Lightning modules that know nothing of this project.
+Nothing here reads a file. `train` builds what `asgml.build` builds, without Hydra.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ OPTIMIZERS = {"sgd": SGD, "momentum": MOMENTUM, "adamw": ADAMW}
 
 # -- data
 def toy_spec(modalities: int = 2, shape: tuple[int, ...] = (WIDTH,), dominant: str | None = "audio") -> DataSpec:
-    """N modalities named after `NAMES`; `shape` is a vector's or an image's."""
+    """Return the specification of N modalities named after `NAMES`; `shape` is that of a vector or an image."""
     kind: Any = {1: "vector", 3: "image"}[len(shape)]
     return DataSpec(
         {m: ModalitySpec(m, kind, shape) for m in NAMES[:modalities]},
@@ -66,12 +65,16 @@ def toy_batches(
     partly: Mapping[int, Iterable[str]] | None = None,
     poison: Iterable[int] = (),
 ) -> list[dict[str, Any]]:
-    """Batches as `MultimodalDataset` makes them, float64.
+    """Return batches in float64, in the form in which `MultimodalDataset` makes them.
 
     Args:
-        missing: batch -> modalities that no row of it has.
-        partly: batch -> modalities that only the even rows of it have.
-        poison: batches whose first modality holds a NaN.
+        count: the number of batches.
+        spec: the modalities.
+        size: the number of rows of a batch.
+        seed: the seed of the values and labels.
+        missing: by batch, the modalities that none of its rows has.
+        partly: by batch, the modalities that only its even rows have.
+        poison: the batches whose first modality holds a NaN.
     """
     generator = torch.Generator().manual_seed(seed)
     out = []
@@ -95,12 +98,13 @@ def toy_batches(
 
 
 def loader(batches: Sequence[Any]) -> DataLoader:
+    """Return a loader that hands out ready batches."""
     return DataLoader(list(batches), batch_size=None)  # type: ignore[arg-type]
 
 
 # -- network
 class ToyEncoder(nn.Module):
-    """Linear, BatchNorm, ReLU, linear on the flattened input."""
+    """Applies linear, BatchNorm, ReLU and linear to the flattened input."""
 
     def __init__(self, shape: tuple[int, ...], out_dim: int = 4, norm: bool = True):
         super().__init__()
@@ -119,7 +123,7 @@ class ToyEncoder(nn.Module):
 
 
 class ToyConv(nn.Module):
-    """One convolution, BatchNorm, mean over the map, linear: something for OGM-GE to modulate."""
+    """Applies a convolution, which OGM-GE modulates, BatchNorm, a mean over the map and a linear layer."""
 
     def __init__(self, shape: tuple[int, ...], out_dim: int = 4):
         super().__init__()
@@ -139,11 +143,10 @@ class ToyConv(nn.Module):
 
 # -- ASGML without Hydra
 class Trace(L.Callback):
-    """Keeps, after every batch, a copy of all weights and buffers (`states`) and the timeline rows (`rows`)."""
+    """Keeps a copy of all weights and buffers from the start (`start`) and from after every batch (`states`)."""
 
     def __init__(self) -> None:
         self.states: list[dict[str, Tensor]] = []
-        self.rows: list[tuple[int, str, str, int, float]] = []
 
     def on_train_start(self, trainer, pl_module) -> None:
         self.start = snapshot(pl_module)
@@ -153,12 +156,13 @@ class Trace(L.Callback):
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of all weights and buffers."""
     return {k: v.detach().clone() for k, v in module.state_dict().items()}
 
 
 @dataclass
 class Trained:
-    """What `train` leaves behind."""
+    """Holds a finished run of `train`."""
 
     module: MultimodalModule
     pipeline: StepPipeline
@@ -168,21 +172,24 @@ class Trained:
 
     @property
     def final(self) -> dict[str, Tensor]:
+        """Return the weights and buffers after the last batch."""
         return self.trace.states[-1]
 
     def actions(self, modality: str) -> list[str]:
-        """What the modality did in each step."""
+        """Return what the modality did in each step."""
         return [action for _, m, action, _, _ in self.timeline if m == modality]
 
     def ages(self, modality: str) -> list[int]:
+        """Return the age of the gradient that the modality applied in each step, -1 for none."""
         return [age for _, m, _, age, _ in self.timeline if m == modality]
 
     def scales(self, modality: str) -> list[float]:
+        """Return the factor on the modality's learning rate in each step."""
         return [scale for _, m, _, _, scale in self.timeline if m == modality]
 
 
 def quiet_trainer(callbacks: Sequence[L.Callback], epochs: int = 1, **options: Any) -> L.Trainer:
-    """A CPU trainer that writes nothing."""
+    """Build a CPU trainer that writes nothing."""
     return L.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
@@ -198,7 +205,7 @@ def quiet_trainer(callbacks: Sequence[L.Callback], epochs: int = 1, **options: A
 
 
 def asgml(mode: str = "sync", **options: Any) -> Asgml:
-    """An `asgml` node; `adaptive` and `boost` may be dicts."""
+    """Build an `asgml` node; `adaptive` and `boost` may be dicts."""
     nested = {"adaptive": Adaptive, "boost": Boost}
     made = {k: nested[k](**v) if k in nested and isinstance(v, dict) else v for k, v in options.items()}
     return Asgml(mode=mode, **made)  # type: ignore[arg-type]
@@ -226,7 +233,7 @@ def train(
     module_options: Mapping[str, Any] | None = None,
     frozen: Iterable[str] = (),
 ) -> Trained:
-    """One run of ASGML on batches in memory, every stage in the declared order (seconds / 20).
+    """Run ASGML on batches in memory, with every stage in the declared order; this takes about 50 ms.
 
     `before(module, pipeline)` may change anything once all is built.
     """
@@ -255,95 +262,9 @@ def train(
     return Trained(module, pipeline, trainer, trace, rows)
 
 
-# -- modules that know nothing of this project
-class Foreign(L.LightningModule):
-    """Two towers with BatchNorm and a head; groups `a`, `b` and `head`; batches (x, y) of (n, 4) and (n,)."""
-
-    def __init__(self, automatic: bool, optimizer: Callable[..., Any] = MOMENTUM, seed: int = 0):
-        super().__init__()
-        self.automatic_optimization = automatic
-        self._optimizer = optimizer
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.a = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU())
-            self.b = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU())
-            self.head = nn.Linear(10, CLASSES)
-        self.double()
-
-    def loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        x, y = batch
-        self.features = {"a": self.a(x), "b": self.b(x)}
-        self.labels = y
-        return nn.functional.cross_entropy(self.head(torch.cat(list(self.features.values()), 1)), y)
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
-        loss = self.loss(batch)
-        if self.automatic_optimization:
-            return loss
-        optimizer: Any = self.optimizers()
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
-        return None
-
-    def configure_optimizers(self) -> Any:
-        return self._optimizer([{"params": list(getattr(self, g).parameters()), "name": g} for g in ("a", "b", "head")])
-
-    def probe_input(self) -> dict[str, tuple[Tensor, Tensor]]:
-        return {m: (f, self.labels) for m, f in self.features.items()}
-
-    def probe_encode(self, batch: tuple[Tensor, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-        return {m: (getattr(self, m)(batch[0]), batch[1]) for m in ("a", "b")}
-
-
-def foreign_batches(count: int, size: int = 6, seed: int = 0, poison: Iterable[int] = ()) -> list[Any]:
-    generator = torch.Generator().manual_seed(seed)
-    out = []
-    for i in range(count):
-        y = torch.randint(CLASSES, (size,), generator=generator)
-        x = torch.randn(size, 4, generator=generator, dtype=torch.float64) + y[:, None]
-        out.append((x if i not in set(poison) else x * float("nan"), y))
-    return out
-
-
-class Quadratic(L.LightningModule):
-    """`1/2 θᵀ A θ − b_tᵀ θ` over θ = (a, b) with a dense, fixed A: every gradient depends on both groups.
-
-    A batch is b_t, of length 5: three entries for group `a`, two for group `b`. A batch whose first entry is inf
-    gives a non-finite gradient.
-    """
-
-    def __init__(self, optimizer: Callable[..., Any] = SGD):
-        super().__init__()
-        self.automatic_optimization = False
-        self._optimizer = optimizer
-        self.a = nn.Parameter(torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64))
-        self.b = nn.Parameter(torch.tensor([-1.0, 1.5], dtype=torch.float64))
-        self.A = quadratic_form()
-
-    def training_step(self, batch: Tensor, batch_idx: int) -> None:
-        theta = torch.cat([self.a, self.b])
-        optimizer: Any = self.optimizers()
-        optimizer.zero_grad()
-        self.manual_backward(0.5 * theta @ self.A @ theta - batch @ theta)
-        optimizer.step()
-
-    def configure_optimizers(self) -> Any:
-        return self._optimizer([{"params": [self.a], "name": "a"}, {"params": [self.b], "name": "b"}])
-
-
-def quadratic_form() -> Tensor:
-    root = torch.randn(5, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    return root @ root.T / 5 + torch.eye(5, dtype=torch.float64)
-
-
-def quadratic_batches(count: int, seed: int = 0) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(5, generator=generator, dtype=torch.float64) for _ in range(count)]
-
-
+# -- any module
 def fit(module: L.LightningModule, batches: Sequence[Any], callbacks: Sequence[L.Callback], **options: Any) -> Trace:
-    """Fits any module on a list of batches; the trace of its weights."""
+    """Fit any module on a list of batches, and return the trace of its weights."""
     trace = Trace()
     quiet_trainer([*callbacks, trace], **options).fit(module, loader(batches))
     return trace
@@ -351,14 +272,14 @@ def fit(module: L.LightningModule, batches: Sequence[Any], callbacks: Sequence[L
 
 # -- comparisons
 def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor], prefix: str = "") -> bool:
-    """Bit-identical tensors under all keys that begin with `prefix`."""
+    """Return whether the tensors under all keys that begin with `prefix` are bit-identical."""
     keys = [k for k in a if k.startswith(prefix)]
     assert keys, f"nothing begins with {prefix}"
     return all(torch.equal(a[k], b[k]) for k in keys)
 
 
 def differences(a: Any, b: Any, path: str = "") -> list[str]:
-    """Paths at which two states (nested dicts, lists, tensors, numbers) differ in any bit."""
+    """Return the paths at which two states (nested dicts, lists, tensors, numbers) differ in any bit."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         return [] if a.dtype == b.dtype and torch.equal(a, b) else [path]
     if isinstance(a, Mapping) and isinstance(b, Mapping):
@@ -395,30 +316,3 @@ class Capture(Stage):
         )
         if self._before is not None:
             self.seen.append(self._before(ctx.module))
-
-
-# -- optimisers by the book, for hand-unrolled recursions
-class Book:
-    """SGD with momentum and weight decay, or AdamW, on one tensor, written out as in their definitions."""
-
-    def __init__(self, kind: str):
-        self.kind, self.steps = kind, 0
-        self.buffer: Tensor | None = None
-        self.first: Tensor | float = 0.0
-        self.second: Tensor | float = 0.0
-
-    def step(self, theta: Tensor, gradient: Tensor, scale: float = 1.0) -> Tensor:
-        """The new theta; `scale` multiplies the learning rate. Not called, nothing moves."""
-        self.steps += 1
-        if self.kind == "adamw":
-            lr, decay = 0.01 * scale, 0.1
-            theta = theta * (1 - lr * decay)
-            self.first = 0.9 * self.first + 0.1 * gradient
-            self.second = 0.999 * self.second + 0.001 * gradient * gradient
-            mean, spread = self.first / (1 - 0.9**self.steps), self.second / (1 - 0.999**self.steps)
-            return theta - lr * mean / (spread.sqrt() + 1e-8)
-        if self.kind == "momentum":
-            gradient = gradient + 0.01 * theta
-            self.buffer = gradient if self.buffer is None else 0.9 * self.buffer + gradient
-            gradient = self.buffer
-        return theta - 0.05 * scale * gradient

@@ -1,9 +1,9 @@
 """`make bench`: what a step of every method costs relative to joint, with ResNet18 encoders and with MLPs on features.
 
-Configurations are those of `conf/method`, built as `asgml.run` builds them. A joint block stands before and after
+Configurations are those of `conf/asgml/method`, built as `asgml.run` builds them. A joint block stands before and after
 every few methods, and a ratio is taken to these two only: a slow minute of the machine hits all of them. What a method
 does once per epoch (a survey of the training data, a re-initialisation) is not in a step's time; the run times of
-`python -m asgml.compare` have it.
+`python -m asgml.compare` include it.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import io
 import statistics
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from asgml.bench.timer import StepTimer
 from asgml.build import Parts, build
 from callbacks.errors import UserError
 from suite.config.compose import Composer
@@ -34,13 +34,13 @@ from suite.runs.identity import config_hash
 from suite.runs.job import Run, seed_everything
 from suite.shell import quiet_lightning
 
-CLASSES, BETWEEN = 6, 4
+CLASSES, BETWEEN = 6, 4  # BETWEEN: methods between two joint blocks
 STEPS = {"resnet18": 12, "mlp": 64}  # of an epoch
 SHAPES = {"resnet18": (3, 64, 64), "mlp": (128,)}
 BATCH = {"resnet18": 16, "mlp": 64}
 ENCODER = {"resnet18": ["model=resnet18"], "mlp": []}
 NO_KERNELS = {"ogm_ge": ["methods.ogm_ge.kernels=all"]}  # where nothing is a convolution
-#: What makes a method act in the second epoch, the one that is timed.
+# What makes a method act in the second epoch, the one that is timed.
 AWAKE = {
     "arl": ["methods.arl.begins=1"],
     "greedy": ["methods.greedy.begins=1"],
@@ -53,29 +53,13 @@ AWAKE = {
 }
 
 
-class EpochTimer(L.Callback):
-    """Seconds per step of the last epoch, from the start of a batch to its end; loading excluded."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        self.seconds.clear()
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self._start = time.perf_counter()
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.seconds.append(time.perf_counter() - self._start)
-
-
 @dataclass
 class Bench:
     """Builds and times blocks of two epochs.
 
     Args:
-        encoder: `resnet18` or `mlp`.
-        folder: for the random data, a teacher and the run directories.
+        encoder: the kind of encoder, `resnet18` or `mlp`.
+        folder: the folder of the random data, of a teacher and of the run directories.
     """
 
     encoder: str
@@ -94,6 +78,7 @@ class Bench:
         torch.save({"state_dict": self.parts("joint").module.state_dict()}, self.teacher)
 
     def parts(self, method: str) -> Parts:
+        """Build a run of a method on the random data."""
         own = [*AWAKE.get(method, []), *(NO_KERNELS.get(method, []) if self.encoder == "mlp" else [])]
         if method == "umt":
             own = [f"methods.umt.checkpoints={{audio:'{self.teacher}',visual:'{self.teacher}'}}"]
@@ -112,15 +97,15 @@ class Bench:
         return build(cfg, Run(folder, config_hash(cfg), "bench", 0, None, True))
 
     def block(self, method: str) -> float:
-        """Mean seconds of a step in the second epoch."""
+        """Return the mean seconds of a method's step in the second epoch."""
         with contextlib.redirect_stdout(io.StringIO()):  # what a run says at its start
-            parts, timer = self.parts(method), EpochTimer()
+            parts, timer = self.parts(method), StepTimer()
             parts.trainer.callbacks.append(timer)  # type: ignore[attr-defined]
             parts.trainer.fit(parts.module, datamodule=parts.data)
         return statistics.fmean(timer.seconds)
 
     def ratios(self, methods: Sequence[str]) -> tuple[dict[str, float], list[float]]:
-        """Each method's step over joint's, and joint's seconds."""
+        """Return each method's step over joint's, and the seconds of joint's blocks."""
         out: dict[str, float] = {}
         joint = [self.block("joint")]
         for i in range(0, len(methods), BETWEEN):
@@ -131,12 +116,12 @@ class Bench:
 
 
 def registered() -> list[str]:
-    """Methods that `conf/method` names, one modality alone left out."""
+    """Return the methods that `conf/asgml/method` names, without `unimodal`, which needs a modality."""
     return sorted(n for n in Composer("asgml").options("method") if n != "unimodal")
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m asgml.bench.method_costs", description=__doc__)
     parser.add_argument("--encoder", choices=tuple(SHAPES), default="resnet18")
     parser.add_argument("--rounds", type=int, default=3)
@@ -145,8 +130,10 @@ def main() -> None:
     methods, known = [m for m in registered() if m != "joint"], registered()
     if options.methods:
         methods = options.methods.split(",")
-        for name in set(methods) - set(known):
-            print(UserError("--methods", name, f"some of {', '.join(known)}", "correct it"), file=sys.stderr)
+        for name in sorted(set(methods) - set(known)):
+            near = get_close_matches(name, known, 1)
+            remedy = f"--methods {near[0]}" if near else "leave --methods out, which takes all"
+            print(UserError("--methods", name, f"some of {', '.join(known)}", remedy), file=sys.stderr)
             raise SystemExit(UserError.EXIT_CODE)
     quiet_lightning()
     warnings.filterwarnings("ignore")

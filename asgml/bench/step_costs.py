@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
+from asgml.bench.timer import StepTimer
 from asgml.data.spec import DataSpec, ModalitySpec
 from asgml.methods.joint import Joint
 from asgml.model.encoders.resnet import ResNet18
@@ -38,21 +39,8 @@ CONFIGS: dict[str, Asgml] = {
 }
 
 
-class StepTimer(L.Callback):
-    """Milliseconds from the start to the end of every training batch."""
-
-    def __init__(self) -> None:
-        self.ms: list[float] = []
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self._start = time.perf_counter()
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.ms.append((time.perf_counter() - self._start) * 1e3)
-
-
 def batches(count: int, size: int) -> list[dict[str, Any]]:
-    """Ready batches of random pictures for two modalities."""
+    """Return `count` batches of `size` random pictures of two modalities each."""
     generator = torch.Generator().manual_seed(0)
     return [
         {
@@ -66,7 +54,7 @@ def batches(count: int, size: int) -> list[dict[str, Any]]:
 
 
 def network(encoder: str) -> MultimodalNet:
-    """Two equal encoders, concatenated."""
+    """Build a network of two equal encoders, `resnet18` or `small`, whose features are concatenated."""
     spec = DataSpec(
         {m: ModalitySpec(m, "image", SHAPE) for m in ("audio", "visual")}, [str(c) for c in range(CLASSES)], "audio"
     )
@@ -75,7 +63,7 @@ def network(encoder: str) -> MultimodalNet:
 
 
 def contender(config: Asgml, encoder: str, steps: int) -> tuple[MultimodalModule, L.Trainer, StepTimer]:
-    """A module and a trainer that runs `steps` steps of one configuration."""
+    """Build a module, a trainer that runs `steps` steps of one configuration, and the timer in it."""
     rhythm, stages = rhythm_stages(config, ["audio", "visual"], "audio", None, 0)
     module = MultimodalModule(
         network(encoder),
@@ -100,7 +88,7 @@ def contender(config: Asgml, encoder: str, steps: int) -> tuple[MultimodalModule
 
 
 def bare_loop(encoder: str, data: list[dict[str, Any]]) -> list[float]:
-    """The same joint step without Lightning and without the suite: the floor."""
+    """Return the milliseconds of the same joint step without Lightning and without the suite, the lower bound."""
     net = network(encoder)
     optimizer = torch.optim.SGD(net.parameters(), 0.01, 0.9)
     ms = []
@@ -116,9 +104,15 @@ def bare_loop(encoder: str, data: list[dict[str, Any]]) -> list[float]:
 
 
 def measure(encoder: str, batch_size: int, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Per configuration the mean milliseconds of every group of four consecutive steps (one cycle of k = 4).
+    """Return, per configuration, the mean milliseconds of every four consecutive steps (one cycle of k = 4).
 
     Configurations take turns in blocks, so that a slow minute of the machine hits all of them.
+
+    Args:
+        encoder: the kind of encoder, `resnet18` or `small`.
+        batch_size: the number of samples in a batch.
+        rounds: the number of blocks of each configuration.
+        steps: the number of steps in a block.
     """
     data = batches(steps, batch_size)
     times: dict[str, list[float]] = {name: [] for name in ["bare loop", *CONFIGS]}
@@ -127,7 +121,7 @@ def measure(encoder: str, batch_size: int, rounds: int, steps: int) -> dict[str,
         for name, config in CONFIGS.items():
             module, trainer, timer = contender(config, encoder, steps)
             trainer.fit(module, train_dataloaders=torch.utils.data.DataLoader(data, batch_size=None))  # type: ignore[arg-type]
-            blocks[name] = timer.ms
+            blocks[name] = [1e3 * s for s in timer.seconds]
         for name, ms in blocks.items():
             warm = ms[4:]  # the first cycle allocates
             times[name] += [statistics.fmean(warm[i : i + 4]) for i in range(0, len(warm) - 3, 4)]
@@ -135,7 +129,7 @@ def measure(encoder: str, batch_size: int, rounds: int, steps: int) -> dict[str,
 
 
 def main() -> None:
-    """Prints medians and ratios."""
+    """Print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--encoder", choices=("resnet18", "small"), default="resnet18")
     parser.add_argument("--batch-size", type=int, default=16)

@@ -14,10 +14,11 @@ import soundfile
 import torch
 
 from asgml.data.counter_rng import integers, shuffled
-from asgml.data.idx import read_idx
+from asgml.data.idx import FETCH, read_idx
 from asgml.data.spec import SPLITS, DataSpec, ModalitySpec, Split, Table
 from callbacks.errors import UserError
 
+FSDD = "github.com/Jakobovski/free-spoken-digit-dataset"
 RATE = 8000
 MELS, FRAMES, HOP, WINDOW = 32, 64, 100, 256
 SECONDS = FRAMES * HOP / RATE  # 0.8 s holds 98 % of the recordings whole
@@ -29,7 +30,15 @@ _OFFICIAL_VAL = range(5, 10)
 
 @dataclass(frozen=True)
 class Recordings:
-    """All of FSDD, decoded: `mel` (n, MELS, FRAMES) float32 in [0, 1], then one entry per recording."""
+    """All of FSDD, decoded.
+
+    Attributes:
+        mel: (n, MELS, FRAMES) float32 in [0, 1].
+        digit: (n,) the digit that is spoken.
+        speaker: (n,) the speaker's name.
+        take: (n,) the number of the take among those of its speaker and digit.
+        names: the n file names without suffix.
+    """
 
     mel: np.ndarray
     digit: np.ndarray
@@ -39,9 +48,10 @@ class Recordings:
 
 
 def log_mel(waves: torch.Tensor) -> torch.Tensor:
-    """(n, FRAMES * HOP) samples to (n, MELS, FRAMES): mel power in dB under the loudest cell, -60..0 to 0..1.
+    """Return the mel spectrograms (n, MELS, FRAMES) of samples (n, FRAMES * HOP), float32 in [0, 1].
 
-    Relative to the loudest of the recording, because speakers differ in loudness; padding is 0.
+    A cell is its power in dB under the loudest cell of its recording, because speakers differ in loudness; -60 dB and
+    less become 0, the loudest cell 1. Padding is 0.
     """
     from torchaudio.functional import melscale_fbanks
 
@@ -54,20 +64,20 @@ def log_mel(waves: torch.Tensor) -> torch.Tensor:
 
 
 def _read_wav(path: Path) -> np.ndarray:
-    """Mono samples at 8 kHz, centred in SECONDS (padded, or cut at both ends)."""
+    """Return the mono samples of a file at 8 kHz, centred in SECONDS (padded, or cut at both ends)."""
+    remedy = f"clone {FSDD} and copy recordings/{path.name} to this place"
     try:
         wave, rate = soundfile.read(path, dtype="float32")
     except soundfile.LibsndfileError as error:
-        raise UserError(str(path), f"unreadable: {error}", "a wav file", "fetch the file again") from error
+        raise UserError(str(path), f"unreadable: {error}", "a wav file", remedy) from error
     if rate != RATE or wave.ndim != 1 or not len(wave):
-        found = f"{rate} Hz, shape {wave.shape}"
-        raise UserError(str(path), found, f"{RATE} Hz, mono, not empty", "fetch the file again")
+        raise UserError(str(path), f"{rate} Hz, shape {wave.shape}", f"{RATE} Hz, mono, not empty", remedy)
     # A cut file may decode without an error, because the header's length is not enforced by every decoder.
     with path.open("rb") as file:
         promised = int.from_bytes(file.read(8)[4:], "little") + 8
     if promised > path.stat().st_size:
         found = f"{path.stat().st_size} bytes, the header promises {promised}"
-        raise UserError(str(path), found, "a complete wav file", "fetch the file again")
+        raise UserError(str(path), found, "a complete wav file", remedy)
     length = FRAMES * HOP
     out = np.zeros(length, dtype=np.float32)
     if len(wave) > length:
@@ -81,7 +91,11 @@ def _read_wav(path: Path) -> np.ndarray:
 
 @lru_cache(maxsize=1)  # the runs of one sweep share what is decoded
 def load_recordings(root: Path) -> Recordings:
-    """Decode `root/fsdd/*.wav` (or `root/fsdd/recordings/*.wav`), about two seconds for all 3000."""
+    """Read and decode `root/fsdd/*.wav` (or `root/fsdd/recordings/*.wav`), about two seconds for all 3000.
+
+    Raises:
+        UserError: no recording, a file of another name, or one that cannot be decoded.
+    """
     folder = root / "fsdd"
     if (folder / "recordings").is_dir():
         folder = folder / "recordings"
@@ -91,13 +105,18 @@ def load_recordings(root: Path) -> Recordings:
             str(folder),
             "no .wav file" if folder.is_dir() else "no such folder",
             "the Free Spoken Digit Dataset: <digit>_<speaker>_<n>.wav",
-            "clone github.com/Jakobovski/free-spoken-digit-dataset to this place, or set paths.data",
+            f"clone {FSDD} to this place, or set paths.data to the folder that holds fsdd/",
         )
     fields = []
     for path in paths:
         match = _NAME.fullmatch(path.name)
         if match is None:
-            raise UserError(str(path), "file name", "<digit>_<speaker>_<n>.wav", "remove or rename the file")
+            raise UserError(
+                str(path),
+                f"file name {path.name}",
+                "<digit>_<speaker>_<n>.wav",
+                f"move {path.name} out of this folder, or rename it to that pattern",
+            )
         fields.append((int(match[1]), match[2], int(match[3])))
     waves = np.stack([_read_wav(p) for p in paths])
     mel = torch.cat([log_mel(part) for part in torch.from_numpy(waves).split(500)]).numpy()
@@ -106,19 +125,27 @@ def load_recordings(root: Path) -> Recordings:
 
 
 def load_images(root: Path) -> tuple[np.ndarray, np.ndarray]:
-    """MNIST test images (n, 28, 28) uint8 and labels (n,) from `root/mnist`."""
+    """Read the MNIST test images (n, 28, 28) uint8 and their labels (n,) int64 from `root/mnist`.
+
+    Raises:
+        UserError: files that are absent or damaged, or that do not belong together.
+    """
     folder = root / "mnist"
     images, labels = (read_idx(folder, f"t10k-{n}-ubyte") for n in ("images-idx3", "labels-idx1"))
     if images.ndim != 3 or images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or labels.max() > 9:
         found = f"images {images.shape}, labels {labels.shape} up to {labels.max()}"
-        raise UserError(str(folder), found, "n images of 28 x 28 and n labels 0-9", "fetch both files again")
+        raise UserError(str(folder), found, "n images of 28 x 28 and n labels 0-9", f"delete both files and {FETCH}")
     return images, labels.astype(np.int64)
 
 
 class ShiftedImage:
-    """(b, H, W) to (b, 1, H, W) float32, standardised; in training shifted by up to `reach` = (rows, columns).
+    """Turns images (b, H, W) into (b, 1, H, W) float32: standardised, and shifted in training.
 
-    What is shifted in is `fill`, in raw values.
+    Args:
+        mean: the mean to subtract, in raw values.
+        std: the standard deviation to divide by, in raw values.
+        reach: the largest shift in rows and in columns.
+        fill: the raw value that is shifted in.
     """
 
     def __init__(self, mean: float, std: float, reach: tuple[int, int], fill: float = 0.0):
@@ -136,19 +163,21 @@ class ShiftedImage:
 
 
 class AVDigits:
-    """Ten digits, heard and seen. Audio is a (1, 32, 64) log-mel of 0.8 s, visual a (1, 28, 28) image.
+    """Ten digits, heard and seen: audio is a (1, 32, 64) log-mel of 0.8 s, visual a (1, 28, 28) image.
 
-    Splits share neither recordings nor images: images are cut by index, 4 : 1 : 1, in file order, because
-    neighbours may share a writer. `speaker_disjoint` also keeps speakers apart; `official` is FSDD's own test
-    split (takes 0-4 of every speaker and digit) with takes 5-9 as val cut from train.
+    Splits share neither recordings nor images: images are cut by index, 4 : 1 : 1, in file order, because neighbours
+    may share a writer.
 
     Args:
-        path: the folder with `fsdd/` and `mnist/` (idx, plain or .gz).
-        split: see above.
-        val_speakers, test_speakers: of `speaker_disjoint`; the others train.
-        copies: pairings per training recording, each with another image. Val and test have one.
-        pairing_seed: which image goes with which recording. Not the run's seed: the seeds of a study share data.
-        augment: in training, shift audio by up to 4 frames in time and images by up to 2 pixels.
+        path: the folder that holds `fsdd/` and `mnist/` (idx files, plain or .gz).
+        split: `speaker_disjoint` keeps the speakers apart too; `official` is FSDD's own test split (takes 0-4 of every
+            speaker and digit), with takes 5-9 cut from train as val.
+        val_speakers: the speakers of val under `speaker_disjoint`.
+        test_speakers: the speakers of test under `speaker_disjoint`; all others train.
+        copies: the pairings per training recording, each with another image. Val and test have one.
+        pairing_seed: the seed that decides which image goes with which recording. Not the run's seed: the seeds of a
+            study share their data.
+        augment: whether training shifts audio by up to 4 frames in time and images by up to 2 pixels.
     """
 
     def __init__(
@@ -170,7 +199,7 @@ class AVDigits:
         self._notes: dict[str, Any] = {}
 
     def prepare(self, workers: int = 1) -> None:
-        """Nothing to do: the 3000 recordings are decoded into memory in seconds."""
+        """Do nothing: the 3000 recordings are decoded into memory in seconds."""
 
     def spec(self) -> DataSpec:
         self.tables()
@@ -209,7 +238,7 @@ class AVDigits:
             told = f"val {', '.join(self.val_speakers)}; test {', '.join(self.test_speakers)}; the others train"
             self._notes["split"] = f"speaker_disjoint: {told}"
         else:
-            raise UserError("data.split", repr(self.split), "speaker_disjoint or official", "correct data.split")
+            raise UserError("data.split", repr(self.split), "speaker_disjoint or official", "set data.split=official")
         return {"train": np.flatnonzero(~val & ~test), "val": np.flatnonzero(val), "test": np.flatnonzero(test)}
 
     def _check_speakers(self, known: list[str]) -> None:
@@ -217,12 +246,13 @@ class AVDigits:
             unknown = [n for n in names if n not in known]
             if unknown or not names:
                 found = f"unknown speaker {unknown[0]!r}" if unknown else "an empty list"
-                raise UserError(f"data.{key}", found, f"some of {', '.join(known)}", f"correct data.{key}")
+                raise UserError(f"data.{key}", found, f"some of {', '.join(known)}", f"set data.{key}=[{known[0]}]")
         both = sorted(set(self.val_speakers) & set(self.test_speakers))
         if both or len(set(self.val_speakers) | set(self.test_speakers)) == len(known):
             found = f"{', '.join(both)} in both" if both else "every speaker in val or test"
             expected = "disjoint val and test speakers, and others to train on"
-            raise UserError("data.val_speakers, data.test_speakers", found, expected, "correct the lists")
+            remedy = f"set data.val_speakers=[{known[0]}] data.test_speakers=[{known[-1]}], for example"
+            raise UserError("data.val_speakers, data.test_speakers", found, expected, remedy)
 
     def _pair(
         self,
@@ -232,7 +262,7 @@ class AVDigits:
         audio_rows: Mapping[Split, np.ndarray],
         image_rows: Mapping[Split, np.ndarray],
     ) -> dict[Split, Table]:
-        """Pair by label inside each split. An image comes again only after all others of its digit."""
+        """Pair by label inside each split; an image comes again only after all others of its digit."""
         train_mel = recordings.mel[audio_rows["train"]]
         train_pixels = images[image_rows["train"]]
         shift = int(self.augment)
@@ -253,7 +283,7 @@ class AVDigits:
                         "data.copies" if copies > 1 else str(Path(self.path) / "mnist"),
                         f"{copies} pairing(s) per recording, {len(pool)} {split} image(s) of digit {digit}",
                         "at least as many images as pairings",
-                        "lower data.copies, or fetch the MNIST files again",
+                        f"set data.copies={len(pool)}" if len(pool) else f"delete the MNIST files and {FETCH}",
                     )
                 pool = pool[shuffled(len(pool), self.pairing_seed, f"{split} {digit}")]
                 seen[of_digit] = pool[np.arange(len(of_digit)) % max(1, len(pool))]

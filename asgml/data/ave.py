@@ -1,5 +1,4 @@
-"""AVE (Tian et al., "Audio-Visual Event Localization in Unconstrained Videos", ECCV 2018): 28 events in 4143
-clips."""
+"""AVE (Tian et al., "Audio-Visual Event Localization in Unconstrained Videos", ECCV 2018): 28 events, 4143 clips."""
 
 from __future__ import annotations
 
@@ -57,16 +56,16 @@ class Ave(MediaSource):
         <audio_dir>/<VideoID>.wav              sound of the 10 s clip
         <frame_dir>/<VideoID>/00000.jpg …      one frame per second
 
-    The defaults `Audios` and `Image-01-FPS` are what the public audio-visual repositories extract from
-    `AVE/*.mp4`.
+    The defaults `Audios` and `Image-01-FPS` are what the public audio-visual repositories extract from `AVE/*.mp4`. A
+    video may hold several events, hence the ids `<VideoID>_<Start>_<End>_<label>`.
 
     Args:
-        segment: use Start..End of sound and frames only, as the published `-SE` variants do. Set it to false where
+        segment: whether to use only Start..End of sound and frames, as the published `-SE` variants do; false where
             the files are cut already (`Image-01-FPS-SE`). An event of no length is taken as the whole clip.
-        audio_dir, frame_dir: under `path`.
+        audio_dir: the folder of the sounds under `path`.
+        frame_dir: the folder of the frames under `path`.
 
-    A video may hold several events, hence ids `<VideoID>_<Start>_<End>_<label>`. The other arguments are those of
-    `MediaSource`; `seconds` is the length to which the sound is tiled or cut.
+    The other arguments are those of `MediaSource`; `seconds` is the length to which the sound is tiled or cut.
     """
 
     NAME: ClassVar[str] = "AVE"
@@ -89,8 +88,7 @@ class Ave(MediaSource):
         return {"split": "published", "split_rule": "trainSet.txt, valSet.txt and testSet.txt as published"}
 
     def clips(self) -> dict[Split, list[Clip]]:
-        if not self.root.is_dir():
-            raise self.absent(str(self.root), "no such folder")
+        self.require_folder(self.root)
         splits = {split: self._read(self.root / f"{split}Set.txt") for split in SPLITS}
         annotations = self.root / "Annotations.txt"
         if annotations.exists():
@@ -113,7 +111,12 @@ class Ave(MediaSource):
             try:
                 first, last = float(start), float(end)
             except ValueError as error:
-                raise UserError(where, f"Start {start!r}, End {end!r}", "seconds", "correct this line") from error
+                raise UserError(
+                    where,
+                    f"Start {start!r}, End {end!r}",
+                    "two numbers of seconds",
+                    "restore the published line, e.g. Church bell&RUhOCu3LNXM&good&0&10",
+                ) from error
             part = (first, last) if self.segment and last > first else (0.0, None)
             name = f"{video}_{first:g}_{last:g}_{label}"
             used[name] = used.get(name, 0) + 1

@@ -16,7 +16,7 @@ _MASK = (1 << 64) - 1
 
 
 def splitmix64(x: np.ndarray) -> np.ndarray:
-    """One step of splitmix64 on uint64 of any shape; a bijection of the 64-bit integers."""
+    """Return one step of splitmix64 on uint64 of any shape; a bijection of the 64-bit integers."""
     z = np.atleast_1d(np.asarray(x, dtype=np.uint64)) + _GOLDEN  # arrays wrap silently, scalars would warn
     z = (z ^ (z >> np.uint64(30))) * _A
     z = (z ^ (z >> np.uint64(27))) * _B
@@ -25,27 +25,27 @@ def splitmix64(x: np.ndarray) -> np.ndarray:
 
 
 def word(value: int | str) -> np.ndarray:
-    """A seed, number or name as one uint64 (shape (1,)). Negative numbers wrap; names by CRC-32."""
+    """Return a seed, number or name as one uint64 of shape (1,). Negative numbers wrap; names go by CRC-32."""
     number = zlib.crc32(value.encode()) if isinstance(value, str) else int(value)
     return np.array([number & _MASK], dtype=np.uint64)
 
 
 def sample_keys(seed: int, epochs: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """uint64 keys of shape (b,), one per sample, from (seed, epoch, index) alone."""
+    """Return uint64 keys (b,), one per sample, each from its (seed, epoch, index) alone."""
     key = splitmix64(splitmix64(word(seed)) ^ np.asarray(epochs).astype(np.uint64))
     return splitmix64(key ^ np.asarray(indices).astype(np.uint64))
 
 
 def uniform(keys: np.ndarray, draw: int | str) -> np.ndarray:
-    """float64 in [0, 1) per key; `draw` numbers or names the independent draws of one sample."""
+    """Return a float64 in [0, 1) per key, (b,); `draw` numbers or names the independent draws of one sample."""
     return (splitmix64(keys ^ splitmix64(word(draw))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def integers(keys: np.ndarray, draw: int | str, low: int, high: int) -> np.ndarray:
-    """int64 in [low, high), both ends as in `range`."""
+    """Return an int64 in [low, high) per key, (b,); both ends as in `range`, `draw` as in `uniform`."""
     return low + np.floor(uniform(keys, draw) * (high - low)).astype(np.int64)
 
 
 def shuffled(n: int, seed: int, name: str = "") -> np.ndarray:
-    """A permutation of range(n), int64, that depends on `seed` and `name` alone."""
+    """Return a permutation of range(n), int64, that depends on `seed` and `name` alone."""
     return np.argsort(uniform(sample_keys(seed, np.zeros(n, np.uint64), np.arange(n)), name), kind="stable")

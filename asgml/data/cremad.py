@@ -27,10 +27,12 @@ class CremaD(MediaSource):
         split: `published` keeps test.csv as the test set; all 91 actors are in both published lists, so this
             measures new utterances of known speakers. Validation is cut from train.csv by speaker.
             `speaker_disjoint` pools the two lists and cuts train, validation and test by actor.
-        val_fraction: share of train.csv (`published`) or of everything (`speaker_disjoint`).
-        test_fraction: share of everything, `speaker_disjoint` only.
-        split_seed: of the cuts.
-        train_list, test_list: file names under `path`.
+        val_fraction: the share that becomes validation, of train.csv (`published`) or of everything
+            (`speaker_disjoint`).
+        test_fraction: the share of everything that becomes test, under `speaker_disjoint` only.
+        split_seed: the seed of the cuts.
+        train_list: the file name of the train list under `path`.
+        test_list: the file name of the test list under `path`.
 
     The other arguments are those of `MediaSource`.
     """
@@ -67,8 +69,7 @@ class CremaD(MediaSource):
         return {"split": self.split, "split_rule": rule}
 
     def clips(self) -> dict[Split, list[Clip]]:
-        if not self.root.is_dir():
-            raise self.absent(str(self.root), "no such folder")
+        self.require_folder(self.root)
         seen: dict[str, str] = {}
         train, test = self._read(self.train_list, seen), self._read(self.test_list, seen)
         if self.split == "published":
@@ -88,7 +89,7 @@ class CremaD(MediaSource):
                     where,
                     f"id {clip!r}",
                     "<actor>_<sentence>_<emotion>_<level>, e.g. 1001_IEO_NEU_XX",
-                    "correct this line",
+                    "restore the published line, e.g. 1001_IEO_NEU_XX,NEU",
                 )
             y = label_of(label, EMOTIONS, where)
             clips.append(Clip(clip, y, f"AudioWAV/{clip}.wav", f"Image-01-FPS/{clip}", group=actor))

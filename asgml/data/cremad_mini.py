@@ -29,7 +29,7 @@ PARTNERS = {"audio": (2, 5, 0, 4, 3, 1), "visual": (4, 3, 5, 1, 0, 2)}
 
 
 def confusion(kind: str, modality: str, rate: float) -> np.ndarray:
-    """(C, C): P(rendered cue | label), rows sum to 1. The label's own cue has probability 1 - rate."""
+    """Return P(rendered cue | label) as (C, C), rows summing to 1; the label's own cue has probability 1 - rate."""
     c = len(EMOTIONS)
     if kind == "uniform":
         return np.full((c, c), rate / (c - 1)) + (1 - rate - rate / (c - 1)) * np.eye(c)
@@ -39,14 +39,15 @@ def confusion(kind: str, modality: str, rate: float) -> np.ndarray:
 
 
 def ceilings(tables: dict[str, np.ndarray]) -> dict[str, float]:
-    """The best possible accuracy from each modality's cue, and from all cues together (`fused`), labels equally
-    likely.
+    """Return the best possible accuracy from each modality's cue, and from all cues together (`fused`).
 
-    Given the label, cues are drawn independently, so with K_m = `tables[m]`
-    unimodal: sum_c max_y K_m[y, c] / C · fused: sum over cue tuples of max_y prod_m K_m[y, c_m] / C.
+    Labels are equally likely, and cues are drawn independently given the label, so with K_m = `tables[m]`
 
-    With the confusions `uniform` (rates a and b) the fused sum is max(1 - a, 1 - b): two equally good witnesses
-    who contradict each other leave a tie, so a second modality adds nothing to a perfect first one.
+        unimodal: sum_c max_y K_m[y, c] / C
+        fused:    sum over cue tuples of max_y prod_m K_m[y, c_m] / C
+
+    With the confusions `uniform` (rates a and b) the fused sum is max(1 - a, 1 - b): two equally good witnesses who
+    contradict each other leave a tie, so a second modality adds nothing to a perfect first one.
     """
     joint = None
     out: dict[str, float] = {}
@@ -60,7 +61,14 @@ def ceilings(tables: dict[str, np.ndarray]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Take:
-    """One clip to render: its id, actor (0..), label, and the cue that each modality shows."""
+    """One clip to render.
+
+    Attributes:
+        id: the clip's name, as CREMA-D's.
+        actor: the number of the actor, from 0.
+        label: the index of the emotion.
+        cues: the index of the emotion that each modality shows.
+    """
 
     id: str
     actor: int
@@ -72,21 +80,22 @@ class Take:
 class CremadMini(CremaD):
     """CREMA-D's loader, decoder and preparation on files rendered at first use.
 
-    Args:
-        path: folder of the renderings; each set of parameters has its own subfolder.
-        samples: clips, the six emotions equally often.
-        actors: speakers, each with a voice and a face.
-        dominance: 0..1, how much easier the voice is than the face. It moves cue strength against nuisance: the
-            voice's from 0.45 to 1, the face's from 1 to 0.5, and the clutter around the face from 0 to 1.
-        ambiguity: per modality the share of clips that show the cue of another class.
-        confusion: which other class: `uniform`, any of the five; `complementary`, a fixed partner that differs
-            between voice and face. The ceiling is 1 - ambiguity per modality either way; fused it is the better
-            of the two for `uniform` and 1 for `complementary`, where using both modalities pays.
-        seed: of the rendering.
+    `spec().notes["ceiling"]` has the exact ceilings of a reader who recognises every cue.
 
-    `spec().notes["ceiling"]` has the exact ceilings of a reader who recognises every cue. The other arguments are
-    those of `CremaD` and `MediaSource`, with defaults for a small CPU: 1 s of 8 kHz sound as 32 mel × 98 frames,
-    one 32 × 32 image.
+    Args:
+        path: the folder of the renderings; each set of parameters has its own subfolder.
+        samples: the number of clips, the six emotions equally often.
+        actors: the number of speakers, each with a voice and a face.
+        dominance: how much easier the voice is than the face, 0 to 1. It moves cue strength against nuisance: the
+            voice's from 0.45 to 1, the face's from 1 to 0.7, and the clutter around the face from 0 to 1.
+        ambiguity: the share of clips, per modality, that show the cue of another class.
+        confusion: which other class: `uniform`, any of the five; `complementary`, a fixed partner that differs between
+            voice and face. The ceiling is 1 - ambiguity per modality either way; fused it is the better of the two for
+            `uniform` and 1 for `complementary`, where using both modalities pays.
+        seed: the seed of the rendering.
+
+    The other arguments are those of `CremaD` and `MediaSource`, with defaults for a small CPU: 1 s of 8 kHz sound as
+    32 mel × 98 frames, one 32 × 32 image.
     """
 
     NAME: ClassVar[str] = "CREMA-D mini"
@@ -113,22 +122,17 @@ class CremadMini(CremaD):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.ambiguity = {"audio": 0.0, "visual": 0.0, **dict(self.ambiguity)}
-        most = self.actors * len(SENTENCES) * len(LEVELS) * len(EMOTIONS)
-        for key, good, expected in (
-            ("actors", self.actors >= 3, "3 or more, one per split"),
-            (
-                "samples",
-                6 * self.actors <= self.samples <= most,
-                f"{6 * self.actors} to {most} for {self.actors} actors",
-            ),
-            ("dominance", 0 <= self.dominance <= 1, "0 to 1"),
-            ("confusion", self.confusion in ("uniform", "complementary"), "uniform or complementary"),
-            ("ambiguity", set(self.ambiguity) == {"audio", "visual"}, "rates for audio and visual"),
-            # Beyond, the label would no longer be the likeliest reading of its cue.
-            ("ambiguity", all(0 <= a < 0.5 for a in self.ambiguity.values()), "rates of 0 to below 0.5"),
-        ):
-            if not good:
-                raise UserError(f"data.{key}", str(getattr(self, key)), expected, f"correct data.{key}")
+        least, most = 6 * self.actors, self.actors * len(SENTENCES) * len(LEVELS) * len(EMOTIONS)
+        enough = least <= self.samples <= most
+        rates = "{audio:0.1,visual:0.1}"
+        self.require("actors", self.actors >= 3, "3 or more, one per split", "24")
+        self.require("samples", enough, f"{least} to {most} for {self.actors} actors", str(50 * self.actors))
+        self.require("dominance", 0 <= self.dominance <= 1, "0 to 1", "0.8")
+        self.require("confusion", self.confusion in ("uniform", "complementary"), "uniform or complementary", "uniform")
+        self.require("ambiguity", set(self.ambiguity) == {"audio", "visual"}, "rates for audio and visual", rates)
+        # Beyond, the label would no longer be the likeliest reading of its cue.
+        small = all(0 <= a < 0.5 for a in self.ambiguity.values())
+        self.require("ambiguity", small, "rates of 0 to below 0.5", rates)
 
     @property
     def root(self) -> Path:
@@ -144,7 +148,7 @@ class CremadMini(CremaD):
         return {**super().facts(), "ceiling": ceilings(tables), "dominance": self.dominance}
 
     def takes(self) -> list[Take]:
-        """All clips, in rendering order. A function of the parameters alone."""
+        """Return all clips, in rendering order; they follow from the parameters alone."""
         n, c = self.samples, len(EMOTIONS)
         index = np.arange(n)
         keys = sample_keys(self.seed, np.zeros(n, np.uint64), index)
@@ -197,7 +201,8 @@ class CremadMini(CremaD):
                 str(root),
                 str(error),
                 f"a folder that can be written and holds about {len(takes) * 20} kB",
-                "free some space or set data.path; what is rendered stays, and the same command continues there",
+                "free some space, or set data.path=FOLDER to another; what is rendered stays, and the same command"
+                " continues there",
             ) from error
 
     def _render_one(self, root: Path, index: int, take: Take, actor: Actor) -> None:
@@ -216,7 +221,7 @@ class CremadMini(CremaD):
             _write(picture, render_face(actor, take.cues["visual"], strength, height, width, self.dominance, rng))
 
     def _write_lists(self, root: Path, takes: list[Take], actors: list[Actor]) -> None:
-        """As published: every actor in both lists, a tenth of the clips in test.csv."""
+        """Write lists as published: every actor in both, a tenth of the clips in test.csv."""
         test = set(shuffled(len(takes), self.seed, "test list")[: len(takes) // 10].tolist())
         truth = [[t.id, EMOTIONS[t.label], *(EMOTIONS[t.cues[m]] for m in self.ambiguity)] for t in takes]
         people = [[1001 + i, a.age, "Female" if a.female else "Male"] for i, a in enumerate(actors)]
@@ -228,7 +233,7 @@ class CremadMini(CremaD):
 
 
 def _write(path: Path, content: bytes) -> None:
-    """All or nothing: a kill leaves no half file. The temporary name is the process's own, for several ranks."""
+    """Write a file in one piece: a kill leaves no half. The temporary name is the process's own, for several ranks."""
     half = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     half.write_bytes(content)
     half.replace(path)

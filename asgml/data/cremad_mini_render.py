@@ -1,8 +1,8 @@
 """Rendering of emotions as sound and picture: prosody of a synthetic voice, geometry of a drawn face.
 
-A cue is a point in a small space (pitch level, range, slope, tempo, loudness, brightness, … for the voice; mouth
-curve, brow angle, eye opening, … for the face). What is rendered is the neutral point plus `strength` times the
-way to the emotion's point, plus bounded nuisance, seen through an actor's own voice or face.
+A cue is a point in a small space (pitch level, range, slope, tempo, loudness, brightness, … for the voice; mouth curve,
+brow angle, eye opening, … for the face). What is rendered is the neutral point plus `strength` times the way to the
+emotion's point, plus bounded nuisance, seen through an actor's own voice or face.
 """
 
 from __future__ import annotations
@@ -47,13 +47,24 @@ HAIR = [(35, 25, 20), (90, 60, 30), (160, 115, 60), (60, 60, 65), (150, 60, 30),
 
 @dataclass(frozen=True)
 class Actor:
-    """Own voice and own face.
+    """One actor's own voice and face.
 
     Attributes:
-        pitch: Hz. tract: formant scale. rough: noise in the voice. age: years. female: of the voice's range.
-        skin, hair: RGB. width, height: of the face, shares of the picture. eyes: their distance. brow, lips:
-            thickness.
-        beard, glasses, long_hair: as drawn.
+        pitch: the mean pitch of the voice in Hz.
+        tract: the factor on the formants.
+        rough: the noise in the voice.
+        age: the age in years.
+        female: whether voice and face are a woman's.
+        skin: the colour of the skin, RGB.
+        hair: the colour of the hair, RGB.
+        width: the width of the face as a share of the picture.
+        height: the height of the face as a share of the picture.
+        eyes: the distance of the eyes from the middle.
+        brow: the thickness of the brows.
+        lips: the thickness of the lips.
+        beard: whether there is a beard.
+        glasses: whether there are glasses.
+        long_hair: whether the hair is long.
     """
 
     pitch: float
@@ -74,7 +85,7 @@ class Actor:
 
 
 def draw_actor(seed: int, index: int) -> Actor:
-    """Actor `index`, the same for ever for a seed."""
+    """Draw actor `index`, for a seed the same for ever."""
     rng = np.random.default_rng([seed, 1, index])
     female, age = bool(index % 2), int(rng.integers(20, 75))
     return Actor(
@@ -105,7 +116,19 @@ def _cue(
 def render_voice(
     actor: Actor, emotion: int, strength: float, rate: int, seconds: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """float32 (rate * seconds,) in [-1, 1]: harmonics of a pitch contour, formants, syllable bursts, breath."""
+    """Render a voice: harmonics of a pitch contour, formants, syllable bursts, breath.
+
+    Args:
+        actor: whose voice it is.
+        emotion: the index of the emotion, as in EMOTIONS.
+        strength: the share of the way from the neutral cue to the emotion's, 0 to 1.
+        rate: the sample rate in Hz.
+        seconds: the length.
+        rng: the source of what is random about this clip.
+
+    Returns:
+        Samples as float32 (rate * seconds,) in [-1, 1].
+    """
     level, width, slope, tempo, loud, bright, breath, tremor = _cue(VOICE, VOICE_NUISANCE, emotion, strength, rng)
     n = int(rate * seconds)
     t = np.arange(n, dtype=np.float32) / rate
@@ -138,7 +161,17 @@ def render_voice(
 def render_face(
     actor: Actor, emotion: int, strength: float, height: int, width: int, clutter: float, rng: np.random.Generator
 ) -> bytes:
-    """A face as JPEG. `clutter` (0..1) scales what is not emotion: place, size, light, background."""
+    """Render a face and return it as JPEG.
+
+    Args:
+        actor: whose face it is.
+        emotion: the index of the emotion, as in EMOTIONS.
+        strength: the share of the way from the neutral cue to the emotion's, 0 to 1.
+        height: the height of the picture in pixels.
+        width: the width of the picture in pixels.
+        clutter: the scale, 0 to 1, of what is not emotion: place, size, light, background.
+        rng: the source of what is random about this picture.
+    """
     curve, opening, broad, inner, brow, lids, wrinkle, skew = _cue(FACE, FACE_NUISANCE, emotion, strength, rng)
     side = 4 * max(height, width)
     image = Image.new("RGB", (side, side), tuple(int(v) for v in rng.integers(30, 226, 3)))

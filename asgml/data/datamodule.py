@@ -17,20 +17,23 @@ from suite.loader import EpochBatches, ResumableLoader
 
 
 class MultimodalData(lightning.LightningDataModule):
-    """Train, val and test loaders over a `Source`, checked and summarised once.
+    """Holds the train, val and test loaders over a `Source`, checked and summarised once.
+
+    `setup` may be called without a trainer and does its work once. Rank and world size are the trainer's where there is
+    one.
 
     Args:
         source: where the data come from.
-        batch_size: global training batch, split over the ranks.
-        eval_batch_size: global batch of validation and test; no sample is ever dropped there.
-        workers: loader processes per rank; they change no number.
-        seed: of the run: order of the samples, augmentation, simulated missingness.
-        missing: simulated missing rate per modality, the same samples in every epoch, in all three splits. No
-            sample loses all modalities.
-        limit: train on this many samples only, classes as equal as possible (for debugging); null: all.
+        batch_size: the number of samples in a global training batch, which is split over the ranks.
+        eval_batch_size: the same for validation and test, where no sample is ever dropped.
+        workers: the number of loader processes per rank; it changes no number.
+        seed: the seed of the run: order of the samples, augmentation, simulated missingness.
+        missing: the simulated missing rate per modality; the same samples in every epoch, in all three splits. No
+            sample loses all its modalities.
+        limit: the number of training samples to keep, classes as equal as possible (for debugging); None keeps all.
 
-    `setup` is idempotent and may be called without a trainer. Rank and world size are the trainer's when attached.
-    Raises `UserError` for everything `asgml.data.validate` lists.
+    Raises:
+        UserError: a number out of its range, and (in `setup`) everything that `asgml.data.validate` refuses.
     """
 
     def __init__(
@@ -51,7 +54,7 @@ class MultimodalData(lightning.LightningDataModule):
             ("limit", 1 if limit is None else limit, 1),
         ):
             if value < least:
-                raise UserError(f"loader.{key}", str(value), f"{least} or more", f"set loader.{key}")
+                raise UserError(f"loader.{key}", str(value), f"{least} or more", f"set loader.{key}={least}")
         self.source = source
         self.batch_size, self.eval_batch_size, self.workers = batch_size, eval_batch_size, workers
         self.seed, self.missing, self.limit = seed, dict(missing or {}), limit
@@ -81,27 +84,23 @@ class MultimodalData(lightning.LightningDataModule):
 
     @property
     def spec(self) -> DataSpec:
+        """The data set as the model sees it."""
         self.setup()
         assert self._spec is not None
         return self._spec
 
     def table(self, split: Split) -> Table:
-        """The checked table of one split, simulated missingness applied."""
+        """Return the checked table of one split, simulated missingness applied."""
         self.setup()
         return self._datasets[split].table
 
     @property
-    def class_counts(self) -> torch.Tensor:
-        """(C,) int64: training samples per class."""
-        return torch.from_numpy(np.bincount(self.table("train").y, minlength=len(self.spec.classes)))
-
-    @property
     def present_counts(self) -> dict[Split, dict[str, int]]:
-        """Samples in which each modality is present, per split."""
+        """The number of samples in which each modality is present, per split."""
         return {s: {m: int(p.sum()) for m, p in self.table(s).present.items()} for s in SPLITS}
 
     def summary(self) -> str:
-        """Split sizes, classes, shapes and present counts as plain text."""
+        """Return split sizes, classes, shapes and present counts as plain text."""
         sizes = ", ".join(f"{s} {len(self.table(s))}" for s in SPLITS)
         lines = [f"data: {sizes} samples, {len(self.spec.classes)} classes"]
         for name, modality in self.spec.modalities.items():
@@ -130,31 +129,33 @@ class MultimodalData(lightning.LightningDataModule):
         return self._loader("test", self.eval_batch_size)
 
     def survey_dataloader(self, split: Split) -> ResumableLoader:
-        """Every sample of a split once, in order, without augmentation (also of the training split)."""
+        """Return a loader of every sample of a split (also of train) once, in order, without augmentation."""
         dataset = MultimodalDataset(self.table(split), self.seed, train=False)
-        rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        return ResumableLoader(dataset, EpochBatches(len(dataset), self.eval_batch_size, self.seed, False, rank, world))
+        return ResumableLoader(dataset, self._batches(len(dataset), self.eval_batch_size, train=False))
 
     def _loader(self, split: Split, batch_size: int) -> ResumableLoader:
         self.setup()
-        rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         dataset = self._datasets[split]
-        batches = EpochBatches(len(dataset), batch_size, self.seed, split == "train", rank, world)
+        batches = self._batches(len(dataset), batch_size, train=split == "train")
         return ResumableLoader(dataset, batches, self.workers, pin_memory=torch.cuda.is_available())
 
-    def probe_batch(self, n: int) -> Batch:
-        """A fixed held-out batch: min(n, len(val)) validation samples, classes as equal as val allows.
+    def _batches(self, n: int, batch_size: int, train: bool) -> EpochBatches:
+        rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        return EpochBatches(n, batch_size, self.seed, train, rank, world)
 
-        The same for every seed, so that probe curves of different seeds are measured on the same samples.
+    def probe_batch(self, n: int) -> Batch:
+        """Return a fixed held-out batch of min(n, len(val)) validation samples, classes as equal as val allows.
+
+        It is the same for every seed, so that probe curves of different seeds are measured on the same samples.
         """
         if n < 1:
-            raise UserError("probe batch size", str(n), "1 or more", "raise the number of probe samples")
+            raise UserError("callbacks.probe.holdout_size", str(n), "1 or more", "set callbacks.probe.holdout_size=256")
         chosen = _balanced(self.table("val").y, n)
         return self._datasets["val"].__getitems__([(int(i), 0) for i in chosen])
 
 
 def _balanced(y: np.ndarray, n: int) -> np.ndarray:
-    """min(n, len(y)) positions in ascending order, classes as equal as y allows; always the same ones."""
+    """Return min(n, len(y)) positions in ascending order, classes as equal as y allows; always the same ones."""
     order = shuffled(len(y), 0, "probe")
     turn = np.empty(len(y), dtype=np.int64)  # how many of its class come before it
     for label in np.unique(y):

@@ -1,4 +1,4 @@
-"""Tables to batches: one vectorised read per modality, randomness from (seed, epoch, index) only."""
+"""From tables to batches: one vectorised read per modality, randomness from (seed, epoch, index) only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Batch = dict[str, Any]
 
 
 def take(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """`x[rows]` as a plain array in RAM. A memory map is read in file order and the order of `rows` restored."""
+    """Return `x[rows]` as a plain array in RAM; a memory map is read in file order, the order of `rows` restored."""
     if not isinstance(x, np.memmap) or bool(np.all(rows[1:] >= rows[:-1])):
         return np.asarray(x[rows])
     order = np.argsort(rows, kind="stable")
@@ -25,12 +25,7 @@ def take(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 class MultimodalDataset(torch.utils.data.Dataset):
-    """One split as batches.
-
-    Args:
-        table: the split.
-        seed: of the run; with epoch and index it fixes the augmentation of a sample.
-        train: whether transforms augment.
+    """Serves one split in batches.
 
     `dataset.__getitems__([(index, epoch), …])` returns
 
@@ -40,6 +35,11 @@ class MultimodalDataset(torch.utils.data.Dataset):
         index: (B,) int64, rows of the table
 
     An index of n or more stands for a row given without some of its modalities, see `numbers`.
+
+    Args:
+        table: the split.
+        seed: the seed of the run; with epoch and index it fixes the augmentation of a sample.
+        train: whether transforms augment.
     """
 
     def __init__(self, table: Table, seed: int, train: bool = False):
@@ -50,7 +50,12 @@ class MultimodalDataset(torch.utils.data.Dataset):
         return len(self.table)
 
     def numbers(self, index: np.ndarray, drop: Mapping[str, np.ndarray]) -> list[int]:
-        """The index that stands for row `index` (k,) without the modalities where `drop[m]` (k,) is True."""
+        """Return the indices that stand for the rows `index` without the modalities that `drop` takes from them.
+
+        Args:
+            index: rows of the table, (k,).
+            drop: by modality, whether each row goes without it, (k,) bool.
+        """
         code = np.zeros(len(index), dtype=np.int64)
         for bit, modality in enumerate(self.table.x):
             if modality in drop:
@@ -82,7 +87,7 @@ class MultimodalDataset(torch.utils.data.Dataset):
         }
 
     def _none_of(self, modality: str) -> torch.Tensor:
-        """Zero rows of the right shape and type; transforms need not know empty input."""
+        """Return zero rows of the right shape and type, so that transforms need not know empty input."""
         if modality not in self._empty:
             first = int(np.argmax(self.table.present[modality]))
             raw = take(self.table.x[modality], np.array([first]))

@@ -15,7 +15,7 @@ from asgml.data.standardize import Standardize, Tokens, statistics
 from asgml.data.validate import nonfinite, place
 from callbacks.errors import UserError
 
-# Ranks of one stored sample that each kind accepts; missing leading or channel dimensions are added.
+# The ranks of one stored sample that each kind accepts; missing leading or channel dimensions are added.
 _RANKS: dict[Kind, tuple[int, ...]] = {
     "vector": (0, 1),
     "sequence": (1, 2),
@@ -27,29 +27,33 @@ _MAX_CHANNELS = 4
 
 
 class Features:
-    """One .npz file: `x_<modality>` (n, …), `y` (n,) integers from 0, and optionally
+    """Any feature set as one .npz file, with the arrays
 
-    - `split` (n,): 0 train, 1 val, 2 test. Without it the three are cut by class, or by whole groups if there is a
-      `group`. A file with train and test only gets its val from train (and likewise for a missing test).
-    - `group` (n,): integers or strings; cut splits never share a group. Given splits that do are reported.
-    - `present_<modality>` (n,) bool: False where the sample lacks the modality (its row is then never read).
+    - `x_<modality>` (n, …): the features.
+    - `y` (n,): the labels, integers from 0.
+    - `split` (n,), optional: 0 train, 1 val, 2 test. Without it the three are cut by class, or by whole groups if there
+      is a `group`. A file with train and test only gets its val from train (and likewise for a missing test).
+    - `group` (n,), optional: integers or strings; cut splits never share a group. Given splits that do are reported.
+    - `present_<modality>` (n,) bool, optional: False where the sample lacks the modality (its row is then never read).
 
-    The kind of a modality is read off the rank of a sample: (F,) vector, (T, F) sequence, (T, C, H, W) frames.
-    Three dimensions are ambiguous: up to 4 in front are the channels of an image, more are single-channel frames.
-    `kinds` overrides this, also for (F, T) spectrograms (`image`) and integer rows padded with -1 (`tokens`). What
-    was decided is in `spec().notes`.
+    The kind of a modality is read off the rank of a sample: (F,) vector, (T, F) sequence, (T, C, H, W) frames. Three
+    dimensions are ambiguous: up to 4 in front are the channels of an image, more are single-channel frames. `kinds`
+    overrides this, also for (F, T) spectrograms (`image`) and integer rows padded with -1 (`tokens`). What was decided
+    is in `spec().notes`.
 
     Args:
         path: the file. It is read into memory; object arrays are refused, nothing is ever unpickled.
         dominant: the modality known to be learned first.
-        standardize: zero mean and unit variance per feature (vector, sequence) or channel (image, frames), with
-            statistics of the present training rows. 8-bit images are scaled to [0, 1] in any case.
-        classes: class names; default the labels 0, 1, … themselves.
-        kinds: modality to kind, where the rank does not tell.
-        val_fraction, test_fraction: shares of what is cut; unused where `split` gives all three.
-        split_seed: of the cut. Not the run's seed: all seeds of a study share the splits.
+        standardize: whether to give zero mean and unit variance per feature (vector, sequence) or channel (image,
+            frames), with statistics of the present training rows. 8-bit images are scaled to [0, 1] in any case.
+        classes: the class names; None names the labels 0, 1, … themselves.
+        kinds: the kind of a modality, where the rank does not tell.
+        val_fraction: the share of val in what is cut; unused where `split` gives it.
+        test_fraction: the share of test in what is cut; unused where `split` gives it.
+        split_seed: the seed of the cut. Not the run's seed: all seeds of a study share the splits.
 
-    Raises `UserError`, which names array and row, for everything else in the file.
+    Raises:
+        UserError: everything else in the file, naming array and row.
     """
 
     def __init__(
@@ -72,7 +76,7 @@ class Features:
         self._loaded: tuple[DataSpec, dict[Split, Table]] | None = None
 
     def prepare(self, workers: int = 1) -> None:
-        """Nothing to do: the file is read as it is."""
+        """Do nothing: the file is read as it is."""
 
     def spec(self) -> DataSpec:
         return self._load()[0]
@@ -121,7 +125,7 @@ class Features:
         return UserError(f"{file.path}, array {array}" if array else str(file.path), found, expected, remedy)
 
     def _modalities(self, file: Npz) -> list[str]:
-        """Names in file order; every array must be known and have one row per label."""
+        """Return the names in file order; refuse an array that is unknown or has not one row per label."""
         arrays = list(file.headers)
         names = [a.removeprefix("x_") for a in arrays if a.startswith("x_")]
         if not names or "" in names:
@@ -138,15 +142,17 @@ class Features:
                 ", ".join(unknown),
                 "not an array of the feature format" + (f"; did you mean {near[0]}?" if near else ""),
                 f"y, split, group, x_<modality>, present_<modality> (modalities here: {', '.join(names)})",
-                "rename or remove it",
+                f"leave {unknown[0]} out of the file" + (f", or save it as {near[0]}" if near else ""),
             )
         if "y" not in arrays:
-            raise self._error(file, "y", "absent", "integer labels of shape (n,)", "add y to the file")
-        for what, keys in (("kinds", list(self.kinds)), ("dominant", [self.dominant] if self.dominant else [])):
-            for m in keys:
-                if m not in names:
-                    where = f"data.{what}"
-                    raise UserError(where, f"modality {m!r}", f"one of {', '.join(names)}", f"correct {where}")
+            raise self._error(file, "y", "absent", "integer labels of shape (n,)", "save the labels as y in this file")
+        for m in self.kinds:
+            if m not in names:
+                remedy = f"set 'data.kinds={{{names[0]}:{self.kinds[m]}}}' instead"
+                raise UserError("data.kinds", f"modality {m!r}", f"one of {', '.join(names)}", remedy)
+        if self.dominant and self.dominant not in names:
+            found, remedy = f"modality {self.dominant!r}", f"set data.dominant={names[0]}"
+            raise UserError("data.dominant", found, f"one of {', '.join(names)}", remedy)
         shape = file.headers["y"][0]
         if len(shape) != 1 or shape[0] == 0:
             raise self._error(file, "y", f"shape {shape}", "(n,) with n > 0", "save one integer label per sample")
@@ -158,7 +164,8 @@ class Features:
             if not array.startswith("x_") and len(size) != 1:
                 raise self._error(file, array, f"shape {size}", "(n,)", "save one value per sample")
             if 0 in size:
-                raise self._error(file, array, f"shape {size}: no value at all", "no empty dimension", "remove it")
+                found = f"shape {size}: no value at all"
+                raise self._error(file, array, found, "no empty dimension", f"leave {array} out of the file")
         return names
 
     def _labels(self, file: Npz) -> tuple[np.ndarray, list[str]]:
@@ -175,9 +182,14 @@ class Features:
         if y.min() < 0:
             row = int(np.argmin(y >= 0))
             found = f"label {y[row]} in row {row} ({int((y < 0).sum())} negative label(s))"
-            raise self._error(file, "y", found, "labels from 0", "renumber the labels, or remove unlabelled samples")
+            remedy = "renumber with np.unique(y, return_inverse=True)[1], or leave unlabelled samples out"
+            raise self._error(file, "y", found, "labels from 0", remedy)
         if y.min() == y.max():
-            raise self._error(file, "y", f"one class only ({y[0]})", "two or more classes", "check how y was made")
+            found, remedy = (
+                f"one class only ({y[0]})",
+                "add samples of another class, or save the labels of all classes",
+            )
+            raise self._error(file, "y", found, "two or more classes", remedy)
         if self.classes is None:
             if y.max() >= len(y):
                 row = int(y.argmax())
@@ -194,7 +206,8 @@ class Features:
         if len(wrong):
             found = f"label {y[wrong[0]]} in row {wrong[0]} ({len(wrong)} label(s) outside the classes in all)"
             expected = f"0 to {len(self.classes) - 1}, as data.classes names {len(self.classes)} classes"
-            raise self._error(file, "y", found, expected, "correct y or data.classes")
+            remedy = f"list {int(y.max()) + 1} names in data.classes, or set data.classes=null"
+            raise self._error(file, "y", found, expected, remedy)
         return y, self.classes
 
     def _present(self, file: Npz, modality: str, n: int) -> np.ndarray:
@@ -210,17 +223,18 @@ class Features:
                 array,
                 "False in every row",
                 "at least one present row",
-                f"remove x_{modality}, or correct it",
+                f"leave x_{modality} and {array} out of the file, or save True for the rows that have {modality}",
             )
         return present
 
     def _split(self, file: Npz, y: np.ndarray, notes: dict[str, Any]) -> np.ndarray:
-        """(n,) of 0, 1, 2, given or cut; says in `notes` which."""
+        """Return the split of each sample, (n,) of 0, 1, 2, given or cut; `notes` says which."""
         group = None
         if "group" in file.headers:
             if file.headers["group"][1].kind not in "iuUS":
                 found = f"dtype {file.headers['group'][1]}"
-                raise self._error(file, "group", found, "integers or strings", "number the groups")
+                remedy = "save it as np.unique(group, return_inverse=True)[1]"
+                raise self._error(file, "group", found, "integers or strings", remedy)
             group = np.unique(file.read("group"), return_inverse=True)[1].reshape(-1)
         how = "by class" if group is None else f"by {group.max() + 1} groups"
         if "split" not in file.headers:
@@ -231,12 +245,13 @@ class Features:
 
         if file.headers["split"][1].kind not in "iu":
             found = f"dtype {file.headers['split'][1]}"
-            raise self._error(file, "split", found, "integers 0 train, 1 val, 2 test", "save split as integers")
+            raise self._error(file, "split", found, "integers 0 train, 1 val, 2 test", "save it with split.astype(int)")
         split = file.read("split").astype(np.int64)
         wrong = np.flatnonzero((split < 0) | (split > 2))
         if len(wrong):
             found = f"{split[wrong[0]]} in row {wrong[0]} ({len(wrong)} such row(s))"
-            raise self._error(file, "split", found, "0 train, 1 val, 2 test", "correct split, or remove these rows")
+            remedy = "save 0, 1 or 2 in these rows, or leave the rows out of every array"
+            raise self._error(file, "split", found, "0 train, 1 val, 2 test", remedy)
         lacking = [i for i in range(3) if not np.any(split == i)]
         if 0 in lacking or len(lacking) == 2:
             found = f"no sample of {' and '.join(SPLITS[i] for i in lacking)}"
@@ -245,7 +260,7 @@ class Features:
                 "split",
                 found,
                 "train (0) and at least one of val (1) and test (2)",
-                "correct split, or remove it to have it cut",
+                "save 0 for training rows and 1 or 2 for others, or leave `split` out of the file to have it cut",
             )
         notes["split"] = "as given by `split`"
         for i in lacking:
@@ -262,7 +277,7 @@ class Features:
     # -- values -------------------------------------------------------------------------------------------------
 
     def _values(self, file: Npz, modality: str, present: np.ndarray) -> np.ndarray:
-        """The stored array: integers as they are, floats as at most float32, finite where present."""
+        """Return the stored array: integers as they are, floats as at most float32, finite where present."""
         array = f"x_{modality}"
         dtype = file.headers[array][1]
         if dtype.kind not in "biuf":
@@ -276,32 +291,32 @@ class Features:
                 array,
                 f"{value} in {place(first)} ({count} value(s) that are not finite in all)",
                 "finite numbers in every present row",
-                f"correct these values, or save present_{modality} with False for rows that are missing",
+                f"replace these values, or save present_{modality} with False in rows that are missing",
             )
         if dtype.kind == "f" and dtype.itemsize > 4:
             with np.errstate(over="ignore", invalid="ignore"):
                 x = x.astype(np.float32)
             found = nonfinite(x, np.flatnonzero(present))
             if found:
-                expected = f"magnitudes below {np.finfo(np.float32).max:.1e}"
                 raise self._error(
                     file,
                     array,
                     f"beyond float32 in {place(found[1])} ({found[0]} value(s))",
-                    expected,
-                    "rescale it",
+                    f"magnitudes below {np.finfo(np.float32).max:.1e}",
+                    f"divide {array} by a constant before saving it",
                 )
         return x
 
     def _kind(self, file: Npz, modality: str, x: np.ndarray) -> tuple[Kind, tuple[int, ...], str]:
-        """Kind, shape of a sample as the encoder sees it, and the reason."""
+        """Return the kind, the shape of a sample as the encoder sees it, and the reason."""
         sample = x.shape[1:]
         array = f"x_{modality}"
+        fitting = [k for k, ranks in _RANKS.items() if len(sample) in ranks] or ["vector"]
+        setting = f"set 'data.kinds={{{modality}:{fitting[0]}}}'"
         if modality in self.kinds:
             kind, why = self.kinds[modality], "data.kinds says so"
             if kind not in _RANKS:
-                where = f"data.kinds.{modality}"
-                raise UserError(where, repr(kind), f"one of {', '.join(RANK)}", f"correct {where}")
+                raise UserError(f"data.kinds.{modality}", repr(kind), f"one of {', '.join(RANK)}", setting)
         else:
             by_rank: dict[int, Kind] = {0: "vector", 1: "vector", 2: "sequence", 4: "frames"}
             why = f"{len(sample)} dimension(s) per sample"
@@ -314,13 +329,14 @@ class Features:
             else:
                 found = f"{len(sample)} dimensions per sample {sample}"
                 expected = "(F,), (T, F), (C, H, W), (T, H, W) or (T, C, H, W)"
-                raise self._error(file, array, found, expected, "reshape it")
+                raise self._error(file, array, found, expected, f"reshape {array} to one of these before saving it")
         if len(sample) not in _RANKS[kind]:
             found = f"samples of shape {sample}"
             expected = f"{' or '.join(map(str, _RANKS[kind]))} dimension(s) for kind {kind}"
-            raise self._error(file, array, found, expected, f"reshape it, or correct data.kinds.{modality}")
+            raise self._error(file, array, found, expected, f"{setting}, or reshape {array} before saving it")
         if kind == "tokens" and x.dtype.kind not in "iu":
-            raise self._error(file, array, f"dtype {x.dtype}", "integers for kind tokens", "save token numbers as int")
+            remedy = f"save {array} with astype(int)"
+            raise self._error(file, array, f"dtype {x.dtype}", "integers for kind tokens", remedy)
         shape = {
             ("vector", 0): (1,),
             ("sequence", 1): (*sample, 1),
@@ -355,7 +371,7 @@ class Features:
                 where,
                 f"{x[row, column]} in row {row}, column {column}",
                 "token numbers from 0, or -1 for padding",
-                "correct it",
+                f"save x_{modality} with -1 for padding and no other negative number",
             )
         pad = x == -1
         inside = np.argwhere(pad[:, :-1] & ~pad[:, 1:])

@@ -11,18 +11,24 @@ import numpy as np
 
 from callbacks.errors import UserError
 
+FETCH = "fetch them with torchvision.datasets.MNIST(root, download=True), which leaves them in root/MNIST/raw"
+
 
 def read_idx(folder: Path, name: str) -> np.ndarray:
-    """The uint8 array in `folder/name` or `folder/name.gz`. `UserError` when absent, damaged or of wrong size."""
+    """Read the array (of any shape) in `folder/name` or `folder/name.gz`; it is a read-only view of uint8.
+
+    Raises:
+        UserError: a file that is absent, damaged or not as long as its header says.
+    """
     path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
     if path is None:
         raise UserError(
             str(folder / name),
             "no such file, and none with .gz",
             "the MNIST test files in idx format",
-            f"put {name}(.gz) there; torchvision.datasets.MNIST(root, download=True) fetches it",
+            f"put the MNIST files there: {FETCH}",
         )
-    remedy = "fetch the file again"
+    remedy = f"delete this file and put the MNIST files there: {FETCH}"
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

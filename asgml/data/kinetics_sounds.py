@@ -1,5 +1,4 @@
-"""Kinetics-Sounds (Arandjelović and Zisserman, "Look, Listen and Learn", ICCV 2017): 31 classes of
-Kinetics-400."""
+"""Kinetics-Sounds (Arandjelović and Zisserman, "Look, Listen and Learn", ICCV 2017): 31 classes of Kinetics-400."""
 
 from __future__ import annotations
 
@@ -32,10 +31,12 @@ class KineticsSounds(MediaSource):
     where <clip> is the first column as it stands. The lists name classes by number only.
 
     Args:
-        val_fraction: share of the train list, stratified by class, that becomes validation: none is published.
-        split_seed: of that cut.
-        train_list, test_list: file names under `path`.
-        audio_dir, frame_dir: under `path`; `{split}` stands for train or test, the list a clip is in.
+        val_fraction: the share of the train list, stratified by class, that becomes validation: none is published.
+        split_seed: the seed of that cut.
+        train_list: the file name of the train list under `path`.
+        test_list: the file name of the test list under `path`.
+        audio_dir: the folder of the sounds under `path`; `{split}` stands for train or test, the list a clip is in.
+        frame_dir: the folder of the frames under `path`; `{split}` as in `audio_dir`.
 
     The other arguments are those of `MediaSource`; `seconds` is the length to which the sound is tiled or cut.
     """
@@ -67,8 +68,7 @@ class KineticsSounds(MediaSource):
         return {"split": "published", "split_rule": rule}
 
     def clips(self) -> dict[Split, list[Clip]]:
-        if not self.root.is_dir():
-            raise self.absent(str(self.root), "no such folder")
+        self.require_folder(self.root)
         seen: dict[str, str] = {}
         train = self._read(self.root / self.train_list, "train", seen)
         test = self._read(self.root / self.test_list, "test", seen)
@@ -88,7 +88,10 @@ class KineticsSounds(MediaSource):
             match = CLIP_ID.fullmatch(clip)
             if match is None:
                 raise UserError(
-                    where, clip, "<11-character youtube id>_<start> or …_<start>_<end>", "correct this line"
+                    where,
+                    clip,
+                    "<11-character youtube id>_<start> or …_<start>_<end>",
+                    "restore the published line, e.g. -3Mwkq-7TV4_2,10,23",
                 )
             require_unique(seen, match[1], where)  # by video: the same video in train and test would be a leak
             y = label_of(label, self.class_names, where)

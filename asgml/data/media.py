@@ -1,5 +1,4 @@
-"""Decoding one media file: wav to log spectrogram, images to uint8 frames. A damaged file is an error, never
-silence."""
+"""Decoding one media file: wav to log spectrogram, images to uint8 frames. A damaged file is never silence."""
 
 from __future__ import annotations
 
@@ -20,24 +19,24 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class MediaError(Exception):
-    """One file that cannot be used: its path and the reason. Preparation collects them; it never stops at one."""
+    """Reports one file that cannot be used, with the reason. Preparation collects these and never stops at one."""
 
     def __init__(self, path: Path | str, reason: str):
         self.path, self.reason = str(path), reason
         super().__init__(f"{path}: {reason}")
-
-    def __reduce__(self):
-        return type(self), (self.path, self.reason)
 
 
 # -- audio ------------------------------------------------------------------------------------------------------
 
 
 def check_wav(path: Path) -> None:
-    """Raise `MediaError` if the file is absent, empty, or shorter than its RIFF header promises.
+    """Refuse a file that is absent, empty, or shorter than its RIFF header promises.
 
     libsndfile reads a truncated wav up to its end without a word, so sizes are compared here. A data size of 0 or
-    0xFFFFFFFF (written by streaming encoders) promises nothing. Files without RIFF header are left to libsndfile.
+    0xFFFFFFFF (written by streaming encoders) promises nothing. Files without a RIFF header are left to libsndfile.
+
+    Raises:
+        MediaError: with the reason.
     """
     try:
         size = path.stat().st_size
@@ -69,10 +68,13 @@ def check_wav(path: Path) -> None:
 
 
 def read_wav(path: Path, start: float = 0.0, end: float | None = None) -> tuple[np.ndarray, int]:
-    """Samples from `start` to `end` seconds (None: to the end), channels averaged: float32 (n,), n ≥ 1, and the
-    rate.
+    """Read the samples from `start` to `end` seconds (None: to the end) and average the channels.
 
-    Raises `MediaError` for whatever makes the file unusable.
+    Returns:
+        The samples as float32 (n,) with n ≥ 1, and their rate in Hz.
+
+    Raises:
+        MediaError: whatever makes the file unusable.
     """
     check_wav(path)
     try:
@@ -99,18 +101,25 @@ def _resampler(source: int, target: int) -> torchaudio.transforms.Resample:
 
 
 def resample(wave: torch.Tensor, source: int, target: int) -> torch.Tensor:
-    """(…, n) at `source` Hz to (…, ceil(n * target / source)), as `torchaudio.functional.resample`."""
+    """Return (…, n) samples at `source` Hz as (…, ceil(n * target / source)), as `torchaudio.functional.resample`."""
     return wave if source == target else _resampler(source, target)(wave)
 
 
 @dataclass(frozen=True)
 class OgmSpectrogram:
-    """Log magnitude spectrogram of OGM-GE (Peng et al., CVPR 2022): 22 050 Hz, 3 s, 257 × 188.
+    """Makes the log magnitude spectrogram of OGM-GE (Peng et al., CVPR 2022): 22 050 Hz, 3 s, 257 × 188.
 
-    The wave is tiled until it fills `seconds`, cut, clipped to ±1; then log(|STFT| + 1e-7) with a periodic Hann
-    window of `n_fft`. As in `librosa.stft` frames are centred: n_fft/2 samples are padded at both ends, hence
-    1 + samples // hop frames. `pad_mode` constant (zeros) is librosa's default from 0.9 on, reflect before; the
-    first and the last frame differ. Resampling is torchaudio's windowed sinc where librosa.load has soxr.
+    The wave is tiled until it fills `seconds`, cut, and clipped to ±1; then log(|STFT| + 1e-7) with a periodic Hann
+    window of `n_fft`. As in `librosa.stft`, frames are centred: n_fft/2 samples are padded at both ends, hence
+    1 + samples // hop frames. `pad_mode` constant (zeros) is librosa's default from 0.9 on, reflect before; the first
+    and the last frame differ. Resampling is torchaudio's windowed sinc where librosa.load has soxr.
+
+    Attributes:
+        sample_rate: the rate in Hz to which sound is resampled.
+        seconds: the length that is transformed.
+        n_fft: the length of a window in samples.
+        hop: the samples between two windows.
+        pad_mode: the padding at both ends.
     """
 
     sample_rate: int = 22050
@@ -121,7 +130,7 @@ class OgmSpectrogram:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(1, frequencies, frames)"""
+        """The shape of a spectrogram: (1, frequencies, frames)."""
         return 1, self.n_fft // 2 + 1, 1 + self._samples // self.hop
 
     @property
@@ -129,7 +138,7 @@ class OgmSpectrogram:
         return int(self.sample_rate * self.seconds)
 
     def __call__(self, wave: np.ndarray, rate: int) -> np.ndarray:
-        """(n,) float32 at `rate` Hz to `shape`, float32."""
+        """Return the spectrogram of (n,) float32 samples at `rate` Hz: `shape`, float32."""
         x = resample(torch.from_numpy(wave), rate, self.sample_rate)
         x = x.repeat(-(-self._samples // len(x)))[: self._samples].clamp(-1.0, 1.0)
         window = torch.hann_window(self.n_fft)
@@ -141,11 +150,16 @@ class OgmSpectrogram:
 
 @dataclass(frozen=True)
 class Fbank:
-    """Kaldi log-mel filterbank as prepared for AST and MMPareto: 128 mel, 25 ms windows every 10 ms.
+    """Makes the Kaldi log-mel filterbank as prepared for AST and MMPareto: 128 mel, 25 ms windows every 10 ms.
 
-    The mean is removed, `torchaudio.compliance.kaldi.fbank` (htk_compat, Hann window, no dither, no energy)
-    applied, frames cut or zero-padded to as many as `seconds` of sound have, then (x + 4.503877) / (2 *
-    5.141276). Stored frequency × time, as the other profile.
+    The mean is removed, `torchaudio.compliance.kaldi.fbank` (htk_compat, Hann window, no dither, no energy) applied,
+    frames cut or zero-padded to as many as `seconds` of sound have, then (x + 4.503877) / (2 * 5.141276). Stored
+    frequency × time, as the other profile.
+
+    Attributes:
+        sample_rate: the rate in Hz to which sound is resampled.
+        seconds: the length to which frames are cut or padded.
+        mels: the number of mel bands.
     """
 
     sample_rate: int = 16000
@@ -154,12 +168,16 @@ class Fbank:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(1, mels, frames)"""
+        """The shape of a filterbank: (1, mels, frames)."""
         window, shift = int(self.sample_rate * 0.025), int(self.sample_rate * 0.010)
         return 1, self.mels, 1 + (int(self.sample_rate * self.seconds) - window) // shift
 
     def __call__(self, wave: np.ndarray, rate: int) -> np.ndarray:
-        """(n,) float32 at `rate` Hz to `shape`, float32. Raises ValueError for less than one window (25 ms)."""
+        """Return the filterbank of (n,) float32 samples at `rate` Hz: `shape`, float32.
+
+        Raises:
+            ValueError: less sound than one window (25 ms).
+        """
         x = resample(torch.from_numpy(wave), rate, self.sample_rate)
         if len(x) < int(self.sample_rate * 0.025):
             raise ValueError(f"{len(x) / self.sample_rate * 1000:.0f} ms of sound, less than one window of 25 ms")
@@ -182,7 +200,11 @@ AudioProfile = OgmSpectrogram | Fbank
 
 
 def decode_audio(path: Path, profile: AudioProfile, start: float = 0.0, end: float | None = None) -> np.ndarray:
-    """A wav as `profile.shape` float32. Raises `MediaError`."""
+    """Return a wav, from `start` to `end` seconds, as `profile.shape` float32.
+
+    Raises:
+        MediaError: a file that cannot be used.
+    """
     wave, rate = read_wav(path, start, end)
     try:
         out = profile(wave, rate)
@@ -197,7 +219,11 @@ def decode_audio(path: Path, profile: AudioProfile, start: float = 0.0, end: flo
 
 
 def read_image(path: Path, height: int, width: int) -> np.ndarray:
-    """An image as RGB uint8 (height, width, 3), resized bilinearly with antialiasing. Raises `MediaError`."""
+    """Return an image as RGB uint8 (height, width, 3), resized bilinearly with antialiasing.
+
+    Raises:
+        MediaError: a file that cannot be used.
+    """
     try:
         if path.stat().st_size == 0:
             raise MediaError(path, "zero bytes")
@@ -215,7 +241,11 @@ def read_image(path: Path, height: int, width: int) -> np.ndarray:
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """The images of a folder by name, which is their order in time. Raises `MediaError` if there is none."""
+    """Return the images of a folder by name, which is their order in time.
+
+    Raises:
+        MediaError: no such folder, or no image in it.
+    """
     try:
         files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     except OSError as error:
@@ -226,16 +256,19 @@ def frame_files(folder: Path) -> list[Path]:
 
 
 def spread(available: int, wanted: int) -> list[int]:
-    """The middles of `wanted` equal stretches of range(available); some twice where `available` is smaller."""
+    """Return the middles of `wanted` equal stretches of range(available); some twice where `available` is smaller."""
     return [int((i + 0.5) * available / wanted) for i in range(wanted)]
 
 
 def decode_frames(
     folder: Path, frames: int, height: int, width: int, start: float = 0.0, end: float | None = None
 ) -> np.ndarray:
-    """`frames` frames, spread over the clip, as uint8 (frames, height, width, 3). Raises `MediaError`.
+    """Return `frames` frames, spread over the clip, as uint8 (frames, height, width, 3).
 
     With frames at 1 per second, frame i shows second i: `start` and `end` (seconds) restrict the choice.
+
+    Raises:
+        MediaError: a frame that cannot be used, or none in the chosen seconds.
     """
     files = frame_files(folder)
     chosen = files[int(start) : None if end is None else max(int(start) + 1, round(end))]

@@ -1,6 +1,5 @@
-# No `from __future__ import annotations` here: subclasses in other modules inherit these fields, and their
-# generated constructors must carry the types themselves, not names that would be looked up in the subclass's
-# module.
+# No `from __future__ import annotations` here: subclasses in other modules inherit these fields, and their generated
+# constructors must carry the types themselves, not names that would be looked up in the subclass's module.
 """What every list of audio-visual clips shares: reading lists, preparing shards, tables."""
 
 import csv
@@ -22,13 +21,22 @@ from callbacks.errors import UserError
 
 log = logging.getLogger(__name__)
 
-MODALITIES = ("audio", "visual")
-RATES = {"ogm": 22050, "fbank": 16000}
+RATES = {"ogm": 22050, "fbank": 16000}  # Hz, as published with each profile
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One sample: files relative to the root, the part of them to use in seconds, and its speaker or video."""
+    """One sample.
+
+    Attributes:
+        id: the clip's name, unique over all splits.
+        label: the index of its class.
+        audio: its sound file, relative to the root.
+        frames: its folder of frames, relative to the root.
+        group: its speaker or video, where splits go by that.
+        start: where the part to use begins, in seconds.
+        end: where the part to use ends, in seconds; None is the end of the file.
+    """
 
     id: str
     label: int
@@ -41,29 +49,33 @@ class Clip:
 
 @dataclass
 class MediaSource:
-    """Audio-visual clips named by lists. A data set is a subclass with `classes`, `clips` and what it is called.
+    """Audio-visual clips named by lists. A data set is a subclass with `class_names`, `clips` and what it is called.
+
+    The constructor reads no file. `tables` prepares what is not prepared.
 
     Args:
-        path: root of the data set.
-        audio: profile, `ogm` (log magnitude spectrogram) or `fbank` (Kaldi log-mel); see `asgml.data.media`.
-        sample_rate: Hz, None: 22050 for ogm, 16000 for fbank.
-        seconds: of audio per clip.
-        mels: of fbank.
-        pad_mode: of ogm's STFT.
-        frames: per clip, spread over it. One gives an image (3, size, size), several frames (T, 3, size, size).
-        size: of the square input of the visual encoder, pixels.
-        store: height and width of the stored frames; with the aspect ratio of the originals, random crops are
-            those of the published protocols.
-        crop_scale: range of the training crop's share of the area.
-        prepared: folder of the shards, None: `<root>/prepared`.
-        corrupt: what unusable or absent files mean: `refuse` (an error that lists them) or `missing` (the sample
-            stays, without that modality).
+        path: the root of the data set.
+        audio: the audio profile, `ogm` (log magnitude spectrogram) or `fbank` (Kaldi log-mel); see `asgml.data.media`.
+        sample_rate: the rate in Hz to which sound is resampled; None is 22050 for ogm and 16000 for fbank.
+        seconds: the length of the audio input.
+        mels: the number of mel bands of fbank.
+        pad_mode: the padding of ogm's STFT.
+        frames: the number of frames per clip, spread over it. One gives an image (3, size, size), several give frames
+            (T, 3, size, size).
+        size: the side of the visual encoder's square input in pixels.
+        store: the height and width of the stored frames; with the aspect ratio of the originals, random crops are those
+            of the published protocols.
+        crop_scale: the range of the training crop's share of the area.
+        prepared: the folder of the shards; None is `<root>/prepared`.
+        corrupt: what unusable or absent files mean: `refuse` (an error that lists them) or `missing` (the sample stays,
+            without that modality).
 
-    The constructor reads nothing. `tables` prepares what is not prepared.
+    Raises:
+        UserError: a parameter out of its range.
     """
 
     NAME: ClassVar[str] = "data"
-    OBTAIN: ClassVar[str] = ""  # where to get it, and what layout
+    OBTAIN: ClassVar[str] = ""  # where to get it, and in what layout
     DOMINANT: ClassVar[str | None] = None
 
     path: str
@@ -82,22 +94,21 @@ class MediaSource:
     def __post_init__(self) -> None:
         self.store, self.crop_scale = list(self.store), list(self.crop_scale)
         low, high = [*self.crop_scale, 0, 0][:2]
-        for key, good, expected in (
-            ("audio", self.audio in RATES, "ogm or fbank"),
-            ("sample_rate", self.sample_rate is None or self.sample_rate >= 1000, "1000 Hz or more, or null"),
-            ("seconds", self.seconds >= 0.05, "0.05 or more"),
-            ("mels", self.mels >= 1, "1 or more"),
-            ("frames", self.frames >= 1, "1 or more"),
-            ("size", self.size >= 1, "1 or more"),
-            ("store", len(self.store) == 2 and min(self.store) >= 1, "height and width, e.g. [256, 256]"),
-            (
-                "crop_scale",
-                len(self.crop_scale) == 2 and 0 < low <= high <= 1,
-                "[low, high] with 0 < low <= high <= 1",
-            ),
-        ):
-            if not good:
-                raise UserError(f"data.{key}", str(getattr(self, key)), expected, f"correct data.{key}")
+        rate_fits = self.sample_rate is None or self.sample_rate >= 1000
+        scale_fits = len(self.crop_scale) == 2 and 0 < low <= high <= 1
+        self.require("audio", self.audio in RATES, "ogm or fbank", "ogm")
+        self.require("sample_rate", rate_fits, "1000 Hz or more, or null", "null")
+        self.require("seconds", self.seconds >= 0.05, "0.05 or more", "3.0")
+        self.require("mels", self.mels >= 1, "1 or more", "128")
+        self.require("frames", self.frames >= 1, "1 or more", "1")
+        self.require("size", self.size >= 1, "1 or more", "224")
+        self.require("store", len(self.store) == 2 and min(self.store) >= 1, "height and width", "[256,256]")
+        self.require("crop_scale", scale_fits, "[low, high] with 0 < low <= high <= 1", "[0.08,1.0]")
+
+    def require(self, key: str, fits: bool, expected: str, example: str) -> None:
+        """Refuse the value of the parameter `key` unless it `fits`; the remedy sets it to `example`."""
+        if not fits:
+            raise UserError(f"data.{key}", str(getattr(self, key)), expected, f"set data.{key}={example}")
 
     # -- what a data set says about itself ----------------------------------------------------------------------
 
@@ -108,20 +119,26 @@ class MediaSource:
 
     @property
     def class_names(self) -> list[str]:
+        """The names of the classes; label `i` is the i-th."""
         raise NotImplementedError
 
     def clips(self) -> dict[Split, list[Clip]]:
-        """The three splits from the lists. Raises `UserError`."""
+        """Read the lists and return the clips of the three splits.
+
+        Raises:
+            UserError: lists that are absent, unreadable or contradictory, naming file and line.
+        """
         raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
-        """For `DataSpec.notes`, known without reading a file."""
+        """Return what `DataSpec.notes` says beside source and policy, known without reading a file."""
         return {}
 
     # -- the Source interface -----------------------------------------------------------------------------------
 
     @property
     def profile(self) -> AudioProfile:
+        """The audio profile with its parameters."""
         rate = RATES[self.audio] if self.sample_rate is None else self.sample_rate
         if self.audio == "ogm":
             return OgmSpectrogram(rate, self.seconds, pad_mode=self.pad_mode)
@@ -143,7 +160,11 @@ class MediaSource:
         )
 
     def prepare(self, workers: int = 1) -> None:
-        """Decode every listed clip once. Idempotent; continues after an interruption. Raises `UserError`."""
+        """Decode every listed clip once; done twice, it does nothing, and it continues after an interruption.
+
+        Raises:
+            UserError: lists or media that are not there, or too little room on the disk.
+        """
         jobs = self._jobs(self.clips())
         if not _all_there(jobs):
             self._require_media()
@@ -178,10 +199,11 @@ class MediaSource:
 
     @property
     def prepared_root(self) -> Path:
+        """The folder of the shards."""
         return Path(self.prepared) if self.prepared else self.root / "prepared"
 
     def _jobs(self, splits: dict[Split, list[Clip]]) -> dict[str, ShardJob]:
-        """One per modality over the clips of all splits, by id: every way to split shares the same shards."""
+        """Return one job per modality over the clips of all splits, by id: every way to split shares its shards."""
         clips = sorted((clip for split in SPLITS for clip in splits[split]), key=lambda clip: clip.id)
         ids = [clip.id for clip in clips]
         profile, (height, width), root = self.profile, self.store, self.root
@@ -219,13 +241,17 @@ class MediaSource:
     def _require_media(self) -> None:
         for clips in self.clips().values():
             for relative in (clips[0].audio, clips[0].frames):
-                folder = self.root / Path(relative).parent
-                if not folder.is_dir():
-                    raise self.absent(str(folder), "no such folder")
+                self.require_folder(self.root / Path(relative).parent)
 
-    def absent(self, where: str, found: str) -> UserError:
-        """The error for data that are not there."""
-        return UserError(where, found, f"{self.NAME} under data.path={self.path}", f"{self.OBTAIN}; then set data.path")
+    def require_folder(self, folder: Path) -> None:
+        """Refuse a data set one of whose folders is not there; the remedy says where to get it."""
+        if not folder.is_dir():
+            raise UserError(
+                str(folder),
+                "no such folder",
+                f"{self.NAME} under data.path={self.path}",
+                f"{self.OBTAIN}; then set data.path to its folder",
+            )
 
     def _report(self, modality: str, shard: Shard) -> None:
         if not shard.bad:
@@ -248,7 +274,7 @@ class MediaSource:
                 str(listing),
                 found,
                 "every listed file decodable",
-                "replace these files and run `python -m asgml.data.prepare experiment=…` again,"
+                "replace these files and start the same command again,"
                 f" or set data.corrupt=missing to train on these samples without {modality}",
             )
         log.warning("%s: %s; treated as missing (all of them: %s)", self.NAME, found, listing)
@@ -259,7 +285,7 @@ def _all_there(jobs: dict[str, ShardJob]) -> bool:
 
 
 def _signature(path: Path) -> Signature:
-    """[size, time in ns] of a file, [total size, latest time] of a folder's files, None if it is not there."""
+    """Return [size, time in ns] of a file, [total size, latest time] of a folder's files, None if it is not there."""
     try:
         files = list(path.iterdir()) if path.is_dir() else [path]
         stats = [file.stat() for file in files]
@@ -272,15 +298,17 @@ def _signature(path: Path) -> Signature:
 
 
 def read_rows(path: Path, delimiter: str, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
-    """(line number, fields) of a list file; blank lines are passed over, a byte order mark is allowed.
+    """Return (line number, fields) of each line of a list file; blank lines and a byte order mark are passed over.
 
-    Raises `UserError` for a file that is absent, empty or not text, and for lines of another number of columns.
+    Raises:
+        UserError: a file that is absent, empty or not text, or a line of another number of columns.
     """
     layout = delimiter.join(columns)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise UserError(str(path), "no such file", f"a list of lines {layout}", "check data.path") from error
+        remedy = f"set data.path to the folder that holds {path.name}"
+        raise UserError(str(path), "no such file", f"a list of lines {layout}", remedy) from error
     except UnicodeDecodeError as error:
         raise UserError(str(path), f"not UTF-8 text ({error.reason})", f"lines {layout}", "save it as UTF-8") from error
     rows = []
@@ -289,28 +317,30 @@ def read_rows(path: Path, delimiter: str, columns: Sequence[str]) -> list[tuple[
         if not any(f.strip() for f in fields):
             continue
         if len(fields) != len(columns) or not all(f.strip() for f in fields):
-            raise UserError(f"{path}, line {number}", delimiter.join(fields), layout, "correct this line")
+            remedy = f"restore the published line: {len(columns)} fields, none empty"
+            raise UserError(f"{path}, line {number}", delimiter.join(fields), layout, remedy)
         rows.append((number, [f.strip() for f in fields]))
     if not rows:
-        raise UserError(str(path), "an empty list", f"lines {layout}", "restore the published list")
+        raise UserError(str(path), "an empty list", f"lines {layout}", f"restore the published {path.name}")
     return rows
 
 
 def label_of(name: str, classes: Sequence[str], where: str) -> int:
-    """The index of a class name. Raises `UserError`."""
+    """Return the index of a class name.
+
+    Raises:
+        UserError: no such class; `where` names file and line.
+    """
     if name in classes:
         return list(classes).index(name)
     near = difflib.get_close_matches(name, classes, 1)
     shown = ", ".join(classes[:12]) + (", …" if len(classes) > 12 else "")
-    raise UserError(
-        where, f"label {name!r}", f"one of {shown}", f"correct it to {near[0]!r}" if near else "correct this line"
-    )
+    remedy = f"replace {name!r} by {near[0]!r}" if near else "restore the published line"
+    raise UserError(where, f"label {name!r}", f"one of {shown}", remedy)
 
 
 def require_unique(seen: dict[str, str], name: str, where: str) -> None:
-    """Note where `name` stands; raise `UserError` if it stood elsewhere before."""
+    """Note in `seen` where `name` stands; refuse it if it stood elsewhere before."""
     if name in seen:
-        raise UserError(
-            where, f"{name}, already in {seen[name]}", "every clip listed once", "remove one of the two lines"
-        )
+        raise UserError(where, f"{name}, already in {seen[name]}", "every clip listed once", "delete this line")
     seen[name] = where

@@ -13,27 +13,25 @@ _ATTEMPTS = 10  # of torchvision's RandomResizedCrop
 
 
 class SpectrogramTransform:
-    """Stored spectrograms as they are: (b, 1, F, T) float32. No randomness."""
+    """Passes stored spectrograms (b, 1, F, T) on as they are, float32. No randomness."""
 
     def __call__(self, raw: np.ndarray, keys: np.ndarray, train: bool) -> torch.Tensor:
         return torch.from_numpy(np.require(raw, np.float32, ["C", "W"]))
 
 
 class ImageTransform:
-    """uint8 frames (b, T, H, W, 3) to (b, 3, size, size), or (b, T, 3, size, size) if `frames` > 1, ImageNet
-    statistics.
+    """Turns uint8 frames (b, T, H, W, 3) into float32, standardised with ImageNet's statistics.
 
-    Training: RandomResizedCrop and horizontal flip with torchvision's distributions, each frame on its own as in
-    the published protocols; test: Resize((size, size)). Resampling is antialiased bilinear on uint8, as on PIL
-    images.
+    The result is (b, 3, size, size), or (b, T, 3, size, size) where `frames` is more than 1. Training takes a
+    RandomResizedCrop and a horizontal flip with torchvision's distributions, each frame on its own as in the published
+    protocols; evaluation takes Resize((size, size)). Resampling is antialiased bilinear on uint8, as on PIL images.
+    The crop of a frame is a function of its sample's key alone, so it is the same in any batch.
 
     Args:
-        size: pixels of the square output.
-        frames: T.
-        scale: range of the crop's share of the area.
-        flip: probability of the horizontal flip.
-
-    The crop of a frame is a function of its sample's key alone, so it is the same in any batch.
+        size: the side of the square output in pixels.
+        frames: the number of frames T of a sample.
+        scale: the range of the crop's share of the area.
+        flip: the probability of the horizontal flip.
     """
 
     def __init__(self, size: int, frames: int = 1, scale: tuple[float, float] = (0.08, 1.0), flip: float = 0.5):
@@ -68,7 +66,7 @@ class ImageTransform:
 
 
 def crop_boxes(keys: np.ndarray, frame: int, height: int, width: int, scale: tuple[float, float]) -> np.ndarray:
-    """torchvision's RandomResizedCrop boxes, (b, 4) int64: top, left, height, width.
+    """Draw torchvision's RandomResizedCrop boxes, (b, 4) int64: top, left, height, width.
 
     Of ten draws of area share (uniform in `scale`) and aspect ratio (log-uniform in 3/4..4/3) the first that fits
     inside the image is taken; if none fits, the largest centred box of a ratio within the range.

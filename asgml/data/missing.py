@@ -12,19 +12,21 @@ from callbacks.errors import UserError
 
 
 def check_rates(missing: dict[str, float], modalities: list[str]) -> None:
-    """Raise `UserError` for unknown modalities and impossible rates."""
+    """Refuse unknown modalities and impossible rates of `loader.missing`."""
     for modality, rate in missing.items():
-        where = f"missing.{modality}"
+        where = f"loader.missing.{modality}"
         if modality not in modalities:
-            raise UserError(where, "no such modality", f"one of {', '.join(modalities)}", f"correct {where}")
+            remedy = f"set +loader.missing.{modalities[0]}={rate} instead"
+            raise UserError(where, "no such modality", f"one of {', '.join(modalities)}", remedy)
         if not 0 <= rate < 1:
-            raise UserError(where, str(rate), "a rate in [0, 1)", f"correct {where}; leave a modality out to drop it")
+            remedy = f"set +{where}=0.3, or train without {modality}: method=unimodal methods.unimodal.modality=…"
+            raise UserError(where, str(rate), "a rate in [0, 1)", remedy)
         if rate > 0 and len(modalities) == 1:
-            raise UserError(where, f"{rate}, with one modality", "two or more modalities", f"remove {where}")
+            raise UserError(where, f"{rate}, with one modality", "two or more modalities", f"leave {where} out")
 
 
 def drop(table: Table, missing: dict[str, float], seed: int, split: Split) -> Table:
-    """The table with each modality missing at its rate, drawn per sample from (seed, split, index, modality).
+    """Return the table with each modality missing at its rate, drawn per sample from (seed, split, index, modality).
 
     A sample about to lose everything keeps the present modality whose draw was farthest from its rate, so the rate
     reached is a little below the rate asked for; the data module reports it.

@@ -14,17 +14,25 @@ _DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, OSError, zlib.error)
 
 
 class Npz:
-    """A .npz archive.
+    """An .npz archive whose headers are read and whose arrays are not yet.
 
-    `headers` maps each array's name to (shape, dtype), in file order; `read(name)` loads one. Raises `UserError`
-    for a file that is absent, damaged or no archive, and for pickled (object) or structured arrays.
+    Args:
+        path: the file.
+        key: the configuration key that named it, for errors.
+
+    Attributes:
+        path: the file, with `~` expanded.
+        headers: (shape, dtype) by array name, in file order.
+
+    Raises:
+        UserError: a file that is absent, damaged or no archive, and pickled (object) or structured arrays.
     """
 
     def __init__(self, path: str, key: str):
         self.path = Path(path).expanduser()
         if not self.path.is_file():
             found = "a folder" if self.path.is_dir() else "no such file"
-            raise UserError(f"{key}={path}", found, "an .npz file", f"set {key} to the file")
+            raise UserError(f"{key}={path}", found, "an .npz file", f"set {key} to the path of an .npz file")
         self.headers: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
         try:
             with zipfile.ZipFile(self.path) as archive:
@@ -37,7 +45,7 @@ class Npz:
             raise self._damaged(error) from error
         foreign = [m for m in members if not m.endswith(".npy")]
         if foreign:
-            raise UserError(str(self.path), f"members {foreign[:5]}", "arrays only", "write it with numpy.savez")
+            raise UserError(str(self.path), f"members {foreign[:5]}", "arrays only", "write it again with numpy.savez")
         for name, (_, dtype) in self.headers.items():
             if dtype.hasobject or dtype.names is not None:
                 raise UserError(
@@ -48,6 +56,11 @@ class Npz:
                 )
 
     def read(self, name: str) -> np.ndarray:
+        """Read one array into memory.
+
+        Raises:
+            UserError: a damaged member.
+        """
         try:
             with np.load(self.path, allow_pickle=False) as archive:
                 return archive[name]

@@ -1,7 +1,7 @@
 """Decode a data set once: `python -m asgml.data.prepare experiment=cremad [--workers 4] [key=value …]`.
 
-Takes the same overrides as `asgml.run` and prepares what that run would read. Stop it whenever you like; the same
-command continues. Ends with a table of splits and modalities, and with exit code 2 if files are unusable.
+Takes the same overrides as `asgml.run` and prepares what that run would read. Stop it whenever you like: the same
+command continues. It ends with a table of splits and modalities, or with exit code 2 if files are unusable.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from callbacks.errors import UserError
 
 
 def summary(source: Source) -> RichTable:
-    """Samples per split, and in how many of them each modality is present."""
+    """Return a table of the samples per split, and of those in which each modality is present."""
     spec, tables = source.spec(), source.tables()
     out = RichTable("split", "samples", *spec.modalities, title=f"{len(spec.classes)} classes")
     for split in SPLITS:
@@ -29,7 +29,7 @@ def summary(source: Source) -> RichTable:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prepare the source that the overrides describe; the exit code."""
+    """Prepare the source that the overrides describe and return the exit code."""
     from suite.config.check import check
     from suite.config.compose import compose
     from suite.config.instantiate import build_node
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     try:
         if args.workers < 1:
-            raise UserError("--workers", str(args.workers), "1 or more", "give a positive number")
+            raise UserError("--workers", str(args.workers), "1 or more", "give --workers 1, or leave it out")
         cfg = compose("asgml", args.overrides)
         check(cfg)
         source: Source = build_node(cfg.data)

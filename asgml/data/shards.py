@@ -1,5 +1,4 @@
-"""Memory-mapped shards: one array per modality, decoded once, written so that a kill at any moment loses one
-chunk.
+"""Memory-mapped shards: one array per modality, decoded once, written so that a kill loses one chunk at most.
 
 A shard is a folder `<name>-<fingerprint>` with
 
@@ -7,10 +6,9 @@ A shard is a folder `<name>-<fingerprint>` with
     index.json    ids, dtype, shape, preparation parameters, unusable rows, size and time of every source file
     corrupt.csv   path, reason: the unusable files
 
-While it is written the folder is called `….partial` and holds `journal.jsonl`, one line per finished chunk; a
-line is added only after the chunk's bytes have reached the disk. A restart continues after the last whole line;
-at the end the folder is renamed. The fingerprint is a hash of everything that determines the content, so
-different profiles never mix.
+While it is written the folder is called `….partial` and holds `journal.jsonl`, one line per finished chunk; a line is
+added only after the chunk's bytes have reached the disk. A restart continues after the last whole line; at the end the
+folder is renamed. The fingerprint is a hash of everything that determines the content, so different profiles never mix.
 """
 
 from __future__ import annotations
@@ -50,12 +48,12 @@ Signature = list[int] | None  # what tells that a source file has changed; None:
 
 
 def fingerprint(content: object) -> str:
-    """12 hex digits of the SHA-256 of a JSON value."""
+    """Return 12 hex digits of the SHA-256 of a JSON value."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def bar(title: str) -> Progress:
-    """A progress bar on stderr."""
+    """Return a progress bar on stderr with one task, whose total is not yet known."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=Console(stderr=True))
     progress.add_task(title, total=None)
@@ -64,16 +62,16 @@ def bar(title: str) -> Progress:
 
 @dataclass(frozen=True)
 class ShardJob:
-    """What to write.
+    """What to write as one shard.
 
     Attributes:
-        folder: of the finished shard; its name ends in the fingerprint.
-        ids: one per row.
-        shape: of one row.
-        dtype: NumPy name.
-        decode: row to array of `shape`; raises `MediaError`. Called from threads.
-        signature: row to size and time of its source, None where it is absent.
-        params: what the rows were made with, for the reader of the index.
+        folder: the folder of the finished shard; its name ends in the fingerprint.
+        ids: the samples' names, one per row.
+        shape: the shape of one row.
+        dtype: the NumPy name of the rows' type.
+        decode: the function from a row's number to its array of `shape`; called from threads, raises `MediaError`.
+        signature: the function from a row's number to size and time of its source, None where that is absent.
+        params: what the rows are made with, for the reader of the index.
     """
 
     folder: Path
@@ -86,15 +84,23 @@ class ShardJob:
 
     @property
     def row_bytes(self) -> int:
+        """The size of one row."""
         return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
 
 def write_shard(job: ShardJob, workers: int = 1, title: str = "") -> Path:
-    """Write the shard, continue an interrupted one, or bring a finished one up to date; its folder.
+    """Write the shard, continue an interrupted one, or bring a finished one up to date, and return its folder.
 
-    In a finished shard the rows whose source file has changed or appeared since are decoded again. Raises
-    `UserError`
-    when the disk is full: what was written stays valid, and the next call continues there.
+    In a finished shard the rows whose source file has changed or appeared since are decoded again.
+
+    Args:
+        job: what to write.
+        workers: the number of decoding threads.
+        title: the title of the progress bar; the folder's name if empty.
+
+    Raises:
+        UserError: the folder cannot be written, or the disk is full; what was written stays valid, and the next call
+            continues there.
     """
     title = title or job.folder.name
     try:
@@ -187,7 +193,7 @@ def _decode(job: ShardJob, rows: Sequence[int], pool: ThreadPoolExecutor) -> tup
 
 
 def _read_journal(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
-    """The entries of whole, consecutive lines; the file is cut after them. [] if it belongs to something else."""
+    """Return the entries of whole, consecutive lines and cut the file after them; [] if it is another job's."""
     if not path.exists():
         return []
     entries: list[dict[str, Any]] = []
@@ -207,7 +213,7 @@ def _read_journal(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _open_data(path: Path, job: ShardJob) -> IO[bytes]:
-    """The data file behind its header. Ordinary writes: a full disk under a memory map would end the process."""
+    """Open the data file behind its header, for ordinary writes: a full disk under a memory map ends the process."""
     file = path.open("r+b" if path.exists() else "w+b")
     shape = (len(job.ids), *job.shape)
     descr = np.lib.format.dtype_to_descr(np.dtype(job.dtype))
@@ -251,7 +257,7 @@ def _write_index(folder: Path, job: ShardJob, bad: list[Bad], sources: list[Sign
 
 
 def bytes_left(job: ShardJob) -> int:
-    """Disk space that writing or finishing this shard still takes."""
+    """Return the bytes of disk space that writing or finishing this shard still takes."""
     if job.folder.exists():
         return 0
     written = _partial(job) / "data.npy"
@@ -259,7 +265,7 @@ def bytes_left(job: ShardJob) -> int:
 
 
 def check_space(jobs: Sequence[ShardJob]) -> None:
-    """Raise `UserError` if these shards, in one folder, will not fit on its disk."""
+    """Refuse shards, all in one folder, that will not fit on its disk."""
     if jobs and _free(jobs[0]) < sum(bytes_left(job) for job in jobs):
         raise _disk_error(jobs, OSError(errno.ENOSPC, "too little space for what is still to be written"))
 
@@ -272,20 +278,20 @@ def _free(job: ShardJob) -> int:
 def _disk_error(jobs: Sequence[ShardJob], error: OSError) -> UserError:
     parent = str(jobs[0].folder.parent)
     if error.errno not in _FULL:
-        return UserError(parent, str(error), "a folder that can be written", "set data.prepared to another folder")
+        return UserError(parent, str(error), "a folder that can be written", "set data.prepared=FOLDER to such a one")
     sizes = ", ".join(f"{job.folder.name} of {len(job.ids)} rows" for job in jobs)
     return UserError(
         parent,
         f"disk full: {error.strerror}; {_free(jobs[0])} bytes are free",
         f"{sum(bytes_left(job) for job in jobs)} bytes for {sizes}",
-        "free some space or set data.prepared to a folder on another disk; what is written stays valid, and the"
-        " same command continues there",
+        "free some space, or set data.prepared=FOLDER to one on another disk; what is written stays valid, and the same"
+        " command continues there",
     )
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One writer per folder; the others wait. The system releases the lock when a process dies."""
+    """Hold a folder for one writer while others wait. The system releases the lock when a process dies."""
     if fcntl is None:
         yield
         return
@@ -298,12 +304,17 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 class Shard:
-    """A finished shard.
+    """A finished shard, its rows unread.
 
     Attributes:
-        ids: list of n.
-        bad: (row, path, reason) of unusable rows, by row.
+        folder: the shard's folder.
+        ids: the n samples' names.
+        bad: (row, path, reason) of the unusable rows, in order.
         sources: size and time of each row's source when it was decoded.
+        rows: the number of the row by sample name.
+
+    Raises:
+        UserError: files that are absent or do not belong together.
     """
 
     def __init__(self, folder: Path):
@@ -319,7 +330,7 @@ class Shard:
                 str(folder),
                 f"a damaged shard: {error}",
                 "data.npy and index.json as written",
-                f"delete {folder} and prepare again",
+                f"rm -r {folder}, then start the same command again",
             ) from error
         self.ids: list[str] = index["ids"]
         self.bad: list[Bad] = [(row, path, reason) for row, path, reason in index["bad"]]
@@ -327,7 +338,7 @@ class Shard:
         self.rows = {i: row for row, i in enumerate(self.ids)}
 
     def select(self, ids: Sequence[str]) -> tuple[ShardRows, np.ndarray]:
-        """The rows of these ids, unread, and whether each is usable: (n, …) and (n,) bool."""
+        """Return the rows (n, …) of these ids, unread, and whether each is usable, (n,) bool."""
         rows = np.array([self.rows[i] for i in ids], dtype=np.int64)
         usable = np.ones(len(self.ids), dtype=bool)
         usable[[row for row, _, _ in self.bad]] = False
@@ -337,7 +348,7 @@ class Shard:
 class ShardRows:
     """Some rows of a memory-mapped array, in any order, read only when indexed: `rows[[3, 1]]` is (2, …) in RAM.
 
-    Has the part of ndarray's interface that batches need. Pickles as path and row numbers, so that loader
+    It has the part of ndarray's interface that batches need, and pickles as path and row numbers, so that loader
     processes open the file instead of receiving its content.
     """
 

@@ -11,16 +11,19 @@ import torch
 Kind = Literal["vector", "sequence", "image", "frames", "tokens"]
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-# Dimensions of one sample, by kind: (F,), (T, F), (C, H, W), (T, C, H, W), (L,).
-RANK: dict[Kind, int] = {"vector": 1, "sequence": 2, "image": 3, "frames": 4, "tokens": 1}
+# The number of axes of one sample, by kind: (F,), (T, F), (C, H, W), (T, C, H, W), (L,).
+RANK: dict[str, int] = {"vector": 1, "sequence": 2, "image": 3, "frames": 4, "tokens": 1}
 
 
 @dataclass(frozen=True)
 class ModalitySpec:
     """One modality as the encoder sees it.
 
-    `shape` is that of one sample after its transform: vector (F,), sequence (T, F), image (C, H, W) (a spectrogram
-    is an image with C = 1), frames (T, C, H, W), tokens (L,) of integers padded with -1.
+    Attributes:
+        name: the modality's name.
+        kind: what a sample is.
+        shape: the shape of one sample after its transform: vector (F,), sequence (T, F), image (C, H, W) (a spectrogram
+            is an image with C = 1), frames (T, C, H, W), tokens (L,) of integers padded with -1.
     """
 
     name: str
@@ -33,10 +36,10 @@ class DataSpec:
     """A data set as the model sees it.
 
     Attributes:
-        modalities: by name, in the order in which encoders are built.
-        classes: class names; label `i` is `classes[i]`.
+        modalities: the modalities by name, in the order in which encoders are built.
+        classes: the class names; label `i` is `classes[i]`.
         dominant: the modality known to be learned first, None if unknown.
-        notes: facts worth reporting, e.g. unimodal ceilings and where the splits come from (JSON values only).
+        notes: the facts worth reporting, e.g. unimodal ceilings and where the splits come from (JSON values only).
     """
 
     modalities: dict[str, ModalitySpec]
@@ -46,12 +49,12 @@ class DataSpec:
 
 
 class Transform(Protocol):
-    """Raw rows to float32 tensors. A module-level class, because workers receive it by pickling.
+    """Turns stored rows into float32 tensors (int64 for tokens). A module-level class: workers receive it by pickling.
 
     Args:
-        raw: (b, …) stored values.
-        keys: (b,) uint64, one augmentation seed per sample, a hash of (seed, epoch, index): the only randomness
-            allowed, so that a sample looks the same whatever batch or worker it falls into.
+        raw: the stored values, (b, …).
+        keys: the augmentation seeds, (b,) uint64, each a hash of (seed, epoch, index): the only randomness allowed, so
+            that a sample looks the same whatever batch or worker it falls into.
         train: whether to augment.
     """
 
@@ -63,11 +66,11 @@ class Table:
     """One split, in RAM or memory-mapped.
 
     Attributes:
-        x: (n, …) raw stored values per modality (uint8 frames, float32 features, …).
-        present: (n,) bool per modality; rows of `x` that are not present are never read as data.
-        y: (n,) int64 labels.
-        ids: n names, unique over all splits.
-        transforms: per modality.
+        x: the stored values (n, …) per modality (uint8 frames, float32 features, …).
+        present: whether each sample has the modality, (n,) bool per modality; other rows of `x` are never read as data.
+        y: the labels, (n,) int64.
+        ids: the n samples' names, unique over all splits.
+        transforms: the transform of each modality.
     """
 
     x: dict[str, np.ndarray]
@@ -81,7 +84,7 @@ class Table:
 
 
 def subset(table: Table, rows: np.ndarray) -> Table:
-    """The given rows of a table, in their order (copied into RAM)."""
+    """Return the given rows of a table, in their order, copied into RAM."""
     return Table(
         {m: np.ascontiguousarray(x[rows]) for m, x in table.x.items()},
         {m: p[rows] for m, p in table.present.items()},
@@ -92,14 +95,20 @@ def subset(table: Table, rows: np.ndarray) -> Table:
 
 
 class Source(Protocol):
-    """Where a data set comes from. Constructors take parameters only and read nothing."""
+    """Where a data set comes from. Constructors take parameters only and read no file."""
 
-    def spec(self) -> DataSpec: ...
+    def spec(self) -> DataSpec:
+        """Return what the model needs to know of the data set."""
+        ...
 
     def tables(self) -> dict[Split, Table]:
-        """The three splits. Raises `UserError` for whatever is wrong with the files."""
+        """Return the three splits.
+
+        Raises:
+            UserError: whatever is wrong with the files.
+        """
         ...
 
     def prepare(self, workers: int = 1) -> None:
-        """Decode once to shards under the prepared folder; nothing to do where files are read as they are."""
+        """Decode once to shards under the prepared folder; do nothing where files are read as they are."""
         ...

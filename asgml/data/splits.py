@@ -9,22 +9,27 @@ from callbacks.errors import UserError
 
 
 def cut(y: np.ndarray, shares: list[float], seed: int, where: str, group: np.ndarray | None = None) -> np.ndarray:
-    """Part of each sample: (n,) int64 in 0..len(shares); part 0 is the rest, part i has about `shares[i - 1]`.
+    """Return the part of each sample, (n,) int64 in 0..len(shares); part 0 is the rest.
 
-    Without `group`, every class of at least len(shares) + 1 samples occurs in every part. With it, no group is in
-    two parts, and groups go one by one, large before small, where the classes lack most.
+    Without `group`, every class of at least len(shares) + 1 samples occurs in every part. With it, no group is in two
+    parts, and groups go one by one, large before small, where the classes lack most.
 
     Args:
-        y: (n,) labels.
-        group: (n,) integers or strings.
-        where: what errors point at.
+        y: the labels, (n,).
+        shares: the share of the samples that part 1, 2, … gets, about.
+        seed: the seed of the cut.
+        where: the file or folder that errors point at.
+        group: the group of each sample, (n,) integers or strings.
+
+    Raises:
+        UserError: impossible shares, or too few samples or groups for them.
     """
     if any(s <= 0 for s in shares) or sum(shares) >= 1:
         raise UserError(
             where,
             f"fractions {shares}",
             "positive numbers of sum < 1",
-            "correct data.val_fraction and data.test_fraction",
+            "set data.val_fraction=0.15, and data.test_fraction=0.15 where test is cut too",
         )
     part = _by_class(y, shares, seed) if group is None else _by_group(y, shares, seed, where, group)
     empty = [i for i in range(len(shares) + 1) if not np.any(part == i)]
@@ -33,7 +38,7 @@ def cut(y: np.ndarray, shares: list[float], seed: int, where: str, group: np.nda
             where,
             f"{len(y)} samples of {len(np.unique(y))} classes, too few to cut {len(shares) + 1} parts",
             "at least one sample in train, val and test",
-            "give larger data.val_fraction and data.test_fraction, or an array `split` (0 train, 1 val, 2 test)",
+            "raise data.val_fraction and data.test_fraction, or save an array `split` (0 train, 1 val, 2 test)",
         )
     return part
 
@@ -63,7 +68,7 @@ def _by_group(y: np.ndarray, shares: list[float], seed: int, where: str, group: 
             where,
             f"{len(names)} group(s): {', '.join(map(str, names))}",
             f"at least {parts} groups for {parts} group-disjoint parts",
-            "add groups, or give an array `split` (0 train, 1 val, 2 test)",
+            "add samples of other groups, or save an array `split` (0 train, 1 val, 2 test)",
         )
     counts = np.zeros((len(names), int(y.max()) + 1))
     np.add.at(counts, (member, y), 1)

@@ -11,7 +11,14 @@ _CHUNK = 1 << 22  # elements converted to float64 in one go
 
 
 class Standardize:
-    """Rows to float32 of `shape`: (raw * unit - mean) / std; `unit` is 1/255 for 8-bit images."""
+    """Turns stored rows into float32 of `shape`: (raw * unit - mean) / std.
+
+    Args:
+        shape: the shape of one sample.
+        unit: the factor on stored values; 1/255 for 8-bit images.
+        mean: the mean of raw * unit, shaped to broadcast over a batch.
+        std: the standard deviation of raw * unit, shaped likewise.
+    """
 
     def __init__(self, shape: tuple[int, ...], unit: float, mean: np.ndarray, std: np.ndarray):
         self.shape, self.unit = shape, unit
@@ -23,17 +30,17 @@ class Standardize:
 
 
 class Tokens:
-    """Rows of token numbers, padded with -1, to int64."""
+    """Turns rows of token numbers, padded with -1, into int64."""
 
     def __call__(self, raw: np.ndarray, keys: np.ndarray, train: bool) -> torch.Tensor:
         return torch.from_numpy(raw.astype(np.int64))
 
 
 def statistics(x: np.ndarray, kind: Kind, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation over `rows` in float64, shaped to broadcast over a batch.
+    """Return mean and standard deviation over `rows` in float64, shaped to broadcast over a batch.
 
-    Per feature for vectors (F,) and sequences (T, F), per channel for images (C, H, W) and frames (T, C, H, W).
-    Two passes, because sums of squares cancel for features with a large mean.
+    They are per feature for vectors (F,) and sequences (T, F), per channel for images (C, H, W) and frames
+    (T, C, H, W). Two passes, because sums of squares cancel for features with a large mean.
     """
     channel = x.ndim - (3 if kind in ("image", "frames") else 1)
     axes = tuple(a for a in range(x.ndim) if a != channel)

@@ -1,4 +1,4 @@
-"""What every source must keep, checked once before training: wrong tables are told now, not as NaN in epoch 7."""
+"""What every source must keep, checked once before training, so that a wrong table is no NaN in epoch 7."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _CHUNK = 1 << 24  # elements looked at in one go
 
 
 def nonfinite(x: np.ndarray, rows: np.ndarray) -> tuple[int, tuple[int, ...], str] | None:
-    """Count, first place (row of `x`, then the column inside it) and value of NaN or infinity among `rows`.
+    """Return count, first place (row of `x`, then the column inside it) and value of NaN or infinity among `rows`.
 
-    None when all are finite. Integers are never looked at.
+    None where all are finite; integers are never looked at.
     """
     if x.dtype.kind not in "fc" or not len(rows):
         return None
@@ -34,7 +34,7 @@ def nonfinite(x: np.ndarray, rows: np.ndarray) -> tuple[int, tuple[int, ...], st
 
 
 def place(first: tuple[int, ...]) -> str:
-    """ "row 3, column 7", or "row 3, column (0, 7)" where a sample has several dimensions."""
+    """Return "row 3, column 7", or "row 3, column (0, 7)" where a sample has several dimensions."""
     column = first[1:]
     if not column:
         return f"row {first[0]}"
@@ -42,59 +42,62 @@ def place(first: tuple[int, ...]) -> str:
 
 
 def validate(spec: DataSpec, tables: Mapping[Split, Table]) -> list[str]:
-    """Raise `UserError` for what makes training wrong; return a line for each thing that only deserves a warning.
+    """Refuse what makes training wrong, and return a line for each thing that only deserves a warning.
 
-    Only arrays in RAM are scanned for NaN. Memory-mapped ones may be larger than the memory; whoever writes them
-    checks them while writing.
+    Only arrays in RAM are scanned for NaN. Memory-mapped ones may be larger than the memory; whoever writes them checks
+    them while writing.
+
+    Raises:
+        UserError: naming the split, the array and the row at fault.
     """
-    _names(spec)
+    _check_spec(spec)
     for split in SPLITS:
         if split not in tables or not len(tables[split]):
             raise UserError(
                 f"data, {split} split",
                 "no sample",
                 "at least one sample in each of train, val and test",
-                "check the split lists, or the fractions from which the splits are cut",
+                f"list samples of {split}, or raise data.val_fraction and data.test_fraction where it is cut",
             )
-        _shapes(spec, split, tables[split])
-        _labels(spec, split, tables[split])
-        _values(split, tables[split])
-        _presence(split, tables[split])
-    _disjoint(tables)
+        _check_shapes(spec, split, tables[split])
+        _check_labels(spec, split, tables[split])
+        _check_values(split, tables[split])
+        _check_presence(split, tables[split])
+    _check_disjoint(tables)
     for split in SPLITS:
-        _transforms(spec, split, tables[split])
+        _check_transforms(spec, split, tables[split])
     return _warnings(spec, tables)
 
 
-def _names(spec: DataSpec) -> None:
+def _check_spec(spec: DataSpec) -> None:
     if not spec.modalities:
-        raise UserError("data", "no modality", "at least one", "check the data set's files")
+        raise UserError("data", "no modality", "at least one", "let the source's spec() name its modalities")
     for key, modality in spec.modalities.items():
         if key == "fusion" or not key or any(c in "/,\n" for c in key):
             raise UserError(
                 f"data, modality {key!r}",
                 "a reserved name (the fusion group is called so, and metrics are named <metric>/<modality>)",
                 "a non-empty name other than `fusion`, without slash, comma or line break",
-                "rename the modality",
+                "rename the modality in the data, e.g. its array x_fusion to x_both",
             )
         if modality.name != key or modality.kind not in RANK or len(modality.shape) != RANK[modality.kind]:
             raise UserError(
                 f"data, modality {key!r}",
                 f"name {modality.name!r}, kind {modality.kind!r}, shape {modality.shape}",
                 f"name {key!r} and one of: " + ", ".join(f"{k} with {r} dimension(s)" for k, r in RANK.items()),
-                "correct the source's `spec`",
+                "let the source's spec() return such a ModalitySpec",
             )
     if spec.dominant is not None and spec.dominant not in spec.modalities:
+        names = list(spec.modalities)
         raise UserError(
-            "data.dominant", repr(spec.dominant), f"one of {', '.join(spec.modalities)}", "correct data.dominant"
+            "data.dominant", repr(spec.dominant), f"one of {', '.join(names)}", f"set data.dominant={names[0]}"
         )
     if len(spec.classes) < 2 or len(set(spec.classes)) != len(spec.classes):
-        raise UserError(
-            "data.classes", str(spec.classes), "two or more distinct class names", "correct the class names"
-        )
+        remedy = "name every class once in data.classes, or set data.classes=null"
+        raise UserError("data.classes", str(spec.classes), "two or more distinct class names", remedy)
 
 
-def _shapes(spec: DataSpec, split: Split, table: Table) -> None:
+def _check_shapes(spec: DataSpec, split: Split, table: Table) -> None:
     names = list(spec.modalities)
     for what, keys in (("x", table.x), ("present", table.present), ("transforms", table.transforms)):
         if set(keys) != set(names):
@@ -102,21 +105,24 @@ def _shapes(spec: DataSpec, split: Split, table: Table) -> None:
                 f"data, {split} split, `{what}`",
                 f"modalities {sorted(keys)}",
                 f"exactly {names}",
-                "correct the source: `spec` and `tables` must agree",
+                "let the source's tables() hold the modalities that its spec() names",
             )
     lengths = {f"x[{m}]": len(table.x[m]) for m in names} | {f"present[{m}]": len(table.present[m]) for m in names}
     for what, length in {"ids": len(table.ids), **lengths}.items():
         if length != len(table):
-            raise UserError(
-                f"data, {split} split, {what}", f"{length} rows", f"{len(table)}, as in y", "correct the source"
+            where, remedy = (
+                f"data, {split} split, {what}",
+                "let the source's tables() give every array one row per label",
             )
+            raise UserError(where, f"{length} rows", f"{len(table)}, as in y", remedy)
 
 
-def _labels(spec: DataSpec, split: Split, table: Table) -> None:
+def _check_labels(spec: DataSpec, split: Split, table: Table) -> None:
     y = table.y
     if y.dtype != np.int64 or y.ndim != 1:
+        where, found = f"data, {split} split, y", f"{y.dtype} of shape {y.shape}"
         raise UserError(
-            f"data, {split} split, y", f"{y.dtype} of shape {y.shape}", "int64 of shape (n,)", "correct the source"
+            where, found, "int64 of shape (n,)", "let the source's tables() convert y with astype(np.int64)"
         )
     wrong = np.flatnonzero((y < 0) | (y >= len(spec.classes)))
     if len(wrong):
@@ -125,11 +131,11 @@ def _labels(spec: DataSpec, split: Split, table: Table) -> None:
             f"data, {split} split, row {row} ({table.ids[row]})",
             f"label {y[row]} ({len(wrong)} label(s) outside the classes in all)",
             f"0 to {len(spec.classes) - 1}: {', '.join(spec.classes[:12])}",
-            "correct the labels, or the list of classes",
+            "relabel these samples, or name the class in the source's spec()",
         )
 
 
-def _values(split: Split, table: Table) -> None:
+def _check_values(split: Split, table: Table) -> None:
     for modality, x in table.x.items():
         present = table.present[modality]
         if present.dtype != np.bool_ or present.ndim != 1:
@@ -137,7 +143,7 @@ def _values(split: Split, table: Table) -> None:
                 f"data, {split} split, present[{modality}]",
                 f"{present.dtype} of shape {present.shape}",
                 "bool of shape (n,)",
-                "correct the source",
+                "let the source's tables() convert it with astype(bool)",
             )
         if type(x) is not np.ndarray:  # a memory map or rows of one
             continue
@@ -148,18 +154,18 @@ def _values(split: Split, table: Table) -> None:
                 f"data, {split} split, x[{modality}], {place(first)} ({table.ids[first[0]]})",
                 f"{value} ({count} value(s) that are not finite in all)",
                 "finite numbers",
-                "correct these values, or mark the rows as missing",
+                f"replace these values, or set present[{modality}] to False in their rows",
             )
 
 
-def _presence(split: Split, table: Table) -> None:
+def _check_presence(split: Split, table: Table) -> None:
     for modality, present in table.present.items():
         if split == "train" and not present.any():
             raise UserError(
                 f"data, modality {modality}",
                 "missing in every training sample",
                 "present in at least one",
-                "check its files, or leave the modality out",
+                f"mark the training rows that have {modality} as present, or leave {modality} out of the data",
             )
     alone = np.flatnonzero(~np.any(np.stack(list(table.present.values())), axis=0))
     if len(alone):
@@ -167,11 +173,11 @@ def _presence(split: Split, table: Table) -> None:
             f"data, {split} split",
             f"{len(alone)} sample(s) without any modality, first {', '.join(table.ids[i] for i in alone[:5])}",
             "at least one modality in every sample",
-            "remove these samples, or correct what marks them as missing",
+            "leave these samples out, or mark one of their modalities as present",
         )
 
 
-def _disjoint(tables: Mapping[Split, Table]) -> None:
+def _check_disjoint(tables: Mapping[Split, Table]) -> None:
     owner: dict[str, Split] = {}
     for split in SPLITS:
         for i in tables[split].ids:
@@ -180,13 +186,13 @@ def _disjoint(tables: Mapping[Split, Table]) -> None:
                     f"data, sample {i}",
                     f"in {owner[i]} and again in {split}" if owner[i] != split else f"twice in {split}",
                     "every sample once, in one split",
-                    "correct the split lists",
+                    f"leave it out of {split}",
                 )
             owner[i] = split
 
 
-def _transforms(spec: DataSpec, split: Split, table: Table) -> None:
-    """One present row through each transform: the spec's shape, and finite numbers."""
+def _check_transforms(spec: DataSpec, split: Split, table: Table) -> None:
+    """Send one present row through each transform and refuse another shape than the spec's, NaN and infinity."""
     for name, modality in spec.modalities.items():
         rows = np.flatnonzero(table.present[name])[:1]
         if not len(rows):
@@ -198,14 +204,14 @@ def _transforms(spec: DataSpec, split: Split, table: Table) -> None:
                 f"data, {split} split, transform of {name}",
                 f"{out.dtype} of shape {tuple(out.shape[1:])} per sample",
                 f"{kind} of shape {tuple(modality.shape)}, as its spec says",
-                "correct the source",
+                "let the transform return that, or let the source's spec() say what it returns",
             )
         if not bool(out.isfinite().all()):
             raise UserError(
                 f"data, {split} split, transform of {name}, sample {table.ids[rows[0]]}",
                 "NaN or infinity",
                 "finite numbers",
-                "prepare the data set again; if it persists, correct the transform",
+                "rm -r the prepared folder and start the same command again; what stays is the transform's own NaN",
             )
 
 

@@ -8,22 +8,21 @@ from torch import nn
 
 
 def module_key(name: str) -> str:
-    """The name of a modality in state dicts: its own, wherever torch allows.
+    """Return the name of a modality in state dicts: its own, wherever torch allows.
 
-    A dot becomes `%2E`, a percent sign `%25`; a name that is an attribute of ModuleDict, or empty, gets a
-    trailing `%`.
+    A dot becomes `%2E`, a percent sign `%25`; a name that is an attribute of ModuleDict, or empty, gets a trailing `%`.
     """
     key = name.replace("%", "%25").replace(".", "%2E")
     return f"{key}%" if key == "" or hasattr(nn.ModuleDict(), key) else key
 
 
 def modality_name(key: str) -> str:
-    """The inverse of `module_key`."""
+    """Return the modality's name behind a key of `module_key`."""
     return key.removesuffix("%").replace("%2E", ".").replace("%25", "%")
 
 
 class ModalityDict(nn.ModuleDict):
-    """Modules by modality name, in order of insertion; any string is a name, `a.b` and `keys` included."""
+    """Holds modules by modality name, in order of insertion; any string is a name, `a.b` and `keys` included."""
 
     def __init__(self, modules: Mapping[str, nn.Module] | None = None):
         super().__init__(modules)

@@ -15,33 +15,38 @@ from asgml.data.spec import DataSpec
 from asgml.model.encoders.base import no_rows
 from asgml.model.fusion.base import Fusion
 from asgml.model.modality_dict import ModalityDict
-from asgml.model.rows import assemble
 from callbacks.errors import UserError
 
-#: Name of the parameter group of fusion and heads.
+#: The name of the parameter group of fusion and heads.
 FUSION = "fusion"
 
 
 class MultimodalNet(nn.Module):
     """f_m = encoder_m(x_m), logits = fusion(f_1, …, f_N), z_m = head_m(f_m) for any N >= 1.
 
-    Every component is initialised from a generator of its own, seeded by (seed, component): neither the order of
-    construction nor another modality changes an encoder's initial weights, and torch's global generator stays
-    where it was.
+    The parts are called one by one: which features a fusion or a head reads, and with what gradient, is the step's
+    decision. Every component is initialised from a generator of its own, seeded by (seed, component): neither the order
+    of construction nor another modality changes an encoder's initial weights, and torch's global generator stays where
+    it was.
 
     Args:
-        spec: modalities (name, kind, shape) and classes.
-        encoder: builds the encoder of a modality: called with `shape=`, and with `kind=` if it takes one; the
-            result maps (n, *shape) to (n, out_dim).
-        encoders: the same for single modalities, by name, in place of `encoder`.
-        fusion: builds the fusion: called with `dims=` (modality -> out_dim) and `classes=`.
-        seed: of the initial weights.
+        spec: the modalities (name, kind, shape) and classes.
+        encoder: the builder of a modality's encoder, called with `shape=`, and with `kind=` if it takes one; the result
+            maps (n, *shape) to (n, out_dim).
+        encoders: the builders of single modalities' encoders, by name, in place of `encoder`.
+        fusion: the builder of the fusion, called with `dims=` (modality -> out_dim) and `classes=`.
+        seed: the seed of the initial weights.
 
     Attributes:
         modalities: the names, in the order of `spec`.
-        dims: width of each modality's feature.
-        encoders, heads: modules by modality name (any string); `head_m` is linear.
-        fusion: a `Fusion`.
+        classes: the number of classes.
+        dims: the width of each modality's feature.
+        encoders: the encoders by modality name (any string).
+        heads: the unimodal heads by modality name, each a linear map.
+        fusion: the fusion.
+
+    Raises:
+        UserError: a part that cannot be built or is shared between modalities.
     """
 
     def __init__(
@@ -75,11 +80,11 @@ class MultimodalNet(nn.Module):
     def _check(self, spec: DataSpec, overrides: list[str]) -> None:
         if not self.modalities or self.classes < 2:
             found = f"{len(self.modalities)} modalities, {self.classes} classes"
-            raise UserError("data", found, "at least 1 modality and 2 classes", "correct the data set")
+            remedy = "let the source's spec() name at least these"
+            raise UserError("data", found, "at least 1 modality and 2 classes", remedy)
         if FUSION in spec.modalities:
-            raise UserError(
-                "data", f"a modality named {FUSION}", "any other name", f"rename it: {FUSION} is a parameter group"
-            )
+            remedy = f"rename the modality in the data: {FUSION} is a parameter group"
+            raise UserError("data", f"a modality named {FUSION}", "any other name", remedy)
         for name in overrides:
             if name not in spec.modalities:
                 near = difflib.get_close_matches(name, self.modalities, 1)
@@ -87,36 +92,23 @@ class MultimodalNet(nn.Module):
                     f"model.encoders.{name}",
                     "an encoder for a modality that the data does not have",
                     f"one of {', '.join(self.modalities)}",
-                    f"did you mean {near[0]}?" if near else "remove it, or name a modality of the data",
+                    f"did you mean {near[0]}?" if near else f"leave model.encoders.{name} out",
                 )
 
     def encode(self, modality: str, x: Tensor) -> Tensor:
-        """(n, *shape) -> (n, out_dim). With n = 0 the encoder does not run: see `no_rows`."""
+        """Return the features (n, out_dim) of rows (n, *shape); with n = 0 the encoder does not run: see `no_rows`."""
         encoder = self.encoders[modality]
         if x.shape[0] == 0:
             return no_rows(encoder, self.dims[modality])
         return encoder(x)
 
-    def features(
-        self, x: dict[str, Tensor], rows: dict[str, Tensor | None], batch: int
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
-        """Features (batch, out_dim) per modality, 0 where absent, and the masks of what is present (None: all).
-
-        Args:
-            x: present rows only, (n_m, *shape).
-            rows: their positions in the batch, (n_m,); None: all present.
-            batch: rows in the batch.
-        """
-        return assemble({m: self.encode(m, x[m]) for m in self.modalities}, rows, batch)
-
-    def forward(self, x: dict[str, Tensor], rows: dict[str, Tensor | None], batch: int) -> Tensor:
-        """Fused logits (batch, classes); arguments as in `features`."""
-        return self.fusion(*self.features(x, rows, batch))
-
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by group: one per modality (its encoder), and `fusion` (fusion and heads).
+        """Return the parameters by group: one per modality (its encoder), and `fusion` (fusion and heads).
 
-        Every parameter, frozen ones included, is in exactly one group; a shared one is a UserError.
+        Every parameter, frozen ones included, is in exactly one group.
+
+        Raises:
+            UserError: a parameter that is in two.
         """
         groups = {m: list(self.encoders[m].parameters()) for m in self.modalities}
         groups[FUSION] = [*self.fusion.parameters(), *self.heads.parameters()]
@@ -135,7 +127,7 @@ class MultimodalNet(nn.Module):
 
 @contextmanager
 def component_rng(seed: int, *component: str) -> Iterator[None]:
-    """Inside, torch draws (on the CPU) from a state that depends on `seed` and the component's name alone.
+    """Let torch draw, on the CPU, from a state that depends on `seed` and the component's name alone.
 
     The global state is put back afterwards. Modules are built on the CPU whatever the default device, so that the
     initial weights are the same on every machine.

@@ -1,5 +1,4 @@
-"""The `asgml` node of the configuration: which encoder updates when. Typed, and refused where it cannot mean
-anything."""
+"""The `asgml` node of the configuration: which encoder updates when, typed and checked (specification A2)."""
 
 from __future__ import annotations
 
@@ -17,30 +16,34 @@ Control = Literal["none", "lr_matched", "random_skip", "scale_only", "all_delaye
 
 @dataclass(frozen=True)
 class Asgml:
-    """Rhythm of the encoders.
+    """Holds the rhythm of the encoders: which of them updates when, and with which gradient.
 
     Attributes:
-        mode: `sync`, `frequency`, `staleness`, `adaptive` or `boost` (sync with the boost switched on).
-        gamma: weight of the unimodal losses in `L = L_fusion + gamma * sum L_m`.
-        delayed: which encoders `tau` and `k` speak of when they are one number: `dominant` (named by the data
-            set), `all`, or a list of modalities.
-        tau: delay in steps (0 = none); one number or one per modality.
-        k: an update every k steps; one number or one per modality.
-        masking: of `frequency` on the steps between: `soft`, `hard`, `fusion_preserving`, `accumulate`.
-        soft_scale: factor of `soft`.
-        phases: of `frequency`, per modality; null finds staggered ones.
-        warmup: until a gradient of age tau exists: `skip` or `fresh`.
-        compensation: `none`, `inverse` (1/(1+lambda tau)) or `delay_compensated`.
-        lambda_comp: lambda of `inverse`.
-        mu: strength of `delay_compensated`.
-        through: where scalings act, `lr` or `gradient`.
-        buffer_dtype: storage of stale gradients; null is exact.
-        buffer_device: `same` or `cpu`.
-        adaptive: schedule of `mode: adaptive`.
-        boost: weak-modality boost.
-        control: `none`, or the control that separates asynchrony from its side effects: `lr_matched` (no
-            skipping, learning rate / k), `random_skip` (skips at random at the same rate), `scale_only` (c(tau)
-            * g_m(t), no delay), `all_delayed` (every modality alike).
+        mode: the mode: `sync`, `frequency`, `staleness`, `adaptive` or `boost` (sync with the boost switched on).
+        gamma: the weight of the unimodal losses in `L = L_fusion + gamma * sum_m L_m`.
+        delayed: the encoders to which `tau` and `k` apply where they are one number: `dominant` (the one that the data
+            set names), `all`, or a list of modalities.
+        tau: the delay in committed steps, 0 for none; one number or one per modality.
+        k: the interval, an update every k committed steps; one number or one per modality.
+        masking: what `frequency` applies between two updates: `soft`, `hard`, `fusion_preserving` or `accumulate`.
+        soft_scale: the factor of `soft`.
+        phases: the phases of `frequency`, one per modality; null finds staggered ones.
+        warmup: what happens until a gradient of age tau exists: `skip` stands still, `fresh` applies the fresh one.
+        compensation: what makes up for the age of a gradient: `none`, `inverse` (`1 / (1 + lambda * tau)`) or
+            `delay_compensated`.
+        lambda_comp: lambda of `inverse`, per step of delay.
+        mu: the strength of `delay_compensated`.
+        through: where factors act: on the learning rate (`lr`) or on the `gradient`.
+        buffer_dtype: the type in which stale gradients are stored; null stores them exactly.
+        buffer_device: where stale gradients are stored: the `same` device as the parameters, or the `cpu`.
+        adaptive: the schedule of `mode: adaptive`.
+        boost: the boost of the weak modality.
+        control: `none`, or the control that separates asynchrony from its side effects: `lr_matched` (no skipping, the
+            learning rate over k), `random_skip` (skips at random at the same rate), `scale_only` (`c(tau) * g_m(t)`
+            without delay) or `all_delayed` (every modality alike).
+
+    Raises:
+        UserError: a control that has nothing to control under the mode, or a negative `gamma` or `lambda_comp`.
     """
 
     mode: Mode = "sync"
@@ -74,8 +77,8 @@ class Asgml:
             raise UserError(
                 "asgml.control",
                 f"'{self.control}' with mode '{self.mode}'",
-                f"mode one of {', '.join(allowed)}",
-                "this control has nothing to control there: change asgml.mode or asgml.control",
+                f"mode one of {', '.join(allowed)}: this control has nothing to control elsewhere",
+                f"set asgml.mode={allowed[0]} or asgml.control=none",
             )
         if (
             self.mode == "adaptive"
@@ -85,45 +88,47 @@ class Asgml:
             raise UserError(
                 "asgml.control",
                 f"'{self.control}' with adaptive staleness",
-                "asgml.adaptive.kind=frequency",
-                "a delayed encoder skips no updates; use control=scale_only",
+                "asgml.adaptive.kind=frequency: a delayed encoder skips no updates",
+                "set asgml.control=scale_only or asgml.adaptive.kind=frequency",
             )
         if self.mode == "adaptive" and self.control == "scale_only" and self.adaptive.kind != "staleness":
             raise UserError(
                 "asgml.control",
                 "'scale_only' with adaptive frequency",
-                "asgml.adaptive.kind=staleness",
-                "use control=lr_matched",
+                "asgml.adaptive.kind=staleness: an encoder that skips updates is not compensated",
+                "set asgml.control=lr_matched or asgml.adaptive.kind=staleness",
             )
         if self.control == "scale_only" and self.compensation != "inverse":
             raise UserError(
                 "asgml.control",
                 f"'scale_only' with compensation '{self.compensation}'",
-                "asgml.compensation=inverse",
-                "without a factor c(tau) this control would be mode=sync",
+                "asgml.compensation=inverse: without a factor c(tau) this control would be asgml.mode=sync",
+                "set asgml.compensation=inverse",
             )
-        if self.gamma < 0 or self.lambda_comp < 0:
-            raise UserError(
-                "asgml",
-                f"gamma {self.gamma}, lambda_comp {self.lambda_comp}",
-                "both 0 or more",
-                "correct the value",
-            )
+        for key, default in (("gamma", Asgml.gamma), ("lambda_comp", Asgml.lambda_comp)):
+            if getattr(self, key) < 0:
+                raise UserError(f"asgml.{key}", str(getattr(self, key)), "0 or more", f"set asgml.{key}={default}")
 
     @property
     def uses_probes(self) -> bool:
-        """Does any decision read the probes?"""
+        """Return whether any decision reads the probes."""
         return self.boosts or (self.mode == "adaptive" and self.adaptive.signal != "speed")
 
     @property
     def boosts(self) -> bool:
+        """Return whether the weak modality is boosted, by the mode or beside it."""
         return self.boost.enabled or self.mode == "boost"
 
     def chosen(self, modalities: list[str], dominant: str | None) -> list[str]:
-        """The modalities that `delayed` names.
+        """Return the modalities that `delayed` names.
+
+        Args:
+            modalities: the modalities that are trained.
+            dominant: the modality that the data set names as dominant, or None.
 
         Raises:
-            UserError: unknown modality, or `dominant` where the data set names none or it is not trained.
+            UserError: an unknown modality, or `dominant` where the data set names none or the one it names is not
+                trained.
         """
         if self.control == "all_delayed" or self.delayed == "all":
             return list(modalities)
@@ -135,14 +140,14 @@ class Asgml:
                     "asgml.delayed",
                     "'dominant', but this data set does not say which modality dominates",
                     f"all, or a list out of {modalities}",
-                    f"set data.dominant={modalities[0]} or asgml.delayed=[{modalities[0]}]",
+                    f"set asgml.delayed=[{modalities[0]}] or asgml.delayed=all",
                 )
             if dominant not in modalities:
                 raise UserError(
                     "asgml.delayed",
                     f"'dominant', which is '{dominant}', but only {modalities} are trained here",
                     f"all, or a list out of {modalities}",
-                    "set asgml.delayed, or asgml.mode=sync",
+                    f"set asgml.delayed=[{modalities[0]}] or asgml.mode=sync",
                 )
             return [dominant]
         names = [self.delayed] if isinstance(self.delayed, str) else list(self.delayed)
@@ -153,19 +158,26 @@ class Asgml:
     def _known(names: list[str], modalities: list[str], where: str) -> None:
         for name in names:
             if name not in modalities:
-                near = get_close_matches(name, modalities, 1)
+                near = get_close_matches(name, modalities, 1) or modalities
                 raise UserError(
                     where,
                     f"modality '{name}'",
                     f"out of {modalities}",
-                    f"did you mean '{near[0]}'?" if near else "name a modality of the data set",
+                    f"write '{near[0]}' in place of '{name}'",
                 )
 
     def per_modality(
         self, value: int | dict[str, int], rest: int, modalities: list[str], dominant: str | None, key: str
     ) -> dict[str, int]:
-        """One number for the chosen modalities and `rest` for the others, or the mapping as given (missing ones
-        get `rest`)."""
+        """Return a setting of every modality.
+
+        Args:
+            value: one number for the modalities that `delayed` names, or the numbers of some modalities.
+            rest: the number of all other modalities.
+            modalities: the modalities that are trained.
+            dominant: the modality that the data set names as dominant, or None.
+            key: the key of `value`, for the error.
+        """
         if isinstance(value, dict):
             self._known(list(value), modalities, key)
             if self.control == "all_delayed":
@@ -175,15 +187,20 @@ class Asgml:
         return {m: value if m in chosen else rest for m in modalities}
 
     def taus(self, modalities: list[str], dominant: str | None) -> dict[str, int]:
-        """tau of every modality."""
+        """Return tau of every modality, in committed steps."""
         taus = self.per_modality(self.tau, 0, modalities, dominant, "asgml.tau")
         for m, tau in taus.items():
             if tau < 0:
-                raise UserError("asgml.tau", f"{m}: {tau}", "a delay in steps, 0 or more", "0 means no delay")
+                remedy = "set asgml.tau=0 for no delay"
+                raise UserError("asgml.tau", f"{m}: {tau}", "a delay in steps, 0 or more", remedy)
         return taus
 
     def ks(self, modalities: list[str], dominant: str | None) -> dict[str, int]:
-        """k of every modality; refused where some step would idle every encoder."""
+        """Return k of every modality, in committed steps.
+
+        Raises:
+            UserError: intervals under which some step would idle every encoder.
+        """
         ks = self.per_modality(self.k, 1, modalities, dominant, "asgml.k")
         if self.control != "lr_matched":
             check_phases(ks, self.phases, "asgml.k")
@@ -191,8 +208,7 @@ class Asgml:
 
 
 def dead_keys(asgml: dict[str, Any]) -> dict[str, str]:
-    """Keys of the `asgml` node that have no effect under its mode, with the reason; overriding one of them is an
-    error."""
+    """Return the keys of an `asgml` node without effect under its mode, with the reason; overriding one is an error."""
     mode, control = asgml["mode"], asgml["control"]
     adaptive = asgml["adaptive"]
     dead: dict[str, str] = {}
@@ -241,7 +257,7 @@ def dead_keys(asgml: dict[str, Any]) -> dict[str, str]:
         if asgml["compensation"] != "delay_compensated":
             kill(f"compensation={asgml['compensation']} does not use it", "mu")
     if mode in ("sync", "boost"):
-        kill(f"asgml.mode={mode} delays nobody", "delayed")
+        kill(f"asgml.mode={mode} delays no encoder", "delayed")
         kill(f"asgml.mode={mode} scales nothing", "through")
     if control in ("lr_matched", "scale_only"):
         kill(

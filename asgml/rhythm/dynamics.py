@@ -10,16 +10,16 @@ from asgml.rhythm.schedule import relative, speed_score
 
 
 class DynamicsTracker:
-    """Track `G_m` and `D_m`. Pure host arithmetic on numbers the step has read anyway.
+    """Tracks `G_m` and `D_m` on the host, from numbers that the step has read anyway.
 
-    `G_m`: bias-corrected EMA of ‖g_m‖ / sqrt(parameters of m), over the mean across modalities. `D_m`: `|L_m(t -
-        k) - L_m(t)|` over its mean; the absolute value, because clamping at 0 would lose the signal exactly when
-        losses rise.
+    `G_m` is the bias-corrected moving average of `‖g_m‖ / sqrt(parameters of m)` over its mean across modalities. `D_m`
+    is `|L_m(t - window) - L_m(t)|` over its mean across modalities; it is an absolute value, because clamping at 0
+    would lose the signal exactly when losses rise.
 
     Args:
-        sizes: parameters per modality's encoder.
-        window: k, steps of the loss descent.
-        ema: weight of a new gradient norm.
+        sizes: the number of parameters of each modality's encoder.
+        window: the number of committed steps over which losses are compared.
+        ema: the weight of a new gradient norm.
     """
 
     def __init__(self, sizes: Mapping[str, int], window: int = 10, ema: float = 0.1):
@@ -32,7 +32,10 @@ class DynamicsTracker:
     def observe(self, norms: Mapping[str, float], losses: Mapping[str, float]) -> None:
         """Take in one committed step.
 
-        A modality without a gradient (held by `hard`, or missing) keeps its EMA; one without a loss keeps its window.
+        Args:
+            norms: the norm of each modality's fresh gradient; 0 (held by `hard`, or missing) leaves its average as it
+                is.
+            losses: the losses of the modalities that have one in this step.
         """
         for m, value in norms.items():
             if value > 0:
@@ -42,22 +45,23 @@ class DynamicsTracker:
             self.losses[m].append(value)
 
     def gradient(self) -> dict[str, float]:
-        """Return G_m; 1 for all until every modality has had a gradient."""
+        """Return G_m of every modality; 1 for all until every modality has had a gradient."""
         if not all(self.counts.values()):
             return dict.fromkeys(self.sums, 1.0)
         return relative({m: s / (1 - (1 - self.ema) ** self.counts[m]) for m, s in self.sums.items()})
 
     def descent(self) -> dict[str, float]:
-        """Return D_m; 1 for all until every window is full."""
+        """Return D_m of every modality; 1 for all until every window is full."""
         if any(len(w) <= self.window for w in self.losses.values()):
             return dict.fromkeys(self.losses, 1.0)
         return relative({m: abs(w[0] - w[-1]) for m, w in self.losses.items()})
 
     def score(self, beta: float) -> dict[str, float]:
-        """Return S_m."""
+        """Return S_m of every modality (specification A3.3)."""
         return speed_score(self.gradient(), self.descent(), beta)
 
     def state(self) -> dict[str, Any]:
+        """Return all that has been taken in, in plain dicts, lists and numbers."""
         return {
             "sums": dict(self.sums),
             "counts": dict(self.counts),
@@ -65,5 +69,6 @@ class DynamicsTracker:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Restore what `state` returned."""
         self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
         self.losses = {m: deque(w, maxlen=self.window + 1) for m, w in state["losses"].items()}

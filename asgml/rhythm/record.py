@@ -10,7 +10,7 @@ from callbacks.step.context import StepContext
 from callbacks.step.phases import Phase
 from callbacks.step.stage import Stage
 
-APPLIES = ("update", "soft", "fusion")  # actions by which an encoder moves
+APPLIES = ("update", "soft", "fusion")  # the actions by which an encoder moves
 
 
 class ModalityRecord(Stage):
@@ -24,7 +24,11 @@ class ModalityRecord(Stage):
 
     Args:
         rhythm: the deciding stage of the same pipeline.
-        shows: which of the rhythm's settings is logged, `tau` (the delay) or `k` (the interval).
+        shows: the setting of the rhythm that is logged: `tau` (the delay) or `k` (the interval).
+
+    Attributes:
+        updates: the number of committed steps in which each modality's encoder moved.
+        timeline: the rows `(t, modality, action, age, scale)` since they were last drained.
     """
 
     name = "record"
@@ -48,7 +52,7 @@ class ModalityRecord(Stage):
             self.timeline.append((ctx.t, m, action, age, ctx.scale.get(m, 1.0) if age >= 0 else 0.0))
 
     def _done(self, ctx: StepContext, m: str) -> tuple[str, int]:
-        """Return what modality m did in this step, and the age of the gradient that it applied (-1: none)."""
+        """Return what modality m did in this step, and the age of the gradient that it applied, -1 for none."""
         mask, buffer = self.rhythm.mask, self.rhythm.buffer
         if mask is not None:
             action = mask.actions[m]
@@ -77,9 +81,14 @@ class ModalityRecord(Stage):
 
 
 def loss_metrics(host: Mapping[str, float], modalities: Sequence[str], gamma: float) -> dict[str, float]:
-    """Return the logged losses and each trained term's share of their sum.
+    """Return the logged losses, each trained term's share of their sum, and the cosines at the features.
 
-    `train/loss` is `L_fusion + gamma * sum L_m` whatever was masked, so that the curve does not jump.
+    `train/loss` is `L_fusion + gamma * sum_m L_m` whatever was masked (specification A1.6).
+
+    Args:
+        host: the values of the step's host read, with the keys `loss/<m>`, `term/<name>` and `cosine/<m>`.
+        modalities: the modalities that take part.
+        gamma: the weight of the unimodal losses.
     """
     losses = {k.removeprefix("loss/"): v for k, v in host.items() if k.startswith("loss/")}
     terms = {k.removeprefix("term/"): v for k, v in host.items() if k.startswith("term/")}

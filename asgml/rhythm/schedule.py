@@ -1,4 +1,4 @@
-"""Who is ahead, and how far to hold it back: the schedule's formulas (specification A3), pure functions on numbers."""
+"""Which modality is ahead, and how far it is held back: the schedule's formulas (specification A3) on plain numbers."""
 
 from __future__ import annotations
 
@@ -14,23 +14,26 @@ Signal = Literal["speed", "utilisation", "hybrid"]
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Schedule of `mode: adaptive` (specification A3).
+    """Holds the settings of the schedule of `mode: adaptive` (specification A3).
 
     Attributes:
-        kind: what the schedule drives, `staleness` (tau) or `frequency` (k = tau + 1).
-        signal: `speed` (S_m), `utilisation` (probes) or `hybrid` (the larger delay of the two).
-        beta: weight of the gradient norms in S_m against the loss descent.
-        tau_base: delay at S_m = 1.
-        tau_min: smallest delay.
-        tau_max: largest delay, also the capacity of the buffer.
-        threshold_delta: utilisation gap that is still tolerated.
-        gap_full: further gap at which tau_max is reached.
-        kappa: `1 + tau_m <= kappa * (1 + min tau)`.
-        update_every: committed steps between decisions.
-        ramp_steps: committed steps over which delays grow linearly to full.
-        window: steps of the loss descent D_m.
-        ema: weight of a new gradient norm in G_m.
-        ceilings: unimodal ceiling per modality; U_m is then taken relative to it.
+        kind: what the schedule sets: the delay (`staleness`) or the interval (`frequency`, k = tau + 1).
+        signal: what delays follow: `speed` (S_m), `utilisation` (probes) or `hybrid` (the larger delay of the two).
+        beta: the weight of the gradient norms in S_m, against the loss descent.
+        tau_base: the delay at S_m = 1, in committed steps.
+        tau_min: the smallest delay, in committed steps.
+        tau_max: the largest delay, in committed steps, which is what the buffer can hold.
+        threshold_delta: the utilisation gap that is still tolerated.
+        gap_full: the further gap at which tau_max is reached.
+        kappa: the largest ratio of `1 + tau_m` to `1 + min tau`.
+        update_every: the number of committed steps between two decisions.
+        ramp_steps: the number of committed steps over which delays grow linearly to their full size.
+        window: the number of committed steps over which the loss descent D_m is taken.
+        ema: the weight of a new gradient norm in G_m.
+        ceilings: the ceiling of each modality alone, to which U_m is then taken relative.
+
+    Raises:
+        UserError: a value out of its range.
     """
 
     kind: Literal["staleness", "frequency"] = "staleness"
@@ -54,23 +57,25 @@ class Adaptive:
                 "asgml.adaptive",
                 f"tau_min {self.tau_min}, tau_max {self.tau_max}",
                 "0 <= tau_min <= tau_max",
-                "set asgml.adaptive.tau_min=0, or raise asgml.adaptive.tau_max",
+                f"set asgml.adaptive.tau_min={Adaptive.tau_min} asgml.adaptive.tau_max={Adaptive.tau_max}",
             )
-        if self.kappa < 1 or self.update_every < 1 or self.gap_full <= 0 or self.window < 1:
-            raise UserError(
-                "asgml.adaptive",
-                f"kappa {self.kappa}, update_every {self.update_every}, gap_full {self.gap_full}, window {self.window}",
-                "kappa >= 1, update_every >= 1, gap_full > 0, window >= 1",
-                "set the key that is out of range, say asgml.adaptive.kappa=3",
-            )
+        for key, allowed, expected in (
+            ("kappa", self.kappa >= 1, "1 or more"),
+            ("update_every", self.update_every >= 1, "1 or more"),
+            ("gap_full", self.gap_full > 0, "above 0"),
+            ("window", self.window >= 1, "1 or more"),
+        ):
+            if not allowed:
+                where, default = f"asgml.adaptive.{key}", getattr(Adaptive, key)
+                raise UserError(where, str(getattr(self, key)), expected, f"set {where}={default}")
 
 
 @dataclass(frozen=True)
 class Boost:
-    """Weak-modality boost (specification A3.7): a factor above 1 for the weak encoder; it composes with every mode.
+    """Holds the settings of the boost of the weak modality (specification A3.7), which composes with every mode.
 
     Attributes:
-        enabled: whether it acts beside another mode (`mode: boost` has it on).
+        enabled: whether the boost acts beside another mode (`mode: boost` has it on).
         alpha: the largest excess of the factor over 1, before the cap.
         cap: the largest factor.
         ema: the weight of a new factor in its moving average.
@@ -89,12 +94,12 @@ class Boost:
 
 
 def rounded(x: float) -> int:
-    """Round halves up (Python's `round` sends 0.5 to 0 and 1.5 to 2, which would make thresholds uneven)."""
+    """Round halves up; Python's `round` sends 0.5 to 0 and 1.5 to 2, which would make thresholds uneven."""
     return math.floor(x + 0.5)
 
 
 def relative(values: Mapping[str, float]) -> dict[str, float]:
-    """Divide each value by the mean across modalities; 1 for all where the mean is 0 (no signal favours nobody)."""
+    """Divide each value by the mean across modalities; where the mean is 0, return 1 for all, so nobody is ahead."""
     mean = sum(values.values()) / len(values)
     return {m: v / mean if mean > 0 else 1.0 for m, v in values.items()}
 
@@ -110,7 +115,7 @@ def speed_delay(score: Mapping[str, float], tau_base: int, tau_min: int, tau_max
 
 
 def utilisation_excess(utilisation: Mapping[str, float], threshold: float, gap_full: float) -> dict[str, float]:
-    """Return `min(1, relu(U_m - min U - threshold) / gap_full)`: how far ahead of the weakest, in [0, 1]."""
+    """Return how far each modality is ahead of the weakest: `min(1, relu(U_m - min U - threshold) / gap_full)`."""
     low = min(utilisation.values())
     return {m: min(1.0, max(0.0, u - low - threshold) / gap_full) for m, u in utilisation.items()}
 
@@ -118,31 +123,31 @@ def utilisation_excess(utilisation: Mapping[str, float], threshold: float, gap_f
 def utilisation_delay(
     utilisation: Mapping[str, float], tau_min: int, tau_max: int, threshold: float, gap_full: float
 ) -> dict[str, int]:
-    """Return `tau_m = round((tau_max - tau_min) * excess_m) + tau_min`: the weakest always has tau_min."""
+    """Return `tau_m = round((tau_max - tau_min) * excess_m) + tau_min`, so that the weakest always has tau_min."""
     excess = utilisation_excess(utilisation, threshold, gap_full)
     return {m: rounded((tau_max - tau_min) * e) + tau_min for m, e in excess.items()}
 
 
 def constrain(delay: Mapping[str, int], kappa: float) -> dict[str, int]:
-    """Enforce `1 + tau_m <= kappa * (1 + min tau)`: nobody falls more than kappa times behind."""
+    """Enforce `1 + tau_m <= kappa * (1 + min tau)`, so that nobody falls more than kappa times behind."""
     most = math.floor(kappa * (1 + min(delay.values()))) - 1
     return {m: min(tau, most) for m, tau in delay.items()}
 
 
 def ramped(delay: Mapping[str, int], t: int, ramp_steps: int, tau_min: int) -> dict[str, int]:
-    """Let at committed step t at most the fraction t / ramp_steps of each delay above tau_min be in force."""
+    """Reduce each delay's part above tau_min to the fraction `t / ramp_steps` of it, at committed step t."""
     share = 1.0 if ramp_steps <= 0 else min(1.0, t / ramp_steps)
     return {m: tau_min + math.floor((tau - tau_min) * share) if tau > tau_min else tau for m, tau in delay.items()}
 
 
 def decide(schedule: Adaptive, score: Mapping[str, float], utilisation: Mapping[str, float], t: int) -> dict[str, int]:
-    """Return the delay of every modality: `speed`, `utilisation`, or `hybrid` (the larger of the two), constrained and
-    ramped.
+    """Return the delay of every modality, in committed steps, by the schedule's signal, ramp and limit.
 
     Args:
+        schedule: the settings.
         score: S_m; not read for `utilisation`.
-        utilisation: U_m, absolute (or relative to the modality's own ceiling); not read for `speed`.
-        t: committed steps.
+        utilisation: U_m, absolute or relative to the modality's own ceiling; not read for `speed`.
+        t: the number of committed steps.
     """
     a, speed, use = schedule, dict[str, int](), dict[str, int]()
     if a.signal != "utilisation":
@@ -154,8 +159,7 @@ def decide(schedule: Adaptive, score: Mapping[str, float], utilisation: Mapping[
 
 
 def boost_scale(boost: Boost, utilisation: Mapping[str, float]) -> dict[str, float]:
-    """Return `min(cap, 1 + alpha * min(1, relu(max U - U_m - threshold_delta) / gap_full))` per modality: gated and
-    absolute."""
+    """Return the factor `min(cap, 1 + alpha * min(1, relu(max U - U_m - threshold_delta) / gap_full))` by modality."""
     high = max(utilisation.values())
     excess = {m: max(0.0, high - u - boost.threshold_delta) / boost.gap_full for m, u in utilisation.items()}
     return {m: min(boost.cap, 1 + boost.alpha * min(1.0, e)) for m, e in excess.items()}

@@ -25,7 +25,7 @@ class Rhythm(Stage):
         asgml: {mode: adaptive, adaptive: {kind: staleness, signal: hybrid, tau_max: 4, update_every: 10}}
 
     Limits: needs the gate in the same pipeline (its host read brings norms and losses) and, for utilisation signals and
-        the boost, a `ProbeEMA`. Decisions are made from reduced values and are the same on every rank.
+    the boost, a `ProbeEMA`. Decisions are made from reduced values and are the same on every rank.
 
     Args:
         config: the `asgml` node.
@@ -34,6 +34,14 @@ class Rhythm(Stage):
         buffer: the delaying stage, where the mode has one.
         mask: the skipping stage, where the mode has one.
         probe: the probes, where a decision reads them.
+
+    Attributes:
+        delay: tau of every encoder as it is now.
+        interval: k of every encoder as it is now.
+        decisions: the number of decisions that the adaptive schedule has made.
+        changes: the number of changes of each encoder's delay or interval.
+        boosts: the moving average of each encoder's boost, as its part above 1.
+        tracker: G_m and D_m of the adaptive schedule, None in other modes.
     """
 
     name = "rhythm"
@@ -121,7 +129,7 @@ class Rhythm(Stage):
     def _boosted(self, m: str, scale: float) -> float:
         """Return the smoothed factor of this step; it is committed only with the step.
 
-        What is averaged is the part above 1: a closed gate then is a factor of exactly 1.
+        What is averaged is the part above 1, so that within the threshold the factor is exactly 1.
         """
         ema = self.boosts[m]
         self._staged_boost[m] = scale - 1.0

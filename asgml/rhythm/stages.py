@@ -23,7 +23,10 @@ def rhythm_stages(
         modalities: the encoders that are trained, in order.
         dominant: the modality that `delayed: dominant` means.
         probe: the probes, where a decision reads them.
-        seed: of `control: random_skip`.
+        seed: the seed of `control: random_skip`.
+
+    Raises:
+        UserError: delays or intervals that mean nothing for these modalities.
     """
     adaptive = config.adaptive if config.mode == "adaptive" else None
     kind = config.mode if adaptive is None else adaptive.kind

@@ -1,4 +1,4 @@
-"""Means over ranks; on one rank nothing happens."""
+"""Means over ranks, which change nothing on one rank."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Mean = Callable[[Tensor, str | None], Tensor]
 
 
 def means_over_ranks(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Average 0-d values over ranks in one reduction, detached, in the device's widest common type."""
+    """Average 0-d values over ranks in one reduction; return them detached, in float64 on a CPU and else in float32."""
     packed = torch.stack(
         [v.detach().to(torch.float64 if v.device.type == "cpu" else torch.float32) for v in values.values()]
     )
@@ -21,8 +21,10 @@ def means_over_ranks(values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def reduced(mean: Mean) -> Mean:
-    """Reduce over ranks the means that methods read as numbers; those in the loss are left to DDP, which averages their
-    gradients."""
+    """Return `mean` such that it reduces over ranks what methods read as numbers.
+
+    Means in the loss are left to DDP, which averages their gradients.
+    """
 
     def over_ranks(values: Tensor, m: str | None) -> Tensor:
         value = mean(values, m)

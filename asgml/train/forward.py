@@ -1,4 +1,4 @@
-"""From a batch to a `Step`: encode, mask, fuse, and the losses as means over the rows of all ranks."""
+"""Forward: from a batch to a `Step`, with losses as means over the rows of all ranks (specification A1)."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def widen(x: Tensor) -> Tensor:
-    """Half-precision logits in fp32 (losses are never computed in half)."""
+    """Return half-precision logits in fp32, because losses are never computed in half; others as they are."""
     return x.float() if x.dtype in HALF else x
 
 
 def full_masks(present: Mapping[str, Tensor | None], size: int, device: torch.device) -> dict[str, Tensor]:
-    """Presence masks (B,) with "everybody" (None) written out."""
+    """Return presence masks (B,) of the type bool, with None, which stands for "in every row", written out."""
     ones = torch.ones(size, dtype=torch.bool, device=device)
     return {m: ones if mask is None else mask for m, mask in present.items()}
 
 
 class Forward:
-    """Turns a batch into a `Step`: the forward pass of `MultimodalModule`; owns no parameters.
+    """Turns a batch into a `Step`: the forward pass of `MultimodalModule`, without parameters of its own.
 
     Args:
-        net, teachers, may_miss: see `MultimodalModule`.
+        net: the network.
         methods: the methods of the run, in order; those with `on_features` see the features before fusion.
         active: the modalities that take part.
         trains_heads: whether a method trains on the unimodal losses; if not, the heads read detached features.
+        may_miss: whether a modality can be missing in a sample.
+        teachers: frozen encoders by modality.
 
     Attributes:
         taps: with `measure`, per modality the feature as the fusion and as the head read it, for the gradient cosine.
@@ -66,11 +68,14 @@ class Forward:
         """Run the forward pass of a batch.
 
         Args:
+            batch: the batch, as `asgml.data` makes it.
             plan: what every encoder may do in this training step; the modalities that nobody in the global batch has
-                are noted in it. None: evaluation, which leaves out everything that only gradients need.
-            measure: keep the taps of this step.
-            t: committed steps.
-            epochs: the length of training; -1 where it is measured in steps.
+                are noted in it. None stands for evaluation, which leaves out everything that only gradients need.
+            measure: whether the taps of this step are kept.
+            t: the number of committed steps.
+            epoch: the number of the epoch.
+            epochs: the length of training in epochs; -1 where it is measured in steps.
+            rank: the number of this rank.
         """
         training = plan is not None
         features, present = self.encode(batch, plan)
@@ -80,8 +85,7 @@ class Forward:
         counts, ranks = (None, 1) if plan is None else (self._counts(batch, plan), world_size())
 
         def mean(values: Tensor, m: str | None) -> Tensor:
-            """Mean over the rows (where m is present) of all ranks, scaled so that DDP's average over ranks comes
-            out right."""
+            """Return the mean over the rows (with m) of all ranks, scaled so that DDP's average over ranks is right."""
             mask = None if m is None else present[m]
             total = values.sum() if mask is None else torch.where(mask, values, torch.zeros_like(values)).sum()
             if counts is None:
@@ -154,7 +158,14 @@ class Forward:
         present: Mapping[str, Tensor | None],
         frozen: bool = False,
     ) -> Tensor:
-        """Fused logits of the modalities in `some`; the others are absent from every row."""
+        """Return the fused logits (B, C) of some modalities, the others being absent from every row.
+
+        Args:
+            some: the features (B, d_m) of the modalities that are fused.
+            features: the features of all modalities.
+            present: the presence masks of all modalities, None for "in every row".
+            frozen: whether the fusion's weights get no gradient.
+        """
         first = next(iter(features.values()))
         masks = full_masks(present, first.shape[0], first.device)
         nobody = torch.zeros(first.shape[0], dtype=torch.bool, device=first.device)
@@ -174,8 +185,7 @@ class Forward:
         if plan is None:
             return fused_in, head_in
         for m in self.active:
-            # always two views, so that measuring (retain_grad) does not change the order in which gradients are
-            # summed
+            # always two views, so that measuring (retain_grad) does not change the order in which gradients are added
             fused_in[m], head_in[m] = features[m].view_as(features[m]), features[m].view_as(features[m])
             if not self.trains_heads or plan[m].head_detached:
                 head_in[m] = features[m].detach()
@@ -186,9 +196,9 @@ class Forward:
         return fused_in, head_in
 
     def _counts(self, batch: Batch, plan: StepPlan) -> Sequence[float | Tensor]:
-        """Return the global number of rows: all, then per active modality. Numbers on one rank, 0-d tensors on several.
+        """Return the global numbers of rows, of all and of each active modality, and note absent ones in the plan.
 
-        Notes absent modalities in the plan.
+        They are floats on one rank and 0-d tensors on several.
         """
         local = [batch["y"].shape[0]] + [batch["x"][m].shape[0] for m in self.active]
         if world_size() == 1:

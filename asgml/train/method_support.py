@@ -1,4 +1,4 @@
-"""What the method hooks need of network, data and optimiser: the shell's side of `asgml.methods.base`."""
+"""What the hooks of methods need of network, data and optimiser: the module's side of `asgml.methods.base`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ HEAD = "head"
 
 
 def check_methods(methods: Mapping[str, Method], timed: bool) -> bool:
-    """Refuses methods that exclude each other; whether a method may take modalities away from samples.
+    """Refuse methods that exclude each other; return whether one of them may take modalities away from samples.
 
     Args:
-        timed: does the rhythm delay gradients or skip updates?
+        methods: the methods of the run, by name.
+        timed: whether the rhythm delays gradients or skips updates.
 
     Raises:
         UserError: two methods with `select` or with `substeps`, or `idle` together with a rhythm.
@@ -32,20 +33,21 @@ def check_methods(methods: Mapping[str, Method], timed: bool) -> bool:
     for hook, what in (("select", "choose the samples of an epoch"), ("substeps", "split the backward pass")):
         users = [name for name, method in methods.items() if uses(method, hook)]
         if len(users) > 1:
-            raise UserError("method", f"{' and '.join(users)}, which both {what}", "one of them", f"method={users[0]}")
+            remedy = f"set method={users[0]} or method={users[1]}"
+            raise UserError("method", f"{' and '.join(users)}, which both {what}", "one of them", remedy)
     idlers = [name for name, method in methods.items() if uses(method, "idle")]
     if idlers and timed:
         raise UserError(
             "asgml.mode",
             f"an asynchronous mode together with method {', '.join(idlers)}",
             "one of the two: both decide when an encoder moves",
-            "set asgml.mode=sync, or leave the method out",
+            f"set asgml.mode=sync, or leave {' and '.join(idlers)} out of method=[…]",
         )
     return any(uses(method, "select") for method in methods.values())
 
 
 def never_act(methods: Mapping[str, Method], epochs: int) -> list[str]:
-    """What to tell about methods that a run of this many epochs (-1: unknown) ends before."""
+    """Return a warning for each method that a run of this many epochs (-1 where unknown) would end before."""
     told = []
     for name, method in methods.items():
         key, first = method.acts_from()
@@ -58,8 +60,13 @@ def never_act(methods: Mapping[str, Method], epochs: int) -> list[str]:
 
 
 def install_modules(net: MultimodalNet, methods: Mapping[str, Method], seed: int) -> nn.ModuleDict:
-    """Builds `Method.modules` of all methods, each from a generator of its own; returns those that are not a part of
-    the network (`<method>_<key>`)."""
+    """Build `Method.modules` of all methods, each from a generator of its own.
+
+    A module with the key `fusion` or `head` replaces the network's; the others are returned as `<method>_<key>`.
+
+    Raises:
+        UserError: two methods bring a module of the same part of the network.
+    """
     extensions, owner = nn.ModuleDict(), dict[str, str]()
     dtype = next(net.parameters()).dtype
     for name, method in methods.items():
@@ -71,12 +78,8 @@ def install_modules(net: MultimodalNet, methods: Mapping[str, Method], seed: int
                 extensions[f"{name}_{key}"] = module
                 continue
             if key in owner:
-                raise UserError(
-                    "method",
-                    f"{owner[key]} and {name}, which both bring their own {key}",
-                    "one of them",
-                    f"method={name}",
-                )
+                found = f"{owner[key]} and {name}, which both bring their own {key}"
+                raise UserError("method", found, "one of them", f"set method={owner[key]} or method={name}")
             owner[key] = name
             if key == HEAD:
                 for m in net.modalities:
@@ -89,9 +92,15 @@ def install_modules(net: MultimodalNet, methods: Mapping[str, Method], seed: int
 
 @torch.no_grad()
 def reinitialise(encoder: nn.Module, initial: Sequence[Tensor], alpha: float, optimizer: Optimizer) -> None:
-    """`theta <- (1 - alpha) theta + alpha theta_0`, in place; the optimiser's state of these parameters is dropped.
+    """Set `theta <- (1 - alpha) theta + alpha theta_0` in place, and drop the optimiser's state of these parameters.
 
-    Running statistics stay: they follow the weights within some steps.
+    Running statistics stay, because they follow the weights within some steps.
+
+    Args:
+        encoder: the encoder with the parameters theta.
+        initial: theta_0, one tensor per parameter.
+        alpha: the weight of theta_0, in [0, 1].
+        optimizer: the optimiser whose state is dropped.
     """
     for p, first in zip(encoder.parameters(), initial, strict=True):
         p.lerp_(first.to(p), alpha)
@@ -99,10 +108,10 @@ def reinitialise(encoder: nn.Module, initial: Sequence[Tensor], alpha: float, op
 
 
 def install_selection(trainer: L.Trainer, epoch: int, selection: Selection) -> None:
-    """Makes the training loader hand out `selection` in `epoch`.
+    """Make the training loader hand out `selection` in `epoch`.
 
     Raises:
-        UserError: a loader that is not the suite's.
+        UserError: the training data come from another loader than the suite's.
     """
     loader: Any = trainer.train_dataloader
     batches, dataset = getattr(loader, "batches", None), getattr(loader, "dataset", None)
@@ -111,7 +120,7 @@ def install_selection(trainer: L.Trainer, epoch: int, selection: Selection) -> N
             "method",
             f"one that chooses samples, with a {type(loader).__name__}",
             "training data from asgml.data.datamodule.MultimodalData",
-            "fit with datamodule=",
+            "call trainer.fit(module, datamodule=asgml.data.MultimodalData(…))",
         )
     batches.arrange(epoch, dataset.numbers(selection.index.cpu().numpy(), _arrays(selection.drop)))
 

@@ -1,4 +1,4 @@
-"""The pipeline stage in which methods hold encoders, change gradients and learning rates, and take over."""
+"""Modulation: the stage in which methods hold encoders, change gradients and learning rates, and commit."""
 
 from __future__ import annotations
 
@@ -20,10 +20,16 @@ class Modulation(Stage):
 
         methods: {ogm_ge: {_target_: asgml.methods.OGMGE, alpha: 0.8}}
 
-    Limits: the module gives every training step to `step` after its forward pass.
+    Limits: the module sets `step` after every forward pass of training and calls `begin_epoch` before every epoch.
 
     Args:
         methods: the methods of the run by name, in order.
+
+    Attributes:
+        step: the step in progress.
+        selection: the samples that a method has chosen for the epoch, None for all.
+        selected: the number of the epoch that `selection` is for.
+        train: the mean training losses of the finished epoch, as `train/loss/<m>`.
     """
 
     name = "modulation"
@@ -33,8 +39,8 @@ class Modulation(Stage):
         self.methods = dict(methods)
         self.step: Step | None = None
         self.selection: Selection | None = None
-        self.selected = -1  # the epoch of `selection`
-        self.train: dict[str, float] = {}  # means of the finished epoch
+        self.selected = -1
+        self.train: dict[str, float] = {}
         everyone = list(self.methods.values())  # a hook that a method does not have is not called
         self._idle = [m for m in everyone if uses(m, "idle")]
         self._modulate = [m for m in everyone if uses(m, "on_gradients") or uses(m, "group_lr")]
@@ -45,7 +51,7 @@ class Modulation(Stage):
 
     # -- epochs
     def begin_epoch(self, epoch: Epoch) -> None:
-        """`on_epoch` of all methods, then the samples of the epoch."""
+        """Call `on_epoch` of all methods, then let them choose the samples of the epoch."""
         for method in self.methods.values():
             method.on_epoch(epoch)
         self.selection, self.selected = None, epoch.number
@@ -117,7 +123,7 @@ def _on_cpu(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _unscale(ctx: StepContext, step: Step) -> None:
-    """The parts' gradients without the AMP scaler's factor, as `p.grad` is by now."""
+    """Divide the gradients of the step's parts by the AMP scaler's factor, as `p.grad` has been by now."""
     scaler = getattr(ctx.trainer.precision_plugin, "scaler", None)
     if scaler is None or not scaler.is_enabled():
         return

@@ -1,7 +1,4 @@
-"""MultimodalModule: the Lightning shell around network, methods and rhythm.
-
-One joint backward, one optimiser, one step.
-"""
+"""MultimodalModule: the Lightning module around network, methods and rhythm."""
 
 from __future__ import annotations
 
@@ -39,10 +36,10 @@ from suite.shell import configure_optimizer
 class MultimodalModule(L.LightningModule):
     """Trains N encoders, a fusion and unimodal heads (specification A1, A2) under manual optimisation.
 
-    The step, in order: the rhythm has decided which encoders run without a graph → features → fused and unimodal
-    losses (means over present rows, weighted by counts over ranks) → the methods' terms → one `manual_backward`
-    → `optimizer.step()`, inside which the `StepPipeline` works. The logged loss is `L_fusion + gamma * sum L_m`
-    in every step, masked or not.
+    The step, in order: the rhythm has decided which encoders run without a graph → features → fused and unimodal losses
+    (means over the present rows of all ranks) → the methods' terms → one `manual_backward` (several, where a method
+    splits it) → `optimizer.step()`, inside which the `StepPipeline` works. The logged loss is
+    `L_fusion + gamma * sum_m L_m` in every step, masked or not.
 
     Args:
         net: the network.
@@ -53,12 +50,21 @@ class MultimodalModule(L.LightningModule):
         lr_schedule: the factor on every group's learning rate, in committed steps.
         group_lr: the learning rate of single groups, in place of the optimiser's.
         gamma: the weight of the unimodal losses in the *logged* loss (a method decides what is trained on).
-        may_miss: whether a modality can be missing in a sample. Under DDP this costs one host read of the global
+        may_miss: whether a modality can be missing in a sample; on several ranks this costs one host read of the global
             counts per step.
         cosine_every: the steps between two measurements of the fusion/unimodal gradient cosine at the feature; 0
             switches it off.
         seed: the seed of the methods' own randomness.
         teachers: frozen encoders, by modality, for the methods that ask for them.
+
+    Attributes:
+        active: the modalities that take part.
+        step: the newest training step.
+        predictions: the predictions of the newest evaluation, by split.
+        metrics: the metrics of the newest evaluation or training epoch, by split.
+
+    Raises:
+        UserError: methods that exclude each other or the rhythm, or no `StepPipeline` in the trainer.
     """
 
     automatic_optimization: bool
@@ -104,7 +110,7 @@ class MultimodalModule(L.LightningModule):
                 "asgml.masking",
                 f"fusion_preserving with method {', '.join(self.methods)}",
                 "a method whose unimodal losses reach the encoders, e.g. uniform",
-                "there is no unimodal gradient to leave out: choose soft, hard or accumulate",
+                "set asgml.masking=soft, asgml.masking=hard or asgml.masking=accumulate",
             )
         self.fusion_loss = not any(method.replaces_fusion_loss for method in self.methods.values())
         self.forward_pass = Forward(net, everyone, self.active, self.trains_heads, may_miss, teachers or {})
@@ -171,7 +177,7 @@ class MultimodalModule(L.LightningModule):
         return self.trainer.max_epochs or -1
 
     def _planned_epochs(self) -> int:
-        """Epochs that the run will begin, whether epochs or steps end it; -1 where neither does."""
+        """Return the number of epochs that the run begins, whether epochs or steps end it; -1 where neither does."""
         per_epoch = max(1, int(self.trainer.num_training_batches))
         by_steps = -(-self.trainer.max_steps // per_epoch) if self.trainer.max_steps > 0 else -1
         return min((n for n in (self._epochs, by_steps) if n > 0), default=-1)
@@ -207,7 +213,7 @@ class MultimodalModule(L.LightningModule):
         self._count(step)
 
     def _backward_in_parts(self, step: Step, parts: dict[str, Tensor], monitors: list[Tensor]) -> None:
-        """One backward pass per part; each one's gradients are kept, and `p.grad` is their sum."""
+        """Make one backward pass per part, keep the gradients of each, and leave their sum in `p.grad`."""
         groups, names = self._context.groups, list(parts)
         for name, loss in parts.items():
             last = name == names[-1]
@@ -221,7 +227,7 @@ class MultimodalModule(L.LightningModule):
                 p.grad = reduce(torch.add, given) if given else None
 
     def _report(self, step: Step, terms: dict[str, Tensor]) -> None:
-        """Losses and shares ride to the host with the step's one read."""
+        """Have losses and terms read with the step's one host read."""
         named = {f"loss/{k}": v for k, v in step.losses.items()} | {f"term/{k}": v for k, v in terms.items()}
         self._context.reads.update(means_over_ranks(named))
 
@@ -231,8 +237,7 @@ class MultimodalModule(L.LightningModule):
         return self._pipeline.ctx
 
     def _cosines(self) -> None:
-        """Cosine between what the fusion path and the unimodal path ask of the feature (free: both gradients
-        exist)."""
+        """Have the cosine between the gradients of fusion path and head at each feature read (specification A6.2)."""
         for m, (fused, head) in self.forward_pass.taps.items():
             if fused.grad is not None and head.grad is not None:
                 self._context.reads[f"cosine/{m}"] = F.cosine_similarity(
@@ -244,7 +249,7 @@ class MultimodalModule(L.LightningModule):
         self._epoch_counts = torch.zeros(2 + 2 * len(self.active), device=self.device)
 
     def _count(self, step: Step) -> None:
-        """Right answers and rows of the epoch, on the device."""
+        """Add the step's right answers and rows to those of the epoch, on the device."""
         assert self._epoch_counts is not None
         with torch.no_grad():
             guess = self._predict(step) if self._fusing else step.logits
@@ -295,11 +300,12 @@ class MultimodalModule(L.LightningModule):
 
     # -- probes
     def probe_input(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """Features and labels of the present rows of the current batch (see `callbacks.stages.probe.ProbeEMA`)."""
+        """Return features (n, d_m) and labels (n,) of the rows of the current batch that have m (see `ProbeEMA`)."""
         assert self.step is not None
         return self._present_rows(self.step.features, self._rows, self.step.y)
 
     def probe_encode(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return features (n, d_m) and labels (n,) of the rows of a batch that have m (see `ProbeEMA`)."""
         features, _ = self.forward_pass.encode(batch)
         return self._present_rows({m: features[m] for m in self.active}, batch["rows"], batch["y"])
 
@@ -315,7 +321,7 @@ class MultimodalModule(L.LightningModule):
 
     # -- evaluation
     def _predict(self, step: Step) -> Tensor:
-        """Class probabilities (B, C): the last method's that has its own, else those of the fused logits."""
+        """Return class probabilities (B, C): the last method's that has its own, else those of the fused logits."""
         for method in self._fusing:
             replaced = method.fuse_at_test(step)
             if replaced is not None:
@@ -362,7 +368,7 @@ class MultimodalModule(L.LightningModule):
         self._finish_evaluation("test")
 
     def _log(self, values: dict[str, float]) -> None:
-        """Straight to the loggers, at the number of committed steps."""
+        """Pass values to the loggers at the number of committed steps."""
         for logger in self.trainer.loggers:
             logger.log_metrics({**values, "epoch": self.current_epoch}, step=self._pipeline.t)
 

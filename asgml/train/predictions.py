@@ -1,4 +1,4 @@
-"""Per-sample predictions of a split, and the metrics computed from all of them."""
+"""Predictions of every sample of a split, and the metrics computed from all of them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SPLIT_CODES = {"val": 1, "test": 2}
 
 @dataclass
 class Predictions:
-    """What was predicted for every sample of a split.
+    """Holds what was predicted for every sample of a split.
 
     Attributes:
-        index: (n,) position in the split's table.
-        y: (n,) labels.
-        prob: (n, C) class probabilities of the fused prediction.
-        unimodal: per modality (n, C), NaN where the modality is missing.
+        index: (n,) the position of each sample in the split's table.
+        y: (n,) the labels.
+        prob: (n, C) the class probabilities of the fused prediction.
+        unimodal: per modality (n, C) the class probabilities of its head, NaN where the modality is missing.
     """
 
     index: np.ndarray
@@ -36,6 +36,7 @@ class Predictions:
     def of(
         cls, index: Tensor, y: Tensor, prob: Tensor, unimodal: dict[str, Tensor], present: dict[str, Tensor | None]
     ) -> Predictions:
+        """Return the predictions of one batch; `present` has the presence masks (B,), None for "in every row"."""
         single = {}
         for m, p in unimodal.items():
             mask = present[m]
@@ -44,7 +45,11 @@ class Predictions:
 
     @classmethod
     def gather(cls, parts: list[Predictions]) -> Predictions:
-        """All batches of all ranks, in the order of the split, each sample once."""
+        """Return the predictions of all batches of all ranks, in the order of the split, each sample once.
+
+        Raises:
+            RuntimeError: there are no batches, or a sample was evaluated twice.
+        """
         if world_size() > 1:
             everyone: list[list[Predictions] | None] = [None] * world_size()
             dist.all_gather_object(everyone, parts)
@@ -72,15 +77,16 @@ def _numpy(x: Tensor) -> np.ndarray:
 
 
 def negative_log_likelihood(prob: np.ndarray, y: np.ndarray) -> float:
+    """Return the mean negative log-likelihood, in nats, of labels (n,) under class probabilities (n, C)."""
     tiny = np.finfo(prob.dtype).tiny
     return float(-np.log(np.maximum(prob[np.arange(len(y)), y], tiny)).mean(dtype=np.float64))
 
 
 def evaluate(predictions: Predictions, classes: int, gamma: float) -> dict[str, float]:
-    """`loss` (L_fusion + gamma * sum L_m), `accuracy`, `macro_f1`, `map`, and `accuracy/<m>`, `loss/<m>` over the
-    rows that have m.
+    """Return the metrics of a split.
 
-    macro_f1 and map are means over the classes that occur (torchmetrics).
+    They are `loss` (`L_fusion + gamma * sum_m L_m`), `loss/fusion`, `accuracy`, `macro_f1` and `map` (means over the
+    classes that occur, by torchmetrics), and `accuracy/<m>` and `loss/<m>` over the rows that have m.
     """
     y, prob = torch.from_numpy(predictions.y), torch.from_numpy(predictions.prob)
     fused = negative_log_likelihood(predictions.prob, predictions.y)
@@ -101,7 +107,10 @@ def evaluate(predictions: Predictions, classes: int, gamma: float) -> dict[str, 
 
 
 def save_predictions(path: Path, splits: dict[str, Predictions]) -> None:
-    """`index, y, split` (1 val, 2 test), `prob` and `prob_<modality>` of all given splits in one .npz."""
+    """Write the predictions of all given splits to one .npz, whole or not at all.
+
+    Its arrays are `index`, `y`, `split` (1 for val, 2 for test), `prob` and `prob_<modality>` (see `Predictions`).
+    """
     parts = list(splits.items())
     arrays = {
         "index": np.concatenate([p.index for _, p in parts]),

@@ -1,4 +1,4 @@
-"""A survey: one pass over a whole split, for methods that look at all of it before an epoch."""
+"""take_survey: one pass over a whole split, for methods that look at all of it before an epoch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from callbacks.step.ranks import world_size
 
 
 class Surveyed(Protocol):
-    """What a survey needs of a module."""
+    """Describes what a survey needs of a module."""
 
     trainer: L.Trainer
     active: list[str]
@@ -33,7 +33,7 @@ class Surveyed(Protocol):
 
 
 def take_survey(module: Surveyed, split: Literal["train", "val"]) -> Survey:
-    """Pass once over a split with the network as it stands; on every rank over the whole of it.
+    """Pass once over a split with the network as it stands, and return what it computes; every rank gets the whole.
 
     Raises:
         UserError: the trainer has no data module.
@@ -45,7 +45,7 @@ def take_survey(module: Surveyed, split: Literal["train", "val"]) -> Survey:
             "method",
             "one that looks at a whole split, without a data module",
             "data from asgml.data.MultimodalData",
-            "fit with trainer.fit(module, datamodule=data)",
+            "call trainer.fit(module, datamodule=asgml.data.MultimodalData(…))",
         )
     parts: list[dict[str, Tensor]] = []
     with evaluating(module), module.trainer.precision_plugin.forward_context():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -21,27 +22,49 @@ AUTO = "auto"
 
 
 def load_teachers(cfg: DictConfig, net: MultimodalNet, methods: Mapping[str, Method]) -> dict[str, nn.Module]:
-    """The teachers that the methods ask for, in evaluation mode, without gradients.
+    """Return the teachers that the methods ask for by modality, in evaluation mode, without gradients.
+
+    The key of a method that names its teachers is `checkpoints`.
 
     Raises:
         UserError: two methods ask for different ones, no finished run, no such file, or another architecture.
     """
-    asked: dict[str, str] = {}
+    asked: dict[str, tuple[str, str]] = {}
     for name, method in methods.items():
-        for m, path in method.teachers(net.modalities).items():
+        where, given = f"methods.{name}.checkpoints", method.teachers(net.modalities)
+        for m, path in given.items():
             if m not in net.modalities:
-                raise UserError(
-                    f"methods.{name}.teachers.{m}", f"modality '{m}'", f"one of {net.modalities}", "correct the name"
-                )
-            if asked.setdefault(m, path) != path:
-                raise UserError(f"methods.{name}.teachers.{m}", path, asked[m], "one teacher per modality")
-    return {m: load_encoder(net, m, unimodal_run(cfg, m) if p == AUTO else Path(p)) for m, p in asked.items()}
+                near = get_close_matches(m, net.modalities, 1)
+                kept = {near[0] if near and x == m else x: p for x, p in given.items() if near or x != m}
+                raise UserError(where, f"modality '{m}'", f"one of {net.modalities}", _setting(where, kept))
+            if asked.setdefault(m, (where, path))[1] != path:
+                other, known = asked[m]
+                expected = f"{known}, as in {other}: one teacher per modality"
+                raise UserError(where, f"{m}: {path}", expected, _setting(where, {**given, m: known}))
+    return {
+        m: load_encoder(net, m, unimodal_run(cfg, m, where) if path == AUTO else Path(path), where)
+        for m, (where, path) in asked.items()
+    }
 
 
-def unimodal_run(cfg: DictConfig, modality: str) -> Path:
-    """`best.ckpt` of the finished run `method=unimodal` of this very configuration (seed and name included).
+def _setting(key: str, checkpoints: Mapping[str, str]) -> str:
+    """Return the remedy that sets a mapping of checkpoints, quoted as a shell needs it, or `auto` where it is empty."""
+    items = ",".join(f"{m}:'{path}'" for m, path in checkpoints.items())
+    return f'set "{key}={{{items}}}"' if items else f"set {key}={AUTO}"
 
-    Asynchrony and boost are switched off in it, as `method=unimodal` leaves them.
+
+def unimodal_run(cfg: DictConfig, modality: str, where: str) -> Path:
+    """Return `best.ckpt` of the finished run `method=unimodal` of this very configuration, seed and name included.
+
+    Asynchrony and boost are switched off in that run, as `method=unimodal` leaves them.
+
+    Args:
+        cfg: the configuration of the run that asks for a teacher.
+        modality: the modality of the teacher.
+        where: the key that asks for a teacher, for the error.
+
+    Raises:
+        UserError: there is no such run, or it has not finished.
     """
     tree = copy.deepcopy(cfg)
     with open_dict(tree):
@@ -52,19 +75,30 @@ def unimodal_run(cfg: DictConfig, modality: str) -> Path:
     path = folder / "checkpoints" / "best.ckpt"
     if read_result(folder).get("status") != "finished" or not path.exists():
         raise UserError(
-            f"teachers: {AUTO}",
+            f"{where}={AUTO}",
             f"no finished run of the teacher of '{modality}' ({folder})",
             "a finished unimodal run with otherwise the same settings",
             f"run the same command first with method=unimodal methods.unimodal.modality={modality} and without the "
-            "settings of this method, or name a checkpoint per modality",
+            "settings of this method",
         )
     return path
 
 
-def load_encoder(net: MultimodalNet, modality: str, path: Path) -> nn.Module:
-    """A frozen copy of the network's encoder of `modality` with the weights of a checkpoint."""
+def load_encoder(net: MultimodalNet, modality: str, path: Path, where: str) -> nn.Module:
+    """Return a frozen copy of the network's encoder of a modality, with the weights of a checkpoint.
+
+    Args:
+        net: the network whose encoder is copied.
+        modality: the modality of the encoder.
+        path: the checkpoint of a finished `method=unimodal` run.
+        where: the key that names the checkpoint, for the error.
+
+    Raises:
+        UserError: the file does not exist, or it holds an encoder of another architecture.
+    """
     if not path.exists():
-        raise UserError("teachers", f"{modality}: {path}", "an existing checkpoint", "correct the path")
+        remedy = f"name a file runs/<name>/<hash>/checkpoints/best.ckpt, or set {where}={AUTO}"
+        raise UserError(where, f"{modality}: {path}", "an existing checkpoint", remedy)
     saved = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     prefix = f"net.encoders.{module_key(modality)}."
     weights = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
@@ -72,10 +106,10 @@ def load_encoder(net: MultimodalNet, modality: str, path: Path) -> nn.Module:
     mine = {k: tuple(v.shape) for k, v in encoder.state_dict().items()}
     if mine != {k: tuple(v.shape) for k, v in weights.items()}:
         raise UserError(
-            "teachers",
+            where,
             f"{modality}: {path} holds another encoder ({len(weights)} tensors)",
             f"the encoder of this configuration ({len(mine)} tensors of the same names and shapes)",
-            "train the teacher with the same model",
+            f"train the teacher with the model=… of this run and method=unimodal methods.unimodal.modality={modality}",
         )
     encoder.load_state_dict(weights)
     return encoder.eval().requires_grad_(False)

@@ -10,23 +10,23 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 
 class NothingLearned(RuntimeError):
-    """Two evaluations gave the same validation loss to six decimals."""
+    """Reports that two consecutive evaluations gave the same validation loss to six decimals."""
 
 
 class NothingLearnedAlarm(L.Callback):
-    """Raises the alarm when the validation loss is identical to six decimals in two consecutive evaluations.
+    """Warns, or stops the run, when the validation loss is identical to six decimals in two consecutive evaluations.
 
     Example::
 
         callbacks:
           alarm: {_target_: callbacks.NothingLearnedAlarm, monitor: val/loss, action: warn}
 
-    Limits: needs the metric in `trainer.callback_metrics`. A saturated model (loss exactly 0) triggers it too;
-        use `action: warn` there.
+    Limits: the metric must be in `trainer.callback_metrics`. A saturated model (loss exactly 0) triggers the alarm too;
+    use `action: warn` there.
 
     Args:
-        monitor: name of the logged validation loss.
-        action: `warn` or `stop` (raises `NothingLearned`).
+        monitor: the name of the logged validation loss.
+        action: what the alarm does, `warn` or `stop` (raises `NothingLearned`).
     """
 
     def __init__(self, monitor: str = "val/loss", action: Literal["warn", "stop"] = "warn"):

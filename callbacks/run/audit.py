@@ -15,29 +15,33 @@ SHOWN = 8
 
 
 class AuditFailure(UserError):
-    """A parameter that was meant to be trained is not; it is named."""
+    """Reports parameters that are meant to be trained and are not, by name."""
 
 
 class TrainableAudit(L.Callback):
-    """At the start: the optimisers' groups and the module's trainable parameters are the same set, each in exactly one
-    group. After `within` backward passes: each had a gradient with a value other than zero, or the run stops.
+    """Stops a run in which a trainable parameter is in no group or in two, or never gets a gradient.
 
-    Adapters that nobody gave to the optimiser, adapters used in one loss of five, parameters in two groups: each cost
-    a project weeks. A module may offer `idle_groups()`, the names of groups that rightly are without gradient in the
-    present step (the head of an objective that has not begun); their steps do not count.
+    At the start, the optimisers' groups and the module's trainable parameters must be the same set, each parameter in
+    exactly one group. After `within` backward passes each must have had a gradient with a value other than zero.
+    Adapters that nobody gave to the optimiser, adapters used in one loss of five, parameters in two groups: each of
+    these goes unseen for weeks. Steps in which the `StepPlan` gives a group no gradient on purpose (the head of an
+    objective that has not begun) do not count for that group.
 
     Example::
 
         callbacks:
           audit: {_target_: callbacks.TrainableAudit, within: 20, ignore: [net.unused.weight]}
 
-    Limits: gradients are looked at where backward left them, before any stage of a `StepPipeline` changes them; in
-        the first steps that costs one reduction per parameter that has not been seen yet and one host read at the end.
-        With gradient accumulation a backward pass counts, not a step.
+    Limits: gradients are looked at where backward left them, before any stage of a `StepPipeline` changes them; in the
+    first steps that costs one reduction per parameter that has not been seen yet, and one host read at the end. With
+    gradient accumulation a backward pass counts, not a step.
 
     Args:
-        within: backward passes after which every parameter must have been seen.
-        ignore: names of parameters that need no gradient.
+        within: the number of backward passes after which every parameter must have been seen.
+        ignore: the names of parameters that need no gradient.
+
+    Raises:
+        AuditFailure: a parameter that is in no group, in two, or without a gradient.
     """
 
     def __init__(self, within: int = 20, ignore: list[str] | None = None):
@@ -46,7 +50,7 @@ class TrainableAudit(L.Callback):
         self.within, self.ignore = within, set(ignore or [])
         self.passed = False
         self._passes: dict[str, int] = {}  # by group
-        self._seen: dict[str, Tensor] = {}  # by parameter: had it a gradient? on the device
+        self._seen: dict[str, Tensor] = {}  # by parameter, on the device: whether it has had a gradient
         self._known: set[str] = set()
         self._group: dict[str, str] = {}
 
@@ -74,13 +78,13 @@ class TrainableAudit(L.Callback):
                         raise self._failure(
                             f"{name or tuple(p.shape)} is in '{owner[id(p)]}' and in '{label}'",
                             "every trainable parameter in exactly one group",
-                            "remove it from one of them: it would move twice per step",
+                            f"leave it out of '{label}' in configure_optimizers(): it would move twice per step",
                         )
                     if name is None:
                         raise self._failure(
                             f"a tensor {tuple(p.shape)} of group '{label}' is no parameter of the module",
                             "only the module's own parameters",
-                            "register it in the module, or it will be in no checkpoint",
+                            "make it an nn.Parameter attribute of the module: as it is, no checkpoint would hold it",
                         )
                     owner[id(p)] = label
         absent = [name for key, name in names.items() if key not in owner]
@@ -118,7 +122,7 @@ class TrainableAudit(L.Callback):
             raise self._failure(
                 f"no gradient in {self.within} steps: {_listed([f'{n} ({self._group[n]})' for n in dead])}",
                 "a gradient other than zero for every trainable parameter",
-                "find out why the loss does not reach it; what is not used must not be trainable",
+                "freeze what no loss uses with requires_grad_(False), or list it in `ignore` of TrainableAudit",
             )
         self.passed = not without
 

@@ -42,7 +42,7 @@ class _CommittedAveraging(WeightAveraging):
 
 
 class EMAWeights(_CommittedAveraging):
-    """Exponential moving average of the weights; validation and the saved `state_dict` use the average.
+    """Keeps an exponential moving average of the weights, which validation and the saved `state_dict` use.
 
     Lightning's own averaging also counts steps that a gate or an AMP scaler has skipped; this one asks the
     `StepPipeline`.
@@ -52,13 +52,13 @@ class EMAWeights(_CommittedAveraging):
         callbacks:
           ema: {_target_: callbacks.EMAWeights, decay: 0.999, start: 0}
 
-    Limits: not together with sharded strategies (Lightning's `WeightAveraging`). Without a `StepPipeline` every
-        optimiser step counts.
+    Limits: it does not work with sharded strategies (as Lightning's `WeightAveraging`). Without a `StepPipeline` every
+    optimiser step counts.
 
     Args:
-        decay: of the average per update.
-        every: committed steps between updates.
-        start: first committed step that counts.
+        decay: the factor on the average in each update.
+        every: the number of committed steps between updates.
+        start: the first committed step that counts.
     """
 
     def __init__(self, decay: float = 0.999, every: int = 1, start: int = 0):
@@ -66,16 +66,19 @@ class EMAWeights(_CommittedAveraging):
 
 
 class SWAWeights(_CommittedAveraging):
-    """Equal-weight average of the weights at every `every`-th committed step from `start` on (Izmailov et al.
-    2018).
+    """Keeps the equal-weight average of the weights at certain committed steps (Izmailov et al. 2018).
 
     Example::
 
         callbacks:
           swa: {_target_: callbacks.SWAWeights, start: 5000, every: 100}
 
-    Limits: as `EMAWeights`; the learning-rate part of SWA is the schedule's business; normalisation statistics
-        are those of the last step, not recomputed for the averaged weights.
+    Limits: as `EMAWeights`; the learning-rate part of SWA is the schedule's business; normalisation statistics are
+    those of the last step, not recomputed for the averaged weights.
+
+    Args:
+        start: the first committed step that counts.
+        every: the number of committed steps between updates.
     """
 
     def __init__(self, start: int, every: int = 100):

@@ -22,12 +22,11 @@ SHOWN_KEYS = 8
 class StepCheckpoint(Checkpoint):
     """Writes `last.ckpt` at step boundaries and `best.ckpt` after a validation that is better than all before.
 
-    A run resumed from either file (`trainer.fit(…, ckpt_path=…)`) follows the uninterrupted run bit by bit,
-    given a loader that can be continued (`suite.loader.ResumableLoader`), `RNGState`, and callbacks that save
-    what they carry. `last.ckpt` is written when a step is complete and before anything that follows it, so an
-    interrupted validation or epoch end is done again. Writing is atomic: a full disk or a crash leaves the
-    previous file valid. Steps are training batches, not Lightning's `global_step`, which counts each optimiser
-    and vetoed steps.
+    A run resumed from either file (`trainer.fit(…, ckpt_path=…)`) follows the uninterrupted run bit by bit, given a
+    loader that can be continued (`suite.loader.ResumableLoader`), `RNGState`, and callbacks that save what they carry.
+    `last.ckpt` is written when a step is complete and before anything that follows it, so an interrupted validation or
+    epoch end is done again. Writing is atomic: a full disk or a crash leaves the previous file valid. Steps are
+    training batches, not Lightning's `global_step`, which counts each optimiser and vetoed steps.
 
     Example::
 
@@ -39,21 +38,22 @@ class StepCheckpoint(Checkpoint):
             monitor: val/accuracy
             mode: max
 
-    Limits: one checkpoint file per save (single device, DDP), on a local file system. Not exact: state changed
-        in `LightningModule.on_train_batch_end`, which Lightning runs after all callbacks; gradients kept over
-        steps; `val_check_interval` given as a time; `ReduceLROnPlateau` under automatic optimisation;
-        `torchmetrics` objects logged per epoch unless persistent. `EarlyStopping` is exact from `last.ckpt`,
-        not from `best.ckpt`.
+    Limits: one checkpoint file per save (single device, DDP), on a local file system. Not exact are state changed in
+    `LightningModule.on_train_batch_end`, which Lightning runs after all callbacks; gradients kept over steps;
+    `val_check_interval` given as a time; `ReduceLROnPlateau` under automatic optimisation; and `torchmetrics` objects
+    logged per epoch unless persistent. `EarlyStopping` is exact from `last.ckpt`, not from `best.ckpt`.
 
     Args:
-        dirpath: folder of the two files.
-        every_n_steps: also after every n training batches; None only at the ends of epochs.
-        every_n_epochs: after the last batch of every n-th epoch. The last step of training is always saved.
-        monitor: logged validation metric that decides `best.ckpt`; None writes none. Ties keep the earlier, NaN
-            never wins.
-        mode: whether more or less of it is better.
-        config_hash: identity of the run's configuration; a checkpoint with another one is refused.
-        config: the configuration behind the hash, plain, to name the differing keys.
+        dirpath: the folder of the two files.
+        every_n_steps: the number of training batches after which `last.ckpt` is written too; None writes it only at the
+            ends of epochs.
+        every_n_epochs: the number of epochs after whose last batch it is written. The last step of training is always
+            saved.
+        monitor: the logged validation metric that decides `best.ckpt`; None writes no such file. Ties keep the earlier,
+            NaN never wins.
+        mode: whether more (`max`) or less (`min`) of it is better.
+        config_hash: the identity of the run's configuration; a checkpoint with another one is refused.
+        config: the configuration behind the hash, in plain containers, so that differing keys can be named.
 
     Raises:
         UserError: another configuration's checkpoint, a full disk, or a monitor that is not logged.
@@ -91,7 +91,7 @@ class StepCheckpoint(Checkpoint):
 
     @property
     def best_model_path(self) -> str:
-        """For `trainer.test(ckpt_path="best")`; empty while there is none."""
+        """The path that `trainer.test(ckpt_path="best")` asks for; empty while there is none."""
         return str(self.best_path) if self.best_step is not None else ""
 
     def state_dict(self) -> dict[str, Any]:
@@ -137,26 +137,25 @@ class StepCheckpoint(Checkpoint):
             self._save(trainer, self.best_path)
 
     def score(self, trainer: L.Trainer) -> float:
-        """The monitored metric of this validation, the same on all ranks. Called once per validation."""
+        """Return the monitored metric of this validation, the same on all ranks; called once per validation."""
         assert self.monitor is not None
         return float(trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor])))
 
     def chosen(self) -> None:
-        """The present state is the best so far and is about to be saved."""
+        """Note that the present state is the best so far and about to be saved."""
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.save_last(trainer)  # after `max_steps` or an early stop
 
     def save_last(self, trainer: L.Trainer) -> None:
-        """Writes `last.ckpt` unless it is already that of this step. Call it on all ranks, at a step's
-        boundary."""
+        """Write `last.ckpt` unless it is already that of this step. Call it on all ranks, at a step's boundary."""
         step = restart.steps_done(trainer)
         if self.saved_step != step:
             self._save(trainer, self.last_path)
             self.saved_step = step
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        restart.describe(trainer, checkpoint)
+        restart.add_place(trainer, checkpoint)
 
     def _better(self, score: float) -> bool:
         if math.isnan(score):
@@ -193,8 +192,7 @@ class StepCheckpoint(Checkpoint):
         def refuse(*_: Any) -> None:
             self._refuse_other(trainer._checkpoint_connector._loaded_checkpoint)
 
-        # Weights are loaded before callbacks are asked, and another model's weights fail with a less helpful
-        # message.
+        # Weights are loaded before callbacks are asked, and another model's weights fail with a less helpful message.
         self._unwatch()
         self._watch = pl_module.register_load_state_dict_pre_hook(refuse)
 
@@ -248,7 +246,7 @@ def _to_disk(path: Path) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Dictionaries, lists and scalars only: what a checkpoint may hold."""
+    """Return dictionaries, lists and scalars only: what a checkpoint may hold."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

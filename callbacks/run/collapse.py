@@ -1,4 +1,4 @@
-"""Collapse: a generator that says the same whatever it is told. Measured on outputs, first tokens and latents."""
+"""Collapse: a generator says the same whatever it is told. It is measured on outputs, first tokens and latents."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class CollapseSample:
     """What one validation produced.
 
     Attributes:
-        outputs: n generated texts.
-        references: n right ones; as many different outputs are expected as there are different references.
-        margin: (n,) best minus second-best log-probability of the first token, nats.
-        entropy: (n,) of the first token's distribution, nats.
-        top5: (n,) whether the right first token is among the five best.
-        latents: (m, d) one row per text.
+        outputs: the n generated texts.
+        references: the n right ones; as many different outputs are expected as there are different references.
+        margin: the best minus the second-best log-probability of the first token, (n,) in nats.
+        entropy: the entropy of the first token's distribution, (n,) in nats.
+        top5: whether the right first token is among the five best, (n,).
+        latents: the latents (m, d), one row per text.
     """
 
     outputs: list[str]
@@ -39,21 +39,24 @@ class CollapseSample:
 
 
 def distinct_rate(outputs: Sequence[str], references: Sequence[str]) -> float:
-    """Different outputs over different references; near 0 where everything is answered alike, 1 where all differ as
-    they should (more than 1 is possible: nonsense is diverse, too).
+    """Return the number of different outputs over that of different references.
+
+    It is near 0 where everything is answered alike, and 1 where all differ as they should; more than 1 is possible,
+    because nonsense is diverse too.
     """
     return len(set(outputs)) / max(1, len(set(references)))
 
 
 def most_common_share(outputs: Sequence[str]) -> float:
-    """Share of the commonest output."""
+    """Return the share of the commonest output, 0 without any output."""
     return max(outputs.count(o) for o in set(outputs)) / len(outputs) if outputs else 0.0
 
 
 def effective_rank(x: Tensor) -> float:
-    """exp of the entropy of the normalised singular values of the centred rows (Roy and Vetterli, 2007); 1 … min(n, d).
+    """Return the effective rank of rows (n, d) (Roy and Vetterli, 2007), from 1 to min(n, d).
 
-    0 where all rows are the same: nothing is sent.
+    It is exp of the entropy of the normalised singular values of the centred rows; 0 where all rows are the same, so
+    that nothing is sent.
     """
     centred = x.double() - x.double().mean(0)
     values = torch.linalg.svdvals(centred)
@@ -66,15 +69,16 @@ def effective_rank(x: Tensor) -> float:
 
 
 class Collapsed(RuntimeError):
-    """The outputs do not depend on the inputs any more; the message says which indicators tell."""
+    """Reports that the outputs do not depend on the inputs any more, and which indicators tell."""
 
 
 class CollapseMonitor(L.Callback):
-    """After every validation: distinct rate, commonest output, top-5, margin, entropy, effective rank; can stop a run.
+    """Measures collapse after every validation, and warns or stops the run.
 
-    Entropy alone is no alarm: a bonus keeps the distribution flat while its arg-max stays "the". So the alarm needs
-    the outputs (distinct rate below `min_distinct`) or the latents (effective rank below `min_rank`), in `patience`
-    validations in a row, from `grace` committed steps on. Logged as `collapse/<indicator>`.
+    The indicators are distinct rate, commonest output, top-5, margin, entropy and effective rank, logged as
+    `collapse/<indicator>`. Entropy alone is no alarm: a bonus keeps the distribution flat while its arg-max stays
+    "the". So the alarm needs the outputs (distinct rate below `min_distinct`) or the latents (effective rank below
+    `min_rank`), in `patience` validations in a row, from `grace` committed steps on.
 
     The module offers `sample`, a `CollapseSample` or None, set in its `on_validation_epoch_end`.
 
@@ -83,14 +87,14 @@ class CollapseMonitor(L.Callback):
         callbacks:
           collapse: {_target_: callbacks.CollapseMonitor, min_distinct: 0.1, action: stop}
 
-    Limits: one rank's sample. A task with one right answer for everything has no collapse to see.
+    Limits: it sees one rank's sample. A task with one right answer for everything has no collapse to see.
 
     Args:
-        min_distinct: smallest acceptable distinct rate.
-        min_rank: smallest acceptable effective rank of the latents.
-        patience: validations in a row below a bound.
-        grace: committed steps before the first alarm.
-        action: `warn` (once per alarm) or `stop` (raises `Collapsed`).
+        min_distinct: the smallest acceptable distinct rate.
+        min_rank: the smallest acceptable effective rank of the latents.
+        patience: the number of validations in a row below a bound that raise the alarm.
+        grace: the number of committed steps before the first alarm.
+        action: what the alarm does, `warn` (once) or `stop` (raises `Collapsed`).
     """
 
     def __init__(
@@ -101,10 +105,10 @@ class CollapseMonitor(L.Callback):
         grace: int = 200,
         action: Literal["warn", "stop"] = "warn",
     ):
-        if action not in ("warn", "stop") or patience < 1:
-            raise UserError(
-                "CollapseMonitor", f"action {action}, patience {patience}", "warn or stop, 1 or more", "correct it"
-            )
+        if action not in ("warn", "stop"):
+            raise UserError("CollapseMonitor.action", str(action), "warn or stop", "set action=warn")
+        if patience < 1:
+            raise UserError("CollapseMonitor.patience", str(patience), "1 or more validations", "set patience=3")
         self.min_distinct, self.min_rank = min_distinct, min_rank
         self.patience, self.grace, self.action = patience, grace, action
         self.below = 0
@@ -122,7 +126,7 @@ class CollapseMonitor(L.Callback):
 
     @staticmethod
     def indicators(sample: CollapseSample) -> dict[str, float]:
-        """All indicators of a sample."""
+        """Return all indicators of a sample by name."""
         return {
             "distinct": distinct_rate(sample.outputs, sample.references),
             "commonest": most_common_share(sample.outputs),

@@ -13,23 +13,24 @@ from callbacks.step.stage import find_pipeline
 
 
 class DebugFailure(UserError):
-    """A debugging check did not pass; it says which group or number is at fault."""
+    """Reports a debugging check that did not pass, and the group or number at fault."""
 
 
 class OverfitCheck(L.Callback):
-    """At the end of a fit: the training loss has fallen to about 0 and every parameter group has moved.
+    """Refuses, at the end of a fit, a training loss that has not fallen to about 0 and groups that have not moved.
 
     Example::
 
         callbacks:
           overfit: {_target_: callbacks.OverfitCheck, loss_below: 0.05, monitor: train/loss}
 
-    Limits: needs a `StepPipeline` with `GradientNorms` (‖Δparam‖ per group), and a logged training loss.
+    Limits: it needs a `StepPipeline` with `GradientNorms` (‖Δparam‖ per group), and a logged training loss.
 
     Args:
-        loss_below: largest loss that counts as overfitted; null checks movement only (`debug=one_step`).
-        monitor: name of the training loss in `trainer.callback_metrics`.
-        idle: groups that may stand still (frozen on purpose).
+        loss_below: the loss from which on a run does not count as overfitted; None checks movement only
+            (`debug=one_step`).
+        monitor: the name of the training loss in `trainer.callback_metrics`.
+        idle: the groups that may stand still (frozen on purpose).
     """
 
     def __init__(self, loss_below: float | None = 0.05, monitor: str = "train/loss", idle: list[str] | None = None):
@@ -43,7 +44,7 @@ class OverfitCheck(L.Callback):
                 "OverfitCheck",
                 "no StepPipeline with GradientNorms",
                 "‖Δparam‖ per group",
-                "add callbacks.stages.diagnostics.GradientNorms to the pipeline's stages",
+                "add callbacks.GradientNorms to the pipeline's stages",
             )
         held = pipeline.ctx.plan.idle if pipeline.t <= 1 else set()  # a rhythm may hold a group back in a single step
         moved = {g: diagnostics.moved.get(g, 0.0) for g in pipeline.ctx.groups}
@@ -55,7 +56,8 @@ class OverfitCheck(L.Callback):
                 f"parameter groups {', '.join(dead)}",
                 "largest ‖Δparam‖ is 0: dead",
                 "every group moves",
-                "find out why no gradient reaches them, why they are always held back, or why their learning rate is 0",
+                "look at grad_norm/<group> (0: no loss reaches it), timeline.csv (always held back?) and group_lr;"
+                " list a group that is frozen on purpose in `idle` of OverfitCheck",
             )
         if self.loss_below is None:
             return
@@ -66,5 +68,5 @@ class OverfitCheck(L.Callback):
                 self.monitor,
                 f"{loss:.4g} after {pipeline.t} steps on a few samples, though every group moves ({table})",
                 f"below {self.loss_below}: a model that learns at all can learn a few samples by heart",
-                "look at the learning rate, the labels and the number of steps",
+                "raise trainer.max_epochs or change optimizer.lr; if neither helps, look at the labels",
             )

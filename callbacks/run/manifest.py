@@ -19,34 +19,36 @@ Entry = dict[str, Any]  # shape, dtype, sha256
 
 
 def tensor_hash(tensor: Tensor) -> str:
-    """SHA-256 over the bytes of a tensor, wherever it lies."""
+    """Return the SHA-256 over the bytes of a tensor, wherever it lies."""
     plain = tensor.detach().cpu().contiguous()
     return hashlib.sha256(plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else b"").hexdigest()
 
 
-def describe(tensor: Tensor) -> Entry:
+def entry_of(tensor: Tensor) -> Entry:
+    """Return what the manifest says of a tensor."""
     return {"shape": list(tensor.shape), "dtype": str(tensor.dtype), "sha256": tensor_hash(tensor)}
 
 
 def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Trainable parameters by name; one that has several names appears once."""
+    """Return the trainable parameters by name; one that has several names appears once."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
 def verify(checkpoint: Mapping[str, Any], module: nn.Module | None = None, where: str = "checkpoint") -> None:
-    """Proves that a checkpoint holds every trainable tensor that was trained, and that a module now has them.
+    """Prove that a checkpoint holds every trainable tensor that was trained, and that a module now has them.
 
     Args:
-        checkpoint: as loaded.
-        module: after `load_state_dict`; None: the file alone is checked.
-        where: names the file in errors.
+        checkpoint: the checkpoint as loaded.
+        module: the module after `load_state_dict`; None checks the file alone.
+        where: the name of the file in errors.
 
     Raises:
-        UserError: no manifest; a tensor missing, of another shape or value; a trainable tensor of the module that
-            nobody saved.
+        UserError: no manifest; a tensor that is missing or of another shape or value; a trainable tensor of the module
+            that nobody saved.
     """
     if KEY not in checkpoint:
-        raise UserError(where, "no manifest", "a checkpoint written with CheckpointManifest", "train again with it")
+        remedy = "train again with callbacks.CheckpointManifest among the callbacks"
+        raise UserError(where, "no manifest", "a checkpoint written with CheckpointManifest", remedy)
     listed: Mapping[str, Entry] = checkpoint[KEY]["tensors"]
     problems = _compare(listed, checkpoint["state_dict"], "the file")
     if module is not None:
@@ -70,26 +72,29 @@ def _compare(listed: Mapping[str, Entry], tensors: Mapping[str, Tensor], what: s
             problems.append(f"{name} {tuple(entry['shape'])} is missing in {what}")
         elif list(tensors[name].shape) != entry["shape"]:
             problems.append(f"{name} is {tuple(tensors[name].shape)} in {what}, was {tuple(entry['shape'])}")
-        elif describe(tensors[name]) != entry:
+        elif entry_of(tensors[name]) != entry:
             problems.append(f"{name} has other values in {what}")
     return problems
 
 
 class CheckpointManifest(L.Callback):
-    """Writes into every checkpoint name, shape, dtype and hash of every trainable tensor, and checks it on loading.
+    """Writes into every checkpoint name, shape, dtype and hash of every trainable tensor, and checks them on loading.
 
-    Saving is refused when a tensor that the optimiser moves is in no place of the saved `state_dict` (LoRA weights
-    on a model that is not part of the module): such a checkpoint would come back smaller, in silence. Resuming
-    checks the file before the weights are used and the module when training starts. For loading by hand: `verify`.
+    Saving is refused when a tensor that the optimiser moves is in no place of the saved `state_dict` (LoRA weights on a
+    model that is not part of the module): such a checkpoint would come back smaller, in silence. Resuming checks the
+    file before the weights are used and the module when training starts. For loading by hand there is `verify`.
 
     Example::
 
         callbacks:
           manifest: {_target_: callbacks.CheckpointManifest}
 
-    Limits: one copy of the trainable tensors is hashed per save (about 2 s per GB). Stands after a callback that
-        replaces the saved weights (`WeightAveraging`), so that it describes what the file holds. Parameters of sharded
-        strategies are not gathered.
+    Limits: one copy of the trainable tensors is hashed per save (about 2 s per GB). It must come after a callback that
+    replaces the saved weights (`WeightAveraging`), so that it describes what the file holds. Parameters of sharded
+    strategies are not gathered.
+
+    Raises:
+        UserError: a trained tensor that would not be saved, or a checkpoint that does not hold what its manifest says.
     """
 
     reads_other_callbacks = True  # it describes what they have left to be saved: it comes after them
@@ -118,18 +123,18 @@ class CheckpointManifest(L.Callback):
                 "checkpoint to be written",
                 f"trained, but not saved: {'; '.join(found[:SHOWN])}" + (" …" if len(found) > SHOWN else ""),
                 "every trained tensor in the module's state_dict",
-                "register it as a parameter of the module (an adapter on a frozen model: its LoRA weights)",
+                "make it an nn.Parameter attribute of the module (of an adapter on a frozen model: its LoRA weights)",
             )
         names = trainable(pl_module)
         checkpoint[KEY] = {
-            "tensors": {name: describe(state[name]) for name in names},
+            "tensors": {name: entry_of(state[name]) for name in names},
             "parameters": sum(p.numel() for p in names.values()),
         }
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         verify(checkpoint)
         state = checkpoint.get(CURRENT, checkpoint["state_dict"])
-        tensors = {name: describe(state[name]) for name in checkpoint[KEY]["tensors"]}
+        tensors = {name: entry_of(state[name]) for name in checkpoint[KEY]["tensors"]}
         self._resumed = {KEY: {**checkpoint[KEY], "tensors": tensors}}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -139,5 +144,5 @@ class CheckpointManifest(L.Callback):
 
 
 def _place(tensor: Tensor) -> tuple[int, int]:
-    """Memory that a tensor looks at: a state dict holds views of the parameters, not copies."""
+    """Return the memory that a tensor looks at: a state dict holds views of the parameters, not copies."""
     return tensor.data_ptr(), tensor.numel()

@@ -11,12 +11,11 @@ from callbacks.run.checkpoint import StepCheckpoint
 
 
 class PeakCheckpoint(StepCheckpoint):
-    """`StepCheckpoint` whose `best.ckpt` is written at the peak of the metric's bias-corrected moving average,
+    """Writes checkpoints as `StepCheckpoint`, with `best.ckpt` at the peak of the metric's moving average.
+
+    The average is corrected for its bias:
 
         m_n = s m_{n-1} + (1 - s) x_n,    score_n = m_n / (1 - s^n).
-
-    The metric as measured when `best.ckpt` was written is kept beside it (`best_value`): a reloaded checkpoint must
-    reproduce it.
 
     Example::
 
@@ -26,8 +25,12 @@ class PeakCheckpoint(StepCheckpoint):
     Limits: those of `StepCheckpoint`. The average lags: with a metric that rises to the end it picks the end.
 
     Args:
-        smoothing: s, weight of the past; 0: the metric as it is.
-        others: see `StepCheckpoint`.
+        smoothing: the weight s of the past; 0 takes the metric as it is.
+
+    The other arguments are those of `StepCheckpoint`.
+
+    Attributes:
+        best_value: the metric as measured when `best.ckpt` was written, which a reloaded checkpoint must reproduce.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class PeakCheckpoint(StepCheckpoint):
         self._average, self._seen = float(state["average"]), int(state["seen"])
 
     def score(self, trainer: L.Trainer) -> float:
-        """Takes the newest value into the average and returns it."""
+        """Take the newest value into the average and return that."""
         self._value = super().score(trainer)
         self._seen += 1
         self._average = self.smoothing * self._average + (1 - self.smoothing) * self._value

@@ -11,23 +11,23 @@ from callbacks.step.stage import find_pipeline
 
 
 class StepProgress(RichProgressBar):
-    """Lightning's rich progress bar without its own reads from the device.
+    """Shows Lightning's rich progress bar without its own reads from the device.
 
-    The original fetches every `prog_bar` metric after every batch, whatever its refresh rate, and waits for the
-    device each time. This one shows the step's host values while training, and what was logged with `prog_bar`
-    in the evaluations, which it fetches once per evaluation.
+    The original fetches every `prog_bar` metric after every batch, whatever its refresh rate, and waits for the device
+    each time. This one shows the step's host values while training, and what was logged with `prog_bar` in the
+    evaluations, which it fetches once per evaluation.
 
     Example::
 
         callbacks:
           progress: {_target_: callbacks.StepProgress, shown: [train/loss]}
 
-    Limits: without a `StepPipeline` it reads like the original. A value that a step does not have (a vetoed one
-        has none) stays as it was.
+    Limits: without a `StepPipeline` it reads like the original. A value that a step does not have (a vetoed one has
+    none) stays as it was.
 
     Args:
-        shown: metrics of the pipeline's stages.
-        leave: leave the bars of finished epochs on the screen.
+        shown: the names of the metrics to show, of the pipeline's stages; None shows the training loss.
+        leave: whether to leave the bars of finished epochs on the screen.
     """
 
     def __init__(self, shown: list[str] | None = None, leave: bool = False):

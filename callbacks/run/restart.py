@@ -1,15 +1,14 @@
 """What Lightning's own checkpoint leaves out: the exact place between two steps, and the metrics under way.
 
-Lightning 2.6 restores a checkpoint saved in `on_train_batch_end` only in the middle of an epoch with no
-validation due. At a step that validation follows, or at an epoch's last step, it skips that validation and
-`on_train_epoch_end`; with `max_steps` it repeats an epoch's end; step metrics of the saved step and epoch means
-under way are lost. `describe` writes the place into the checkpoint in the one form that Lightning continues
-exactly, and `reinstate` does the rest at the start of the resumed training. Three places are continued exactly:
+Lightning 2.6 restores a checkpoint saved in `on_train_batch_end` only in the middle of an epoch with no validation due.
+At a step that validation follows, or at an epoch's last step, it skips that validation and `on_train_epoch_end`; with
+`max_steps` it repeats an epoch's end; step metrics of the saved step and epoch means under way are lost. `add_place`
+writes the place into the checkpoint in the one form that Lightning continues exactly, and `reinstate` does the rest at
+the start of the resumed training. Three places are continued exactly:
 
-- `step`: in `on_train_batch_end`, by the callbacks. What is due after that step (validation, the epoch's end)
-  comes first.
-- `validation`: in `on_validation_end`. Validation is not repeated. A checkpoint from within a validation
-  repeats it.
+- `step`: in `on_train_batch_end`, by the callbacks. What is due after that step (validation, the epoch's end) comes
+  first.
+- `validation`: in `on_validation_end`. Validation is not repeated. A checkpoint from within a validation repeats it.
 - `epoch`: in `on_train_epoch_end` of checkpoint callbacks and in `on_train_end`. The next epoch comes first.
 """
 
@@ -28,17 +27,17 @@ KEY = "restart"
 
 
 def steps_done(trainer: L.Trainer) -> int:
-    """Training batches finished since the start of the run, over all epochs and resumptions."""
+    """Return the number of training batches finished since the start of the run, over all epochs and resumptions."""
     return trainer.fit_loop.total_batch_idx + 1
 
 
 def stops_here(trainer: L.Trainer) -> bool:
-    """True at the very last step under `max_steps`: Lightning does not run what is due after it on resuming."""
+    """Return whether this is the last step under `max_steps`, after which Lightning runs nothing on resuming."""
     return trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
 
 
-def describe(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
-    """Completes a checkpoint that is being saved; runs on all ranks. Doing it twice changes nothing."""
+def add_place(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
+    """Complete a checkpoint that is being saved; call it on all ranks. Doing it twice changes nothing."""
     if trainer.state.fn != TrainerFn.FITTING:
         return
     loop: Any = trainer.fit_loop.epoch_loop
@@ -56,8 +55,7 @@ def describe(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
         for count in (batches["total"], batches["current"]):
             count["completed"] = count["processed"]
         due = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
-        # Lightning counts the step after the validation that follows it, and after the hook in which this is
-        # saved.
+        # Lightning counts the step after the validation that follows it, and after the hook in which this is saved.
         saved["epoch_loop.state_dict"]["_batches_that_stepped"] = loop._batches_that_stepped + (not due)
         exhausted = not due and loop._num_ready_batches_reached()
         if connector.should_update_logs:
@@ -86,13 +84,13 @@ def describe(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
 
 
 def restore_history(trainer: L.Trainer, checkpoint: dict[str, Any]) -> None:
-    """Cuts the tables of each `HistoryLogger` back to the checkpoint."""
+    """Cut the tables of each `HistoryLogger` back to the checkpoint."""
     for logger, state in zip(_loggers(trainer), checkpoint[KEY]["history"], strict=False):
         logger.load_state_dict(state)
 
 
 def reinstate(trainer: L.Trainer, state: dict[str, Any]) -> None:
-    """To be called in `on_train_start` of a resumed run, with the checkpoint's `restart` entry."""
+    """Put a resumed run at its place; call it in `on_train_start` with the checkpoint's `restart` entry."""
     fit: Any = trainer.fit_loop
     if state["place"] == "unknown":
         return
@@ -111,8 +109,7 @@ def reinstate(trainer: L.Trainer, state: dict[str, Any]) -> None:
         fit._combined_loader_states_to_load = []
         iter(fit._data_fetcher)
     _restore_epoch_metrics(trainer, state["epoch_metrics"])
-    # Otherwise the first `self.log` would take the resumed step for the first of the epoch and reset these
-    # metrics.
+    # Otherwise the first `self.log` would take the resumed step for the first of the epoch and reset these metrics.
     trainer._logger_connector._first_loop_iter = True
     if state["exhausted"]:
         # Lightning asks for another batch before it sees that the epoch is over.
@@ -139,7 +136,7 @@ def _history(trainer: L.Trainer, pending: dict[str, Tensor]) -> list[dict[str, A
 
 
 def _epoch_metrics(trainer: L.Trainer) -> list[dict[str, Any]]:
-    """The accumulators behind `self.log(…, on_epoch=True)`, one value per rank, as plain data."""
+    """Return the accumulators behind `self.log(…, on_epoch=True)`, one value per rank, as plain data."""
     saved = []
     for metric in trainer.fit_loop.epoch_loop._results.values():
         meta = metric.meta
@@ -174,7 +171,7 @@ def _epoch_metrics(trainer: L.Trainer) -> list[dict[str, Any]]:
 
 
 def _by_rank(trainer: L.Trainer, tensor: Tensor, rank_zero_only: bool) -> Tensor:
-    """(world,) values, or (1,) of this rank alone."""
+    """Return the values of all ranks (world,), or (1,) of this rank alone."""
     if trainer.world_size == 1 or rank_zero_only:
         return tensor.detach().cpu().reshape(1)
     return trainer.strategy.all_gather(tensor.detach().to(trainer.strategy.root_device)).cpu().reshape(-1)

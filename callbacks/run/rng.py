@@ -17,18 +17,17 @@ State = dict[str, Any]  # tensors, and under `cuda` a list of tensors
 class RNGState(L.Callback):
     """Saves and restores the states of Python's, NumPy's (legacy) and torch's generators (CPU, all CUDA devices).
 
-    Every rank's own states are in the checkpoint, as tensors. They are put back in `on_train_start`, after the
-    data loaders and their iterators have been created, so that the first resumed step draws what it would have
-    drawn.
+    Every rank's own states are in the checkpoint, as tensors. They are put back in `on_train_start`, after the data
+    loaders and their iterators have been created, so that the first resumed step draws what it would have drawn.
 
     Example::
 
         callbacks:
           rng: {_target_: callbacks.RNGState}
 
-    Limits: generators that a component keeps for itself (`torch.Generator`, `numpy.random.Generator`) belong
-        into that component's state. Callbacks listed after this one, and the module, must not draw in
-        `on_train_start`. With another number of ranks than at saving the run continues, but not bit by bit.
+    Limits: generators that a component keeps for itself (`torch.Generator`, `numpy.random.Generator`) belong in that
+    component's state. Callbacks listed after this one, and the module, must not draw in `on_train_start`. With another
+    number of ranks than at saving the run continues, but not bit by bit.
     """
 
     def __init__(self) -> None:
@@ -50,7 +49,7 @@ class RNGState(L.Callback):
             return
         if len(saved) != trainer.world_size:
             warnings.warn(
-                f"random states of {len(saved)} rank(s) on {trainer.world_size}: it continues, but not bit by bit",
+                f"random states of {len(saved)} rank(s) on {trainer.world_size}: the run continues, but not bit by bit",
                 stacklevel=2,
             )
         if trainer.global_rank < len(saved):
@@ -58,7 +57,7 @@ class RNGState(L.Callback):
 
 
 def capture() -> State:
-    """The states of all global generators: `python` (626,), `numpy` (626,) int64; `gauss` (2,); others uint8."""
+    """Return the states of all global generators: `python` (626,), `numpy` (626,) int64; `gauss` (2,); others uint8."""
     version, words, gauss = random.getstate()
     assert version == 3
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
@@ -73,7 +72,7 @@ def capture() -> State:
 
 
 def restore(state: State) -> None:
-    """Puts back what `capture` returned. CUDA devices beyond those saved keep their state."""
+    """Put back what `capture` returned. CUDA devices beyond those saved keep their state."""
     python, numpy, gauss, cpu, cuda = (state[key] for key in ("python", "numpy", "gauss", "torch", "cuda"))
     *words, has_gauss = python.tolist()
     random.setstate((3, tuple(words), gauss[0].item() if has_gauss else None))

@@ -22,18 +22,18 @@ EXIT_CODE = 143  # 128 + SIGTERM
 
 
 class GracefulStop(Checkpoint):
-    """On SIGTERM: finish the step, write `last.ckpt` (`StepCheckpoint`), flush the loggers, exit with code 143.
+    """Ends a run on SIGTERM: the step is finished, `last.ckpt` written (`StepCheckpoint`), and the exit code is 143.
 
-    The handler only notes the signal. At the end of each step the ranks agree (a signal to any one of them
-    counts), all callbacks have seen the step, and the checkpoint is that of a step boundary. A second signal
-    ends the process at once, as does the first one outside of training (sanity check, test), where there is
-    nothing to save; the exit code is the same. A signal during a validation takes effect at once if `last.ckpt`
-    is already that of this very step (always so at the end of an epoch with `every_n_epochs: 1`): the
-    validation is then repeated on resuming. Otherwise, and with several ranks, the validation is finished and
-    the run stops after the next step; if none follows, after the end of training.
+    The handler only notes the signal. At the end of each step the ranks agree (a signal to any one of them counts), all
+    callbacks have seen the step, and the checkpoint is that of a step boundary. A second signal ends the process at
+    once, as does the first one outside of training (sanity check, test), where there is nothing to save; the exit code
+    is the same. A signal during a validation takes effect at once if `last.ckpt` is already that of this very step
+    (always so at the end of an epoch with `every_n_epochs: 1`): the validation is then repeated on resuming. Otherwise,
+    and with several ranks, the validation is finished and the run stops after the next step; if none follows, after the
+    end of training.
 
-    It stands in for Lightning's own SIGTERM handling, which ends without saving and with exit code 0. As a
-    `Checkpoint` it is put last by Lightning, after all other callbacks' `on_train_batch_end`.
+    It stands in for Lightning's own SIGTERM handling, which ends without saving and with exit code 0. As a `Checkpoint`
+    it is put last by Lightning, after all other callbacks' `on_train_batch_end`.
 
     Example::
 
@@ -41,12 +41,12 @@ class GracefulStop(Checkpoint):
           checkpoint: {_target_: callbacks.StepCheckpoint, dirpath: checkpoints}
           stop: {_target_: callbacks.GracefulStop, signals: [SIGTERM, SIGUSR1]}
 
-    Limits: needs a `StepCheckpoint`. Works in the main thread only. With several ranks it costs one small
-        reduction per step. Does not requeue a SLURM job; with `signals: [SIGUSR1]` it takes the place of
-        Lightning's requeue handler.
+    Limits: it needs a `StepCheckpoint`, and works in the main thread only. With several ranks it costs one small
+    reduction per step. It does not requeue a SLURM job; with `signals: [SIGUSR1]` it takes the place of Lightning's
+    requeue handler.
 
     Args:
-        signals: names of the signals that stop the run.
+        signals: the names of the signals that stop the run; None is SIGTERM.
 
     Raises:
         UserError: unknown signal, or no `StepCheckpoint` among the callbacks.
@@ -58,7 +58,9 @@ class GracefulStop(Checkpoint):
         known = signal.Signals.__members__
         for name in names:
             if name not in known or name in ("SIGKILL", "SIGSTOP"):
-                raise UserError("GracefulStop.signals", name, "names such as SIGTERM or SIGUSR1", "correct the name")
+                raise UserError(
+                    "GracefulStop.signals", name, "names such as SIGTERM or SIGUSR1", "set signals=[SIGTERM]"
+                )
         self.signals = [known[name] for name in names]
         self.received = False
         self._training = False
@@ -76,7 +78,7 @@ class GracefulStop(Checkpoint):
             warnings.warn("GracefulStop: not in the main thread, no signal arrives here", stacklevel=2)
             return
         self._pid, self.received, self._training = os.getpid(), False, False
-        # Remembered before Lightning registers its own handlers, which these here replace once it has done so.
+        # Remembered before Lightning registers its own handlers, which those of this callback then replace.
         self._originals = {number: signal.getsignal(number) for number in self.signals}
 
     def _install(self, *_: Any) -> None:
@@ -168,7 +170,7 @@ class GracefulStop(Checkpoint):
                 "callbacks",
                 "GracefulStop without StepCheckpoint",
                 "both: what is stopped must be saved",
-                "add callbacks.run.checkpoint.StepCheckpoint to the callbacks",
+                "add callbacks.StepCheckpoint to the callbacks",
             )
         return found
 

@@ -12,23 +12,24 @@ from callbacks.step.stage import Stage
 
 
 class GroupClip(Stage):
-    """Scales each group's gradient to an L2 norm of at most `max_norm` (per group: a weak encoder is not clipped
-    by a strong one).
+    """Scales each group's gradient to an L2 norm of at most `max_norm`.
 
-    Lightning's `gradient_clip_val` raises under manual optimisation, and `self.clip_gradients` would see scaled
-    fp16 gradients.
+    A bound per group keeps a strong encoder from clipping a weak one. Lightning's own `gradient_clip_val` raises under
+    manual optimisation, and `self.clip_gradients` would see scaled fp16 gradients.
 
     Example::
 
         callbacks:
           clip: {_target_: callbacks.GroupClip, max_norm: 5.0, groups: {audio: 1.0}}
 
-    Limits: clips what will be applied (after delay, compensation and masks), not the fresh gradient. No host
-        read.
+    Limits: clips what will be applied (after delay, compensation and masks), not the fresh gradient. No host read.
 
     Args:
-        max_norm: bound for every group; null clips only those in `groups`.
-        groups: bounds per group name, over `max_norm`.
+        max_norm: the largest norm of every group; null clips only the groups in `groups`.
+        groups: the largest norm of single groups, by name, in place of `max_norm`.
+
+    Raises:
+        UserError: a bound is 0 or less, or `groups` names no group of the optimiser.
     """
 
     name = "clip"
@@ -38,7 +39,10 @@ class GroupClip(Stage):
         self.max_norm, self.bounds = max_norm, dict(groups or {})
         for name, bound in {"max_norm": max_norm, **self.bounds}.items():
             if bound is not None and bound <= 0:
-                raise UserError(f"clip: {name}", str(bound), "a norm above 0", "use null to switch clipping off")
+                remedy = "set callbacks.clip.max_norm=null for no bound"
+                if name != "max_norm":
+                    remedy = f"set callbacks.clip.groups.{name} to a norm above 0, say 1.0"
+                raise UserError(f"clip: {name}", str(bound), "a norm above 0", remedy)
 
     @property
     def acts(self) -> bool:
@@ -53,7 +57,7 @@ class GroupClip(Stage):
             if bound is None or not group.gradients():
                 continue
             norm = ctx.norm(name)
-            # `where` keeps a non-finite norm from spreading NaN into healthy tensors before the gate has spoken
+            # `where` keeps a norm that is not finite from spreading NaN to healthy tensors before the gate decides
             factor = torch.where(
                 torch.isfinite(norm), (bound / norm.clamp(min=1e-12)).clamp(max=1.0), torch.ones_like(norm)
             )

@@ -1,4 +1,4 @@
-"""GradientNorms: who gets how much gradient, and who really moves."""
+"""GradientNorms: how much gradient each group gets, and how far it really moves (specification A6.1)."""
 
 from __future__ import annotations
 
@@ -14,26 +14,30 @@ from callbacks.step.stage import Stage
 
 
 class GradientNorms(Stage):
-    """Per group: gradient norm, share of the total, ‖Δparam‖ of the step, update-to-weight ratio, Fisher trace.
+    """Logs per group the gradient norm, its share, ‖Δparam‖, the update-to-weight ratio and the Fisher trace.
 
-    Logged on the first step and then every `every` committed steps as `grad_norm/<g>`, `grad_share/<g>`,
-    `delta/<g>`, `update_ratio/<g>`, `fisher/<g>`; the first step is also printed, so that "loss flat, Δparam 0"
-    is seen in the first minute. The Fisher trace is the EMA of the squared norm of the mini-batch gradient (the
-    empirical trace up to the batch's averaging; it is compared with itself over time, see the prime learning
-    window).
+    Logged are the first step and then every `every`-th committed step, as `grad_norm/<g>`, `grad_share/<g>` (of the
+    root of the summed squares), `delta/<g>`, `update_ratio/<g>`, `lr/<g>` and `fisher/<g>`; the first step is also
+    printed, so that "loss flat, Δparam 0" is seen in the first minute. The Fisher trace is the moving average of the
+    squared norm of the mini-batch gradient: the empirical trace up to the batch's averaging, which is compared with
+    itself over time (specification A6.4).
 
     Example::
 
         callbacks:
           diagnostics: {_target_: callbacks.GradientNorms, every: 10}
 
-    Limits: norms come with the gate's host read; without a gate in the pipeline a logging step reads them
-        itself. ‖Δparam‖ copies the parameters on logging steps only, one further host read there.
+    Limits: norms come with the gate's host read; without a gate in the pipeline a logging step reads them itself. On
+    logging steps ‖Δparam‖ costs a copy of the parameters and one further host read.
 
     Args:
-        every: committed steps between two logged steps.
-        fisher_ema: weight of a new squared norm in the Fisher trace.
-        announce: print the first step.
+        every: the number of committed steps between two logged steps.
+        fisher_ema: the weight of a new squared norm in the Fisher trace.
+        announce: whether the first step is printed.
+
+    Attributes:
+        fisher: the Fisher trace of each group that has had a gradient.
+        moved: the largest logged ‖Δparam‖ of each group.
     """
 
     name = "diagnostics"
@@ -42,7 +46,7 @@ class GradientNorms(Stage):
     def __init__(self, every: int = 10, fisher_ema: float = 0.1, announce: bool = True):
         self.every, self.fisher_ema, self.announce = every, fisher_ema, announce
         self.fisher: dict[str, float] = {}
-        self.moved: dict[str, float] = {}  # largest ‖Δparam‖ seen per group
+        self.moved: dict[str, float] = {}
         self._before: dict[str, list[Tensor]] = {}
 
     def _logs(self, t: int) -> bool:
@@ -86,6 +90,7 @@ class GradientNorms(Stage):
             rank_zero_print(f"first step: {rows}")
 
     def _movement(self, ctx: StepContext) -> tuple[dict[str, float], dict[str, float]]:
+        """Return ‖Δparam‖ of each group and its ratio to the norm of the weights before the step."""
         names, packed = list(ctx.groups), []
         for name in names:
             params = [p.detach() for p in ctx.groups[name].params]

@@ -1,4 +1,4 @@
-"""FrequencyMask: an encoder updates every k-th step, and really stands still in between."""
+"""FrequencyMask: an encoder updates in every k-th step only (specification A2.3, A2.7)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Masking = Literal["soft", "hard", "fusion_preserving", "accumulate"]
 
 
 def covers(every: Mapping[str, int], phases: Mapping[str, int]) -> bool:
-    """Is some encoder due at every step? Due means `(t - phase) mod k == 0`."""
+    """Return whether some encoder is due in every step, i.e. has `(t - phase) mod k == 0`."""
     if 1 in every.values():
         return True
     period = math.lcm(*every.values())
@@ -27,11 +27,14 @@ def covers(every: Mapping[str, int], phases: Mapping[str, int]) -> bool:
 
 
 def covering_phases(every: Mapping[str, int]) -> dict[str, int] | None:
-    """Staggered phases under which no step is idle, or None where there are none (asgml.md §2.3).
+    """Return staggered phases under which no step is idle, or None where there are none (specification A2.3).
 
-    Searches all phase combinations, small k first, the first phase fixed at 0 (shifting all phases changes
-    nothing), each encoder trying first the phases in which it meets the others least. A covering needs
-    sum(1/k) >= 1, which rules most combinations with all k >= 2 out at once.
+    All combinations of phases are searched, small k first, with the first phase at 0 (shifting all phases changes
+    nothing); each encoder tries first the phases in which it meets the others least. A covering needs
+    `sum_m 1 / k_m >= 1`, which rules out most combinations with all k >= 2 at once.
+
+    Args:
+        every: the interval k of each encoder, in steps.
     """
     if sum(1 / k for k in every.values()) < 1 - 1e-9:
         return None
@@ -39,16 +42,16 @@ def covering_phases(every: Mapping[str, int]) -> dict[str, int] | None:
     period = 1 if 1 in every.values() else math.lcm(*every.values())
 
     def meetings(k: int, phase: int, phases: Mapping[str, int]) -> float:
-        """Share of steps in which an encoder at `phase` updates together with one that is placed already."""
+        """Return the share of steps in which an encoder at `phase` updates together with one that has its phase."""
         others = [(every[m], p) for m, p in phases.items() if every[m] > 1]
         return sum(1 / math.lcm(k, j) for j, p in others if (phase - p) % math.gcd(k, j) == 0)
 
     def search(left: Sequence[str], idle: list[int], phases: dict[str, int]) -> dict[str, int] | None:
-        """`idle[t]` is 1 where nobody is due yet."""
+        """Return the phases completed by those of the encoders in `left`; `idle[t]` is 1 where nobody is due yet."""
         if not left:
             return None if any(idle) else phases
         if sum(max(sum(idle[p :: every[m]]) for p in range(every[m])) for m in left) < sum(idle):
-            return None  # even if each of the rest took its best phase
+            return None  # not even the best phase of each of the rest would do
         first, *rest = left
         k = every[first]
         for phase in sorted(range(k if phases else 1), key=lambda p: meetings(k, p, phases)):
@@ -63,21 +66,33 @@ def covering_phases(every: Mapping[str, int]) -> dict[str, int] | None:
 
 
 def check_phases(every: Mapping[str, int], phases: Mapping[str, int] | None, where: str) -> dict[str, int]:
-    """The phases to use; refuses a schedule that would idle every encoder in some step (one encoder alone is
-    exempt).
+    """Return the phases to use; a schedule that would idle every encoder in some step is refused.
+
+    One encoder alone is exempt.
+
+    Args:
+        every: the interval k of each encoder, in steps.
+        phases: the phase of each encoder, or None to have them found.
+        where: the key or parameter that holds the intervals, for the error.
 
     Raises:
-        UserError: k < 1, unknown modality in `phases`, or no covering.
+        UserError: a k below 1, phases for other encoders than those of `every`, or no phases that cover every step.
     """
+
+    def updating_always(m: str) -> str:
+        """Return the setting with which `m` updates in every step, quoted because a shell expands its braces."""
+        return f"'{where}={{{','.join(f'{name}:{1 if name == m else max(1, k)}' for name, k in every.items())}}}'"
+
     for m, k in every.items():
         if k < 1:
-            raise UserError(f"{where}: k of {m}", str(k), "an update every k >= 1 steps", "k = 1 updates always")
+            remedy = f"set {updating_always(m)}: k = 1 updates in every step"
+            raise UserError(f"{where}: k of {m}", str(k), "an update every k >= 1 steps", remedy)
     if phases is not None and set(phases) != set(every):
         raise UserError(
             f"{where}: phases",
             f"phases for {sorted(phases)}",
             f"one for each of {sorted(every)}",
-            "leave phases null to have them found",
+            "set phases: null (asgml.phases=null) to have them found",
         )
     if len(every) == 1:
         return dict(phases or dict.fromkeys(every, 0))
@@ -91,21 +106,26 @@ def check_phases(every: Mapping[str, int], phases: Mapping[str, int] | None, whe
             "some encoder due in every step: for these k there are no phases that leave no step idle"
             if phases is None
             else "phases that leave no step idle",
-            "give one encoder k = 1, or use k that cover (2 and 2; 2, 4 and 4; 3, 3 and 3)",
+            f"set {updating_always(min(every, key=every.__getitem__))}, or intervals that cover every step (2 and 2; "
+            "2, 4 and 4; 3, 3 and 3) without phases of your own",
         )
     return found
 
 
 class Cadence:
-    """When is each encoder due? Pure host-side logic over committed steps.
+    """Decides when each encoder is due, on the host and from committed steps alone.
 
     Args:
-        every: k per encoder (1 = always).
-        rule: `fixed` `(t - phase) mod k == 0`; `elapsed` at least k steps since the last update (for k that
-            change); `random` with probability exactly 1/k, drawn from (seed, t) alone, for the control "random
-            skipping at the same rate".
-        phases: for `fixed`.
-        seed: for `random`.
+        every: the interval k of each encoder, in committed steps; 1 is an update in every step.
+        rule: the rule by which an encoder is due: `fixed` where `(t - phase) mod k == 0`; `elapsed` at least k steps
+            after its last update (for k that change); `random` with a probability of exactly 1/k, drawn from (seed, t)
+            alone, for the control that skips at random at the same rate.
+        phases: the phase of each encoder under `fixed`.
+        seed: the seed of `random`.
+
+    Attributes:
+        last: the committed step of each encoder's last update.
+        forced: the number of steps in which nobody was due and the most overdue encoder updated.
     """
 
     def __init__(
@@ -116,11 +136,11 @@ class Cadence:
         seed: int = 0,
     ):
         self.every, self.rule, self.phases, self.seed = dict(every), rule, dict(phases), seed
-        self.last: dict[str, int] = dict.fromkeys(every, -(10**9))  # step of the last update
+        self.last: dict[str, int] = dict.fromkeys(every, -(10**9))
         self.forced = 0
 
     def due(self, t: int) -> set[str]:
-        """The encoders that update at step t; never empty, except where there is one encoder only."""
+        """Return the encoders that update at step t; it is never empty, except where there is one encoder only."""
         chosen = self._chosen(t)
         return chosen if chosen or len(self.every) == 1 else {self._most_overdue(t)}
 
@@ -143,6 +163,7 @@ class Cadence:
         return max(self.every, key=lambda m: (t - self.last[m]) / self.every[m])
 
     def commit(self, t: int, updated: set[str]) -> None:
+        """Note which encoders have updated at committed step t."""
         if updated and not self._chosen(t):
             self.forced += 1
         for m in updated:
@@ -150,13 +171,13 @@ class Cadence:
 
 
 class FrequencyMask(Stage):
-    """Holds encoders back between their updates.
+    """Holds encoders back between their updates (specification A2.7).
 
-    On a step on which an encoder is not due, `soft` scales its update (default 0.1), `hard` applies nothing (and the
-    owner of the forward pass may skip the encoder's graph: `ctx.plan[group].graph`), `accumulate` applies nothing now
-    and the mean of all gradients since the last update at the next one, and `fusion_preserving` changes nothing here:
-    the unimodal head reads the detached feature on that step (`ctx.plan[group].head_detached`), so that only the
-    gradient of the fusion path remains.
+    In a step in which an encoder is not due, `soft` scales its update, `hard` applies nothing (and the owner of the
+    forward pass may leave out the encoder's graph: `ctx.plan[group].graph`), `accumulate` applies nothing now and, at
+    the next update, the mean of all gradients since the last one, and `fusion_preserving` changes nothing here: the
+    unimodal head reads the detached feature in that step (`ctx.plan[group].head_detached`), so that only the gradient
+    of the fusion path remains.
 
     Example::
 
@@ -166,18 +187,26 @@ class FrequencyMask(Stage):
             every: {audio: 4, visual: 1}
             masking: accumulate
 
-    Limits: `fusion_preserving` and the saved compute of `hard` need the module's help. Under DDP `hard` without
-        a graph needs `find_unused_parameters=True`. With `soft` and `through: lr` weight decay shrinks by the
-        same factor.
+    Limits: `fusion_preserving` and the saved compute of `hard` need the module's help. Under DDP, `hard` without a
+    graph needs `find_unused_parameters=True`. With `soft` and `through: lr`, weight decay shrinks by the same factor.
 
     Args:
-        every: k per group: an update every k committed steps.
-        masking: see above.
-        soft_scale: factor of `soft`.
-        through: where `soft` acts, `lr` or `gradient`.
-        phases: fixed phases per group; null finds staggered ones that leave no step idle.
-        rule: `fixed`, `elapsed` (for k set at run time by `set_every`) or `random`.
-        seed: for `random`.
+        every: the interval k of each group: an update every k committed steps.
+        masking: what is applied between two updates: `soft`, `hard`, `fusion_preserving` or `accumulate`.
+        soft_scale: the factor of `soft`.
+        through: where the factor of `soft` acts: `lr` or `gradient`.
+        phases: the phase of each group under `fixed`; null finds staggered ones that leave no step idle.
+        rule: the rule by which a group is due: `fixed`, `elapsed` (for intervals that `set_every` changes) or `random`.
+        seed: the seed of `random`.
+
+    Attributes:
+        cadence: the rule that says which group is due.
+        actions: what each group did in the newest step: `update`, `soft`, `fusion`, `hold`, `accumulate` or `missing`.
+        applied: the number of committed steps in which each group moved.
+        held: the number of committed steps in which each group stood still.
+
+    Raises:
+        UserError: intervals or phases under which some step would idle every group, or an unknown group.
     """
 
     name = "frequency"
@@ -205,7 +234,7 @@ class FrequencyMask(Stage):
         self._loaded: dict[str, Any] | None = None
 
     def set_every(self, group: str, k: int) -> None:
-        """Changes k from the next step on (rule `elapsed`)."""
+        """Change a group's interval to k committed steps from the next step on (rule `elapsed`)."""
         self.cadence.every[group] = k
 
     def prepare(self, ctx: StepContext) -> None:
@@ -251,7 +280,7 @@ class FrequencyMask(Stage):
                 ctx.hold(name)
 
     def _add_sums(self, ctx: StepContext, name: str) -> None:
-        """`p.grad` becomes the mean of the gradients since the last update, this one included."""
+        """Make `p.grad` the mean of the gradients since the last update, this one included."""
         ctx.writable(name)
         for p, s in zip(ctx.groups[name].params, self._sums[name], strict=True):
             if s is not None:

@@ -1,4 +1,4 @@
-"""StepGate: a step is taken when every gradient is finite and any group has a signal."""
+"""StepGate: a step is taken when every gradient is finite and any group has a signal (specification A5)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from callbacks.step.phases import Phase
 from callbacks.step.stage import Stage
 
 
-def verdict(fresh: dict[str, float], applied: dict[str, float], held: Collection[str] = frozenset()) -> str | None:
-    """Reason not to step, or None (asgml.md §5).
+def veto_reason(fresh: dict[str, float], applied: dict[str, float], held: Collection[str] = frozenset()) -> str | None:
+    """Return a reason to veto the step, or None (specification A5.1).
+
+    One group with a signal is enough: heads, masked encoders and missing modalities leave groups empty legitimately.
 
     Args:
-        fresh: gradient norm per group as backward left it.
-        applied: gradient norm per group of what would be applied.
-        held: groups that stand still on purpose; one that had a gradient makes this a step, in which nothing of
-            it moves (else delayed groups alone would wait for ever for a stamp of the wanted age).
-
-    One group with a signal is enough: heads, masked encoders and missing modalities leave groups empty
-        legitimately.
+        fresh: the gradient norm of each group as backward left it.
+        applied: the norm of the gradient that each group would apply.
+        held: the groups that stand still on purpose; one that had a gradient makes this a step, in which nothing of it
+            moves (else delayed groups alone would wait for ever for a stamp of the wanted age).
     """
     for what, norms in (("fresh", fresh), ("applied", applied)):
         bad = [f"{name} ({value})" for name, value in norms.items() if not math.isfinite(value)]
@@ -33,24 +32,28 @@ def verdict(fresh: dict[str, float], applied: dict[str, float], held: Collection
 
 
 class TooManySkips(RuntimeError):
-    """`max_consecutive_skips` steps in a row were vetoed: training stands still."""
+    """Reports that `max_consecutive_skips` steps in a row were vetoed, so that training stands still."""
 
 
 class StepGate(Stage):
-    """Decides whether the optimiser moves, counts and names every skip, and fails loudly when nothing but skips
-    happens.
+    """Decides whether the optimiser moves, counts every skip by reason, and raises when nothing but skips happens.
 
     Example::
 
         callbacks:
           gate: {_target_: callbacks.StepGate, max_consecutive_skips: 20}
 
-    Limits: reads one small vector from the device per step (the step's only host read). Norms are L2 in fp32, so
-        a finite gradient above about 1e19 counts as not finite. While an fp16 scaler searches its first scale,
-        skips are counted but do not add up to the failure, until the first step has been taken.
+    Limits: reads one small vector from the device per step (the step's only host read). Norms are L2 in fp32, so a
+    finite gradient above about 1e19 counts as not finite. While an fp16 scaler searches its first scale, until the
+    first step has been taken, skips are counted but do not add up to the failure.
 
     Args:
-        max_consecutive_skips: raise `TooManySkips` at this many vetoes in a row.
+        max_consecutive_skips: the number of vetoes in a row at which `TooManySkips` is raised.
+
+    Attributes:
+        skipped: the number of vetoed steps.
+        consecutive: the number of vetoes since the last committed step.
+        reasons: the number of vetoes by kind of reason.
     """
 
     name = "gate"
@@ -75,7 +78,7 @@ class StepGate(Stage):
     def decide(self, ctx: StepContext) -> str | None:
         host = ctx.read_to_host()
         fresh, applied = ({g: host[f"{what}/{g}"] for g in ctx.groups} for what in ("fresh", "applied"))
-        return verdict(fresh, applied, ctx.plan.idle)
+        return veto_reason(fresh, applied, ctx.plan.idle)
 
     def on_commit(self, ctx: StepContext) -> None:
         self.consecutive = 0
@@ -93,8 +96,9 @@ class StepGate(Stage):
             return
         self.consecutive += 1
         if self.consecutive >= self.max_consecutive_skips:
+            held = ", ".join(f"{group} ({why})" for group, why in ctx.plan.reasons.items())
             raise TooManySkips(
                 f"{self.consecutive} optimiser steps in a row were skipped at t={ctx.t} "
-                f"(batch {ctx.trainer.global_step}): {reason}. "
+                f"(batch {ctx.trainer.global_step}): {reason}. {f'Held or delayed: {held}. ' if held else ''}"
                 "Nothing is being learned: look at the learning rate, the loss and the data of these batches."
             )

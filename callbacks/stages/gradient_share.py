@@ -1,4 +1,4 @@
-"""gradient_share: how much gradient a branch leaves to the module it was added to."""
+"""gradient_share: how much gradient a branch leaves to the module it was added to (specification A6.3)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ THRESHOLD = 0.8
 
 @dataclass
 class GradientShare:
-    """`share`: mean over seeds of ‖g with branch‖ / ‖g without branch‖ at the module; `norm_ratio`: mean ‖branch‖
-    / ‖stream‖."""
+    """Holds what `gradient_share` has measured.
+
+    Attributes:
+        share: the mean of `shares`.
+        shares: per seed, the gradient norm at the module with the branch over that without it.
+        norm_ratio: the mean over seeds of ‖branch output‖ / ‖stream‖, None where it was not measured.
+    """
 
     share: float
     shares: list[float]
@@ -24,7 +29,7 @@ class GradientShare:
 
 
 def gradient_norm(module: nn.Module, loss: Tensor) -> float:
-    """L2 norm of d loss / d parameters of the module (0 for parameters the loss does not reach)."""
+    """Return the L2 norm of d loss / d parameters of a module, 0 where the loss reaches none of them."""
     params = [p for p in module.parameters() if p.requires_grad]
     gradients = [g for g in torch.autograd.grad(loss, params, allow_unused=True) if g is not None]
     if not gradients:
@@ -39,19 +44,17 @@ def gradient_share(
     seeds: Sequence[int],
     norms: Callable[[], tuple[float, float]] | None = None,
 ) -> GradientShare:
-    """The gradient norm that reaches a module with and without a given branch, as a mean over seeds (asgml.md
-    §6).
+    """Measure the gradient norm that reaches a module with a branch over that without it, as a mean over seeds.
+
+    A mean below 0.8 warns.
 
     Args:
-        module_under_test: e.g. an adapter that a new residual branch might starve.
-        loss: `loss(seed)` runs the forward pass (its initialisation or batch drawn from the seed) and returns
-            the scalar loss.
-        without_branch: context manager that switches the branch off.
-        seeds: one draw is noise; use at least ten.
-        norms: after a forward pass with the branch, `(‖branch output‖, ‖stream‖)`.
-
-    Returns:
-        The shares; a mean below 0.8 warns.
+        module_under_test: the module that the branch might starve, e.g. an adapter beside a new residual branch.
+        loss: `loss(seed)` runs the forward pass (its initialisation or batch drawn from the seed) and returns the
+            scalar loss.
+        without_branch: a context manager that switches the branch off.
+        seeds: the seeds, at least ten of them: one draw is noise.
+        norms: a function that returns `(‖branch output‖, ‖stream‖)` of the last forward pass with the branch.
 
     Raises:
         ValueError: the module gets no gradient even without the branch.
@@ -73,8 +76,7 @@ def gradient_share(
     if share < THRESHOLD:
         warnings.warn(
             f"the branch leaves {type(module_under_test).__name__} only {share:.0%} of its gradient "
-            f"(below {THRESHOLD:.0%}): "
-            "normalise the branch, match its norm to the stream and scale it (0.1)",
+            f"(below {THRESHOLD:.0%}): normalise the branch, match its norm to the stream and scale it (0.1)",
             stacklevel=2,
         )
     return GradientShare(share, shares, sum(ratios) / len(ratios) if ratios else None)

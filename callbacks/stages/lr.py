@@ -1,4 +1,4 @@
-"""Learning rates that move only after real steps."""
+"""Learning rates that move only after committed steps (specification A5.3)."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def lr_factor(
     step_gamma: float = 0.1,
     warmup_steps: int = 0,
 ) -> float:
-    """Factor on every group's base learning rate at committed step t.
+    """Return the factor on every group's base learning rate at committed step t.
 
-    `step` multiplies by `step_gamma` every `step_epochs` epochs (torch's StepLR, in committed steps); `cosine`
-    falls to 0 over `epochs`. Warm-up rises linearly from a floor of 10 % (1 % makes an overfit test look dead).
+    `step` multiplies by `step_gamma` every `step_epochs` epochs (torch's StepLR, in committed steps); `cosine` falls to
+    0 over `epochs`. Warm-up rises linearly over `warmup_steps` from a floor of 10 % (with 1 % an overfit test looks
+    dead).
     """
     epoch = t // max(1, steps_per_epoch)
     if kind == "step":
@@ -44,13 +45,22 @@ def lr_factor(
 
 
 class LRSchedule:
-    """The suite's learning-rate schedule as configuration: call it with the optimiser to get a `LambdaLR` (one
-    step per committed step).
+    """Describes a learning-rate schedule; called with an optimiser, it returns the `LambdaLR` of that schedule.
 
     Example::
 
-        lr_schedule: {_target_: callbacks.LRSchedule, kind: step, step_epochs: 70, step_gamma: 0.1,
-            warmup_steps: 100}
+        lr_schedule: {_target_: callbacks.LRSchedule, kind: step, step_epochs: 70, step_gamma: 0.1, warmup_steps: 100}
+
+    Limits: one scheduler step is one committed step (see `LRStep`), and all groups share the factor.
+
+    Args:
+        kind: the form of the schedule: `constant`, `step` or `cosine`.
+        step_epochs: the number of epochs between two reductions by `step`.
+        step_gamma: the factor of each reduction by `step`.
+        warmup_steps: the number of committed steps over which the rate rises linearly from 10 %.
+
+    Raises:
+        UserError: an unknown `kind`, `step_epochs` below 1 or `warmup_steps` below 0.
     """
 
     def __init__(
@@ -61,22 +71,18 @@ class LRSchedule:
         warmup_steps: int = 0,
     ):
         if kind not in ("constant", "step", "cosine"):
-            raise UserError("lr_schedule.kind", kind, "constant, step or cosine", "choose one of the three")
-        if step_epochs < 1 or warmup_steps < 0:
-            raise UserError(
-                "lr_schedule",
-                f"step_epochs {step_epochs}, warmup_steps {warmup_steps}",
-                "step_epochs >= 1, warmup_steps >= 0",
-                "correct the value",
-            )
-        self.kind, self.step_epochs, self.step_gamma, self.warmup_steps = (
-            kind,
-            step_epochs,
-            step_gamma,
-            warmup_steps,
-        )
+            remedy = "set lr_schedule=constant, lr_schedule=step or lr_schedule=cosine"
+            raise UserError("lr_schedule.kind", kind, "constant, step or cosine", remedy)
+        if step_epochs < 1:
+            raise UserError("lr_schedule.step_epochs", str(step_epochs), "1 or more", "set lr_schedule.step_epochs=70")
+        if warmup_steps < 0:
+            remedy = "set lr_schedule.warmup_steps=0"
+            raise UserError("lr_schedule.warmup_steps", str(warmup_steps), "0 or more", remedy)
+        self.kind, self.step_epochs, self.step_gamma = kind, step_epochs, step_gamma
+        self.warmup_steps = warmup_steps
 
     def factor(self, steps_per_epoch: int, epochs: int) -> Callable[[int], float]:
+        """Return the factor on the base learning rate as a function of the committed step."""
         return lambda t: lr_factor(
             t, steps_per_epoch, epochs, self.kind, self.step_epochs, self.step_gamma, self.warmup_steps
         )
@@ -86,19 +92,19 @@ class LRSchedule:
 
 
 class LRStep(Stage):
-    """Steps the schedulers returned by `configure_optimizers` after committed steps only.
+    """Steps the schedulers that `configure_optimizers` returned, after committed steps only.
 
     Lightning does not step schedulers under manual optimisation (it does save their state). Schedulers with
-    `interval: step` move at every `frequency`-th commit, those with `interval: epoch` at the end of an epoch in
-    which at least one step was committed.
+    `interval: step` move at every `frequency`-th commit, those with `interval: epoch` at the end of every
+    `frequency`-th epoch, unless no step was committed in it.
 
     Example::
 
         callbacks:
           pipeline: {_target_: callbacks.StepPipeline, stages: [{_target_: callbacks.LRStep}]}
 
-    Limits: `ReduceLROnPlateau` needs a metric and is refused; step it in the module. Automatic optimisation is
-        refused: Lightning would step the schedulers a second time.
+    Limits: `ReduceLROnPlateau` needs a metric and is refused; step it in the module. Automatic optimisation with a
+    scheduler is refused: Lightning would step it a second time.
     """
 
     name = "lr"
@@ -113,7 +119,8 @@ class LRStep(Stage):
                 "LRStep",
                 "a module with automatic optimisation",
                 "manual optimisation",
-                "drop LRStep: Lightning steps the schedulers itself there, after vetoed steps too",
+                "take LRStep out of the callbacks (Lightning steps the schedulers itself there, after vetoed steps "
+                "too), or set self.automatic_optimization = False in the module",
             )
         for config in ctx.trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, ReduceLROnPlateau):  # the config's flag is not set here
@@ -121,7 +128,7 @@ class LRStep(Stage):
                     "configure_optimizers()",
                     "ReduceLROnPlateau",
                     "a scheduler of steps or epochs",
-                    "step it in the module",
+                    "return the optimiser alone, and call scheduler.step(metric) in on_validation_epoch_end()",
                 )
 
     def on_commit(self, ctx: StepContext) -> None:

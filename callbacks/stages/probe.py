@@ -1,4 +1,4 @@
-"""ProbeEMA: how much can be read out of each modality's features right now?"""
+"""ProbeEMA: how much can be read out of each modality's features at this moment (specification A4)."""
 
 from __future__ import annotations
 
@@ -22,57 +22,67 @@ ProbeInput = dict[str, tuple[Tensor, Tensor]]  # modality -> features (n, d), la
 
 
 class CorrectedEMA:
-    """Exponential moving average with bias correction: the first value is the first sample, not a blend with 0."""
+    """Averages a sequence exponentially with bias correction: it starts at the first value, not at a blend with 0.
+
+    Args:
+        alpha: the weight of a new value.
+    """
 
     def __init__(self, alpha: float):
         self.alpha, self.sum, self.count = alpha, 0.0, 0
 
     def update(self, value: float) -> float:
+        """Take in a value and return the new average."""
         self.sum = (1 - self.alpha) * self.sum + self.alpha * value
         self.count += 1
         return self.value
 
     @property
     def value(self) -> float:
+        """Return the average, 0 before the first value."""
         return self.sum / (1 - (1 - self.alpha) ** self.count) if self.count else 0.0
 
 
 class ProbeEMA(Stage):
-    """A linear (or one-hidden-layer) probe per modality on detached fp32 features, scored on data it was not
-    trained on.
+    """Trains a probe per modality on detached fp32 features, and scores it on samples that it was not trained on.
 
-    The module under training offers two methods::
+    The module under training has two methods, which return features (n, d) and labels (n,) by modality::
 
-        def probe_input(self) -> dict[str, tuple[Tensor, Tensor]]: ...        # features and labels of the current
-        batch
-        def probe_encode(self, batch) -> dict[str, tuple[Tensor, Tensor]]: ...  # the same for a held-out batch
+        def probe_input(self) -> dict[str, tuple[Tensor, Tensor]]: ...  # of the current batch
+        def probe_encode(self, batch) -> dict[str, tuple[Tensor, Tensor]]: ...  # of a held-out batch
 
-    Probes train after every committed step, with their own Adam; no gradient reaches an encoder, no global
-    random number is drawn, and the module's weights are bit-identical with and without probes. Accuracies are
-    read as an EMA with bias correction: `utilisation`, `gap`, `dominant`, `weakest`.
+    Probes train after every committed step, with an Adam of their own; no gradient reaches an encoder, no global random
+    number is drawn, and the module's weights are bit-identical with and without probes. Accuracies are read as moving
+    averages with bias correction: `utilisation`, `dominant`, `weakest` and `gap`.
 
     Example::
 
         callbacks:
-          probe: {_target_: callbacks.ProbeEMA, classes: 6, every: 10, holdout: validation, holdout_size:
-              256}
+          probe: {_target_: callbacks.ProbeEMA, classes: 6, every: 10, holdout: validation, holdout_size: 256}
 
-    Limits: a scoring step re-encodes the held-out batch and reads one vector from the device. `validation` takes
-        `datamodule.probe_batch(n)` where it exists, else the first validation batch, and uses validation data in
-        training decisions (say so when reporting; `half` and `buffer` do not, but hold out within a step only:
-        over epochs every sample is trained on).
+    Limits: a scoring step encodes the held-out batch anew and reads one vector from the device. `validation` takes
+    `datamodule.probe_batch(n)` where it exists, else the first validation batch, and thus lets validation data steer
+    training decisions (say so when reporting). `half` and `buffer` do not, but hold out within a step only: over epochs
+    every sample is trained on.
 
     Args:
-        classes: number of classes.
-        every: committed steps between scores.
-        holdout: `validation`; `half` of the current batch; `buffer` of the last `buffer_batches` batches, every
-            second of which is kept from the probes.
-        holdout_size: samples of the held-out validation batch.
-        buffer_batches: length of the buffer.
-        hidden: width of a hidden layer, 0 for linear.
-        lr: of the probes' Adam.
-        ema: weight of a new accuracy.
-        seed: of the probes' initialisation.
+        classes: the number of classes.
+        every: the number of committed steps between two scores.
+        holdout: the samples that are scored: a `validation` batch; `half` of the current batch (every second row); or a
+            `buffer` of the last `buffer_batches` held-out batches (every second batch, which no probe is trained on).
+        holdout_size: the number of samples of the held-out validation batch.
+        buffer_batches: the number of batches in the buffer.
+        hidden: the width of the probes' hidden layer; 0 makes them linear.
+        lr: the learning rate of the probes' Adam.
+        ema: the weight of a new accuracy in its moving average.
+        seed: the seed of the probes' initial weights.
+
+    Attributes:
+        scores: the moving average of the accuracy, by modality.
+        history: the single scores as lists of committed step, modality and accuracy.
+
+    Raises:
+        UserError: the module lacks one of the two methods, or there is no validation data to hold out.
     """
 
     name = "probe"
@@ -93,7 +103,7 @@ class ProbeEMA(Stage):
         self.classes, self.every, self.holdout, self.holdout_size = classes, every, holdout, holdout_size
         self.buffer_batches, self.hidden, self.lr, self.ema, self.seed = buffer_batches, hidden, lr, ema, seed
         self.scores: dict[str, CorrectedEMA] = {}
-        self.history: list[list[Any]] = []  # [t, modality, accuracy]
+        self.history: list[list[Any]] = []
         self._probes: dict[str, nn.Module] = {}
         self._optimizer: torch.optim.Optimizer | None = None
         self._buffer: deque[ProbeInput] = deque(maxlen=buffer_batches)
@@ -103,36 +113,41 @@ class ProbeEMA(Stage):
     # -- what consumers read
     @property
     def utilisation(self) -> dict[str, float]:
-        """Bias-corrected EMA of the probe accuracy per modality, in [0, 1]."""
+        """Return the moving average of the probe's accuracy by modality, in [0, 1]."""
         return {m: s.value for m, s in self.scores.items()}
 
     @property
     def dominant(self) -> str | None:
+        """Return the modality with the highest utilisation, None before the first score."""
         return max(self.utilisation, key=self.utilisation.__getitem__, default=None)
 
     @property
     def weakest(self) -> str | None:
+        """Return the modality with the lowest utilisation, None before the first score."""
         return min(self.utilisation, key=self.utilisation.__getitem__, default=None)
 
     @property
     def gap(self) -> float:
-        values = self.utilisation.values()
-        return max(values) - min(values) if values else 0.0
+        """Return the utilisation of `dominant` less that of `weakest`, 0 before the first score."""
+        strong, weak = self.dominant, self.weakest
+        return 0.0 if strong is None or weak is None else self.utilisation[strong] - self.utilisation[weak]
 
     # -- stage
     def prepare(self, ctx: StepContext) -> None:
-        for method in ("probe_input", "probe_encode"):
+        for method, arguments in (("probe_input", "self"), ("probe_encode", "self, batch")):
             if not hasattr(ctx.module, method):
                 raise UserError(
                     "ProbeEMA",
                     f"{type(ctx.module).__name__} has no {method}()",
                     "a module with probe_input() and probe_encode(batch)",
-                    "see the docstring of ProbeEMA",
+                    f"write def {method}({arguments}) in {type(ctx.module).__name__}: it returns "
+                    "{modality: (features (n, d), labels (n,))}",
                 )
         if self.holdout == "validation":
             self._held_out = self._fetch(ctx)
 
     def _fetch(self, ctx: StepContext) -> Any:
+        """Return the held-out validation batch, on the module's device."""
         datamodule = getattr(ctx.trainer, "datamodule", None)
         if datamodule is not None and hasattr(datamodule, "probe_batch"):
             batch = datamodule.probe_batch(self.holdout_size)
@@ -143,7 +158,7 @@ class ProbeEMA(Stage):
                     "ProbeEMA.holdout",
                     "no validation data",
                     "a validation loader or datamodule.probe_batch(n)",
-                    "use holdout: half or buffer",
+                    "set callbacks.probe.holdout=half or callbacks.probe.holdout=buffer",
                 )
             drawn = capture()  # an iterator over a loader draws a seed for its workers
             batch = next(iter(loaders))
@@ -151,6 +166,7 @@ class ProbeEMA(Stage):
         return ctx.trainer.strategy.batch_to_device(batch)
 
     def _build(self, sizes: dict[str, int], device: torch.device) -> None:
+        """Build the probes of modalities that have none yet, from their feature sizes, and an Adam for all."""
         for m, size in sizes.items():
             if m in self._probes:
                 continue
@@ -176,6 +192,7 @@ class ProbeEMA(Stage):
         )
 
     def _restore(self, device: torch.device) -> None:
+        """Build the probes of a loaded state and give them their weights, optimiser and buffer."""
         saved, self._loaded = self._loaded, None
         if saved is None or not saved["sizes"]:
             return
@@ -212,6 +229,7 @@ class ProbeEMA(Stage):
                 self._score(ctx, held)
 
     def _train(self, batch: ProbeInput) -> None:
+        """Move the probes by one Adam step on the mean cross-entropy over the rows of all ranks."""
         assert self._optimizer is not None
         self._optimizer.zero_grad(set_to_none=True)
         counts = None
@@ -231,6 +249,7 @@ class ProbeEMA(Stage):
 
     @torch.no_grad()
     def _score(self, ctx: StepContext, held: ProbeInput | None) -> None:
+        """Score the probes on the held-out rows of all ranks; `held` has them under `half`."""
         if self.holdout == "validation":
             with evaluating(ctx.module):
                 held = {m: (f.float(), y) for m, (f, y) in ctx.module.probe_encode(self._held_out).items()}  # type: ignore[operator]

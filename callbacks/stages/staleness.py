@@ -1,157 +1,50 @@
-"""StalenessBuffer: an encoder applies the gradient that was really computed tau steps ago."""
+"""StalenessBuffer: an encoder applies the gradient that was really computed tau steps ago (specification A2.1)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from callbacks.errors import UserError
+from callbacks.stages.stale_gradients import Due, Ring, Stamps
 from callbacks.step.context import StepContext
-from callbacks.step.groups import Group, require_groups, warn_if_scale_invariant
+from callbacks.step.groups import require_groups, warn_if_scale_invariant
 from callbacks.step.phases import Phase
 from callbacks.step.stage import Stage
 
-EMPTY = -1
-
 
 def compensation(tau: int, lambda_comp: float) -> float:
-    """`c(tau) = 1 / (1 + lambda * tau)` (asgml.md §2.6): never above 1; tau 2 at lambda 0.1 gives 0.833."""
+    """Return `c(tau) = 1 / (1 + lambda * tau)`, never above 1; 0.833 at tau 2 and lambda 0.1 (specification A2.6)."""
     return 1.0 / (1.0 + lambda_comp * tau)
 
 
 def delay_compensate_(gradients: list[Tensor], now: list[Tensor], then: list[Tensor], mu: float) -> None:
-    """In place `g + mu * g*g * (theta_t - theta_{t-tau})` (DC-ASGD, Zheng et al. 2017, Eq. 10), with multi-tensor
-    ops."""
+    """Turn gradients g in place into `g + mu * g * g * (theta_t - theta_{t-tau})`, elementwise.
+
+    This is the delay compensation of DC-ASGD (Zheng et al., "Asynchronous Stochastic Gradient Descent with Delay
+    Compensation", ICML 2017, eq. 10), with multi-tensor operations.
+
+    Args:
+        gradients: g, computed tau steps ago, one tensor per parameter.
+        now: theta_t, the parameters as they are.
+        then: theta_{t-tau}, the parameters at which `gradients` were computed.
+        mu: the strength of the compensation.
+    """
     drift = torch._foreach_sub(now, then)
     torch._foreach_mul_(drift, gradients)
     torch._foreach_mul_(drift, gradients)
     torch._foreach_add_(gradients, drift, alpha=mu)
 
 
-@dataclass
-class Due:
-    """What a delayed group may do at step t. `action`: update, hold or missing; `stamp`: the stamp to apply
-    (update only)."""
-
-    action: Literal["update", "hold", "missing"]
-    stamp: int = EMPTY
-    warmup: bool = False
-
-
-@dataclass
-class Stamps:
-    """Host-side account of one group's ring: which gradient is where, and what has been applied.
-
-    A stamp is the committed step at which a gradient was computed. Every stamp is applied at most once and
-    stamps only move forward; stamps that are overtaken are counted as dropped.
-    """
-
-    capacity: int
-    stored: list[int] = field(default_factory=list)  # per slot: the stamp, or EMPTY
-    last: int = -1  # newest stamp applied or overtaken
-    applied: int = 0
-    held: int = 0
-    dropped: int = 0
-    missing: int = 0
-
-    def __post_init__(self) -> None:
-        self.stored = self.stored or [EMPTY] * self.capacity
-
-    def due(self, t: int, tau: int, present: bool, warmup: str) -> Due:
-        """What to do at step t with delay tau (both in committed steps); `present`: is there a fresh gradient?"""
-        if not present:
-            return Due("missing")
-        stamp = t - tau
-        if stamp < 0:
-            return Due("update", t, warmup=True) if warmup == "fresh" else Due("hold", warmup=True)
-        known = stamp == t or self.stored[stamp % self.capacity] == stamp
-        if stamp <= self.last or not known:
-            return Due("hold")
-        return Due("update", stamp)
-
-    def commit(self, t: int, due: Due, present: bool) -> None:
-        """Books what was done at step t."""
-        slot = t % self.capacity
-        if self.stored[slot] > self.last:  # overwritten before it ever came due
-            self.dropped += 1
-        self.stored[slot] = t if present else EMPTY
-        if due.action == "update":
-            older = [s for s in self.stored if self.last < s < due.stamp]
-            self.dropped += len(older)
-            self.last = due.stamp
-            self.applied += 1
-        elif due.action == "hold":
-            self.held += 1
-        else:
-            self.missing += 1
-
-
-class Ring:
-    """`capacity` preallocated flat gradients of one group, with views in the shapes of its parameters.
-
-    Args:
-        group: whose gradients.
-        capacity: slots, i.e. the largest delay + 1.
-        dtype: of storage; None keeps the parameters' own (bit-exact).
-        device: "same" as the parameters, or "cpu" (pinned when CUDA is there).
-    """
-
-    def __init__(self, group: Group, capacity: int, dtype: torch.dtype | None, device: Literal["same", "cpu"]):
-        first = group.params[0]
-        where = first.device if device == "same" else torch.device("cpu")
-        self.pinned = where.type == "cpu" and first.device.type == "cuda"
-        self.flat = torch.zeros(capacity, group.numel, dtype=dtype or first.dtype, device=where, pin_memory=self.pinned)
-        sizes = [p.numel() for p in group.params]
-        self.views = [
-            [piece.view(p.shape) for piece, p in zip(row.split(sizes), group.params, strict=True)]
-            for row in self.flat.unbind()
-        ]
-        self.has = [[False] * len(sizes) for _ in range(capacity)]  # without a gradient then, without one now
-        self.norms: list[Tensor | None] = [None] * capacity
-
-    def push(self, slot: int, params: list[nn.Parameter], norm: Tensor) -> None:
-        self.norms[slot] = norm
-        self.has[slot] = [p.grad is not None for p in params]
-        sources = [p.grad for p in params if p.grad is not None]
-        targets = [v for v, h in zip(self.views[slot], self.has[slot], strict=True) if h]
-        torch._foreach_copy_(targets, sources, non_blocking=True)
-
-    def lend(self, slot: int, params: list[nn.Parameter]) -> bool:
-        """Makes `p.grad` the stored tensors themselves, without a copy; False where they cannot serve as they are."""
-        like = params[0]
-        if self.flat.dtype != like.dtype or self.flat.device != like.device:
-            return False
-        if any(p.dtype != like.dtype or not p.is_contiguous() for p in params):
-            return False
-        for p, view, h in zip(params, self.views[slot], self.has[slot], strict=True):
-            p.grad = view if h else None
-        return True
-
-    def pop(self, slot: int, params: list[nn.Parameter]) -> None:
-        """Copies the slot's gradients into `p.grad`."""
-        for p, h in zip(params, self.has[slot], strict=True):
-            if not h:
-                p.grad = None
-            elif p.grad is None:
-                p.grad = torch.empty_like(p)
-        targets = [p.grad for p in params if p.grad is not None]
-        sources = [v for v, h in zip(self.views[slot], self.has[slot], strict=True) if h]
-        torch._foreach_copy_(targets, sources, non_blocking=True)
-
-    def push_values(self, slot: int, values: list[Tensor]) -> None:
-        torch._foreach_copy_(self.views[slot], values, non_blocking=True)
-
-
 class StalenessBuffer(Stage):
-    """Delays chosen parameter groups: at committed step t group m applies `c(tau) * g_m(t - tau_m)`.
+    """Delays chosen parameter groups: at committed step t, group m applies `c(tau_m) * g_m(t - tau_m)`.
 
-    The gradient is the one really computed tau steps ago, at the weights of that time. tau 0 is bit-identical to
-    no buffer. Until a gradient of the wanted age exists the group holds still (`warmup: skip`) or applies the
-    fresh one (`fresh`, whose stamp then counts as applied). Delays may change from step to step (`set_delay`),
-    up to `max_delay`.
+    The gradient is the one really computed tau steps ago, at the weights of that time. A delay of 0 is bit-identical to
+    no buffer. Until a gradient of the wanted age exists the group stands still (`warmup: skip`) or applies the fresh
+    one (`fresh`, whose stamp then counts as applied). Delays may change from step to step, up to `max_delay`
+    (`set_delay`).
 
     Example::
 
@@ -162,21 +55,32 @@ class StalenessBuffer(Stage):
             compensation: inverse
             lambda_comp: 0.1
 
-    Limits: memory is (delay + 1) × parameters of each delayed group, twice that with `delay_compensated`
-        (see the counter `staleness_buffer_mb`). Stored gradients are whatever the ranks agreed on, so all ranks
-        hold the same buffer. FSDP is not supported. A group without any gradient in a step (its modality is
-        missing) pushes an empty stamp and makes no update.
+    Limits: memory is (delay + 1) × parameters of each delayed group, twice that with `delay_compensated` (see the
+    counter `staleness_buffer_mb`). Stored gradients are those that the ranks have reduced, so all ranks hold the same
+    buffer. FSDP is not supported. A group without any gradient in a step (its modality is missing) stores an empty
+    stamp and makes no update.
 
     Args:
-        delays: steps per group, 0 = none.
-        warmup: `skip` or `fresh`.
-        compensation: `none`, `inverse` (1/(1+lambda*tau)) or `delay_compensated` (DC-ASGD with `mu`).
+        delays: the delay of each group, in committed steps; 0 is none.
+        warmup: what a group does until a gradient of the wanted age exists: `skip` stands still, `fresh` applies the
+            fresh gradient.
+        compensation: what makes up for the age of a gradient: `none`, `inverse` (the factor `1 / (1 + lambda * tau)`)
+            or `delay_compensated` (DC-ASGD, with `mu`).
         lambda_comp: lambda of `inverse`, per step of delay.
-        mu: strength of `delay_compensated`.
-        through: where the factor of `inverse` acts, on the group's learning rate or on the gradient.
-        max_delay: capacity of every group, for delays that change; default each group's own delay.
-        dtype: storage type of gradients, `bfloat16` halves their memory; None stores exactly.
-        device: `same` or `cpu` (pinned).
+        mu: the strength of `delay_compensated`.
+        through: where the factor of `inverse` acts: on the group's learning rate (`lr`) or on its `gradient`.
+        max_delay: the largest delay that a group may be given later; null takes each group's own delay.
+        dtype: the type in which gradients are stored; a 16-bit type halves their memory, null stores exactly.
+        device: where gradients are stored: the `same` device as the parameters, or the `cpu` (pinned where those are on
+            CUDA).
+
+    Attributes:
+        delays: the delay of each group as it is now.
+        capacity: the number of slots of each group, its largest delay + 1.
+        stamps: the stamps and counters of each group.
+
+    Raises:
+        UserError: a delay below 0 or above `max_delay`, `lambda_comp` below 0, or an unknown group.
     """
 
     name = "staleness"
@@ -195,12 +99,18 @@ class StalenessBuffer(Stage):
         device: Literal["same", "cpu"] = "same",
     ):
         for group, tau in delays.items():
+            where = f"StalenessBuffer.delays.{group}"
             if tau < 0:
-                raise UserError(f"delays.{group}", str(tau), "a delay in steps, 0 or more", "use 0 for no delay")
+                raise UserError(where, str(tau), "a delay in steps, 0 or more", f"write {group}: 0 for no delay")
             if max_delay is not None and tau > max_delay:
-                raise UserError(f"delays.{group}", str(tau), f"at most max_delay = {max_delay}", "raise max_delay")
+                raise UserError(where, str(tau), f"at most max_delay = {max_delay}", f"write max_delay: {tau}")
         if lambda_comp < 0:
-            raise UserError("lambda_comp", str(lambda_comp), "0 or more", "compensation only ever shrinks a stale step")
+            raise UserError(
+                "StalenessBuffer.lambda_comp",
+                str(lambda_comp),
+                "0 or more: compensation only shrinks a stale step",
+                "write lambda_comp: 0.1, or compensation: none",
+            )
         self.delays = dict(delays)
         self.warmup, self.compensation, self.lambda_comp, self.mu = warmup, compensation, lambda_comp, mu
         self.through, self.device = through, device
@@ -213,7 +123,11 @@ class StalenessBuffer(Stage):
         self._loaded: dict[str, Any] | None = None
 
     def set_delay(self, group: str, tau: int) -> None:
-        """Changes a group's delay from the next step on."""
+        """Change a group's delay to tau committed steps from the next step on.
+
+        Raises:
+            ValueError: the buffer of the group is too short for that delay.
+        """
         if not 0 <= tau < self.capacity[group]:
             raise ValueError(f"delay {tau} of {group} is outside 0..{self.capacity[group] - 1}")
         self.delays[group] = tau
@@ -225,7 +139,7 @@ class StalenessBuffer(Stage):
         slots = {g: n for g, n in self.capacity.items() if n > 1}
         self._rings = {g: Ring(ctx.groups[g], n, self.dtype, self.device) for g, n in slots.items()}
         if self.compensation == "delay_compensated":
-            # always exact: rounding to `dtype` is larger than the drift of the weights in a few steps
+            # always exact: rounding to `dtype` would be larger than what the weights move in a few steps
             self._weights = {g: Ring(ctx.groups[g], n, None, self.device) for g, n in slots.items()}
         for group, capacity in self.capacity.items():
             self.stamps.setdefault(group, Stamps(capacity))
@@ -244,7 +158,7 @@ class StalenessBuffer(Stage):
     def before_forward(self, ctx: StepContext) -> None:
         for name, tau in self.delays.items():
             if tau > 0:
-                ctx.plan[name].delay, ctx.plan[name].reason = tau, f"applies the gradient of {tau} steps ago"
+                ctx.plan[name].reason = f"applies the gradient of {tau} steps ago"
 
     def on_gradients(self, ctx: StepContext) -> None:
         self._due.clear()
@@ -284,12 +198,12 @@ class StalenessBuffer(Stage):
             delay_compensate_(gradients, now, then, self.mu)
 
     def age(self, group: str, t: int) -> int:
-        """Age of what this step applies: 0 fresh, -1 nothing."""
+        """Return the age, in committed steps, of the gradient that the group applies in this step, -1 where none."""
         due = self._due[group]
         return t - due.stamp if due.action == "update" else -1
 
     def action(self, group: str) -> str:
-        """update, hold or missing, of the step in progress."""
+        """Return what the group does in the step in progress: `update`, `hold` or `missing`."""
         return self._due[group].action
 
     def on_commit(self, ctx: StepContext) -> None:
@@ -307,6 +221,7 @@ class StalenessBuffer(Stage):
 
     def state(self) -> dict[str, Any]:
         def rings(source: dict[str, Ring]) -> dict[str, Any]:
+            """Return copies of all slots on the CPU."""
             if any(r.pinned for r in source.values()):
                 torch.cuda.synchronize()  # copies into pinned memory may still be under way
             return {

@@ -18,12 +18,15 @@ class StepContext:
     """Holds what the stages of one optimiser step share.
 
     Attributes:
+        trainer: the trainer of the fit.
+        module: the module under training.
+        optimizer: the one optimiser.
+        groups: the optimiser's named parameter groups.
         t: the number of committed optimiser steps so far (not Lightning's `global_step`, which also counts vetoed
             steps).
-        groups: the optimiser's named parameter groups.
         plan: what every group may do in this step.
-        fresh: per group, the norm of the gradient as it came out of backward (0-d tensors, unscaled).
-        reads: the named 0-d tensors to be brought to the host together with the verdict (the step's one host read).
+        fresh: per group, the L2 norm of the gradient as it came out of backward (0-d tensors, unscaled).
+        reads: the named 0-d tensors to be brought to the host together with the norms (the step's one host read).
         host: the values of that read, by name (`fresh/<group>`, `applied/<group>`, and the names in `reads`).
         touched: the groups whose gradient a stage has changed since `fresh` was measured.
         scale: per group, the factor that acts on the learning rate in this step.
@@ -32,7 +35,7 @@ class StepContext:
         veto: the reason why nothing is applied in this step, or None.
         metrics: the values to log for this step.
         report: whether a stage has measured something at its own interval, so that `metrics` are logged in any case.
-        events: pairs of kind and detail for the run's history.
+        events: the pairs of kind and detail for the run's history.
     """
 
     trainer: L.Trainer
@@ -54,7 +57,7 @@ class StepContext:
     events: list[tuple[str, str]] = field(default_factory=list)
 
     def rescale(self, group: str, factor: float, through: str) -> None:
-        """Scale what a group applies in this step by `factor`, through its learning rate or its gradient."""
+        """Scale what a group applies in this step by `factor`, through its learning rate (`lr`) or its `gradient`."""
         if factor == 1.0:
             return
         if through == "lr":
@@ -65,7 +68,7 @@ class StepContext:
             torch._foreach_mul_(gradients, factor)
 
     def hold(self, group: str) -> None:
-        """Keep a group as it is in this step: no gradient, and its normalisation buffers go back."""
+        """Hold a group in this step: no gradient is applied, and its normalisation statistics are restored."""
         self.groups[group].clear()
         self.plan[group].idle = True
         self.touched.add(group)
@@ -73,13 +76,13 @@ class StepContext:
         self.known.pop(group, None)
 
     def lend(self, group: str, norm: Tensor) -> None:
-        """Note that the group's gradients are now a stage's stored tensors, whose norm is known: read, do not write."""
+        """Note that the group's gradients are now tensors which a stage stores, not to be written, and their norm."""
         self.touched.add(group)
         self.borrowed.add(group)
         self.known[group] = norm
 
     def writable(self, group: str) -> list[Tensor]:
-        """Return the group's gradients, to be changed in place (borrowed ones are copied first)."""
+        """Return the group's gradients for changes in place; borrowed ones are copied first."""
         params = [p for p in self.groups[group].params if p.grad is not None]
         if group in self.borrowed:
             for p in params:
@@ -90,7 +93,7 @@ class StepContext:
         return [p.grad for p in params if p.grad is not None]
 
     def norm(self, group: str) -> Tensor:
-        """Return the norm of what the group would apply as things stand (0-d, on the device)."""
+        """Return the L2 norm of the gradient that the group would apply as things stand (0-d, on the device)."""
         if group not in self.touched:
             return self.fresh[group]
         if group not in self.known:
@@ -98,7 +101,7 @@ class StepContext:
         return self.known[group]
 
     def read_to_host(self) -> dict[str, float]:
-        """Make the one declared device-to-host copy of the step: fresh and applied norms, and everything in `reads`."""
+        """Make the step's one copy from device to host, of fresh and applied norms and `reads`, and return `host`."""
         fresh = list(self.fresh.values())
         applied = [self.norm(name) for name in self.groups]
         names = [*(f"fresh/{g}" for g in self.groups), *(f"applied/{g}" for g in self.groups), *self.reads]
@@ -110,5 +113,5 @@ class StepContext:
 
 
 def host_read(packed: Tensor) -> list[float]:
-    """Wait for the device and return the values: the only place where a step does."""
+    """Return the values of a 1-d tensor. No other place in a step waits for the device."""
     return packed.tolist()

@@ -1,8 +1,9 @@
-"""Named parameter groups of one optimiser: the unit in which every stage thinks."""
+"""Named parameter groups of one optimiser: the unit on which every stage acts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -11,7 +12,7 @@ from torch.optim import Optimizer
 
 from callbacks.errors import UserError
 
-# A constant factor on the gradient cancels in these updates (up to eps), so scaling must act on the learning rate.
+# A constant factor on the gradient cancels in these updates (up to eps), so a scaling must act on the learning rate.
 SCALE_INVARIANT = (
     torch.optim.Adam,
     torch.optim.AdamW,
@@ -28,13 +29,13 @@ SCALE_INVARIANT = (
 
 @dataclass
 class Group:
-    """One named parameter group.
+    """Holds one named parameter group.
 
     Attributes:
         name: the `name` entry of the optimiser's group (`group<i>` where there is none).
-        params: its trainable parameters, in optimiser order.
+        params: the trainable parameters, in the optimiser's order.
         options: the optimiser's own dict of the group (`lr`, `weight_decay`, …).
-        numel: number of scalar parameters.
+        numel: the number of scalar parameters.
     """
 
     name: str
@@ -46,17 +47,17 @@ class Group:
         self.numel = sum(p.numel() for p in self.params)
 
     def gradients(self) -> list[Tensor]:
-        """The gradients that exist now (parameters without one are left out)."""
+        """Return the gradients that exist now; parameters without one are left out."""
         return [p.grad for p in self.params if p.grad is not None]
 
     def clear(self) -> None:
-        """Sets every gradient to None: neither momentum nor weight decay moves the group in this step."""
+        """Set every gradient to None, so that neither momentum nor weight decay moves the group in this step."""
         for p in self.params:
             p.grad = None
 
 
 def named_groups(optimizer: Optimizer) -> dict[str, Group]:
-    """The optimiser's parameter groups by name, in order.
+    """Return the optimiser's parameter groups by name, in order.
 
     Raises:
         UserError: two groups have the same name, or one parameter stands in two groups.
@@ -70,7 +71,7 @@ def named_groups(optimizer: Optimizer) -> dict[str, Group]:
                 "configure_optimizers()",
                 f"two parameter groups named '{name}'",
                 "one name per group",
-                "give every param_group its own 'name' entry",
+                f"in configure_optimizers() write 'name': '{name}_{index}' in the second of the two",
             )
         params = [p for p in options["params"] if p.requires_grad]
         for p in params:
@@ -79,7 +80,7 @@ def named_groups(optimizer: Optimizer) -> dict[str, Group]:
                     "configure_optimizers()",
                     f"a parameter of shape {tuple(p.shape)} is in '{owner[id(p)]}' and in '{name}'",
                     "every parameter in exactly one group",
-                    "remove it from one of the two groups",
+                    f"in configure_optimizers() take it out of the 'params' of '{name}'",
                 )
             owner[id(p)] = name
         groups[name] = Group(name, params, options)
@@ -87,22 +88,33 @@ def named_groups(optimizer: Optimizer) -> dict[str, Group]:
 
 
 def require_groups(asked: list[str], groups: dict[str, Group], who: str) -> None:
-    """Raises UserError when a stage names a group that the optimiser does not have."""
+    """Refuse names of groups that the optimiser does not have.
+
+    Args:
+        asked: the names that a stage was given.
+        groups: the optimiser's groups, by name.
+        who: the class and parameter that the names were given to, for the error.
+
+    Raises:
+        UserError: one of the names belongs to no group.
+    """
     for name in asked:
         if name not in groups:
+            near = get_close_matches(name, groups, 1)
             raise UserError(
                 f"{who}: group '{name}'",
                 f"the optimiser's groups are {', '.join(groups)}",
                 "the 'name' of one of the optimiser's parameter groups",
-                "name the groups in configure_optimizers(): [{'params': …, 'name': 'audio'}, …]",
+                (f"write '{near[0]}' instead" if near else f"write one of {', '.join(groups)} instead")
+                + f", or add {{'params': …, 'name': '{name}'}} in configure_optimizers()",
             )
 
 
 def group_norms(groups: list[Group]) -> list[Tensor]:
-    """L2 norm of each group's present gradients, as 0-d fp32 tensors on the device; 0 where there is none.
+    """Return the L2 norm of each group's present gradients, 0 where there are none, as 0-d tensors on the device.
 
-    One multi-tensor norm over all gradients, then one small reduction per group; no host read. NaN and inf
-    propagate.
+    Norms of half-precision gradients are fp32, others keep their type; NaN and inf propagate. One multi-tensor norm
+    over all gradients and one small reduction per group; no host read.
     """
     gradients = [g for group in groups for g in group.gradients()]
     if not gradients:
@@ -120,11 +132,10 @@ def group_norms(groups: list[Group]) -> list[Tensor]:
 
 
 def norms_by_group(module: nn.Module, groups: dict[str, Group]) -> dict[str, nn.ModuleList]:
-    """The normalisation layers with running statistics, by the group that owns them ("" where no single group
-    does).
+    """Return the normalisation layers with running statistics by the group that owns them, "" where no single one does.
 
-    A layer belongs to the group of its affine parameters; one without trainable ones to the group that owns all
-    trainable parameters of its nearest ancestor with any.
+    A layer belongs to the group of its affine parameters; a layer without trainable ones belongs to the group that owns
+    all trainable parameters of its nearest ancestor that has any.
     """
     owner = {id(p): name for name, group in groups.items() for p in group.params}
     modules = dict(module.named_modules())
@@ -144,7 +155,7 @@ def norms_by_group(module: nn.Module, groups: dict[str, Group]) -> dict[str, nn.
 
 
 def warn_if_scale_invariant(optimizer: Optimizer, who: str) -> None:
-    """Warn once that a factor on the gradient changes nothing under Adam-like optimisers."""
+    """Warn that a factor on the gradient changes nothing under an Adam-like optimiser; `who` is the class that asks."""
     if isinstance(optimizer, SCALE_INVARIANT):
         rank_zero_warn(
             f"{who}: 'through: gradient' with {type(optimizer).__name__} has no effect "

@@ -11,7 +11,10 @@ from torch import nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Switch to evaluation mode without gradients; afterwards every submodule's own mode and the RNG are as before."""
+    """Switch a module to evaluation mode without gradients for the block.
+
+    Afterwards the mode of every submodule and the global generators of its devices are as they were before.
+    """
     modes = [(m, m.training) for m in module.modules()]
     devices = {p.device for p in module.parameters() if p.device.type == "cuda"}
     module.eval()

@@ -1,15 +1,15 @@
-"""Running statistics of normalisation layers count as weights: a step that does not move them puts them back.
+"""Running statistics of normalisation layers count as weights: a step that must not move them restores them.
 
-Example, in anybody's training step::
+Example, in any training step::
 
     snapshot = NormSnapshot(model)
-    snapshot.take()                                      # before the forward
+    snapshot.take()                                      # before the forward pass
     ...
     if vetoed:
         snapshot.restore()
 
-Covered are the layers of torch built on `_NormBase`: BatchNorm, SyncBatchNorm and InstanceNorm, with lazy ones after
-their first forward. Other buffers that a forward writes (spectral norm's power iteration, say) are not.
+Covered are the layers of torch that are built on `_NormBase`: BatchNorm, SyncBatchNorm and InstanceNorm, lazy ones
+after their first forward pass. Other buffers that a forward pass writes (say, spectral norm's power iteration) are not.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 class NormSnapshot:
-    """Keeps copies of all running statistics in `module`, to undo the forward of a vetoed or held step.
+    """Keeps copies of all running statistics of a module, to undo the forward pass of a vetoed or held step.
 
-    The copies are allocated at the first `take` and used again from then on (anew when the module has moved to
-    another device or dtype); neither method waits for the device. Layers are collected once: build it after the
-    module is complete.
+    The copies are allocated at the first `take` and reused from then on (allocated anew when the module has moved to
+    another device or dtype); neither method waits for the device. Layers are collected once, so a snapshot is built
+    after its module is complete.
+
+    Args:
+        module: the module whose layers are looked for, at any depth.
     """
 
     def __init__(self, module: nn.Module):
@@ -39,11 +42,6 @@ class NormSnapshot:
         buffers = (layer._buffers.get(name) for layer in self._layers for name in STATISTICS)
         return [b for b in buffers if b is not None and not nn.parameter.is_lazy(b)]
 
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes held by the copies."""
-        return sum(c.numel() * c.element_size() for c in self._copies)
-
     @torch.no_grad()
     def take(self) -> None:
         """Copy the statistics as they are now."""
@@ -55,7 +53,11 @@ class NormSnapshot:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Write the statistics of the last `take` back, in place; RuntimeError before the first `take`."""
+        """Write the statistics of the last `take` back, in place.
+
+        Raises:
+            RuntimeError: `take` has not been called, or layers were added or removed since.
+        """
         if not self._taken:
             raise RuntimeError("NormSnapshot.restore() before take(): there is nothing to restore")
         _copy(self._buffers(), self._copies)
@@ -66,7 +68,7 @@ def _signature(tensor: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
 
 
 def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
-    """Make one multi-tensor copy per dtype and device: a mixed list falls back to one launch per tensor."""
+    """Copy with one launch per dtype and device; a mixed list would fall back to one launch per tensor."""
     if len(targets) != len(sources):
         raise RuntimeError("the normalisation layers have changed since NormSnapshot.take()")
     grouped: dict[tuple[torch.dtype, torch.device], tuple[list[Tensor], list[Tensor]]] = {}

@@ -1,4 +1,4 @@
-"""The phases of an optimiser step: the one place that says what runs when."""
+"""The phases of an optimiser step: the one place that states what runs when."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from callbacks.errors import UserError
 
 
 class Phase(IntEnum):
-    """When a stage runs. All hooks of a step go through the stages in the order of their phases.
+    """Orders the stages of a step: every hook goes through them in the order of their phases.
 
-    The forward pass, the losses and one backward lie between `DECIDE` and `MEASURE`; the optimiser moves between
+    The forward pass, the losses and one backward pass lie between `DECIDE` and `MEASURE`; the optimiser moves between
     `VERDICT` and `COMMIT`. Within a phase the listed order counts.
     """
 
-    DECIDE = 0  # what every group may do, before the forward pass
-    MEASURE = 1  # fresh, unmodified gradients
-    MODULATE = 2  # methods that change gradients
-    DELAY = 3  # push, pop, compensate
+    DECIDE = 0  # plan what every group may do, before the forward pass
+    MEASURE = 1  # measure fresh, unchanged gradients
+    MODULATE = 2  # let methods change gradients
+    DELAY = 3  # store gradients, replace them by stale ones, compensate
     MASK = 4  # scale or remove what is not due
-    CLIP = 5  # on what will be applied
-    VERDICT = 6  # whether the optimiser moves: the step's one host read
-    COMMIT = 7  # schedulers and records, after the optimiser has moved
-    AFTER = 8  # what follows a committed step
+    CLIP = 5  # bound what will be applied
+    VERDICT = 6  # decide whether the optimiser moves; the step's one host read
+    COMMIT = 7  # advance schedulers and records, after the optimiser has moved
+    AFTER = 8  # act on a committed step
 
 
 class Phased(Protocol):
-    """Anything with the name and the phase of a stage."""
+    """Describes anything that has the name and the phase of a stage."""
 
     @property
     def name(self) -> str: ...
@@ -40,8 +40,12 @@ class Phased(Protocol):
 def check_order(stages: Sequence[Phased], where: str = "StepPipeline(stages)") -> None:
     """Refuse stages without a phase, repeated names, and phases in the wrong order.
 
+    Args:
+        stages: the stages as they are listed.
+        where: the argument that lists them, for the error.
+
     Raises:
-        UserError: naming the stage, or the first two that stand the wrong way round, and the order of the phases.
+        UserError: it names the stage, or the first two that stand the wrong way round, and the order of the phases.
     """
     order = " → ".join(p.name for p in Phase)
     seen: set[str] = set()
@@ -73,7 +77,7 @@ def check_order(stages: Sequence[Phased], where: str = "StepPipeline(stages)") -
 
 
 def describe(stages: Sequence[Phased]) -> str:
-    """Return the start-up line: the whole step in order."""
+    """Return the start-up line, which lists the whole step in order."""
     line: list[str] = []
     landmarks = {
         Phase.MEASURE: ["forward", "losses", "backward", "unscaled"],

@@ -24,15 +24,14 @@ from callbacks.step.plan import StepPlan
 
 
 class StepPipeline(L.Callback):
-    """Owns `on_before_optimizer_step`: runs the stages in the declared order, asks for a verdict, and commits or
-    rolls back.
+    """Runs the stages of every optimiser step in their declared order, and commits the step or rolls it back.
 
-    A step is a transaction. Gradients arrive unscaled (Lightning unscales before the hook) and reduced over
-    ranks; the fresh norms of all groups are measured; the stages change what will be applied; the gate decides.
-    After a veto every gradient is None, normalisation buffers are restored, stages drop what they staged, and
-    the optimiser's `step()` is still called (it moves nothing, and an AMP scaler still updates its scale). The
-    commit hangs on the optimiser's own post-step hook, so it happens exactly when the optimiser has moved, also
-    when an AMP scaler skipped.
+    A step is a transaction (specification A2.14). Gradients arrive unscaled (Lightning unscales before
+    `on_before_optimizer_step`) and reduced over ranks; the fresh norms of all groups are measured; the stages change
+    what will be applied; the gate decides. After a veto every gradient is None, normalisation statistics are restored,
+    stages drop what they staged, and the optimiser's `step()` is still called (it moves nothing, and an AMP scaler
+    still updates its scale). The commit runs in the optimiser's own post-step hook, hence exactly when the optimiser
+    has moved: not where an AMP scaler skipped the step.
 
     Example (`configure_optimizers` names the groups: `[{"params": …, "name": "audio"}, …]`)::
 
@@ -44,23 +43,27 @@ class StepPipeline(L.Callback):
               - {_target_: callbacks.StalenessBuffer, delays: {audio: 2}}
               - {_target_: callbacks.StepGate}
 
-    Limits: manual or automatic optimisation with exactly one optimiser. Gradient accumulation over several
-        batches: a veto restores normalisation buffers only to the last batch. A fused optimiser together with
-        fp16 is refused, because Lightning does not unscale its gradients before the hook. Under fp16 the AMP
-        scaler waits for the device once more, for its own verdict. LBFGS is refused (its closure runs several
-        times a step).
+    Limits: manual or automatic optimisation with exactly one optimiser. With gradient accumulation over several
+    batches, a veto restores normalisation statistics to those before the last batch only. A fused optimiser together
+    with fp16 is refused, because Lightning does not unscale its gradients before the hook. Under fp16 the AMP scaler
+    waits for the device once more, for its own check. LBFGS is refused (its closure runs several times per step).
 
     Args:
-        stages: in the order of their phases (`callbacks.step.phases.Phase`); stages of your own are welcome.
-            `StepPipeline.ordered` puts them into that order.
-        log_every: steps between two log lines of the stages' metrics (default: the trainer's
-            `log_every_n_steps`).
-        announce: print the start-up line with the order of the step.
+        stages: the stages in the order of their phases (`callbacks.Phase`), your own among them; `StepPipeline.ordered`
+            puts them in that order.
+        log_every: the number of committed steps between two logged steps of the stages' metrics; null takes the
+            trainer's `log_every_n_steps`.
+        announce: whether the order of the step is printed at the start of training.
+
+    Attributes:
+        t: the number of committed steps.
+        vetoed: the number of steps in which nothing was applied.
+        ctx: the context of the step in progress, None before training.
     """
 
     @classmethod
     def ordered(cls, stages: Iterable[StepHooks | None], announce: bool = True) -> StepPipeline:
-        """Build a pipeline of the stages that act, sorted by phase; None is left out."""
+        """Build a pipeline of the stages that act, sorted by phase; None in place of a stage is left out."""
         acting = [s for s in stages if s is not None and s.acts]
         undeclared = [s for s in acting if s.phase is None]
         return cls(undeclared or sorted(acting, key=lambda s: s.phase or 0), announce=announce)
@@ -72,8 +75,8 @@ class StepPipeline(L.Callback):
         self.t = 0
         self.vetoed = 0
         self.ctx: StepContext | None = None
-        self._open = False  # between the stages and the commit
-        self._stepped = False  # has this batch had an optimiser step?
+        self._open = False  # whether stages have run and neither commit nor rollback has
+        self._stepped = False  # whether this batch has had an optimiser step
         self._started = 0.0
         self._base_lr: dict[str, Any] = {}
         self._hook: Any = None
@@ -95,17 +98,17 @@ class StepPipeline(L.Callback):
                 "checkpoint: StepPipeline",
                 f"stages {', '.join(saved)}",
                 f"stages {', '.join(s.name for s in self.stages)}",
-                "resume with the configuration the checkpoint was written with",
+                f"list the stages {', '.join(saved)} in StepPipeline(stages), or fit without ckpt_path",
             )
         for stage in self.stages:
             stage.load_state(saved[stage.name])
 
     def stage(self, name: str) -> StepHooks | None:
-        """The stage of that name, or None."""
+        """Return the stage of that name, or None where there is none."""
         return next((s for s in self.stages if s.name == name), None)
 
     def counters(self) -> dict[str, Any]:
-        """`committed`, `vetoed` and what every stage counts."""
+        """Return the numbers of `committed` and `vetoed` steps and what every stage counts."""
         out: dict[str, Any] = {"committed": self.t, "vetoed": self.vetoed}
         for stage in self.stages:
             out.update(stage.counters())
@@ -117,8 +120,8 @@ class StepPipeline(L.Callback):
             raise UserError(
                 "configure_optimizers()",
                 f"{len(trainer.optimizers)} optimisers",
-                "one optimiser with named parameter groups",
-                "with two, an AMP overflow in one corrupts the other and global_step counts double: merge them",
+                "one optimiser with named parameter groups (an AMP overflow in one of several corrupts the others)",
+                "return one, e.g. SGD([{'params': …, 'name': 'a'}, {'params': …, 'name': 'b'}])",
             )
         optimizer = trainer.optimizers[0]
         scaler = getattr(trainer.precision_plugin, "scaler", None)
@@ -127,10 +130,15 @@ class StepPipeline(L.Callback):
                 "optimizer.fused",
                 "a fused optimiser with fp16",
                 "unscaled gradients before the step",
-                "set fused: false or use precision: bf16-mixed",
+                "leave fused=true out of the optimiser (optimizer.fused), or set trainer.precision=bf16-mixed",
             )
         if isinstance(optimizer, torch.optim.LBFGS):
-            raise UserError("optimizer", "LBFGS", "an optimiser that steps once per batch", "use SGD or AdamW")
+            raise UserError(
+                "configure_optimizers()",
+                "LBFGS",
+                "an optimiser that evaluates its loss once per step",
+                "return torch.optim.AdamW or torch.optim.SGD instead",
+            )
         self.ctx = StepContext(trainer, pl_module, optimizer, named_groups(optimizer), t=self.t)
         self._norms = {name: NormSnapshot(mods) for name, mods in norms_by_group(pl_module, self.ctx.groups).items()}
         self._base_lr.clear()
@@ -204,7 +212,7 @@ class StepPipeline(L.Callback):
         self._base_lr.clear()
 
     def _after_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """The optimiser's post-step hook: it runs only when `optimizer.step()` really ran."""
+        """Commit the step; the optimiser's post-step hook, which runs only when `optimizer.step()` really ran."""
         ctx = self.ctx
         if not self._open or ctx is None or ctx.veto is not None:
             return
@@ -221,7 +229,7 @@ class StepPipeline(L.Callback):
             stage.after_commit(ctx)
 
     def _finish_open_step(self) -> None:
-        """A step that was vetoed, or that the AMP scaler skipped after the stages had run: roll back."""
+        """Roll back a step that was vetoed, or that the AMP scaler skipped after the stages had run."""
         ctx = self.ctx
         assert ctx is not None
         self._open = False
@@ -243,7 +251,7 @@ class StepPipeline(L.Callback):
         self._record()
 
     def _record(self) -> None:
-        """Metrics to the loggers (at the interval), events and timeline to the run's history (always)."""
+        """Pass metrics to the loggers at their interval, and events and timeline to the run's history in any case."""
         ctx = self.ctx
         assert ctx is not None
         trainer, epoch = ctx.trainer, ctx.trainer.current_epoch
@@ -275,7 +283,7 @@ class StepPipeline(L.Callback):
 
 
 def peak_memory_mb() -> float:
-    """Peak of the process so far: allocated on the accelerator where one is used, else resident."""
+    """Return the peak of the process so far in MiB: allocated on the accelerator where one is used, else resident."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

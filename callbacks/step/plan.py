@@ -8,31 +8,32 @@ from dataclasses import dataclass, field, replace
 
 @dataclass
 class GroupPlan:
-    """What one parameter group may do in a step.
+    """Holds what one parameter group may do in a step.
 
     Attributes:
-        graph: whether the forward pass through its modules builds a graph.
-        head_detached: whether a head on its output reads that output detached.
-        idle: whether nothing of it moves: no gradient is applied, normalisation statistics go back.
-        absent: whether no row of the global batch concerns it (known once the batch has been read).
-        delay: the age, in committed steps, of the gradient that it applies; 0 is fresh.
-        reason: why it does not update with a fresh gradient; empty where it does.
+        graph: whether the forward pass through the group's modules builds a graph.
+        head_detached: whether a head on the group's output reads that output detached.
+        idle: whether nothing of the group moves: no gradient is applied, normalisation statistics are restored.
+        absent: whether no row of the global batch concerns the group (known once the batch has been read).
+        reason: the reason why the group does not apply a fresh gradient in full; empty where it does.
     """
 
     graph: bool = True
     head_detached: bool = False
     idle: bool = False
     absent: bool = False
-    delay: int = 0
     reason: str = ""
 
 
 @dataclass
 class StepPlan:
-    """The plans of all groups of one step; a group that no stage has spoken about updates freely.
+    """Holds the plans of all groups of one step; a group that no stage has mentioned updates freely.
 
-    Stages write it in `before_forward`, the module's forward pass and the later stages read it, and the pipeline holds
+    Stages write it in `before_forward`; the module's forward pass and the later stages read it, and the pipeline holds
     every group that is planned idle.
+
+    Attributes:
+        groups: the plans by group, as far as any stage has asked for them.
     """
 
     groups: dict[str, GroupPlan] = field(default_factory=dict)
@@ -53,18 +54,23 @@ class StepPlan:
 
     @property
     def idle(self) -> set[str]:
-        """The groups of which nothing moves in this step."""
+        """Return the groups of which nothing moves in this step."""
         return {name for name, plan in self.groups.items() if plan.idle}
 
     @property
     def absent(self) -> set[str]:
-        """The groups that no row of the global batch concerns."""
+        """Return the groups that no row of the global batch concerns."""
         return {name for name, plan in self.groups.items() if plan.absent}
 
     @property
     def without_gradient(self) -> set[str]:
-        """The groups that rightly get no gradient in this step."""
+        """Return the groups that rightly get no gradient in this step."""
         return {name for name, plan in self.groups.items() if plan.idle or plan.absent or not plan.graph}
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Return why groups do not apply a fresh gradient in full, by group; the others are left out."""
+        return {name: plan.reason for name, plan in self.groups.items() if plan.reason}
 
     def copy(self) -> StepPlan:
         """Return an independent copy."""

@@ -1,4 +1,4 @@
-"""Sums over ranks; on one rank nothing happens."""
+"""Sums over ranks, which cost nothing on one rank."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def world_size() -> int:
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:
-    """Return the sum of every rank's `values`, on every rank."""
+    """Return the sum of every rank's `values`, on every rank; on one rank, `values` themselves."""
     if world_size() == 1:
         return values
     total = values.clone()

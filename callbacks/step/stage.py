@@ -12,9 +12,9 @@ from callbacks.step.pipeline import StepPipeline
 
 
 class Stage(StepHooks, L.Callback):
-    """Base of one idea inside an optimiser step; see `StepHooks` for what it may do.
+    """Puts one idea into an optimiser step; see `StepHooks` for what it may do.
 
-    List stages in a `StepPipeline`; a single one may also stand in `callbacks=[…]` by itself.
+    Stages are listed in a `StepPipeline`; a single one may also stand in `callbacks=[…]` by itself.
     """
 
     _solo: StepPipeline | None = None
@@ -39,7 +39,8 @@ class Stage(StepHooks, L.Callback):
                 "Trainer(callbacks)",
                 f"the stage '{self.name}' beside another stage or a StepPipeline",
                 "one StepPipeline that lists all stages",
-                "callbacks=[StepPipeline([…])]: the order inside one step must be declared once",
+                f"write callbacks=[StepPipeline([…])] and list '{self.name}' there, so that the order of a step is "
+                "declared once",
             )
         if self._solo is None:
             self._solo = StepPipeline([self], announce=False)
@@ -74,7 +75,7 @@ class Stage(StepHooks, L.Callback):
 
 
 def find_pipeline(trainer: L.Trainer) -> StepPipeline | None:
-    """Return the trainer's pipeline (also the one behind a stage that stands alone), or None."""
+    """Return the trainer's pipeline, also that of a stage that stands alone, or None where there is none."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, StepPipeline):
             return callback

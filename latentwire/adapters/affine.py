@@ -11,7 +11,7 @@ from latentwire.adapters.calibration import Mode
 
 
 class AffineAdapter(Adapter):
-    """y = a * z + b per channel, from a = 1, b = 0; for latents that are as wide as the model already.
+    """Scales and shifts, y = a * z + b per channel from a = 1, b = 0: for latents that are as wide as the model.
 
     Args:
         d_z: width of a latent.

@@ -13,7 +13,7 @@ Mode = Literal["batch", "token", "none"]
 
 
 class Calibration(nn.Module):
-    """One factor for all tokens, measured on a first batch, times a learnable gain that starts at 1.
+    """Scales by one factor for all tokens, measured on a first batch, times a learnable gain that starts at 1.
 
         batch   y * gain * target / rms(first batch)
         token   y * gain * target / rms(y_token)
@@ -47,7 +47,9 @@ class Calibration(nn.Module):
         """Take the RMS of uncalibrated outputs (…, d) of a representative batch; return it."""
         rms = y.float().pow(2).mean().sqrt()
         if not (torch.isfinite(rms) and rms > 0):
-            raise UserError("adapter output", f"RMS {float(rms)}", "finite and not zero", "choose another encoder=… or adapter=…")
+            raise UserError(
+                "adapter output", f"RMS {float(rms)}", "finite and not zero", "choose another encoder=… or adapter=…"
+            )
         self.measured.copy_(rms)
         return float(rms)
 

@@ -9,7 +9,7 @@ from latentwire.adapters.calibration import Mode
 
 
 class FiLMAdapter(Adapter):
-    """FiLM (Perez et al., 2018, Eqs. 1–2): y = (1 + gamma) * (W z + b) + beta per channel.
+    """Modulates per channel (FiLM, Perez et al., 2018, Eqs. 1–2): y = (1 + gamma) * (W z + b) + beta.
 
     gamma and beta come from an MLP on the mean latent of the message. It starts near W z + b (last layer of the MLP:
     standard deviation 0.01).

@@ -11,7 +11,7 @@ from latentwire.adapters.ridge import Ridge
 
 
 class LinearAdapter(Adapter):
-    """y = W z + b.
+    """Maps linearly, y = W z + b.
 
     Args:
         d_z: width of a latent.

@@ -12,7 +12,7 @@ from latentwire.encoders.transformer import feed_forward, hush
 
 
 class MLPAdapter(Adapter):
-    """x = W z + b,  y = x + W_2 dropout(GELU(W_1 norm(x))), hidden width expansion * d_out; W_2 starts close to 0.
+    """Maps by a residual MLP: x = W z + b, y = x + W_2 dropout(GELU(W_1 norm(x))); W_2 starts close to 0.
 
     Args:
         d_z: width of a latent.

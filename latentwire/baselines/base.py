@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Generic, Literal, TypeVar
 
 from callbacks.errors import UserError
 from latentwire.data.base import Passage, Question
@@ -13,16 +13,17 @@ from latentwire.lm.layout import Prefix
 from latentwire.lm.prompts import Prompt
 
 Track = Literal["frozen", "trained"]
+T = TypeVar("T")
 
 
 class Baseline:
-    """Base: what a language model reads in place of the latents, for a batch of (passage, question).
+    """Gives a language model something else to read in place of the latents; base of all baselines.
 
     Attributes:
-        name: of its row in tables.
-        track: `trained` ones have seen training passages (`fit`).
-        equal_lengths: a batch must have contexts of one length, as embeddings carry no mask.
-        fair: False marks its row as no honest comparison.
+        name: name of its row in tables.
+        track: `trained` where it has seen training passages (`fit`), else `frozen`.
+        equal_lengths: whether a batch must have contexts of one length, as embeddings carry no mask.
+        fair: whether its row is an honest comparison.
         remark: what a reader of the table must know.
     """
 
@@ -32,38 +33,60 @@ class Baseline:
     fair: ClassVar[bool] = True
     remark: ClassVar[str] = ""
 
-    def prefix(
-        self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int
-    ) -> tuple[Prefix, list[str | None]]:
-        """What stands between head and question, and per example the text of it, None where it is no text.
+    def prefix(self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int) -> Prefix:
+        """Return what stands between head and question.
 
         Args:
-            passages, questions: B each; question i is asked about passage i.
+            lm: the model that reads.
+            passages: B passages.
+            questions: B questions; question i is asked about passage i.
             slots: M, the number of places that the wire has.
         """
         raise NotImplementedError
 
     def follows(self, prompt: Prompt) -> tuple[int, ...]:
-        """What the model reads as text after the prefix: the whole question, unless a baseline says otherwise."""
+        """Return what is read as text after the prefix: the whole question, unless a baseline says otherwise."""
         return prompt.question
 
     def message_bytes(self, lm: FrozenLM, slots: int) -> int | None:
-        """Bytes to send per passage; None: the ids of the text that `prefix` returns, packed."""
+        """Return the bytes to send per passage; None: the ids of the text that `prefix` returns, packed."""
         return None
 
     def fit(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int) -> None:
-        """Learns from training passages; most baselines have nothing to learn. Kept per model and M."""
+        """Learn from training passages; most baselines have nothing to learn."""
         return None
 
 
+class LearnedBaseline(Baseline, Generic[T]):
+    """Learns from training passages, and keeps what it has learned per model and M."""
+
+    track = "trained"
+
+    def __init__(self) -> None:
+        self._learned: dict[tuple[str, int], T] = {}
+
+    def fit(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int) -> None:
+        if not train:
+            raise UserError(
+                f"baselines.{self.name}",
+                "no training passages",
+                "passages of the train split",
+                "set evaluation.fit_passages=2000",
+            )
+        self._learned[lm.name, slots] = self.learn(lm, train, slots, steps)
+
+    def learn(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int) -> T:
+        """Learn from training passages in so many steps."""
+        raise NotImplementedError
+
+    def learned(self, lm: FrozenLM, slots: int) -> T:
+        """Return what `fit` has learned. Raises UserError where it has not been called for this model and M."""
+        if (lm.name, slots) not in self._learned:
+            expected = f"fit for {lm.name} at M={slots}"
+            raise UserError(f"baselines.{self.name}", "not fitted", expected, "call fit first")
+        return self._learned[lm.name, slots]
+
+
 def contexts(lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question]) -> list[tuple[int, ...]]:
-    """Ids of each context as the one renderer gives them."""
+    """Return the ids of each context as the one renderer gives them."""
     return [context_ids(lm, p, q) for p, q in zip(passages, questions, strict=True)]
-
-
-def need_training(name: str, train: Sequence[Passage]) -> None:
-    """Raises UserError where there is nothing to learn from."""
-    if not train:
-        raise UserError(
-            f"baseline {name}", "no training passages", "passages of the train split", "give the evaluator `train`"
-        )

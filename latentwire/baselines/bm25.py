@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from latentwire.baselines.base import Baseline
-from latentwire.baselines.budget import sent
 from latentwire.data.base import Passage, Question
 from latentwire.examples import context_ids
 from latentwire.lm.frozen import FrozenLM
@@ -20,12 +19,12 @@ _WORD = re.compile(r"\w+")
 
 
 def sentences(text: str) -> list[str]:
-    """Parts that end with a full stop, an exclamation or a question mark and white space."""
+    """Split a text behind full stops, exclamation and question marks that white space follows."""
     return [s for s in _END.split(text.strip()) if s]
 
 
 def bm25(query: str, documents: Sequence[str], k1: float = 1.2, b: float = 0.75) -> list[float]:
-    """Okapi BM25 of each document (Robertson & Zaragoza, 2009, Eq. 3.15), over lower-case words.
+    """Score each document by Okapi BM25 (Robertson & Zaragoza, 2009, Eq. 3.15), over lower-case words.
 
     The inverse document frequency is log(1 + (n - df + 0.5) / (df + 0.5)), which is never negative: among the few
     sentences of a passage a word of most of them would otherwise count against its sentence.
@@ -43,18 +42,16 @@ def bm25(query: str, documents: Sequence[str], k1: float = 1.2, b: float = 0.75)
 
 
 class BestSentence(Baseline):
-    """The context's best sentence by BM25 with the question, cut at M tokens; the first of equals."""
+    """Gives the context's best sentence by BM25 with the question, cut at M tokens; the first of equals."""
 
     name = "best_sentence"
     remark = "its sender knows the question, which a wire's does not"
 
-    def prefix(
-        self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int
-    ) -> tuple[Prefix, list[str | None]]:
+    def prefix(self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int) -> Prefix:
         kept = []
         for passage, question in zip(passages, questions, strict=True):
             found = sentences(passage.text)
             scores = bm25(question.text, found)
             best = found[scores.index(max(scores))] if found else ""
             kept.append(context_ids(lm, replace(passage, text=best), question)[:slots])
-        return sent(lm, kept)
+        return Prefix(text_ids=kept)

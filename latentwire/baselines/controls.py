@@ -16,7 +16,7 @@ REMARKS: dict[str, str] = {
 
 
 def control(values: Tensor, kind: Control, seed: int) -> Tensor:
-    """Latents (N, M, d_z) of N different messages -> what is sent instead, same shape.
+    """Return what is sent in place of latents (N, M, d_z) of N different messages, in the same shape.
 
     `shuffled` gives no message its own latents. `mean` and `random` are not on a codec's grid.
 

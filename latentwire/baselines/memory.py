@@ -13,32 +13,30 @@ from transformers import DynamicCache
 
 from callbacks.errors import UserError
 from latentwire.adapters.linear import LinearAdapter
-from latentwire.baselines.base import Baseline, contexts, need_training
-from latentwire.baselines.pooled import FP16
-from latentwire.baselines.training import pair_batches
+from latentwire.baselines.base import LearnedBaseline, contexts
+from latentwire.baselines.pooled import FP16_BYTES
+from latentwire.baselines.training import learn_answers, prompt_batches
 from latentwire.data.base import Passage, Question
-from latentwire.examples import prompt_of
 from latentwire.injectors.rotary import RotaryPlacement
 from latentwire.lm.frozen import FrozenLM
-from latentwire.lm.layout import Ids, Prefix, lay_out_text
+from latentwire.lm.layout import Ids, KeysValues, Prefix, lay_out_text
+from latentwire.lm.lora import ATTENTION
 
 Read = Literal["embeddings", "keys"]
-TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj"]
 
 
 class _Compressor(nn.Module):
-    """[head | context | M memory tokens] through a private copy of the decoder with LoRA; the reader stays frozen."""
+    """Runs [head | context | M memory tokens] through a private copy of the decoder with LoRA."""
 
     def __init__(self, lm: FrozenLM, slots: int, read: Read, rank: int, generator: torch.Generator):
         super().__init__()
         if lm.adapted:
-            raise UserError(
-                f"baseline on {lm.name}", "a model with an adapter", "the bare model", "leave memory baselines out"
-            )
+            remedy = f"add ~baselines.icae ~baselines.gist, or leave out adaptation.{lm.name}"
+            raise UserError(f"baselines on {lm.name}", "a model with an adapter", "the bare model", remedy)
         self.lm, self.slots, self.read = lm, slots, read
         self.placement = RotaryPlacement(lm) if read == "keys" else None
-        decoder: Any = copy.deepcopy(lm.model.get_decoder())
-        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS)
+        decoder: Any = copy.deepcopy(lm.decoder)
+        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(ATTENTION))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
             self.decoder = inject_adapter_in_model(config, decoder)
@@ -46,8 +44,8 @@ class _Compressor(nn.Module):
         self.memory = nn.Parameter(_embedding_rms(lm) * torch.randn(slots, lm.d_model, generator=generator))
         self.to(lm.input_device)
 
-    def states(self, ids: Ids) -> tuple[Tensor, list[tuple[Tensor, Tensor]], list[int]]:
-        """Last states (B, M, d_model) and keys and values per layer of the memory, and how long each context is."""
+    def states(self, ids: Ids) -> tuple[Tensor, list[KeysValues], list[int]]:
+        """Return last states (B, M, d_model) and keys and values of the memory, and how long each context is."""
         head, batch = list(self.lm.style.head), len(ids)
         columns = lay_out_text(ids, None, 0, len(head))
         device = self.lm.input_device
@@ -63,8 +61,7 @@ class _Compressor(nn.Module):
             past_key_values=cache,
             use_cache=True,
         )
-        layers: list[Any] = cache.layers
-        kv = [(layer.keys[:, :, -self.slots :], layer.values[:, :, -self.slots :]) for layer in layers]
+        kv = [(keys[:, :, -self.slots :], values[:, :, -self.slots :]) for keys, values, _ in cache]
         return out.last_hidden_state[:, -self.slots :], kv, lengths.tolist()
 
     def forward(self, ids: Ids) -> Prefix:
@@ -74,7 +71,7 @@ class _Compressor(nn.Module):
         return Prefix(kv=[(self._moved(keys, lengths), values) for keys, values in kv])
 
     def _moved(self, keys: Tensor, lengths: list[int]) -> Tensor:
-        """From behind the context, where they were made, to right behind the head, where they are read."""
+        """Turn keys from behind the context, where they were made, to behind the head, where they are read."""
         assert self.placement is not None
         start, slot = len(self.lm.style.head), torch.arange(self.slots)
         rows = [
@@ -84,59 +81,49 @@ class _Compressor(nn.Module):
         return torch.cat(rows)
 
 
-class MemorySlots(Baseline):
-    """ICAE-style (Ge et al., 2024) or gist-style with a frozen reader (Mu et al., 2023; 500xCompressor, 2024).
+class MemorySlots(LearnedBaseline[_Compressor]):
+    """Learns M memory slots, ICAE-style (Ge et al., 2024) or gist-style (Mu et al., 2023; 500xCompressor, 2024).
 
     Trained on answers alone, with the reader frozen; the originals also reconstruct text (ICAE) or train the reader
     (gist), and all train for far longer: a row of this table is an anchor of the kind, not a reproduction.
 
     Args:
-        read: `embeddings`: the last states of the memory tokens, calibrated, as embeddings (ICAE); `keys`: their
-            keys and values in every layer (gist, 500x).
-        rank: of the LoRA on the compressor's attention.
-        lr: Adam's learning rate.
-        batch: passages per step, one question each.
-        seed: initial weights and order of training.
+        read: what is read of the memory tokens: `embeddings`, their last states, calibrated, as embeddings (ICAE);
+            `keys`, their keys and values in every layer (gist, 500x).
+        rank: rank of the LoRA on the compressor's attention.
+        lr: learning rate of Adam.
+        batch: number of passages per step, with one question each.
+        seed: seed of initial weights and order of training.
     """
 
     name = "memory"
-    track = "trained"
     remark = "a copy of the model with LoRA writes M memory slots; frozen reader, answers only"
 
     def __init__(self, read: Read = "embeddings", rank: int = 8, lr: float = 1e-3, batch: int = 16, seed: int = 0):
+        super().__init__()
         self.read, self.rank, self.lr, self.batch, self.seed = read, rank, lr, batch, seed
-        self._learned: dict[tuple[str, int], _Compressor] = {}
 
-    def fit(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int) -> None:
-        need_training(self.name, train)
+    def learn(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int) -> _Compressor:
         generator = torch.Generator().manual_seed(self.seed)
         net = _Compressor(lm, slots, self.read, self.rank, generator)
         first = [train[i] for i in range(min(self.batch, len(train)))]
         with torch.no_grad():
             net.adapter.calibrate(net.states(contexts(lm, first, [p.questions[0] for p in first]))[0].float())
-        optimiser = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], self.lr)
-        for pairs in pair_batches(train, self.batch, steps, self.seed):
-            prompts = [prompt_of(lm, p, q) for p, q in pairs]
-            prefix = net([p.context for p in prompts])
-            loss = lm.answer_logprobs(prefix, [p.question for p in prompts], [p.answer for p in prompts]).nll().mean()
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-        self._learned[lm.name, slots] = net.requires_grad_(False).eval()
+        batches = prompt_batches(lm, train, self.batch, steps, self.seed)
+        trained = [p for p in net.parameters() if p.requires_grad]
+        learn_answers(lm, batches, lambda prompts: net([p.context for p in prompts]), trained, self.lr)
+        return net.requires_grad_(False).eval()
 
     @torch.no_grad()
-    def prefix(
-        self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int
-    ) -> tuple[Prefix, list[str | None]]:
-        if (lm.name, slots) not in self._learned:
-            raise UserError(f"baseline {self.name}", "not fitted", f"fit for {lm.name} at M={slots}", "call fit first")
-        return self._learned[lm.name, slots](contexts(lm, passages, questions)), [None for _ in passages]
+    def prefix(self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int) -> Prefix:
+        found: Prefix = self.learned(lm, slots)(contexts(lm, passages, questions))
+        return found
 
     def message_bytes(self, lm: FrozenLM, slots: int) -> int | None:
         per_slot = lm.d_model if self.read == "embeddings" else 2 * lm.n_layers * lm.kv_shape[0] * lm.kv_shape[1]
-        return FP16 * slots * per_slot
+        return FP16_BYTES * slots * per_slot
 
 
 def _embedding_rms(lm: FrozenLM) -> float:
-    """Of the vocabulary: only a starting point, the gain is learned."""
+    """Return the vocabulary's RMS: only a starting point, the gain is learned."""
     return float(lm.model.get_input_embeddings().weight.detach().float().pow(2).mean().sqrt())

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from callbacks.errors import UserError
-from latentwire.baselines.base import Baseline, need_training
-from latentwire.baselines.pooled import FP16
+from latentwire.baselines.base import LearnedBaseline
+from latentwire.baselines.pooled import FP16_BYTES
 from latentwire.data.base import Passage, Question
 from latentwire.encoders.pca import PCAEncoder
 from latentwire.encoders.slots import LatentLayout
@@ -17,53 +16,44 @@ from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 
 
-class PCA(Baseline):
-    """M vectors of `d_z` numbers per message; the model reads the T embeddings that they are decoded to.
+class PCA(LearnedBaseline[PCAEncoder]):
+    """Sends M vectors of `d_z` numbers; the model reads the T embeddings that they are decoded to.
 
     The message has M slots, what is read has the context's own length: a linear code in its best light.
 
     Args:
-        d_z: numbers per slot, at most chunk * d_model; give the wire's for equal messages.
-        texts: training texts to fit on.
-        headroom: chunks are made this much longer than the longest of these texts needs.
+        d_z: count of numbers per slot, at most chunk * d_model; that of the wire makes messages equal.
+        texts: number of training texts to fit on.
+        headroom: factor by which chunks are longer than the longest of these texts needs.
     """
 
     name = "pca"
-    track = "trained"
     equal_lengths = True
     remark = "M x d_z numbers as fp16, decoded to the context's own length"
 
     def __init__(self, d_z: int = 64, texts: int = 200, headroom: float = 2.0):
+        super().__init__()
         self.d_z, self.texts, self.headroom = d_z, texts, headroom
-        self._fitted: dict[tuple[str, int], PCAEncoder] = {}
 
-    def fit(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int) -> None:
-        need_training(self.name, train)
+    def learn(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int) -> PCAEncoder:
         texts = [_text(p, p.questions[0]) for p in (train[i] for i in range(min(self.texts, len(train))))]
         longest = max(len(lm.style.encode(t)) for t in texts)
         chunk = int(-(-longest * self.headroom // slots))
         encoder = PCAEncoder(lm, min(self.d_z, chunk * lm.d_model), chunk, max_tokens=lm.max_tokens)
         encoder.to(lm.input_device).fit(texts, LatentLayout(slots))
-        self._fitted[lm.name, slots] = encoder
+        return encoder
 
     @torch.no_grad()
-    def prefix(
-        self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int
-    ) -> tuple[Prefix, list[str | None]]:
-        encoder, layout = self._of(lm, slots), LatentLayout(slots)
+    def prefix(self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int) -> Prefix:
+        encoder, layout = self.learned(lm, slots), LatentLayout(slots)
         tokens = encoder.tokenize([_text(p, q) for p, q in zip(passages, questions, strict=True)]).to(lm.input_device)
         z = encoder(tokens, layout).half().to(encoder.mean)  # as it is sent
-        return Prefix(embeds=encoder.reconstruct(z, tokens.mask.sum(1))), [None for _ in passages]
+        return Prefix(embeds=encoder.reconstruct(z, tokens.mask.sum(1)))
 
     def message_bytes(self, lm: FrozenLM, slots: int) -> int | None:
-        return FP16 * slots * self._of(lm, slots).d_z
-
-    def _of(self, lm: FrozenLM, slots: int) -> PCAEncoder:
-        if (lm.name, slots) not in self._fitted:
-            raise UserError(f"baseline {self.name}", "not fitted", f"fit for {lm.name} at M={slots}", "call fit first")
-        return self._fitted[lm.name, slots]
+        return FP16_BYTES * slots * self.learned(lm, slots).d_z
 
 
 def _text(passage: Passage, question: Question) -> str:
-    """The text whose ids are the prompt's context."""
+    """Return the text whose ids are the prompt's context."""
     return passage.text if is_continuation(question) else passage.text.strip() + "\n"

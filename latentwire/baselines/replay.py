@@ -16,11 +16,11 @@ from latentwire.lm.prompts import Prompt
 
 
 class Replay(Baseline):
-    """No compression: T embeddings for T tokens. Any difference from `text` is a fault in the path, not in a wire.
+    """Gives T embeddings for T tokens: any difference from `text` is a fault in the path, not in a wire.
 
     Args:
-        anchor: `raw`: the whole prompt, question and cue included, as embeddings, nothing as text;
-            `question`: the context as embeddings, the question as text: the place of a wire.
+        anchor: what is embeddings: `raw`, the whole prompt, question and cue included, and nothing is text; `question`,
+            the context, and the question is text: the place of a wire.
     """
 
     name = "replay"
@@ -31,14 +31,12 @@ class Replay(Baseline):
         self.anchor = anchor
 
     @torch.no_grad()
-    def prefix(
-        self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int
-    ) -> tuple[Prefix, list[str | None]]:
+    def prefix(self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int) -> Prefix:
         prompts = [prompt_of(lm, p, q) for p, q in zip(passages, questions, strict=True)]
         ids = [p.context + p.question if self.anchor == "raw" else p.context for p in prompts]
         if len({len(i) for i in ids}) != 1:
             raise ValueError("embeddings carry no mask: contexts of one length at a time")
-        return Prefix(embeds=lm.embed(torch.tensor(ids))), [None for _ in passages]
+        return Prefix(embeds=lm.embed(torch.tensor(ids)))
 
     def follows(self, prompt: Prompt) -> tuple[int, ...]:
         return () if self.anchor == "raw" else prompt.question

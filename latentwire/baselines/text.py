@@ -11,25 +11,20 @@ from latentwire.lm.layout import Prefix
 
 
 class Text(Baseline):
-    """Upper bound: the plain prompt."""
+    """Gives the whole context as text: the upper bound."""
 
     name = "text"
     remark = "upper bound: the whole context"
 
-    def prefix(
-        self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int
-    ) -> tuple[Prefix, list[str | None]]:
-        ids = contexts(lm, passages, questions)
-        return Prefix(text_ids=ids), [lm.style.decode(i) for i in ids]
+    def prefix(self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int) -> Prefix:
+        return Prefix(text_ids=contexts(lm, passages, questions))
 
 
 class NoContext(Baseline):
-    """Lower bound: the question alone."""
+    """Gives nothing but the question: the lower bound."""
 
     name = "no_context"
     remark = "lower bound: the question alone"
 
-    def prefix(
-        self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int
-    ) -> tuple[Prefix, list[str | None]]:
-        return Prefix(), ["" for _ in passages]
+    def prefix(self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int) -> Prefix:
+        return Prefix()

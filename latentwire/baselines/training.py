@@ -1,27 +1,42 @@
-"""Training batches of the baselines that learn."""
+"""How baselines learn: on answers, with the reader frozen."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from latentwire.data.base import Passage, Question
+import torch
+from torch import nn
+
+from latentwire.data.base import Passage
 from latentwire.examples import prompt_of
 from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Prefix
 from latentwire.lm.prompts import Prompt
 
 
-def pair_batches(
-    train: Sequence[Passage], batch: int, steps: int, seed: int
-) -> Iterator[list[tuple[Passage, Question]]]:
-    """`steps` batches of (passage, question), drawn with replacement; the same for the same seed."""
+def prompt_batches(lm: FrozenLM, train: Sequence[Passage], batch: int, steps: int, seed: int) -> Iterator[list[Prompt]]:
+    """Yield `steps` batches of prompts as an evaluation would render them, drawn with replacement.
+
+    The same seed gives the same passages and questions.
+    """
     draw = random.Random(seed)
     for _ in range(steps):
         passages = [train[draw.randrange(len(train))] for _ in range(batch)]
-        yield [(p, draw.choice(p.questions)) for p in passages]
+        yield [prompt_of(lm, p, draw.choice(p.questions)) for p in passages]
 
 
-def prompt_batches(lm: FrozenLM, train: Sequence[Passage], batch: int, steps: int, seed: int) -> Iterator[list[Prompt]]:
-    """`pair_batches` as the prompts that an evaluation would render."""
-    for pairs in pair_batches(train, batch, steps, seed):
-        yield [prompt_of(lm, p, q) for p, q in pairs]
+def learn_answers(
+    lm: FrozenLM,
+    batches: Iterable[Sequence[Prompt]],
+    prefix: Callable[[Sequence[Prompt]], Prefix],
+    parameters: Iterable[nn.Parameter | torch.Tensor],
+    lr: float,
+) -> None:
+    """Train what makes a prefix on the answers of prompts, one step of Adam per batch."""
+    optimiser = torch.optim.Adam(list(parameters), lr)
+    for prompts in batches:
+        out = lm.answer_logprobs(prefix(prompts), [p.question for p in prompts], [p.answer for p in prompts])
+        optimiser.zero_grad()
+        out.nll().mean().backward()
+        optimiser.step()

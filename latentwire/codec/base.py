@@ -28,7 +28,7 @@ def straight_through(z: Tensor, quantised: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Coded:
-    """What leaves a codec in training.
+    """Holds what leaves a codec in training.
 
     Attributes:
         values: (B, M, d_z) float32 values that the receiver will decode; differentiable.
@@ -43,7 +43,7 @@ class Coded:
 
 @dataclass(frozen=True)
 class Payload:
-    """Bytes of one message of `slots` latents, without header and checksum."""
+    """Counts the bytes of a message of `slots` latents, without header and checksum."""
 
     codes: int
     scales: int = 0
@@ -98,9 +98,13 @@ class Codec(nn.Module):
     def encode(self, z: Tensor) -> bytes:
         """Turn latents (M, d_z) into a payload. Raises UserError when a value is not finite."""
         if z.dim() != 2 or z.shape[1] != self.d_z:
-            raise UserError("latents", f"shape {tuple(z.shape)}", f"(slots, {self.d_z})", "call encode for one text at a time")
+            raise UserError(
+                "latents", f"shape {tuple(z.shape)}", f"(slots, {self.d_z})", "call encode for one text at a time"
+            )
         if not torch.isfinite(z).all():
-            raise UserError("latents", "NaN or infinite values", "finite values", "train again with a lower group_lr.encoder")
+            raise UserError(
+                "latents", "NaN or infinite values", "finite values", "train again with a lower group_lr.encoder"
+            )
         with torch.no_grad():
             data = self.to_bytes(z.detach().float())
         if len(data) != self.payload(z.shape[0]).total:

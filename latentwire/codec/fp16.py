@@ -12,7 +12,7 @@ LARGEST = 65504.0
 
 
 class FP16(Codec):
-    """IEEE half precision, little-endian; magnitudes beyond 65504 saturate there.
+    """Sends IEEE half precision, little-endian; magnitudes beyond 65504 saturate there.
 
     Error: at most 2^-11 of the magnitude (2^-25 below 2^-14).
 

@@ -17,7 +17,7 @@ EPS = 1e-3
 
 
 class FSQ(Codec):
-    """Finite scalar quantisation (Mentzer et al., ICLR 2024, §3 and appendix A.1).
+    """Rounds a few bounded channels: finite scalar quantisation (Mentzer et al., ICLR 2024, §3 and appendix A.1).
 
     Channel i is bounded to L_i values and rounded, with a straight-through gradient around the rounding only:
 
@@ -51,7 +51,9 @@ class FSQ(Codec):
     def __init__(self, d_z: int, levels: list[int], codes: int = 1, project: bool = True, spare: int = 0):
         super().__init__(d_z)
         if not levels or any(not 2 <= level <= 256 for level in levels):
-            raise UserError("codec.levels", str(levels), "at least one number from 2 to 256", "set codec.levels=[8,6,5]")
+            raise UserError(
+                "codec.levels", str(levels), "at least one number from 2 to 256", "set codec.levels=[8,6,5]"
+            )
         if codes < 1 or spare < 0:
             raise UserError(
                 "codec.codes, codec.spare",
@@ -73,7 +75,10 @@ class FSQ(Codec):
         self.taken = codes
         if self.size >= 2**31:
             raise UserError(
-                "codec.levels", f"a product of {self.size}", "less than 2^31", "set codec.levels=[8,6,5], codec.codes higher"
+                "codec.levels",
+                f"a product of {self.size}",
+                "less than 2^31",
+                "set codec.levels=[8,6,5], codec.codes higher",
             )
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self.register_buffer(

@@ -15,7 +15,7 @@ from latentwire.codec.fp16 import LARGEST
 
 
 class Integer(Codec):
-    """Symmetric integers: q = round(x / s) in [-n, n], n = 2^(bits-1) - 1, one scale s per `group` channels of a slot.
+    """Rounds to q = round(x / s) in [-n, n], n = 2^(bits-1) - 1, with one scale s per `group` channels of a slot.
 
     s is max|x| / n, rounded **up** to half precision, so nothing clips and |x - s q| <= s / 2. Magnitudes beyond
     65504 n saturate. Payload: all scales (little-endian, slot by slot), then all q + n packed, `bits` each.

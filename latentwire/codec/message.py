@@ -37,7 +37,7 @@ AGAIN = "write it again with python -m latentwire.encode"
 
 @dataclass(frozen=True)
 class MessageBytes:
-    """The exact size of a message in bytes, by part."""
+    """Counts the bytes of a message, by part."""
 
     header: int
     scales: int

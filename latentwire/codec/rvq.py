@@ -16,7 +16,7 @@ ROUNDS = 12  # of k-means
 
 
 class RVQ(Codec):
-    """Residual vector quantisation (Zeghidour et al., SoundStream, 2021, §III-C) with codebooks that follow the latents.
+    """Sends entries of codebooks that follow the latents: residual vector quantisation (SoundStream, 2021, §III-C).
 
         r_1 = z,   e_q = nearest entry of codebook q to r_q,   r_{q+1} = r_q - e_q,   values = sum_q e_q
 

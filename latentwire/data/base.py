@@ -11,10 +11,10 @@ Split = Literal["train", "val", "test"]
 
 @dataclass(frozen=True)
 class Question:
-    """A question about one passage.
+    """Asks about one passage.
 
     Args:
-        id: unique within the corpus.
+        id: name that is unique within the corpus.
         text: the question alone, without any template around it.
         answers: the accepted answers, at least one; the first is the one to train on.
         kind: what is asked for (the relation, where the corpus knows it): tables break down by it.
@@ -28,13 +28,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Passage:
-    """A text to send and the questions it answers.
+    """Holds a text to send and the questions it answers.
 
     Args:
-        id: unique within the corpus.
+        id: name that is unique within the corpus.
         text: the context.
         questions: everything that may be asked about it.
-        group: passages of one group are resampled together (bootstrap): the article, or the passage itself.
+        group: name of the passages that are resampled together (bootstrap): the article, or the passage itself.
         bits: entropy of the facts in the text, in bits, where the generator knows it; None for real text.
     """
 
@@ -46,6 +46,8 @@ class Passage:
 
 
 class Corpus(Protocol):
-    """A source of passages; a split may be lazy and very long."""
+    """Yields passages; a split may be lazy and very long."""
 
-    def split(self, name: Split) -> Sequence[Passage]: ...
+    def split(self, name: Split) -> Sequence[Passage]:
+        """Return the passages of a split."""
+        ...

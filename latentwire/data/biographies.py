@@ -13,7 +13,7 @@ in it is known.
     N = C(persons, people) · [C(relations, facts_per_person) · 32^facts_per_person]^people
 
 such sets, all equally likely, and `Passage.bits` = log2 N: what an ideal message costs whose receiver knows the world,
-but not which of its combinations the split was given. Order and wording are not facts; they add `wording_bits`.
+but not which of its combinations the split was given. Order and wording are not facts and are not counted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import overload
@@ -35,7 +35,7 @@ HELD_OUT = 8  # one part in eight of all combinations for val, one for test
 
 @dataclass(frozen=True)
 class Relation:
-    """One kind of fact: its 32 values, and how it is told and asked for."""
+    """Describes one kind of fact: its 32 values, and how it is told and asked for."""
 
     name: str
     values: tuple[str, ...]
@@ -45,13 +45,13 @@ class Relation:
 
 @dataclass(frozen=True)
 class World:
-    """All that can be said: persons by name, and relations."""
+    """Holds all that can be said: persons by name, and relations."""
 
     persons: tuple[str, ...]
     relations: tuple[Relation, ...]
 
     def words(self) -> list[str]:
-        """Every sentence and question of the world for which a tokenizer needs pieces, in a fixed order."""
+        """Return sentences and questions that hold all words a tokenizer needs pieces for, in a fixed order."""
         lines = []
         for relation in self.relations:
             for i, value in enumerate(relation.values):
@@ -157,13 +157,13 @@ WORLD = World(PERSONS, RELATIONS)
 
 
 def seed_of(*parts: object) -> int:
-    """A 64-bit seed from any printable parts; the same on every machine and in every process."""
+    """Return a 64-bit seed from any printable parts; the same on every machine and in every process."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big")
 
 
 @cache
 def dealt(world: World) -> dict[tuple[int, int, Split], tuple[int, ...]]:
-    """Values (by index) of each (person, relation) that each split may use; see the module's text."""
+    """Deal the values (by index) of each (person, relation) to the splits; see the module's text."""
     hands: dict[tuple[int, int, Split], tuple[int, ...]] = {}
     for p, person in enumerate(world.persons):
         for r, relation in enumerate(world.relations):
@@ -177,27 +177,26 @@ def dealt(world: World) -> dict[tuple[int, int, Split], tuple[int, ...]]:
 
 
 def fact_bits(world: World, people: int, facts_per_person: int) -> float:
-    """log2 of the number of fact sets that the world allows (formula in the module's text); needs equal list sizes."""
+    """Return log2 of the number of fact sets that the world allows (formula in the module's text).
+
+    All relations must have the same number of values.
+    """
     values = len(world.relations[0].values)
     one = math.comb(len(world.relations), facts_per_person) * values**facts_per_person
     return math.log2(math.comb(len(world.persons), people)) + people * math.log2(one)
 
 
-def wording_bits(world: World, people: int, facts_per_person: int) -> float:
-    """Entropy of what a context's text says beyond its facts: the orders and the wordings, in bits."""
-    orders = math.factorial(people) * math.factorial(facts_per_person) ** people
-    return math.log2(orders) + people * facts_per_person * math.log2(len(world.relations[0].told))
-
-
 class Biographies:
-    """The corpus; see the module's text.
+    """Generates the corpus of the module's text, split by split on demand, so that length costs nothing.
 
     Args:
-        people: persons in a context.
-        facts_per_person: facts told of each, of different relations (six in the built-in world).
-        seed: chooses the passages; the hold-out never depends on it.
-        train, val, test: lengths of the splits. They are made on demand, so that length costs nothing.
-        world: names, values and wordings; the built-in ones by default.
+        people: number of persons in a context.
+        facts_per_person: number of facts told of each, of different relations (six in the built-in world).
+        seed: seed of the passages; the hold-out never depends on it.
+        train: length of the training split.
+        val: length of the validation split.
+        test: length of the test split.
+        world: names, values and wordings; None: the built-in ones.
     """
 
     def __init__(
@@ -216,26 +215,20 @@ class Biographies:
             ("facts_per_person", facts_per_person, len(self.world.relations)),
         ):
             if not 1 <= value <= most:
-                raise UserError(name, str(value), f"1 to {most}", "that is all the world has; choose fewer")
+                raise UserError(f"corpus.{name}", str(value), f"1 to {most}", f"set corpus.{name}={most} or less")
         self.people, self.facts_per_person, self.seed = people, facts_per_person, seed
         self.sizes: dict[Split, int] = {"train": train, "val": val, "test": test}
         for split, size in self.sizes.items():
             if size < 0:
-                raise UserError(split, str(size), "0 or more passages", f"give {split} a length")
+                raise UserError(f"corpus.{split}", str(size), "0 or more passages", f"set corpus.{split}=500")
         self.bits = fact_bits(self.world, people, facts_per_person)
 
     def split(self, name: Split) -> Sequence[Passage]:
-        """The passages of a split, made when they are looked at."""
+        """Return the passages of a split, made when they are looked at."""
         return Passages(self, name, self.sizes[name])
 
-    def stream(self, name: Split, start: int = 0) -> Iterator[Passage]:
-        """Passages `start`, `start + 1`, … of a split, without end; the first ones are those of `split`."""
-        while True:
-            yield self.passage(name, start)
-            start += 1
-
     def passage(self, split: Split, index: int) -> Passage:
-        """Passage `index` of a split: a function of the arguments and of the corpus' own, and of nothing else."""
+        """Make passage `index` of a split: a function of the arguments and of the corpus' own, and of nothing else."""
         name = f"bio/{self.people}x{self.facts_per_person}/{self.seed}/{split}/{index}"
         draw = random.Random(seed_of(name))
         world, hands = self.world, dealt(self.world)
@@ -252,7 +245,7 @@ class Biographies:
 
 
 class Passages(Sequence[Passage]):
-    """A lazy, random-access list of the first `size` passages of a split."""
+    """Makes the first `size` passages of a split when they are looked at."""
 
     def __init__(self, corpus: Biographies, split: Split, size: int):
         self.corpus, self.name, self.size = corpus, split, size

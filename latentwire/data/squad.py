@@ -11,25 +11,27 @@ from typing import Any
 from callbacks.errors import UserError
 from latentwire.data.base import Passage, Question, Split
 
+SOURCE = "https://rajpurkar.github.io/SQuAD-explorer/"
+AGAIN = f"fetch the file again from {SOURCE}"
 QUESTION_WORDS = ("what", "who", "when", "where", "which", "how", "why")
 
 
 class Squad:
-    """Paragraphs of SQuAD v1.1. No article is in two splits.
+    """Reads the paragraphs of SQuAD v1.1; no article is in two splits.
 
-    With `train`, the test split is the dev file, as everybody reports it, and `val_share` of the train file's
-    articles are the val split. Without, the dev file alone is dealt out by article: `val_share` to val, as many
-    to test, the rest to train (for development only; the figures compare with nobody's).
+    With `train`, the test split is the dev file, as everybody reports it, and `val_share` of the train file's articles
+    are the val split. Without, the dev file alone is dealt out by article: `val_share` to val, as many to test, the
+    rest to train (for development only; the figures compare with nobody's).
+
+    `Passage.group` is the paragraph (the unit of the bootstrap), `Question.kind` the first question word in the
+    question.
 
     Args:
         root: folder of the files.
-        dev: file name.
-        train: file name, or None.
+        dev: name of the dev file.
+        train: name of the train file; None: there is none.
         val_share: share of the articles in val.
-        seed: deals the articles; the rank of an article depends on the seed and its title only.
-
-    `Passage.group` is the paragraph (the unit of the bootstrap); `Question.kind` the first question word in the
-    question.
+        seed: seed of the deal; the rank of an article depends on it and its title only.
     """
 
     def __init__(
@@ -41,12 +43,12 @@ class Squad:
         seed: int = 0,
     ):
         if not 0 < val_share < 0.5:
-            raise UserError("corpus.val_share", str(val_share), "a share between 0 and 0.5", "use 0.1")
+            raise UserError("corpus.val_share", str(val_share), "a share between 0 and 0.5", "set corpus.val_share=0.1")
         self._root, self._dev, self._train, self._share, self._seed = Path(root), dev, train, val_share, seed
         self._splits: dict[Split, list[Passage]] | None = None
 
     def split(self, name: Split) -> Sequence[Passage]:
-        """All passages of one split, in file order; both files are read at the first call.
+        """Return all passages of one split, in file order; both files are read at the first call.
 
         Raises:
             UserError: a file is missing, is no SQuAD v1.1, or contradicts itself.
@@ -74,17 +76,18 @@ class Squad:
                     f"{self._train} and {self._dev}",
                     f"{len(both)} articles are in both, e.g. {min(both)}",
                     "files without common articles",
-                    "fetch both files of v1.1 again",
+                    f"fetch both files of v1.1 again from {SOURCE}",
                 )
             splits["test"] = [p for passages in dev.values() for p in passages]
         for name, passages in splits.items():
             if not passages:
-                raise UserError("data", f"no article left for {name}", "at least 3 articles", "use the whole file")
+                expected = "at least 3 articles"
+                raise UserError("corpus", f"no article left for {name}", expected, "set corpus.dev=dev-v1.1.json")
         return splits
 
 
 def read(path: Path) -> dict[str, list[Passage]]:
-    """Passages by article title, in file order.
+    """Read passages by article title, in file order.
 
     Raises:
         UserError: the file is missing, is no SQuAD v1.1, repeats a question id, or an answer is not where it says.
@@ -94,7 +97,7 @@ def read(path: Path) -> dict[str, list[Passage]]:
             str(path),
             "no such file",
             "a JSON file of SQuAD v1.1",
-            "fetch it from https://rajpurkar.github.io/SQuAD-explorer/ and set corpus.root to its folder",
+            f"fetch it from {SOURCE} and set corpus.root to its folder",
         )
     try:
         articles = json.loads(path.read_text(encoding="utf-8"))["data"]
@@ -104,7 +107,7 @@ def read(path: Path) -> dict[str, list[Passage]]:
             str(path),
             f"{type(error).__name__}: {error}",
             "the layout of SQuAD v1.1: data, paragraphs, context, qas, id, question, answers, text, answer_start",
-            "fetch the file again",
+            AGAIN,
         ) from error
 
 
@@ -117,7 +120,7 @@ def _parse(articles: list[dict[str, Any]], path: Path) -> dict[str, list[Passage
             name = f"{article['title']}/{len(passages)}"
             questions = tuple(_question(q, paragraph["context"], path) for q in paragraph["qas"])
             if repeated := [q.id for q in questions if q.id in seen]:
-                raise UserError(str(path), f"question {repeated[0]} twice", "unique ids", "fetch the file again")
+                raise UserError(str(path), f"question {repeated[0]} twice", "unique ids", AGAIN)
             seen.update(q.id for q in questions)
             passages.append(Passage(name, paragraph["context"], questions, name, None))
     return found
@@ -126,13 +129,13 @@ def _parse(articles: list[dict[str, Any]], path: Path) -> dict[str, list[Passage
 def _question(entry: dict[str, Any], context: str, path: Path) -> Question:
     where = f"{path}: question {entry['id']}"
     if not entry["answers"]:
-        raise UserError(where, "no answers", "one or more", "use v1.1: only v2.0 has unanswerable questions")
+        raise UserError(
+            where, "no answers", "one or more", f"fetch v1.1 from {SOURCE}: only v2.0 has unanswerable questions"
+        )
     for answer in entry["answers"]:
         start = answer["answer_start"]
         if context[start : start + len(answer["text"])] != answer["text"]:
-            raise UserError(
-                where, f"{answer['text']!r} is not at {start}", "the answer's text there", "fetch the file again"
-            )
+            raise UserError(where, f"{answer['text']!r} is not at {start}", "the answer's text there", AGAIN)
     words = entry["question"].lower().replace("?", " ").split()
     kind = next((w for w in words if w in QUESTION_WORDS), "other")
     return Question(entry["id"], entry["question"], tuple(a["text"] for a in entry["answers"]), kind)

@@ -1,7 +1,6 @@
-"""Stories that stories260K tells itself: beginnings to send, and how they go on.
+"""Stories that a language model tells itself: beginnings to send, and how they go on.
 
-The model (github.com/karpathy/llama2.c, trained on TinyStories, Eldan and Li, 2023) is the corpus as well: stories are
-sampled from it once and kept, so no text is needed beside its two files.
+They are sampled from the model once and kept, so that no text is needed beside it.
 """
 
 from __future__ import annotations
@@ -18,61 +17,39 @@ from transformers import DynamicCache
 from callbacks.errors import UserError
 from latentwire.data.base import Passage, Question, Split
 from latentwire.lm.frozen import FrozenLM
-from latentwire.pocket.llama2c import BOS, FIRST_BYTE, read_model, read_tokenizer
 
 BLOCK = 512  # stories sampled together: the unit of the cache
 BORDER = "▁"  # begins the first piece of a word
 
 
-def load(checkpoint: str, tokenizer: str, device: str = "cpu", name: str = "stories260k") -> FrozenLM:
-    """stories260K, converted in memory, float32.
-
-    Args:
-        checkpoint, tokenizer: llama2.c's files.
-        device: where to compute.
-        name: in tables and errors.
-
-    Raises:
-        UserError: a file is missing or damaged.
-    """
-    for path in (checkpoint, tokenizer):
-        if not Path(path).is_file():
-            raise UserError(
-                path,
-                "no such file",
-                "stories260K's checkpoint in llama2.c's legacy format, and its tokenizer of 512 pieces",
-                "fetch stories260K.bin and tok512.bin (huggingface.co/karpathy/tinyllamas, folder stories260K); set "
-                "paths.data to the folder that holds stories260k/, or `checkpoint` and `tokenizer` to the files",
-            )
-    model = read_model(checkpoint)
-    return FrozenLM(model, read_tokenizer(tokenizer, model.config.vocab_size), name, is_chat=False).to(device)
-
-
 class Stories:
-    """Beginnings of sampled stories, each with one continuation as its question (see `is_continuation`).
+    """Samples beginnings of stories, each with its continuation as the only question (see `is_continuation`).
 
     A story is sampled token by token from BOS. Text is its first `begin` tokens at most, the answer the next `rest` at
-    most, both up to a word's end. Left out are stories that end before, and the few (about 8 %) whose text the
-    tokenizer would read as other ids than those that were sampled. At temperature 1 the mean NLL of the answer given
-    the text therefore is the entropy that the model itself leaves: no reader of the text can be below it but by chance.
+    most, both up to a word's end. Left out are stories that end before, and the few (about 8 % with stories260K) whose
+    text the tokenizer would read as other ids than those that were sampled. At temperature 1 the mean NLL of the answer
+    given the text therefore is the entropy that the teller itself leaves: no reader of the text can be below it but by
+    chance.
 
     Splits come from different seeds. Blocks of stories are files of `cache`, whose names hold a hash of weights, pieces
     and settings: an interrupted sampling goes on at the next block. Rounding decides close draws, so another machine
     may tell other stories from the same seed; who compares numbers to the last digit copies the cache.
 
     Args:
-        checkpoint, tokenizer: see `load`.
+        teller: the model that tells; its tokenizer marks the beginning of a word by `▁`.
         cache: folder of the sampled stories.
-        begin, rest: tokens.
-        temperature: of the sampling.
-        seed: of all splits.
-        train, val, test: passages.
+        begin: largest number of tokens of a text, 8 or more.
+        rest: largest number of tokens of an answer, 8 or more.
+        temperature: temperature of the sampling.
+        seed: seed of all splits.
+        train: number of training passages.
+        val: number of validation passages.
+        test: number of test passages.
     """
 
     def __init__(
         self,
-        checkpoint: str,
-        tokenizer: str,
+        teller: FrozenLM,
         cache: str,
         begin: int = 96,
         rest: int = 32,
@@ -85,26 +62,26 @@ class Stories:
         self._sizes: dict[Split, int] = {"train": train, "val": val, "test": test}
         if min(begin, rest) < 8 or temperature <= 0 or min(self._sizes.values()) < 1:
             raise UserError(
-                "corpus begin, rest, temperature, train, val, test",
-                f"{begin}, {rest}, {temperature}, {train}, {val}, {test}",
+                "corpus",
+                f"begin {begin}, rest {rest}, temperature {temperature}, train {train}, val {val}, test {test}",
                 "8 or more tokens each, a temperature above 0, 1 or more passages each",
-                "correct them",
+                "set corpus.begin=96, corpus.rest=32, corpus.temperature=1.0 and corpus.{train,val,test} above 0",
             )
-        self._lm = load(checkpoint, tokenizer)
+        self._lm = teller
         self._begin, self._rest, self._temperature, self._seed = begin, rest, temperature, seed
         length = begin + rest + 1  # the one behind tells whether a word ends before it
         if length > self._lm.max_tokens:
-            raise UserError(
-                "corpus begin, rest", f"{begin} + {rest}", f"below {self._lm.max_tokens} together", "lower them"
-            )
+            expected, remedy = f"below {self._lm.max_tokens} together", "set corpus.begin=96 and corpus.rest=32"
+            raise UserError("corpus.begin, corpus.rest", f"{begin} + {rest}", expected, remedy)
         self._length = length
         self._pieces: list[str] = list(self._lm.tokenizer.convert_ids_to_tokens(list(range(self._lm.vocab_size))))
+        self._special = set(self._lm.tokenizer.all_special_ids)
         told = json.dumps([self._lm.fingerprint(), self._pieces, length, float(temperature), BLOCK])
         self._folder, self._key = Path(cache), hashlib.sha256(told.encode()).hexdigest()[:16]
         self._kept: dict[Split, list[Passage]] = {}
 
     def split(self, name: Split) -> Sequence[Passage]:
-        """All passages of one split; sampled at the first call ever, read from the cache afterwards.
+        """Return all passages of one split; sampled at the first call ever, read from the cache afterwards.
 
         Raises:
             UserError: a damaged file in the cache, or settings under which hardly any story can be used.
@@ -121,7 +98,7 @@ class Stories:
                         "corpus",
                         f"{len(kept)} of {(number + 1) * BLOCK} stories are long enough and read back unchanged",
                         "one in twenty at least",
-                        "lower begin, rest or temperature",
+                        "set corpus.begin, corpus.rest or corpus.temperature lower",
                     )
             self._kept[name] = kept[: self._sizes[name]]
         return self._kept[name]
@@ -140,11 +117,12 @@ class Stories:
 
     @torch.no_grad()
     def _sample(self, name: Split, number: int) -> list[list[int]]:
-        """One block: ids behind BOS, `length` each, whatever they are."""
+        """Sample one block: ids behind BOS, `length` each, whatever they are."""
         seed = hashlib.sha256(f"{self._seed}/{name}/{number}".encode()).digest()[:7]
         generator = torch.Generator().manual_seed(int.from_bytes(seed))
         model = self._lm.model
-        ids, cache, told = torch.full((BLOCK, 1), BOS), DynamicCache(config=model.config), []
+        bos, cache, told = self._lm.style.head[-1], DynamicCache(config=model.config), []
+        ids = torch.full((BLOCK, 1), bos)
         for _ in range(self._length):
             logits = model(input_ids=ids, past_key_values=cache, use_cache=True).logits[:, -1].float()
             ids = torch.multinomial((logits / self._temperature).softmax(-1), 1, generator=generator)
@@ -152,10 +130,10 @@ class Stories:
         return torch.cat(told, 1).tolist()
 
     def _passage(self, name: str, ids: Sequence[int]) -> Passage | None:
-        """None where the story ends too early or does not read back as the ids that were sampled."""
+        """Make a passage; None where the story ends too early or does not read back as the ids that were sampled."""
         cut = self._border(ids, self._begin)
         end = self._border(ids, cut + self._rest)
-        if cut < 2 or end < cut + 2 or min(ids[:end]) < FIRST_BYTE:
+        if cut < 2 or end < cut + 2 or not self._special.isdisjoint(ids[:end]):
             return None
         text, rest = (str(self._lm.tokenizer.decode(list(part))) for part in (ids[:cut], ids[cut:end]))
         if self._lm.style.encode(text) != tuple(ids[:cut]) or self._lm.style.encode(rest) != tuple(ids[cut:end]):
@@ -163,7 +141,7 @@ class Stories:
         return Passage(name, text, (Question(f"{name}/rest", "", (rest,), "continuation"),), name, None)
 
     def _border(self, ids: Sequence[int], at: int) -> int:
-        """The last place up to `at` before which a word ends; 0 where there is none."""
+        """Return the last place up to `at` before which a word ends; 0 where there is none."""
         return next((i for i in range(at, 0, -1) if self._pieces[ids[i]].startswith(BORDER)), 0)
 
 
@@ -174,7 +152,5 @@ def _read(path: Path, length: int) -> list[list[int]]:
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
         whole = False
     if not whole:
-        raise UserError(
-            str(path), "a damaged file", f"{BLOCK} stories of {length} ids", "delete it: it is sampled anew"
-        )
+        raise UserError(str(path), "a damaged file", f"{BLOCK} stories of {length} ids", f"rm {path}")
     return stories

@@ -20,7 +20,7 @@ Overflow = Literal["refuse", "count"]
 
 @dataclass(frozen=True)
 class Tokens:
-    """A batch of texts, padded on the right.
+    """Holds a batch of texts as ids, padded on the right.
 
     Attributes:
         ids: (B, T) long, 0 in the padding.
@@ -78,7 +78,9 @@ class Encoder(nn.Module):
         for text in texts:
             ids = list(self.ids(text))
             if not ids:
-                raise UserError("text to encode", repr(text), "at least one token", "take the empty texts out of the corpus")
+                raise UserError(
+                    "text to encode", repr(text), "at least one token", "take the empty texts out of the corpus"
+                )
             over = max(len(ids) - self.max_tokens, 0)
             if over and self.overflow == "refuse":
                 raise UserError(

@@ -14,7 +14,7 @@ from latentwire.encoders.transformer import Transformer
 
 
 class ByteEncoder(Encoder):
-    """UTF-8 bytes -> embedding -> transformer with rotary positions -> Bottleneck. No vocabulary, no language model.
+    """Encodes UTF-8 bytes without a language model: embedding -> transformer with rotary positions -> Bottleneck.
 
     With `overflow=count` a cut may fall inside a character; ids are bytes, nothing is decoded here.
 

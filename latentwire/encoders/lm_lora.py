@@ -24,7 +24,7 @@ EPS = 1e-6
 
 
 class LMLoRAEncoder(Encoder):
-    """Mixed hidden states of a language model -> Bottleneck.
+    """Encodes a language model's hidden states: mix of layers -> Bottleneck.
 
         h_t = sum_l softmax(w)_l  (s_l,t − mean_l) / std_l        (layer mix of ELMo, Peters et al., 2018, Eq. 1)
 
@@ -86,7 +86,9 @@ class LMLoRAEncoder(Encoder):
         self.lm = lm
         self.chosen = list(range(lm.n_layers + 1)) if layers is None else list(layers)
         if not self.chosen or any(not 0 <= layer <= lm.n_layers for layer in self.chosen):
-            raise UserError("encoder.layers", str(layers), f"numbers from 0 to {lm.n_layers}", "set encoder.layers=null")
+            raise UserError(
+                "encoder.layers", str(layers), f"numbers from 0 to {lm.n_layers}", "set encoder.layers=null"
+            )
         if max_tokens + len(lm.style.head) > lm.max_tokens:
             raise UserError(
                 "encoder.max_tokens",

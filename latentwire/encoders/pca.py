@@ -15,7 +15,9 @@ from latentwire.lm.frozen import FrozenLM
 
 
 class PCAEncoder(Encoder):
-    """z_j = C (e_j - mean) / scale: e_j concatenates the embeddings of the at most `chunk` tokens of chunk j.
+    """Encodes without training: principal components of chunks of embeddings.
+
+        z_j = C (e_j - mean) / scale,   e_j the embeddings of the at most `chunk` tokens of chunk j, concatenated
 
     Chunks are those of mean pooling (`chunk_borders`); places that a chunk does not fill hold the mean. C (d_z rows)
     are the first principal components of the chunks of the texts given to `fit`, scale the RMS of the embeddings. No
@@ -73,7 +75,9 @@ class PCAEncoder(Encoder):
             filled.append(inside[0])
         x, inside = torch.cat(rows), torch.cat(filled).double()
         if len(x) <= self.d_z:
-            raise UserError("pca texts", f"{len(x)} chunks", f"more than d_z = {self.d_z}", "set wire.measured_texts higher")
+            raise UserError(
+                "pca texts", f"{len(x)} chunks", f"more than d_z = {self.d_z}", "set wire.measured_texts higher"
+            )
         mean = (x * inside).sum(0) / inside.sum(0).clamp(min=1)
         centred = (x - mean) * inside
         total = centred.pow(2).sum()
@@ -99,7 +103,7 @@ class PCAEncoder(Encoder):
         return ((x - self.mean) * inside) @ self.components.T / self.scale
 
     def reconstruct(self, z: Tensor, lengths: Tensor) -> Tensor:
-        """Turn latents (B, M, d_z) of texts of `lengths` (B,) tokens into embeddings (B, T, d_model), zero behind them."""
+        """Turn latents (B, M, d_z) of texts of `lengths` (B,) tokens into embeddings (B, T, d_model), then zeros."""
         self._must_be_fitted()
         x = (z * self.scale @ self.components + self.mean).unflatten(2, (self.chunk, -1))  # (B, M, chunk, d_model)
         beyond = torch.arange(int(lengths.max()), device=z.device) >= lengths.unsqueeze(1)

@@ -106,7 +106,7 @@ def unchunk(places: Tensor, lengths: Tensor) -> Tensor:
 
 
 class ChunkMean(Pooling):
-    """The mean of M consecutive chunks; no parameters.
+    """Takes the mean of M consecutive chunks; no parameters.
 
     Args:
         d: width of the sequence and of the result.
@@ -122,7 +122,7 @@ class ChunkMean(Pooling):
 
 
 class CrossAttention(Pooling):
-    """Learned queries attend to the text (Perceiver, Jaegle et al., 2021; ICAE's memory slots with fixed input).
+    """Lets learned queries attend to the text (Perceiver, Jaegle et al., 2021; ICAE's memory slots, fixed input).
 
     Slot j of slice s has its own query, also when fewer slots are used: fewer slots are a prefix of more. Without
     `positions` the result does not depend on the order of x. M > T is no special case: a query always attends.
@@ -186,7 +186,7 @@ class CrossAttention(Pooling):
 
 
 class StridedConv(Pooling):
-    """Convolutions of stride s shrink T to about T / s^layers, chunk means take that to exactly M.
+    """Shrinks T to about T / s^layers by convolutions of stride s, and that to exactly M by chunk means.
 
     Keep s^layers <= T / M, or tokens recur. Positions beyond a row's own end are zero before every layer, as if it
     stood alone.
@@ -225,7 +225,7 @@ class StridedConv(Pooling):
 
 
 class Hierarchical(Pooling):
-    """T -> M f^(levels-1) -> … -> M f -> M: chunk means, a transformer block after each.
+    """Shrinks in levels, T -> M f^(levels-1) -> … -> M f -> M: chunk means, a transformer block after each.
 
     Args:
         d: width of the sequence and of the result.

@@ -14,7 +14,7 @@ SHARED = "shared"
 
 @dataclass(frozen=True)
 class LatentLayout:
-    """Slots in the order `shared`, then each model's private ones: [shared | private[a] | private[b] | …].
+    """Says which slots are whose: [shared | private[a] | private[b] | …].
 
     A model reads the shared slots followed by its own. Without private slots every model reads everything; with some, a
     model must be named, and one that came later is named with 0: it reads the shared slots only.

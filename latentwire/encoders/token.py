@@ -16,7 +16,7 @@ from latentwire.lm.frozen import FrozenLM
 
 
 class TokenEncoder(Encoder):
-    """Frozen input embeddings / their RMS over the vocabulary -> `layers` transformer layers -> Bottleneck.
+    """Encodes frozen input embeddings, over their RMS in the vocabulary: transformer layers -> Bottleneck.
 
     The embeddings stay the language model's: they are no parameter and in no checkpoint. One factor scales them
     all, so a token keeps its magnitude relative to others.

@@ -26,7 +26,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head attention from `queries` to `keys`, width d.
+    """Attends from `queries` to `keys` with several heads, width d.
 
     Args:
         d: width; d / heads must be an even whole number.
@@ -53,7 +53,7 @@ class Attention(nn.Module):
         mask: Tensor | None = None,
         positions: Tensor | None = None,
     ) -> Tensor:
-        """Attend; (B, Q, d), (B, T, d) -> (B, Q, d).
+        """Attend from (B, Q, d) to (B, T, d); the result is (B, Q, d).
 
         Args:
             queries: what asks.
@@ -92,7 +92,7 @@ def hush(layer: nn.Module, factor: float = 0.02) -> None:
 
 
 class Block(nn.Module):
-    """x + attention(norm x), then x + feed_forward(x).
+    """Adds attention, x + attention(norm x), and then an MLP, x + feed_forward(x).
 
     Both branches start close to zero, so that a fresh block is nearly the identity (compare Fixup, Zhang et al., 2019)
     and what pooling has kept of a text reaches the other end.
@@ -114,7 +114,7 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """`layers` blocks; with 0 the identity.
+    """Stacks `layers` blocks; 0 are the identity.
 
     Args:
         d: width of the sequence.

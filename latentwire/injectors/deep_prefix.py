@@ -18,7 +18,7 @@ from latentwire.lm.layout import Prefix
 
 
 class DeepPrefix(Injector):
-    """Keys and values per layer, generated from the latents (prefix tuning, Li and Liang, 2021; 500xCompressor, 2024).
+    """Makes keys and values of every layer (prefix tuning, Li and Liang, 2021; 500xCompressor, 2024).
 
         h = adapter(z),   r_l = W_l h + c_l per layer l, split into keys and values of kv_heads x head_dim
         k_l = RoPE(mean_kl + gain_kl * std_kl * r_kl / rms_kl),    v_l = mean_vl + gain_vl * std_vl * r_vl / rms_vl

@@ -37,7 +37,7 @@ def pooled_kv(lm: FrozenLM, placement: RotaryPlacement, text: str, counts: Seque
 
 @torch.no_grad()
 def pooled_embeddings(lm: FrozenLM, texts: Sequence[str], counts: Sequence[int]) -> Tensor:
-    """Return the texts' embeddings, pooled to slots of each slice; (texts, sum(counts), d_model) float32, on the CPU."""
+    """Return the texts' embeddings, pooled to slots of each slice; (texts, sum(counts), d_model) float32, CPU."""
     return torch.stack([_pooled(lm.embed(torch.tensor(lm.style.encode(t))).float().cpu(), counts) for t in texts])
 
 

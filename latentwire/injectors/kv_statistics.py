@@ -15,10 +15,10 @@ from latentwire.lm.frozen import FrozenLM
 
 @dataclass(frozen=True)
 class KVStatistics:
-    """Mean and standard deviation over the tokens of real text, (n_layers, 2, kv_heads, head_dim) float32, on the CPU.
+    """Holds mean and standard deviation over the tokens of real text, (n_layers, 2, kv_heads, head_dim) float32, CPU.
 
-    Index 0 of the second axis: keys before RoPE; 1: values. The head (BOS) is read but not counted: as an attention sink
-    it is unlike text.
+    Index 0 of the second axis: keys before RoPE; 1: values. The head (BOS) is read but not counted: as an attention
+    sink it is unlike text.
     """
 
     mean: Tensor

@@ -15,7 +15,7 @@ from latentwire.lm.layout import Prefix
 
 
 class SoftPrefix(Injector):
-    """M embeddings after the head (BOS), before the text; at positions 1 … M after a BOS.
+    """Makes M embeddings after the head (BOS), before the text; at positions 1 … M after a BOS.
 
     The target of the calibration is the RMS over all entries of the model's own embeddings of `texts`, the root of the
     mean square of the per-token RMS. Given texts, `calibrate` first fits the adapter to the mean embedding of each

@@ -24,9 +24,9 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from callbacks.errors import UserError
+from latentwire.checkpoints import checkpoint_path, read_config
 from latentwire.ladder.climb import TRAINED, climb
-from latentwire.ladder.options import Ladder, LadderTree
-from latentwire.ladder.rung5_budget import checkpoint_of, config_of
+from latentwire.ladder.options import LadderOptions, LadderTree
 from latentwire.ladder.subject import Subject
 from latentwire.ladder.verdict import Verdict
 from latentwire.run import Tree, dead, train
@@ -44,39 +44,42 @@ COLOUR = {"pass": "green", "fail": "red", "not run": "dim"}
 
 @dataclass
 class Asked:
-    """What a command line asks for.
+    """Holds what a command line asks for.
 
     Attributes:
         cfg: the configuration that is judged, without what is the ladder's own.
-        run: the directory of an existing run.
+        ladder: what the rungs do.
+        run: directory of an existing run; None: there is none.
+        train: whether the configuration is trained.
     """
 
     cfg: DictConfig
-    ladder: Ladder
+    ladder: LadderOptions
     run: Path | None
     train: bool
 
     def run_dir(self) -> Callable[[], Path] | None:
-        """Gives the directory of a trained wire and trains it first where that was asked for; None: there is none."""
+        """Return what gives the directory of a trained wire, training it first where asked to; None: there is none."""
         if self.run is None and not self.train:
             return None
         return partial(trained, self.cfg) if self.run is None else partial(Path, self.run)
 
     @property
     def folders(self) -> list[Path]:
-        """Where `ladder.json` goes."""
+        """The folders that `ladder.json` goes to."""
         own = run_dir(self.cfg)
         place = own.parent.parent / "ladder" / own.parent.name / own.name
         return [place, self.run] if self.run is not None else [place, own] if self.train and own.is_dir() else [place]
 
 
 def parse(overrides: Sequence[str]) -> Asked:
-    """Composes and checks. Raises UserError."""
+    """Compose and check a command line. Raises UserError."""
     composer = Composer("latentwire/ladder")
     cfg = composer.compose(overrides)
     check(cfg, LadderTree)
     check_effective(cfg, overrides, dead, composer.compose)
-    ladder: Ladder = TypeAdapter(Ladder).validate_python(OmegaConf.to_container(cfg.ladder, resolve=True))
+    node = OmegaConf.to_container(cfg.ladder, resolve=True)
+    ladder: LadderOptions = TypeAdapter(LadderOptions).validate_python(node)
     run = None if cfg.run is None else Path(str(cfg.run)).expanduser().absolute()
     trains = bool(cfg.train)
     with open_dict(cfg):
@@ -89,7 +92,7 @@ def parse(overrides: Sequence[str]) -> Asked:
 
 
 def _of_the_run(run: Path, cfg: DictConfig, overrides: Sequence[str], trains: bool, last: int) -> DictConfig:
-    """The run's own configuration; anything else on the command line but paths would have no effect."""
+    """Return the run's own configuration; anything else on the command line but paths would have no effect."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     others = [o.input_line or "" for o in parsed if o.key_or_group.split(".")[0] not in (*OWN, "paths")]
     if others or trains:
@@ -97,11 +100,11 @@ def _of_the_run(run: Path, cfg: DictConfig, overrides: Sequence[str], trains: bo
             f"run={run}",
             ", ".join(others) or "train=true",
             "only ladder.* and paths.* beside run=",
-            "leave it out: an existing run has its configuration; or leave run= out",
+            f"leave out {' '.join(others) or 'train=true'}: an existing run has its configuration; or leave out run=",
         )
-    own = config_of(run)
+    own = read_config(run)
     if last >= TRAINED:
-        checkpoint_of(run)
+        checkpoint_path(run)
     if any(o.key_or_group.split(".")[0] == "paths" for o in parsed):
         with open_dict(own):
             own.paths = cfg.paths
@@ -109,31 +112,33 @@ def _of_the_run(run: Path, cfg: DictConfig, overrides: Sequence[str], trains: bo
     return own
 
 
-def _refuse_nothing(ladder: Ladder, trained: bool) -> None:
+def _refuse_nothing(ladder: LadderOptions, trained: bool) -> None:
     first, last = ladder.first, ladder.last
     if first > last or (first >= TRAINED and not trained):
         raise UserError(
             "ladder.first, ladder.last",
             f"{first}, {last}" + ("" if first > last else " without a trained wire"),
             "a rung to climb",
-            "set ladder.first to ladder.last or less" if first > last else "add run=<run directory> or train=true",
+            f"set ladder.first={last}" if first > last else "add run=<run directory> or train=true",
         )
     if first == 4:
-        raise UserError("ladder.first", "4", "3 or less, or 5", "rung 4 looks at what rung 3 has trained: start at 3")
+        remedy = "set ladder.first=3: rung 4 looks at what rung 3 has trained, so start at 3"
+        raise UserError("ladder.first", "4", "3 or less, or 5", remedy)
 
 
 def trained(cfg: DictConfig) -> Path:
-    """Trains the configuration as `latentwire.run` does, unless it is finished. Raises UserError where that fails."""
+    """Train the configuration as `latentwire.run` does, unless it is finished. Raises UserError where that fails."""
     outcome = execute(cfg, "latentwire", train)
     if outcome.exit_code:
         raise SystemExit(outcome.exit_code)
     if outcome.status == "failed":
-        raise UserError(str(outcome.dir), outcome.error, "a run that ends", "repair it; the next attempt continues")
+        remedy = "mend what the error names, and repeat the command: it continues"
+        raise UserError(str(outcome.dir), outcome.error, "a run that ends", remedy)
     return outcome.dir
 
 
 def report(verdicts: Sequence[Verdict], console: Console) -> None:
-    """All numbers with their bounds, then what to do."""
+    """Print all numbers with their bounds, then what to do."""
     table = Table("rung", Column("value", justify="right"), "threshold", title="the ladder")
     for v in verdicts:
         table.add_section()
@@ -161,7 +166,7 @@ def report(verdicts: Sequence[Verdict], console: Console) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Console entry; the exit code."""
+    """Run the command; return the exit code."""
     console = Console()
     quiet_lightning()
     verdicts: list[Verdict] = []

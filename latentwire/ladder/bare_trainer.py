@@ -13,18 +13,18 @@ from omegaconf import OmegaConf
 from callbacks.stages.lr import LRSchedule
 from latentwire.ladder.subject import Subject
 from latentwire.objectives.likelihood import AnswerCE
-from latentwire.train.curriculum import Constant, Plan, Stage
+from latentwire.train.curriculum import Constant, Curriculum, Period
 from latentwire.train.curriculum_stage import CurriculumStage
 from latentwire.train.module import WireModule
 from suite.config.instantiate import build_node
 
 
 class Gentle(LRSchedule):
-    """Half a cosine after a linear rise over a quarter of the steps, `WARMUP` at most, at a share of the rates.
+    """Falls along half a cosine after a linear rise over a quarter of the steps, at a share of the rates.
 
     Args:
-        steps: to train for.
-        share: of the configured learning rates.
+        steps: number of steps to train for.
+        share: share of the configured learning rates.
     """
 
     WARMUP = 40
@@ -39,26 +39,27 @@ class Gentle(LRSchedule):
 
 
 def module_of(subject: Subject, steps: int, lr_schedule: LRSchedule) -> WireModule:
-    """The subject's wire in its module, with the configured optimiser and answers as the only objective."""
+    """Put the subject's wire into a module, with the configured optimiser and answers as the only objective."""
     cfg, objective = subject.cfg, AnswerCE(Constant())
     rates = {str(k): float(v) for k, v in cfg.group_lr.items() if str(k).partition(":")[0] != "head"}
     return WireModule(
         subject.wire,
         subject.lms,
         {"answer_ce": objective},
-        CurriculumStage(Plan([Stage("ladder")], steps), {"answer_ce": objective.weight}),
+        CurriculumStage(Curriculum([Period("ladder")], steps), {"answer_ce": objective.weight}),
         build_node(cfg.optimizer),
         lr_schedule,
         rates,
-        subject.source.tokens,
+        subject.inputs.tokens,
         max_new_tokens=int(cfg.evaluation.max_new_tokens),
     )
 
 
 @contextmanager
 def trainer_of(subject: Subject, steps: int, callbacks: Sequence[L.Callback]) -> Iterator[L.Trainer]:
-    """A trainer with the configured device and precision that logs and saves nothing; afterwards the subject is back in
-    its place.
+    """Lend a trainer with the configured device and precision that logs and saves nothing.
+
+    Afterwards the subject is back in its place.
     """
     settings: Any = OmegaConf.to_container(subject.cfg.trainer, resolve=True)
     settings |= {"max_steps": steps, "max_epochs": -1, "enable_progress_bar": False}

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from callbacks.errors import UserError
-from latentwire.ladder.options import Ladder
+from latentwire.ladder.options import LadderOptions
 from latentwire.ladder.rung0_parity import parity
 from latentwire.ladder.rung1_replay import replay
 from latentwire.ladder.rung2_channel import channel
@@ -22,14 +22,18 @@ from latentwire.ladder.verdict import NAMES, Verdict, refused
 TRAINED = 5  # the first rung that needs a trained wire
 
 
-def climb(ladder: Ladder, subject: Callable[[], Subject], run_dir: Callable[[], Path] | None) -> Iterator[Verdict]:
-    """Verdicts of all rungs in order; behind the first that fails, and outside first … last, they are `not run`.
+def climb(
+    ladder: LadderOptions, subject: Callable[[], Subject], run_dir: Callable[[], Path] | None
+) -> Iterator[Verdict]:
+    """Yield the verdicts of all rungs in order.
+
+    Behind the first that fails, and outside first … last, they are `not run`. An error of the suite on a rung
+    (`UserError`: an audit, a refused text) is that rung's verdict.
 
     Args:
-        subject: builds the fresh wire for rungs 0 to 4; called once, if at all.
-        run_dir: gives the directory of a trained run for rungs 5 and 6, and may train it; None: there is none.
-
-    An error of the suite on a rung (`UserError`: an audit, a refused text) is that rung's verdict.
+        ladder: what the rungs do.
+        subject: builder of the fresh wire for rungs 0 to 4; called once, if at all.
+        run_dir: what gives the directory of a trained run for rungs 5 and 6, and may train it; None: there is none.
 
     Raises:
         UserError: the wire cannot be built.
@@ -64,7 +68,7 @@ def climb(ladder: Ladder, subject: Callable[[], Subject], run_dir: Callable[[], 
         yield replace(verdict, seconds=time.perf_counter() - start)
 
 
-def _one(rung: int, ladder: Ladder, fresh: Subject | None, run: Trained | None, folder: Path) -> Verdict:
+def _one(rung: int, ladder: LadderOptions, fresh: Subject | None, run: Trained | None, folder: Path) -> Verdict:
     if fresh is not None:
         if rung == 0:
             return parity(fresh, ladder.parity)

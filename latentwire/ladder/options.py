@@ -10,33 +10,47 @@ from pydantic import Field
 from latentwire.run import Tree
 
 Count = Annotated[int, Field(ge=1)]
+Several = Annotated[int, Field(ge=2)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Rung = Annotated[int, Field(ge=0, le=6)]
 
 
 @dataclass
-class Parity:
-    """Rung 0. passages: one question about each. words: of a text whose way to the latents is followed."""
+class ParityOptions:
+    """Says how much rung 0 does and where it fails.
+
+    Attributes:
+        passages: number of passages, with one question about each.
+        words: number of words of a text whose way to the latents is followed.
+    """
 
     passages: Count
-    words: Annotated[int, Field(ge=2)]
+    words: Several
 
 
 @dataclass
-class Replay:
-    """Rung 1. questions: replayed one by one, and read in one batch."""
+class ReplayOptions:
+    """Says how much rung 1 does and where it fails.
 
-    questions: Annotated[int, Field(ge=2)]
+    Attributes:
+        questions: number of questions, replayed one by one and read in one batch.
+    """
+
+    questions: Several
 
 
 @dataclass
-class Channel:
-    """Rung 2.
+class ChannelOptions:
+    """Says how much rung 2 does and where it fails.
 
-    passages: with all their questions. lr: Adam's, in units of the spread of the encoder's latents. em: share of
-    answers that optimised latents must reach within `steps`. scale_low, scale_high: RMS of a fresh prefix over that of
-    text.
+    Attributes:
+        passages: number of passages, with all their questions.
+        steps: most steps of the optimised latents.
+        lr: learning rate of Adam, in units of the spread of the encoder's latents.
+        em: share of answers that optimised latents must reach.
+        scale_low: least RMS of a fresh prefix over that of text.
+        scale_high: largest RMS of a fresh prefix over that of text.
     """
 
     passages: Count
@@ -48,14 +62,18 @@ class Channel:
 
 
 @dataclass
-class Overfit:
-    """Rung 3. examples: questions to learn by heart. every: steps between two looks. em: share of them to answer
-    (first token, where texts are continued).
+class OverfitOptions:
+    """Says how much rung 3 does and where it fails.
 
-    lr_share: of the configured learning rates; a few examples want less than a corpus.
+    Attributes:
+        examples: number of questions to learn by heart.
+        steps: most steps to train for.
+        lr_share: share of the configured learning rates; a few examples want less than a corpus.
+        every: number of steps between two looks.
+        em: share of the examples to answer (first token, where texts are continued).
     """
 
-    examples: Annotated[int, Field(ge=2)]
+    examples: Several
     steps: Count
     lr_share: Positive
     every: Count
@@ -63,12 +81,14 @@ class Overfit:
 
 
 @dataclass
-class Condition:
-    """Rung 4.
+class ConditionOptions:
+    """Says how much rung 4 does and where it fails.
 
-    gap: least NLL(latents of another text) - NLL(right ones), nats per token, lower end of its 95 % interval.
-    distinct: least different answers over different gold answers. rank: least effective rank of latents over texts.
-    slot_rank: least effective rank of a message's slots, as a share of the largest possible, M - 1.
+    Attributes:
+        gap: least NLL(latents of another text) - NLL(right ones), nats per token, lower end of its 95 % interval.
+        distinct: least number of different answers over that of different gold answers.
+        rank: least effective rank of latents over texts.
+        slot_rank: least effective rank of a message's slots, as a share of the largest possible, M - 1.
     """
 
     gap: float
@@ -78,43 +98,60 @@ class Condition:
 
 
 @dataclass
-class Budget:
-    """Rung 5. passages: of the validation split. tolerance: of a metric that a checkpoint must give again."""
+class BudgetOptions:
+    """Says how much rung 5 does and where it fails.
 
-    passages: Annotated[int, Field(ge=2)]
+    Attributes:
+        passages: number of passages of the validation split.
+        tolerance: largest difference of a metric that a checkpoint must give again.
+    """
+
+    passages: Several
     tolerance: Annotated[float, Field(ge=0.0)]
 
 
 @dataclass
-class Squeeze:
-    """Rung 6. bits: integer codecs put on the trained wire without training, those that make its message smaller."""
+class SqueezeOptions:
+    """Says how much rung 6 does and where it fails.
+
+    Attributes:
+        bits: integer codecs put on the trained wire without training, those that make its message smaller.
+    """
 
     bits: list[Literal[8, 6, 4]]
 
 
 @dataclass
-class Ladder:
-    """first, last: rungs to climb."""
+class LadderOptions:
+    """Says how much the ladder does and where it fails.
+
+    Attributes:
+        first: first rung to climb.
+        last: last rung to climb.
+    """
 
     first: Rung
     last: Rung
-    parity: Parity
-    replay: Replay
-    channel: Channel
-    overfit: Overfit
-    condition: Condition
-    budget: Budget
-    squeeze: Squeeze
+    parity: ParityOptions
+    replay: ReplayOptions
+    channel: ChannelOptions
+    overfit: OverfitOptions
+    condition: ConditionOptions
+    budget: BudgetOptions
+    squeeze: SqueezeOptions
 
 
 @dataclass
 class LadderTree(Tree):
-    """The tree of `latentwire.run` and what is the ladder's own.
+    """Adds what is the ladder's own to the tree of `latentwire.run`.
 
-    run: directory of a run whose configuration is judged, and whose wire at rungs 5 and 6. train: train the
-    configuration as `latentwire.run` does (or take that run, if it is finished) for rungs 5 and 6.
+    Attributes:
+        run: directory of a run whose configuration is judged, and whose wire at rungs 5 and 6.
+        train: whether the configuration is trained as `latentwire.run` does (or that run is taken, if it is finished)
+            for rungs 5 and 6.
+        ladder: what the rungs do.
     """
 
     run: str | None
     train: bool
-    ladder: Ladder
+    ladder: LadderOptions

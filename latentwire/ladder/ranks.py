@@ -11,12 +11,12 @@ ROUNDING = 1e-4  # deviations below this share of the whole are rounding, whose 
 
 
 def rank_of(rows: Tensor) -> float:
-    """Effective rank of rows (n, d) around their mean, 0 … min(n - 1, d); 0 where they are one vector."""
+    """Return the effective rank of rows (n, d) around their mean, 0 … min(n - 1, d); 0 where they are one vector."""
     x = rows.double()
     spread = (x - x.mean(0)).norm()
     return effective_rank(x) if spread > ROUNDING * x.norm() else 0.0
 
 
 def slot_rank(values: Tensor) -> float:
-    """Of the slots of a message, mean over messages (n, M, d_z): at most M - 1, 0 where all are the same vector."""
+    """Return `rank_of` the slots of a message, averaged over messages (n, M, d_z); at most M - 1."""
     return float(torch.tensor([rank_of(slots) for slots in values.cpu()]).mean())

@@ -17,17 +17,18 @@ from latentwire.ladder.subject import Pair, Subject, questions_without_a_word, s
 from latentwire.ladder.verdict import Check, Verdict, judged
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.prompts import ANSWER, Prompt
+from latentwire.objectives.base import Needs
 from latentwire.objectives.teacher import ask
 from latentwire.scoring.evaluator import Evaluator
 from latentwire.train import batches, validation
-from latentwire.train.batches import Contexts, Needs
+from latentwire.train.batches import Contexts
 
 MOVED = 1e-4  # relative change of latents that is more than rounding
 RENDER = "render every prompt with latentwire.lm.prompts.render and cut nothing behind it"
 
 
-def parity(subject: Subject, o: options.Parity) -> Verdict:
-    """What models are given is compared where it enters them, token by token, with the one renderer's prompt."""
+def parity(subject: Subject, o: options.ParityOptions) -> Verdict:
+    """Compare what models are given, where it enters them and token by token, with the one renderer's prompt."""
     pairs = subject.pairs("train", o.passages)
     lost = [word for lm in subject.lms.values() for pair in pairs for word in unread_words(lm, pair, o.words)]
     paths = 0
@@ -66,7 +67,7 @@ def _first(what: str, listed: Sequence[str]) -> str:
 
 # -- what is rendered ---------------------------------------------------------------------------------------------
 def unread_words(lm: FrozenLM, pair: Pair, most: int) -> list[str]:
-    """Words of question and context that could be left out without a change in the prompt: they were cut from it."""
+    """Return words of question and context whose absence changes nothing in the prompt: they were cut from it."""
     passage, question = pair
     prompt = prompt_of(lm, passage, question)
     found = []
@@ -88,7 +89,7 @@ def unread_words(lm: FrozenLM, pair: Pair, most: int) -> list[str]:
 # -- what models read ---------------------------------------------------------------------------------------------
 @contextmanager
 def tapped(lm: FrozenLM) -> Iterator[list[Tensor]]:
-    """Collects the embeddings (columns, d_model) that enter the model without gradient, one entry per forward."""
+    """Collect the embeddings (columns, d_model) that enter the model without gradient, one entry per forward."""
     seen: list[Tensor] = []
 
     def note(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
@@ -103,11 +104,13 @@ def tapped(lm: FrozenLM) -> Iterator[list[Tensor]]:
 
 
 def differences(subject: Subject, name: str, pair: Pair, learned: bool) -> tuple[int, list[str]]:
-    """How many paths there are to the model `name`, and those on which it reads anything else than the prompt of this
-    question, with what it reads.
+    """Count the paths to the model `name`, and name those on which it reads anything else than a question's prompt.
 
     Args:
-        learned: also the baselines that learn, which takes a while.
+        subject: what is judged.
+        name: name of the model.
+        pair: passage and question.
+        learned: whether the baselines that learn are paths, too, which takes a while.
     """
     lm, (passage, question) = subject.lms[name], pair
     prompt = prompt_of(lm, passage, question)
@@ -128,14 +131,14 @@ def differences(subject: Subject, name: str, pair: Pair, learned: bool) -> tuple
     return paths, found
 
 
-Path = tuple[str, set[int] | None, tuple[int, ...], list[Tensor]]
+ReadPath = tuple[str, set[int] | None, tuple[int, ...], list[Tensor]]
 
 
-def _paths(subject: Subject, name: str, passage: Passage, prompt: Prompt, learned: bool) -> Iterator[Path]:
-    """Path, columns before the text (None: any), text that must follow, and what the model read on it."""
+def _paths(subject: Subject, name: str, passage: Passage, prompt: Prompt, learned: bool) -> Iterator[ReadPath]:
+    """Yield path, columns before the text (None: any), text that must follow, and what the model read on it."""
     lm, wire, device = subject.lms[name], subject.wire, subject.device
     own = {name: lm}
-    needs = Needs(frozenset({"answer"}), whole_prompt=subject.whole)
+    needs = Needs(whole_prompt=subject.whole)
     whole = (*lm.style.head, *prompt.context, *prompt.question)
     follows = prompt.cue if subject.whole else prompt.question
     data = Contexts([passage], wire.encoder, own, 1, needs, 0)
@@ -175,14 +178,14 @@ def _ends_with(lm: FrozenLM, embeds: Tensor, ids: Sequence[int], before: set[int
 
 
 def _said(lm: FrozenLM, embeds: Tensor, n: int) -> str:
-    """The last n columns as text, each as the token whose embedding is nearest."""
+    """Return the last n columns as text, each as the token whose embedding is nearest."""
     table = lm.model.get_input_embeddings().weight.detach().float()
     return lm.style.decode(torch.cdist(embeds[-n:].float(), table).argmin(1).tolist())
 
 
 # -- what the encoder reads ---------------------------------------------------------------------------------------
 def cut_texts(subject: Subject, pairs: Sequence[Pair]) -> list[tuple[str, int]]:
-    """Tokens that the encoder's tokenizer leaves out of each text, told or untold."""
+    """Return each text with the number of its tokens that the encoder's tokenizer leaves out, told or untold."""
     encoder = subject.wire.encoder
     texts = [subject.message(p, q) for p, q in pairs]
     tokens = encoder.tokenize(texts)
@@ -192,7 +195,7 @@ def cut_texts(subject: Subject, pairs: Sequence[Pair]) -> list[tuple[str, int]]:
 
 @torch.no_grad()
 def unsent_words(subject: Subject, pairs: Sequence[Pair], most: int) -> list[str]:
-    """Words whose absence leaves the encoder's latents as they are."""
+    """Return words whose absence leaves the encoder's latents as they are."""
     found = []
     for passage, question in pairs:
         said = [subject.message(passage, question)]

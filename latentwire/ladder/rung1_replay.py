@@ -8,14 +8,12 @@ import torch
 
 from latentwire.baselines.replay import Replay
 from latentwire.examples import prompt_of
-from latentwire.injectors.rotary import read_cache
 from latentwire.ladder import options
 from latentwire.ladder.subject import Subject
 from latentwire.ladder.verdict import Check, Verdict, judged
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Ids, Prefix
 from latentwire.lm.prompts import Prompt
-from latentwire.train.batches import select
 
 EXACT = 1e-5  # nats: the same numbers in the same order
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}  # nats
@@ -27,8 +25,8 @@ MASK = (
 Read = tuple[list[list[int]], torch.Tensor]  # answers as ids, NLL of the gold answers
 
 
-def replay(subject: Subject, o: options.Replay) -> Verdict:
-    """Adapters are off: what is tested is the path to the model, not what was trained on it."""
+def replay(subject: Subject, o: options.ReplayOptions) -> Verdict:
+    """Test the path to the models, not what was trained on them: adapters are off."""
     checks: list[Check] = []
     for name, lm in subject.lms.items():
         with torch.no_grad(), lm.adapters_off():
@@ -44,7 +42,7 @@ def _replayed(subject: Subject, name: str, lm: FrozenLM, n: int) -> list[Check]:
     text = _alone(lm, [Prefix(text_ids=[p.context]) for p in prompts], [p.question for p in prompts], prompts, longest)
     checks = []
     for baseline in (Replay("question"), Replay("raw")):
-        prefixes = [baseline.prefix(lm, [p], [q], 0)[0] for p, q in pairs]
+        prefixes = [baseline.prefix(lm, [p], [q], 0) for p, q in pairs]
         again = _alone(lm, prefixes, [baseline.follows(p) for p in prompts], prompts, longest)
         remedy = f"latents must stand behind the head and before the question, unscaled and unmasked; {MASK}"
         checks += _compared(subject, name, f"embedding replay ({baseline.anchor})", text, again, EXACT, lm, remedy)
@@ -52,7 +50,7 @@ def _replayed(subject: Subject, name: str, lm: FrozenLM, n: int) -> list[Check]:
     values = wire.latents(subject.tokens([subject.message(*pairs[0])])).values
     if wire.prefix(values, name).kv is not None and all(p.context for p in prompts):
         start = len(lm.style.head)
-        caches = [read_cache(lm, [*lm.style.head, *p.context]) for p in prompts]
+        caches = [lm.keys_and_values([*lm.style.head, *p.context]) for p in prompts]
         prefixes = [Prefix(kv=[(k[:, :, start:], v[:, :, start:]) for k, v in cache]) for cache in caches]
         again = _alone(lm, prefixes, [p.question for p in prompts], prompts, longest)
         remedy = f"keys of latents must stand at positions {start} onwards, behind the head's; {MASK}"
@@ -63,7 +61,7 @@ def _replayed(subject: Subject, name: str, lm: FrozenLM, n: int) -> list[Check]:
 
 
 def _batched(subject: Subject, name: str, lm: FrozenLM, n: int) -> list[Check]:
-    """Different passages and questions of different lengths in one batch, with latents and with text before them."""
+    """Read different passages and questions of different lengths in one batch, behind latents and behind text."""
     pairs = subject.pairs("val", n)
     prompts = [prompt_of(lm, p, q) for p, q in pairs]
     longest = int(subject.cfg.evaluation.max_new_tokens)
@@ -74,8 +72,8 @@ def _batched(subject: Subject, name: str, lm: FrozenLM, n: int) -> list[Check]:
     follows[0] = (*follows[0], *follows[0])
     once = lm.cached(latents)
     kinds: list[tuple[str, Callable[[list[int]], Prefix]]] = [
-        ("latents", lambda rows: select(latents, rows)),
-        ("latents read once, as in training,", lambda rows: select(once if len(rows) > 1 else latents, rows)),
+        ("latents", latents.select),
+        ("latents read once, as in training,", lambda rows: (once if len(rows) > 1 else latents).select(rows)),
         ("text", lambda rows: Prefix(text_ids=[prompts[i].context for i in rows])),
     ]
     checks = []
@@ -103,7 +101,7 @@ def _alone(lm: FrozenLM, prefixes: Sequence[Prefix], follows: Ids, prompts: Sequ
 def _compared(
     subject: Subject, name: str, what: str, expected: Read, found: Read, bound: float, lm: FrozenLM, remedy: str
 ) -> list[Check]:
-    """Other answers, and the largest difference in NLL. In half precision a near tie may be decided by rounding."""
+    """Count other answers and take the largest difference in NLL; in half precision rounding may decide near ties."""
     other = [i for i, (a, b) in enumerate(zip(expected[0], found[0], strict=True)) if a != b]
     exact = bound == EXACT or lm.dtype in (torch.float32, torch.float64)
     said = ""

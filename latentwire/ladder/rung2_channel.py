@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from latentwire.data.squad_metrics import best, exact_match
 from latentwire.examples import prompt_of
 from latentwire.injectors.kv_statistics import measure_kv
 from latentwire.injectors.rotary import RotaryPlacement
@@ -12,15 +13,14 @@ from latentwire.ladder import options
 from latentwire.ladder.subject import Subject
 from latentwire.ladder.verdict import Check, Verdict, judged
 from latentwire.lm.frozen import FrozenLM
-from latentwire.lm.layout import Prefix
-from latentwire.scoring.squad_metrics import best, exact_match
-from latentwire.train.batches import select
+from latentwire.lm.layout import KeysValues, Prefix
+from latentwire.lm.metrics import first_token
 
 LOOK = 25  # steps between two looks at the answers
 
 
-def channel(subject: Subject, o: options.Channel) -> Verdict:
-    """The scale first: a prefix of another size than text is not worth optimising."""
+def channel(subject: Subject, o: options.ChannelOptions) -> Verdict:
+    """Judge the scale first: a prefix of another size than text is not worth optimising."""
     checks: list[Check] = []
     for name in subject.lms:
         for what, factor in scales(subject, name).items():
@@ -38,12 +38,12 @@ def channel(subject: Subject, o: options.Channel) -> Verdict:
 
 @torch.no_grad()
 def scales(subject: Subject, name: str) -> dict[str, float]:
-    """How much larger a prefix is than text, by what it consists of, on the texts that scales are measured on.
+    """Return how much larger a prefix is than text, by what it consists of, on the texts that scales are measured on.
 
     Embeddings: RMS over all entries. Keys (before RoPE) and values: RMS of the deviation from the mean over text's
     tokens, the layer that is farthest from 1. Text is measured here and now, not taken from the injector.
     """
-    lm, texts = subject.lms[name], subject.source.texts
+    lm, texts = subject.lms[name], subject.inputs.texts
     prefix = subject.wire.prefix(subject.wire.encode(texts), name)
     found: dict[str, float] = {}
     if prefix.embeds is not None:
@@ -54,7 +54,7 @@ def scales(subject: Subject, name: str) -> dict[str, float]:
     return found
 
 
-def _kv_scales(lm: FrozenLM, kv: list[tuple[Tensor, Tensor]], texts: list[str]) -> dict[str, float]:
+def _kv_scales(lm: FrozenLM, kv: list[KeysValues], texts: list[str]) -> dict[str, float]:
     placement, start = RotaryPlacement(lm), len(lm.style.head)
     own = measure_kv(lm, placement, texts)
     factors: dict[str, list[float]] = {"keys": [], "values": []}
@@ -70,9 +70,11 @@ def _rms(x: Tensor) -> float:
     return float(x.float().pow(2).mean().sqrt())
 
 
-def _optimised(subject: Subject, name: str, o: options.Channel) -> list[Check]:
-    """Free latents, one set per message, follow answer CE. They start as noise with the mean and the spread, slot by
-    slot and channel by channel, of the encoder's latents: where the injector expects them.
+def _optimised(subject: Subject, name: str, o: options.ChannelOptions) -> list[Check]:
+    """Let free latents, one set per message, follow the cross-entropy of answers.
+
+    They start as noise with the mean and the spread, slot by slot and channel by channel, of the encoder's latents:
+    where the injector expects them.
     """
     lm, wire = subject.lms[name], subject.wire
     asked = [(p, q) for p in subject.passages("train", o.passages) for q in p.questions]
@@ -81,20 +83,19 @@ def _optimised(subject: Subject, name: str, o: options.Channel) -> list[Check]:
     prompts = [prompt_of(lm, p, q) for p, q in asked]
     follows = [p.cue if subject.whole else p.question for p in prompts]
     answers, longest = [p.answer for p in prompts], int(subject.cfg.evaluation.max_new_tokens)
-    values = wire.encode(subject.source.texts)
+    values = wire.encode(subject.inputs.texts)
     mean, std = values.mean(0), values.std(0)
     generator = torch.Generator().manual_seed(int(subject.cfg.seed))
     free = torch.randn(len(texts), *mean.shape, generator=generator).to(values).requires_grad_(True)
     optimiser = torch.optim.Adam([free], lr=o.lr)
 
     def prefix() -> Prefix:
-        return select(lm.cached(wire.prefix(mean + std * free, name)), source)
+        return lm.cached(wire.prefix(mean + std * free, name)).select(source)
 
     @torch.no_grad()
     def reached() -> float:
         if subject.score != "EM":
-            read = lm.answer_logprobs(prefix(), follows, answers)
-            return float((read.scores.argmax(-1) == read.tokens)[read.position == 0].float().mean())
+            return float(first_token(lm.answer_logprobs(prefix(), follows, answers)).top1.mean())
         made = [lm.style.decode(ids) for ids in lm.generate(prefix(), follows, longest)]
         return sum(best(exact_match, m, q.answers) for m, (_, q) in zip(made, asked, strict=True)) / len(asked)
 

@@ -18,11 +18,12 @@ from latentwire.data.base import Passage
 from latentwire.ladder import options
 from latentwire.ladder.bare_trainer import Gentle, module_of, trainer_of
 from latentwire.ladder.ranks import slot_rank
-from latentwire.ladder.subject import Subject, spread, strangers
+from latentwire.ladder.subject import Subject, spread, unregistered
 from latentwire.ladder.verdict import Check, Verdict, judged
+from latentwire.objectives.base import Needs
 from latentwire.train import batches, validation
-from latentwire.train.batches import Batch, Contexts, Needs
-from latentwire.train.curriculum import Stage as Part
+from latentwire.train.batches import Batch, Contexts
+from latentwire.train.curriculum import Period
 from latentwire.train.module import WireModule
 from suite.config.instantiate import build_node
 from suite.loader import EpochBatches, ResumableLoader
@@ -36,21 +37,23 @@ LISTED = (
 )
 
 
-def overfit(subject: Subject, o: options.Overfit) -> Verdict:
-    """Trains the subject's wire with the configured optimiser, clipping, gate and audit, as `latentwire.run` does, but
-    on answers alone (`answer_ce`), without dropout and gently: what is judged is whether the parts can learn, not the
-    learning rates for a corpus. Stops once the examples are known.
+def overfit(subject: Subject, o: options.OverfitOptions) -> Verdict:
+    """Train the subject's wire on a few examples until they are known.
+
+    Optimiser, clipping, gate and audit are the configured ones, as in `latentwire.run`, but it trains on answers alone
+    (`answer_ce`), without dropout and gently: what is judged is whether the parts can learn, not the learning rates for
+    a corpus.
     """
     passages = examples(subject, o.examples)
     module = module_of(subject, o.steps, Gentle(o.steps, o.lr_share))
     idle = untrained(subject, module)
-    needs = Needs(frozenset({"answer"}), whole_prompt=subject.whole)
+    needs = Needs(whole_prompt=subject.whole)
     most = max(len(p.questions) for p in passages)
     seed, size = int(subject.cfg.seed), min(int(subject.cfg.loader.batch_size), len(passages))
     data = Contexts(passages, subject.wire.encoder, subject.lms, most, needs, seed)
     loader = ResumableLoader(data, EpochBatches(len(data), size, seed, train=True), 0)
     known = ByHeart(data.__getitems__([(i, 0) for i in range(len(passages))]), o, subject)
-    faults = strangers(subject) or _train(subject, module, loader, known, o.steps)
+    faults = unregistered(subject) or _train(subject, module, loader, known, o.steps)
     checks = [
         Check("trainable parameters that are not trained", len(faults), high=0, remedy=LISTED,
               found=f"not trained: {'; '.join(faults[:SHOWN])}"),
@@ -71,8 +74,9 @@ def overfit(subject: Subject, o: options.Overfit) -> Verdict:
 
 
 def examples(subject: Subject, n: int) -> list[Passage]:
-    """Training passages with n questions in all, of each as many as a training batch asks, spread over the passage
-    (fewer of the last).
+    """Return training passages with n questions in all.
+
+    Of each there are as many as a training batch asks, spread over the passage, and fewer of the last.
     """
     each = int(subject.cfg.loader.questions)
     found: list[Passage] = []
@@ -87,15 +91,15 @@ def examples(subject: Subject, n: int) -> list[Passage]:
 
 
 def untrained(subject: Subject, module: WireModule) -> list[str]:
-    """Groups that no stage of the configured curriculum moves."""
-    stages: list[Part] = [build_node(node) for node in subject.cfg.stages]
-    return [group for group in module.groups() if not any(stage.moves(group) for stage in stages)]
+    """Return groups that no period of the configured curriculum moves."""
+    periods: list[Period] = [build_node(node) for node in subject.cfg.stages]
+    return [group for group in module.groups() if not any(period.moves(group) for period in periods)]
 
 
 class ByHeart(L.Callback):
-    """Every few steps: are all examples answered? Then training stops. Keeps what it saw last, by model."""
+    """Stops training once all examples are answered, looking every few steps; keeps what it saw last, by model."""
 
-    def __init__(self, batch: Batch, o: options.Overfit, subject: Subject):
+    def __init__(self, batch: Batch, o: options.OverfitOptions, subject: Subject):
         self.batch, self.every, self.enough, self.subject = batch, o.every, o.em, subject
         self.right: dict[str, float] = {}
         self.nll: dict[str, float] = {}
@@ -113,7 +117,7 @@ class ByHeart(L.Callback):
 
     @torch.no_grad()
     def look(self, wire: Any) -> None:
-        """Answers all examples."""
+        """Let all examples be answered."""
         scores, lms = validation.Scores(), self.subject.lms
         values = wire.latents(batches.on_device(self.batch, wire.device).tokens).values
         prefixes = {name: wire.prefix(values, name) for name in lms}
@@ -124,7 +128,7 @@ class ByHeart(L.Callback):
 
 
 def _train(subject: Subject, module: WireModule, loader: ResumableLoader, known: ByHeart, steps: int) -> list[str]:
-    """Trains; returns what the audit or the gate found at fault, which ends it."""
+    """Train; return what the audit or the gate found at fault, which ends it."""
     callbacks = subject.cfg.callbacks
     nodes = [callbacks[name] for name in ("clip", "gate") if callbacks.get(name) is not None]
     stages = [module.curriculum, LRStep(), *(build_node(node) for node in nodes)]
@@ -153,7 +157,7 @@ def _without_dropout(module: WireModule) -> Iterator[None]:
 
 
 def _remedy(subject: Subject, passages: list[Passage], steps: int) -> str:
-    """What to do about examples that were not learnt; slots that are all alike come first."""
+    """Say what to do about examples that were not learnt; slots that are all alike come first."""
     slots = subject.wire.slots
     values = subject.wire.encode([subject.message(p, p.questions[0]) for p in passages])
     if slots > 1 and slot_rank(values) < ALIKE * (slots - 1):

@@ -15,17 +15,16 @@ N_BOOT = 500
 LEAST = 0.5  # two slots that differ have an effective rank of 1, two that do not 0
 
 
-def condition(subject: Subject, o: options.Condition, n: int) -> Verdict:
-    """Looks at the wire that rung 3 has trained, on the n questions that it was trained on.
+def condition(subject: Subject, o: options.ConditionOptions, n: int) -> Verdict:
+    """Look at the wire that rung 3 has trained, on the n questions that it was trained on.
 
     Raises:
         UserError: these are about one passage only.
     """
     passages, wire = examples(subject, n), subject.wire
     if len(passages) < 2:
-        raise UserError(
-            "ladder.overfit.examples", f"{n} questions about one passage", "about two passages at least", "raise it"
-        )
+        remedy = f"set ladder.overfit.examples={2 * n}"
+        raise UserError("ladder.overfit.examples", f"{n} questions about one passage", "two passages at least", remedy)
     checks = []
     for name, lm in subject.lms.items():
         evaluator = Evaluator(

@@ -7,25 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from omegaconf import DictConfig, OmegaConf
-
-from callbacks.errors import UserError
-from callbacks.run.manifest import trainable, verify
+from callbacks.run.manifest import trainable
 from callbacks.stages.lr import LRSchedule
 from latentwire.baselines.base import Baseline
 from latentwire.baselines.budget import TokenBudget, WholePromptBudget
 from latentwire.baselines.text import NoContext
+from latentwire.checkpoints import checkpoint_path, read_checkpoint, read_config, take_over
 from latentwire.data.base import Passage
 from latentwire.examples import is_continuation
 from latentwire.ladder import options
 from latentwire.ladder.bare_trainer import module_of, trainer_of
-from latentwire.ladder.subject import Subject, strangers
+from latentwire.ladder.subject import Subject, unregistered
 from latentwire.ladder.verdict import Check, Verdict, judged
+from latentwire.objectives.base import Needs
 from latentwire.scoring.evaluator import Evaluator, Wire
-from latentwire.train.batches import Contexts, Needs
+from latentwire.train.batches import Contexts
 from suite.loader import EpochBatches, ResumableLoader
-from suite.runs.job import CONFIG
 from suite.statistics import bootstrap_interval
 
 N_BOOT = 1000
@@ -38,7 +35,7 @@ WHOLE = (
 
 @dataclass
 class Trained:
-    """A finished run: its configuration built anew, and its best checkpoint, not loaded yet."""
+    """Holds a finished run: its configuration built anew, and its best checkpoint, not loaded yet."""
 
     subject: Subject
     checkpoint: dict[str, Any]
@@ -46,37 +43,13 @@ class Trained:
 
     @classmethod
     def read(cls, run_dir: Path) -> Trained:
-        """Raises UserError: no such run, or a checkpoint of another program."""
-        cfg, path = config_of(run_dir), checkpoint_of(run_dir)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        return cls(Subject.build(cfg), checkpoint, path)
+        """Read a run. Raises UserError: no such run, or a checkpoint of another program."""
+        cfg, path = read_config(run_dir), checkpoint_path(run_dir)
+        return cls(Subject.build(cfg), read_checkpoint(run_dir), path)
 
 
-def config_of(run_dir: Path) -> DictConfig:
-    """The configuration that a run was made with. Raises UserError where there is none of latentwire."""
-    path = run_dir / CONFIG
-    if not path.is_file():
-        raise UserError(
-            f"run={run_dir}", f"no {CONFIG} in it", "the directory of a run", "give <paths.runs>/<name>/<hash>"
-        )
-    cfg = OmegaConf.load(path)
-    assert isinstance(cfg, DictConfig)
-    if cfg.get("program") != "latentwire":
-        found = f"a run of {cfg.get('program')}"
-        raise UserError(f"run={run_dir}", found, "one of latentwire", "give another directory")
-    return cfg
-
-
-def checkpoint_of(run_dir: Path) -> Path:
-    """A run's best checkpoint. Raises UserError where there is none."""
-    path = run_dir / "checkpoints" / "best.ckpt"
-    if not path.is_file():
-        raise UserError(str(path), "not there", "the best checkpoint of a finished run", "finish it, or ladder.last=4")
-    return path
-
-
-def budget(run: Trained, o: options.Budget) -> Verdict:
-    """Loads the run's weights into its wire on the way.
+def budget(run: Trained, o: options.BudgetOptions) -> Verdict:
+    """Judge a trained wire; its weights are loaded on the way.
 
     Raises:
         UserError: tensors that changed between the file and the model.
@@ -84,9 +57,7 @@ def budget(run: Trained, o: options.Budget) -> Verdict:
     checks = complete(run.subject, run.checkpoint)
     if not all(c.passed for c in checks):
         return judged(5, checks)
-    own = {k.removeprefix("wire."): v for k, v in run.checkpoint["state_dict"].items() if k.startswith("wire.")}
-    run.subject.wire.load_state_dict(own)
-    verify(_of_the_wire(run.checkpoint), run.subject.wire, str(run.path))
+    take_over(run.subject.wire, run.checkpoint, "wire.", str(run.path))
     run.subject.place()
     checks += reproduced(run.subject, run.checkpoint["latentwire"]["val"], o.tolerance)
     if all(c.passed for c in checks):
@@ -97,7 +68,7 @@ def budget(run: Trained, o: options.Budget) -> Verdict:
 
 # -- the checkpoint -----------------------------------------------------------------------------------------------
 def complete(subject: Subject, checkpoint: Mapping[str, Any]) -> list[Check]:
-    """Is every tensor that this configuration trains in the file, LoRA of readers and encoder included?
+    """Check that every tensor that this configuration trains is in the file, LoRA of readers and encoder included.
 
     The file's own word is not taken for it: names come from a wire built anew and from the readers' adapters, the
     number of tensors from the state of the optimiser that trained them.
@@ -125,17 +96,15 @@ def complete(subject: Subject, checkpoint: Mapping[str, Any]) -> list[Check]:
 
 
 def trained_tensors(subject: Subject) -> list[str]:
-    """Names of what the wire trains as they stand in a checkpoint, and of adapters of readers that the wire does not
-    know.
-    """
-    return [*(f"wire.{name}" for name in trainable(subject.wire)), *strangers(subject)]
+    """Return what is trained by name: of the wire as in a checkpoint, and of adapters that the wire does not know."""
+    return [*(f"wire.{name}" for name in trainable(subject.wire)), *unregistered(subject)]
 
 
 def reproduced(subject: Subject, recorded: Mapping[str, float], tolerance: float) -> list[Check]:
-    """The validation of the run once more, through the same trainer, against what the checkpoint was saved for."""
+    """Validate once more, through the same trainer, and compare with what the checkpoint was saved for."""
     cfg, wire = subject.cfg, subject.wire
     held = subject.passages("val", int(cfg.loader.eval_passages))
-    needs = Needs(frozenset({"answer"}), whole_prompt=subject.whole)
+    needs = Needs(whole_prompt=subject.whole)
     data = Contexts(held, wire.encoder, subject.lms, int(cfg.loader.eval_questions), needs, 0)
     loader = ResumableLoader(data, EpochBatches(len(data), int(cfg.loader.eval_batch_size), 0, train=False), 0)
     module = module_of(subject, 1, LRSchedule())
@@ -153,24 +122,18 @@ def reproduced(subject: Subject, recorded: Mapping[str, float], tolerance: float
     ]  # fmt: skip
 
 
-def _of_the_wire(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    def cut(mapping: Mapping[str, Any]) -> dict[str, Any]:
-        return {k.removeprefix("wire."): v for k, v in mapping.items() if k.startswith("wire.")}
-
-    if "manifest" not in checkpoint:
-        return {"state_dict": {}}
-    manifest = checkpoint["manifest"]
-    return {"state_dict": cut(checkpoint["state_dict"]), "manifest": {**manifest, "tensors": cut(manifest["tensors"])}}
-
-
 # -- against others -----------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Margin:
-    """A wire against another method on one model: difference in F1, or in NLL where a text is continued.
+    """Compares a wire with another method on one model, in F1, or in NLL where a text is continued.
 
     Attributes:
-        low, high: 95 % interval over passages of the mean difference, positive where the wire is better.
-        f1, f1_low, f1_high: of the wire itself.
+        model: name of the model.
+        other: name of the other method.
+        metric: `F1` or `NLL`.
+        difference: mean difference, positive where the wire is better.
+        low, high: its 95 % interval over passages.
+        f1, f1_low, f1_high: F1 of the wire itself, with its interval.
     """
 
     model: str
@@ -184,6 +147,7 @@ class Margin:
     f1_high: float
 
     def checks(self, subject: Subject) -> list[Check]:
+        """Return the check that the wire is better, and the difference."""
         what = f"{self.metric} over {self.other}"
         return [
             Check(subject.label(f"{what}, lower end", self.model), self.low, low=STRICTLY,
@@ -197,7 +161,7 @@ class Margin:
 
 
 def margins(subject: Subject, wire: Wire, passages: int) -> list[Margin]:
-    """The wire against no context and the fair budget at its M, on validation passages, model by model."""
+    """Compare the wire with no context and the fair budget at its M, on validation passages, model by model."""
     held = subject.passages("val", passages)
     others = rivals(subject)
     metric = "NLL" if _continues(held) else "F1"
@@ -220,7 +184,7 @@ def margins(subject: Subject, wire: Wire, passages: int) -> list[Margin]:
 
 
 def rivals(subject: Subject) -> dict[str, Baseline]:
-    """No context, and the budget that is fair on this track; as configured, where it is."""
+    """Return no context and the budget that is fair on this track, as configured where they are."""
     fair: Baseline = WholePromptBudget() if subject.whole else TokenBudget()
     return {b.name: subject.baselines.get(b.name, b) for b in (NoContext(), fair)}
 

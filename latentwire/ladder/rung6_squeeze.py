@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latentwire.baselines.budget import TokenBudget, WholePromptBudget
 from latentwire.baselines.text import NoContext
-from latentwire.codec import message as message
+from latentwire.codec import message
 from latentwire.codec.integer import Integer
 from latentwire.ladder import options
 from latentwire.ladder.rung5_budget import STRICTLY, Margin, margins
@@ -30,7 +30,7 @@ SIZES = ("slots", "ratio", "d_z")  # of `wire`: what siblings may differ in
 
 @dataclass(frozen=True)
 class Requantised:
-    """A trained wire whose latents go through another codec, which it was not trained with."""
+    """Sends the latents of a trained wire through another codec, which it was not trained with."""
 
     wire: LatentWire
     codec: Integer
@@ -51,12 +51,16 @@ class Requantised:
         return message.message_bytes(self.codec, self.slots).total
 
 
-def squeeze(subject: Subject, run_dir: Path, o: options.Squeeze, passages: int) -> Verdict:
-    """Measures; it fails only where not even the trained wire itself holds. M and d_z need training: their points are
-    those of finished runs in the same ledger that differ in nothing else.
+def squeeze(subject: Subject, run_dir: Path, o: options.SqueezeOptions, passages: int) -> Verdict:
+    """Measure the capacity curve; it fails only where not even the trained wire itself holds.
+
+    M and d_z need training: their points are those of finished runs in the same ledger that differ in nothing else.
 
     Args:
-        passages: as at rung 5.
+        subject: the trained wire and what it reads.
+        run_dir: directory of its run.
+        o: what the rung does.
+        passages: number of validation passages, as at rung 5.
     """
     curve = [_point("trained", subject, subject.wire, passages)]
     for bits in o.bits:
@@ -98,7 +102,7 @@ def _point(label: str, subject: Subject, wire: Any, passages: int) -> dict[str, 
 
 
 def siblings(run_dir: Path, subject: Subject) -> list[dict[str, Any]]:
-    """Points of finished runs of the same ledger with another M, d_z, codec or seed, as their evaluations left them."""
+    """Return points of finished runs of the same ledger with another M, d_z, codec or seed, as they were evaluated."""
     path = run_dir.parent.parent / FILE_NAME
     own = {NoContext.name, (WholePromptBudget if subject.whole else TokenBudget).name}
     points = []
@@ -127,7 +131,7 @@ def siblings(run_dir: Path, subject: Subject) -> list[dict[str, Any]]:
 
 
 def _rest(row: Mapping[str, Any]) -> str:
-    """A configuration without what runs along the curve."""
+    """Return a configuration without what runs along the curve."""
     config = {k: v for k, v in row["config"].items() if k not in OUTSIDE}
     config["wire"] = {k: v for k, v in config["wire"].items() if k not in SIZES}
     return json.dumps(config, sort_keys=True)

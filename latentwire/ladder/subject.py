@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from callbacks.errors import UserError
 from latentwire.baselines.base import Baseline
-from latentwire.build import Source, build_source, build_wire
+from latentwire.build import Inputs, build_inputs, build_wire
 from latentwire.data.base import Passage, Question, Split
 from latentwire.encoders.base import Tokens
 from latentwire.examples import is_continuation, whole_prompt_text
@@ -25,38 +25,41 @@ Pair = tuple[Passage, Question]
 
 @dataclass
 class Subject:
-    """A configuration and what it builds.
+    """Holds a configuration and what it builds.
 
     Attributes:
-        wire: fresh, calibrated, in evaluation mode; rung 3 trains it and rung 4 looks at it.
-        device: where everything computes.
+        cfg: the configuration.
+        inputs: its models and data.
+        wire: the wire, fresh, calibrated, in evaluation mode; rung 3 trains it and rung 4 looks at it.
+        device: device that everything computes on.
     """
 
     cfg: DictConfig
-    source: Source
+    inputs: Inputs
     wire: LatentWire
     device: torch.device
 
     @classmethod
     def build(cls, cfg: DictConfig) -> Subject:
-        """Seeds and builds. Raises UserError for what cannot be built."""
+        """Seed and build. Raises UserError for what cannot be built."""
         seed_everything(int(cfg.seed))
-        source = build_source(cfg)
+        inputs = build_inputs(cfg)
         wanted = str(cfg.trainer.accelerator)
         gpu = wanted in ("gpu", "cuda", "auto") and torch.cuda.is_available()
-        subject = cls(cfg, source, build_wire(cfg, source), torch.device("cuda" if gpu else "cpu"))
+        subject = cls(cfg, inputs, build_wire(cfg, inputs), torch.device("cuda" if gpu else "cpu"))
         subject.place()
         return subject
 
     def place(self) -> None:
-        """Wire and models on the device, the wire in evaluation mode."""
+        """Put wire and models on the device, the wire in evaluation mode."""
         self.wire.to(self.device).eval()
         for lm in self.lms.values():
             lm.to(self.device)
 
     @property
     def lms(self) -> Mapping[str, FrozenLM]:
-        return self.source.lms
+        """The models that read, by name."""
+        return self.inputs.lms
 
     @property
     def whole(self) -> bool:
@@ -70,37 +73,39 @@ class Subject:
 
     @cached_property
     def baselines(self) -> dict[str, Baseline]:
+        """The configured baselines, by name."""
         return {str(name): build_node(node) for name, node in self.cfg.baselines.items() if node is not None}
 
     def label(self, what: str, model: str) -> str:
-        """`what`, with the model's name where there are several."""
+        """Return `what`, with the model's name where there are several."""
         return what if len(self.lms) == 1 else f"{what}/{model}"
 
     def passages(self, split: Split, n: int) -> list[Passage]:
-        """The first n passages of a split, fewer where it has fewer.
+        """Return the first n passages of a split, fewer where it has fewer.
 
         Raises:
             UserError: the split is empty.
         """
-        found = self.source.corpus.split(split)
+        found = self.inputs.corpus.split(split)
         if len(found) == 0:
-            raise UserError(f"corpus, split {split}", "no passages", "at least one", f"give corpus.{split} a length")
+            raise UserError(f"corpus, split {split}", "no passages", "at least one", f"set corpus.{split}=100")
         return [found[i] for i in range(min(n, len(found)))]
 
     def pairs(self, split: Split, n: int) -> list[Pair]:
-        """n questions about different passages, of different kinds where there are some."""
+        """Return n questions about different passages, of different kinds where there are some."""
         return [(p, p.questions[i % len(p.questions)]) for i, p in enumerate(self.passages(split, n))]
 
     def message(self, passage: Passage, question: Question) -> str:
-        """The text that is encoded for this question."""
+        """Return the text that is encoded for this question."""
         return whole_prompt_text(passage, question) if self.whole else passage.text
 
     def tokens(self, texts: list[str]) -> Tokens:
+        """Tokenise texts for the encoder, on the device."""
         return self.wire.encoder.tokenize(texts).to(self.device)
 
 
-def strangers(subject: Subject) -> list[str]:
-    """Trainable parameters of readers (LoRA) that the wire does not hold: nobody trains or saves them."""
+def unregistered(subject: Subject) -> list[str]:
+    """Return trainable parameters of readers (LoRA) that the wire does not hold: nobody trains or saves them."""
     known = {id(p) for p in subject.wire.parameters()}
     return [
         f"LoRA of {name}: {n}"
@@ -111,13 +116,13 @@ def strangers(subject: Subject) -> list[str]:
 
 
 def without_word(text: str, k: int) -> str:
-    """The text without its word k."""
+    """Return the text without its word k."""
     words = text.split(" ")
     return " ".join(words[:k] + words[k + 1 :])
 
 
 def questions_without_a_word(question: Question) -> list[Question]:
-    """The question without each of its words in turn; none where it has one word or asks for a continuation."""
+    """Return the question without each of its words in turn; nothing for one word, or where a text is continued."""
     words = question.text.strip().split(" ")
     if is_continuation(question) or len(words) < 2:
         return []
@@ -125,7 +130,7 @@ def questions_without_a_word(question: Question) -> list[Question]:
 
 
 def spread(n: int, most: int) -> list[int]:
-    """At most so many of 0 … n - 1, evenly, first and last among them."""
+    """Return at most so many of 0 … n - 1, evenly, first and last among them."""
     if n <= most:
         return list(range(n))
     if most == 1:

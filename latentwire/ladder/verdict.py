@@ -15,12 +15,13 @@ NAMES = ("parity", "replay", "channel", "overfit", "condition", "budget", "squee
 
 @dataclass(frozen=True)
 class Check:
-    """One measured number.
+    """Judges one measured number.
 
     Args:
         name: what was measured.
         value: the number; one that is not finite does not pass.
-        low, high: bounds that still pass; neither: the number only informs.
+        low: smallest value that passes; None: no such bound. Without any bound the number only informs.
+        high: largest value that passes; None: no such bound.
         remedy: what to do where it does not pass, with the key of the configuration.
         found: what was seen, in words.
     """
@@ -34,6 +35,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
+        """Whether the number lies within its bounds."""
         if self.low is None and self.high is None:
             return True
         inside = (self.low is None or self.value >= self.low) and (self.high is None or self.value <= self.high)
@@ -48,7 +50,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one rung. `seconds` is what it took.
+    """Holds what one rung says; `seconds` is what it took.
 
     A `fail` without a failing check is an error that the rung ran into; `found` and `remedy` are then the error's.
     """
@@ -63,14 +65,11 @@ class Verdict:
 
     @property
     def name(self) -> str:
+        """The name of the rung."""
         return NAMES[self.rung]
 
-    @property
-    def failed(self) -> list[Check]:
-        return [c for c in self.checks if not c.passed]
-
     def plain(self) -> dict[str, Any]:
-        """For `ladder.json`; a number that is not finite becomes its name."""
+        """Return what `ladder.json` takes; a number that is not finite becomes its name."""
         checks = [
             {**asdict(c), "value": c.value if math.isfinite(c.value) else str(c.value), "passed": c.passed}
             for c in self.checks
@@ -79,7 +78,7 @@ class Verdict:
 
 
 def judged(rung: int, checks: Sequence[Check], found: str = "", curve: Sequence[dict[str, Any]] = ()) -> Verdict:
-    """The verdict on checks: the first that fails gives the remedy."""
+    """Return the verdict on checks: the first that fails gives the remedy."""
     bad = next((c for c in checks if not c.passed), None)
     if bad is None:
         return Verdict(rung, "pass", list(checks), found, curve=list(curve))
@@ -88,5 +87,5 @@ def judged(rung: int, checks: Sequence[Check], found: str = "", curve: Sequence[
 
 
 def refused(rung: int, error: UserError) -> Verdict:
-    """The verdict on a rung that ran into an error of the suite, which names what is wrong and what to do."""
+    """Return the verdict on a rung that ran into an error of the suite, which names what is wrong and what to do."""
     return Verdict(rung, "fail", [], f"{error.where}: {error.found}; expected {error.expected}", error.remedy)

@@ -23,7 +23,7 @@ KeysValues = tuple[Tensor, Tensor]  # of one layer
 
 @dataclass
 class Prefix:
-    """What the model reads between the head and the question; an empty one is the no-context baseline.
+    """Holds what a model reads between the head and the question; an empty one is the no-context baseline.
 
     Attributes:
         embeds: (B, M, d_model), read after the head.
@@ -60,7 +60,7 @@ class Prefix:
 
 @dataclass(frozen=True)
 class TextColumns:
-    """The text columns of a batch and the bookkeeping of all columns.
+    """Holds the text columns of a batch and the bookkeeping of all columns.
 
     Attributes:
         ids: (B, W) text padded on the left, then answers padded on the right; 0 in the padding.

@@ -12,7 +12,7 @@ from latentwire.lm.results import AnswerLogprobs
 
 @dataclass(frozen=True)
 class FirstToken:
-    """The distribution of each answer's first token.
+    """Describes the distribution of each answer's first token.
 
     Attributes:
         top1: (B,) 1.0 where the likeliest token is right, float32.

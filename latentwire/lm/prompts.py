@@ -25,7 +25,7 @@ _CONTENT = "\ue000content\ue000"  # private use: occurs in no template
 
 @dataclass(frozen=True)
 class Style:
-    """How one language model wants its prompts; made once per model by `plain` or `chat`.
+    """Says how one language model wants its prompts; made once per model by `plain` or `chat`.
 
     Attributes:
         tokenizer: the model's own.
@@ -102,7 +102,7 @@ def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token ids of one rendered prompt, in reading order `bos, context, question, answer`.
+    """Holds the ids of one rendered prompt, in reading order `bos, context, question, answer`.
 
     Attributes:
         cue: the end of `question` (from "Answer:" on), which stays text where the question is compressed as well.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class AnswerLogprobs:
-    """Log-probabilities at the N answer positions of a batch of B, answer after answer; nothing else was computed.
+    """Holds log-probabilities at the N answer positions of a batch of B, answer after answer; all that was computed.
 
     Attributes:
         scores: (N, V) log-probabilities over the vocabulary, float32; differentiable.
@@ -44,7 +44,7 @@ class AnswerLogprobs:
 
 @dataclass(frozen=True)
 class Generation:
-    """Greedy continuations without the stop token, and the log-probability of every token (of the stop token too).
+    """Holds greedy continuations without the stop token, and log-probabilities of all tokens, the stop token too.
 
     Fewer than `max_new_tokens` tokens: the model stopped by itself.
     """

@@ -14,7 +14,7 @@ from latentwire.lm.layout import Ids, Prefix
 
 @dataclass(frozen=True)
 class Bounds:
-    """Mean NLL per answer token in nats: as measured, of a uniform guess, and with other examples' answers."""
+    """Holds the mean NLL per answer token in nats: as measured, of a uniform guess, and with others' answers."""
 
     nll: float
     uniform: float
@@ -23,7 +23,7 @@ class Bounds:
 
 @torch.no_grad()
 def check_bounds(lm: FrozenLM, prefix: Prefix, question_ids: Ids, answer_ids: Ids) -> Bounds:
-    """Scores a batch whose prefix tells the answers; asserts nll < ln(vocabulary) and nll < shuffled.
+    """Score a batch whose prefix tells the answers; demand nll < ln(vocabulary) and nll < shuffled.
 
     Raises:
         ValueError: all answers are the same, so nothing can be shuffled.

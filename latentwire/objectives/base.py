@@ -18,7 +18,7 @@ RowKind = Literal["answer", "wrong", "text", "continuation"]
 
 @dataclass(frozen=True)
 class Needs:
-    """What objectives ask of a batch.
+    """Says what objectives ask of a batch.
 
     Args:
         kinds: kinds of rows to make.
@@ -64,7 +64,7 @@ def together(needs: Mapping[str, Needs], whole_prompt: bool = False) -> Needs:
 
 @dataclass(frozen=True)
 class TopK:
-    """A teacher's distribution at N positions: the k most probable tokens and the mass of all others.
+    """Holds a teacher's distribution at N positions: the k most probable tokens and the mass of all others.
 
     Attributes:
         ids: (N, k) long.
@@ -79,7 +79,7 @@ class TopK:
 
 @dataclass
 class Seen:
-    """What one language model made of one batch; only what some objective asked for.
+    """Holds what one language model made of one batch; only what some objective asked for.
 
     Attributes:
         rows: scored rows by kind; `answer` and `wrong` have the same questions and answers in the same order.
@@ -98,14 +98,14 @@ class Seen:
 
 @dataclass
 class ObjectiveOutput:
-    """The loss, () float32, and numbers worth observing, by name (0-d tensors without gradient)."""
+    """Holds the loss, () float32, and numbers worth observing by name (0-d tensors without gradient)."""
 
     loss: Tensor
     observed: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Objective(nn.Module):
-    """Something that latents are trained for; its rows are not computed at a step where it weighs 0.
+    """Says what latents are trained for; its rows are not computed at a step where it weighs 0.
 
     Attributes:
         needs: what it needs of a batch.

@@ -37,7 +37,7 @@ def kl_top_k(teacher: TopK, scores: Tensor) -> Tensor:
 
 
 class AnswerKD(Objective):
-    """Mean over answers of the mean `kl_top_k` per token.
+    """Distils: the mean over answers of the mean `kl_top_k` per token.
 
     The teacher is the same model with adapters off and the text in its context, forced along the same answer.
 
@@ -52,7 +52,10 @@ class AnswerKD(Objective):
         super().__init__(weight)
         if first is not None and first < 1:
             raise UserError(
-                "objectives.answer_kd.first", str(first), "1 or more tokens, or null", "set objectives.answer_kd.first=1"
+                "objectives.answer_kd.first",
+                str(first),
+                "1 or more tokens, or null",
+                "set objectives.answer_kd.first=1",
             )
         self.first = first
 

@@ -12,7 +12,7 @@ from latentwire.train.curriculum import Schedule
 
 
 class AnswerCE(Objective):
-    """-1/|a| sum_i log p(a_i | latents, question, a_<i): all tokens of the answer, its EOS included."""
+    """Scores all tokens of the answer, EOS included: -1/|a| sum_i log p(a_i | latents, question, a_<i)."""
 
     first: int | None = None  # so many tokens of each answer; None: all
 
@@ -22,13 +22,13 @@ class AnswerCE(Objective):
 
 
 class FirstTokenCE(AnswerCE):
-    """-log p(a_1 | latents, question)."""
+    """Scores the first token of the answer: -log p(a_1 | latents, question)."""
 
     first = 1
 
 
 class KTokenCE(Objective):
-    """Like `AnswerCE` over the first k tokens of each answer.
+    """Scores the first k tokens of each answer.
 
     Args:
         weight: its weight over time.
@@ -46,7 +46,7 @@ class KTokenCE(Objective):
 
 
 class TextReconstruction(Objective):
-    """Autoencoding through the language model (ICAE, Ge et al., 2024): NLL of the whole text, asked for by `cue`.
+    """Autoencodes through the language model (ICAE, Ge et al., 2024): NLL of the whole text, asked for by `cue`.
 
     Args:
         weight: its weight over time.
@@ -62,7 +62,7 @@ class TextReconstruction(Objective):
 
 
 class Continuation(Objective):
-    """Language modelling (ICAE's second task): the beginning of a text is encoded, NLL of the rest.
+    """Encodes the beginning of a text and scores the rest (language modelling, ICAE's second task).
 
     The first token of the rest is given as text: a cache of latents alone predicts nothing.
 

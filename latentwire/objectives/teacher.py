@@ -50,7 +50,7 @@ def cache_key(lm: FrozenLM, passages: Sequence[Passage], k: int) -> str:
 
 
 class Teacher:
-    """Top-k distributions of one model on the first answers of all questions of some passages.
+    """Holds top-k distributions of one model on the first answers of all questions of some passages.
 
     Args:
         rows: distributions by question id.

@@ -1,4 +1,4 @@
-"""The pocket language models: made, trained, stored and loaded by this package."""
+"""The pocket language models: made, trained, stored and loaded by this package; and one that others have made."""
 
 import lazy_loader
 

@@ -33,13 +33,14 @@ CARD = "card.md"
 
 @dataclass(frozen=True)
 class Architecture:
-    """A small decoder; input and output embeddings are tied.
+    """Describes a small decoder; input and output embeddings are tied.
 
     Args:
         family: `llama` (no biases) or `qwen2` (biases on query, key and value).
-        width: of the residual stream, a multiple of `heads`.
-        layers, heads: as usual.
-        kv_heads: key-value heads, a divisor of `heads`.
+        width: width of the residual stream, a multiple of `heads`.
+        layers: number of layers.
+        heads: number of attention heads.
+        kv_heads: number of key-value heads, a divisor of `heads`.
         inner: width inside the feed-forward blocks.
         positions: longest input, in tokens.
     """
@@ -54,14 +55,14 @@ class Architecture:
 
 
 def build(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
-    """A fresh model with `prepare_heads` applied. Raises UserError where the sizes do not fit together."""
+    """Build a fresh model with `prepare_heads` applied. Raises UserError where the sizes do not fit together."""
     a = architecture
     if a.width % a.heads or a.heads % a.kv_heads or a.width // a.heads % 2:
         raise UserError(
             "pocket.architecture",
             f"width {a.width}, heads {a.heads}, kv_heads {a.kv_heads}",
             "kv_heads divides heads, heads divides width, an even width per head",
-            "correct the sizes",
+            "set pocket.architecture.width=128, pocket.architecture.heads=4 and pocket.architecture.kv_heads=4",
         )
     sizes = dict(
         vocab_size=len(tokenizer),
@@ -88,7 +89,7 @@ def build(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, seed: 
 
 @torch.no_grad()
 def prepare_heads(model: PreTrainedModel, gain: float = 1.5, sharp: int = 6) -> None:
-    """Starts attention where copying from the context begins (in place).
+    """Start attention where copying from the context begins (in place).
 
     All layers: keys as queries and outputs as transposed values, so that a head looks for what is like it and moves
     it unchanged ("mimetic", Trockman & Kolter 2023, https://arxiv.org/abs/2305.09828). First layer: head h looks h + 1
@@ -121,7 +122,7 @@ def prepare_heads(model: PreTrainedModel, gain: float = 1.5, sharp: int = 6) -> 
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Writes weights (rounded to float16) and tokenizer; `seal` completes the folder."""
+    """Write weights (rounded to float16) and tokenizer; `seal` completes the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.to(torch.float16) for name, tensor in model.state_dict().items()}
     model.save_pretrained(folder, state_dict=state)
@@ -131,21 +132,21 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Pat
 
 
 def read(folder: Path) -> PreTrainedModel:
-    """The stored weights in float32, without the checks of `load`."""
+    """Read the stored weights in float32, without the checks of `load`."""
     return AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32)
 
 
 def seal(folder: Path, card: str) -> None:
-    """Writes the card and the checksums of all files."""
+    """Write the card and the checksums of all files."""
     (folder / CARD).write_text(card, encoding="utf-8")
     lines = [f"{_sha256(p)}  {p.name}\n" for p in sorted(folder.iterdir()) if p.is_file() and p.name != SUMS]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def verify(folder: Path) -> None:
-    """Raises UserError unless every file is the one that was sealed."""
+    """Raise UserError unless every file is the one that was sealed."""
     sums = folder / SUMS
-    remedy = "restore the folder from version control, or make it again: python -m latentwire.pretrain"
+    remedy = f"git checkout {folder}, or make it again: python -m latentwire.pretrain lm={folder.name} install=true"
     if not sums.is_file():
         raise UserError(str(folder), f"no {SUMS}", "the folder of a pocket model", remedy)
     for line in sums.read_text(encoding="utf-8").splitlines():
@@ -157,25 +158,25 @@ def verify(folder: Path) -> None:
 
 
 def names() -> list[str]:
-    """The pocket models in the package."""
+    """Return the names of the pocket models in the package."""
     return sorted(p.parent.name for p in ROOT.glob(f"*/{SUMS}"))
 
 
 def load(name: str, dtype: str = "float32", device: str = "cpu", root: str | None = None) -> FrozenLM:
-    """A pocket model by name, its files checked first.
+    """Load a pocket model by name, its files checked first.
 
     Args:
-        name: e.g. `pocket_llama`; see `names`.
-        dtype: `float32`, `bfloat16` or `float16`: what to compute in.
-        device: where.
-        root: the folder that holds `<name>/`; None: the package's own.
+        name: name of the model, e.g. `pocket_llama`; see `names`.
+        dtype: type to compute in, `float32`, `bfloat16` or `float16`.
+        device: device to compute on.
+        root: folder that holds `<name>/`; None: the package's own.
 
     Raises:
         UserError: no such model, or a file that is not the one that was sealed.
     """
     folder = (ROOT if root is None else Path(root)) / name
     if root is None and name not in names():
-        raise UserError(f"lm {name}", "no such pocket model", f"one of {names()}", "choose one of these")
+        raise UserError(f"lms.{name}.name", "no such pocket model", f"one of {names()}", f"set readers={names()[0]}")
     verify(folder)
     return FrozenLM.load(str(folder), dtype=dtype, device=device, is_chat=False, name=name)
 

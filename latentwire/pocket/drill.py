@@ -22,7 +22,7 @@ from latentwire.pocket.packing import Packed, pack
 
 
 def repeated(ids: Sequence[int], bos: int, rows: int, shortest: int, longest: int, seed: int) -> Tensor:
-    """Random sequences told twice, `[BOS][a][a]`, |a| of the batch drawn from `shortest … longest`.
+    """Make random sequences that are told twice, `[BOS][a][a]`, |a| of the batch drawn from `shortest … longest`.
 
     Returns (rows, 1 + 2·|a|) int64, its tokens drawn from `ids`. Only the second half can be predicted, and only by
     looking up what followed the same token before: the skill that questions about a context are built on.
@@ -34,7 +34,7 @@ def repeated(ids: Sequence[int], bos: int, rows: int, shortest: int, longest: in
 
 
 def repetition_loss(model: PreTrainedModel, batch: Tensor) -> tuple[Tensor, float]:
-    """Cross-entropy (nats per token) and top-1 accuracy on the second half of `repeated`."""
+    """Return cross-entropy (nats per token) and top-1 accuracy on the second half of `repeated`."""
     half = (batch.shape[1] - 1) // 2
     hidden = model.model(input_ids=batch).last_hidden_state[:, half:-1]
     logits, target = model.lm_head(hidden), batch[:, half + 1 :]
@@ -44,7 +44,7 @@ def repetition_loss(model: PreTrainedModel, batch: Tensor) -> tuple[Tensor, floa
 
 
 class Questions:
-    """Packed batches of biographies for one style of prompt."""
+    """Makes packed batches of biographies for one style of prompt."""
 
     def __init__(self, style: Style, pad: int):
         self.style, self.pad = style, pad
@@ -52,14 +52,14 @@ class Questions:
         self._ask = lru_cache(maxsize=None)(lambda text, answer: render(style, None, text, answer))
 
     def row(self, passage: Passage, questions: Sequence[Question], with_context: bool = True) -> list[Prompt]:
-        """One prompt per question; with the context's ids, as `render` would give them."""
+        """Return one prompt per question; with the context's ids, as `render` would give them."""
         context: tuple[int, ...] = ()
         if with_context:
             context = render(self.style, passage.text, questions[0].text).context
         return [replace(self._ask(q.text, q.answers[0]), context=context) for q in questions]
 
     def batch(self, corpus: Biographies, split: Split, first: int, rows: int, questions: int, seed: int) -> Packed:
-        """Passages `first … first + rows − 1`, up to `questions` random ones asked about each."""
+        """Pack passages `first … first + rows − 1`, up to `questions` random questions about each."""
         draw = random.Random(seed)
         passages = [corpus.passage(split, first + i) for i in range(rows)]
         chosen = [draw.sample(p.questions, min(questions, len(p.questions))) for p in passages]
@@ -67,7 +67,7 @@ class Questions:
 
 
 def answer_logits(model: PreTrainedModel, batch: Packed) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (n, V) and targets (n,) of all answer tokens of a batch, and the hidden states (B, T − 1, d)."""
+    """Return logits (n, V) and targets (n,) of all answer tokens of a batch, and the hidden states (B, T − 1, d)."""
     hidden = model.model(input_ids=batch.ids, attention_mask=batch.mask, position_ids=batch.positions)
     states = hidden.last_hidden_state[:, :-1]
     at = batch.answer[:, 1:]
@@ -75,7 +75,7 @@ def answer_logits(model: PreTrainedModel, batch: Packed) -> tuple[Tensor, Tensor
 
 
 def question_loss(model: PreTrainedModel, batch: Packed, context_weight: float) -> tuple[Tensor, float]:
-    """Cross-entropy of the answers plus `context_weight` times that of the context; the share of exact answers."""
+    """Return the answers' cross-entropy plus `context_weight` times the context's, and the share of exact answers."""
     logits, target, states = answer_logits(model, batch)
     loss = F.cross_entropy(logits, target)
     if context_weight:
@@ -85,7 +85,7 @@ def question_loss(model: PreTrainedModel, batch: Packed, context_weight: float) 
 
 
 def exact(logits: Tensor, target: Tensor, batch: Packed) -> Tensor:
-    """(answers,) bool, row by row: every token of the answer, EOS included, is the model's first choice.
+    """Tell which answers are exact, (answers,) bool, row by row: each token, EOS included, is the model's first choice.
 
     Then, and only then, greedy generation gives exactly this answer and stops.
     """
@@ -102,7 +102,7 @@ def exact(logits: Tensor, target: Tensor, batch: Packed) -> Tensor:
 def exact_match(
     model: PreTrainedModel, questions: Questions, passages: Sequence[Passage], with_context: bool = True, rows: int = 8
 ) -> float:
-    """Share of all questions about the passages that greedy generation answers exactly."""
+    """Return the share of all questions about the passages that greedy generation answers exactly."""
     model.eval()
     hits: list[Tensor] = []
     for i in range(0, len(passages), rows):
@@ -113,11 +113,11 @@ def exact_match(
 
 
 def passages_of(people: int, facts: int, split: Split, count: int, seed: int) -> list[Passage]:
-    """Fresh passages for an evaluation."""
+    """Return fresh passages for an evaluation."""
     corpus = Biographies(people, facts, seed=seed)
     return [corpus.passage(split, i) for i in range(count)]
 
 
 def step_seed(seed: int, step: int, what: str) -> int:
-    """The seed of one batch."""
+    """Return the seed of one batch."""
     return seed_of("pretrain", seed, what, step)

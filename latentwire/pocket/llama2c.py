@@ -1,7 +1,6 @@
-"""llama2.c's legacy checkpoints and tokenizers as transformers models (github.com/karpathy/llama2.c, `export.py`
-v0).
+"""llama2.c's legacy checkpoints and tokenizers as transformers models (github.com/karpathy/llama2.c, `export.py` v0).
 
-    python -m latentwire.pocket.llama2c checkpoint.bin tokenizer.bin folder
+python -m latentwire.pocket.llama2c checkpoint.bin tokenizer.bin folder
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ UNK, BOS, EOS, FIRST_BYTE = 0, 1, 2, 3  # ids; bytes 0…255 follow from FIRST_B
 
 
 def read_model(path: str | Path) -> LlamaForCausalLM:
-    """The model in float32.
+    """Read the model in float32.
 
     Layout: int32 dim, hidden, layers, heads, kv heads, vocabulary (negative: the classifier has its own matrix),
     context; float32 tensors: embedding; for all layers each: attention norm, wq, wk, wv, wo, ffn norm, w1, w2, w3;
@@ -105,13 +104,13 @@ def read_model(path: str | Path) -> LlamaForCausalLM:
 
 
 def halves_from_pairs(weight: Tensor, heads: int) -> Tensor:
-    """Rows (heads · d, dim) for RoPE on pairs (0,1), (2,3)… reordered for RoPE on (0, d/2), (1, d/2 + 1)…"""
+    """Reorder rows (heads · d, dim) for RoPE on pairs (0,1), (2,3)… for RoPE on (0, d/2), (1, d/2 + 1)…"""
     rows, dim = weight.shape
     return weight.view(heads, rows // heads // 2, 2, dim).transpose(1, 2).reshape(rows, dim)
 
 
 def read_tokenizer(path: str | Path, vocab_size: int) -> PreTrainedTokenizerFast:
-    """The tokenizer as a fast one: BPE that always joins the best-scored pair, bytes for what has no piece.
+    """Read the tokenizer as a fast one: BPE that always joins the best-scored pair, bytes for what has no piece.
 
     Like llama2.c it puts one space before every text. Special tokens: `<unk>` 0, BOS `<s>` 1, EOS `</s>` 2.
 
@@ -165,7 +164,7 @@ def read_tokenizer(path: str | Path, vocab_size: int) -> PreTrainedTokenizerFast
 
 
 def convert(checkpoint: str | Path, tokenizer: str | Path, folder: str | Path) -> None:
-    """Writes a folder that `FrozenLM.load` and `AutoModelForCausalLM.from_pretrained` read."""
+    """Write a folder that `FrozenLM.load` and `AutoModelForCausalLM.from_pretrained` read."""
     model = read_model(checkpoint)
     pieces = read_tokenizer(tokenizer, model.config.vocab_size)
     model.save_pretrained(folder)
@@ -174,7 +173,7 @@ def convert(checkpoint: str | Path, tokenizer: str | Path, folder: str | Path) -
 
 def _bytes(path: Path) -> bytes:
     if not path.is_file():
-        raise UserError(str(path), "no such file", "a file of llama2.c", "check the path")
+        raise UserError(str(path), "no such file", "a file of llama2.c", "give the path of the downloaded file")
     raw = path.read_bytes()
     if len(raw) < 28:
         raise UserError(str(path), f"{len(raw)} bytes", "a header of 28 bytes", "fetch the file again")

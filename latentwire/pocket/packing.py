@@ -20,11 +20,11 @@ from latentwire.lm.prompts import Prompt
 
 @dataclass(frozen=True)
 class Packed:
-    """A batch of rows, padded on the right.
+    """Holds a batch of rows, padded on the right.
 
     Attributes:
-        ids: (B, T) int64.
-        positions: (B, T) int64.
+        ids: (B, T) int64 token ids.
+        positions: (B, T) int64 positions.
         mask: (B, 1, T, T) bool, True where a row's position attends.
         answer: (B, T) bool, True where the token is to be predicted as a part of an answer (its EOS included).
         context: (B, T) bool, True where the token belongs to a context.
@@ -38,7 +38,7 @@ class Packed:
 
 
 def pack(rows: Sequence[Sequence[Prompt]], pad: int) -> Packed:
-    """Packs prompts; those of one row share BOS and context (the first prompt's are taken)."""
+    """Pack prompts; those of one row share BOS and context (the first prompt's are taken)."""
     length = max(
         len(row[0].bos) + len(row[0].context) + sum(len(p.question) + len(p.answer) for p in row) for row in rows
     )

@@ -17,23 +17,24 @@ from transformers import PreTrainedTokenizerFast
 
 from callbacks.errors import UserError
 
-Kind = Literal["word_piece", "byte_bpe"]
+TokenizerKind = Literal["word_piece", "byte_bpe"]
 PAD, BOS, EOS, UNK = "<pad>", "<bos>", "<eos>", "<unk>"
 SPECIAL = [PAD, BOS, EOS, UNK]
 # After the mapping of bytes to characters, where "Ġ" is a space and "Ċ" a line feed.
 _WORDS = r"Ġ?[^ĠĊ\p{P}]+|Ġ?\p{P}+Ċ*|Ċ+|Ġ+"
 
 
-def build_tokenizer(kind: Kind, vocab_size: int, lines: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Learns pieces from lines of text; the same lines give the same ids.
+def build_tokenizer(kind: TokenizerKind, vocab_size: int, lines: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Learn pieces from lines of text; the same lines give the same ids.
+
+    `word_piece`: longest match first among whole words, single characters and, marked `##`, characters inside a word;
+    white space is only a border. `byte_bpe`: byte-pair merges with the space before a word and the line feeds after
+    punctuation as part of it (as Qwen2 splits) and all 256 bytes as a base, so that no text is ever unknown.
 
     Args:
-        kind: `word_piece`: longest match first among whole words, single characters and, marked `##`, characters
-            inside a word; white space is only a border. `byte_bpe`: byte-pair merges with the space before a word and
-            the line feeds after punctuation as part of it (as Qwen2 splits) and all 256 bytes as a base, so that no
-            text is ever unknown.
-        vocab_size: the largest number of pieces, special ones included.
-        lines: the text to learn from.
+        kind: `word_piece` or `byte_bpe`.
+        vocab_size: largest number of pieces, special ones included.
+        lines: text to learn from.
 
     Raises:
         UserError: `vocab_size` does not even hold the single characters.
@@ -51,7 +52,7 @@ def build_tokenizer(kind: Kind, vocab_size: int, lines: Sequence[str]) -> PreTra
 
 
 def used_ids(tokenizer: PreTrainedTokenizerFast, lines: Sequence[str]) -> list[int]:
-    """Ids that occur in the lines, sorted."""
+    """Return the ids that occur in the lines, sorted."""
     found = tokenizer(list(lines), add_special_tokens=False)["input_ids"]
     return sorted({i for ids in found for i in ids})
 
@@ -90,4 +91,5 @@ def _byte_bpe(vocab_size: int, lines: Sequence[str]) -> Tokenizer:
 
 def _refuse_small(vocab_size: int, base: int) -> None:
     if vocab_size < base:
-        raise UserError("tokenizer.vocab_size", str(vocab_size), f"at least {base}", "give it a larger value")
+        expected, remedy = f"at least {base}", f"set pocket.tokenizer.vocab_size={base} or more"
+        raise UserError("pocket.tokenizer.vocab_size", str(vocab_size), expected, remedy)

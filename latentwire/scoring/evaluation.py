@@ -14,17 +14,17 @@ from suite.statistics import Bootstrap, hierarchical_bootstrap, mcnemar
 
 @dataclass
 class Evaluation:
-    """Everything measured.
+    """Holds everything measured.
 
     Attributes:
-        methods: name -> numbers (see `summarise`), with `M`, `model`, `kind`, `remark`, `track` (is the
-            language model frozen or adapted), `learned` (has the method seen training passages), `fair`, and for a wire
+        methods: numbers by name (see `summarise`), with `M`, `model`, `kind`, `remark`, `track` (is the language model
+            frozen or adapted), `learned` (has the method seen training passages), `fair`, and for a wire
             `effective_rank` and `encode_ms`. With one model a name is that of the wire or baseline, with several
             `<name>/<model>`; a wire's controls are `<wire>:shuffled`, `<wire>:mean`, `<wire>:random`.
-        rows: one per question and method, as `predictions.jsonl` holds them.
-        kinds: name -> kind of question -> f1, em, n.
-        tests: each wire against each other method of its model: F1 difference with interval, McNemar for EM.
-        sizes: model -> bytes per passage as UTF-8, zstd, token ids, KV; tokens; entropy.
+        rows: rows of `predictions.jsonl`, one per question and method.
+        kinds: f1, em and n by name and kind of question.
+        tests: comparisons of each wire with each other method of its model, see `paired_tests`.
+        sizes: bytes per passage as UTF-8, zstd, token ids, KV, and tokens and entropy, by model.
         notes: what a reader must know.
     """
 
@@ -36,10 +36,7 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
 
     def result(self) -> dict[str, Any]:
-        """What `result.json` takes: methods, kinds, tests, sizes, notes, M and ratio (tokens per latent, first model).
-
-        `M` and `ratio` are those of the first model.
-        """
+        """Return what `result.json` takes; `M` and `ratio` (tokens per latent) are those of the first model."""
         model, sizes = next(iter(self.sizes.items()))
         slots = next(m["M"] for m in self.methods.values() if m["model"] == model)
         return {
@@ -53,7 +50,7 @@ class Evaluation:
         }
 
     def write(self, folder: Path) -> Path:
-        """Writes `predictions.jsonl`, one row per question and method; returns its path."""
+        """Write `predictions.jsonl`, one row per question and method; return its path."""
         path = folder / "predictions.jsonl"
         lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in self.rows]
         partial = path.with_name(path.name + ".part")
@@ -63,7 +60,10 @@ class Evaluation:
 
 
 def paired_tests(rows: Sequence[Row], wires: Collection[str], n_boot: int, seed: int) -> list[dict[str, Any]]:
-    """Each wire against each other method of its model, paired by question: what `Evaluation.tests` holds."""
+    """Compare each wire with each other method of its model, paired by question.
+
+    Returns what `Evaluation.tests` holds: differences of F1 and NLL with intervals, McNemar's test for EM.
+    """
     by_method: dict[tuple[str, str], list[Row]] = {}
     for r in rows:
         by_method.setdefault((r["method"], r["model"]), []).append(r)
@@ -95,7 +95,7 @@ def paired_tests(rows: Sequence[Row], wires: Collection[str], n_boot: int, seed:
 
 
 def _difference(mine: Sequence[Row], theirs: Sequence[Row], key: str, n_boot: int, seed: int) -> Bootstrap | None:
-    """Mean difference of one number, passages drawn together; None where a method does not have it."""
+    """Return the mean difference of one number, passages drawn together; None where a method does not have it."""
     if any(r.get(key) is None for r in (*mine, *theirs)):
         return None
     a, b = ([float(r[key]) for r in rows] for rows in (mine, theirs))

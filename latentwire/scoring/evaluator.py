@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -20,51 +21,43 @@ from callbacks.run.collapse import effective_rank
 from latentwire.baselines.base import Baseline
 from latentwire.baselines.controls import REMARKS, Control, control
 from latentwire.data.base import Passage
+from latentwire.data.squad_metrics import best, exact_match, f1
 from latentwire.examples import Example, examples, whole_prompt_text
 from latentwire.lm.frozen import FrozenLM
-from latentwire.lm.layout import Prefix
+from latentwire.lm.layout import Prefix, right_padded
+from latentwire.lm.metrics import first_token, kl
 from latentwire.scoring import two_readers as joint
 from latentwire.scoring.evaluation import Evaluation, paired_tests
-from latentwire.scoring.metrics import (
-    Row,
-    by_example,
-    by_kind,
-    first_tokens,
-    kl,
-    packed_bytes,
-    summarise,
-    text_sizes,
-)
-from latentwire.scoring.squad_metrics import best, exact_match, f1
+from latentwire.scoring.metrics import Row, by_example, by_kind, id_bytes, summarise, text_sizes
 
 FEW = 200  # questions below which an interval is too wide to rank methods by
 CONTROLS: tuple[Control, ...] = ("shuffled", "mean", "random")
 
 
 class Wire(Protocol):
-    """What is evaluated; `latentwire.wire.LatentWire` is one."""
+    """Is what an evaluation needs of a wire; `latentwire.wire.LatentWire` is one."""
 
     @property
     def slots(self) -> int:
-        """Latents of a message."""
+        """The number of latents of a message."""
         ...
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> values as the receiver decodes them (B, slots, d_z)."""
+        """Return the values that the receiver of texts decodes, (B, slots, d_z)."""
         ...
 
     def prefix(self, values: Tensor, model: str) -> Prefix:
-        """Values -> what `model` reads."""
+        """Return what `model` reads for values."""
         ...
 
     def message_bytes(self) -> int:
-        """Bytes of a message, header, scales and checksum included."""
+        """Return the bytes of a message, header, scales and checksum included."""
         ...
 
 
 @dataclass(frozen=True)
 class _Method:
-    """One row of the table on one model: `read` gives the prefix of some examples."""
+    """Makes one row of the table on one model: `read` gives the prefix of some examples."""
 
     name: str
     read: Callable[[list[Example]], Prefix]
@@ -78,18 +71,18 @@ class _Method:
 class Evaluator:
     """Evaluates wires and baselines on passages.
 
-    Args:
-        lms: by the name that wires know them by.
-        passages: all their questions are asked.
-        baselines: by name.
-        max_new_tokens: longest answer.
-        seed: controls and bootstrap.
-        train: passages that trained baselines learn from.
-        fit_steps: steps that they train for.
-        batch_size: questions at a time.
-        n_boot: bootstrap draws.
-
     A question without text is a continuation, see `examples.prompt_of`.
+
+    Args:
+        lms: language models by the names that wires know them by.
+        passages: passages whose questions are all asked.
+        baselines: baselines by name.
+        max_new_tokens: longest answer, in tokens.
+        seed: seed of controls and bootstrap.
+        train: passages that trained baselines learn from.
+        fit_steps: number of steps that they train for.
+        batch_size: number of questions at a time.
+        n_boot: number of bootstrap draws.
     """
 
     def __init__(
@@ -105,7 +98,8 @@ class Evaluator:
         n_boot: int = 2000,
     ):
         if not lms or not sum(len(p.questions) for p in passages):
-            raise UserError("evaluation", f"{len(lms)} models, {len(passages)} passages", "a model, a question", "add")
+            found = f"{len(lms)} models, {len(passages)} passages"
+            raise UserError("evaluation", found, "a model and a question", "set evaluation.passages=200")
         self.lms, self.passages, self.baselines = dict(lms), list(passages), dict(baselines)
         self.max_new_tokens, self.seed, self.train, self.fit_steps = max_new_tokens, seed, train, fit_steps
         self.batch_size, self.n_boot = batch_size, n_boot
@@ -115,20 +109,21 @@ class Evaluator:
     def run(
         self, wires: Mapping[str, Wire], slots: int | None = None, whole_prompt: Collection[str] = ()
     ) -> Evaluation:
-        """Evaluates; wires must be in evaluation mode.
+        """Evaluate wires, which must be in evaluation mode, and baselines.
 
         Args:
-            wires: by name; all read at the same M. None: the baselines alone, at
-            slots: M.
-            whole_prompt: names of wires whose message holds the question as well (`whole_prompt_text`); behind
-                them only the cue is text.
+            wires: wires by name, all of the same M; without any the baselines are evaluated alone.
+            slots: M; None: that of the wires.
+            whole_prompt: names of wires whose message holds the question as well (`whole_prompt_text`); behind them
+                only the cue is text.
 
         Raises:
             UserError: wires of different M, no M at all, latents that are not finite, or a name that is both a wire's
                 and a baseline's.
         """
         if both := sorted(set(wires) & set(self.baselines)):
-            raise UserError("evaluation", f"{both[0]} names a wire and a baseline", "different names", "rename one")
+            remedy = f"write baselines.<another name> in place of baselines.{both[0]}"
+            raise UserError(f"baselines.{both[0]}", "the name of a wire as well", "different names", remedy)
         out = Evaluation()
         sent = {name: self._messages(name, wire, name in whole_prompt) for name, wire in wires.items()}
         for model, lm in self.lms.items():
@@ -176,25 +171,24 @@ class Evaluator:
         )
         _wait(values)
         if not bool(torch.isfinite(values).all()):
-            raise UserError(f"latents of {name}", "NaN or infinite values", "finite values", "the training diverged")
+            remedy = "train again with lower rates: group_lr.encoder, group_lr.adapter, group_lr.injector"
+            raise UserError(f"latents of {name}", "NaN or infinite values", "finite values", remedy)
         return _Messages(values, of, 1000 * (time.perf_counter() - start) / len(listed))
 
     def _slots(self, wires: Mapping[str, Wire], sent: Mapping[str, _Messages], model: str, slots: int | None) -> int:
         read = {name: wire.prefix(sent[name].values[:1], model).latents for name, wire in wires.items()}
         found = set(read.values()) | ({slots} if slots is not None else set())
         if len(found) != 1:
-            raise UserError(
-                f"M on {model}", f"wires {read}, slots {slots}", "one M", "evaluate wires of different M apart"
-            )
+            raise UserError(f"M on {model}", f"wires {read}, slots {slots}", "one M", "call run() for each M apart")
         return found.pop()
 
     def _baseline(self, name: str, baseline: Baseline, lm: FrozenLM, slots: int) -> _Method:
         def read(batch: list[Example]) -> Prefix:
-            return baseline.prefix(lm, [e.passage for e in batch], [e.question for e in batch], slots)[0]
+            return baseline.prefix(lm, [e.passage for e in batch], [e.question for e in batch], slots)
 
         def sent(prefix: Prefix, i: int) -> float:
             if prefix.text_ids is not None:
-                return packed_bytes(lm, len(prefix.text_ids[i]))
+                return id_bytes(lm, len(prefix.text_ids[i]))
             known = baseline.message_bytes(lm, slots)
             if known is not None or prefix.embeds is None:
                 return known or 0
@@ -207,8 +201,8 @@ class Evaluator:
             def read(batch: list[Example]) -> Prefix:
                 messages = [sent.of[e.number] for e in batch]
                 needed = sorted(set(messages))  # each message is read once and shared by its questions
-                rows = torch.tensor([needed.index(m) for m in messages])
-                return wire.prefix(values[torch.tensor(needed, device=values.device)], model).select(rows)
+                read = wire.prefix(values[torch.tensor(needed, device=values.device)], model)
+                return read.select([needed.index(m) for m in messages])
 
             return read
 
@@ -226,7 +220,7 @@ class Evaluator:
 
     # -- measuring ------------------------------------------------------------------------------------------------
     def _measure(self, model: str, lm: FrozenLM, methods: list[_Method], out: Evaluation) -> dict[str, dict[str, Any]]:
-        """Adds the rows of all methods to `out`; returns seconds per method."""
+        """Add the rows of all methods to `out`; return rows and seconds per method."""
         ordered = sorted(self.examples[model], key=lambda e: (len(e.prompt.context), e.passage.id))
         rows: dict[str, list[Row]] = {m.name: [] for m in methods}
         seconds = {m.name: {"prefill": 0.0, "answer": 0.0} for m in methods}
@@ -264,33 +258,23 @@ class Evaluator:
         teacher: Mapping[int, Tensor],
         seconds: dict[str, float],
     ) -> list[Row]:
-        if method.adapters:
-            return self._rows(model, lm, method, batch, teacher, seconds)
-        with lm.adapters_off():
-            return self._rows(model, lm, method, batch, teacher, seconds)
-
-    def _rows(
-        self,
-        model: str,
-        lm: FrozenLM,
-        method: _Method,
-        batch: list[Example],
-        teacher: Mapping[int, Tensor],
-        seconds: dict[str, float],
-    ) -> list[Row]:
-        start = time.perf_counter()
-        prefix = method.read(batch)
+        """Let one method answer a batch; return a row per question."""
         follows = [method.follows(e) for e in batch]
-        scored = lm.answer_logprobs(prefix, follows, [e.prompt.answer for e in batch])
-        nll = scored.nll().tolist()  # brings the numbers here, so the clock has waited for them
-        prefilled = time.perf_counter()
-        made = lm.generate(prefix, follows, self.max_new_tokens)
-        seconds["prefill"] += prefilled - start
-        seconds["answer"] += time.perf_counter() - prefilled
-        divergence = kl(torch.cat([teacher[e.number] for e in batch]), scored)
-        heads = first_tokens(scored.scores[scored.position == 0], [e.first for e in batch])
+        with nullcontext() if method.adapters else lm.adapters_off():
+            start = time.perf_counter()
+            prefix = method.read(batch)
+            scored = lm.answer_logprobs(prefix, follows, [e.prompt.answer for e in batch])
+            nll = scored.nll().tolist()  # brings the numbers here, so the clock has waited for them
+            prefilled = time.perf_counter()
+            made = lm.generate(prefix, follows, self.max_new_tokens)
+            seconds["prefill"] += prefilled - start
+            seconds["answer"] += time.perf_counter() - prefilled
+        divergence = kl(torch.cat([teacher[e.number] for e in batch]), scored).tolist()
+        right, known = right_padded([e.first for e in batch])
+        first = first_token(scored, right.masked_fill(~known, -1))
+        heads = zip(*(x.tolist() for x in (first.top1, first.top5, first.entropy, first.margin)), strict=True)
         rows = []
-        for i, (e, first, tokens) in enumerate(zip(batch, heads, made, strict=True)):
+        for i, (e, head, tokens) in enumerate(zip(batch, heads, made, strict=True)):
             answer, references = lm.style.decode(tokens), e.question.answers
             rows.append(
                 {
@@ -307,10 +291,7 @@ class Evaluator:
                     "em": best(exact_match, answer, references),
                     "f1": best(f1, answer, references),
                     "nll": nll[i],
-                    "first_token_top1": first.top1,
-                    "first_token_top5": first.top5,
-                    "entropy": first.entropy,
-                    "margin": first.margin,
+                    **dict(zip(("first_token_top1", "first_token_top5", "entropy", "margin"), head, strict=True)),
                     "kl_to_text": divergence[i],
                     "stopped": float(len(tokens) < self.max_new_tokens),
                     "bytes": method.sent(prefix, i),
@@ -368,7 +349,7 @@ class Evaluator:
 
 @dataclass(frozen=True)
 class _Messages:
-    """Values (N, slots, d_z) of the different messages, which one each question has, and time per message."""
+    """Holds values (N, slots, d_z) of the different messages, which one each question has, and time per message."""
 
     values: Tensor
     of: list[int]
@@ -385,6 +366,6 @@ def _parts(batch: list[Example], equal: bool) -> list[list[Example]]:
 
 
 def _wait(values: Tensor) -> None:
-    """An accelerator computes on after the call: the clock must wait."""
+    """Wait for an accelerator, which computes on after the call, so that the clock is right."""
     if values.device.type == "cuda":
         torch.cuda.synchronize(values.device)

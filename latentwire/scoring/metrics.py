@@ -1,10 +1,8 @@
-"""Numbers per question and per method, from scores and texts alone."""
+"""Numbers per method from its rows, and what other ways to send a text would take."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,9 +10,10 @@ import zstandard
 from torch import Tensor
 
 from callbacks.run.collapse import distinct_rate
+from latentwire.codec.bits import packed_bytes, width_of
+from latentwire.data.squad_metrics import normalize
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.results import AnswerLogprobs
-from latentwire.scoring.squad_metrics import normalize
 from suite.statistics import bootstrap_interval
 
 Row = dict[str, Any]
@@ -32,53 +31,17 @@ MEANS = (
 )
 
 
-@dataclass(frozen=True)
-class FirstToken:
-    """The distribution of an answer's first token.
-
-    Attributes:
-        top1, top5: 1.0 where the first token of any reference is the likeliest, among the five likeliest.
-        entropy: in nats.
-        margin: log-probability of the likeliest minus that of the second, in nats.
-    """
-
-    top1: float
-    top5: float
-    entropy: float
-    margin: float
-
-
-def first_tokens(scores: Tensor, gold: Sequence[Collection[int]]) -> list[FirstToken]:
-    """From log-probabilities (B, V) of the first position and the first tokens of each example's references."""
-    top = scores.topk(min(5, scores.shape[1]))
-    # -inf times 0 is NaN, and a probability of 0 adds nothing
-    entropy = -(scores.exp() * scores.clamp(min=-1e4)).sum(-1)
-    listed = zip(top.indices.tolist(), top.values.tolist(), entropy.tolist(), gold, strict=True)
-    return [
-        FirstToken(float(ids[0] in refs), float(any(i in refs for i in ids)), h, p[0] - p[1])
-        for ids, p, h, refs in listed
-    ]
-
-
-def kl(teacher: Tensor, out: AnswerLogprobs) -> list[float]:
-    """KL(teacher ‖ model) in nats of each example, mean over its answer positions; teacher: (N, V) as `out.scores`."""
-    teacher = teacher.to(out.scores.device)
-    each = (teacher.exp() * (teacher - out.scores)).sum(-1)
-    zeros = each.new_zeros(out.batch)
-    return (zeros.index_add(0, out.row, each) / zeros.index_add(0, out.row, torch.ones_like(each))).tolist()
-
-
 def by_example(out: AnswerLogprobs) -> list[Tensor]:
-    """Scores of each example, (A_i, V)."""
+    """Return the scores of each example, (A_i, V)."""
     counts = torch.bincount(out.row, minlength=out.batch).tolist()
     return list(out.scores.split(counts))
 
 
 def summarise(rows: Sequence[Row], n_boot: int, seed: int) -> dict[str, float]:
-    """One method's numbers from its rows: means of what the rows have, and bootstrap intervals over groups.
+    """Return one method's numbers from its rows: means of what the rows have, and bootstrap intervals over groups.
 
-    NLL is per answer token within a question, then the mean over questions. `f1_low` … `nll_high`: 95 %. `distinct`:
-    different answers over different gold answers.
+    NLL is per answer token within a question, then the mean over questions. `f1_low` … `nll_high` are the ends of 95 %
+    intervals, `distinct` is the number of different answers over that of different gold answers.
     """
     groups = [r["group"] for r in rows]
     out: dict[str, float] = {}
@@ -96,7 +59,7 @@ def summarise(rows: Sequence[Row], n_boot: int, seed: int) -> dict[str, float]:
 
 
 def by_kind(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """kind -> f1, em, n."""
+    """Return f1, em and n of every kind of question."""
     kinds: dict[str, list[Row]] = {}
     for r in rows:
         kinds.setdefault(r["kind"], []).append(r)
@@ -110,17 +73,22 @@ def by_kind(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     }
 
 
-def packed_bytes(lm: FrozenLM, tokens: int) -> int:
-    """Bytes of so many ids at ceil(log2 vocabulary) bits each."""
-    return math.ceil(tokens * math.ceil(math.log2(lm.vocab_size)) / 8)
+def id_bytes(lm: FrozenLM, tokens: int) -> int:
+    """Return the bytes of so many ids at ceil(log2 vocabulary) bits each."""
+    return packed_bytes(tokens, width_of(lm.vocab_size))
 
 
 def text_sizes(lm: FrozenLM, texts: Mapping[str, Sequence[int]], bits: Sequence[float | None]) -> dict[str, float]:
-    """Mean bytes per passage of other ways to send it. texts: text -> its ids in this model's tokenizer.
+    """Return the mean bytes per passage of other ways to send it.
 
     `zstd` is level 19 in one frame without checksum, content size and dictionary; on a single short text it has not
-    much to work with. `kv`: keys and values of all layers in the model's precision. `entropy`: what the corpus
+    much to work with. `kv` are keys and values of all layers in the model's precision. `entropy` is what the corpus
     knows of the facts, absent for real text.
+
+    Args:
+        lm: the model that reads.
+        texts: ids in the model's tokenizer, by text.
+        bits: entropy of each text's facts in bits, None where nobody knows it.
     """
     n = len(texts)
     squeeze = zstandard.ZstdCompressor(level=19, write_content_size=False, write_checksum=False)
@@ -130,7 +98,7 @@ def text_sizes(lm: FrozenLM, texts: Mapping[str, Sequence[int]], bits: Sequence[
     sizes = {
         "utf8": sum(len(t.encode()) for t in texts) / n,
         "zstd": sum(len(squeeze.compress(t.encode())) for t in texts) / n,
-        "token_ids": sum(packed_bytes(lm, k) for k in tokens) / n,
+        "token_ids": sum(id_bytes(lm, k) for k in tokens) / n,
         "kv": per_token * sum(tokens) / n,
         "tokens": sum(tokens) / n,
     }

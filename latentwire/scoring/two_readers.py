@@ -11,17 +11,17 @@ from dataclasses import dataclass
 
 import torch
 
+from latentwire.data.squad_metrics import best, exact_match, f1
 from latentwire.examples import Example
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 from latentwire.lm.prompts import render
 from latentwire.scoring.metrics import Row
-from latentwire.scoring.squad_metrics import best, exact_match, f1
 
 
 @dataclass(frozen=True)
 class Reader:
-    """One model reading the wire; `examples` in the order of their numbers."""
+    """Holds one model that reads the wire; `examples` stand in the order of their numbers."""
 
     lm: FrozenLM
     read: Callable[[list[Example]], Prefix]
@@ -31,7 +31,7 @@ class Reader:
 
 @torch.no_grad()
 def total_logprobs(reader: Reader, answers: Sequence[str], batch_size: int) -> list[float]:
-    """log P(answer, stop) of one answer per example."""
+    """Return log P(answer, stop) of one answer per example."""
     found: list[float] = []
     for start in range(0, len(answers), batch_size):
         batch = list(reader.examples[start : start + batch_size])
@@ -47,10 +47,13 @@ def total_logprobs(reader: Reader, answers: Sequence[str], batch_size: int) -> l
 def choose(
     wire: str, readers: Mapping[str, Reader], answers: Mapping[str, Sequence[Row]], batch_size: int
 ) -> dict[str, list[Row]]:
-    """Rows of `<wire>/joint` (sum of all models' scores), `<wire>/rescored by <model>` and `<wire>/oracle`.
+    """Return rows of `<wire>/joint` (sum of all models' scores), `<wire>/rescored by <model>` and `<wire>/oracle`.
 
     Args:
+        wire: name of the wire.
+        readers: readers by model.
         answers: each model's own rows of this wire, in the order of the examples.
+        batch_size: number of questions at a time.
     """
     models = list(readers)
     # score[judge][author]: one number per example
@@ -85,7 +88,7 @@ def choose(
 
 
 def remark(label: str) -> str:
-    """What such a row means."""
+    """Say what such a row means."""
     if label.endswith("/oracle"):
         return "the better of the models' answers, chosen with the gold answer: a bound"
     return "candidates of all models, chosen by " + ("all scores" if label.endswith("/joint") else "one model's scores")

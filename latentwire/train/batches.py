@@ -31,7 +31,7 @@ Ids = tuple[int, ...]
 
 @dataclass
 class Rows:
-    """Rows of one kind: row i reads text `source[i]`, then `question[i]`, and is scored on `answer[i]`."""
+    """Holds rows of one kind: row i reads text `source[i]`, then `question[i]`, and is scored on `answer[i]`."""
 
     source: list[int] = field(default_factory=list)
     question: list[Ids] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Rows:
 
 @dataclass
 class Batch:
-    """What one step reads.
+    """Holds what one step reads.
 
     Attributes:
         tokens: the encoder's tokens of the texts: B contexts, then the beginnings that are to be continued; with
@@ -89,7 +89,7 @@ class Renderer:
 
 
 class Contexts(Dataset[Batch]):
-    """Training batches from a split; everything in a batch is a function of (seed, epoch, indices).
+    """Makes training batches from a split; everything in a batch is a function of (seed, epoch, indices).
 
     An epoch has `per_epoch` contexts and goes on where the last one ended: a long generated split is never repeated,
     a short one is read in a new order every time.

@@ -17,7 +17,7 @@ Observed = Mapping[str, float]
 
 
 class Schedule:
-    """The weight of an objective over committed steps."""
+    """Weighs an objective over committed steps."""
 
     def weight(self, t: int, observed: Observed) -> float:
         """Return the weight at step t, given what was observed up to step t - 1."""
@@ -32,7 +32,7 @@ class Schedule:
 
 
 class Constant(Schedule):
-    """w(t) = value."""
+    """Stays where it is: w(t) = value."""
 
     def __init__(self, value: float = 1.0):
         self.value = _not_negative("value", value)
@@ -42,7 +42,7 @@ class Constant(Schedule):
 
 
 class Delayed(Schedule):
-    """w(t) = 0 for t < start, then value."""
+    """Starts late: w(t) = 0 for t < start, then value."""
 
     def __init__(self, start: int, value: float = 1.0):
         self.start, self.value = _steps("start", start), _not_negative("value", value)
@@ -52,7 +52,7 @@ class Delayed(Schedule):
 
 
 class Linear(Schedule):
-    """From `first` (until `start`) to `last` (from `start + steps` on) in a straight line."""
+    """Goes from `first` (until `start`) to `last` (from `start + steps` on) in a straight line."""
 
     def __init__(self, first: float, last: float, steps: int, start: int = 0):
         self.first, self.last = _not_negative("first", first), _not_negative("last", last)
@@ -67,14 +67,14 @@ class Linear(Schedule):
 
 
 class Cosine(Linear):
-    """Like `Linear`, along half a cosine: flat at both ends."""
+    """Goes where `Linear` goes, along half a cosine: flat at both ends."""
 
     def done(self, progress: float) -> float:
         return 0.5 - 0.5 * math.cos(math.pi * progress)
 
 
 class PeakAndDecay(Schedule):
-    """0 -> peak in `rise` steps (straight), `hold` steps there, -> floor in `decay` steps (half a cosine)."""
+    """Rises to `peak` in `rise` steps (straight), stays for `hold`, falls to `floor` in `decay` (half a cosine)."""
 
     def __init__(self, peak: float = 1.0, rise: int = 0, hold: int = 0, decay: int = 1, floor: float = 0.0):
         self.peak, self.floor = _not_negative("peak", peak), _not_negative("floor", floor)
@@ -88,7 +88,7 @@ class PeakAndDecay(Schedule):
 
 
 class Gated(Schedule):
-    """Another schedule, only while a metric allows it: 0 until the metric was observed, and outside its bounds.
+    """Lets another schedule count only while a metric allows it: 0 before it was observed and outside its bounds.
 
     Args:
         schedule: the schedule behind the gate; its steps count from the gate's last opening.
@@ -137,7 +137,7 @@ class Gated(Schedule):
 
 @dataclass(frozen=True)
 class Period:
-    """A part of the run.
+    """Describes a part of the run.
 
     Args:
         name: the period's name, e.g. `latents`, `adaptation`.
@@ -160,7 +160,7 @@ class Period:
 
 
 class Curriculum:
-    """The periods in order over a number of committed steps.
+    """Divides a number of committed steps into periods, in order.
 
     Raises:
         UserError: no period, equal names, a share that is not positive, a ratio below 1, or a last period that trains

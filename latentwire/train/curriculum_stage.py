@@ -17,7 +17,7 @@ TERM = "term/"
 
 
 class CurriculumStage(Stage):
-    """Sets `weights` and `period` for each step before its forward pass; groups that the period does not train are held.
+    """Sets `weights` and `period` before each step's forward pass; groups that the period does not train are held.
 
     What the step brought to the host (`loss/<objective>`, `term/<objective>` = weight * loss, `observe/<metric>`) is
     logged after the commit as `train/loss`, `train/loss/<objective>`, `train/<metric>`, and as

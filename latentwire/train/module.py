@@ -266,4 +266,3 @@ class WireModule(L.LightningModule):
                 lm.verify(saved["models"][name])
         if saved["val"]:
             self.metrics["val"] = dict(saved["val"])
-

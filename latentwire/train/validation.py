@@ -17,7 +17,7 @@ from latentwire.train.batches import Batch, Rows
 
 @dataclass
 class Scores:
-    """Numbers per question and language model, in the order of the batches.
+    """Collects numbers per question and language model, in the order of the batches.
 
     Attributes:
         f1, em, nll, top1, top5: one number per question, by model; top1 and top5 are those of `lm.metrics.first_token`.

@@ -1,7 +1,7 @@
 """Check: every node with a `_target_` is bound against its signature and its types before anything is built.
 
-A key that reaches nothing is an error here, not a silent no-op: unknown parameters, missing ones, wrong types,
-targets that swallow `**kwargs`, values still `???`, and overrides without any effect under the chosen mode.
+A key that reaches nothing is an error here, not a silent no-op: unknown parameters, missing ones, wrong types, targets
+that swallow `**kwargs`, values still `???`, and overrides without any effect under the chosen mode.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _FOLDER = r"[A-Za-z0-9_+=,-][A-Za-z0-9._+=,-]*"  # the name becomes a folder
 
 @dataclasses.dataclass
 class Paths:
-    """Keys of `paths` that the launcher uses."""
+    """The keys of `paths` that the launcher uses."""
 
     runs: Annotated[str, Field(min_length=1)]
 
 
 @dataclasses.dataclass
 class Common:
-    """Keys that every program's tree has; a program may subclass this to type its own plain nodes as well."""
+    """The keys that every program's tree has; a program may subclass this to type its own plain nodes as well."""
 
     program: str
     name: Annotated[str, Field(pattern=rf"^{_FOLDER}(/{_FOLDER})*$")]
@@ -56,13 +56,16 @@ class Common:
 
 
 def check(cfg: DictConfig, schema: type | None = None) -> None:
-    """Raises one UserError with all problems of a tree; builds nothing.
+    """Refuse a tree whose keys or values no constructor understands; build nothing.
 
     Args:
-        cfg: a composed tree.
-        schema: a dataclass of the plain (not `_target_`) nodes of the tree: its fields are the allowed top-level
-            keys, their annotations the types, nested dataclasses the nested nodes, `Any` what is left alone.
-            Without it the keys of `Common` are type-checked where they occur, other plain nodes are left alone.
+        cfg: the composed tree.
+        schema: the dataclass of the plain (not `_target_`) nodes of the tree: its fields are the allowed top-level
+            keys, their annotations the types, nested dataclasses the nested nodes, `Any` what is left alone. Without it
+            the keys of `Common` are type-checked where they occur, other plain nodes are left alone.
+
+    Raises:
+        UserError: one error with all problems of the tree.
     """
     problems: list[UserError] = []
     tree = _plain(cfg, "", problems)
@@ -84,15 +87,18 @@ def check_effective(
     dead: Dead,
     compose_default: Callable[[list[str]], DictConfig] | None = None,
 ) -> None:
-    """Raises UserError when an override sets a key that has no effect under the composed configuration.
+    """Refuse overrides that set a key without effect under the composed configuration.
 
     Args:
         cfg: the tree composed with `overrides`.
         overrides: what the user typed for this job.
-        dead: gives the keys without effect under a tree, each with the reason
-            ("asgml.k": "asgml.mode is staleness"). A key that names a node stands for everything below it.
-        compose_default: composes the tree from other overrides; an override that merely repeats what would stand
-            there without it is harmless. Without this function every override of a dead key is refused.
+        dead: the function from a tree to its keys without effect, each with the reason (`"asgml.k": "asgml.mode is
+            staleness"`). A key that names a node stands for everything below it.
+        compose_default: the function that composes the tree from other overrides; an override that merely repeats what
+            would stand there without it is harmless. Without this function every override of a dead key is refused.
+
+    Raises:
+        UserError: one error with all such overrides.
     """
     reasons = dead(cfg)
     problems = []
@@ -114,7 +120,7 @@ def check_effective(
                     line,
                     f"{key} = {_show(now)} has no effect: {reason}",
                     "only keys that do something under this configuration",
-                    f"leave {key} out, or change what makes it idle",
+                    f"leave {key} out, or change the setting that makes it idle",
                 )
             )
     if problems:
@@ -122,7 +128,7 @@ def check_effective(
 
 
 def _plain(node: Any, key: str, problems: list[UserError]) -> Any:
-    """Resolved plain containers; what is missing or cannot be resolved is noted and becomes `_BROKEN`."""
+    """Return resolved plain containers; what is missing or cannot be resolved is noted and becomes `_BROKEN`."""
     if not isinstance(node, DictConfig | ListConfig):
         return node
     if node._is_none():
@@ -141,7 +147,7 @@ def _plain(node: Any, key: str, problems: list[UserError]) -> Any:
                 found[name] = _plain(node[name], inner, problems)
         except OmegaConfBaseException as error:
             text = str(error).strip().splitlines()[0]
-            problems.append(UserError(inner, text, "a reference to an existing key", f"correct {inner}"))
+            problems.append(UserError(inner, text, "a reference to an existing key", f"set {inner}=VALUE"))
     return found if isinstance(node, DictConfig) else list(found.values())
 
 
@@ -161,28 +167,30 @@ def _check_target(node: dict[str, Any], key: str, problems: list[UserError]) -> 
     where = f"{key}._target_" if key else "_target_"
     if not isinstance(path, str):
         if path is not _BROKEN:
-            problems.append(UserError(where, _show(path), "the dotted path of a class or function", f"correct {where}"))
+            remedy = f"set {where}=package.module.Name"
+            problems.append(UserError(where, _show(path), "the dotted path of a class or function", remedy))
         return
     for flag in ("_partial_", "_recursive_"):
         if not isinstance(node.get(flag, False), bool):
-            problems.append(UserError(f"{key}.{flag}", _show(node[flag]), "true or false", f"correct {key}.{flag}"))
+            inner = f"{key}.{flag}"
+            problems.append(UserError(inner, _show(node[flag]), "true or false", f"set {inner}=true or {inner}=false"))
     try:
         target = locate(path)
     except UserError as error:
         problems.append(UserError(f"{where}={path}", error.found, error.expected, error.remedy))
         return
     if not callable(target):
-        problems.append(UserError(f"{where}={path}", f"a {type(target).__name__}", "a class or function", "correct it"))
+        remedy = f"set {where} to a class or function of {path.rpartition('.')[0]}"
+        problems.append(UserError(f"{where}={path}", f"a {type(target).__name__}", "a class or function", remedy))
         return
     given = {k: v for k, v in node.items() if k not in _HYDRA_KEYS}
     try:
         positional = parameters(target).positional[: len(node.get("_args_", ()))]
     except (ValueError, TypeError):
-        problems.append(
-            UserError(f"{where}={path}", "Python knows no signature of it", "a class or function", "wrap it")
-        )
+        expected, remedy = "a target whose parameters have names", f"set {where} to a Python function that calls {path}"
+        problems.append(UserError(f"{where}={path}", "Python knows no signature of it", expected, remedy))
         return
-    _bind(target, given, key, problems, partial=partial is True, filled=positional)
+    _bind(target, given, key, problems, partial=partial is True, filled=positional, built=True)
 
 
 def _bind(
@@ -192,15 +200,26 @@ def _bind(
     problems: list[UserError],
     partial: bool = False,
     filled: Sequence[str] = (),
+    built: bool = False,
 ) -> None:
-    """Checks names and types of `given` against the parameters of `target`; `filled` are set by position."""
+    """Check names and types of `given` against the parameters of `target`.
+
+    Args:
+        target: a class or function; for a plain node its schema.
+        given: the values by name.
+        key: the node's place in the tree.
+        problems: where problems are noted.
+        partial: whether parameters may stay open.
+        filled: the parameters that are set by position.
+        built: whether the node has a `_target_`.
+    """
     accepted = parameters(target)
     title = f"{target.__module__}.{getattr(target, '__qualname__', type(target).__name__)}"
     names, annotations = list(accepted.names), dict(accepted.annotations)
     if accepted.kwargs:
         if title not in KWARGS_RECEIVER:
             found = f"{title} takes **kwargs, where a misspelt key vanishes silently"
-            remedy = "name the parameters in the target, or wrap it in a function that does"
+            remedy = f"set {key}._target_ to a function that names the parameters and calls {title}"
             problems.append(UserError(key, found, "a target with named parameters only", remedy))
             return
         receiver = parameters(locate(KWARGS_RECEIVER[title]))
@@ -210,7 +229,7 @@ def _bind(
         inner = f"{key}.{name}" if key else str(name)
         if name not in names or name in filled:
             near = nearest(str(name), names)
-            remedy = f"did you mean {' or '.join(near)}?" if near else "remove it"
+            remedy = f"did you mean {' or '.join(near)}?" if near else f"leave {inner} out"
             problems.append(UserError(inner, f"{title} has no parameter {name!r}", f"one of: {shorten(names)}", remedy))
         elif name in annotations and not (value is None and accepted.defaults.get(name, _BROKEN) is None):
             _check_type(value, annotations[name], inner, problems)
@@ -219,7 +238,9 @@ def _bind(
             if name not in given and name not in filled:
                 inner = f"{key}.{name}" if key else name
                 kind = type_name(annotations[name]) if name in annotations else "a value"
-                remedy = f"set {inner}, or `_partial_: true` when the code supplies it" if key else f"set {inner}"
+                remedy = f"set +{inner}=VALUE"
+                if built and key:
+                    remedy += f", or +{key}._partial_=true where the code supplies it"
                 problems.append(UserError(inner, f"missing, {title} needs it", kind, remedy))
 
 
@@ -249,13 +270,13 @@ def _check_type(value: Any, annotation: Any, key: str, problems: list[UserError]
                 f"{key}.{loc}" if loc else key,
                 f"{_show(value)} ({type(value).__name__})",
                 expected,
-                f"give {key} a value of that type",
+                f"set {key}=VALUE with a value of that type",
             )
         )
 
 
 def _dataclass_in(annotation: Any) -> type | None:
-    """The dataclass D of an annotation `D` or `D | None`."""
+    """Return the dataclass D of an annotation `D` or `D | None`, None for any other."""
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     options = typing.get_args(annotation) if union else ()
     found = [a for a in (options or (annotation,)) if inspect.isclass(a) and dataclasses.is_dataclass(a)]

@@ -1,7 +1,7 @@
 """Configuration: where `conf/` lies, and how a command line becomes one tree.
 
-Built on the parts that Hydra's own compose API is made of (hydra-core is pinned to one release): one loader then
-serves all jobs of a sweep, and nothing global is left behind.
+Built on the parts that Hydra's own compose API is made of (hydra-core is pinned to one release): one loader then serves
+all jobs of a sweep, and nothing global is left behind.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FAILURES = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
 
 def choose(name: str, values: Mapping[str, Any], otherwise: Any) -> Any:
-    """The resolver `${choose:NAME,{A:a, B:b},OTHERWISE}`: a where NAME is A, …; OTHERWISE for any other name.
+    """Resolve `${choose:NAME,{A:a, B:b},OTHERWISE}`: a where NAME is A, …; OTHERWISE for any other name.
 
     For values that a paper gives per data set: `${choose:${hydra:runtime.choices.data},{cremad:8.0},4.0}`, without a
     blank after a colon, which YAML would read as a mapping of its own.
@@ -45,9 +45,9 @@ OmegaConf.register_new_resolver("choose", choose, replace=True)
 
 
 def conf_dir() -> Path:
-    """Absolute path of the YAML tree: `suite/conf` inside an installed wheel, `<repo>/conf` in a checkout.
+    """Return the absolute path of the YAML tree: `suite/conf` inside an installed wheel, `<repo>/conf` in a checkout.
 
-    Found from this file, so `python -m`, the console script, an editable install and a wheel all agree.
+    It is found from this file, so `python -m`, the console script, an editable install and a wheel all agree.
     """
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "conf", package.parent / "conf"):
@@ -57,19 +57,20 @@ def conf_dir() -> Path:
         str(package.parent / "conf"),
         "no such folder",
         "the YAML files that belong to this package",
-        "install the package again, or run from a complete checkout",
+        "install the package again (pip install .), or run from a checkout that has conf/",
     )
 
 
 class Composer:
     """Composes the trees of one program.
 
+    Groups are searched in the program's folder, then in `<config_dir>/common`.
+
     Args:
-        program: `asgml` means `<config_dir>/asgml/config.yaml`, `latentwire/ladder` means
-            `<config_dir>/latentwire/ladder.yaml`. Groups are searched in the program's folder, then in
-            `<config_dir>/common`.
-        config_dir: absolute folder of the YAML files; default `conf_dir()`.
-        extra_dirs: more folders to search, before the program's own (Hydra's `--config-dir`).
+        program: the program's name; `asgml` means `<config_dir>/asgml/config.yaml`, `latentwire/ladder` means
+            `<config_dir>/latentwire/ladder.yaml`.
+        config_dir: the absolute folder of the YAML files; None is `conf_dir()`.
+        extra_dirs: the folders to search before the program's own (Hydra's `--config-dir`).
 
     Raises:
         UserError: one of `extra_dirs` does not exist.
@@ -86,7 +87,7 @@ class Composer:
                     f"--config-dir {folder}",
                     "no such folder",
                     "a folder of YAML files",
-                    "give the path of a folder that exists",
+                    f"mkdir -p {folder}, or leave --config-dir out",
                 )
             search_path.prepend("command-line", f"file://{folder.resolve()}", SearchPathQuery(provider="schema"))
         for folder in shared:
@@ -94,7 +95,11 @@ class Composer:
         self.loader = ConfigLoaderImpl(config_search_path=search_path)
 
     def with_hydra(self, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:
-        """Return the composed tree with Hydra's own node under `hydra`; in struct mode. Raises UserError."""
+        """Return the composed tree with Hydra's own node under `hydra`, in struct mode.
+
+        Raises:
+            UserError: everything in the overrides that does not fit, or files that do not compose.
+        """
         try:
             cfg = self.loader.load_configuration(self.name, list(overrides), mode, from_shell=False)
             assert isinstance(cfg, DictConfig)
@@ -103,19 +108,22 @@ class Composer:
             raise self._explain(self.name, list(overrides), mode, error) from error
 
     def compose(self, overrides: Sequence[str] = ()) -> DictConfig:
-        """Return the program's tree, as `hydra.main` would hand it to the task; in struct mode. Raises UserError.
+        """Return the program's tree as `hydra.main` would hand it to the task, in struct mode.
 
         Interpolations of Hydra's own values (the name of the chosen experiment) are replaced by their values; all
         others stay, so that the identity of a run can tell a data root from a choice.
+
+        Raises:
+            UserError: as `with_hydra`.
         """
         return without_hydra(self.with_hydra(overrides))
 
     def options(self, group: str) -> list[str]:
-        """Names of the YAML files in a config group, e.g. `options("experiment")`."""
+        """Return the names of the YAML files in a config group, e.g. `options("experiment")`."""
         return self.loader.get_group_options(group, ObjectType.CONFIG)
 
     def groups(self, parent: str = "") -> list[str]:
-        """All config groups, nested ones as `a/b`; Hydra's own are left out."""
+        """Return all config groups, nested ones as `a/b`, Hydra's own left out."""
         found: list[str] = []
         for name in self.loader.get_group_options(parent, ObjectType.GROUP):
             group = f"{parent}/{name}" if parent else name
@@ -124,7 +132,7 @@ class Composer:
         return found
 
     def _explain(self, config_name: str, overrides: list[str], mode: RunMode, error: Exception) -> UserError:
-        """Finds what the user typed wrong. Hydra's message is only quoted when no override is to blame."""
+        """Find what the user typed wrong; Hydra's message is only quoted where no override is to blame."""
         parsed, problems = [], []
         for line in overrides:
             try:
@@ -153,7 +161,7 @@ class Composer:
                 " ".join(overrides) or config_name,
                 _message(error),
                 "a tree that composes",
-                "see the message above",
+                "leave out the override that the message names",
             )
         return problems[0] if len(problems) == 1 else merge_errors(problems, f"{config_name}: command line")
 
@@ -167,12 +175,13 @@ class Composer:
             values: list[Any] = list(override.sweep_iterator(transformer=str)) if override.is_discrete_sweep() else []
         else:
             values = value if isinstance(value, list) else [value]
+        group = override.key_or_group
         return [
             UserError(
-                f"{override.key_or_group}={name}",
-                f"no option {name!r} in config group {override.key_or_group!r}",
+                f"{group}={name}",
+                f"no option {name!r} in config group {group!r}",
                 f"one of: {shorten(options)}",
-                _did_you_mean(nearest(str(name), options), f"{override.key_or_group}="),
+                _did_you_mean([f"{group}={near}" for near in nearest(str(name), options)], f"leave {group}={name} out"),
             )
             for name in values
             if name is not None and str(name) not in options and not override.is_delete() and "[" not in str(name)
@@ -184,24 +193,25 @@ class Composer:
         parent = key.rpartition(".")[0]
         siblings = [k.rpartition(".")[2] for k in own if parent and k.rpartition(".")[0] == parent]
         add = f"a key that is new on purpose is added with +{override.input_line}"
+        nothing = f"nothing comes near: leave {override.input_line} out; `--cfg job` prints the keys there are"
         if parent in own and not siblings:
             expected, remedy = f"{parent!r} is empty here", add
         elif siblings:
             expected = f"a key of {parent!r}: {shorten(s for s in siblings if not s.startswith('_'))}"
-            remedy = f"{_did_you_mean(nearest_key(key, own))}; {add}"
+            remedy = f"{_did_you_mean(nearest_key(key, own), nothing)}; {add}"
         else:
             expected = "a key of the composed tree"
-            remedy = _did_you_mean(nearest_key(key, [*own, *self.groups()]))
+            remedy = _did_you_mean(nearest_key(key, [*own, *self.groups()]), nothing)
         return UserError(override.input_line or key, f"unknown key {key!r}", expected, remedy)
 
     def _in_the_files(self, config_name: str, choices: list[Override], error: Exception) -> UserError:
         where = " ".join([f"{config_name}.yaml", *(o.input_line or "" for o in choices if not o.is_hydra_override())])
+        remedy = "edit the YAML file that the message names, or choose another option of its group"
         mark = getattr(error, "problem_mark", None)
         if mark is not None:
             where = f"{mark.name}, line {mark.line + 1}"
-        return UserError(
-            where, _message(error), "YAML files that compose", "correct the file or the choice named above"
-        )
+            remedy = f"edit {mark.name} at this line: a bracket, a quote or a blank is missing there or just before"
+        return UserError(where, _message(error), "YAML files that compose", remedy)
 
 
 def primary(program: str, config_dir: Path | None = None) -> tuple[Path, str, list[Path]]:
@@ -215,13 +225,15 @@ def compose(program: str, overrides: Sequence[str] = (), config_dir: Path | None
     """Compose one tree of a program (see `Composer`) from command-line overrides.
 
     Example: `compose("asgml", ["experiment=cremad_mini", "asgml.tau=2"])`.
-    Raises UserError for an unknown key, group or option (with the nearest valid names) and for wrong syntax.
+
+    Raises:
+        UserError: an unknown key, group or option (with the nearest valid names), or wrong syntax.
     """
     return Composer(program, config_dir).compose(overrides)
 
 
 def without_hydra(cfg: DictConfig) -> DictConfig:
-    """Takes Hydra's own node out of a tree (in place), after the references to it have been replaced."""
+    """Take Hydra's own node out of a tree, in place, after replacing the references to it; return the tree."""
     singleton = HydraConfig.instance()
     before = singleton.cfg
     try:
@@ -235,7 +247,7 @@ def without_hydra(cfg: DictConfig) -> DictConfig:
 
 
 def pin_hydra(cfg: DictConfig) -> None:
-    """Replaces in place every `${hydra:...}` by its value; needs `HydraConfig` to be set."""
+    """Replace in place every `${hydra:...}` by its value; `HydraConfig` must be set."""
 
     def visit(node: Any, keys: Iterable[Any]) -> None:
         for key in keys:
@@ -252,7 +264,7 @@ def pin_hydra(cfg: DictConfig) -> None:
 
 
 def dotted_keys(cfg: Any, prefix: str = "") -> list[str]:
-    """All keys of a tree, inner nodes included: `["asgml", "asgml.tau", …]`; lists are leaves."""
+    """Return all keys of a tree, inner nodes included: `["asgml", "asgml.tau", …]`; lists are leaves."""
     keys: list[str] = []
     if not isinstance(cfg, DictConfig) or cfg._is_none() or cfg._is_missing() or cfg._is_interpolation():
         return keys
@@ -263,12 +275,12 @@ def dotted_keys(cfg: Any, prefix: str = "") -> list[str]:
 
 
 def nearest(name: str, valid: Iterable[str], n: int = 3) -> list[str]:
-    """The valid names most like `name`, best first; empty when none comes near."""
+    """Return the valid names most like `name`, best first; [] where none comes near."""
     return difflib.get_close_matches(name, list(dict.fromkeys(valid)), n=n, cutoff=0.6)
 
 
 def nearest_key(key: str, valid: Sequence[str], n: int = 3) -> list[str]:
-    """Like `nearest`, for dotted keys: a sibling first, then the same last part at another place."""
+    """Return the valid dotted keys most like `key`: siblings if any, else first the same last part elsewhere."""
     parent, _, last = key.rpartition(".")
     siblings = nearest(last, (k.rpartition(".")[2] for k in valid if k.rpartition(".")[0] == parent), n)
     if siblings:
@@ -279,7 +291,7 @@ def nearest_key(key: str, valid: Sequence[str], n: int = 3) -> list[str]:
 
 
 def merge_errors(problems: Sequence[UserError], where: str, limit: int = 12) -> UserError:
-    """Several problems on one screen; identical ones once."""
+    """Return one error that tells several problems on one screen, identical ones once, `limit` at most in full."""
     unique = list({str(p): p for p in problems}.values())
     if len(unique) == 1:
         return unique[0]
@@ -291,20 +303,19 @@ def merge_errors(problems: Sequence[UserError], where: str, limit: int = 12) -> 
     return UserError(
         f"{where}: {len(unique)} problems",
         "\n  " + "\n  ".join(lines),
-        "what is said at each line",
-        "correct the lines above; `--cfg job` prints the composed tree",
+        "what each line names as expected",
+        "what each line ends with; `--cfg job` prints the composed tree",
     )
 
 
 def shorten(names: Iterable[str], limit: int = 12) -> str:
+    """Return the first names as one line, with the number of those left out."""
     listed = list(names)
     return ", ".join(listed[:limit]) + (f", … ({len(listed) - limit} more)" if len(listed) > limit else "")
 
 
-def _did_you_mean(candidates: Sequence[str], prefix: str = "") -> str:
-    if not candidates:
-        return "nothing comes near; `--cfg job` prints the composed tree"
-    return "did you mean " + " or ".join(prefix + c for c in candidates) + "?"
+def _did_you_mean(candidates: Sequence[str], otherwise: str) -> str:
+    return "did you mean " + " or ".join(candidates) + "?" if candidates else otherwise
 
 
 def _syntax_error(line: str, error: OverrideParseException) -> UserError:

@@ -12,10 +12,10 @@ from callbacks.errors import UserError
 
 
 def build_node(node: DictConfig) -> Any:
-    """The object (or partial) that a `_target_` node describes, its containers as plain dicts and lists.
+    """Build the object (or partial) that a `_target_` node describes, its containers as plain dicts and lists.
 
     Raises:
-        UserError: raised by a constructor; Hydra would wrap it into its own exception with a long trace.
+        UserError: as a constructor raised it; Hydra would wrap it into its own exception with a long trace.
     """
     try:
         return instantiate(node, _convert_="all")

@@ -23,7 +23,11 @@ _UNCHECKABLE = (PydanticSchemaGenerationError, PydanticUserError, SchemaError, N
 
 
 def locate(path: str) -> Any:
-    """The object that a `_target_` names. Raises UserError with the names nearest to the part that is missing."""
+    """Return the object that a `_target_` names.
+
+    Raises:
+        UserError: no such object, with the names nearest to the part that is missing, or a module whose import fails.
+    """
     try:
         return _locate(path)
     except Exception as error:
@@ -31,31 +35,45 @@ def locate(path: str) -> Any:
         missing = path[len(parent) :].strip(".").split(".")[0] if path != parent else path
         if missing in names:
             found = f"importing {parent}.{missing} fails: {_root_cause(error)}"
-            raise UserError(path, found, "an importable module", "repair or install what is named") from error
+            remedy = f"install what is missing (pip install), or make `python -c 'import {parent}.{missing}'` work"
+            raise UserError(path, found, "an importable module", remedy) from error
         near = [f"{parent}.{n}" if parent else n for n in nearest(missing, names)]
         raise UserError(
             path,
             f"{parent or 'Python'} has no {missing!r}",
             "the dotted path of a class or function",
-            f"did you mean {' or '.join(near)}?" if near else "correct _target_",
+            f"did you mean {' or '.join(near)}?" if near else "set _target_ to package.module.Name",
         ) from error
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameters:
-    """What a target accepts by name."""
+    """What a target accepts.
+
+    Attributes:
+        names: the parameters that may be given by name.
+        required: those of them without a default.
+        positional: the parameters that may be given by position, in order.
+        kwargs: whether the target takes any other name.
+        annotations: the resolved type by parameter; one whose annotation cannot be resolved is absent.
+        defaults: the default by parameter.
+    """
 
     names: tuple[str, ...]
     required: tuple[str, ...]
     positional: tuple[str, ...]
     kwargs: bool
-    annotations: dict[str, Any]  # resolved; a parameter whose annotation cannot be resolved is absent
+    annotations: dict[str, Any]
     defaults: dict[str, Any]
 
 
 @functools.lru_cache(maxsize=1024)
 def parameters(target: Callable[..., Any]) -> Parameters:
-    """Signature of a class or function, `self` left out. Raises ValueError where Python knows none."""
+    """Return what a class or function accepts, `self` left out.
+
+    Raises:
+        ValueError: Python knows no signature of it.
+    """
     kinds = inspect.Parameter
     listed = list(inspect.signature(target).parameters.values())
     named = [p for p in listed if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)]
@@ -71,7 +89,7 @@ def parameters(target: Callable[..., Any]) -> Parameters:
 
 
 def _hint(target: Callable[..., Any], parameter: inspect.Parameter) -> Any:
-    """The annotation, resolved on its own: one bad name does not hide the others."""
+    """Return the annotation of one parameter, resolved on its own: one bad name does not hide the others."""
     owner = target.__init__ if inspect.isclass(target) else target
     if dataclasses.is_dataclass(target) and inspect.isclass(target):
         for base in target.__mro__:  # an inherited field is written in the namespace of the module it stands in
@@ -92,7 +110,7 @@ def _resolve(annotation: Any, namespace: dict[str, Any]) -> Any:
 
 
 def adapter(annotation: Any) -> TypeAdapter[Any] | None:
-    """Validator of an annotation; None where pydantic has none (a Protocol, an exotic third-party type)."""
+    """Return the validator of an annotation; None where pydantic has none (a Protocol, an exotic third-party type)."""
     try:
         return _cached_adapter(annotation)
     except TypeError:  # not hashable
@@ -115,13 +133,14 @@ def _cached_adapter(annotation: Any) -> TypeAdapter[Any] | None:
 
 
 def type_name(annotation: Any) -> str:
+    """Return an annotation as a user would write it."""
     if typing.get_origin(annotation) is Annotated:
         annotation = typing.get_args(annotation)[0]
     return inspect.formatannotation(annotation).replace("typing.", "")
 
 
 def _deepest(path: str) -> tuple[str, list[str]]:
-    """The longest importable part of a dotted path and the names it offers."""
+    """Return the longest importable part of a dotted path and the names it offers."""
     parts = [p for p in path.split(".") if p]
     for end in range(len(parts) - 1, 0, -1):
         try:

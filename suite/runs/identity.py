@@ -1,7 +1,7 @@
 """Identity: two runs are the same run when everything that can change their numbers is the same.
 
-A run's directory, its lock, its ledger row and its W&B id derive from `config_hash`. What is left out of the hash,
-and why, is the table `NOT_MEANINGFUL`; whatever is not in it counts.
+A run's directory, its lock, its ledger row and its W&B id derive from `config_hash`. What is left out of the hash, and
+why, is the table `NOT_MEANINGFUL`; whatever is not in it counts.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ HASH_LENGTH = 12
 
 
 def meaningful(cfg: DictConfig) -> dict[str, Any]:
-    """The part of a tree that decides the numbers, as plain containers in canonical form.
+    """Return the part of a tree that decides the numbers, as plain containers in canonical form.
 
-    Numbers are canonical (1.0 and 1 are one, a nan is "nan"); a value that refers to `paths` (a data root) counts
-    as the reference, so a run keeps its identity on another machine; an ordered mapping is a list of pairs.
+    Numbers are canonical (1.0 and 1 are one, a nan is "nan"); a value that refers to `paths` (a data root) counts as
+    the reference, so a run keeps its identity on another machine; an ordered mapping is a list of pairs.
     """
     tree = copy.deepcopy(cfg)
     with read_write(tree), open_dict(tree):
@@ -74,14 +74,19 @@ def meaningful(cfg: DictConfig) -> dict[str, Any]:
 
 
 def config_hash(cfg: DictConfig) -> str:
-    """Twelve hexadecimal digits of SHA-256 over the canonical JSON of `meaningful(cfg)`."""
+    """Return twelve hexadecimal digits of SHA-256 over the canonical JSON of `meaningful(cfg)`."""
     text = json.dumps(meaningful(cfg), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
 
 
+def runs_root(cfg: DictConfig) -> Path:
+    """Return the absolute `<paths.runs>`."""
+    return Path(str(cfg.paths.runs)).expanduser().absolute()
+
+
 def run_dir(cfg: DictConfig) -> Path:
-    """Absolute `<paths.runs>/<name>/<hash>`; nothing is created."""
-    return Path(str(cfg.paths.runs)).expanduser().absolute() / str(cfg.name) / config_hash(cfg)
+    """Return the absolute `<paths.runs>/<name>/<hash>`; nothing is created."""
+    return runs_root(cfg) / str(cfg.name) / config_hash(cfg)
 
 
 def _canonical(value: Any) -> Any:

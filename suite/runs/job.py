@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from callbacks.errors import UserError
 from suite.runs import record
-from suite.runs.identity import config_hash, run_dir
+from suite.runs.identity import config_hash, run_dir, runs_root
 from suite.runs.ledger import FILE_NAME, Ledger, jsonable, write_json
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -37,10 +37,12 @@ class Run:
     """What the launcher tells the task.
 
     Attributes:
-        dir: the run directory; exists.
-        hash, name, seed: identity, experiment name, seed (everything is seeded already).
-        resume_from: checkpoint to continue from, None for a fresh start.
-        is_main: False in the child ranks of a distributed run, which write no result.
+        dir: the run directory, which exists.
+        hash: the run's identity.
+        name: the name of the experiment.
+        seed: the run's seed; everything is seeded already.
+        resume_from: the checkpoint to continue from, None for a fresh start.
+        is_main: whether this is rank 0; the child ranks of a distributed run write no result.
     """
 
     dir: Path
@@ -56,7 +58,17 @@ Task = Callable[[DictConfig, Run], dict[str, Any]]
 
 @dataclass
 class Outcome:
-    """How one job ended. `result` is the content of `result.json`."""
+    """Says how one job ended.
+
+    Attributes:
+        hash: the run's identity.
+        dir: the run directory.
+        status: how it ended; `skipped` reuses an earlier result.
+        result: the content of `result.json`.
+        error: what went wrong, empty if nothing did.
+        user_error: whether that was the user's input.
+        exit_code: the exit code of a stopped job, 0 for any other.
+    """
 
     hash: str
     dir: Path
@@ -64,11 +76,11 @@ class Outcome:
     result: dict[str, Any] = field(default_factory=dict)
     error: str = ""
     user_error: bool = False
-    exit_code: int = 0  # of a stopped job
+    exit_code: int = 0
 
 
 def is_main_process() -> bool:
-    """Whether this is rank 0. Lightning starts the other ranks as copies of the command with LOCAL_RANK set."""
+    """Return whether this is rank 0. Lightning starts the other ranks as copies of the command with LOCAL_RANK set."""
     if int(os.environ.get("NODE_RANK", "0")) > 0 and "RANK" not in os.environ:
         return False
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
@@ -78,18 +90,18 @@ def is_main_process() -> bool:
 
 
 def ledger_of(cfg: DictConfig) -> Ledger:
-    """`<paths.runs>/ledger.jsonl`."""
-    return Ledger(Path(str(cfg.paths.runs)).expanduser().absolute() / FILE_NAME)
+    """Return the ledger of a tree, `<paths.runs>/ledger.jsonl`."""
+    return Ledger(runs_root(cfg) / FILE_NAME)
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """Content of a run directory's `result.json`; empty when there is none."""
+    """Read a run directory's `result.json`; {} when there is none."""
     path = folder / RESULT
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def execute(cfg: DictConfig, program: str, task: Task) -> Outcome:
-    """Runs one job to its end and never raises: failures, SIGTERM and Ctrl-C become the `Outcome`.
+    """Run one job to its end without raising: failures, SIGTERM and Ctrl-C become the `Outcome`.
 
     In a child rank of a distributed run nothing is locked or written, and exceptions pass through.
     """
@@ -180,7 +192,7 @@ def _checked(result: Any, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _finished_before(cfg: DictConfig, program: str, folder: Path, run_hash: str) -> dict[str, Any] | None:
-    """The earlier result when this very run is finished already and may be reused."""
+    """Return the earlier result if this very run is finished already and may be reused."""
     if cfg.resume == "never":
         return None
     result = read_result(folder)
@@ -192,13 +204,13 @@ def _finished_before(cfg: DictConfig, program: str, folder: Path, run_hash: str)
 
 
 def _make_room(cfg: DictConfig, folder: Path) -> Path | None:
-    """Applies `resume`: the checkpoint to continue from, or None with no earlier attempt left in the way."""
+    """Apply `resume`: return the checkpoint to continue from, or None with no earlier attempt left in the way."""
     checkpoint = folder / CHECKPOINT
     if cfg.resume != "never" and checkpoint.exists():
         return checkpoint
     if cfg.resume == "must":
         found, expected = f"no {CHECKPOINT} in {folder}", "a checkpoint of exactly this configuration"
-        raise UserError("resume=must", found, expected, "use resume=auto")
+        raise UserError("resume=must", found, expected, "set resume=auto")
     own = {RESULT, CONFIG}
     if folder.exists() and (cfg.resume == "never" or any(p.name not in own for p in folder.iterdir())):
         number = 1
@@ -210,7 +222,7 @@ def _make_room(cfg: DictConfig, folder: Path) -> Path | None:
 
 @contextmanager
 def _lock(path: Path, folder: Path) -> Iterator[None]:
-    """Holds a run for this process. The kernel frees it when the process dies: no stale lock needs removing."""
+    """Hold a run for this process. The kernel frees it when the process dies: no stale lock needs removing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as file:
         try:
@@ -222,7 +234,7 @@ def _lock(path: Path, folder: Path) -> Iterator[None]:
                 str(folder),
                 f"in use by {owner}",
                 "one process per run",
-                "wait for it to end or stop it; a different seed or configuration is a different run",
+                "wait until it ends, or stop it with kill; another seed or configuration is another run",
             ) from None
         try:
             file.truncate(0)
@@ -235,10 +247,10 @@ def _lock(path: Path, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _sigterm_exits() -> Iterator[None]:
-    """SIGTERM ends the job with exit code 143 while nobody else handles it.
+    """Let SIGTERM end the job with exit code 143 while nobody else handles it.
 
-    During `Trainer.fit` others do: Lightning (and the stop callback) install their handlers and call this one as
-    well; it then holds still, so that the step in progress can end and be saved.
+    During `Trainer.fit` others do: Lightning (and the stop callback) install their handlers and call this one as well;
+    it then holds still, so that the step in progress can end and be saved.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -262,7 +274,7 @@ def _sigterm_exits() -> Iterator[None]:
 
 
 def _stop_code(error: BaseException) -> int:
-    """Exit code of a job that was stopped from outside, 0 for one that failed by itself."""
+    """Return the exit code of a job that was stopped from outside, 0 for one that failed by itself."""
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     if isinstance(error, KeyboardInterrupt):
@@ -278,7 +290,7 @@ def _stop_code(error: BaseException) -> int:
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds Python, NumPy, torch and, through Lightning, data-loader workers."""
+    """Seed Python, NumPy, torch and, through Lightning, data-loader workers."""
     from lightning import seed_everything as seed_all
 
     seed_all(seed, workers=True, verbose=False)

@@ -1,11 +1,11 @@
-"""The front door of a program: check every job of the command line, run them through Hydra, tell how each ended.
+"""The front door of a program: check every job of the command line, run them through Hydra, report how each ended.
 
     python -m asgml.run experiment=cremad_mini asgml.tau=2            one run
     python -m asgml.run -m experiment=cremad_mini asgml.tau=0,1,2     a sweep
     python -m asgml.run -m … --failed-only                            of a sweep, what failed or was stopped
 
-Exit codes: 0 all finished (or were finished before), 1 a job failed, 2 the user's input is at fault, 130 Ctrl-C,
-143 SIGTERM.
+Exit codes: 0 if all jobs have finished (now or before), 1 if one failed, 2 if the user's input is at fault, 130 after
+Ctrl-C, 143 after SIGTERM.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -26,14 +26,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import filter_overrides
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
 
 from callbacks.errors import UserError
 from suite.config.check import Dead, check, check_effective
 from suite.config.compose import VERSION_BASE, Composer, merge_errors, pin_hydra, primary, without_hydra
+from suite.runs.display import console, failure_table, metric, sweep_table, varying
 from suite.runs.identity import config_hash, run_dir
 from suite.runs.job import Outcome, Run, Task, execute, is_main_process, ledger_of, read_result
 from suite.runs.record import release_memory
@@ -57,7 +56,14 @@ _HYDRA_SETTINGS = (
 
 @dataclass
 class Job:
-    """One job of a command line: its overrides, tree and identity."""
+    """One job of a command line.
+
+    Attributes:
+        overrides: the overrides that the user typed for it.
+        cfg: its tree.
+        hash: its identity.
+        dir: its run directory.
+    """
 
     overrides: list[str]
     cfg: DictConfig
@@ -66,8 +72,14 @@ class Job:
 
 
 @dataclass
-class Plan:
-    """All jobs of a command line, composed and checked."""
+class PlannedJobs:
+    """All jobs of a command line, composed and checked.
+
+    Attributes:
+        jobs: the jobs in the order in which they run.
+        multirun: whether the command line is a sweep.
+        local: whether the jobs run in this process, one after the other.
+    """
 
     jobs: list[Job]
     multirun: bool
@@ -83,17 +95,21 @@ def launch(
     config_dir: Path | None = None,
     argv: Sequence[str] | None = None,
 ) -> None:
-    """Runs a program from its command line; returns when all is well, else raises SystemExit with the code above.
+    """Run a program from its command line.
 
     Args:
-        program: names the primary config, `<config_dir>/<program>/config.yaml`; see `suite.config.compose.Composer`.
-        task: does one run; gets the tree and a `Run`, returns `val`, `test`, `val_best`, `test_best`, `counters`
-            and whatever else belongs into `result.json`. Raises UserError for bad input, SystemExit(143) after
-            SIGTERM, once saved.
-        dead: keys without effect under a tree, with the reason; see `suite.config.check.check_effective`.
-        schema: dataclass of the plain nodes of the tree; see `suite.config.check.check`.
-        config_dir: folder of the YAML files; default `suite.config.compose.conf_dir()`.
-        argv: arguments in place of `sys.argv[1:]`.
+        program: the program's name, and that of its primary config `<config_dir>/<program>/config.yaml`; see
+            `suite.config.compose.Composer`.
+        task: the function that does one run; it gets the tree and a `Run`, and returns `val`, `test`, `val_best`,
+            `test_best`, `counters` and whatever else belongs into `result.json`. It raises UserError for bad input, and
+            SystemExit(143) after SIGTERM, once everything is saved.
+        dead: the keys without effect under a tree, with the reason; see `suite.config.check.check_effective`.
+        schema: the dataclass of the plain nodes of the tree; see `suite.config.check.check`.
+        config_dir: the folder of the YAML files; None is `suite.config.compose.conf_dir()`.
+        argv: the arguments in place of `sys.argv[1:]`.
+
+    Raises:
+        SystemExit: with the codes of this module, unless all is well.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     failed_only = FAILED_ONLY in arguments
@@ -109,18 +125,18 @@ def launch(
         planned = _plan(program, args, config_dir, dead, schema)
     except UserError as error:
         _fail(error)
-    job = _Task(program, task, failed_only, len(planned.jobs) if planned.multirun else 0)
+    runner = _JobRunner(program, task, failed_only, len(planned.jobs) if planned.multirun else 0)
     code = 0
     try:
-        _through_hydra(program, config_dir, _before_overrides(arguments, args, _HYDRA_SETTINGS), job)
+        _through_hydra(program, config_dir, _before_overrides(arguments, args, _HYDRA_SETTINGS), runner)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     if not is_main_process():
         if code:
             raise SystemExit(code)
         return
-    outcomes = [job.outcomes.get(j.hash) or _left_behind(j, planned.local) for j in planned.jobs]
-    _report(planned, outcomes)
+    outcomes = [runner.outcomes.get(job.hash) or _left_behind(job, planned.local) for job in planned.jobs]
+    _show(planned, outcomes)
     failed = [o for o in outcomes if o.status == "failed"]
     if code == 0 and failed:
         code = UserError.EXIT_CODE if all(o.user_error for o in failed) else 1
@@ -134,15 +150,19 @@ def plan(
     config_dir: Path | None = None,
     dead: Dead | None = None,
     schema: type | None = None,
-) -> Plan:
-    """Composes and checks every job of a command line, runs none; raises one UserError with all that is wrong."""
+) -> PlannedJobs:
+    """Compose and check every job of a command line and run none; arguments as in `launch`.
+
+    Raises:
+        UserError: one error with all that is wrong.
+    """
     args = get_args_parser().parse_args([a for a in argv if a != FAILED_ONLY])
     return _plan(program, args, config_dir, dead, schema)
 
 
 def _plan(
     program: str, args: argparse.Namespace, config_dir: Path | None, dead: Dead | None, schema: type | None
-) -> Plan:
+) -> PlannedJobs:
     composer = Composer(program, config_dir, _extra_dirs(args))
     given = [*_HYDRA_SETTINGS, *args.overrides]
     mode = RunMode.MULTIRUN if args.multirun or _mode(args.overrides) == "MULTIRUN" else RunMode.RUN
@@ -154,7 +174,7 @@ def _plan(
     else:
         lines = [given]
     jobs, problems = [], []
-    for overrides in track(lines, "checking jobs", console=_console(), transient=True, disable=len(lines) < 20):
+    for overrides in track(lines, "checking jobs", console=console(), transient=True, disable=len(lines) < 20):
         try:
             cfg = composer.compose(overrides) if mode == RunMode.MULTIRUN else without_hydra(master)
             check(cfg, schema)
@@ -169,11 +189,11 @@ def _plan(
     if problems:
         raise merge_errors(problems, f"{len(problems)} of {len(lines)} jobs" if len(lines) > 1 else program)
     _refuse_twins(jobs)
-    return Plan(jobs, mode == RunMode.MULTIRUN, local)
+    return PlannedJobs(jobs, mode == RunMode.MULTIRUN, local)
 
 
-class _Task:
-    """What Hydra calls for each job. Catches everything: Hydra shows only the first failure of a sweep."""
+class _JobRunner:
+    """What Hydra calls for each job. It catches everything, because Hydra shows only the first failure of a sweep."""
 
     def __init__(self, program: str, task: Task, failed_only: bool, total: int):
         self.program, self.task, self.failed_only, self.total = program, task, failed_only, total
@@ -189,8 +209,8 @@ class _Task:
             if self.total:
                 settings = HydraConfig.get()
                 line = f"[bold]job {settings.job.num + 1}/{self.total}[/] {escape(' '.join(settings.overrides.task))}"
-                _console().print(line, highlight=False)
-            _console().print(escape(str(folder)), style="dim", highlight=False, soft_wrap=True)
+                console().print(line, highlight=False)
+            console().print(escape(str(folder)), style="dim", highlight=False, soft_wrap=True)
         if self.outcomes:
             release_memory()
         try:
@@ -202,9 +222,9 @@ class _Task:
             outcome = Outcome(run_hash, folder, "failed", {}, f"{type(error).__name__}: {error}")
         self.outcomes[run_hash] = outcome
         if outcome.status == "skipped" and is_main_process():
-            numbers = ", ".join(f"{k}: {m}" for k in ("val", "test") if (m := _metric(outcome.result.get(k))))
+            numbers = ", ".join(f"{k}: {m}" for k in ("val", "test") if (m := metric(outcome.result.get(k))))
             line = f"finished before, result reused (resume=never runs it again) {numbers}"
-            _console().print(line, style="yellow")
+            console().print(line, style="yellow")
         if outcome.status == "failed" and outcome.user_error:
             print(outcome.error, file=sys.stderr)
         if outcome.exit_code:
@@ -212,7 +232,7 @@ class _Task:
 
 
 def _before_overrides(arguments: list[str], args: argparse.Namespace, more: Sequence[str]) -> list[str]:
-    """The command line with more overrides before the user's own, which then win."""
+    """Return the command line with more overrides before the user's own, which then win."""
     place = arguments.index(args.overrides[0]) if args.overrides else len(arguments)
     return [*arguments[:place], *more, *arguments[place:]]
 
@@ -224,7 +244,7 @@ def _through_hydra(
     args = get_args_parser().parse_args(arguments)
     search = [f"hydra.searchpath=[{','.join(repr(f'file://{f}') for f in shared)}]"]
     before = sys.argv
-    # hydra.main reads it; so does Lightning when it starts the other ranks
+    # `hydra.main` reads it; so does Lightning when it starts the other ranks.
     sys.argv = [before[0], *_before_overrides(arguments, args, search)]
     try:
         hydra.main(version_base=VERSION_BASE, config_path=str(folder), config_name=name)(job)()
@@ -233,7 +253,7 @@ def _through_hydra(
 
 
 def _expand(composer: Composer, master: DictConfig) -> list[list[str]]:
-    """The overrides of each job of a sweep, as Hydra's BasicSweeper makes them."""
+    """Return the overrides of each job of a sweep, as Hydra's BasicSweeper makes them."""
     sweeper = master.hydra.sweeper
     if sweeper._target_ != _LOCAL_SWEEPER:
         raise UserError("hydra/sweeper", str(sweeper._target_), "the basic sweeper", "leave hydra/sweeper out")
@@ -241,7 +261,8 @@ def _expand(composer: Composer, master: DictConfig) -> list[list[str]]:
     parsed = OverridesParser.create(config_loader=composer.loader).parse_overrides(lines)
     for override in parsed:
         if override.is_sweep_override() and not override.is_discrete_sweep():
-            raise UserError(override.input_line or "", "an interval", "values to enumerate", "list them: key=1,2,3")
+            remedy = f"list the values: {override.key_or_group}=1,2,3"
+            raise UserError(override.input_line or "", "an interval", "values to enumerate", remedy)
     return BasicSweeper.split_arguments(parsed, None)[0]
 
 
@@ -256,7 +277,7 @@ def _refuse_other_configs(args: argparse.Namespace, program: str) -> None:
                 f"--{flag.replace('_', '-')}",
                 str(getattr(args, flag)),
                 f"the program's own config, {program}.yaml",
-                "put your own YAML files into a folder and add it with --config-dir FOLDER",
+                "put your own YAML files into a folder and add it: --config-dir FOLDER",
             )
 
 
@@ -265,7 +286,7 @@ def _extra_dirs(args: argparse.Namespace) -> list[Path]:
 
 
 def _refuse_devices(cfg: DictConfig) -> None:
-    """Lightning starts further ranks by repeating the command line, and each would start the whole sweep again."""
+    """Refuse several devices, for which Lightning repeats the command line: each rank would start the whole sweep."""
     devices = OmegaConf.select(cfg, "trainer.devices")
     accelerator = OmegaConf.select(cfg, "trainer.accelerator")
     if devices in ("auto", -1, "-1"):
@@ -283,33 +304,37 @@ def _refuse_devices(cfg: DictConfig) -> None:
             f"trainer.devices={devices}",
             "several devices in a local sweep",
             "one device per job",
-            "use trainer.devices=1, or one job at a time, or SLURM: hydra/launcher=submitit_slurm",
+            "set trainer.devices=1, or run one job at a time, or use SLURM: hydra/launcher=submitit_slurm",
         )
 
 
 def _refuse_twins(jobs: Sequence[Job]) -> None:
-    first: dict[str, Job] = {}
-    for job in jobs:
-        twin = first.setdefault(job.hash, job)
-        if twin is not job:
+    first: dict[str, int] = {}
+    for number, job in enumerate(jobs, 1):
+        earlier = first.setdefault(job.hash, number)
+        if earlier != number:
+            one, other = (" ".join(o) for o in varying([jobs[earlier - 1].overrides, job.overrides]))
+            remedy = "list every value once"
+            if other:
+                remedy = f"take {other} out of the sweep, or run it on its own afterwards with resume=never"
             raise UserError(
-                " | ".join(" ".join(o) for o in _varying([twin.overrides, job.overrides])),
-                f"two jobs of the sweep are one and the same run ({job.hash})",
+                f"{one} | {other}" if one or other else " ".join(job.overrides),
+                f"jobs {earlier} and {number} of the sweep are the same run ({job.hash})",
                 "jobs that differ in more than device, speed, display, paths and resume",
-                "remove one of the two values, or run them one after the other with resume=never",
+                remedy,
             )
 
 
 def _to_repeat(cfg: DictConfig, folder: Path, run_hash: str) -> bool:
-    """Failed or stopped by its newest row, or killed without a row (its result.json still says running)."""
+    """Return whether a run's newest row says that it failed or was stopped, or it was killed without a row."""
     row = ledger_of(cfg).latest().get(run_hash)
     if row is not None and row.get("status") in ("failed", "stopped"):
         return True
-    return read_result(folder).get("status") == "running"
+    return read_result(folder).get("status") == "running"  # as a killed run has left it
 
 
 def _left_behind(job: Job, local: bool) -> Outcome:
-    """The outcome of a job that did not run in this process: from its files, or none if the sweep ended early."""
+    """Return the outcome of a job that did not run in this process: that of its files, or none if it never began."""
     result = {} if local else read_result(job.dir)
     status = result.get("status", "not started")
     if status == "running":
@@ -318,47 +343,14 @@ def _left_behind(job: Job, local: bool) -> Outcome:
     return Outcome(job.hash, job.dir, status, result, result.get("error") or "", user_error)
 
 
-def _report(planned: Plan, outcomes: Sequence[Outcome]) -> None:
-    if planned.multirun:
-        table = Table(title=f"{len(outcomes)} jobs")
-        for column in ("job", "overrides", "status", "val", "test", "seconds", "run"):
-            table.add_column(column, overflow="fold", justify="right" if column == "seconds" else "left")
-        colour = {"finished": "green", "skipped": "yellow", "not started": "dim"}
-        varying = _varying([j.overrides for j in planned.jobs])
-        for i, (outcome, overrides) in enumerate(zip(outcomes, varying), 1):
-            seconds = outcome.result.get("seconds")
-            table.add_row(
-                str(i),
-                escape(" ".join(overrides)),
-                f"[{colour.get(outcome.status, 'red')}]{outcome.status}[/]",
-                _metric(outcome.result.get("val")),
-                _metric(outcome.result.get("test")),
-                "" if seconds is None else f"{seconds:.1f}",
-                outcome.hash,
-            )
-        _console().print(table)
-    failed = [(i, o) for i, o in enumerate(outcomes, 1) if o.status == "failed"]
-    if failed and planned.multirun:
-        table = Table(title=f"{len(failed)} failed", title_style="red")
-        table.add_column("job", justify="right")
-        table.add_column("error", overflow="fold")
-        for i, outcome in failed:
-            table.add_row(str(i), f"{escape(outcome.error)}\n[dim]{escape(str(outcome.dir))}[/]")
-        _console().print(table)
-        _console().print(f"run the same command with {FAILED_ONLY} to repeat these")
-
-
-def _varying(overrides: Sequence[Sequence[str]]) -> list[list[str]]:
-    common = set(overrides[0]).intersection(*overrides[1:]) if len(overrides) > 1 else set()
-    return [[o for o in job if o not in common] for job in overrides]
-
-
-def _metric(metrics: Any) -> str:
-    for name in ("accuracy", "loss"):
-        value = metrics.get(name) if isinstance(metrics, dict) else None
-        if isinstance(value, int | float):
-            return f"{name} {value:.4f}"
-    return ""
+def _show(planned: PlannedJobs, outcomes: Sequence[Outcome]) -> None:
+    if not planned.multirun:
+        return
+    console().print(sweep_table([job.overrides for job in planned.jobs], outcomes))
+    failures = failure_table(outcomes)
+    if failures is not None:
+        console().print(failures)
+        console().print(f"to repeat only these, add {FAILED_ONLY} to the same command")
 
 
 def _not_a_run(cfg: DictConfig) -> None:
@@ -369,7 +361,3 @@ def _fail(error: UserError) -> NoReturn:
     if is_main_process():
         print(error, file=sys.stderr)
     raise SystemExit(UserError.EXIT_CODE)
-
-
-def _console() -> Console:
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)

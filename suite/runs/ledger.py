@@ -20,19 +20,20 @@ FILE_NAME = "ledger.jsonl"
 
 
 class Ledger:
-    """Rows of results in one `.jsonl` file that many processes may append to at once.
+    """Holds rows of results in one `.jsonl` file that many processes may append to at once.
 
     Args:
-        path: the file; created with the first row.
+        path: the file, which is created with the first row.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Adds one row: a single write of a whole line, under a lock, on disk when this returns.
+        """Add one row: a single write of a whole line, under a lock, on disk when this returns.
 
-        Raises TypeError, naming the key, for a value that JSON cannot hold.
+        Raises:
+            TypeError: a value that JSON cannot hold, naming its key.
         """
         line = json.dumps(jsonable(row), allow_nan=False, ensure_ascii=False).encode() + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +48,7 @@ class Ledger:
             os.fsync(file.fileno())
 
     def rows(self) -> list[dict[str, Any]]:
-        """All readable rows, oldest first. A line torn by a crash is reported by a warning and left out."""
+        """Return all readable rows, oldest first. A line torn by a crash is reported by a warning and left out."""
         if not self.path.exists():
             return []
         rows = []
@@ -66,29 +67,33 @@ class Ledger:
         return rows
 
     def latest(self) -> dict[str, dict[str, Any]]:
-        """The newest row of each hash, in the order in which the hashes first appeared."""
+        """Return the newest row of each hash, in the order in which the hashes first appeared."""
         newest: dict[str, dict[str, Any]] = {}
         for row in self.rows():
             newest[str(row.get("hash"))] = row
         return newest
 
     def finished(self, run_hash: str) -> bool:
-        """Whether the newest row of this hash says `finished`."""
+        """Return whether the newest row of this hash says `finished`."""
         row = self.latest().get(run_hash)
         return row is not None and row.get("status") == "finished"
 
-    def table(self, newest: bool = True) -> pandas.DataFrame:
-        """One line per run (per row with `newest=False`), nested keys flattened with dots: `config.asgml.tau`."""
+    def table(self) -> pandas.DataFrame:
+        """Return one line per run, nested keys flattened with dots: `config.asgml.tau`."""
         import pandas
 
-        rows = list(self.latest().values()) if newest else self.rows()
-        return pandas.json_normalize([_numbers(row) for row in rows], sep=".")
+        return pandas.json_normalize([_numbers(row) for row in self.latest().values()], sep=".")
 
 
 def jsonable(value: Any, key: str = "") -> Any:
-    """Plain JSON values: nan becomes null, ±inf "Infinity" and "-Infinity", arrays lists, paths strings.
+    """Return plain JSON values: nan becomes null, ±inf "Infinity" and "-Infinity", arrays lists, paths strings.
 
-    Raises TypeError, naming the key, for anything else.
+    Args:
+        value: the value to convert.
+        key: its place, for errors.
+
+    Raises:
+        TypeError: anything else, naming its key.
     """
     if OmegaConf.is_config(value):
         value = OmegaConf.to_container(value, resolve=True)
@@ -111,7 +116,7 @@ def jsonable(value: Any, key: str = "") -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file in one piece: a reader, or a crash, sees the old file or the new one."""
+    """Write a JSON file in one piece: a reader, or a crash, sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump(jsonable(value), file, indent=2, allow_nan=False, ensure_ascii=False)

@@ -26,7 +26,7 @@ _PACKAGES = {
 
 @functools.cache
 def versions() -> dict[str, str | None]:
-    """Versions of Python, torch, lightning, hydra, numpy and of this package (None: run from a bare checkout)."""
+    """Return the versions of Python, torch, lightning, hydra, numpy and this package (None in a bare checkout)."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for name, distribution in _PACKAGES.items():
         try:
@@ -38,7 +38,7 @@ def versions() -> dict[str, str | None]:
 
 @functools.cache
 def commit() -> dict[str, Any]:
-    """`{"commit": sha or None, "dirty": bool or None}` of the checkout this file lies in; None outside of one."""
+    """Return `{"commit": sha, "dirty": bool}` of the checkout that this file lies in; both None outside of one."""
     root = Path(__file__).resolve().parents[2]
     nothing: dict[str, Any] = {"commit": None, "dirty": None}
     if not (root / ".git").exists() or shutil.which("git") is None:
@@ -54,33 +54,36 @@ def commit() -> dict[str, Any]:
 
 
 def now() -> str:
-    """Time in UTC, ISO 8601, to the second."""
+    """Return the time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def release_memory() -> None:
-    """Frees what an earlier job of this process left in reference cycles and in the CUDA cache."""
-    gc.collect()
+def _cuda() -> Any:
+    """Return `torch.cuda` if this process has used it, else None; torch is not imported for the question."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+
+
+def release_memory() -> None:
+    """Free what an earlier job of this process left in reference cycles and in the CUDA cache."""
+    gc.collect()
+    if (cuda := _cuda()) is not None:
+        cuda.empty_cache()
 
 
 class PeakMemory:
-    """Peak memory from construction on.
+    """Measures peak memory from construction on.
 
-    `host_mb()` is the resident set in MiB. The kernel's high-water mark covers the whole life of a process; on
-    Linux it is reset here, so that each job of a sweep has its own. `cuda_mb()` is the sum over devices of the
-    peak of allocated memory, None when CUDA was not used.
+    The kernel's high-water mark covers the whole life of a process; on Linux it is reset here, so that each job of a
+    sweep has its own.
     """
 
     def __init__(self) -> None:
         self._status = Path("/proc/self/status")
         self._reset = self._status.exists() and self._clear()
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_initialized():
-            for device in range(torch.cuda.device_count()):
-                torch.cuda.reset_peak_memory_stats(device)
+        if (cuda := _cuda()) is not None:
+            for device in range(cuda.device_count()):
+                cuda.reset_peak_memory_stats(device)
 
     @staticmethod
     def _clear() -> bool:
@@ -91,6 +94,7 @@ class PeakMemory:
         return True
 
     def host_mb(self) -> float:
+        """Return the peak of the resident set in MiB."""
         if self._reset:
             for line in self._status.read_text().splitlines():
                 if line.startswith("VmHWM:"):
@@ -99,7 +103,7 @@ class PeakMemory:
         return peak / (1024**2 if sys.platform == "darwin" else 1024)
 
     def cuda_mb(self) -> float | None:
-        torch = sys.modules.get("torch")
-        if torch is None or not torch.cuda.is_initialized():
+        """Return the peak of allocated memory in MiB, summed over devices; None where CUDA was not used."""
+        if (cuda := _cuda()) is None:
             return None
-        return sum(torch.cuda.max_memory_allocated(d) for d in range(torch.cuda.device_count())) / 1024**2
+        return sum(cuda.max_memory_allocated(d) for d in range(cuda.device_count())) / 1024**2

@@ -22,7 +22,14 @@ REFERENCE = re.compile(r"<([^<>]+)>")
 
 @dataclass(frozen=True)
 class Program:
-    """What `suite.runs.launch` needs to know of a program."""
+    """What `suite.runs.launch` needs to know of a program.
+
+    Attributes:
+        name: the program's name, as in `python -m <name>.study`.
+        task: the function that does one run.
+        dead: the keys without effect under a tree, with the reason.
+        schema: the dataclass of the plain nodes of its tree.
+    """
 
     name: str
     task: Task
@@ -32,10 +39,13 @@ class Program:
 
 @dataclass(frozen=True)
 class Study:
-    """`rows` are lists of overrides, each run with every seed; the first row is the baseline of the table.
+    """A table of configurations over seeds.
 
-    A row may say with `label=…` how tables call it. `<label>` in an override stands for the finished run of an earlier
-    row with the same seed: its directory.
+    Attributes:
+        experiment: the experiment that every row changes.
+        seeds: the seeds with which every row is run.
+        rows: the overrides of each row; the first is the baseline of the table. A row may say with `label=…` how tables
+            call it. `<label>` in an override stands for the run directory of an earlier row with the same seed.
     """
 
     experiment: str
@@ -44,7 +54,7 @@ class Study:
 
 
 def label(row: Sequence[str]) -> str:
-    """What tables call a row: its `label=…`, else the values of its overrides."""
+    """Return what tables call a row: its `label=…`, else the values of its overrides."""
     for override in row:
         if override.startswith("label="):
             return override.partition("=")[2]
@@ -52,11 +62,12 @@ def label(row: Sequence[str]) -> str:
 
 
 def refers(row: Sequence[str]) -> bool:
+    """Return whether a row stands on the runs of another."""
     return any(REFERENCE.search(override) for override in row)
 
 
 def resolved(row: Sequence[str], seed: int, found: Sequence[RunRecord]) -> list[str]:
-    """The row with every `<label>` replaced by the directory of that row's run with this seed.
+    """Return the row with every `<label>` replaced by the directory of that row's run with this seed.
 
     Raises:
         UserError: no such run, or one that is not finished.
@@ -66,20 +77,32 @@ def resolved(row: Sequence[str], seed: int, found: Sequence[RunRecord]) -> list[
         for run in found:
             if run.label == match[1] and run.seed == seed and run.finished:
                 return str(run.path)
-        raise UserError(f"row {label(row)}", f"no finished run {match[1]!r} with seed {seed}", "one", "run it first")
+        found_none = f"no finished run {match[1]!r} with seed {seed}"
+        remedy = "look at the error of that row above, then start the same command again: it runs what is not finished"
+        raise UserError(f"row {label(row)}", found_none, "the finished run that this row goes on from", remedy)
 
     return [REFERENCE.sub(directory, override) for override in row]
 
 
 def jobs(study: Study) -> Iterator[tuple[Sequence[str], tuple[int, ...]]]:
-    """Rows with the seeds that one launch runs; a row that stands on another row's runs is launched seed by seed."""
+    """Yield each row with the seeds that one launch runs; a row that stands on another's runs goes seed by seed."""
     for row in study.rows:
         for seeds in ((s,) for s in study.seeds) if refers(row) else (study.seeds,):
             yield row, seeds
 
 
 def run_study(program: Program, study: Study, name: str, overrides: Sequence[str]) -> int:
-    """Runs what the ledger does not have yet, prints the tables, writes `report.html` and `table.md`; exit code."""
+    """Run what the ledger does not have yet, print the tables, and write `report.html` and `table.md`.
+
+    Args:
+        program: the program.
+        study: its study.
+        name: the study's name, and that of its folder.
+        overrides: the overrides that go to every run.
+
+    Returns:
+        The highest exit code of a launch.
+    """
     runs = Path(next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("paths.runs=")), "runs"))
     code = 0
     for row, seeds in jobs(study):
@@ -112,10 +135,13 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
 
 
 def main(program: Program, studies: Mapping[str, Study]) -> None:
-    """Console entry: the study's name, then overrides that go to every run."""
+    """Run the study that the command line names; the words after it are overrides that go to every run."""
     name, *overrides = sys.argv[1:] or ["?"]
     if name not in studies:
         where = f"python -m {program.name}.study"
-        print(UserError(where, name, f"one of {', '.join(studies)}", "name a study"), file=sys.stderr)
+        error = UserError(
+            f"{where} {name}", "no such study", f"one of {', '.join(studies)}", f"{where} {next(iter(studies))}"
+        )
+        print(error, file=sys.stderr)
         raise SystemExit(UserError.EXIT_CODE)
     raise SystemExit(run_study(program, studies[name], name, overrides))

@@ -299,7 +299,11 @@ def test_what_cannot_work_in_a_sweep_is_refused(main: Main, tmp_path: Path, caps
     assert "submitit" in capsys.readouterr().err
     assert main("-m", "seed=0,1", "+trainer.devices=[0,1]") == 2
     assert main("-m", "loader.workers=0,1") == 2
-    assert "same run" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "jobs 1 and 2 of the sweep are the same run" in told
+    assert "take loader.workers=1 out" in told
+    assert main("-m", "seed=3,3") == 2
+    assert "list every value once" in capsys.readouterr().err
     assert main("--config-name", "other") == 2
     assert main("trainer.devices=2") == 0, "a single run may"
 

@@ -22,7 +22,7 @@ def test_citation_and_changelog_have_the_version_of_pyproject() -> None:
 
 
 def test_no_source_repeats_the_version() -> None:
-    pattern = re.compile(rf"__version__|['\"]{re.escape(PROJECT['version'])}['\"]")
+    pattern = re.compile(rf"(?m)^__version__|['\"]{re.escape(PROJECT['version'])}['\"]")
     for package in ("asgml", "callbacks", "latentwire", "suite"):
         for path in (ROOT / package).rglob("*.py"):
             assert not pattern.search(path.read_text(encoding="utf-8")), path

@@ -1,4 +1,4 @@
-"""Two gloo ranks that share each batch follow one rank to float64 accuracy (rule 11)."""
+"""Two gloo ranks that share each batch follow one rank to float64 accuracy (specification A2.11)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Results, Results]:
-    """Results of one rank, of rank 0 of two, and of rank 1 of two."""
+    """Return the results of one rank, of rank 0 of two, and of rank 1 of two."""
     folder = tmp_path_factory.mktemp("ranks")
     write_data(folder)
     env = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2",
@@ -100,9 +100,7 @@ def test_two_devices_by_the_command_line(tmp_path: Path) -> None:
     single = compose([*line, f"paths.runs={tmp_path / 'one'}"])
     command = [sys.executable, "-m", "asgml.run", *line, "trainer.devices=2"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": str(free_port())}
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     fit(single)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output[-4000:]

@@ -44,9 +44,9 @@ AGREE_ONLY = ("probe-half",)
 
 
 def write_data(folder: Path) -> None:
-    """In epoch 0, batch 2 has audio only in the rows of rank 0, and in batch 5 nobody has it; some rows miss visual.
+    """Write data in which modalities are missing, with evaluation splits of odd sizes.
 
-    Evaluation splits have odd sizes.
+    In epoch 0, batch 2 has audio only in the rows of rank 0, and in batch 5 nobody has it; some rows miss visual.
     """
     first = list(EpochBatches(TRAIN, BATCH, seed=0, train=True))
     for kind in ("vector", "image"):
@@ -60,7 +60,7 @@ def write_data(folder: Path) -> None:
 
 
 def results(mode: str, folder: Path, ranks: int) -> dict[str, Any]:
-    """One run in float64, evaluated at the end: everything that must not depend on the number of ranks."""
+    """Do a run in float64, and return everything that must not depend on the number of ranks."""
     cfg = config(
         folder / ("image.npz" if mode == "ogm_ge" else "vector.npz"),
         folder / f"runs{ranks}",

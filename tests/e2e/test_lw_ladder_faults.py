@@ -199,7 +199,7 @@ def test_an_adapter_that_is_not_in_the_optimiser(climb: Any, monkeypatch: pytest
 
 
 def test_an_adapter_that_no_stage_trains(climb: Any) -> None:
-    only = "stages=[{_target_:latentwire.train.Stage,name:latents,trains:[encoder,injector]}]"
+    only = "stages=[{_target_:latentwire.train.Period,name:latents,trains:[encoder,injector]}]"
     rung, bad = climb(*LATER, only)
     assert rung == 3
     assert "no stage trains adapter:pocket_llama" in bad["found"]
@@ -221,7 +221,7 @@ def test_one_mean_repeated_in_every_slot(climb: Any, monkeypatch: pytest.MonkeyP
 
 
 # -- (f) LoRA weights missing from the checkpoint -----------------------------------------------------------------
-LORA = "+adaptation.tiny_llama={_target_:latentwire.build.LoRA,rank:2}"
+LORA = "+adaptation.tiny_llama={_target_:latentwire.lm.LoRA,rank:2}"
 
 
 def without_lora(entries: dict[str, Any]) -> dict[str, Any]:
@@ -269,7 +269,7 @@ def test_lora_that_the_wire_does_not_hold_is_named_before_it_is_trained(
         right(self, encoder, codec, injectors, layout, meaning, None, whole)
 
     monkeypatch.setattr(LatentWire, "__init__", wrong)
-    rung, bad = climb(*LATER, "+adaptation.pocket_llama={_target_:latentwire.build.LoRA,rank:2}")
+    rung, bad = climb(*LATER, "+adaptation.pocket_llama={_target_:latentwire.lm.LoRA,rank:2}")
     assert rung == 3
     assert "LoRA of pocket_llama" in bad["found"]
 
@@ -308,7 +308,7 @@ def test_one_mean_repeated_in_every_slot_as_a_user_would_climb(climb: Any, monke
 
 @pytest.mark.slow
 def test_a_trained_wire_with_lora_holds_until_its_lora_is_lost(climb: Any, tmp_path: Path) -> None:
-    rung, found = climb("experiment=pocket_smoke", "+adaptation.pocket_llama={_target_:latentwire.build.LoRA,rank:4}",
+    rung, found = climb("experiment=pocket_smoke", "+adaptation.pocket_llama={_target_:latentwire.lm.LoRA,rank:4}",
                         "train=true")  # fmt: skip
     assert rung is None
     assert [v["status"] for v in found["verdicts"]] == ["pass"] * 7

@@ -16,10 +16,10 @@ from omegaconf import open_dict
 from callbacks.errors import UserError
 from latentwire.answer import answer
 from latentwire.answer import main as answer_main
-from latentwire.build import Loaded, load
 from latentwire.data.base import Passage
 from latentwire.encode import encode_text
 from latentwire.encode import main as encode_main
+from latentwire.restore import Loaded, load
 from latentwire.run import train
 from latentwire.scoring.evaluator import Evaluator
 from suite.runs.identity import run_dir
@@ -31,7 +31,7 @@ WIRE = ["codec=int8", "codec.group=8", "trainer.max_epochs=1"]
 VARIANTS: dict[str, list[str]] = {
     "text": [],
     "whole_prompt": ["wire.track=whole_prompt", "codec=fp16",
-                     "+adaptation.tiny_qwen2={_target_:latentwire.build.LoRA}"],
+                     "+adaptation.tiny_qwen2={_target_:latentwire.lm.LoRA}"],
     "bytes_into_private_slots": ["encoder=byte", "encoder.heads=2", "injector=soft_prefix", "wire.slots=4",
                                  "wire.private={tiny_llama:1,tiny_qwen2:2}"],
 }  # fmt: skip
@@ -72,7 +72,7 @@ def message(sender: Path) -> bytes:
 
 
 def passages(loaded: Loaded) -> list[Passage]:
-    split = loaded.source.corpus.split("test")
+    split = loaded.inputs.corpus.split("test")
     return [split[i] for i in range(EVALUATED)]
 
 
@@ -163,7 +163,7 @@ def test_a_model_that_came_later_reads_an_old_message(folder: Path, sender: Path
     later = load(run_dir(cfg))
     passage = passages(later)[0]
     found = answer(later, message, "late", [q.text for q in passage.questions])
-    evaluator = Evaluator(later.source.lms, passages(later), {}, int(cfg.evaluation.max_new_tokens), n_boot=10)
+    evaluator = Evaluator(later.inputs.lms, passages(later), {}, int(cfg.evaluation.max_new_tokens), n_boot=10)
     rows = [r for r in evaluator.run({"wire": later.wire}).rows if r["method"] == "wire"]
     assert [a.answer for a in found] == [r["prediction"] for r in rows if r["passage"] == passage.id]
     assert encode_text(later, passage.text) == message, "its own messages are the same"

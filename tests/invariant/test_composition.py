@@ -6,22 +6,8 @@ import math
 
 import pytest
 import torch
-from toys import (
-    MOMENTUM,
-    OPTIMIZERS,
-    SGD,
-    Capture,
-    Quadratic,
-    ToyConv,
-    asgml,
-    differences,
-    fit,
-    quadratic_batches,
-    quadratic_form,
-    toy_batches,
-    toy_spec,
-    train,
-)
+from foreign_toys import Quadratic, quadratic_batches, quadratic_form
+from toys import MOMENTUM, OPTIMIZERS, SGD, Capture, ToyConv, asgml, differences, fit, toy_batches, toy_spec, train
 
 from asgml.methods.ogm_ge import OGMGE
 from asgml.methods.uniform import Uniform
@@ -34,7 +20,7 @@ from callbacks.step.pipeline import StepPipeline
 
 
 class FixedProbe(ProbeEMA):
-    """Always reports the same utilisation."""
+    """Reports the same utilisation in every step."""
 
     def __init__(self, values: dict[str, float]):
         super().__init__(3)
@@ -58,7 +44,7 @@ def weights(run) -> dict[str, torch.Tensor]:
 
 
 def with_rates(**rates: float):
-    """A plain run with learning rates of its own for some groups."""
+    """Do a plain run with learning rates of its own for some groups."""
     return train(asgml(), module_options={"group_lr": rates})
 
 
@@ -221,7 +207,7 @@ def test_a_schedule_that_waits_for_its_probes_says_nothing_and_delays_nobody():
 
 
 def test_ceilings_make_an_intrinsically_weaker_modality_count_as_trained():
-    """Without them it throttles the other for ever."""
+    """Without ceilings it would hold the other back for ever."""
     probe = FixedProbe({"audio": 0.9, "visual": 0.5})
     adaptive = {"signal": "utilisation", "update_every": 2}
     assert train(asgml("adaptive", adaptive=adaptive), probe=probe).ages("audio")[-1] > 0

@@ -1,4 +1,4 @@
-"""Rule 1: tau 0 and k 1 are sync, bit for bit; tau is exactly a delay of tau steps."""
+"""Specification A2.1: tau 0 and k 1 are sync, bit for bit; tau is exactly a delay of tau steps."""
 
 from __future__ import annotations
 
@@ -6,22 +6,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from toys import (
-    OPTIMIZERS,
-    SGD,
-    Book,
-    Capture,
-    Foreign,
-    Quadratic,
-    asgml,
-    differences,
-    fit,
-    foreign_batches,
-    quadratic_batches,
-    quadratic_form,
-    same,
-    train,
-)
+from foreign_toys import Foreign, Quadratic, Textbook, foreign_batches, quadratic_batches, quadratic_form
+from toys import OPTIMIZERS, SGD, Capture, asgml, differences, fit, same, train
 
 from callbacks.stages.gate import StepGate
 from callbacks.stages.staleness import StalenessBuffer
@@ -62,13 +48,13 @@ def test_a_buffer_with_room_for_delays_but_delay_0_changes_no_bit(compensation):
 
 
 def unrolled(kind: str, delays: dict[str, int], through: str, warmup: str, steps: int) -> list[torch.Tensor]:
-    """The recursion written out: every group applies c(tau) g(t - tau), with its own history, or stands still."""
+    """Return theta after each step of the recursion: a group applies c(tau) g(t - tau) or stands still."""
     form = quadratic_form()
     theta = {
         "a": torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64),
         "b": torch.tensor([-1.0, 1.5], dtype=torch.float64),
     }
-    books = {g: Book(kind) for g in theta}
+    textbooks = {g: Textbook(kind) for g in theta}
     history: list[dict[str, torch.Tensor]] = []
     last = dict.fromkeys(theta, -1)
     out = []
@@ -83,7 +69,7 @@ def unrolled(kind: str, delays: dict[str, int], through: str, warmup: str, steps
             last[g] = stamp
             c = 1 / (1 + 0.1 * (t - stamp))
             applied = history[stamp][g] * (c if through == "gradient" else 1.0)
-            theta[g] = books[g].step(theta[g], applied, c if through == "lr" else 1.0)
+            theta[g] = textbooks[g].step(theta[g], applied, c if through == "lr" else 1.0)
         out.append(torch.cat([theta["a"], theta["b"]]))
     return out
 

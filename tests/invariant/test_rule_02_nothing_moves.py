@@ -1,4 +1,4 @@
-"""Rule 2: an encoder that is held back stands still in every respect, and its output does not show it."""
+"""Specification A2.2: an encoder that is held back stands still in every respect, and its output does not show it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,9 @@ from copy import deepcopy
 import lightning as L
 import pytest
 import torch
+from foreign_toys import Foreign, foreign_batches
 from torch import nn
-from toys import (
-    OPTIMIZERS,
-    Foreign,
-    asgml,
-    differences,
-    fit,
-    foreign_batches,
-    toy_batches,
-    toy_spec,
-    train,
-)
+from toys import OPTIMIZERS, asgml, differences, fit, toy_batches, toy_spec, train
 
 from callbacks.stages.frequency import FrequencyMask
 from callbacks.stages.gate import StepGate
@@ -29,7 +20,7 @@ AUDIO = "net.encoders.audio"
 
 
 class OptimizerTrace(L.Callback):
-    """A copy of one group's optimiser state after every batch."""
+    """Keeps a copy of one group's optimiser state from after every batch."""
 
     def __init__(self, group: str):
         self.group, self.states = group, []

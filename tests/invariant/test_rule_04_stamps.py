@@ -1,4 +1,4 @@
-"""Rule 4: a stamped gradient is applied at most once, stamps only move forward, and the counters say what happened."""
+"""Specification A2.4: a stamp is applied at most once, applied stamps only increase, and counters say what happened."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 import lightning as L
 import pytest
 import torch
-from toys import MOMENTUM, Book, Quadratic, asgml, fit, quadratic_batches, quadratic_form, toy_batches, toy_spec, train
+from foreign_toys import Quadratic, Textbook, quadratic_batches, quadratic_form
+from toys import MOMENTUM, asgml, fit, toy_batches, toy_spec, train
 
 from callbacks.stages.gate import StepGate
-from callbacks.stages.staleness import StalenessBuffer, Stamps
+from callbacks.stages.stale_gradients import Stamps
+from callbacks.stages.staleness import StalenessBuffer
 from callbacks.step.pipeline import StepPipeline
 
 
 @dataclass
 class Literal:
-    """The rule as its sentence reads, with lists that only grow."""
+    """Follows the rule as its sentence reads, with lists that only grow."""
 
     capacity: int  # the buffer reaches back to t - capacity + 1
     warmup: str
@@ -28,7 +30,7 @@ class Literal:
     steps: int = 0
 
     def step(self, tau: int, present: bool) -> tuple[str, int]:
-        """(action, stamp) of the next step; books it."""
+        """Record the next step, and return its (action, stamp)."""
         t = self.steps
         self.steps += 1
         if not present:
@@ -46,14 +48,14 @@ class Literal:
 
     @property
     def dropped(self) -> int:
-        """Never applied, and never to be: overtaken, or no longer in the buffer."""
+        """Return the number of stamps that will never be applied: overtaken, or no longer in the buffer."""
         oldest = self.steps - self.capacity
         newest = max(self.applied, default=-1)
         return sum(s not in self.applied and (s < newest or s < oldest) for s in self.pushed)
 
 
 def walk(draw: random.Random, steps: int, largest: int) -> list[int]:
-    """A delay that stays, drifts or jumps."""
+    """Return a delay per step that stays, drifts or jumps."""
     tau, out = draw.randint(0, largest), []
     for _ in range(steps):
         move = draw.random()
@@ -119,13 +121,13 @@ def test_a_delay_that_walks_applies_the_right_gradients(seed, warmup):
 
     form, literal = quadratic_form(), Literal(largest + 1, warmup)
     theta = torch.tensor([1.0, -2.0, 0.5, -1.0, 1.5], dtype=torch.float64)
-    books, gradients = {"a": Book("momentum"), "b": Book("momentum")}, []
+    textbooks, gradients = {"a": Textbook("momentum"), "b": Textbook("momentum")}, []
     for t, b in enumerate(quadratic_batches(steps)):
         gradients.append(form @ theta - b)
         action, stamp = literal.step(taus[t], True)
-        first, second = theta[:3], books["b"].step(theta[3:], gradients[t][3:])
+        first, second = theta[:3], textbooks["b"].step(theta[3:], gradients[t][3:])
         if action == "update":
-            first = books["a"].step(first, gradients[stamp][:3], 1 / (1 + 0.1 * (t - stamp)))
+            first = textbooks["a"].step(first, gradients[stamp][:3], 1 / (1 + 0.1 * (t - stamp)))
         theta = torch.cat([first, second])
         found = torch.cat([trace.states[t]["a"], trace.states[t]["b"]])
         assert (theta - found).abs().max() <= 1e-12, f"step {t}"

@@ -1,4 +1,4 @@
-"""Rule 5: until a gradient of the wanted age exists the encoder holds still, or applies fresh ones, none twice."""
+"""Specification A2.5: until a gradient of the wanted age exists, an encoder stands still or applies fresh ones once."""
 
 from __future__ import annotations
 

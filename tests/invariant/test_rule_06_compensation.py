@@ -1,4 +1,4 @@
-"""Rule 6: c(tau) = 1 / (1 + lambda tau), acting on the learning rate; a factor on the gradient is nothing to Adam."""
+"""Specification A2.6: c(tau) = 1 / (1 + lambda tau) on the learning rate; on the gradient it would cancel in Adam."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from functools import partial
 
 import pytest
 import torch
-from toys import ADAMW, SGD, Foreign, Quadratic, asgml, fit, foreign_batches, quadratic_batches, quadratic_form
+from foreign_toys import Foreign, Quadratic, foreign_batches, quadratic_batches, quadratic_form
+from toys import ADAMW, SGD, asgml, fit
 from toys import train as run_asgml
 
 from callbacks.errors import UserError
@@ -88,14 +89,14 @@ UNSCALED = {
 
 
 @pytest.mark.parametrize("what", SCALING)
-def test_a_constant_factor_on_the_gradient_is_nothing_to_adam_and_the_user_is_told_once(what):
+def test_a_constant_factor_on_the_gradient_cancels_in_adam_and_the_user_is_told_once(what):
     """Constant scaling cancels in m / sqrt(v) up to eps; `soft` alternates and does not, but warns all the same."""
-    batches, book = quadratic_batches(15), partial(torch.optim.AdamW, lr=0.01, weight_decay=0.0)
+    batches, adam = quadratic_batches(15), partial(torch.optim.AdamW, lr=0.01, weight_decay=0.0)
 
     def run(stage):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            trace = fit(Quadratic(book), batches, [StepPipeline([stage], announce=False)])
+            trace = fit(Quadratic(adam), batches, [StepPipeline([stage], announce=False)])
         return trace.states[-1]["a"], sum("has no effect" in str(w.message) for w in caught)
 
     plain, silent = run(UNSCALED[what]())

@@ -1,25 +1,11 @@
-"""Rule 7: what each masking applies on the steps between two updates."""
+"""Specification A2.7: what each masking applies on the steps between two updates."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from toys import (
-    OPTIMIZERS,
-    SGD,
-    Book,
-    Capture,
-    Quadratic,
-    asgml,
-    differences,
-    fit,
-    quadratic_batches,
-    quadratic_form,
-    same,
-    toy_batches,
-    toy_spec,
-    train,
-)
+from foreign_toys import Quadratic, Textbook, quadratic_batches, quadratic_form
+from toys import OPTIMIZERS, SGD, Capture, asgml, differences, fit, same, toy_batches, toy_spec, train
 
 from asgml.methods.joint import Joint
 from asgml.methods.uniform import Uniform
@@ -32,20 +18,20 @@ STEPS = 24
 
 
 def unrolled(kind: str, masking: str, k: int, through: str) -> list[torch.Tensor]:
-    """Group a masked on the steps that are no multiple of k, group b on every step, as the rule reads."""
+    """Return theta after each step: group a is masked where t is no multiple of k, group b updates in every step."""
     form, theta = quadratic_form(), torch.tensor([1.0, -2.0, 0.5, -1.0, 1.5], dtype=torch.float64)
-    books, since, out = {"a": Book(kind), "b": Book(kind)}, [], []
+    textbooks, since, out = {"a": Textbook(kind), "b": Textbook(kind)}, [], []
     for t, b in enumerate(quadratic_batches(STEPS)):
         gradient = form @ theta - b
         g, first = gradient[:3], theta[:3]
         since.append(g)
         if t % k == 0:
             applied = torch.stack(since).mean(0) if masking == "accumulate" else g
-            first, since = books["a"].step(first, applied), []
+            first, since = textbooks["a"].step(first, applied), []
         elif masking == "soft":
             lr, factor = (0.1, 1.0) if through == "lr" else (1.0, 0.1)
-            first = books["a"].step(first, factor * g, lr)
-        theta = torch.cat([first, books["b"].step(theta[3:], gradient[3:])])
+            first = textbooks["a"].step(first, factor * g, lr)
+        theta = torch.cat([first, textbooks["b"].step(theta[3:], gradient[3:])])
         out.append(theta)
     return out
 
@@ -77,7 +63,7 @@ def test_accumulate_applies_the_mean_since_the_last_update_over_the_batches_that
 
 
 class Reference:
-    """Differentiates the pieces of the very same graph before the run's own backward."""
+    """Differentiates the parts of the same graph before the run's own backward pass."""
 
     def __init__(self) -> None:
         self.fused: list[dict[str, list[torch.Tensor]]] = []

@@ -1,4 +1,4 @@
-"""Rule 8: on its idle steps a `hard` encoder runs without a graph, and that is the same as masking afterwards."""
+"""Specification A2.8: where it is not due, a `hard` encoder runs without a graph, as if its gradient were dropped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from toys import OPTIMIZERS, Capture, asgml, differences, toy_batches, toy_spec,
 
 
 class Watch:
-    """Per step: does the encoder's feature hang on a graph, and did gradients flow through the encoder?"""
+    """Notes per step whether the encoder's feature has a graph, and whether gradients flowed through the encoder."""
 
     def __init__(self, modality: str = "audio"):
         self.modality, self.graph, self.flowed = modality, [], []

@@ -1,4 +1,4 @@
-"""Rule 9: under fp16, gradients are captured, changed, measured and stored after unscaling."""
+"""Specification A2.9: under fp16, gradients are captured, changed, measured and stored after unscaling."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Watch(L.Callback):
 
 
 def run(data: Path, runs: Path, *more: str, scale: float | None = None, watch: Watch | None = None) -> Parts:
-    """A run; `scale`: fp16 with this initial scale."""
+    """Do a run, under fp16 where `scale` gives the scaler's initial scale."""
     cfg = config(data, runs, *more, *(["trainer.precision=16-mixed"] if scale else []))
     parts = prepare(cfg, [watch] if watch else [])
     if scale:
@@ -134,7 +134,7 @@ def test_fp16_and_fp32_skip_the_same_steps_and_agree(data: Path, tmp_path: Path,
 
 
 class Hooked(Watch):
-    """The overflow is in the audio encoder's gradient alone: the forward pass and everybody else are finite."""
+    """Injects an overflow into the audio encoder's gradient alone: forward pass and other groups are finite."""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         weight = next(pl_module.net.encoders["audio"].parameters())

@@ -1,4 +1,4 @@
-"""Rule 10: preallocated buffers for delayed modalities only, and one declared host read per step."""
+"""Specification A2.10: preallocated buffers for delayed modalities only, and one declared host read per step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from asgml.build import Parts
 from callbacks.run.checkpoint import StepCheckpoint
-from callbacks.stages.staleness import Ring, StalenessBuffer
+from callbacks.stages.stale_gradients import Ring
+from callbacks.stages.staleness import StalenessBuffer
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def buffer(parts: Parts) -> StalenessBuffer:
 
 
 class Addresses(L.Callback):
-    """Where each ring's memory lies, after every step."""
+    """Notes where each ring's memory lies, after every step."""
 
     def __init__(self) -> None:
         self.seen: list[dict[str, tuple[int, int]]] = []
@@ -131,7 +132,7 @@ OPS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "ate
 
 
 class Synchronisations(TorchDispatchMode):
-    """Everything that would make the host wait for the device, by the innermost line of ours that caused it."""
+    """Finds everything that would make the host wait for the device, by the innermost function of ours that does it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -202,7 +203,7 @@ class Stop(L.Callback):
 
 
 def watched(cfg: Any) -> list[list[str]]:
-    """What was found in each step of a run."""
+    """Return what was found in each step of a run."""
     counting = Counting()
     parts = prepare(cfg)
     callbacks: list[Any] = parts.trainer.callbacks  # type: ignore[attr-defined]

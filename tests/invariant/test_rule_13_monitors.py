@@ -1,4 +1,4 @@
-"""Rule 13: monitors do not disturb. Probes, diagnostics, logging, workers and evaluation leave every bit as it is."""
+"""Specification A2.13: probes, diagnostics, logging, loader workers and evaluation leave every bit as it is."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PAIRS = [(b, m) for b in BASES for m in MONITORS if b == "staleness" or m != "tw
 
 
 class Draws(L.Callback):
-    """The state of the three global generators before every batch and at the end of training."""
+    """Keeps the state of the three global generators from before every batch and from the end of training."""
 
     def __init__(self) -> None:
         self.states: list[tuple[Any, ...]] = []

@@ -1,4 +1,4 @@
-"""The transaction of a step: a veto leaves no trace, a commit moves everything once."""
+"""Specification A2.14: a veto leaves no trace, and a commit moves everything once."""
 
 from __future__ import annotations
 
@@ -9,20 +9,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from toys import (
-    ADAMW,
-    MOMENTUM,
-    Foreign,
-    ToyConv,
-    asgml,
-    differences,
-    fit,
-    foreign_batches,
-    same,
-    toy_batches,
-    toy_spec,
-    train,
-)
+from foreign_toys import Foreign, foreign_batches
+from toys import ADAMW, MOMENTUM, ToyConv, asgml, differences, fit, same, toy_batches, toy_spec, train
 
 from asgml.methods.base import Method
 from asgml.methods.ogm_ge import OGMGE
@@ -42,7 +30,7 @@ BAD = (3, 8, 9)
 
 @dataclass
 class Spoil(Method):
-    """After all other methods: makes the gradient of the given optimiser steps infinite (the applied check's case)."""
+    """Makes the gradient infinite in the given optimiser steps, after all other methods, for the applied norms."""
 
     at: tuple[int, ...] = ()
     calls: int = field(default=0, repr=False)
@@ -80,7 +68,7 @@ MODES = {
 
 
 class Average(L.Callback):
-    """The averaged model after the newest batch (Lightning lets go of it at the end of the fit)."""
+    """Keeps the averaged model from after the newest batch, because Lightning drops it at the end of the fit."""
 
     def __init__(self, averaging: EMAWeights | SWAWeights):
         self.averaging = averaging
@@ -90,7 +78,7 @@ class Average(L.Callback):
 
 
 def everything(run, average: Average) -> dict[str, Any]:
-    """All that influences the next step: weights, buffers, optimiser, schedulers, stages, probes, averages."""
+    """Return all that influences the next step: weights, buffers, optimiser, schedulers, stages, probes, averages."""
     state = run.pipeline.state_dict()
     stages = {name: dict(stage) for name, stage in state["stages"].items()}
     assert stages.pop("gate")["skipped"] == state["vetoed"]
@@ -248,7 +236,7 @@ def test_a_foreign_module_gets_the_same_transaction(automatic):
     assert not differences(ends[0], ends[1])
 
 
-def test_after_a_veto_an_exploded_loss_does_not_reach_the_books():
+def test_after_a_veto_an_exploded_loss_does_not_reach_any_state():
     """EMAs of the schedule, Fisher traces and delays are those of committed steps (no NaN anywhere in the state)."""
 
     def numbers(state: Any):

@@ -1,4 +1,4 @@
-"""An EMA that starts at 0 reported a gap between modalities that was not there, for dozens of steps."""
+"""An average that starts at 0 shows a gap between modalities that is not there, for dozens of steps."""
 
 from __future__ import annotations
 

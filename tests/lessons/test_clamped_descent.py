@@ -1,4 +1,4 @@
-"""`max(0, first - last)` lost the descent signal when losses rose: overfitting looked like standing still."""
+"""`max(0, first - last)` loses the descent signal when losses rise: overfitting looks like standing still."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from asgml.rhythm.schedule import speed_delay
 
 
 def overfitting(sign: float) -> DynamicsTracker:
-    """The loss of `fast` changes five times as much as that of `slow`, up or down."""
+    """Return a tracker for which the loss of `fast` changes five times as much as that of `slow`, up or down."""
     tracker = DynamicsTracker({"fast": 1, "slow": 1}, window=10)
     for step in range(11):
         tracker.observe({"fast": 1.0, "slow": 1.0}, {"fast": 1 + sign * 0.05 * step, "slow": 1 + sign * 0.01 * step})

@@ -1,4 +1,4 @@
-"""`1 + lambda * tau` made a stale gradient louder the older it was; 1 / (1 + lambda * tau) makes it quieter."""
+"""`1 + lambda * tau` would make a stale gradient larger the older it is; `1 / (1 + lambda * tau)` makes it smaller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A gate that wanted a gradient in every group froze training in silence: empty groups are legitimate."""
+"""A gate that wants a gradient in every group stops training silently: empty groups are legitimate."""
 
 from __future__ import annotations
 

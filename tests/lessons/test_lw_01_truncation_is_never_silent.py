@@ -84,7 +84,7 @@ def test_the_budget_takes_its_tokens_from_the_context_alone(m: int, lm: FrozenLM
     for question in ASKED:
         p = prompt_of(lm, PASSAGE, question)
         for baseline, context in ((TokenBudget(), m), (WholePromptBudget(), max(0, m - len(p.question) + len(p.cue)))):
-            prefix, _ = baseline.prefix(lm, [PASSAGE], [question], m)
+            prefix = baseline.prefix(lm, [PASSAGE], [question], m)
             assert prefix.text_ids is not None
             read = (*prefix.text_ids[0], *baseline.follows(p))
             assert read == p.context[:context] + p.question

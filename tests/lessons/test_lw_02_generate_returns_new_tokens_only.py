@@ -6,7 +6,8 @@ import pytest
 import torch
 from lw_toys import FAMILIES, Family, tiny_lm
 
-from latentwire.lm.frozen import FrozenLM, Prefix
+from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Prefix
 from latentwire.lm.prompts import render
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from lw_toys import FAMILIES, Family, tiny_lm
 
-from latentwire.lm.frozen import FrozenLM, Prefix
+from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Prefix
 
 QUESTIONS = [[40, 41], [50, 51, 52, 53, 54, 55, 56, 57]]
 ANSWERS = [[60, 61, 62], [70]]

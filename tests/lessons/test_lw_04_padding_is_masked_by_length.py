@@ -7,7 +7,8 @@ import pytest
 import torch
 from lw_toys import EOS, FAMILIES, PAD, Family, byte_tokenizer, tiny_model
 
-from latentwire.lm.frozen import FrozenLM, Prefix
+from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Prefix
 
 QUESTIONS = [[40, 41, 42], [50], [60, 61]]
 ANSWERS = [[70, EOS], [80, 81, 82, 83, EOS], [PAD, EOS, EOS]]

@@ -7,7 +7,8 @@ import pytest
 import torch
 from lw_toys import FAMILIES, Family, tiny_lm
 
-from latentwire.lm.frozen import FrozenLM, Prefix
+from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Prefix
 from latentwire.lm.prompts import render
 
 TEXT = ["Ann lives in Rome.", "Bo lives in Oslo, and he is 7."]
@@ -30,13 +31,12 @@ def test_the_statistics_are_of_the_text_token_by_token(family: Family, dtype: to
     scaled(lm, sorted(set(ids)))
     with pytest.raises(RuntimeError, match="call measure"):
         _ = lm.embedding_rms
-    stats = lm.measure(TEXT)
+    rms = lm.measure(TEXT)
     e = lm.model.get_input_embeddings().weight[ids].float()
-    torch.testing.assert_close(lm.embedding_rms, e.square().mean(1).sqrt())
-    torch.testing.assert_close(stats.mean, e.mean(0))
-    torch.testing.assert_close(stats.std, e.std(0))
-    assert {t.dtype for t in (stats.rms, stats.mean, stats.std)} == {torch.float32}
-    low, middle, high = stats.quantiles()
+    torch.testing.assert_close(rms, e.square().mean(1).sqrt())
+    assert torch.equal(lm.embedding_rms, rms)
+    assert rms.dtype == torch.float32
+    low, middle, high = torch.quantile(rms, torch.tensor([0.05, 0.5, 0.95])).tolist()
     assert low < middle < high
     assert low < high / 3, "a distribution, not one number"
     vocabulary = lm.model.get_input_embeddings().weight.float().square().mean().sqrt()

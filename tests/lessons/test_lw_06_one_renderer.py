@@ -8,7 +8,8 @@ import torch
 from lw_toys import BOS, FAMILIES, Family, tiny_lm
 from torch import Tensor
 
-from latentwire.lm.frozen import FrozenLM, Prefix
+from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Prefix
 from latentwire.lm.prompts import ANSWER, render
 
 CONTEXT, QUESTION, GOLD = "Ann lives in Rome.", "Where does Ann live?", "Rome"

@@ -12,10 +12,10 @@ from peft import LoraConfig
 
 from callbacks.errors import UserError
 from callbacks.run.manifest import verify
-from latentwire.build import load
+from latentwire.restore import load
 from suite.runs.identity import run_dir
 
-LORA = ["+adaptation.tiny_llama={_target_:latentwire.build.LoRA,rank:2}", "trainer.max_epochs=1"]
+LORA = ["+adaptation.tiny_llama={_target_:latentwire.lm.LoRA,rank:2}", "trainer.max_epochs=1"]
 
 
 def saved(cfg: Any, name: str = "best") -> tuple[Path, dict[str, Any]]:
@@ -33,7 +33,7 @@ def test_lora_weights_are_saved_and_come_back(tmp_path: Path) -> None:
     back = load(run_dir(cfg), "last")
     for name, p in back.wire.lora.named_parameters():
         assert torch.equal(p, trained[f"wire.lora.{name}"])
-    for name, p in back.source.lms["tiny_llama"].model.named_parameters():
+    for name, p in back.inputs.lms["tiny_llama"].model.named_parameters():
         if p.requires_grad:
             assert torch.equal(p, trained["wire.lora.tiny_llama." + name.replace(".", "-")]), "in the model itself"
 
@@ -83,7 +83,7 @@ def test_trained_weights_that_no_state_dict_holds_cannot_be_saved(tmp_path: Path
     """An adapter on the frozen model that went to the optimiser, but not into the module."""
     cfg = config(tmp_path, "trainer.max_epochs=1", "callbacks.audit=null")
     parts = prepare(cfg)
-    hidden = parts.source.lms["tiny_llama"].adapt(LoraConfig(r=2, target_modules=["v_proj"]))
+    hidden = parts.inputs.lms["tiny_llama"].adapt(LoraConfig(r=2, target_modules=["v_proj"]))
     inner = parts.module._optimizer
 
     def with_hidden(groups: list[dict[str, Any]]) -> Any:
@@ -95,6 +95,6 @@ def test_trained_weights_that_no_state_dict_holds_cannot_be_saved(tmp_path: Path
 
 
 def test_a_second_adapter_on_a_model_is_refused(tmp_path: Path) -> None:
-    lm = prepare(config(tmp_path, *LORA)).source.lms["tiny_llama"]
+    lm = prepare(config(tmp_path, *LORA)).inputs.lms["tiny_llama"]
     with pytest.raises(UserError, match="second adapter"):
         lm.adapt(LoraConfig(r=2, target_modules=["v_proj"]))

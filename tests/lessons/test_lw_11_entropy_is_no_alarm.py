@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from callbacks.run.collapse import Collapsed, CollapseMonitor, CollapseSample
-from latentwire.scoring.metrics import first_tokens
+from latentwire.lm.metrics import first_token
+from latentwire.lm.results import AnswerLogprobs
 
 N, VOCAB, THE = 40, 500, 7
 
@@ -34,13 +35,14 @@ def knows(above: float) -> Tensor:
 def sample(logits: Tensor) -> CollapseSample:
     """What a validation hands to the monitor; answer i is the arg-max of row i, and i + 10 is right."""
     scores = logits.log_softmax(-1)
-    first = first_tokens(scores, [{i + 10} for i in range(N)])
+    row = torch.arange(N)
+    first = first_token(AnswerLogprobs(scores, row + 10, row, torch.zeros_like(row), N))
     return CollapseSample(
         outputs=[str(i) for i in logits.argmax(-1).tolist()],
         references=[str(i + 10) for i in range(N)],
-        margin=torch.tensor([f.margin for f in first]),
-        entropy=torch.tensor([f.entropy for f in first]),
-        top5=torch.tensor([f.top5 for f in first]),
+        margin=first.margin,
+        entropy=first.entropy,
+        top5=first.top5,
         latents=torch.randn(N, 8, generator=torch.Generator().manual_seed(0)),
     )
 

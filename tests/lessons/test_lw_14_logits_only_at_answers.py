@@ -7,7 +7,8 @@ import torch
 from lw_toys import EOS, FAMILIES, Family, tiny_lm
 from torch import Tensor
 
-from latentwire.lm.frozen import FrozenLM, Prefix
+from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Prefix
 
 ANSWERS = [[70, EOS], [80, 81, 82, EOS]]
 

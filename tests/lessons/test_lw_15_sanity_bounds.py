@@ -10,7 +10,8 @@ from lw_toys import BOS, EOS, byte_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from callbacks.errors import UserError
-from latentwire.lm.frozen import FrozenLM, Prefix
+from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Prefix
 from latentwire.lm.sanity import check_bounds
 
 VOCAB, LOGIT = 264, 5.0

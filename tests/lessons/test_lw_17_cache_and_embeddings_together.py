@@ -9,7 +9,8 @@ import torch
 from lw_toys import FAMILIES, Family, tiny_lm
 from transformers import DynamicCache
 
-from latentwire.lm.frozen import FrozenLM, Prefix
+from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Prefix
 from latentwire.lm.prompts import render
 
 NEW = 8

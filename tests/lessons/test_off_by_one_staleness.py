@@ -1,4 +1,4 @@
-"""An earlier version stored the gradient before it asked for the delay, so that "tau 1" was a delay of none."""
+"""A buffer that stores the gradient before it looks for the stale one turns "tau 1" into no delay at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from callbacks.step.pipeline import StepPipeline
 
 
 class Counter(L.LightningModule):
-    """The gradient of `p` at step t is t + 1, whatever p is: what p moved by says which gradient it was."""
+    """Gives `p` the gradient t + 1 at step t, whatever p is: how far p moved says which gradient it was."""
 
     def __init__(self, automatic: bool):
         super().__init__()

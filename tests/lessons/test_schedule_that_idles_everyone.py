@@ -1,4 +1,4 @@
-"""With the same interval and no phases every encoder skipped the same steps: only the fusion trained on those."""
+"""With one interval and no phases every encoder skips the same steps, in which only the fusion trains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores normalised by their mean hover around 1: "adaptive" runs were sync runs, and nobody saw it."""
+"""Scores divided by their mean stay near 1: unless changes are counted, nobody sees that "adaptive" is sync."""
 
 from __future__ import annotations
 

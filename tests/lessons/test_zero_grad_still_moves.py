@@ -1,10 +1,11 @@
-"""`grad.zero_()` on a held encoder: momentum and weight decay went on moving it. Nothing means `grad = None`."""
+"""After `grad.zero_()`, momentum and weight decay go on moving a held encoder. Nothing means `grad = None`."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from toys import ADAMW, MOMENTUM, Foreign, differences, fit, foreign_batches
+from foreign_toys import Foreign, foreign_batches
+from toys import ADAMW, MOMENTUM, differences, fit
 
 from callbacks.stages.frequency import FrequencyMask
 from callbacks.step.phases import Phase
@@ -12,7 +13,7 @@ from callbacks.step.stage import Stage
 
 
 class Zeroed(Stage):
-    """The mistake: from the third step on, group a's gradient is filled with zeros."""
+    """Makes the mistake: fills group a's gradient with zeros from the third step on."""
 
     name = "frequency"
     phase = Phase.MASK

@@ -13,7 +13,7 @@ from asgml_runs import config, fit
 
 from asgml.methods.base import Epoch, Survey
 from asgml.methods.relearn import Relearn, clusters, purity
-from asgml.train.hooks import reinitialise
+from asgml.train.method_support import reinitialise
 
 
 def survey(offsets: dict[str, list[int]], y: list[int]) -> Survey:

@@ -22,7 +22,7 @@ ALL = (
 MODES: dict[str, list[str]] = {
     "everything-dropout": [ALL, "encoder.dropout=0.2"],
     "rvq-ratio": ["codec=rvq", "codec.size=4", "curriculum=ratio", "wire.slots=2"],
-    "lora-stages": ["+adaptation.tiny_llama={_target_:latentwire.build.LoRA,rank:2}", "curriculum=adaptation"],
+    "lora-stages": ["+adaptation.tiny_llama={_target_:latentwire.lm.LoRA,rank:2}", "curriculum=adaptation"],
     "teacher-cached": ["objective=[answer_ce,answer_kd]", "teacher.cache=true", "corpus.train=7",
                        "injector=soft_prefix"],
     "gated-ema": ["averaging=ema", "objective=[answer_ce,mismatch_hinge]"],

@@ -5,20 +5,8 @@ from __future__ import annotations
 import lightning as L
 import pytest
 import torch
-from toys import (
-    SGD,
-    Capture,
-    Foreign,
-    Quadratic,
-    asgml,
-    differences,
-    fit,
-    foreign_batches,
-    quadratic_batches,
-    toy_batches,
-    toy_spec,
-    train,
-)
+from foreign_toys import Foreign, Quadratic, foreign_batches, quadratic_batches
+from toys import SGD, Capture, asgml, differences, fit, toy_batches, toy_spec, train
 
 from callbacks.errors import UserError
 from callbacks.run.averaging import EMAWeights, SWAWeights

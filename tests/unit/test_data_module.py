@@ -112,10 +112,6 @@ def test_the_probe_batch_is_held_out_balanced_and_fixed(n, counts):
     assert np.array_equal(one["x"]["audio"].numpy(), Made().tables()["val"].x["audio"][one["index"]])
 
 
-def test_class_counts_are_those_of_train():
-    assert data().class_counts.tolist() == [13, 13, 12, 12]
-
-
 def test_the_summary_is_printed_once_and_tells_what_is_missing(capsys):
     module = data(missing={"audio": 0.4})
     module.setup("fit")

@@ -4,22 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from foreign_toys import Foreign, Quadratic, foreign_batches, quadratic_batches
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import DummyLogger
-from toys import (
-    MOMENTUM,
-    Capture,
-    Foreign,
-    Quadratic,
-    asgml,
-    differences,
-    fit,
-    foreign_batches,
-    quadratic_batches,
-    toy_batches,
-    toy_spec,
-    train,
-)
+from toys import MOMENTUM, Capture, asgml, differences, fit, toy_batches, toy_spec, train
 
 from asgml.methods.uniform import Uniform
 from asgml.model.net import FUSION
@@ -31,7 +19,7 @@ from callbacks.step.pipeline import StepPipeline
 
 
 class Keep(DummyLogger):
-    """Every set of logged metrics, by step."""
+    """Keeps every set of logged metrics with its step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +33,7 @@ class Keep(DummyLogger):
 
 
 class Gradients(GradientNorms):
-    """Keeps the gradients that it sees, next to measuring them."""
+    """Keeps the gradients that it measures."""
 
     def __init__(self, every: int):
         super().__init__(every)

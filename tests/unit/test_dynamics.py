@@ -1,4 +1,4 @@
-"""G, D and S: how fast each modality learns."""
+"""G, D and S: how fast each modality learns (specification A3.1 to A3.3)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from asgml.rhythm.dynamics import DynamicsTracker
 
 
 def literal(norms: list[dict[str, float]], losses: list[dict[str, float]], sizes, window, alpha):
-    """G_m and D_m from the whole history, as specification A3.1 and A3.2 has them."""
+    """Return G_m and D_m, computed from the whole history as specification A3.1 and A3.2 define them."""
     g, d = {}, {}
     for m, size in sizes.items():
         values = [row[m] / size**0.5 for row in norms if row[m] > 0]

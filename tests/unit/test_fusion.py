@@ -14,7 +14,7 @@ from asgml.model.fusion.concat import Concat
 from asgml.model.fusion.film import FiLM
 from asgml.model.fusion.gated import Gated
 from asgml.model.fusion.sum import Sum
-from asgml.model.rows import assemble, present_mask, scatter
+from asgml.model.rows import present_mask, scatter
 from callbacks.errors import UserError
 
 FUSIONS: dict[str, Callable[..., Fusion]] = {
@@ -180,13 +180,3 @@ def test_scatter_places_rows_and_passes_their_gradient():
     assert torch.equal(present_mask(where, 5), torch.tensor([False, True, False, True, False]))
     assert present_mask(None, 3).all()
     assert torch.equal(scatter(f[:0], where[:0], 2), torch.zeros(2, 3))
-
-
-def test_assemble_masks_only_where_something_is_missing():
-    f = {"a": torch.randn(3, 2), "b": torch.randn(1, 4)}
-    placed, present = assemble(f, {"a": None, "b": torch.tensor([2])}, 3)
-    assert placed["b"].shape == (3, 4)
-    assert present is not None
-    assert present["a"].tolist() == [True] * 3
-    assert present["b"].tolist() == [False, False, True]
-    assert assemble({"a": f["a"]}, {"a": None}, 3)[1] is None

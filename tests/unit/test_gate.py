@@ -1,25 +1,14 @@
-"""The step gate, and the alarm for a validation loss that does not move."""
+"""The step gate, and the alarm for a validation loss that does not move (specification A5)."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from toys import (
-    Foreign,
-    Quadratic,
-    asgml,
-    fit,
-    foreign_batches,
-    loader,
-    quadratic_batches,
-    quiet_trainer,
-    toy_batches,
-    toy_spec,
-    train,
-)
+from foreign_toys import Foreign, Quadratic, foreign_batches, quadratic_batches
+from toys import asgml, fit, loader, quiet_trainer, toy_batches, toy_spec, train
 
 from callbacks.run.alarms import NothingLearned, NothingLearnedAlarm
-from callbacks.stages.gate import StepGate, TooManySkips, verdict
+from callbacks.stages.gate import StepGate, TooManySkips, veto_reason
 from callbacks.stages.staleness import StalenessBuffer
 from callbacks.step.pipeline import StepPipeline
 
@@ -31,19 +20,19 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize("size", [1.0, 1e-30])
 def test_any_single_group_with_a_signal_is_enough(alone, size):
     norms = {g: size if g == alone else 0.0 for g in GROUPS}
-    assert verdict(norms, norms) is None
+    assert veto_reason(norms, norms) is None
 
 
 def test_no_signal_at_all_is_a_reason():
     zero = dict.fromkeys(GROUPS, 0.0)
-    assert verdict(zero, zero) == "total gradient norm is 0"
-    assert verdict(dict.fromkeys(GROUPS, 1.0), zero) == "total gradient norm is 0"
+    assert veto_reason(zero, zero) == "total gradient norm is 0"
+    assert veto_reason(dict.fromkeys(GROUPS, 1.0), zero) == "total gradient norm is 0"
 
 
 def test_standing_still_on_purpose_is_not_the_lack_of_a_signal():
     fresh, nothing = {"a": 1.0, "b": 0.0}, {"a": 0.0, "b": 0.0}
-    assert verdict(fresh, nothing, held={"a"}) is None
-    assert verdict(fresh, nothing, held={"b"}) == "total gradient norm is 0"
+    assert veto_reason(fresh, nothing, held={"a"}) is None
+    assert veto_reason(fresh, nothing, held={"b"}) == "total gradient norm is 0"
 
 
 @pytest.mark.parametrize("bad", [NAN, INF, -INF])
@@ -51,12 +40,12 @@ def test_standing_still_on_purpose_is_not_the_lack_of_a_signal():
 def test_anything_not_finite_is_a_reason_that_names_the_group(group, bad):
     fine = dict.fromkeys(GROUPS, 1.0)
     broken = {**fine, group: bad}
-    assert verdict(broken, fine) == f"fresh gradient not finite: {group} ({bad})"
-    assert verdict(fine, broken) == f"applied gradient not finite: {group} ({bad})"
+    assert veto_reason(broken, fine) == f"fresh gradient not finite: {group} ({bad})"
+    assert veto_reason(fine, broken) == f"applied gradient not finite: {group} ({bad})"
 
 
 class OneGroup(Foreign):
-    """Only the named tower gets a gradient; the others' are None, or 0."""
+    """Gives a gradient to the named group only; those of the others are None, or 0."""
 
     def __init__(self, group: str, zeros: bool):
         super().__init__(automatic=False)
@@ -111,6 +100,13 @@ def test_a_run_of_skips_fails_loudly_and_says_why():
         train(asgml(), toy_batches(9, spec, poison=[1, 3, 4, 5]), gate=gate)
     assert "Nothing is being learned" in str(error.value)
     assert gate.skipped == 4  # the lonely one before did not count towards the run
+
+
+def test_a_run_of_skips_names_who_waits_and_why():
+    gate = StepGate(max_consecutive_skips=2)
+    batches = toy_batches(4, toy_spec(), poison=[2, 3])
+    with pytest.raises(TooManySkips, match=r"Held or delayed: audio \(applies the gradient of 2 steps ago\)\. "):
+        train(asgml("staleness", tau=2), batches, gate=gate)
 
 
 def test_skips_with_steps_between_do_not_add_up():

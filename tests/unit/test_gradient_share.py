@@ -1,4 +1,4 @@
-"""gradient_share: how much gradient a branch leaves to the module beside it."""
+"""gradient_share: how much gradient a branch leaves to the module beside it (specification A6.3)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SEEDS = range(10)
 
 
 class Stream(nn.Module):
-    """tanh of an adapter's output plus a scaled branch: a loud branch saturates the tanh."""
+    """Applies tanh to an adapter's output plus a scaled branch: a large branch saturates the tanh."""
 
     def __init__(self, scale: float):
         super().__init__()

@@ -39,15 +39,14 @@ QUESTIONS = [p.questions[0] for p in PASSAGES]
 @pytest.mark.parametrize("slots", [1, M, 500])
 def test_the_budget_reads_exactly_m_tokens_of_context_and_the_whole_question(slots: int) -> None:
     lm = tiny_lm()
-    prefix, texts = TokenBudget().prefix(lm, PASSAGES, QUESTIONS, slots)
+    prefix = TokenBudget().prefix(lm, PASSAGES, QUESTIONS, slots)
     assert prefix.text_ids is not None
-    for p, q, ids, text in zip(PASSAGES, QUESTIONS, prefix.text_ids, texts, strict=True):
+    for p, q, ids in zip(PASSAGES, QUESTIONS, prefix.text_ids, strict=True):
         prompt = prompt_of(lm, p, q)
         assert tuple(ids) == prompt.context[:slots]
         assert len(ids) == min(slots, len(prompt.context))
         assert TokenBudget().follows(prompt) == prompt.question
-        assert text is not None
-        assert p.text.startswith(text)
+        assert p.text.startswith(lm.style.decode(ids))
 
 
 def test_for_continuation_the_budget_is_the_last_tokens() -> None:
@@ -57,7 +56,7 @@ def test_for_continuation_the_budget_is_the_last_tokens() -> None:
     prompt = prompt_of(lm, story, question)
     assert prompt.context == lm.style.encode("once upon a time")
     assert prompt.question + prompt.answer == lm.style.encode(" there was")
-    prefix, _ = TokenBudget(keep="last").prefix(lm, [story], [question], M)
+    prefix = TokenBudget(keep="last").prefix(lm, [story], [question], M)
     assert prefix.text_ids == [prompt.context[-M:]]
 
 
@@ -69,7 +68,7 @@ def test_no_baseline_but_the_legacy_one_cuts_the_question() -> None:
     for baseline in whole:
         assert baseline.follows(prompt) == prompt.question, baseline.name
     legacy = LegacyTruncation()
-    prefix, _ = legacy.prefix(lm, PASSAGES, QUESTIONS, M)
+    prefix = legacy.prefix(lm, PASSAGES, QUESTIONS, M)
     assert legacy.follows(prompt) == ()
     assert prefix.text_ids == [prompt_of(lm, p, q).context[:M] for p, q in zip(PASSAGES, QUESTIONS, strict=True)]
     assert [b.fair for b in (*whole, legacy)] == [True] * len(whole) + [False]
@@ -81,10 +80,10 @@ def test_where_the_question_is_compressed_too_it_is_kept_and_counted(extra: int)
     prompt = prompt_of(lm, PASSAGES[0], QUESTIONS[0])
     question = prompt.question[: -len(prompt.cue)]
     budget = WholePromptBudget()
-    prefix, _ = budget.prefix(lm, PASSAGES[:1], QUESTIONS[:1], len(question) + extra)
+    prefix = budget.prefix(lm, PASSAGES[:1], QUESTIONS[:1], len(question) + extra)
     assert prefix.text_ids == [prompt.context[:extra] + question]
     assert budget.follows(prompt) == prompt.cue
-    short, _ = budget.prefix(lm, PASSAGES[:1], QUESTIONS[:1], 3)
+    short = budget.prefix(lm, PASSAGES[:1], QUESTIONS[:1], 3)
     assert short.text_ids == [question], "a question is never cut"
 
 
@@ -96,17 +95,16 @@ def test_bm25_finds_the_sentence_and_equals_the_formula() -> None:
     assert scores[0] == 0.0
     lm = tiny_lm()
     question = Question("q", "where does Bob live?", ("Rome",), "city")
-    prefix, texts = BestSentence().prefix(lm, PASSAGES[:1], [question], 100)
-    assert texts == ["Bob lives in Rome."]
+    prefix = BestSentence().prefix(lm, PASSAGES[:1], [question], 100)
     assert prefix.text_ids == [lm.style.encode("Bob lives in Rome.\n")]
-    cut, _ = BestSentence().prefix(lm, PASSAGES[:1], [question], M)
+    cut = BestSentence().prefix(lm, PASSAGES[:1], [question], M)
     assert cut.text_ids == [lm.style.encode("Bob lives in Rome.\n")[:M]]
 
 
 def test_mean_pooled_is_the_mean_of_chunks_whatever_the_batch() -> None:
     lm = tiny_lm()
-    both, _ = MeanPooled().prefix(lm, PASSAGES, QUESTIONS, M)
-    alone, _ = MeanPooled().prefix(lm, PASSAGES[1:], QUESTIONS[1:], M)
+    both = MeanPooled().prefix(lm, PASSAGES, QUESTIONS, M)
+    alone = MeanPooled().prefix(lm, PASSAGES[1:], QUESTIONS[1:], M)
     assert both.embeds is not None
     assert alone.embeds is not None
     torch.testing.assert_close(both.embeds[1:], alone.embeds)
@@ -126,7 +124,7 @@ def test_a_pca_that_keeps_every_component_is_the_text(family: Family) -> None:
     longest = max(len(lm.style.encode(p.text)) + 1 for p in train)
     slots = longest // 2 + 1  # chunks of two tokens: 64 entries, more than enough chunks for all components
     pca.fit(lm, train, slots, 0)
-    prefix, _ = pca.prefix(lm, PASSAGES[:1], QUESTIONS[:1], slots)
+    prefix = pca.prefix(lm, PASSAGES[:1], QUESTIONS[:1], slots)
     assert prefix.embeds is not None
     expected = lm.embed(torch.tensor(prompt_of(lm, PASSAGES[0], QUESTIONS[0]).context))
     torch.testing.assert_close(prefix.embeds[0], expected, rtol=0, atol=0.02 * float(expected.abs().max()))
@@ -149,7 +147,7 @@ def test_the_static_prefix_learns_answers_and_is_the_same_for_all() -> None:
 
     def nll(steps: int) -> float:
         static.fit(lm, PASSAGES, M, steps)
-        prefix, _ = static.prefix(lm, PASSAGES, QUESTIONS, M)
+        prefix = static.prefix(lm, PASSAGES, QUESTIONS, M)
         assert prefix.embeds is not None
         assert prefix.embeds.shape == (2, M, lm.d_model)
         assert torch.equal(prefix.embeds[0], prefix.embeds[1])
@@ -173,14 +171,14 @@ def test_memory_slots_learn_what_is_told_and_leave_the_reader_alone(family: Fami
     memory = MemorySlots(read, lr=0.02, batch=4)
 
     def nll(answers: list) -> float:
-        prefix, _ = memory.prefix(lm, told, questions, 4)
+        prefix = memory.prefix(lm, told, questions, 4)
         return float(lm.answer_logprobs(prefix, [p.question for p in prompts], answers).nll().mean())
 
     memory.fit(lm, told, 4, 60)
     right, wrong = nll([p.answer for p in prompts]), nll([p.answer for p in prompts][::-1])
     assert right < wrong - 1
-    alone, _ = memory.prefix(lm, told[1:], questions[1:], 4)
-    both, _ = memory.prefix(lm, told, questions, 4)
+    alone = memory.prefix(lm, told[1:], questions[1:], 4)
+    both = memory.prefix(lm, told, questions, 4)
     pairs = [(alone.embeds, both.embeds)] if read == "embeddings" else list(zip(alone.kv[0], both.kv[0], strict=True))
     for one, two in pairs:
         torch.testing.assert_close(one[0], two[1], rtol=0, atol=1e-4)
@@ -213,8 +211,8 @@ def test_replay_is_the_text_plus_minus_nothing(family: Family, anchor) -> None:
     replay = Replay(anchor)
     for p, q in zip(PASSAGES, QUESTIONS, strict=True):
         prompt = prompt_of(lm, p, q)
-        prefix, _ = replay.prefix(lm, [p], [q], M)
-        text, _ = Text().prefix(lm, [p], [q], M)
+        prefix = replay.prefix(lm, [p], [q], M)
+        text = Text().prefix(lm, [p], [q], M)
         assert lm.generate(prefix, [replay.follows(prompt)], 12) == lm.generate(text, [prompt.question], 12)
         a = lm.answer_logprobs(prefix, [replay.follows(prompt)], [prompt.answer]).scores
         b = lm.answer_logprobs(text, [prompt.question], [prompt.answer]).scores
@@ -225,7 +223,7 @@ def test_replay_is_the_text_plus_minus_nothing(family: Family, anchor) -> None:
 
 def test_text_generates_what_the_bare_model_does_from_the_plain_prompt() -> None:
     lm = tiny_lm()
-    text, _ = Text().prefix(lm, PASSAGES, QUESTIONS, M)
+    text = Text().prefix(lm, PASSAGES, QUESTIONS, M)
     prompts = [prompt_of(lm, p, q) for p, q in zip(PASSAGES, QUESTIONS, strict=True)]
     made = lm.generate(text, [p.question for p in prompts], 6)
     for prompt, tokens in zip(prompts, made, strict=True):
@@ -237,7 +235,7 @@ def test_text_generates_what_the_bare_model_does_from_the_plain_prompt() -> None
                 break
             bare.append(token)
         assert tokens == bare
-    empty, _ = NoContext().prefix(lm, PASSAGES, QUESTIONS, M)
+    empty = NoContext().prefix(lm, PASSAGES, QUESTIONS, M)
     assert empty == Prefix()
 
 

@@ -1,4 +1,4 @@
-"""Weights over time and stages of a run."""
+"""Weights over time and periods of a run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from latentwire.acceptance import Rule, judge
 from latentwire.train.curriculum import (
     Constant,
     Cosine,
+    Curriculum,
     Delayed,
     Gated,
     Linear,
     PeakAndDecay,
-    Plan,
+    Period,
     Schedule,
-    Stage,
     slots_for,
 )
 
@@ -56,25 +56,25 @@ def test_a_gate_remembers_over_a_restart_when_it_opened() -> None:
     assert second.weight(5, {"x": 1.0}) == first.weight(5, {"x": 1.0}) == 0.5
 
 
-def test_stages_divide_the_steps_by_their_shares() -> None:
-    plan = Plan([Stage("a", 1.0, ratio=4), Stage("b", 1.0, ratio=8), Stage("c", 2.0)], 100)
-    assert [plan.stages[plan.at(t)].name for t in (0, 24, 25, 49, 50, 99, 500)] == list("aabbccc")
+def test_periods_divide_the_steps_by_their_shares() -> None:
+    curriculum = Curriculum([Period("a", 1.0, ratio=4), Period("b", 1.0, ratio=8), Period("c", 2.0)], 100)
+    assert [curriculum.at(t).name for t in (0, 24, 25, 49, 50, 99, 500)] == list("aabbccc")
 
 
-def test_a_stage_names_who_moves_by_kind_or_exactly() -> None:
-    stage = Stage("a", trains=["adapter", "injector:llama"])
+def test_a_period_names_who_moves_by_kind_or_exactly() -> None:
+    period = Period("a", trains=["adapter", "injector:llama"])
     moving = [g for g in ("encoder", "adapter:llama", "adapter:qwen", "injector:llama", "injector:qwen") if
-              stage.moves(g)]  # fmt: skip
+              period.moves(g)]  # fmt: skip
     assert moving == ["adapter:llama", "adapter:qwen", "injector:llama"]
-    assert Stage("all").moves("encoder")
+    assert Period("all").moves("encoder")
 
 
 def test_what_cannot_be_meant_is_refused() -> None:
-    for stages in ([], [Stage("a"), Stage("a")], [Stage("a", 0.0)], [Stage("a", ratio=0.5), Stage("b")]):
+    for periods in ([], [Period("a"), Period("a")], [Period("a", 0.0)], [Period("a", ratio=0.5), Period("b")]):
         with pytest.raises(UserError):
-            Plan(stages, 10)
+            Curriculum(periods, 10)
     with pytest.raises(UserError, match="last stage"):
-        Plan([Stage("a", ratio=4)], 10)  # then nobody trains at the ratio that is evaluated
+        Curriculum([Period("a", ratio=4)], 10)  # then nobody trains at the ratio that is evaluated
     with pytest.raises(UserError):
         Gated(Constant(), "x")
     with pytest.raises(UserError):

@@ -17,13 +17,12 @@ from latentwire.baselines.pooled import MeanPooled
 from latentwire.baselines.replay import Replay
 from latentwire.baselines.text import NoContext, Text
 from latentwire.data.base import Passage, Question
+from latentwire.data.squad_metrics import exact_match, f1, normalize
 from latentwire.examples import prompt_of, whole_prompt_text
-from latentwire.injectors.rotary import read_cache
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 from latentwire.scoring.evaluation import Evaluation
 from latentwire.scoring.evaluator import Evaluator
-from latentwire.scoring.squad_metrics import exact_match, f1, normalize
 from suite.statistics import bootstrap_interval, mcnemar
 
 M, NEW = 5, 6
@@ -166,7 +165,7 @@ def test_so_is_a_wire_of_the_keys_and_values_of_these_tokens(lm, found) -> None:
     class FirstKeys(FirstTokens):
         def prefix(self, values: Tensor, model: str) -> Prefix:
             head = len(lm.style.head)
-            caches = [read_cache(lm, [*lm.style.head, *row]) for row in values[..., 0].long().tolist()]
+            caches = [lm.keys_and_values([*lm.style.head, *row]) for row in values[..., 0].long().tolist()]
             layers = [list(zip(*row, strict=True)) for row in zip(*caches, strict=True)]
             return Prefix(kv=[(torch.cat(k)[:, :, head:], torch.cat(v)[:, :, head:]) for k, v in layers])
 
@@ -328,7 +327,7 @@ def test_wires_of_different_m_and_a_missing_m_are_refused(lm) -> None:
         evaluator.run({})
     with pytest.raises(UserError, match="one M"):
         evaluator.run({"wire": FirstTokens({"tiny": lm})}, slots=M + 1)
-    with pytest.raises(UserError, match="names a wire and a baseline"):
+    with pytest.raises(UserError, match="the name of a wire as well"):
         evaluator.run({"text": FirstTokens({"tiny": lm})})
     assert evaluator.run({}, slots=M).methods["text"]["M"] == M
 

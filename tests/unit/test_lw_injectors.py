@@ -20,7 +20,7 @@ from latentwire.injectors.base import Injector
 from latentwire.injectors.deep_prefix import DeepPrefix
 from latentwire.injectors.fitting import pooled_embeddings
 from latentwire.injectors.kv_statistics import measure_kv
-from latentwire.injectors.rotary import RotaryPlacement, read_cache
+from latentwire.injectors.rotary import RotaryPlacement
 from latentwire.injectors.soft_prefix import SoftPrefix
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
@@ -83,7 +83,7 @@ def test_deep_prefix_with_the_texts_own_keys_and_values_is_the_text(kind: str) -
     injector.rms.fill_(1.0)
     positions = torch.arange(head, head + len(ids))
     with torch.no_grad():
-        for layer, (keys, values) in enumerate(read_cache(lm, [*lm.style.head, *ids])):
+        for layer, (keys, values) in enumerate(lm.keys_and_values([*lm.style.head, *ids])):
             true = torch.stack([injector.placement.undo(keys[:, :, head:], positions)[0], values[0, :, head:]])
             true = (true - injector.mean[layer][:, :, None]) / injector.std[layer][:, :, None]
             linear: Any = injector.layers[layer]
@@ -300,7 +300,7 @@ def test_placing_is_what_the_model_does_and_undoing_its_inverse(kind: str) -> No
             lambda m, i, out: bare.append(out.unflatten(-1, (-1, lm.kv_shape[1])).transpose(1, 2))
         )
     )
-    keys = read_cache(lm, ids)[1][0]
+    keys = lm.keys_and_values(ids)[1][0]
     hook.remove()
     positions = torch.arange(len(ids))
     torch.testing.assert_close(placement.place(bare[0], positions), keys, rtol=0, atol=1e-9)
@@ -329,5 +329,5 @@ def test_reduced_precision_is_recognised_too() -> None:
 
 
 def test_no_text_to_measure_is_refused() -> None:
-    with pytest.raises(UserError, match="training texts"):
+    with pytest.raises(UserError, match=r"wire\.measured_texts"):
         DeepPrefix(D_Z, model("llama", torch.float32), [""], LinearAdapter)

@@ -21,10 +21,10 @@ from latentwire.ladder import rung3_overfit as overfit
 from latentwire.ladder import rung6_squeeze as squeeze
 from latentwire.ladder.__main__ import main, parse
 from latentwire.ladder.bare_trainer import Gentle, module_of
-from latentwire.ladder.options import Ladder, Parity, Replay
+from latentwire.ladder.options import LadderOptions, ParityOptions, ReplayOptions
 from latentwire.ladder.ranks import rank_of, slot_rank
 from latentwire.ladder.rung2_channel import scales
-from latentwire.ladder.subject import Subject, questions_without_a_word, spread, strangers
+from latentwire.ladder.subject import Subject, questions_without_a_word, spread, unregistered
 from latentwire.ladder.verdict import Check, Verdict, judged, refused
 from suite.config.compose import compose
 from suite.runs.identity import config_hash
@@ -33,9 +33,9 @@ from suite.runs.ledger import Ledger as Rows
 DEFAULT = OmegaConf.to_container(compose("latentwire/ladder").ladder, resolve=True)
 
 
-def ladder(**changes: Any) -> Ladder:
+def ladder(**changes: Any) -> LadderOptions:
     assert isinstance(DEFAULT, dict)
-    return TypeAdapter(Ladder).validate_python({**DEFAULT, **changes})
+    return TypeAdapter(LadderOptions).validate_python({**DEFAULT, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def rungs(monkeypatch: pytest.MonkeyPatch) -> dict[int, Any]:
     return plan
 
 
-def statuses(ladder: Ladder, run: Any = None) -> list[str]:
+def statuses(ladder: LadderOptions, run: Any = None) -> list[str]:
     nobody: Any = object()
     return [v.status for v in climbing.climb(ladder, lambda: nobody, run)]
 
@@ -164,10 +164,10 @@ def test_an_existing_run_has_its_own_configuration(tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize("more", [["injector=soft_prefix"], ["wire.track=whole_prompt"]])
 def test_a_sound_wire_passes_parity_and_replay_with_both_families(folder: Path, more: list[str]) -> None:
     subject = build(folder, *more, lms=("llama", "qwen2"))
-    found = parity.parity(subject, Parity(passages=1, words=3))
+    found = parity.parity(subject, ParityOptions(passages=1, words=3))
     assert found.status == "pass", found.found
     assert found.checks[-1].value == 2 * (4 + 2), "four paths of its own and the two fair baselines, on both models"
-    again = replay.replay(subject, Replay(questions=3))
+    again = replay.replay(subject, ReplayOptions(questions=3))
     assert again.status == "pass", again.found
     assert sum("keys and values" in c.name for c in again.checks) == (4 if "wire.track=whole_prompt" in more else 0)
 
@@ -177,7 +177,7 @@ def test_a_baseline_that_reads_another_question_is_named(folder: Path, monkeypat
 
     subject = build(folder)
     monkeypatch.setattr(TokenBudget, "follows", lambda self, prompt: prompt.question[1:])
-    found = parity.parity(subject, Parity(passages=1, words=3))
+    found = parity.parity(subject, ParityOptions(passages=1, words=3))
     assert found.found.startswith("read otherwise: baseline token_budget reads ")
     read, expected = found.found.split(" instead of ")
     assert expected.startswith("'Question: What")
@@ -230,16 +230,16 @@ def test_examples_are_as_many_as_asked_and_from_all_over_a_passage(folder: Path)
 
 
 def test_groups_that_no_stage_trains_and_lora_that_the_wire_does_not_hold_are_named(folder: Path) -> None:
-    stage = "{_target_: latentwire.train.Stage, name: a, trains: [encoder]}"
+    stage = "{_target_: latentwire.train.Period, name: a, trains: [encoder]}"
     subject = build(folder, f"stages=[{stage}]")
     module = module_of(subject, 10, Gentle(10, 1.0))
     assert overfit.untrained(subject, module) == ["adapter:tiny_llama", "injector:tiny_llama"]
-    assert strangers(subject) == []
+    assert unregistered(subject) == []
     from peft import LoraConfig
 
     subject.lms["tiny_llama"].adapt(LoraConfig(r=2, target_modules=["v_proj"]))
-    assert len(strangers(subject)) == 2 * subject.lms["tiny_llama"].n_layers
-    assert strangers(subject)[0].startswith("LoRA of tiny_llama: ")
+    assert len(unregistered(subject)) == 2 * subject.lms["tiny_llama"].n_layers
+    assert unregistered(subject)[0].startswith("LoRA of tiny_llama: ")
 
 
 def test_the_gentle_schedule_rises_and_falls_at_a_share_of_the_rates() -> None:

@@ -13,7 +13,7 @@ from omegaconf import open_dict
 from callbacks.errors import UserError
 from callbacks.run.collapse import Collapsed, CollapseMonitor, CollapseSample, effective_rank
 from callbacks.step.groups import named_groups
-from latentwire.build import load
+from latentwire.restore import load
 from latentwire.run import train
 from latentwire.scoring.evaluator import Wire
 from suite.runs.identity import run_dir
@@ -74,7 +74,7 @@ def test_every_parameter_is_in_one_group_with_the_learning_rate_of_its_kind(fold
 
 def test_a_stage_moves_only_what_it_trains(folder: Path) -> None:
     cfg = config(folder, "curriculum=adaptation", "loader.steps_per_epoch=4", "trainer.max_epochs=3",
-                 "+adaptation.tiny_llama={_target_:latentwire.build.LoRA,rank:2}")  # fmt: skip
+                 "+adaptation.tiny_llama={_target_:latentwire.lm.LoRA,rank:2}")  # fmt: skip
     first = fit(_cut(cfg, 1))
     lora = {n: p.detach().clone() for n, p in first.module.wire.lora["tiny_llama"].named_parameters()}
     assert all(not p.any() for n, p in lora.items() if "lora_B" in n), "held in stage A"
@@ -110,8 +110,8 @@ def test_a_ratio_curriculum_changes_the_slots_that_are_trained_but_not_those_tha
     measured: list[int] = []
     parts.module.wire.latents = latents  # type: ignore[method-assign]
     parts.trainer.fit(parts.module, parts.train, parts.val)
-    assert own == round(parts.source.tokens / 16)
-    assert trained[:6] == [round(parts.source.tokens / 4)] * 6
+    assert own == round(parts.inputs.tokens / 16)
+    assert trained[:6] == [round(parts.inputs.tokens / 4)] * 6
     assert trained[6:] == [own] * 12
     assert set(measured) == {own}
 
@@ -146,7 +146,7 @@ def test_a_run_ends_with_baselines_verdicts_and_a_checkpoint_that_reproduces_its
     again = torch.load(run_dir(cfg) / "checkpoints" / "best.ckpt", weights_only=True)
     assert again["latentwire"]["val"] == result["val_best"]
     wire: Wire = loaded.wire
-    texts = [p.text for p in loaded.source.corpus.split("test")[:3]]
+    texts = [p.text for p in loaded.inputs.corpus.split("test")[:3]]
     values = wire.encode(texts)
     assert values.shape == (3, 3, 8)
     kv = wire.prefix(values, "tiny_qwen2").kv
@@ -165,7 +165,7 @@ def test_a_later_model_learns_to_read_an_existing_wire(folder: Path) -> None:
         second.encoder_lm = first.lms.tiny_llama
     parts = fit(second)
     assert list(parts.module.groups()) == ["adapter:tiny_qwen2", "injector:tiny_qwen2"]
-    text = [parts.source.corpus.split("test")[0].text]
+    text = [parts.inputs.corpus.split("test")[0].text]
     assert torch.equal(parts.module.wire.encode(text), sender.encode(text))
     assert parts.module.wire.identity() == sender.identity()
     other = config(folder, "seed=6", "wire.d_z=16", f"wire.from_run={run_dir(first)}", "wire.slots=null", "codec=rvq")
@@ -193,8 +193,8 @@ def test_a_stage_may_take_more_codes_than_are_sent(folder: Path) -> None:
     cfg = config(folder, "codec=fsq", "codec.levels=[4]", "codec.codes=2", "codec.spare=2", "trainer.max_epochs=1")
     with open_dict(cfg):
         cfg.stages = [
-            {"_target_": "latentwire.train.Stage", "name": "wide", "share": 1.0, "codes": 4},
-            {"_target_": "latentwire.train.Stage", "name": "latents", "share": 1.0},
+            {"_target_": "latentwire.train.Period", "name": "wide", "share": 1.0, "codes": 4},
+            {"_target_": "latentwire.train.Period", "name": "latents", "share": 1.0},
         ]
     parts = prepare(cfg)
     seen = []
@@ -224,7 +224,7 @@ def test_what_cannot_be_meant_is_refused_by_name(folder: Path) -> None:
         (["callbacks.gate=null"], "callbacks.gate"),
         (["objective=[answer_kd]", "teacher.cache=true", "corpus.train=200000"], "teacher.cache"),
         (["wire.from_run=nowhere"], "nowhere"),
-        (["+adaptation.other={_target_:latentwire.build.LoRA}"], "adaptation.other"),
+        (["+adaptation.other={_target_:latentwire.lm.LoRA}"], "adaptation.other"),
     ):
         with pytest.raises(UserError, match=found):
             fit(config(folder, *more))

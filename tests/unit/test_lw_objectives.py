@@ -12,6 +12,7 @@ import torch
 from lw_toys import tiny_lm
 from torch import Tensor
 
+from callbacks.errors import UserError
 from latentwire.data.base import Passage, Question
 from latentwire.data.biographies import Biographies
 from latentwire.encoders.byte import ByteEncoder
@@ -20,13 +21,13 @@ from latentwire.examples import prompt_of
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 from latentwire.lm.results import AnswerLogprobs
-from latentwire.objectives.base import Seen
+from latentwire.objectives.base import Needs, Seen, together
 from latentwire.objectives.contrast import MismatchHinge, hinge
 from latentwire.objectives.distillation import AnswerKD, kl_top_k, top_k
-from latentwire.objectives.likelihood import AnswerCE, FirstTokenCE, KTokenCE, TextReconstruction
+from latentwire.objectives.likelihood import AnswerCE, Continuation, FirstTokenCE, KTokenCE, TextReconstruction
 from latentwire.objectives.reconstruction import EmbeddingReconstruction, embedding_loss
 from latentwire.objectives.teacher import Teacher, ask, cache_key
-from latentwire.train.batches import Contexts, Needs, Rows, forwards, read
+from latentwire.train.batches import Contexts, Rows, forwards, read
 from latentwire.train.curriculum import Constant
 
 
@@ -113,7 +114,7 @@ def corpus(n: int = 6) -> list[Passage]:
 
 def batch_of(lm: FrozenLM, *kinds: Any, questions: int = 2, n: int = 3) -> Any:
     encoder = ByteEncoder(4, ["shared"], pooling=lambda d, slices: ChunkMean(d, slices), width=8, heads=2)
-    needs = Needs(frozenset(kinds), cue="Repeat.", low=0.4, high=0.6)
+    needs = Needs(frozenset(kinds), cue="Repeat.", words=(0.4, 0.6))
     return Contexts(corpus(), encoder, {"lm": lm}, questions, needs, seed=0).__getitems__([(i, 0) for i in range(n)])
 
 
@@ -187,14 +188,34 @@ def test_text_rows_ask_for_the_whole_text_and_its_end() -> None:
     for i, source in enumerate(rest.source):
         head = bytes(batch.tokens.ids[source][batch.tokens.mask[source]].tolist()).decode()
         assert head + " " + lm.style.decode([*rest.question[i], *rest.answer[i]]) == batch.passages[i].text
-    assert TextReconstruction(Constant()).needs == ("text",)
+    assert TextReconstruction(Constant(), "Again.").needs == Needs(frozenset({"text"}), cue="Again.")
+
+
+def test_objectives_say_what_they_need_of_a_batch() -> None:
+    weight = Constant()
+    needs = {
+        "answer_ce": AnswerCE(weight).needs,
+        "hinge": MismatchHinge(weight).needs,
+        "text": TextReconstruction(weight, "Again.").needs,
+        "rest": Continuation(weight, 0.2, 0.4).needs,
+        "embeddings": EmbeddingReconstruction(weight).needs,
+    }
+    every: Any = frozenset({"answer", "wrong", "text", "continuation"})
+    assert together(needs) == Needs(every, "Again.", (0.2, 0.4), True)
+    answers = {name: needs[name] for name in ("answer_ce", "hinge")}
+    assert together(answers, whole_prompt=True) == Needs(frozenset({"answer", "wrong"}), whole_prompt=True)
+    for name in ("text", "rest", "embeddings"):
+        with pytest.raises(UserError, match=rf"~objectives\.{name}"):
+            together({name: needs[name]}, whole_prompt=True)
+    with pytest.raises(UserError, match=r"~objectives\.again"):
+        together({**needs, "again": needs["text"]})
 
 
 def test_batches_are_a_function_of_seed_epoch_and_index_and_epochs_go_on_in_the_split() -> None:
     encoder = ByteEncoder(4, ["shared"], pooling=lambda d, slices: ChunkMean(d, slices), width=8, heads=2)
 
     def data() -> Contexts:
-        return Contexts(corpus(6), encoder, {"lm": tiny_lm()}, 1, Needs(frozenset({"answer"})), seed=3, per_epoch=2)
+        return Contexts(corpus(6), encoder, {"lm": tiny_lm()}, 1, Needs(), seed=3, per_epoch=2)
 
     items = [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2), (1, 2), (0, 3)]
     first, second = data(), data()

@@ -12,14 +12,17 @@ from lw_toys import byte_tokenizer
 
 from callbacks.errors import UserError
 from latentwire.data.biographies import WORLD, Biographies
-from latentwire.lm.frozen import FrozenLM, Prefix
+from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Prefix
 from latentwire.lm.prompts import plain, render
 from latentwire.pocket import architecture as pocket
 from latentwire.pocket import drill
 from latentwire.pocket.packing import pack
 from latentwire.pocket.tokenizers import build_tokenizer
-from latentwire.pretrain import Pocket, Recipe, Tokens, Trainer, lines, main, spec_of
+from latentwire.pocket.training import Pocket, Recipe, Trainer, Vocabulary, lines
+from latentwire.pretrain import main
 from suite.config.compose import compose
+from suite.config.instantiate import build_node
 
 POCKETS = ("pocket_llama", "pocket_qwen")
 KINDS = {"word_piece": 512, "byte_bpe": 1100}
@@ -153,7 +156,7 @@ def test_a_pocket_model_is_small_and_says_how_it_was_made(name: str) -> None:
     assert (folder / "model.safetensors").stat().st_size < 3 * 2**20
     card = (folder / pocket.CARD).read_text()
     assert f"python -m latentwire.pretrain lm={name}" in card
-    tokens = compose("pretrain", [f"lm={name}"]).pocket.tokenizer
+    tokens = compose("latentwire/pretrain", [f"lm={name}"]).pocket.tokenizer
     again = build_tokenizer(tokens.kind, tokens.vocab_size, lines())
     stored = pocket.load(name).tokenizer
     assert again.get_vocab() == stored.get_vocab()
@@ -187,7 +190,7 @@ def test_an_unknown_name_is_refused() -> None:
 # -- training ---------------------------------------------------------------------------------------------------------
 TINY = Pocket(
     pocket.Architecture("llama", 16, 1, 2, 2, 16, 512),
-    Tokens("word_piece", 512),
+    Vocabulary("word_piece", 512),
     Recipe(
         repeat_steps=3, repeat_until=2.0, repeat_rows=4, repeat_lengths=(3, 5), repeat_lr=1e-3,
         stages=[[(1, 2)], [(2, 2), (1, 2)]], until=[0.0, 2.0], steps=4, cooldown=2, rows=2, questions=2,
@@ -241,7 +244,7 @@ def test_the_command_trains_seals_and_says_what_came_out(tmp_path: Path, capsys:
 def test_a_smaller_model_learns_to_read_from_scratch(tmp_path: Path) -> None:
     """Width 64, one and two persons: about two minutes of one core (measured: 1.00, 0.985; three persons 0.92)."""
     cfg = compose(
-        "pretrain",
+        "latentwire/pretrain",
         [
             "lm=pocket_llama",
             "pocket.architecture.width=64",
@@ -253,7 +256,7 @@ def test_a_smaller_model_learns_to_read_from_scratch(tmp_path: Path) -> None:
             "pocket.recipe.lr=0.002",
         ],
     )
-    trainer = Trainer(spec_of(cfg.pocket), 1, tmp_path)
+    trainer = Trainer(build_node(cfg.pocket), 1, tmp_path)
     trainer.train()
     for people, least in ((1, 0.95), (2, 0.9)):
         held = drill.passages_of(people, 4, "test", 40, FRESH)

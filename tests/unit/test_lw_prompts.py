@@ -1,4 +1,4 @@
-"""The renderer: four runs of ids, the question never cut, what is cut counted."""
+"""The renderer: four runs of ids, nothing ever cut."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from lw_toys import BOS, EOS, byte_tokenizer
 
 from callbacks.errors import UserError
-from latentwire.lm.prompts import Truncation, chat, plain, render
+from latentwire.lm.prompts import chat, plain, render
 
 LONG = "word " * 30
 
@@ -36,26 +36,15 @@ def test_too_long_is_refused_and_says_what_is_long() -> None:
     style = plain(byte_tokenizer(), 100)
     with pytest.raises(UserError, match="150 of context") as error:
         render(style, LONG, "q?")
-    assert "truncate=context" in error.value.remedy
+    assert "readers=" in error.value.remedy
     with pytest.raises(UserError, match="at most 40 tokens"):
         render(style, "x" * 30, "q?", max_tokens=40)
 
 
-def test_only_the_context_is_ever_cut_and_it_is_counted() -> None:
-    style, count = plain(byte_tokenizer(), 100), Truncation()
-    whole = render(style, None, "who is it?", "me")
-    p = render(style, LONG, "who is it?", "me", truncate="context", count=count)
-    render(style, "short", "who is it?", "me", truncate="context", count=count)
-    assert len(p.ids) == 100
-    assert (p.question, p.answer) == (whole.question, whole.answer)
-    assert p.context == style.encode(LONG)[: len(p.context)]
-    assert count == Truncation(prompts=2, cut=1, tokens=150 - len(p.context))
-
-
 def test_a_question_is_never_cut() -> None:
     style = plain(byte_tokenizer(), 100)
-    with pytest.raises(UserError, match="a question is never cut"):
-        render(style, "c", LONG, truncate="context")
+    with pytest.raises(UserError, match=r"167 of question[\s\S]*nothing is cut off a prompt"):
+        render(style, "c", LONG)
 
 
 def test_a_chat_model_needs_a_template_that_keeps_the_message() -> None:

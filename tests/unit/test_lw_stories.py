@@ -13,7 +13,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from callbacks.errors import UserError
-from latentwire.lm.frozen import FrozenLM, Prefix
+from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Prefix
 from latentwire.pocket.llama2c import convert, halves_from_pairs, read_model, read_tokenizer
 
 DATA = Path(os.environ.get("SUITE_DATA", Path(__file__).parents[3] / "shared" / "data")) / "stories260k"

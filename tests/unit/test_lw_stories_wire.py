@@ -14,9 +14,10 @@ from omegaconf import DictConfig
 from callbacks.errors import UserError
 from latentwire.data import stories
 from latentwire.data.base import Passage
-from latentwire.data.stories import Stories, load
+from latentwire.data.stories import Stories
 from latentwire.examples import is_continuation, prompt_of
-from latentwire.lm.frozen import Prefix
+from latentwire.lm.layout import Prefix
+from latentwire.pocket.stories260k import load_stories260k
 from latentwire.run import Tree, train
 from suite.config.check import check
 from suite.config.compose import Composer
@@ -41,7 +42,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def corpus(cache: Path, **options: Any) -> Stories:
-    return Stories(str(CHECKPOINT), str(PIECES), str(cache), **{**SMALL, **options})
+    return Stories(load_stories260k(str(CHECKPOINT), str(PIECES)), str(cache), **{**SMALL, **options})
 
 
 def no_sampling(self: Stories, name: str, number: int) -> list[list[int]]:
@@ -49,7 +50,7 @@ def no_sampling(self: Stories, name: str, number: int) -> list[list[int]]:
 
 
 def test_a_passage_is_what_was_sampled_up_to_a_words_end_and_goes_on_with_the_next_word(cache: Path) -> None:
-    source, lm = corpus(cache), load(str(CHECKPOINT), str(PIECES))
+    source, lm = corpus(cache), load_stories260k(str(CHECKPOINT), str(PIECES))
     told = source._blocks("test")
     blocks = [next(told), next(told)]
     for passage in source.split("test"):
@@ -98,7 +99,7 @@ def test_an_interrupted_sampling_goes_on_and_a_finished_one_is_read(
 
 def test_the_text_leaves_the_models_own_entropy_at_temperature_1(cache: Path) -> None:
     """NLL minus entropy, token by token, is zero on average where the model itself has drawn the tokens."""
-    lm = load(str(CHECKPOINT), str(PIECES))
+    lm = load_stories260k(str(CHECKPOINT), str(PIECES))
 
     def excess(passages: list[Passage]) -> tuple[float, float]:
         prompts = [prompt_of(lm, p, p.questions[0]) for p in passages]
@@ -116,7 +117,7 @@ def test_the_text_leaves_the_models_own_entropy_at_temperature_1(cache: Path) ->
 
 
 def test_settings_and_files_that_cannot_work_are_refused(cache: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="correct them"):
+    with pytest.raises(UserError, match=r"set corpus\.begin=96"):
         corpus(cache, temperature=0.0)
     with pytest.raises(UserError, match="below 512"):
         corpus(cache, begin=500)
@@ -126,7 +127,7 @@ def test_settings_and_files_that_cannot_work_are_refused(cache: Path, tmp_path: 
 
 def test_missing_files_say_where_they_come_from(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tok512\.bin"):
-        load(str(tmp_path / "a.bin"), str(tmp_path / "b.bin"))
+        load_stories260k(str(tmp_path / "a.bin"), str(tmp_path / "b.bin"))
 
 
 # -- the experiment ---------------------------------------------------------------------------------------------------

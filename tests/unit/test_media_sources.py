@@ -209,7 +209,7 @@ def test_absent_data_are_told_with_the_remedy(tmp_path):
     [
         ("", "empty list"),
         ("\n\n", "empty list"),
-        ("1001_IEO_NEU_XX,NEU\n1002_IEO_HAP_XX,HAPPY\n", r"line 2\n.*'HAPPY'[\s\S]*correct it to 'HAP'"),
+        ("1001_IEO_NEU_XX,NEU\n1002_IEO_HAP_XX,HAPPY\n", r"line 2\n.*'HAPPY'[\s\S]*replace 'HAPPY' by 'HAP'"),
         ("1001_IEO_NEU_XX,NEU\n1002_IEO_HAP_XX\n", "line 2"),
         ("1001_IEO_NEU_XX,NEU,1\n", "line 1"),
         ("1001_IEO_NEU_XX,\n", "line 1"),
@@ -298,7 +298,7 @@ def test_ave_tells_bad_lines(tmp_path):
     ave(tmp_path)
     path = tmp_path / "trainSet.txt"
     for line, told in (
-        ("Barks&bbb&good&0&10", "correct it to 'Bark'"),
+        ("Barks&bbb&good&0&10", "replace 'Barks' by 'Bark'"),
         ("Bark&bbb&good&0", "line 1"),
         ("Bark&b&good&x&1", "seconds"),
     ):

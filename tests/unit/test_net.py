@@ -19,6 +19,7 @@ from asgml.model.fusion.gated import Gated
 from asgml.model.fusion.sum import Sum
 from asgml.model.modality_dict import ModalityDict, modality_name, module_key
 from asgml.model.net import MultimodalNet
+from asgml.model.rows import present_mask, scatter
 from callbacks.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +37,18 @@ def net(data: DataSpec, seed: int = 0, fusion=Concat, **encoders) -> MultimodalN
 
 def batch(data: DataSpec, n: int = 4) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
     return {m: torch.randn(n, *s.shape) for m, s in data.modalities.items()}, dict.fromkeys(data.modalities)
+
+
+def features(
+    model: MultimodalNet, x: dict[str, Tensor], rows: dict[str, Tensor | None], n: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Features and masks of a batch of n samples, as a step makes them."""
+    placed = {m: scatter(model.encode(m, x[m]), rows[m], n) for m in model.modalities}
+    return placed, {m: present_mask(rows[m], n) for m in model.modalities}
+
+
+def logits(model: MultimodalNet, x: dict[str, Tensor], rows: dict[str, Tensor | None], n: int = 4) -> Tensor:
+    return model.fusion(*features(model, x, rows, n))
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
@@ -90,8 +103,8 @@ def test_logits_follow_present_rows():
     model = net(data, fusion=Sum)
     x, everything = batch(data)
     rows = {"audio": torch.tensor([0, 2]), "eeg": None}
-    partly = model({"audio": x["audio"][[0, 2]], "eeg": x["eeg"]}, rows, 4)
-    whole = model(x, everything, 4)
+    partly = logits(model, {"audio": x["audio"][[0, 2]], "eeg": x["eeg"]}, rows)
+    whole = logits(model, x, everything)
     assert torch.allclose(partly[[0, 2]], whole[[0, 2]], atol=1e-6)
     only = model.fusion.unimodal_logits({"eeg": model.encode("eeg", x["eeg"])}, "eeg")
     assert torch.allclose(partly[[1, 3]], only[[1, 3]], atol=1e-6)
@@ -102,10 +115,9 @@ def test_modality_missing_from_the_whole_batch():
     model = net(data)
     x, rows = batch(data)
     x["audio"], rows["audio"] = x["audio"][:0], torch.zeros(0, dtype=torch.long)
-    features, present = model.features(x, rows, 4)
-    assert present is not None
+    f, present = features(model, x, rows, 4)
     assert not present["audio"].any()
-    (model.fusion(features, present).sum() + model.heads["audio"](features["audio"]).sum()).backward()
+    (model.fusion(f, present).sum() + model.heads["audio"](f["audio"]).sum()).backward()
     assert all(p.grad is not None and p.grad.count_nonzero() == 0 for p in model.groups()["audio"])
     assert any(p.grad.count_nonzero() > 0 for p in model.groups()["eeg"])
 
@@ -135,7 +147,7 @@ def test_any_string_is_a_modality_name():
         assert [m for m, _ in model.heads.items()] == NAMES
         assert list(model.groups()) == [*NAMES, "fusion"]
         x, rows = batch(data)
-        assert model(x, rows, 4).shape == (4, 3)
+        assert logits(model, x, rows).shape == (4, 3)
         copy.deepcopy(model).load_state_dict(model.state_dict())
         assert model.train().eval().double().encode("type", x["type"].double()).shape == (4, 8)
 
@@ -182,8 +194,8 @@ def test_bad_parts_are_told_with_their_place():
 @pytest.mark.parametrize("model_name", ["small", "resnet18", "resnet18_gn"])
 @pytest.mark.parametrize("fusion_name", ["concat", "sum", "film", "gated"])
 def test_configs_build(model_name, fusion_name):
-    config = OmegaConf.load(ROOT / f"conf/model/{model_name}.yaml")
-    text = (ROOT / f"conf/fusion/{fusion_name}.yaml").read_text()
+    config = OmegaConf.load(ROOT / f"conf/asgml/model/{model_name}.yaml")
+    text = (ROOT / f"conf/asgml/fusion/{fusion_name}.yaml").read_text()
     assert text.startswith("# @package model.fusion\n")
     config.fusion = OmegaConf.create(text)
     if "width" in config.encoder:
@@ -191,4 +203,4 @@ def test_configs_build(model_name, fusion_name):
     data = spec("audio", "visual")
     model = hydra.utils.instantiate(config)(spec=data, seed=0)
     x, rows = batch(data)
-    assert model(x, rows, 4).shape == (4, 3)
+    assert logits(model, x, rows).shape == (4, 3)

@@ -47,7 +47,6 @@ def test_snapshot_undoes_a_forward(kind):
     snapshot.restore()
     assert equal(buffers(net), before)
     assert [id(b) for b in net.buffers()] == identities  # in place
-    assert snapshot.nbytes == sum(b.numel() * b.element_size() for b in net.buffers())
 
 
 def test_snapshot_keeps_its_memory_and_follows_the_module():

@@ -1,4 +1,4 @@
-"""Probes: what they read, what they are scored on, and that nobody feels them."""
+"""Probes: what they read, what they are scored on, and that they change nothing else (specification A4)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from toys import (
-    CLASSES,
-    Foreign,
-    differences,
-    fit,
-    foreign_batches,
-    loader,
-    quiet_trainer,
-    toy_batches,
-    toy_spec,
-    train,
-)
+from foreign_toys import Foreign, foreign_batches
+from toys import CLASSES, differences, fit, loader, quiet_trainer, toy_batches, toy_spec, train
 
 from callbacks.errors import UserError
 from callbacks.stages.probe import CorrectedEMA, ProbeEMA
@@ -34,7 +24,7 @@ def fit_with(probe: ProbeEMA | None, module: Foreign, batches: list[Any], epochs
 
 
 class Evaluated(Foreign):
-    """With a validation loop, so that there is validation data; dropout draws from the global generator."""
+    """Has a validation loop, so that there is validation data, and dropout, which draws from the global generator."""
 
     def __init__(self, automatic: bool = False):
         super().__init__(automatic)
@@ -77,7 +67,7 @@ def test_a_probe_step_adds_nothing_to_an_encoders_gradient(holdout):
 
 
 class Memorise(Foreign):
-    """Features are fixed and fresh noise of many dimensions, labels are coin flips: there is nothing to learn."""
+    """Gives the probe noise of many dimensions and random labels: there is nothing to learn."""
 
     def probe_input(self):
         return {"a": (self.noise, self.labels)}
@@ -93,7 +83,7 @@ class Memorise(Foreign):
 
 
 def noise_of(batch) -> torch.Tensor:
-    """(n, 40) noise that belongs to the batch's rows."""
+    """Return noise (n, 40) that belongs to the batch's rows."""
     seed = int(batch[0].double().abs().sum() * 1e6) % 2**31
     return torch.randn(batch[1].shape[0], 40, generator=torch.Generator().manual_seed(seed))
 
@@ -241,7 +231,7 @@ def test_a_saved_probe_goes_on_as_if_nothing_had_happened(holdout, hidden):
 
 
 class Frozen(Foreign):
-    """Does not change, so that a second fit sees the features of the first."""
+    """Stays as it is, so that a second fit sees the features of the first."""
 
     def __init__(self) -> None:
         super().__init__(automatic=False, optimizer=lambda groups: torch.optim.SGD(groups, lr=0.0))

@@ -22,8 +22,17 @@ from callbacks.stages.probe import ProbeEMA, evaluating
 
 
 def global_state() -> tuple[Any, ...]:
+    """Return the state of the three global generators."""
     kind, keys, *rest = np.random.get_state(legacy=True)  # type: ignore[misc]
     return torch.get_rng_state().tolist(), kind, keys.tolist(), rest, random.getstate()  # type: ignore[union-attr]
+
+
+def seeded_state(seed: int) -> tuple[Any, ...]:
+    """Seed the three global generators, and return their state."""
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    random.seed(seed)
+    return global_state()
 
 
 def probes() -> list[Tensor]:
@@ -67,7 +76,7 @@ def random_skips() -> list[Tensor]:
 
 
 def held_out_evaluation() -> list[Tensor]:
-    """A foreign encoder may draw in eval mode too."""
+    """Draw in evaluation mode, as a foreign encoder may."""
     with evaluating(nn.Identity()):
         torch.rand(3)
     return []
@@ -77,10 +86,7 @@ def held_out_evaluation() -> list[Tensor]:
 def test_the_global_generators_are_left_alone_and_not_read(component: Callable[[], list[Tensor]]) -> None:
     found = []
     for seed in (1, 2):
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
-        before = global_state()
+        before = seeded_state(seed)
         found.append(component())
         assert global_state() == before
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
@@ -92,10 +98,7 @@ def test_building_network_and_loaders_draws_nothing(tmp_path: Path) -> None:
     cfg = config(tmp_path / "data.npz", tmp_path, "model.encoder.norm=batch")
     found = []
     for seed in (1, 2):
-        torch.manual_seed(seed)
-        np.random.seed(seed)
-        random.seed(seed)
-        before = global_state()
+        before = seeded_state(seed)
         data = build_data(cfg)
         module, _ = build_module(cfg, data, None)
         order = [batch["index"] for batch in data.train_dataloader()] + [data.probe_batch(6)["index"]]

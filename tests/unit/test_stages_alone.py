@@ -6,18 +6,8 @@ from copy import deepcopy
 
 import pytest
 import torch
-from toys import (
-    CLASSES,
-    Foreign,
-    differences,
-    fit,
-    foreign_batches,
-    loader,
-    quiet_trainer,
-    toy_batches,
-    toy_spec,
-    train,
-)
+from foreign_toys import Foreign, foreign_batches
+from toys import CLASSES, differences, fit, loader, quiet_trainer, toy_batches, toy_spec, train
 
 from callbacks.errors import UserError
 from callbacks.run.averaging import EMAWeights
@@ -140,7 +130,7 @@ def test_the_start_up_line_is_the_step_in_order():
 
 
 class Stranger(Stage):
-    """A stage that this project has never heard of."""
+    """Notes the steps it has seen; this project does not know it."""
 
     def __init__(self, phase: Phase | None):
         self.name, self.phase = f"stranger_{phase}", phase  # type: ignore[misc]
@@ -190,7 +180,7 @@ def test_an_unknown_group_is_refused_and_the_known_ones_named(stage):
 
 
 class Odd(Foreign):
-    """Optimisers that a transaction cannot be made of."""
+    """Returns optimisers with which a step cannot be a transaction."""
 
     def __init__(self, kind: str):
         super().__init__(automatic=False)

@@ -8,25 +8,30 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from asgml.data.spec import RANK
 from callbacks.errors import UserError
 
-#: Rank of one sample, without the row axis, per kind of modality.
-RANKS: dict[str, int] = {"vector": 1, "tokens": 1, "sequence": 2, "image": 3, "frames": 4}
 KIND_OF_RANK: dict[int, str] = {1: "vector", 2: "sequence", 3: "image", 4: "frames"}
 
 
 def resolve_kind(shape: tuple[int, ...], kind: str | None, accepts: tuple[str, ...], where: str) -> str:
-    """The kind of modality that `shape` (without the row axis) stands for.
+    """Return the kind of modality that `shape` (without the row axis) stands for.
 
-    A kind that is not given follows from the rank (rank 1 is a vector, never tokens), unless the encoder accepts
-    one kind only. A UserError tells an unknown kind, a rank that contradicts it, an axis without extent, and a
-    kind that is not in `accepts`.
+    Args:
+        shape: the shape of one sample.
+        kind: the kind, where it is known. None follows from the rank (rank 1 is a vector, never tokens), unless only
+            one kind is accepted.
+        accepts: the kinds that the encoder takes.
+        where: the encoder, for errors.
+
+    Raises:
+        UserError: an unknown kind, a rank that contradicts it, an axis without extent, or a kind not in `accepts`.
     """
     if kind is None:
         kind = accepts[0] if len(accepts) == 1 else KIND_OF_RANK.get(len(shape), "none")
-    remedy = "choose another encoder in model.encoders.<modality> (small.auto_encoder fits all kinds but tokens)"
-    if RANKS.get(kind) != len(shape) or any(size < 1 for size in shape):
-        expected = ", ".join(f"{k}: {RANKS[k]} axes" for k in accepts) + ", each at least 1 long"
+    remedy = "set model.encoders.<modality> to another encoder (asgml.model.auto_encoder takes all kinds but tokens)"
+    if RANK.get(kind) != len(shape) or any(size < 1 for size in shape):
+        expected = ", ".join(f"{k}: {RANK[k]} axes" for k in accepts) + ", each at least 1 long"
         raise UserError(where, f"samples of shape {tuple(shape)} and kind {kind}", expected, remedy)
     if kind not in accepts:
         raise UserError(where, f"a modality of kind {kind}, shape {tuple(shape)}", " or ".join(accepts), remedy)
@@ -34,12 +39,11 @@ def resolve_kind(shape: tuple[int, ...], kind: str | None, accepts: tuple[str, .
 
 
 def no_rows(module: nn.Module, dim: int) -> Tensor:
-    """The features (0, dim) of a batch in which nobody has this modality.
+    """Return the features (0, dim) of a batch in which nobody has this modality.
 
-    They hang on every trainable parameter, whose gradient is then 0 and not None: under DDP a rank without rows
-    must still take part in the reduction. The encoder itself does not run, so that batch normalisation counts no
-    empty batch (SyncBatchNorm is the exception to mind: its own all-reduce inside the forward would wait for this
-    rank).
+    They hang on every trainable parameter, whose gradient is then 0 and not None: under DDP a rank without rows must
+    still take part in the reduction. The encoder itself does not run, so that batch normalisation counts no empty batch
+    (SyncBatchNorm is the exception to mind: its own all-reduce inside the forward would wait for this rank).
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
     if not parameters:
@@ -50,7 +54,12 @@ def no_rows(module: nn.Module, dim: int) -> Tensor:
 
 
 def mean_over_frames(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """(n, T, C, H, W) -> (n, d): `encode` maps each frame (C, H, W) to (d,), the frames are averaged."""
+    """Return the mean over T of the features of each frame: (n, T, C, H, W) -> (n, d).
+
+    Args:
+        encode: the function from frames (n, C, H, W) to features (n, d).
+        x: the frames.
+    """
     return encode(x.flatten(0, 1)).unflatten(0, x.shape[:2]).mean(1)
 
 
@@ -58,8 +67,15 @@ class Encoder(nn.Module):
     """Base of the encoders here; a third party's encoder needs `out_dim` and `forward` only.
 
     Args:
-        shape: of one sample, without the row axis.
-        kind: kind of the modality; None reads it off the rank.
+        shape: the shape of one sample, without the row axis.
+        kind: the kind of the modality; None reads it off the rank.
+
+    Attributes:
+        accepts: the kinds that the encoder takes.
+        out_dim: the width of its features.
+
+    Raises:
+        UserError: a modality that the encoder does not take.
     """
 
     accepts: ClassVar[tuple[str, ...]]
@@ -71,11 +87,11 @@ class Encoder(nn.Module):
         self.kind = resolve_kind(self.shape, kind, self.accepts, type(self).__name__)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, *shape) -> (n, out_dim); n may be 0."""
+        """Return the features (n, out_dim) of rows (n, *shape); n may be 0."""
         if x.shape[0] == 0:
             return no_rows(self, self.out_dim)
         return self.encode_rows(x)
 
     def encode_rows(self, x: Tensor) -> Tensor:
-        """`forward` for n >= 1."""
+        """Return the features (n, out_dim) of rows (n, *shape) with n >= 1."""
         raise NotImplementedError

@@ -15,22 +15,24 @@ from callbacks.errors import UserError
 
 
 class HFTextEncoder(Encoder):
-    """Token ids (n, L), padded with -1, through an `AutoModel`; pooled over the tokens that are there.
+    """Encodes token ids (n, L), padded with -1, by an `AutoModel`, pooled over the tokens that are there.
 
-    A row without any token has the feature 0. Of an encoder-decoder model the encoder is used; an unused pooler
-    is left out.
+    A row without any token has the feature 0. Of an encoder-decoder model the encoder is used; an unused pooler is left
+    out.
 
     Args:
-        shape: (L,), the padded length in tokens.
-        model: id on the hub, or folder, for `from_pretrained`. Exactly one of `model` and `config` is given.
-        config: of a model with random weights: `model_type`, and any of its settings, e.g.
-            `{model_type: bert, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size:
-            64}`.
-        pooling: `mean` over the tokens, or `cls`: the state of the first.
-        frozen: the model stays as it is and in eval mode (no dropout), and no graph is built through it.
-        dim: adds a linear map to this width, trained even when the model is frozen; None leaves the hidden size.
-        local_files_only: never asks the network.
+        shape: the padded length in tokens, (L,).
+        model: the id on the hub, or the folder, for `from_pretrained`. Exactly one of `model` and `config` is given.
+        config: the settings of a model with random weights: `model_type`, and any others of that type, e.g.
+            `{model_type: bert, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2}`.
+        pooling: `mean` over the tokens, or `cls`, the state of the first.
+        frozen: whether the model stays as it is and in eval mode (no dropout), with no graph built through it.
+        dim: the width of a linear map behind the model, trained even when the model is frozen; None has no such map.
+        local_files_only: whether never to ask the network.
         kind: tokens, or None.
+
+    Raises:
+        UserError: a model that is not there, unknown settings, sequences too long for it, or ids beyond its vocabulary.
     """
 
     accepts = ("tokens",)
@@ -52,7 +54,7 @@ class HFTextEncoder(Encoder):
                 "HFTextEncoder",
                 "both model and config" if model is not None else "neither model nor config",
                 "exactly one: model (pretrained), or config (random weights)",
-                "set model to a hub id or a folder, or config to {model_type: bert, ...}",
+                "set model to a hub id or a folder, or config={model_type:bert}",
             )
         network = _pretrained(model, local_files_only) if model is not None else _random(config or {})
         if network.config.is_encoder_decoder:
@@ -65,7 +67,7 @@ class HFTextEncoder(Encoder):
                 "HFTextEncoder.shape",
                 f"{self.shape[0]} tokens per sample",
                 f"at most {longest} (max_position_embeddings of the model)",
-                "shorten the token sequences, or choose a model with more positions",
+                f"cut the stored sequences to {longest} tokens, or set model to one with more positions",
             )
         self.model: nn.Module = network
         self.pooling = pooling
@@ -106,7 +108,13 @@ class HFTextEncoder(Encoder):
 
 
 def pool(states: Tensor, mask: Tensor, pooling: Literal["mean", "cls"]) -> Tensor:
-    """(n, L, d) states and (n, L) mask -> (n, d): mean over the tokens, or the first; 0 in rows without any."""
+    """Return one feature per row, (n, d): the mean over its tokens, or its first; 0 in rows without any.
+
+    Args:
+        states: the states of all positions, (n, L, d).
+        mask: whether each position holds a token, (n, L) bool.
+        pooling: `mean` or `cls`.
+    """
     if pooling == "cls":
         return torch.where(mask.any(1, keepdim=True), states[:, 0], 0.0)
     total = torch.where(mask.unsqueeze(2), states, 0.0).sum(1)
@@ -137,8 +145,8 @@ def _random(config: dict[str, Any]) -> Any:
         raise UserError(
             f"{where}.model_type",
             str(model_type),
-            "a model type of transformers",
-            "e.g. bert, roberta, distilbert",
+            "a model type of transformers, such as bert, roberta or distilbert",
+            "set config.model_type=bert",
         ) from error
     known = {*default.to_dict(), *default.attribute_map}
     for key in settings:
@@ -148,6 +156,6 @@ def _random(config: dict[str, Any]) -> Any:
                 f"{where}.{key}",
                 "an unknown setting",
                 f"a setting of {type(default).__name__}",
-                f"did you mean {near[0]}?" if near else "remove it",
+                f"did you mean {near[0]}?" if near else f"leave {key} out",
             )
     return AutoModel.from_config(AutoConfig.for_model(str(model_type), **settings))

@@ -17,12 +17,12 @@ def _refuse_single_value(module: nn.modules.batchnorm._NormBase, x: Tensor) -> N
             "batch normalisation in training",
             f"one value per channel (input of shape {tuple(x.shape)})",
             "at least two values per channel: more present rows in the batch, or larger maps",
-            "set norm=group on this encoder, or raise loader.batch_size",
+            "set norm=group in this encoder (model=resnet18_gn, model.encoder.norm=group), or raise loader.batch_size",
         )
 
 
 class BatchNorm1d(nn.BatchNorm1d):
-    """torch's, with an error that names the remedy where a batch has one value per channel."""
+    """torch's BatchNorm1d, with an error that names the remedy where a batch has one value per channel."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         super()._check_input_dim(input)
@@ -30,33 +30,31 @@ class BatchNorm1d(nn.BatchNorm1d):
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """torch's, with an error that names the remedy where a batch has one value per channel."""
+    """torch's BatchNorm2d, with an error that names the remedy where a batch has one value per channel."""
 
     def _check_input_dim(self, input: Tensor) -> None:
         super()._check_input_dim(input)
         _refuse_single_value(self, input)
 
 
-def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
-    """GroupNorm (Wu & He, ECCV 2018) with the largest number of groups up to `groups` that divides `channels`.
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Return GroupNorm (Wu & He, ECCV 2018) with the largest number of groups up to 32 that divides `channels`.
 
-    A group has at least two channels: alone on a 1×1 map, one channel would have no variance.
+    `channels` is 2 or more, and so is the size of a group: alone on a 1×1 map, one channel would have no variance.
     """
-    if channels < 2:
-        raise UserError("norm=group", f"{channels} channel", "at least 2 channels", "raise channels or width")
-    return nn.GroupNorm(max(g for g in range(1, min(groups, channels // 2) + 1) if channels % g == 0), channels)
+    return nn.GroupNorm(max(g for g in range(1, min(32, channels // 2) + 1) if channels % g == 0), channels)
 
 
 def norm2d(norm: Norm, channels: int) -> nn.Module:
-    """Normalisation of maps (n, channels, H, W)."""
+    """Return the normalisation of maps (n, channels, H, W)."""
     return BatchNorm2d(channels) if norm == "batch" else group_norm(channels)
 
 
 def norm1d(norm: Norm, channels: int) -> nn.Module:
-    """Normalisation of sequences (n, channels, T)."""
+    """Return the normalisation of sequences (n, channels, T)."""
     return BatchNorm1d(channels) if norm == "batch" else group_norm(channels)
 
 
 def norm0d(norm: Norm, width: int) -> nn.Module:
-    """Normalisation of vectors (n, width); `group` has one group here, which is LayerNorm."""
+    """Return the normalisation of vectors (n, width); `group` has one group here, which is LayerNorm."""
     return BatchNorm1d(width) if norm == "batch" else nn.LayerNorm(width)

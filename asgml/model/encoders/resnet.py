@@ -27,17 +27,19 @@ class ResNet18(Encoder):
     Parameter names are torchvision's, so that its state dicts load as they are.
 
     Args:
-        shape: (C, H, W) of an image or a spectrogram, or (T, C, H, W): frames are encoded one by one and averaged
-            over T.
-        weights: None trains from scratch; `imagenet` fetches torchvision's published weights into torch's hub
-            cache; else the path of a state dict (`.pth`, or `.safetensors`). The classifier `fc.*` is ignored,
-            any other missing or unexpected key is a UserError. For C other than the checkpoint's number of
-            channels the first convolution becomes `adapt_input_kernel` of the pretrained one: for a 1-channel
-            spectrogram its mean over RGB.
-        norm: `group` replaces every BatchNorm by a GroupNorm of 32 groups (fewer for small widths); it cannot
-            take the weights of a batch-normalised network.
-        width: channels of the first stage (64 as published); the stages have 1, 2, 4 and 8 times as many.
+        shape: the shape (C, H, W) of an image or a spectrogram, or (T, C, H, W) of frames, which are encoded one by one
+            and averaged over T.
+        weights: where the weights come from: None draws them at random; `imagenet` fetches torchvision's published ones
+            into torch's hub cache; anything else is the path of a state dict (`.pth` or `.safetensors`), of which the
+            classifier `fc.*` is ignored. For C other than the checkpoint's number of channels the first convolution
+            becomes `adapt_input_kernel` of the pretrained one: for a 1-channel spectrogram its mean over RGB.
+        norm: the normalisation; `group` replaces every BatchNorm by a GroupNorm of 32 groups (fewer for small widths)
+            and cannot take the weights of a batch-normalised network.
+        width: the channels of the first stage (64 as published); the stages have 1, 2, 4 and 8 times as many.
         kind: image or frames; None reads it off the rank.
+
+    Raises:
+        UserError: weights that are not there, not readable or not those of such a network.
     """
 
     accepts = ("image", "frames")
@@ -52,7 +54,7 @@ class ResNet18(Encoder):
     ):
         super().__init__(shape, kind)
         if width < 2:
-            raise UserError("ResNet18.width", str(width), "2 or more (64 as published)", "raise width")
+            raise UserError("ResNet18.width", str(width), "2 or more (64 as published)", "set width=64")
         self.out_dim = 8 * width
         layer = partial(norm2d, norm)
         self.conv1 = nn.Conv2d(self.shape[-3], width, 7, stride=2, padding=3, bias=False)
@@ -93,7 +95,7 @@ class ResNet18(Encoder):
                 f"ResNet18.weights={source}",
                 f"missing {_some(missing)}; unexpected {_some(unexpected)}",
                 "the keys of torchvision's resnet18 (fc.* is ignored)",
-                "give a state dict of torchvision's resnet18, or weights=null",
+                "save torchvision.models.resnet18(…).state_dict() there, or set weights=null",
             )
         kernel = state["conv1.weight"]
         if kernel.ndim == 4 and kernel.shape[1] != self.shape[-3]:
@@ -104,13 +106,13 @@ class ResNet18(Encoder):
                 f"ResNet18.weights={source}",
                 f"other sizes: {_some(wrong)}",
                 f"a network of width {self.conv1.out_channels}",
-                "set width to that of the checkpoint (64 for the published weights)",
+                "set width=64 for the published weights, else to the length of the checkpoint's bn1.weight",
             )
         self.load_state_dict({**own, **state})
 
 
 def _stage(before: int, after: int, stride: int, layer: partial[nn.Module]) -> nn.Sequential:
-    """Two basic blocks; the first changes the resolution and the width."""
+    """Build two basic blocks, of which the first changes the resolution and the width."""
     shortcut = None
     if stride != 1 or before != after:
         shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride=stride, bias=False), layer(after))
@@ -120,19 +122,23 @@ def _stage(before: int, after: int, stride: int, layer: partial[nn.Module]) -> n
 
 
 def adapt_input_kernel(kernel: Tensor, channels: int) -> Tensor:
-    """A pretrained first kernel (out, c, h, w) for another number of input channels: (out, channels, h, w).
+    """Return a pretrained first kernel (out, c, h, w) for another number of input channels: (out, channels, h, w).
 
-    Every input channel gets the mean of the kernel over its c channels, times min(1, c / channels). For c = 3
-    (RGB): one channel gets exactly the mean over RGB, so that 3 x through it is what the grey image (x, x, x) is
-    through the pretrained one; more than three channels share the total weight of three, so that the scale of the
-    activations does not grow with their number.
+    Every input channel gets the mean of the kernel over its c channels, times min(1, c / channels). For c = 3 (RGB):
+    one channel gets exactly the mean over RGB, so that 3 x through it is what the grey image (x, x, x) is through the
+    pretrained one; more than three channels share the total weight of three, so that the scale of the activations does
+    not grow with their number.
     """
     mean = kernel.mean(1, keepdim=True) * min(1.0, kernel.shape[1] / channels)
     return mean.expand(-1, channels, -1, -1).contiguous()
 
 
 def read_state_dict(source: str) -> dict[str, Tensor]:
-    """The state dict that `source` names: `imagenet`, or a path. Nothing is unpickled but tensors."""
+    """Read the state dict that `source` names: `imagenet`, or a path. Nothing is unpickled but tensors.
+
+    Raises:
+        UserError: no such file, no network, or a file that holds anything else.
+    """
     if source == "imagenet":
         published = ResNet18_Weights.IMAGENET1K_V1
         try:
@@ -148,9 +154,8 @@ def read_state_dict(source: str) -> dict[str, Tensor]:
     where = f"ResNet18.weights={source}"
     expected = "a state dict as .safetensors or as .pth (tensors only)"
     if not path.is_file():
-        raise UserError(
-            where, "no such file", f"imagenet, or the path of {expected}", "correct the path, or set weights=null"
-        )
+        remedy = "set weights to the path of an existing file, to imagenet, or to null"
+        raise UserError(where, "no such file", f"imagenet, or the path of {expected}", remedy)
     try:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load_file(path)
@@ -169,14 +174,14 @@ def read_state_dict(source: str) -> dict[str, Tensor]:
             where,
             f"{type(error).__name__}: {first}",
             expected,
-            "save it again with torch.save(model.state_dict())",
+            "write it again with torch.save(model.state_dict(), path)",
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(
             where,
             f"a {type(state).__name__} that is not a flat dict of tensors",
             expected,
-            "save model.state_dict() alone",
+            "write it again with torch.save(model.state_dict(), path), without anything around it",
         )
     return dict(state)
 

@@ -6,19 +6,20 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from asgml.model.encoders.base import RANKS, Encoder, mean_over_frames, resolve_kind
+from asgml.data.spec import RANK
+from asgml.model.encoders.base import Encoder, mean_over_frames, resolve_kind
 from asgml.model.encoders.norms import Norm, norm0d, norm1d, norm2d
 from callbacks.errors import UserError
 
 
-def _sizes(name: str, sizes: list[int]) -> list[int]:
+def _checked(name: str, sizes: list[int], example: str) -> list[int]:
     if not sizes or any(size < 2 for size in sizes):
-        raise UserError(name, str(list(sizes)), "at least one size, each 2 or more", f"correct {name}")
+        raise UserError(name, str(list(sizes)), "at least one size, each 2 or more", f"set {example}")
     return list(sizes)
 
 
 def _frame_cnn(channels: list[int], dim: int, norm: Norm) -> nn.Sequential:
-    """(n, channels[0], H, W) -> (n, dim): per stage a 3×3 convolution of stride 2; then the mean over the map."""
+    """Build (n, channels[0], H, W) -> (n, dim): a 3×3 convolution of stride 2 per stage, then the mean over the map."""
     stages: list[nn.Module] = []
     for before, after in pairwise(channels):
         stages += [
@@ -30,14 +31,17 @@ def _frame_cnn(channels: list[int], dim: int, norm: Norm) -> nn.Sequential:
 
 
 class SmallCNN(Encoder):
-    """Images (C, H, W), spectrograms (C = 1) among them: strided convolutions, mean over the map, linear.
+    """Encodes images (C, H, W), spectrograms (C = 1) among them: strided convolutions, mean over the map, linear.
 
     Args:
-        shape: (C, H, W).
-        dim: width of the feature.
-        channels: of the stages, each of stride 2; None is [16, 32, 64].
-        norm: `group` gives the same result for any batch size, number of ranks and row; `batch` as usual.
+        shape: the shape of one sample, (C, H, W).
+        dim: the width of the feature.
+        channels: the channels of the stages, each of stride 2; None is [16, 32, 64].
+        norm: the normalisation; with `group` a row's feature is the same for any batch size and number of ranks.
         kind: image, or None.
+
+    Raises:
+        UserError: another kind of modality, or a stage of fewer than 2 channels.
     """
 
     accepts = ("image",)
@@ -52,44 +56,35 @@ class SmallCNN(Encoder):
     ):
         super().__init__(shape, kind)
         self.out_dim = dim
-        stages = _sizes("SmallCNN.channels", [16, 32, 64] if channels is None else channels)
-        self.layers = _frame_cnn([self.shape[0], *stages], dim, norm)
+        stages = [16, 32, 64] if channels is None else channels
+        stages = _checked(f"{type(self).__name__}.channels", stages, "channels=[16,32,64]")
+        self.layers = _frame_cnn([self.shape[-3], *stages], dim, norm)
 
     def encode_rows(self, x: Tensor) -> Tensor:
         return self.layers(x)
 
 
-class FrameCNN(Encoder):
-    """Frames (T, C, H, W): the small CNN on every frame, then the mean over T. Arguments as in `SmallCNN`."""
+class FrameCNN(SmallCNN):
+    """Encodes frames (T, C, H, W): the small CNN on every frame, then the mean over T. Arguments as in `SmallCNN`."""
 
     accepts = ("frames",)
-
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        dim: int = 64,
-        channels: list[int] | None = None,
-        norm: Norm = "group",
-        kind: str | None = None,
-    ):
-        super().__init__(shape, kind)
-        self.out_dim = dim
-        stages = _sizes("FrameCNN.channels", [16, 32, 64] if channels is None else channels)
-        self.layers = _frame_cnn([self.shape[1], *stages], dim, norm)
 
     def encode_rows(self, x: Tensor) -> Tensor:
         return mean_over_frames(self.layers, x)
 
 
 class TemporalConv(Encoder):
-    """Sequences (T, F) of features: convolutions over time (kernel 3, stride 2), mean over time, linear.
+    """Encodes sequences (T, F) of features: convolutions over time (kernel 3, stride 2), mean over time, linear.
 
     Args:
-        shape: (T, F).
-        dim: width of the feature.
-        channels: of the convolutions; None is [64, 64].
-        norm: as in `SmallCNN`.
+        shape: the shape of one sample, (T, F).
+        dim: the width of the feature.
+        channels: the channels of the convolutions; None is [64, 64].
+        norm: the normalisation, as in `SmallCNN`.
         kind: sequence, or None.
+
+    Raises:
+        UserError: another kind of modality, or a convolution of fewer than 2 channels.
     """
 
     accepts = ("sequence",)
@@ -104,7 +99,8 @@ class TemporalConv(Encoder):
     ):
         super().__init__(shape, kind)
         self.out_dim = dim
-        sizes = [self.shape[1], *_sizes("TemporalConv.channels", [64, 64] if channels is None else channels)]
+        convolutions = [64, 64] if channels is None else channels
+        sizes = [self.shape[1], *_checked("TemporalConv.channels", convolutions, "channels=[64,64]")]
         stages: list[nn.Module] = []
         for before, after in pairwise(sizes):
             stages += [
@@ -120,16 +116,19 @@ class TemporalConv(Encoder):
 
 
 class MLP(Encoder):
-    """Vectors (F,), e.g. features extracted beforehand.
+    """Encodes vectors (F,), e.g. features extracted beforehand: linear layers with ReLU between them.
 
     Args:
-        shape: (F,).
-        dim: width of the feature.
-        hidden: width of the hidden layers.
-        layers: number of hidden layers; 0 leaves one linear map.
-        dropout: probability, after each hidden layer.
-        norm: `group` is LayerNorm here.
+        shape: the shape of one sample, (F,).
+        dim: the width of the feature.
+        hidden: the width of the hidden layers.
+        layers: the number of hidden layers; 0 leaves one linear map.
+        dropout: the probability of dropout after each hidden layer.
+        norm: the normalisation of the hidden layers; `group` is LayerNorm here.
         kind: vector, or None.
+
+    Raises:
+        UserError: another kind of modality, or fewer than 2 hidden units.
     """
 
     accepts = ("vector",)
@@ -146,7 +145,7 @@ class MLP(Encoder):
     ):
         super().__init__(shape, kind)
         self.out_dim = dim
-        sizes = [self.shape[0], *_sizes("MLP.hidden", [hidden]) * layers]
+        sizes = [self.shape[0], *_checked("MLP.hidden", [hidden], "hidden=128") * layers]
         stages: list[nn.Module] = []
         for before, after in pairwise(sizes):
             stages += [nn.Linear(before, after), norm0d(norm, after), nn.ReLU(inplace=True)]
@@ -159,23 +158,25 @@ class MLP(Encoder):
 
 
 def auto_encoder(shape: tuple[int, ...], dim: int = 64, norm: Norm = "group", kind: str | None = None) -> Encoder:
-    """The small encoder for this kind of input: vector → MLP, sequence → TemporalConv, image → SmallCNN, frames →
-    FrameCNN.
+    """Return the small encoder for a kind of input: MLP, TemporalConv, SmallCNN or FrameCNN.
 
     Args:
-        shape: of one sample; its rank decides where `kind` is None.
-        dim: width of the feature.
-        norm: of the encoder.
-        kind: vector, sequence, image or frames. Tokens are refused: their encoder needs a vocabulary.
+        shape: the shape of one sample; its rank decides where `kind` is None.
+        dim: the width of the feature.
+        norm: the encoder's normalisation.
+        kind: the kind of the modality: vector, sequence, image or frames.
+
+    Raises:
+        UserError: tokens, whose encoder needs a vocabulary, or a shape that no kind has.
     """
     if kind == "tokens":
         raise UserError(
             "auto_encoder",
             "a modality of kind tokens",
             "vector, sequence, image or frames",
-            "set model.encoders.<modality> to asgml.model.encoders.hf_text.HFTextEncoder",
+            "set model.encoders.<modality> to {_target_: asgml.model.HFTextEncoder, _partial_: true, config: …}",
         )
-    kind = resolve_kind(shape, kind, tuple(k for k in RANKS if k != "tokens"), "auto_encoder")
+    kind = resolve_kind(shape, kind, tuple(k for k in RANK if k != "tokens"), "auto_encoder")
     if kind == "vector":
         return MLP(shape, dim=dim, norm=norm)
     if kind == "sequence":

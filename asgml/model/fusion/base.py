@@ -7,19 +7,19 @@ from torch import Tensor, nn
 
 
 def keep(value: Tensor, present: Tensor | None) -> Tensor:
-    """`value` (B, d) with the rows where `present` (B,) is False set to 0; None keeps all.
+    """Return `value` (B, d) with 0 in the rows where `present` (B,) is False; None keeps all.
 
-    A selection, not a product: NaN in an absent row reaches neither the result nor a gradient.
+    This is a selection, not a product: NaN in an absent row reaches neither the result nor a gradient.
     """
     return value if present is None else torch.where(present.unsqueeze(1), value, 0.0)
 
 
 class Fusion(nn.Module):
-    """Features (B, dims[m]) per modality -> logits (B, classes).
+    """Base of the fusions: features (B, dims[m]) per modality -> logits (B, classes).
 
     Args:
-        dims: width of each modality's feature; the order of the keys is that of the parameters.
-        classes: number of classes.
+        dims: the width of each modality's feature; the order of the keys is that of the parameters.
+        classes: the number of classes.
     """
 
     def __init__(self, dims: dict[str, int], classes: int):
@@ -28,23 +28,23 @@ class Fusion(nn.Module):
         self.classes = classes
 
     def forward(self, features: dict[str, Tensor], present: dict[str, Tensor] | None = None) -> Tensor:
-        """Logits (B, classes).
+        """Return the logits (B, classes).
 
         Args:
-            features: (B, dims[m]) for every modality; rows of absent modalities may hold anything.
-            present: (B,) bool per modality; None: all present, bit-identical to masks of True.
+            features: the features (B, dims[m]) of every modality; rows of absent modalities may hold anything.
+            present: whether each row has the modality, (B,) bool per modality; None is bit-identical to masks of True.
         """
         masks = dict.fromkeys(self.dims) if present is None else present
         return self.fuse({m: keep(features[m], masks[m]) for m in self.dims}, present)
 
     def fuse(self, features: dict[str, Tensor], present: dict[str, Tensor] | None) -> Tensor:
-        """`forward` on features that are 0 where absent."""
+        """Return the logits (B, classes) of features that are 0 where absent; arguments as in `forward`."""
         raise NotImplementedError
 
     def unimodal_logits(self, features: dict[str, Tensor], modality: str) -> Tensor | None:
-        """The part (B, classes) of the fused logits that belongs to `modality`; None where there is no such part.
+        """Return the part (B, classes) of the fused logits that belongs to `modality`; None where there is none.
 
-        Only `features[modality]` is read; its rows may be the present ones alone. Over all modalities, all
-        present, the parts sum to the fused logits.
+        Only `features[modality]` is read; its rows may be the present ones alone. Over all modalities, all present, the
+        parts sum to the fused logits.
         """
         return None

@@ -10,10 +10,14 @@ from asgml.model.fusion.base import Fusion
 
 
 class Concat(Fusion):
-    """logits = W [f_1, …, f_M] + b.
+    """Fuses by concatenation: logits = W [f_1, …, f_M] + b.
 
-    The part of a modality is W_m f_m + b / M (Peng et al., OGM-GE, CVPR 2022, Eq. 6), with W_m the columns
-    `slices[m]` of W.
+    The part of a modality is W_m f_m + b / M (Peng et al., OGM-GE, CVPR 2022, Eq. 6), with W_m the columns `slices[m]`
+    of W.
+
+    Args:
+        dims: the width of each modality's feature.
+        classes: the number of classes.
     """
 
     def __init__(self, dims: dict[str, int], classes: int):

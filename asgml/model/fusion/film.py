@@ -13,20 +13,22 @@ from callbacks.errors import UserError
 
 
 class FiLM(Fusion):
-    """One modality c modulates the others (FiLM: Perez et al., AAAI 2018, Eq. 2, with gamma = 1 + delta).
+    """Lets one modality c modulate the others (FiLM: Perez et al., AAAI 2018, Eq. 2, with gamma = 1 + delta).
 
         h = beta(f_c) + sum_{m != c} (1 + delta_m(f_c)) * P_m f_m,    logits = W h + b
 
-    with linear beta, delta_m and P_m. Two modalities give the published layer, gamma * x + beta. More have a
-    scale each and share the shift, which depends on f_c alone. So an absent m leaves out its summand and nothing
-    else, an absent c leaves the others unmodulated (delta = 0, beta = 0), and a single modality is classified by
-    W beta(f_c) + b.
+    with linear beta, delta_m and P_m. Two modalities give the published layer, gamma * x + beta. More have a scale each
+    and share the shift, which depends on f_c alone. So an absent m leaves out its summand and nothing else, an absent c
+    leaves the others unmodulated (delta = 0, beta = 0), and a single modality is classified by W beta(f_c) + b.
 
     Args:
-        dims: width of each modality's feature.
-        classes: number of classes.
-        dim: width of h.
+        dims: the width of each modality's feature.
+        classes: the number of classes.
+        dim: the width of h.
         modulator: the modality c; None is the first.
+
+    Raises:
+        UserError: a modulator that is no modality.
     """
 
     def __init__(self, dims: dict[str, int], classes: int, dim: int = 128, modulator: str | None = None):
@@ -37,7 +39,7 @@ class FiLM(Fusion):
                 "model.fusion.modulator",
                 modulator,
                 f"one of {', '.join(dims)}",
-                f"did you mean {near[0]}?" if near else "name a modality of the data, or null for the first",
+                f"did you mean {near[0]}?" if near else "set model.fusion.modulator=null for the first",
             )
         self.modulator = next(iter(dims)) if modulator is None else modulator
         others = {m: d for m, d in dims.items() if m != self.modulator}

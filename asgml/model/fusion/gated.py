@@ -12,19 +12,19 @@ from asgml.model.modality_dict import ModalityDict
 
 
 class Gated(Fusion):
-    """Gated multimodal unit (Arevalo et al., ICLR workshop 2017, Eqs. 1–5).
+    """Fuses by the gated multimodal unit (Arevalo et al., ICLR workshop 2017, Eqs. 1–5).
 
         h_m = tanh(P_m f_m + c_m),    s_m = V_m [f_1, …, f_M] + d_m,    h = sum_m z_m * h_m,    logits = W h + b
 
-    with gates z per hidden unit: `softmax` over the modalities (for two modalities this is the bimodal unit,
-    z and 1 - z with z = sigmoid(s_1 - s_2)), or an independent `sigmoid` each, as in the paper's unit for more
-    than two. An absent modality has gate 0, the others share the softmax, and their gates see 0 in its place.
+    with gates z per hidden unit: `softmax` over the modalities (for two modalities this is the bimodal unit, z and
+    1 - z with z = sigmoid(s_1 - s_2)), or an independent `sigmoid` each, as in the paper's unit for more than two. An
+    absent modality has gate 0, the others share the softmax, and their gates see 0 in its place.
 
     Args:
-        dims: width of each modality's feature.
-        classes: number of classes.
-        dim: width of h.
-        gate: softmax or sigmoid.
+        dims: the width of each modality's feature.
+        classes: the number of classes.
+        dim: the width of h.
+        gate: how gates follow from the scores s, `softmax` or `sigmoid`.
     """
 
     def __init__(
@@ -53,8 +53,7 @@ class Gated(Fusion):
             return scores.softmax(1) if self.gate == "softmax" else scores.sigmoid()
         there = mask.unsqueeze(2)
         if self.gate == "softmax":
-            # -inf removes a modality from the softmax; a row with none at all keeps finite scores, else it would
-            # be NaN.
+            # -inf removes a modality from the softmax; a row with none at all keeps finite scores, lest it become NaN.
             scores = torch.where(there | ~there.any(1, keepdim=True), scores, -torch.inf).softmax(1)
         else:
             scores = scores.sigmoid()

@@ -9,7 +9,12 @@ from asgml.model.modality_dict import ModalityDict
 
 
 class Sum(Fusion):
-    """logits = sum_m (W_m f_m + b_m); the part of a modality is its summand, bias included."""
+    """Fuses by summation: logits = sum_m (W_m f_m + b_m); the part of a modality is its summand, bias included.
+
+    Args:
+        dims: the width of each modality's feature.
+        classes: the number of classes.
+    """
 
     def __init__(self, dims: dict[str, int], classes: int):
         super().__init__(dims, classes)

@@ -1,0 +1,83 @@
+"""Every codec and every encoder, small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from lw_toys import tiny_lm
+from torch import Tensor
+
+from latentwire.codec.base import Codec
+from latentwire.codec.fp16 import FP16
+from latentwire.codec.fsq import FSQ
+from latentwire.codec.integer import Integer
+from latentwire.codec.rvq import RVQ
+from latentwire.encoders.base import Encoder, build_encoder
+from latentwire.encoders.byte import ByteEncoder
+from latentwire.encoders.lm_lora import LMLoRAEncoder
+from latentwire.encoders.pca import PCAEncoder
+from latentwire.encoders.pooling import ChunkMean, CrossAttention
+from latentwire.encoders.slots import LatentLayout
+from latentwire.encoders.token import TokenEncoder
+from latentwire.lm.frozen import FrozenLM
+
+D = 12
+CODECS = ("fp16", "int8", "int6", "int4", "fsq", "fsq_bare", "fsq_spare", "rvq")
+
+
+def make_codec(name: str) -> Codec:
+    torch.manual_seed(0)
+    codec: Codec
+    if name == "fp16":
+        codec = FP16(D)
+    elif name == "fsq":
+        codec = FSQ(D, levels=[7, 5, 4], codes=3)
+    elif name == "fsq_bare":
+        codec = FSQ(D, levels=[8, 2, 3], codes=4, project=False)
+    elif name == "fsq_spare":
+        codec = FSQ(D, levels=[4], codes=5, spare=3)
+    elif name == "rvq":
+        codec = RVQ(D, stages=3, size=11)
+        codec.train()
+        for _ in range(5):
+            codec(torch.randn(4, 6, D))
+    else:
+        codec = Integer(D, bits=int(name[3:]), group=4)
+    return codec.eval()
+
+
+def latents(*shape: int, seed: int = 1) -> Tensor:
+    """Rows of very different size, one of zeros."""
+    g = torch.Generator().manual_seed(seed)
+    z = torch.randn(*shape, D, generator=g) * torch.logspace(-3, 2, shape[-1]).unsqueeze(1)
+    z[..., -1, :] = 0
+    return z
+
+
+TEXTS = ["Ada Stone lives in Oslo.", "Ben works.", "The favourite food of Ada is rice, Ben likes plums.", "é漢🙂"]
+D_Z = 6
+SHARED = LatentLayout(4)
+SMALL = dict(width=16, refiner_layers=1, heads=2)
+ENCODERS: dict[str, Callable[..., Encoder]] = {
+    "token": partial(TokenEncoder, pooling=ChunkMean, layers=1, **SMALL),
+    "lm_hidden": partial(LMLoRAEncoder, pooling=ChunkMean, rank=0, max_tokens=200, **SMALL),
+    "lm_lora": partial(LMLoRAEncoder, pooling=ChunkMean, rank=2, max_tokens=200, **SMALL),
+    "byte": partial(ByteEncoder, pooling=partial(CrossAttention, heads=2), layers=1, **SMALL),
+    "pca": partial(PCAEncoder, chunk=16),
+}
+TRAINED = [name for name in ENCODERS if name != "pca"]
+
+
+def make_encoder(
+    name: str, lm: FrozenLM | None = None, slices: tuple[str, ...] = ("shared",), **settings: object
+) -> Encoder:
+    torch.manual_seed(0)
+    encoder = build_encoder(partial(ENCODERS[name], **settings), lm or tiny_lm(), D_Z, slices)
+    encoder.fit(TEXTS, SHARED)
+    return encoder.eval()
+
+
+def rms(z: Tensor) -> Tensor:
+    return z.pow(2).mean().sqrt()
