@@ -81,7 +81,9 @@ def build_inputs(cfg: DictConfig) -> Inputs:
     passages = corpus.split("train")
     texts = [passages[i].text for i in range(min(int(cfg.wire.measured_texts), len(passages)))]
     if not texts:
-        raise UserError("corpus.train, wire.measured_texts", "no training text", "one or more", "set both above 0")
+        raise UserError(
+            "corpus.train, wire.measured_texts", "no training text", "one or more", "set wire.measured_texts=256"
+        )
     return Inputs(lms, encoder_lm, corpus, texts, text_lengths(lms, texts))
 
 
@@ -107,7 +109,7 @@ def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:
     if unknown := set(map(str, cfg.adaptation)) - set(inputs.lms):
         place = f"adaptation.{min(unknown)}"
         raise UserError(
-            place, "no such reader", " | ".join(inputs.lms), f"write +adaptation.{min(inputs.lms)}=… instead"
+            place, "no such reader", " | ".join(inputs.lms), f"write +adaptation.{min(inputs.lms)} in its place"
         )
     adapted = {str(name): build_node(node).apply(inputs.lms[str(name)]) for name, node in cfg.adaptation.items()}
     encoder.fit(inputs.texts, layout)

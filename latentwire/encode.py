@@ -50,7 +50,7 @@ def encode_text(loaded: Loaded, text: str, question: str | None = None) -> bytes
             "text to encode",
             f"{tokens.cut[0]} tokens too long: {text[:60]!r}…",
             f"at most {wire.encoder.max_tokens}, as nothing is cut off a message",
-            "send it in several messages, or train the run with a higher encoder.max_tokens",
+            f"write several messages, or train with encoder.max_tokens={wire.encoder.max_tokens + tokens.cut[0]}",
         )
     with torch.no_grad():
         z = wire.encoder(tokens.to(wire.device), wire.layout)[0]

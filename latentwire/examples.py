@@ -64,13 +64,11 @@ def prompt_of(lm: FrozenLM, passage: Passage, question: Question) -> Prompt:
         return render(lm.style, passage.text, question.text, question.answers[0])
     context, answer = (lm.style.encode(t) for t in (passage.text, question.answers[0]))
     if len(answer) < 2:
-        raise UserError(
-            f"continuation of {passage.id}", f"{len(answer)} tokens", "two or more", "set corpus.rest higher"
-        )
+        raise UserError(f"continuation of {passage.id}", f"{len(answer)} tokens", "two or more", "set corpus.rest=32")
     length = len(lm.style.head) + len(context) + len(answer)
     if length > lm.max_tokens:
         raise UserError(
-            f"continuation of {passage.id}", f"{length} tokens", f"at most {lm.max_tokens}", "set corpus.begin lower"
+            f"continuation of {passage.id}", f"{length} tokens", f"at most {lm.max_tokens}", "set corpus.begin=96"
         )
     return Prompt(lm.style.head, context, answer[:1], answer[:1], answer[1:])
 

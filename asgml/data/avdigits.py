@@ -163,7 +163,7 @@ class ShiftedImage:
 
 
 class AVDigits:
-    """Ten digits, heard and seen: audio is a (1, 32, 64) log-mel of 0.8 s, visual a (1, 28, 28) image.
+    """Pairs ten digits, heard and seen: audio is a (1, 32, 64) log-mel of 0.8 s, visual a (1, 28, 28) image.
 
     Splits share neither recordings nor images: images are cut by index, 4 : 1 : 1, in file order, because neighbours
     may share a writer.

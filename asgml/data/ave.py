@@ -49,7 +49,7 @@ COLUMNS = ("Category", "VideoID", "Quality", "Start", "End")
 
 @dataclass
 class Ave(MediaSource):
-    """AVE with its published splits (3339 / 402 / 402).
+    """Reads AVE with its published splits (3339 / 402 / 402).
 
         trainSet.txt, valSet.txt, testSet.txt  `Category&VideoID&Quality&Start&End`
         Annotations.txt                        all events, same columns; if there, the lists are compared with it

@@ -17,7 +17,7 @@ EMOTIONS = ["NEU", "HAP", "SAD", "FEA", "DIS", "ANG"]
 
 @dataclass
 class CremaD(MediaSource):
-    """CREMA-D in its published layout.
+    """Reads CREMA-D in its published layout.
 
         train.csv, test.csv                 id,LABEL without header
         AudioWAV/<id>.wav

@@ -78,7 +78,7 @@ class Take:
 
 @dataclass
 class CremadMini(CremaD):
-    """CREMA-D's loader, decoder and preparation on files rendered at first use.
+    """Renders a miniature CREMA-D at first use, and reads it with CREMA-D's own loader, decoder and preparation.
 
     `spec().notes["ceiling"]` has the exact ceilings of a reader who recognises every cue.
 

@@ -30,7 +30,7 @@ class MultimodalData(lightning.LightningDataModule):
         seed: the seed of the run: order of the samples, augmentation, simulated missingness.
         missing: the simulated missing rate per modality; the same samples in every epoch, in all three splits. No
             sample loses all its modalities.
-        limit: the number of training samples to keep, classes as equal as possible (for debugging); None keeps all.
+        limit: the number of training samples to keep, classes as equal as possible (for debugging); null keeps all.
 
     Raises:
         UserError: a number out of its range, and (in `setup`) everything that `asgml.data.validate` refuses.

@@ -27,7 +27,9 @@ _MAX_CHANNELS = 4
 
 
 class Features:
-    """Any feature set as one .npz file, with the arrays
+    """Reads any feature set from one .npz file, with any number of modalities.
+
+    The file holds the arrays
 
     - `x_<modality>` (n, …): the features.
     - `y` (n,): the labels, integers from 0.
@@ -46,7 +48,7 @@ class Features:
         dominant: the modality known to be learned first.
         standardize: whether to give zero mean and unit variance per feature (vector, sequence) or channel (image,
             frames), with statistics of the present training rows. 8-bit images are scaled to [0, 1] in any case.
-        classes: the class names; None names the labels 0, 1, … themselves.
+        classes: the class names; null names the labels 0, 1, … themselves.
         kinds: the kind of a modality, where the rank does not tell.
         val_fraction: the share of val in what is cut; unused where `split` gives it.
         test_fraction: the share of test in what is cut; unused where `split` gives it.

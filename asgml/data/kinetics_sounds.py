@@ -21,7 +21,7 @@ CLIP_ID = re.compile(r"([A-Za-z0-9_-]{11})_(\d+)(?:_(\d+))?")
 
 @dataclass
 class KineticsSounds(MediaSource):
-    """Kinetics-Sounds with the lists published by OGM-GE (14 799 train, 2 597 test).
+    """Reads Kinetics-Sounds with the lists published by OGM-GE (14 799 train, 2 597 test).
 
         my_train.txt   <youtube id>_<start>_<end>,10,<class 0..30>     start and end with six digits
         my_test.txt    <youtube id>_<start>,10,<class 0..30>

@@ -49,14 +49,14 @@ class Clip:
 
 @dataclass
 class MediaSource:
-    """Audio-visual clips named by lists. A data set is a subclass with `class_names`, `clips` and what it is called.
+    """Reads audio-visual clips named by lists; a subclass adds `class_names`, `clips` and what the data set is called.
 
     The constructor reads no file. `tables` prepares what is not prepared.
 
     Args:
         path: the root of the data set.
         audio: the audio profile, `ogm` (log magnitude spectrogram) or `fbank` (Kaldi log-mel); see `asgml.data.media`.
-        sample_rate: the rate in Hz to which sound is resampled; None is 22050 for ogm and 16000 for fbank.
+        sample_rate: the rate in Hz to which sound is resampled; null is 22050 for ogm and 16000 for fbank.
         seconds: the length of the audio input.
         mels: the number of mel bands of fbank.
         pad_mode: the padding of ogm's STFT.
@@ -66,7 +66,7 @@ class MediaSource:
         store: the height and width of the stored frames; with the aspect ratio of the originals, random crops are those
             of the published protocols.
         crop_scale: the range of the training crop's share of the area.
-        prepared: the folder of the shards; None is `<root>/prepared`.
+        prepared: the folder of the shards; null is `<root>/prepared`.
         corrupt: what unusable or absent files mean: `refuse` (an error that lists them) or `missing` (the sample stays,
             without that modality).
 

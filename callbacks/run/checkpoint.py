@@ -45,11 +45,11 @@ class StepCheckpoint(Checkpoint):
 
     Args:
         dirpath: the folder of the two files.
-        every_n_steps: the number of training batches after which `last.ckpt` is written too; None writes it only at the
+        every_n_steps: the number of training batches after which `last.ckpt` is written too; null writes it only at the
             ends of epochs.
         every_n_epochs: the number of epochs after whose last batch it is written. The last step of training is always
             saved.
-        monitor: the logged validation metric that decides `best.ckpt`; None writes no such file. Ties keep the earlier,
+        monitor: the logged validation metric that decides `best.ckpt`; null writes no such file. Ties keep the earlier,
             NaN never wins.
         mode: whether more (`max`) or less (`min`) of it is better.
         config_hash: the identity of the run's configuration; a checkpoint with another one is refused.

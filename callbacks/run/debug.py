@@ -27,7 +27,7 @@ class OverfitCheck(L.Callback):
     Limits: it needs a `StepPipeline` with `GradientNorms` (‖Δparam‖ per group), and a logged training loss.
 
     Args:
-        loss_below: the loss from which on a run does not count as overfitted; None checks movement only
+        loss_below: the loss from which on a run does not count as overfitted; null checks movement only
             (`debug=one_step`).
         monitor: the name of the training loss in `trainer.callback_metrics`.
         idle: the groups that may stand still (frozen on purpose).

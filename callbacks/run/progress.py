@@ -26,7 +26,7 @@ class StepProgress(RichProgressBar):
     none) stays as it was.
 
     Args:
-        shown: the names of the metrics to show, of the pipeline's stages; None shows the training loss.
+        shown: the names of the metrics to show, of the pipeline's stages; null shows the training loss.
         leave: whether to leave the bars of finished epochs on the screen.
     """
 

@@ -46,7 +46,7 @@ class GracefulStop(Checkpoint):
     requeue handler.
 
     Args:
-        signals: the names of the signals that stop the run; None is SIGTERM.
+        signals: the names of the signals that stop the run; null is SIGTERM.
 
     Raises:
         UserError: unknown signal, or no `StepCheckpoint` among the callbacks.

@@ -53,9 +53,9 @@ def wandb_logger(
         run_dir: the folder in which `wandb/` is written.
         run_id: the W&B id of the run.
         project: the W&B project.
-        entity: the W&B user or team; None is the default of the account.
-        group: the W&B group; None is none.
-        name: the name that W&B shows; None lets W&B make one up.
+        entity: the W&B user or team; null is the default of the account.
+        group: the W&B group; null puts the run into none.
+        name: the name that W&B shows; null lets W&B make one up.
         mode: whether to upload: `online`, `offline`, `disabled`, or `auto`, which is online when logged in.
     """
     chosen = mode if mode != "auto" else "online" if logged_in() else "offline"

@@ -23,7 +23,7 @@ class AffineAdapter(Adapter):
     def __init__(self, d_z: int, d_out: int, target: float, calibration: Mode = "batch"):
         super().__init__(d_z, d_out, target, calibration)
         if d_z != d_out:
-            raise UserError("adapter affine", f"d_z = {d_z}", f"the model's width {d_out}", "set adapter=linear")
+            raise UserError("adapter=affine", f"d_z = {d_z}", f"the model's width {d_out}", "set adapter=linear")
         self.scale = nn.Parameter(torch.ones(d_z))
         self.shift = nn.Parameter(torch.zeros(d_z))
 

@@ -36,7 +36,7 @@ class Calibration(nn.Module):
     def __init__(self, target: float, mode: Mode = "batch"):
         super().__init__()
         if not 0 < target < float("inf"):
-            raise UserError("calibration target", str(target), "a positive RMS", "set wire.measured_texts higher")
+            raise UserError("calibration target", str(target), "a positive RMS", "set wire.measured_texts=256")
         self.mode = mode
         self.gain = nn.Parameter(torch.ones(())) if mode != "none" else None
         self.register_buffer("target", torch.tensor(float(target)))
@@ -47,9 +47,7 @@ class Calibration(nn.Module):
         """Take the RMS of uncalibrated outputs (…, d) of a representative batch; return it."""
         rms = y.float().pow(2).mean().sqrt()
         if not (torch.isfinite(rms) and rms > 0):
-            raise UserError(
-                "adapter output", f"RMS {float(rms)}", "finite and not zero", "choose another encoder=… or adapter=…"
-            )
+            raise UserError("adapter output", f"RMS {float(rms)}", "finite and not zero", "set adapter=linear")
         self.measured.copy_(rms)
         return float(rms)
 

@@ -66,7 +66,7 @@ class Codec(nn.Module):
     def __init__(self, d_z: int):
         super().__init__()
         if d_z < 1:
-            raise UserError("codec d_z", str(d_z), "1 or more", "set wire.d_z=64")
+            raise UserError("wire.d_z", str(d_z), "1 or more", "set wire.d_z=64")
         self.d_z = d_z
 
     def take(self, codes: int | None) -> None:
@@ -77,10 +77,10 @@ class Codec(nn.Module):
         """
         if codes is not None:
             raise UserError(
-                f"stages[<n>].codes with codec {type(self).__name__}",
+                f"stages.<n>.codes with codec {type(self).__name__}",
                 str(codes),
                 "null",
-                "set codec=fsq, or stages[<n>].codes=null",
+                "set codec=fsq, or stages.<n>.codes=null",
             )
 
     @torch.no_grad()
@@ -103,7 +103,7 @@ class Codec(nn.Module):
             )
         if not torch.isfinite(z).all():
             raise UserError(
-                "latents", "NaN or infinite values", "finite values", "train again with a lower group_lr.encoder"
+                "latents", "NaN or infinite values", "finite values", "train again with group_lr.encoder=1e-5"
             )
         with torch.no_grad():
             data = self.to_bytes(z.detach().float())

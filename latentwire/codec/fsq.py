@@ -78,7 +78,7 @@ class FSQ(Codec):
                 "codec.levels",
                 f"a product of {self.size}",
                 "less than 2^31",
-                "set codec.levels=[8,6,5], codec.codes higher",
+                "set codec.levels=[8,6,5] and codec.codes=2",
             )
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self.register_buffer(
@@ -97,10 +97,10 @@ class FSQ(Codec):
         n = self.codes if codes is None else codes
         if not self.codes <= n <= self.codes + self.spare:
             raise UserError(
-                "stages[<n>].codes",
+                "stages.<n>.codes",
                 str(n),
                 f"{self.codes} to {self.codes + self.spare}",
-                f"set stages[<n>].codes=null, or codec.spare={max(0, n - self.codes)}",
+                f"set stages.<n>.codes=null, or codec.spare={max(0, n - self.codes)}",
             )
         self.taken = n
 

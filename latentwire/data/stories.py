@@ -65,7 +65,8 @@ class Stories:
                 "corpus",
                 f"begin {begin}, rest {rest}, temperature {temperature}, train {train}, val {val}, test {test}",
                 "8 or more tokens each, a temperature above 0, 1 or more passages each",
-                "set corpus.begin=96, corpus.rest=32, corpus.temperature=1.0 and corpus.{train,val,test} above 0",
+                "set corpus.begin=96, corpus.rest=32, corpus.temperature=1.0, corpus.train=4096, corpus.val=128 and "
+                "corpus.test=400",
             )
         self._lm = teller
         self._begin, self._rest, self._temperature, self._seed = begin, rest, temperature, seed
@@ -98,7 +99,7 @@ class Stories:
                         "corpus",
                         f"{len(kept)} of {(number + 1) * BLOCK} stories are long enough and read back unchanged",
                         "one in twenty at least",
-                        "set corpus.begin, corpus.rest or corpus.temperature lower",
+                        "set corpus.begin=32, corpus.rest=12 and corpus.temperature=1.0",
                     )
             self._kept[name] = kept[: self._sizes[name]]
         return self._kept[name]

@@ -57,7 +57,12 @@ class Encoder(nn.Module):
     def __init__(self, d_z: int, max_tokens: int, overflow: Overflow):
         super().__init__()
         if d_z < 1 or max_tokens < 1:
-            raise UserError("encoder d_z, max_tokens", f"{d_z}, {max_tokens}", "1 or more each", "set wire.d_z=64")
+            raise UserError(
+                "wire.d_z, encoder.max_tokens",
+                f"{d_z}, {max_tokens}",
+                "1 or more each",
+                "set wire.d_z=64 and encoder.max_tokens=512",
+            )
         self.d_z, self.max_tokens, self.overflow = d_z, max_tokens, overflow
         self.cut_texts = self.cut_tokens = 0
 

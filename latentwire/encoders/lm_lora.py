@@ -157,7 +157,7 @@ class LMLoRAEncoder(Encoder):
             total += states.sum(1)
             square += states.pow(2).sum(1)
         if count < 2:
-            raise UserError("texts to measure on", f"{count} tokens", "2 at least", "set wire.measured_texts higher")
+            raise UserError("texts to measure on", f"{count} tokens", "2 at least", "set wire.measured_texts=256")
         mean = total / count
         self.mean.copy_(mean)
         self.std.copy_((square / count - mean.pow(2)).clamp(min=EPS).sqrt())

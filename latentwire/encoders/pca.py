@@ -43,10 +43,10 @@ class PCAEncoder(Encoder):
         size = chunk * lm.d_model
         if chunk < 1 or d_z > size:
             raise UserError(
-                "encoder d_z, chunk",
+                "wire.d_z, encoder.chunk",
                 f"{d_z}, {chunk}",
                 f"d_z at most chunk * {lm.d_model} = {size}",
-                f"set wire.d_z={size}, or a higher encoder.chunk",
+                f"set encoder.chunk={max(1, -(-d_z // lm.d_model))}",
             )
         self.lm, self.chunk = lm, chunk
         self.register_buffer("mean", torch.zeros(size))
@@ -76,7 +76,7 @@ class PCAEncoder(Encoder):
         x, inside = torch.cat(rows), torch.cat(filled).double()
         if len(x) <= self.d_z:
             raise UserError(
-                "pca texts", f"{len(x)} chunks", f"more than d_z = {self.d_z}", "set wire.measured_texts higher"
+                "texts to fit on", f"{len(x)} chunks", f"more than d_z = {self.d_z}", "set wire.measured_texts=256"
             )
         mean = (x * inside).sum(0) / inside.sum(0).clamp(min=1)
         centred = (x - mean) * inside
@@ -122,7 +122,7 @@ class PCAEncoder(Encoder):
                 "text to encode",
                 f"{int(lengths.max())} tokens",
                 f"at most {slots} slots of {self.chunk}",
-                f"set encoder.chunk={-(-int(lengths.max()) // slots)} or more, or wire.slots higher",
+                f"set encoder.chunk={-(-int(lengths.max()) // slots)}",
             )
         start, end = chunk_borders(lengths, slots)
         index = start.unsqueeze(2) + torch.arange(self.chunk, device=start.device)  # (B, M, chunk)

@@ -171,7 +171,7 @@ class CrossAttention(Pooling):
                 "pooling",
                 f"{max(slots)} slots",
                 f"at most {self.max_slots}",
-                f"set max_slots={max(slots)} or more",
+                f"set encoder.pooling.max_slots={max(slots)}",
             )
         keys = self.norm(x)
         if self.where is not None:

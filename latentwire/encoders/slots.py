@@ -66,7 +66,9 @@ class LatentLayout:
         start = self.shared + sum(self.private[name] for name in names[: names.index(model)])
         found = [*range(self.shared), *range(start, start + self.private[model])]
         if not found:
-            raise UserError(f"wire.private, model {model}", "no slot to read", "at least one", "set wire.slots higher")
+            raise UserError(
+                f"wire.private, model {model}", "no slot to read", "at least one", f"set wire.private.{model}=1"
+            )
         return found
 
     def counts(self, model: str) -> list[int]:

@@ -41,7 +41,7 @@ class Attention(nn.Module):
                 "encoder.heads, encoder.width",
                 f"{heads} heads for width {d}",
                 "a divisor that leaves an even width per head",
-                "set encoder.heads=1 and an even encoder.width",
+                "set encoder.heads=1 and encoder.width=128",
             )
         self.heads, self.dropout = heads, dropout
         self.q, self.k, self.v, self.out = (nn.Linear(d, d) for _ in range(4))

@@ -43,7 +43,7 @@ def measure_kv(lm: FrozenLM, placement: RotaryPlacement, texts: Sequence[str]) -
             tokens = both.shape[2]
         count += tokens
     if count < 2:
-        raise UserError("texts to measure keys on", f"{count} tokens", "2 at least", "set wire.measured_texts higher")
+        raise UserError("texts to measure keys on", f"{count} tokens", "2 at least", "set wire.measured_texts=256")
     mean = total / count
     std = (square / count - mean.pow(2)).clamp(min=0).sqrt()
     return KVStatistics(mean.float(), std.float())

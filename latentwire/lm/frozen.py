@@ -140,7 +140,7 @@ class FrozenLM:
                 f"adapter of {self.name}",
                 "a second adapter",
                 "one adapter per model",
-                "give lms another entry with the same source, and adapt that",
+                "add +lm@lms.<name>=… with the same source, and adapt that",
             )
         from peft import get_peft_model
 
@@ -169,7 +169,7 @@ class FrozenLM:
         ids = [i for text in texts for i in self.style.encode(text)]
         if len(ids) < 2:
             raise UserError(
-                "texts to measure embeddings on", f"{len(ids)} tokens", "2 at least", "set wire.measured_texts higher"
+                "texts to measure embeddings on", f"{len(ids)} tokens", "2 at least", "set wire.measured_texts=256"
             )
         self._embedding_rms = self.embed(torch.tensor(ids)).float().cpu().pow(2).mean(-1).sqrt()
         return self._embedding_rms

@@ -170,23 +170,25 @@ class Curriculum:
     def __init__(self, periods: Sequence[Period], steps: int):
         names = [p.name for p in periods]
         if not periods or len(set(names)) != len(names):
-            raise UserError("stages", str(names), "at least one, with different names", "set stages[<n>].name")
+            raise UserError(
+                "stages", str(names), "at least one, with different names", "set stages.<n>.name to another name"
+            )
         for n, period in enumerate(periods):
             if period.share <= 0 or (period.ratio is not None and period.ratio < 1):
                 raise UserError(
-                    f"stages[{n}] ({period.name})",
+                    f"stages.{n} ({period.name})",
                     f"share {period.share}, ratio {period.ratio}",
                     "a positive share and a ratio of at least 1",
-                    f"set stages[{n}].share=1 and stages[{n}].ratio=4 (or null)",
+                    f"set stages.{n}.share=1 and stages.{n}.ratio=4 (or null)",
                 )
         last = periods[-1]
         for key, value, sent in (("ratio", last.ratio, "wire.ratio"), ("codes", last.codes, "codec.codes")):
             if value is not None:
                 raise UserError(
-                    f"stages[{len(periods) - 1}].{key}",
+                    f"stages.{len(periods) - 1}.{key}",
                     f"{value} in the last stage",
                     f"null: {sent} is what is evaluated",
-                    f"set stages[{len(periods) - 1}].{key}=null and {sent}={value:g}",
+                    f"set stages.{len(periods) - 1}.{key}=null and {sent}={value:g}",
                 )
         self.periods = list(periods)
         total, done = sum(p.share for p in periods), 0.0

@@ -189,7 +189,7 @@ class WireModule(L.LightningModule):
                 "objectives",
                 f"all weights are 0 at step {self._pipeline.t}",
                 "something to learn in every step",
-                "set objectives.<name>.weight.start=0, or a gate's bound below what is observed at first",
+                "set objectives.<name>.weight.start=0, or objectives.<name>.weight.below=100 of a gate",
             )
         coded, found = self.judged(batch, active)
         assert self._pipeline.ctx is not None

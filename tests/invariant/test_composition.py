@@ -48,6 +48,11 @@ def with_rates(**rates: float):
     return train(asgml(), module_options={"group_lr": rates})
 
 
+def test_a_learning_rate_for_an_unknown_group_is_refused_with_the_nearest_one():
+    with pytest.raises(UserError, match=r"set \+group_lr\.visual=0\.1 in its place"):
+        with_rates(visul=0.1)
+
+
 def test_the_boost_is_a_learning_rate_for_the_weak_encoder_and_nothing_else():
     run = train(asgml("boost"), probe=FixedProbe(GAP))
     assert run.scales("visual") == pytest.approx([BOOST] * 8, abs=1e-12)

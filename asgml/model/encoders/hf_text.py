@@ -27,9 +27,9 @@ class HFTextEncoder(Encoder):
             `{model_type: bert, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2}`.
         pooling: `mean` over the tokens, or `cls`, the state of the first.
         frozen: whether the model stays as it is and in eval mode (no dropout), with no graph built through it.
-        dim: the width of a linear map behind the model, trained even when the model is frozen; None has no such map.
+        dim: the width of a linear map behind the model, trained even when the model is frozen; null has no such map.
         local_files_only: whether never to ask the network.
-        kind: tokens, or None.
+        kind: tokens, or null.
 
     Raises:
         UserError: a model that is not there, unknown settings, sequences too long for it, or ids beyond its vocabulary.

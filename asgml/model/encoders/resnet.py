@@ -29,14 +29,14 @@ class ResNet18(Encoder):
     Args:
         shape: the shape (C, H, W) of an image or a spectrogram, or (T, C, H, W) of frames, which are encoded one by one
             and averaged over T.
-        weights: where the weights come from: None draws them at random; `imagenet` fetches torchvision's published ones
+        weights: where the weights come from: null draws them at random; `imagenet` fetches torchvision's published ones
             into torch's hub cache; anything else is the path of a state dict (`.pth` or `.safetensors`), of which the
             classifier `fc.*` is ignored. For C other than the checkpoint's number of channels the first convolution
             becomes `adapt_input_kernel` of the pretrained one: for a 1-channel spectrogram its mean over RGB.
         norm: the normalisation; `group` replaces every BatchNorm by a GroupNorm of 32 groups (fewer for small widths)
             and cannot take the weights of a batch-normalised network.
         width: the channels of the first stage (64 as published); the stages have 1, 2, 4 and 8 times as many.
-        kind: image or frames; None reads it off the rank.
+        kind: image or frames; null reads it off the rank.
 
     Raises:
         UserError: weights that are not there, not readable or not those of such a network.

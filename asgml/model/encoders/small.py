@@ -36,9 +36,9 @@ class SmallCNN(Encoder):
     Args:
         shape: the shape of one sample, (C, H, W).
         dim: the width of the feature.
-        channels: the channels of the stages, each of stride 2; None is [16, 32, 64].
+        channels: the channels of the stages, each of stride 2; null is [16, 32, 64].
         norm: the normalisation; with `group` a row's feature is the same for any batch size and number of ranks.
-        kind: image, or None.
+        kind: image, or null.
 
     Raises:
         UserError: another kind of modality, or a stage of fewer than 2 channels.
@@ -79,9 +79,9 @@ class TemporalConv(Encoder):
     Args:
         shape: the shape of one sample, (T, F).
         dim: the width of the feature.
-        channels: the channels of the convolutions; None is [64, 64].
+        channels: the channels of the convolutions; null is [64, 64].
         norm: the normalisation, as in `SmallCNN`.
-        kind: sequence, or None.
+        kind: sequence, or null.
 
     Raises:
         UserError: another kind of modality, or a convolution of fewer than 2 channels.
@@ -125,7 +125,7 @@ class MLP(Encoder):
         layers: the number of hidden layers; 0 leaves one linear map.
         dropout: the probability of dropout after each hidden layer.
         norm: the normalisation of the hidden layers; `group` is LayerNorm here.
-        kind: vector, or None.
+        kind: vector, or null.
 
     Raises:
         UserError: another kind of modality, or fewer than 2 hidden units.

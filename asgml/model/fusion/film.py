@@ -25,7 +25,7 @@ class FiLM(Fusion):
         dims: the width of each modality's feature.
         classes: the number of classes.
         dim: the width of h.
-        modulator: the modality c; None is the first.
+        modulator: the modality c; null is the first.
 
     Raises:
         UserError: a modulator that is no modality.
