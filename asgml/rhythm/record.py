@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asgml.rhythm.stage import Rhythm
+from callbacks.run.history import ACTIONS
 from callbacks.step.context import StepContext
 from callbacks.step.phases import Phase
 from callbacks.step.stage import Stage
-
-APPLIES = ("update", "soft", "fusion")  # the actions by which an encoder moves
 
 
 class ModalityRecord(Stage):
@@ -48,7 +47,7 @@ class ModalityRecord(Stage):
         ctx.metrics.update({f"{self.shows}/{m}": float(value) for m, value in settings.items()})
         for m in rhythm.modalities:
             action, age = self._done(ctx, m)
-            self.updates[m] += action in APPLIES
+            self.updates[m] += ACTIONS[action].moves
             self.timeline.append((ctx.t, m, action, age, ctx.scale.get(m, 1.0) if age >= 0 else 0.0))
 
     def _done(self, ctx: StepContext, m: str) -> tuple[str, int]:
@@ -56,7 +55,7 @@ class ModalityRecord(Stage):
         mask, buffer = self.rhythm.mask, self.rhythm.buffer
         if mask is not None:
             action = mask.actions[m]
-            return action, 0 if action in APPLIES else -1
+            return action, 0 if ACTIONS[action].moves else -1
         if buffer is not None and m in buffer.delays:
             return buffer.action(m), buffer.age(m, ctx.t)
         if ctx.plan[m].idle:

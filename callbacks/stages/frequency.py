@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from callbacks.errors import UserError
+from callbacks.run.history import ACTIONS
 from callbacks.step.context import StepContext
 from callbacks.step.groups import require_groups, warn_if_scale_invariant
 from callbacks.step.phases import Phase
@@ -302,8 +303,9 @@ class FrequencyMask(Stage):
         for m in updated:
             self._counts[m] = 0
         for m, action in self.actions.items():
-            self.applied[m] += action in ("update", "soft", "fusion")
-            self.held[m] += action in ("hold", "accumulate", "missing")
+            moves = ACTIONS[action].moves
+            self.applied[m] += moves
+            self.held[m] += not moves
         self.cadence.commit(ctx.t, updated)
 
     def on_veto(self, ctx: StepContext) -> None:

@@ -157,13 +157,14 @@ class StalenessBuffer(Stage):
 
     def before_forward(self, ctx: StepContext) -> None:
         for name, tau in self.delays.items():
+            ctx.plan[name].delay = tau
             if tau > 0:
                 ctx.plan[name].reason = f"applies the gradient of {tau} steps ago"
 
     def on_gradients(self, ctx: StepContext) -> None:
         self._due.clear()
-        for name, tau in self.delays.items():
-            group, stamps = ctx.groups[name], self.stamps[name]
+        for name in self.delays:
+            group, stamps, tau = ctx.groups[name], self.stamps[name], ctx.plan[name].delay
             present = any(p.grad is not None for p in group.params)
             due = self._due[name] = stamps.due(ctx.t, tau, present, self.warmup)
             ring = self._rings.get(name)

@@ -15,6 +15,7 @@ class GroupPlan:
         head_detached: whether a head on the group's output reads that output detached.
         idle: whether nothing of the group moves: no gradient is applied, normalisation statistics are restored.
         absent: whether no row of the global batch concerns the group (known once the batch has been read).
+        delay: the age, in committed steps, of the gradient that the group is to apply; 0 is fresh.
         reason: the reason why the group does not apply a fresh gradient in full; empty where it does.
     """
 
@@ -22,6 +23,7 @@ class GroupPlan:
     head_detached: bool = False
     idle: bool = False
     absent: bool = False
+    delay: int = 0
     reason: str = ""
 
 

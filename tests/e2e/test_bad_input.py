@@ -174,16 +174,16 @@ def test_checkpoint_of_another_config(tmp_path, capsys):
 
 
 def test_a_failing_job_leaves_its_traceback_and_the_others_run(tmp_path, capsys, monkeypatch):
-    import asgml.build as build
+    import suite.shell as shell
 
-    real = build.build_trainer
+    real = shell.build_trainer
 
     def flaky(cfg, run_, callbacks):
         if int(cfg.seed) == 1:
             raise RuntimeError("the third law was repealed")
         return real(cfg, run_, callbacks)
 
-    monkeypatch.setattr(build, "build_trainer", flaky)
+    monkeypatch.setattr(shell, "build_trainer", flaky)
     path = write_features(tmp_path / "f.npz")
     code, text = run(["-m", *overrides(path, tmp_path / "runs"), "seed=0,1,2"], capsys)
     assert code == 1, traceback.format_exc()
