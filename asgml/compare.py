@@ -21,6 +21,7 @@ from suite.report.data import read_runs
 from suite.report.grouping import group_runs
 from suite.report.html import tables_page, write_text
 from suite.report.tables import Table, latex, markdown, terminal
+from suite.runs.command import command
 
 
 def save(tables: Sequence[Table], folder: Path) -> list[Path]:
@@ -29,6 +30,7 @@ def save(tables: Sequence[Table], folder: Path) -> list[Path]:
     return [write_text(folder / f"methods.{end}", text) for end, text in texts.items()]
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables, write the files, and return the exit code: 0, or that of a UserError."""
     parser = argparse.ArgumentParser(
@@ -40,25 +42,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-times", action="store_true", help="no step times: the runs shared their machine")
     parser.add_argument("--out", type=Path, help="folder of the three files (default: RUNS)")
     arguments = parser.parse_args(argv)
-    try:
-        found = [run for run in read_runs(arguments.runs, arguments.name) if run.program == "asgml"]
-        if not found:
-            raise UserError(
-                ", ".join(map(str, arguments.runs)),
-                "no run of asgml",
-                "runs of python -m asgml.run",
-                "python -m asgml.run -m sweep=methods experiment=avdigits",
-            )
-        registered = [name for name in Composer("asgml").options("method") if name != "unimodal"]
-        tables = []
-        for frames in group_runs(found, arguments.baseline):
-            tables.append(method_table(frames, registered, not arguments.no_times))
-            below = control_table(frames)
-            tables += [] if below is None else [below]
-        paths = save(tables, arguments.out or arguments.runs[0])
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return UserError.EXIT_CODE
+    found = [run for run in read_runs(arguments.runs, arguments.name) if run.program == "asgml"]
+    if not found:
+        raise UserError(
+            ", ".join(map(str, arguments.runs)),
+            "no run of asgml",
+            "runs of python -m asgml.run",
+            "python -m asgml.run -m sweep=methods experiment=avdigits",
+        )
+    registered = [name for name in Composer("asgml").options("method") if name != "unimodal"]
+    tables = []
+    for frames in group_runs(found, arguments.baseline):
+        tables.append(method_table(frames, registered, not arguments.no_times))
+        below = control_table(frames)
+        tables += [] if below is None else [below]
+    paths = save(tables, arguments.out or arguments.runs[0])
     console = Console()
     console.print(terminal(tables, console.width))
     for path in paths:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from callbacks.errors import UserError
 from latentwire.encode import read_bytes
+from suite.runs.command import command
 
 if TYPE_CHECKING:
     from latentwire.restore import Loaded
@@ -110,20 +111,17 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     args = parser().parse_args(argv)
-    try:
-        message = read_bytes(args.message)
+    message = read_bytes(args.message)
 
-        from latentwire.restore import load
+    from latentwire.restore import load
 
-        loaded = load(args.run, args.which)
-        for found in answer(loaded, message, chosen(loaded, args.model), args.question, args.message):
-            print(json.dumps(asdict(found)) if args.json else " ".join(found.answer.splitlines()))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.EXIT_CODE
+    loaded = load(args.run, args.which)
+    for found in answer(loaded, message, chosen(loaded, args.model), args.question, args.message):
+        print(json.dumps(asdict(found)) if args.json else " ".join(found.answer.splitlines()))
     return 0
 
 

@@ -23,7 +23,7 @@ from latentwire.train.batches import Contexts
 from latentwire.train.curriculum import Curriculum, Period, slots_for
 from latentwire.train.curriculum_stage import CurriculumStage
 from latentwire.train.module import WireModule
-from latentwire.wire import LatentWire, text_lengths
+from latentwire.wire import LatentWire
 from suite.config.instantiate import build_node
 from suite.loader import EpochBatches, ResumableLoader
 from suite.runs.job import Run
@@ -41,7 +41,7 @@ class Inputs:
         encoder_lm: the model that the encoder stands on.
         corpus: passages with questions.
         texts: texts of training passages, to measure scales on.
-        lengths: mean number of tokens of these texts, by model.
+        lengths: mean number of tokens of these texts as contexts, by model.
     """
 
     lms: dict[str, FrozenLM]
@@ -84,7 +84,8 @@ def build_inputs(cfg: DictConfig) -> Inputs:
         raise UserError(
             "corpus.train, wire.measured_texts", "no training text", "one or more", "set wire.measured_texts=256"
         )
-    return Inputs(lms, encoder_lm, corpus, texts, text_lengths(lms, texts))
+    tokens = {name: sum(len(lm.style.encode(text.strip() + "\n")) for text in texts) for name, lm in lms.items()}
+    return Inputs(lms, encoder_lm, corpus, texts, {name: count / len(texts) for name, count in tokens.items()})
 
 
 def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from callbacks.errors import UserError
+from suite.runs.command import command
 
 if TYPE_CHECKING:
     from latentwire.restore import Loaded
@@ -112,21 +113,18 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     args = parser().parse_args(argv)
-    try:
-        text = read_text(args.text)
+    text = read_text(args.text)
 
-        from latentwire.restore import load
+    from latentwire.restore import load
 
-        loaded = load(args.run, args.which)
-        message = encode_text(loaded, text, args.question)
-        write_bytes(args.out, message)
-        print(cost(loaded, text, message), file=sys.stderr)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.EXIT_CODE
+    loaded = load(args.run, args.which)
+    message = encode_text(loaded, text, args.question)
+    write_bytes(args.out, message)
+    print(cost(loaded, text, message), file=sys.stderr)
     return 0
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from callbacks.errors import UserError
 from suite.config.check import Common
+from suite.runs.command import command
 
 
 @dataclass
@@ -26,6 +27,7 @@ class Tree(Common):
     install: bool
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     from latentwire.pocket import architecture
@@ -36,27 +38,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     from suite.config.instantiate import build_node
 
     overrides = list(sys.argv[1:] if argv is None else argv)
-    try:
-        cfg = compose("latentwire/pretrain", overrides)
-        check(cfg, Tree)
-        folder = Path(cfg.paths.runs) / "pretrain" / cfg.name
-        trainer = Trainer(build_node(cfg.pocket), cfg.seed, folder)
-        if cfg.resume != "never" and trainer.checkpoint.exists():
-            trainer.restore()
-        elif cfg.resume == "must":
-            raise UserError("resume=must", f"no {trainer.checkpoint}", "a checkpoint", "set resume=auto")
-        trainer.train()
-        model = folder / "model"
-        architecture.save(trainer.model, trainer.tokenizer, model)
-        scores = evaluate(architecture.read(model), trainer.questions, trainer.spec.eval_contexts, cfg.seed)
-        text = card(cfg.name, trainer, scores, " ".join(["python -m latentwire.pretrain", *overrides]))
-        architecture.seal(model, text)
-        if cfg.install:
-            shutil.copytree(model, architecture.ROOT / cfg.name, dirs_exist_ok=True)
-        print(text)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.EXIT_CODE
+    cfg = compose("latentwire/pretrain", overrides)
+    check(cfg, Tree)
+    folder = Path(cfg.paths.runs) / "pretrain" / cfg.name
+    trainer = Trainer(build_node(cfg.pocket), cfg.seed, folder)
+    if cfg.resume != "never" and trainer.checkpoint.exists():
+        trainer.restore()
+    elif cfg.resume == "must":
+        raise UserError("resume=must", f"no {trainer.checkpoint}", "a checkpoint", "set resume=auto")
+    trainer.train()
+    model = folder / "model"
+    architecture.save(trainer.model, trainer.tokenizer, model)
+    scores = evaluate(architecture.read(model), trainer.questions, trainer.spec.eval_contexts, cfg.seed)
+    text = card(cfg.name, trainer, scores, " ".join(["python -m latentwire.pretrain", *overrides]))
+    architecture.seal(model, text)
+    if cfg.install:
+        shutil.copytree(model, architecture.ROOT / cfg.name, dirs_exist_ok=True)
+    print(text)
     return 0
 
 

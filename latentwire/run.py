@@ -17,7 +17,17 @@ from suite.runs.launch import launch
 
 @dataclass
 class Loader:
-    """The `loader` node; batches count contexts, several questions are asked about each."""
+    """The `loader` node; batches count contexts, several questions are asked about each.
+
+    Attributes:
+        batch_size: number of contexts in a training batch.
+        questions: number of questions about each of them, drawn anew every time.
+        steps_per_epoch: number of training steps in an epoch; null reads the training split once.
+        eval_passages: number of passages of the validation split that are validated on.
+        eval_questions: number of questions about each of them.
+        eval_batch_size: number of contexts in a validation batch.
+        workers: number of loader processes; it changes no number.
+    """
 
     batch_size: int
     questions: int
@@ -30,7 +40,18 @@ class Loader:
 
 @dataclass
 class WireNode:
-    """The `wire` node: M and d_z, who owns which slots, what is compressed."""
+    """The `wire` node: M and d_z, who owns which slots, what is compressed.
+
+    Attributes:
+        d_z: width of a latent.
+        ratio: tokens of a text, as the first reader counts them, per latent.
+        slots: number M of latents in a message, in place of the ratio.
+        private: number of slots that only one model reads, by model; M counts them.
+        track: `question_text` sends the question as text, `whole_prompt` compresses it with the context.
+        measured_texts: number of training texts that scales are measured on.
+        from_run: directory of a run whose encoder and codec are taken and fixed: a new model for old messages.
+        start_from: directory of a run whose encoder and injectors training goes on from (another codec, another ratio).
+    """
 
     d_z: int
     ratio: float
@@ -44,7 +65,12 @@ class WireNode:
 
 @dataclass
 class TeacherNode:
-    """The `teacher` node; see `latentwire.objectives.teacher`."""
+    """The `teacher` node; see `latentwire.objectives.teacher`.
+
+    Attributes:
+        top_k: number of most probable tokens whose probabilities the teacher passes on; all others are one tail.
+        cache: whether the teacher is asked once for the whole training split and remembered (finite splits only).
+    """
 
     top_k: int
     cache: bool
@@ -52,7 +78,15 @@ class TeacherNode:
 
 @dataclass
 class EvaluationNode:
-    """The `evaluation` node; see `latentwire.scoring.evaluator`."""
+    """The `evaluation` node; see `latentwire.scoring.evaluator`.
+
+    `latentwire.scoring.evaluator.Evaluator` takes the other keys.
+
+    Attributes:
+        split: the split that is evaluated.
+        passages: number of its passages; all their questions are asked.
+        fit_passages: number of training passages for baselines that learn.
+    """
 
     split: Literal["val", "test"]
     passages: int
@@ -65,7 +99,35 @@ class EvaluationNode:
 
 @dataclass
 class Tree(Common):
-    """Names the plain nodes of the latentwire configuration tree."""
+    """Names the plain nodes of the latentwire configuration tree.
+
+    Attributes:
+        corpus: the passages and their questions.
+        lms: the frozen models that read, by name.
+        encoder_lm: the model that the encoder stands on; null takes the first that reads.
+        encoder: text to latents, a factory that is called with the model, `d_z` and the names of the slices.
+        adapter: latents to the width of a model, a factory that the injectors call.
+        injector: latents to what a model reads, a factory that is called once per model.
+        codec: latents to bytes and back, a factory that is called with `d_z`.
+        wire: the size of a message and what it carries.
+        objectives: what the latents are trained for, by name.
+        stages: the periods of the training, in order.
+        observe_smoothing: weight of the past in the running means of the metrics that gate a schedule.
+        adaptation: LoRA on models that read, by name; a model without stays frozen.
+        teacher: the same models on the text itself, for objectives that distil.
+        loader: the batches.
+        optimizer: the optimiser, a factory that is called with the parameter groups.
+        lr_schedule: the schedule of the learning rate.
+        group_lr: the learning rate of groups, by kind (`adapter`) or exactly (`adapter:pocket_qwen`), in place of the
+            optimiser's.
+        baselines: what the wire is compared with at the same M, by name; null leaves one out.
+        evaluation: the evaluation that ends a run.
+        acceptance: the rules that judge a run, by period of the training or under `evaluation`, each by name.
+        trainer: the options of Lightning's trainer.
+        callbacks: the callbacks and stages, by name; null leaves one out.
+        logger: the loggers beside the run's own tables, by name; null leaves one out.
+        label: the name of the configuration in tables and figures; null takes what differs between compared runs.
+    """
 
     corpus: Any
     lms: dict[str, Any]

@@ -14,7 +14,6 @@ from latentwire.codec.base import Codec, Coded
 from latentwire.encoders.base import Encoder, Tokens
 from latentwire.encoders.slots import LatentLayout
 from latentwire.injectors.base import Injector
-from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 
 Self = TypeVar("Self", bound="LatentWire")
@@ -164,10 +163,3 @@ class LatentWire(nn.Module):
             if gains:
                 out[name] = float(torch.stack(gains).mean())
         return out
-
-
-def text_lengths(lms: Mapping[str, FrozenLM], texts: Sequence[str]) -> dict[str, float]:
-    """Return the mean number of tokens of the texts as contexts, by model."""
-    return {
-        name: sum(len(lm.style.encode(text.strip() + "\n")) for text in texts) / len(texts) for name, lm in lms.items()
-    }

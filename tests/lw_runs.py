@@ -1,6 +1,4 @@
-"""Small runs of the real latentwire program on tiny random language models, composed, built and fitted in this
-process.
-"""
+"""Small runs of the real latentwire program on tiny random models, composed, built and fitted in this process."""
 
 from __future__ import annotations
 

@@ -6,3 +6,8 @@ from .cremad_mini import CremadMini as CremadMini
 from .datamodule import MultimodalData as MultimodalData
 from .features import Features as Features
 from .kinetics_sounds import KineticsSounds as KineticsSounds
+from .spec import DataSpec as DataSpec
+from .spec import ModalitySpec as ModalitySpec
+from .spec import Source as Source
+from .spec import Split as Split
+from .spec import Table as Table

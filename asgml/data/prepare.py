@@ -16,6 +16,7 @@ from rich.table import Table as RichTable
 
 from asgml.data.spec import SPLITS, Source
 from callbacks.errors import UserError
+from suite.runs.command import command, split_config_dirs
 
 
 def summary(source: Source) -> RichTable:
@@ -28,27 +29,25 @@ def summary(source: Source) -> RichTable:
     return out
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Prepare the source that the overrides describe and return the exit code."""
     from suite.config.check import check
-    from suite.config.compose import compose
+    from suite.config.compose import Composer
     from suite.config.instantiate import build_node
 
     parser = argparse.ArgumentParser(prog="python -m asgml.data.prepare", description="Decode a data set once.")
     parser.add_argument("--workers", type=int, default=min(8, os.cpu_count() or 1), help="decoding threads")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for asgml.run, e.g. experiment=cremad")
-    args = parser.parse_intermixed_args(argv)
-    try:
-        if args.workers < 1:
-            raise UserError("--workers", str(args.workers), "1 or more", "give --workers 1, or leave it out")
-        cfg = compose("asgml", args.overrides)
-        check(cfg)
-        source: Source = build_node(cfg.data)
-        source.prepare(args.workers)
-        Console().print(summary(source))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.EXIT_CODE
+    folders, rest = split_config_dirs(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_intermixed_args(rest)
+    if args.workers < 1:
+        raise UserError("--workers", str(args.workers), "1 or more", "give --workers 1, or leave it out")
+    cfg = Composer("asgml", extra_dirs=folders).compose(args.overrides)
+    check(cfg)
+    source: Source = build_node(cfg.data)
+    source.prepare(args.workers)
+    Console().print(summary(source))
     return 0
 
 

@@ -3,7 +3,11 @@ from .agm import AGM as AGM
 from .amco import AMCo as AMCo
 from .amst import AMST as AMST
 from .arl import ARL as ARL
+from .base import Epoch as Epoch
 from .base import Method as Method
+from .base import Selection as Selection
+from .base import Step as Step
+from .base import Survey as Survey
 from .cagrad import CAGrad as CAGrad
 from .cggm import CGGM as CGGM
 from .cml import CML as CML

@@ -19,8 +19,8 @@ class Replay(Baseline):
     """Gives T embeddings for T tokens: any difference from `text` is a fault in the path, not in a wire.
 
     Args:
-        anchor: what is embeddings: `raw`, the whole prompt, question and cue included, and nothing is text; `question`,
-            the context, and the question is text: the place of a wire.
+        anchor: where text begins: `raw`, nowhere, the whole prompt is embeddings, question and cue included;
+            `question`, at the question, as behind a wire.
     """
 
     name = "replay"

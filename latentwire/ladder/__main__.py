@@ -32,6 +32,7 @@ from latentwire.ladder.verdict import Verdict
 from latentwire.run import Tree, dead, train
 from suite.config.check import check, check_effective
 from suite.config.compose import Composer
+from suite.runs.command import command, split_config_dirs
 from suite.runs.identity import config_hash, run_dir
 from suite.runs.job import execute
 from suite.runs.ledger import write_json
@@ -72,9 +73,10 @@ class Asked:
         return [place, self.run] if self.run is not None else [place, own] if self.train and own.is_dir() else [place]
 
 
-def parse(overrides: Sequence[str]) -> Asked:
+def parse(arguments: Sequence[str]) -> Asked:
     """Compose and check a command line. Raises UserError."""
-    composer = Composer("latentwire/ladder")
+    folders, overrides = split_config_dirs(arguments)
+    composer = Composer("latentwire/ladder", extra_dirs=folders)
     cfg = composer.compose(overrides)
     check(cfg, LadderTree)
     check_effective(cfg, overrides, dead, composer.compose)
@@ -165,21 +167,18 @@ def report(verdicts: Sequence[Verdict], console: Console) -> None:
         console.print(f"not climbed from rung {idle.rung} on: {said}", highlight=False)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     console = Console()
     quiet_lightning()
     verdicts: list[Verdict] = []
-    try:
-        asked = parse(list(sys.argv[1:] if argv is None else argv))
-        for v in climb(asked.ladder, lambda: Subject.build(asked.cfg), asked.run_dir()):
-            verdicts.append(v)
-            if v.status != "not run":
-                line = f"rung {v.rung}, {v.name}: [{COLOUR[v.status]}]{v.status}[/] ({v.seconds:.1f} s)"
-                console.print(line, highlight=False)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.EXIT_CODE
+    asked = parse(list(sys.argv[1:] if argv is None else argv))
+    for v in climb(asked.ladder, lambda: Subject.build(asked.cfg), asked.run_dir()):
+        verdicts.append(v)
+        if v.status != "not run":
+            line = f"rung {v.rung}, {v.name}: [{COLOUR[v.status]}]{v.status}[/] ({v.seconds:.1f} s)"
+            console.print(line, highlight=False)
     report(verdicts, console)
     passed = all(v.status != "fail" for v in verdicts)
     found = {

@@ -22,7 +22,7 @@ MASK = (
     "(latentwire.lm.layout.lay_out_text); no key of the configuration does this"
 )
 
-Read = tuple[list[list[int]], torch.Tensor]  # answers as ids, NLL of the gold answers
+Answers = tuple[list[list[int]], torch.Tensor]  # answers as ids, NLL of the gold answers
 
 
 def replay(subject: Subject, o: options.ReplayOptions) -> Verdict:
@@ -85,12 +85,12 @@ def _batched(subject: Subject, name: str, lm: FrozenLM, n: int) -> list[Check]:
     return checks
 
 
-def _read(lm: FrozenLM, prefix: Prefix, follows: Ids, prompts: Sequence[Prompt], longest: int) -> Read:
+def _read(lm: FrozenLM, prefix: Prefix, follows: Ids, prompts: Sequence[Prompt], longest: int) -> Answers:
     nll = lm.answer_logprobs(prefix, follows, [p.answer for p in prompts]).nll()
     return lm.generate(prefix, follows, longest), nll.float().cpu()
 
 
-def _alone(lm: FrozenLM, prefixes: Sequence[Prefix], follows: Ids, prompts: Sequence[Prompt], longest: int) -> Read:
+def _alone(lm: FrozenLM, prefixes: Sequence[Prefix], follows: Ids, prompts: Sequence[Prompt], longest: int) -> Answers:
     parts = [
         _read(lm, prefix, [asked], [prompt], longest)
         for prefix, asked, prompt in zip(prefixes, follows, prompts, strict=True)
@@ -99,7 +99,7 @@ def _alone(lm: FrozenLM, prefixes: Sequence[Prefix], follows: Ids, prompts: Sequ
 
 
 def _compared(
-    subject: Subject, name: str, what: str, expected: Read, found: Read, bound: float, lm: FrozenLM, remedy: str
+    subject: Subject, name: str, what: str, expected: Answers, found: Answers, bound: float, lm: FrozenLM, remedy: str
 ) -> list[Check]:
     """Count other answers and take the largest difference in NLL; in half precision rounding may decide near ties."""
     other = [i for i, (a, b) in enumerate(zip(expected[0], found[0], strict=True)) if a != b]

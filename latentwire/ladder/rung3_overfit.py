@@ -58,7 +58,7 @@ def overfit(subject: Subject, o: options.OverfitOptions) -> Verdict:
         Check("trainable parameters that are not trained", len(faults), high=0, remedy=LISTED,
               found=f"not trained: {'; '.join(faults[:SHOWN])}"),
         Check("groups that no stage trains", len(idle), high=0, found=f"no stage trains {', '.join(idle)}",
-              remedy="add them to stages[*].trains (curriculum=single trains everything)"),
+              remedy="add them to stages.<n>.trains (curriculum=single trains everything)"),
     ]  # fmt: skip
     if not faults:
         for name, right in known.right.items():

@@ -1,3 +1,4 @@
 # Public names: what YAML, run identities and users write. A module may move, its names stay.
 from .frozen import FrozenLM as FrozenLM
+from .layout import Prefix as Prefix
 from .lora import LoRA as LoRA

@@ -352,11 +352,7 @@ class FrozenLM:
         return cache
 
     def _inputs(self, prefix: Prefix, question_ids: Ids, answer_ids: Ids | None, reserve: int = 0) -> dict[str, Any]:
-        """Lay out prefix, questions and answers as the model takes them.
-
-        Args:
-            reserve: number of positions that generation will need behind them.
-        """
+        """Lay out prefix, questions and answers as the model takes them, with room for `reserve` positions behind."""
         if self.model.training:  # dropout, and gradient checkpointing would drop the cache
             raise RuntimeError(f"{self.name} was put into training mode; it is frozen")
         batch = len(question_ids)

@@ -1,5 +1,8 @@
 # Public names: what YAML, run identities and users write. A module may move, its names stay.
+from .base import Needs as Needs
 from .base import Objective as Objective
+from .base import ObjectiveOutput as ObjectiveOutput
+from .base import Seen as Seen
 from .contrast import MismatchHinge as MismatchHinge
 from .distillation import AnswerKD as AnswerKD
 from .likelihood import AnswerCE as AnswerCE

@@ -94,7 +94,14 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Pocket:
-    """Holds everything that makes a pocket model; node `pocket` of the tree."""
+    """Holds everything that makes a pocket model; node `pocket` of the tree.
+
+    Attributes:
+        architecture: sizes of the model.
+        tokenizer: its vocabulary.
+        recipe: how it is trained.
+        eval_contexts: number of test contexts of each size that the finished model is scored on.
+    """
 
     architecture: Architecture
     tokenizer: Vocabulary

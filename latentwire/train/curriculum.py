@@ -32,7 +32,11 @@ class Schedule:
 
 
 class Constant(Schedule):
-    """Stays where it is: w(t) = value."""
+    """Stays where it is: w(t) = value.
+
+    Args:
+        value: the weight.
+    """
 
     def __init__(self, value: float = 1.0):
         self.value = _not_negative("value", value)

@@ -63,17 +63,11 @@ class CurriculumStage(Stage):
             ctx.metrics[f"share/{name}"] = abs(value) / total if total > 0 else 0.0
         for name, weight in self.weights.items():
             ctx.metrics[f"weight/{name}"] = weight
+        losses = {k: v for k, v in ctx.host.items() if k.startswith(LOSS)}
         seen = {k.removeprefix(OBSERVE): v for k, v in ctx.host.items() if k.startswith(OBSERVE)}
-        for key, value in ctx.host.items():
-            if key.startswith(LOSS):
-                ctx.metrics[f"train/{key}"] = value
-                seen[key] = value
-        for key, value in seen.items():
-            if not key.startswith(LOSS):
-                ctx.metrics[f"train/{key}"] = value
-        norms = [v for k, v in ctx.host.items() if k.startswith("fresh/")]
-        seen["grad_norm"] = math.sqrt(sum(v * v for v in norms))
-        for key, value in seen.items():
+        ctx.metrics.update({f"train/{key}": value for key, value in (losses | seen).items()})
+        norm = math.sqrt(sum(v * v for k, v in ctx.host.items() if k.startswith("fresh/")))
+        for key, value in {**seen, **losses, "grad_norm": norm}.items():
             self.observe(key, value)
 
     def observe(self, name: str, value: float) -> None:

@@ -144,7 +144,7 @@ class WireModule(L.LightningModule):
         own = self.wire.layout
         return own if ratio is None else own.with_shared(slots_for(self.tokens, ratio))
 
-    def judged(
+    def objective_outputs(
         self, batch: Batch, active: Mapping[str, Objective]
     ) -> tuple[Coded, dict[str, dict[str, ObjectiveOutput]]]:
         """Return what the codec sent, and what the active objectives say of every model: `[model][objective]`."""
@@ -191,7 +191,7 @@ class WireModule(L.LightningModule):
                 "something to learn in every step",
                 "set objectives.<name>.weight.start=0, or objectives.<name>.weight.below=100 of a gate",
             )
-        coded, found = self.judged(batch, active)
+        coded, found = self.objective_outputs(batch, active)
         assert self._pipeline.ctx is not None
         reads = self._pipeline.ctx.reads
         terms: dict[str, Tensor] = {}

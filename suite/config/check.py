@@ -46,7 +46,16 @@ class Paths:
 
 @dataclasses.dataclass
 class Common:
-    """The keys that every program's tree has; a program may subclass this to type its own plain nodes as well."""
+    """The keys that every program's tree has; a program may subclass this to type its own plain nodes as well.
+
+    Attributes:
+        program: the program that the tree belongs to.
+        name: the name of the experiment; its runs lie in `<paths.runs>/<name>/<hash>`.
+        seed: the seed of initial weights, the order of the samples, augmentation and everything else that is drawn.
+        resume: what becomes of an earlier attempt of the same run: `auto` continues it, or takes its result if it has
+            finished; `never` starts anew and keeps it aside; `must` refuses to start without its checkpoint.
+        paths: the folders that a run reads and writes; they change no number.
+    """
 
     program: str
     name: Annotated[str, Field(pattern=rf"^{_FOLDER}(/{_FOLDER})*$")]

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from callbacks.errors import UserError
 from suite.report.data import read_runs
 from suite.report.grouping import group_runs
 from suite.report.html import write
 from suite.report.summary import summary
 from suite.report.tables import latex, markdown, terminal
+from suite.runs.command import command
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables, write the report, and return the exit code: 0, or that of a UserError."""
     parser = argparse.ArgumentParser(prog="python -m suite.report", description=__doc__)
@@ -26,18 +27,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="HTML file (default: report.html in RUNS)")
     parser.add_argument("--table", choices=["markdown", "latex"], help="print the summary in this form instead")
     arguments = parser.parse_args(argv)
-    try:
-        comparisons = group_runs(read_runs(arguments.runs, arguments.name), arguments.baseline)
-        tables = {frames.experiment: summary(frames) for frames in comparisons}
-        if arguments.table:
-            render = markdown if arguments.table == "markdown" else latex
-            for tables_of_one in tables.values():
-                sys.stdout.write(render(tables_of_one))
-            return 0
-        out = write(arguments.out or arguments.runs[0] / "report.html", comparisons)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return UserError.EXIT_CODE
+    comparisons = group_runs(read_runs(arguments.runs, arguments.name), arguments.baseline)
+    tables = {frames.experiment: summary(frames) for frames in comparisons}
+    if arguments.table:
+        render = markdown if arguments.table == "markdown" else latex
+        for tables_of_one in tables.values():
+            sys.stdout.write(render(tables_of_one))
+        return 0
+    out = write(arguments.out or arguments.runs[0] / "report.html", comparisons)
     console = Console()
     for name, tables_of_one in tables.items():
         console.rule(name)

@@ -11,7 +11,8 @@ import pytest
 from asgml.run import Tree, dead
 from suite.runs.launch import plan
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^python -m asgml\.run ?(.*?)(?:\s+#.*)?$", README, re.MULTILINE)
 
 
@@ -26,3 +27,11 @@ def test_composes(command):
         argv = [re.sub(r"=(\w|\.)+,[^=]*,", "=", a) if "," in a else a for a in argv]
         argv += ["seed=0"] * any(a.startswith("sweep=") for a in argv)
     assert plan("asgml", argv, None, dead, Tree).jobs
+
+
+def test_the_class_index_names_every_method_and_its_file() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| \[`(\w+)`\]\((asgml/methods/\w+\.py)\) \| .+ \|$", README, re.MULTILINE)
+    assert all(f"class {name}(" in (ROOT / path).read_text(encoding="utf-8") for _, name, path in rows)
+    registered = {path.stem for path in (ROOT / "conf" / "asgml" / "method").glob("*.yaml")}
+    own = {name for name in registered if not name.startswith(("asgml_", "control_", "boost", "unimodal_"))}
+    assert {name for name, _, _ in rows} == own

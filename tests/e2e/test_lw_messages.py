@@ -176,8 +176,8 @@ def refused(code: int, capsys: pytest.CaptureFixture[str], *told: str) -> None:
     """Exit code 2 and four lines on stderr that say all of `told`; nothing on stdout."""
     seen = capsys.readouterr()
     assert (code, seen.out) == (UserError.EXIT_CODE, "")
-    error = "error: " + seen.err.partition("error: ")[2]
-    assert len(error.splitlines()) == 4, seen.err
+    error = "\n".join(seen.err.splitlines()[-4:])
+    assert "\n  found:" in error, seen.err
     assert "Traceback" not in seen.err
     for word in ("expected:", "remedy:", *told):
         assert word in error, f"{word!r} not in:\n{error}"

@@ -1,5 +1,8 @@
-"""Fact 1: the encoder's input was cut to the first 512 bytes, context first, so the question never reached it; the
-token budget cut the question too. Nothing is cut in silence, and a question is never cut."""
+"""Nothing is cut in silence, and a question is never cut (specification B2.1).
+
+The encoder's input was cut to the first 512 bytes, context first, so that the question never reached it; the token
+budget cut the question, too.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`generate(inputs_embeds=…)` returns only new tokens; slicing off the prompt length gave empty strings everywhere."""
+"""Generation returns the new tokens only (specification B2.2).
+
+`generate(inputs_embeds=…)` returns nothing else; slicing off the prompt's length gave empty strings everywhere.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""No attention mask with `inputs_embeds` → garbage. Left padding with a KV prefix needs explicit `position_ids`."""
+"""Mask and positions are given in every forward pass (specification B2.3).
+
+`inputs_embeds` without an attention mask gave noise; left padding beside a cache needs explicit `position_ids`.
+"""
 
 from __future__ import annotations
 

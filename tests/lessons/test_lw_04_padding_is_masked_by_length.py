@@ -1,5 +1,8 @@
-"""PAD in labels and PAD positions in attention: left padding made the loss learn PAD→EOS; with pad = eos, stopping was
-never learned. Padding is what lies behind a length, never what has an id."""
+"""Padding is what lies behind a length, never what has an id (specification B2.4).
+
+With PAD in labels and PAD positions in attention, left padding made the loss learn PAD→EOS; with pad = eos, stopping
+was never learned.
+"""
 
 from __future__ import annotations
 

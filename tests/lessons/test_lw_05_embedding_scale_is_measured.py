@@ -1,5 +1,8 @@
-"""Embedding scale: neither a LayerNorm's nor the vocabulary's. Measured per token, on real text; per-token magnitude
-carries meaning, so matching each token to one global RMS destroyed generation."""
+"""The scale of embeddings is measured per token, on real text (specification B2.5).
+
+It is neither a LayerNorm's nor the vocabulary's. Per-token magnitude carries meaning: matching each token to one global
+RMS destroyed generation.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""Left-over literals, a chat template applied twice, a double BOS: one renderer, compared token by token with what the
-model is given in training, in evaluation and by a baseline."""
+"""One renderer makes every prompt (specification B2.6).
+
+It is compared token by token with what the model is given in training, in evaluation and by a baseline: no left-over
+literals, no chat template applied twice, no double BOS.
+"""
 
 from __future__ import annotations
 

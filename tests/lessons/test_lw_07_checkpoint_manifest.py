@@ -1,4 +1,7 @@
-"""Fact 7: a peak checkpoint without its LoRA weights came back with 41.9 M of 272.8 M trained parameters, silently."""
+"""A checkpoint proves what it holds (specification B2.7).
+
+A peak checkpoint without its LoRA weights came back with 41.9 M of 272.8 M trained parameters, silently.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Fact 8: the peak was chosen on one noisy batch, 25 % of 36 examples. It is chosen on validation, smoothed."""
+"""The best moment is chosen on the whole validation, smoothed (specification B2.8).
+
+The peak was chosen on one noisy batch, 25 % of 36 examples.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Fact 9: at weight 0.5 the token-level terms were 85 % of the loss. What is logged is the share of each term."""
+"""What is logged is the share of each term, not its weight (specification B2.9).
+
+At weight 0.5 the token-level terms were 85 % of the loss.
+"""
 
 from __future__ import annotations
 

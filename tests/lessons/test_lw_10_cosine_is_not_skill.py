@@ -1,5 +1,8 @@
-"""Fact 10: the mean of the sequence, repeated M times, has a cosine of 0.95 to the embeddings and an F1 of 0.007. High
-cosine is not task skill: both are reported, every token is its own target, and no slot is a copy of another."""
+"""A high cosine is no task skill (specification B2.10).
+
+The mean of the sequence, repeated M times, has a cosine of 0.95 to the embeddings and an F1 of 0.007: both are
+reported, every token is its own target, and no slot is a copy of another.
+"""
 
 from __future__ import annotations
 

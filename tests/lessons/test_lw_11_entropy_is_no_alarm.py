@@ -1,5 +1,8 @@
-"""Fact 11: an entropy bonus alone keeps the distribution flat while its arg-max stays "the". What is watched is margin,
-top-5 and the rate of distinct answers; entropy neither raises the alarm nor calms it."""
+"""Entropy neither raises the alarm of a collapse nor calms it (specification B2.11).
+
+A bonus on it keeps the distribution flat while its arg-max stays "the". What is watched is margin, top-5 and the rate
+of distinct answers.
+"""
 
 from __future__ import annotations
 

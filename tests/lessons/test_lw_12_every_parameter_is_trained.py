@@ -1,4 +1,7 @@
-"""Fact 12: parameters in two groups, adapters applied in one loss of five, adapters never in the optimiser."""
+"""Every trainable parameter is trained, once (specification B2.12).
+
+There were parameters in two groups, adapters applied in one loss of five, and adapters that the optimiser never had.
+"""
 
 from __future__ import annotations
 

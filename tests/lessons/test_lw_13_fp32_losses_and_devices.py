@@ -1,4 +1,7 @@
-"""bf16: no NumPy, no losses in bf16. `device_map`: no `model.device`; inputs and labels go to the layer that reads."""
+"""Losses are float32, and inputs go where they are read (specification B2.13).
+
+bf16 has no NumPy and rounds losses; a model under `device_map` has no device of its own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""KD teacher memory: the logits of whole sequences are gigabytes. Only answer positions are ever computed."""
+"""Logits are only ever computed at answer positions (specification B2.14).
+
+Those of whole sequences are gigabytes in the memory of a teacher.
+"""
 
 from __future__ import annotations
 

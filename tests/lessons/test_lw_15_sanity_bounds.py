@@ -1,4 +1,7 @@
-"""Text NLL logged above ln(vocabulary): the metric was misaligned. Uniform and shuffled bounds are asserted."""
+"""An NLL has bounds that a right metric cannot leave (specification B2.15).
+
+The NLL of text was logged above ln(vocabulary): the metric was misaligned.
+"""
 
 from __future__ import annotations
 

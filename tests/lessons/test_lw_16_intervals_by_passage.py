@@ -1,6 +1,7 @@
-"""Lesson 16: 200 examples give ±5.5 points of F1. Every score has an interval, drawn over passages, and paired tests.
+"""Every score has an interval drawn over passages, and comparisons are paired (specification B2.16).
 
-The old mistake was a table of means, and questions counted as if those of one passage were independent.
+200 examples give ±5.5 points of F1. The old mistake was a table of means, and questions counted as if those of one
+passage were independent.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Fact 17: a KV prefix given to transformers' `generate` beside new embeddings loses as many of them as are cached, in
-silence; gradient checkpointing drops the cache. (What transformers does is pinned in tests/upstream.) `FrozenLM` reads
-all of both: a text is answered alike wherever it is split into cache, embeddings and ids."""
+"""A text is answered alike wherever it is split into cache, embeddings and ids (specification B2.17).
+
+A KV prefix given to transformers' `generate` beside new embeddings loses as many of them as are cached, in silence;
+gradient checkpointing drops the cache. What transformers does is pinned in tests/upstream.
+"""
 
 from __future__ import annotations
 

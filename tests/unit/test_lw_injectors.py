@@ -173,8 +173,9 @@ def test_soft_prefix_starts_with_the_rms_of_text_embeddings() -> None:
 # -- start ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_deep_prefix_starts_as_the_text_where_the_latents_can_tell_all(kind: str) -> None:
-    """One slot per token and latents that name the token's place: least squares finds the keys and values exactly,
-    except for the ridge; with a random start nothing of the text is there.
+    """Least squares finds keys and values exactly, except for the ridge, with one slot per token that names its place.
+
+    With a random start nothing of the text is there.
     """
     lm = model(kind, torch.float32)
     text = TEXTS[0]

@@ -184,7 +184,7 @@ def _option(file: ConfigFile, files: dict[str, ConfigFile]) -> Option:
     if file.head or _is_global(file):
         return Option(file.option, file.head)
     if isinstance(path, str):
-        return Option(file.option, phrase(locate(path)))
+        return Option(file.option, phrase(locate(path)) or f"`{path}`")
     return Option(file.option, ", ".join([*(f"`{option}`" for _, _, option in file.includes), *map(str, file.data)]))
 
 
@@ -219,22 +219,35 @@ def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 def _merged(rows: list[Row]) -> list[Row]:
     """Put together rows that say the same: one key of several options, one parameter of several nodes."""
-    nodes: dict[tuple[str, int], str] = {}
+    nodes: dict[tuple[str, int, str], str] = {}
     for row in rows:
-        parts = row.key.split(".")
         if row.owner and row.type != NODE:
-            node, place = ".".join(parts[:-1]), (row.owner, len(parts))
-            nodes[place] = common(nodes.get(place, node), node)
+            node = row.key.rpartition(".")[0]
+            nodes[_place(row)] = common(nodes.get(_place(row), node), node)
     found: dict[tuple[Any, ...], Row] = {}
     for row in rows:
-        parts = row.key.split(".")
-        node = nodes.get((row.owner, len(parts)), ".".join(parts[:-1])) if row.type != NODE else ""
-        key = row.key if row.type == NODE else ".".join([*filter(None, [node]), parts[-1]])
-        same = (len(parts) if row.type == NODE else key, row.type, row.meaning)
+        node, _, last = row.key.rpartition(".")
+        key = row.key if row.type == NODE else ".".join(filter(None, [nodes.get(_place(row), node), last]))
+        same = (row.key.count(".") if row.type == NODE else key, row.type, row.meaning)
         first = found.setdefault(same, replace(row, key=key, values=[]))
         first.key = common(first.key, key)
         first.values += [pair for pair in row.values if pair not in first.values]
-    return list(found.values())
+    return _elsewhere(list(found.values()))
+
+
+def _place(row: Row) -> tuple[str, int, str]:
+    return row.owner, row.key.count("."), row.key.partition(".")[0]
+
+
+def _elsewhere(rows: list[Row]) -> list[Row]:
+    """Put together what one target takes at several places of the tree."""
+    found: dict[tuple[Any, ...], Row] = {}
+    for row in sorted(rows, key=lambda r: ANY_NAME not in r.key):
+        alike = (row.owner, row.key.rpartition(".")[2], row.type, row.meaning)
+        first = found.setdefault(alike if row.owner and row.type != NODE else (id(row),), row)
+        if first is not row:
+            first.also.append(row.key)
+    return [row for row in rows if any(row is kept for kept in found.values())]
 
 
 def common(a: str, b: str) -> str:
@@ -244,10 +257,12 @@ def common(a: str, b: str) -> str:
 
 def covers(row: Row, path: str) -> bool:
     """Tell whether a row is about a dotted key."""
-    own, asked = row.key.split("."), path.split(".")
-    if len(asked) < len(own) or (len(asked) > len(own) and not row.open):
-        return False
-    return all(mine in (ANY_NAME, other) for mine, other in zip(own, asked))
+    asked = path.split(".")
+    for own in (key.split(".") for key in (row.key, *row.also)):
+        long_enough = len(asked) >= len(own) if row.open else len(asked) == len(own)
+        if long_enough and all(mine in (ANY_NAME, other) for mine, other in zip(own, asked)):
+            return True
+    return False
 
 
 def _leaves(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -35,6 +35,7 @@ class Row:
         values: defaults, each with the option that gives it.
         missing: where a meaning has to be written.
         open: whether what lies below it is named by the user.
+        also: other keys at which the same target takes the same.
     """
 
     key: str
@@ -44,6 +45,7 @@ class Row:
     values: list[tuple[str, Any]] = field(default_factory=list)
     missing: str = ""
     open: bool = False
+    also: list[str] = field(default_factory=list)
 
 
 @dataclass

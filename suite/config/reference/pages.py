@@ -44,6 +44,7 @@ def config_page(chapters: Iterable[Chapter]) -> str:
             parts += [
                 f"\n### {chapter.name}: `{group.name}=`\n",
                 *_options(group),
+                *_places(group),
                 *_rows(group.rows, len(group.options)),
             ]
     return "".join(parts)
@@ -87,6 +88,12 @@ def _options(group: Group) -> Iterator[str]:
         for o in group.options
     ]
     yield from _table(["option", "what", *(["sets"] if sets else [])], rows)
+
+
+def _places(group: Group) -> Iterator[str]:
+    nodes = sorted({key.rpartition(".")[0] for row in group.rows for key in row.also})
+    if nodes:
+        yield f"\nThe same keys stand under {', '.join(f'`{node}`' for node in nodes)}.\n"
 
 
 def _rows(rows: Iterable[Row], options: int) -> Iterator[str]:
