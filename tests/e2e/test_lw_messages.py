@@ -220,6 +220,7 @@ def test_what_a_reader_is_told(
     path.write_bytes(message)
     run, model, who = ["--run", str(sender)], ["--model", "tiny_llama"], ["--question", "Who?"]
     other = ["--run", str(run_of_variant("whole_prompt"))]
+    capsys.readouterr()  # what training has printed
     for line, told in (
         ([*run, "--model", "gpt", *who], ("model gpt", "tiny_llama | tiny_qwen2")),
         ([*run, *who], ("--model", "tiny_llama | tiny_qwen2")),
@@ -246,6 +247,7 @@ def test_what_a_writer_is_told(
 ) -> None:
     path, out = tmp_path / "text.txt", tmp_path / "m.wire"
     whole = run_of_variant("whole_prompt")
+    capsys.readouterr()  # what training has printed
     for content, run, more, told in (
         (b"x" * 241, sender, [], ("241 tokens", "at most 240")),
         (b"\n", sender, [], ("text to encode", "at least one token")),
