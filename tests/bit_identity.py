@@ -1,7 +1,7 @@
 """Prove that a restructuring changed no number: the same short runs in a base revision and in this tree, bit for bit.
 
-    .venv/bin/python tests/bit_identity.py --base 3d2b980 --keep /tmp/identity            # the core list
-    .venv/bin/python tests/bit_identity.py --base 3d2b980 --keep /tmp/identity --only '*'  # and every method
+    .venv/bin/python tests/bit_identity.py --base 3d2b980 --keep ../identity            # the core list
+    .venv/bin/python tests/bit_identity.py --base 3d2b980 --keep ../identity --only '*'  # and every method
 
 Compared are final and best weights, the optimiser's state, every table and prediction and the numbers of
 `result.json`; left out is what is measured (time, memory) and what names the code (hashes, `_target_`, wording of
