@@ -45,26 +45,33 @@ class AGM(Method):
     """AGM (Li et al., "Boosting Multi-modal Model Performance with Adaptive Gradient Modulation", ICCV 2023).
 
     phi^m is modality m's Shapley value in the fused logits (absent modalities zero-masked; for two modalities
-    `(phi(a,v) - phi(v) + phi(a)) / 2`), s_m the mean cross-entropy of softmax(phi^m), s*_m its running mean over all
-    steps so far, this one included; r_m = exp(mean_{k != m} s_k - s_m), r*_m the same of s*:
+    `(phi(a,v) - phi(v) + phi(a)) / 2`), s_m the mean cross-entropy of softmax(phi^m), s*_m its mean over the modulated
+    steps before this one, 0 as long as there are none; r_m = exp(mean_{k != m} s_k - s_m), r*_m the same of s*:
 
         gradient of encoder m  *=  exp(alpha * min(r*_m - r_m, 10))
 
     It acts at the feature, where it is the same as on every weight of the encoder. Any fusion and any number of
     modalities; with missing ones the responses are those of the modalities somebody in the batch has, and means are
-    over present rows. Public code applies the factors to the responses, whose gradients all pass through the same
-    fused logits, so that every encoder gets the same mean factor; this is the paper's rule.
+    over present rows. Public code puts the factors k_m on the gradients of the responses, which add up to the fused
+    logits, and blanks inputs: its passes with a blank input carry gradient too. With a fusion that is a sum of parts
+    (concat, sum), g_m the gradient of encoder m in the fused pass and g_m(0) that on a blank input, encoder m of two
+    gets
+
+        (k_m + k_n)/2 g_m + (k_m - k_n)/2 g_m + (k_n - k_m)/2 g_m(0)  =  k_m g_m + (k_n - k_m)/2 g_m(0)
+
+    (n the other one; up to normalisation layers, which evaluate in those passes). Here features are blanked, not
+    inputs: g_m(0) = 0, and what is left is the rule above.
 
     Attributes:
         alpha: strength of the modulation; 1.0 published for most sets.
         begins: first epoch of the modulation.
-        ends: epoch before which it ends.
+        ends: epoch before which it ends; 20 published, where epochs are counted from 1 and the last one is included.
     """
 
     min_modalities: ClassVar[int] = 2
     alpha: float = 1.0
     begins: int = 0
-    ends: int = 50
+    ends: int = 20
     _running: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
     _seen: dict[str, int] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
 
@@ -74,18 +81,20 @@ class AGM(Method):
             return {}
         with torch.no_grad():
             s = {m: cross_entropy(step, z, m) for m, z in responses(step).items()}
-            mean = {m: self._mean(m, value) for m, value in s.items()}
-            now, usual = ratio(s), ratio(mean)
+            nothing = {m: torch.zeros_like(v) for m, v in s.items()}
+            before = {m: self._running[m].to(v) if m in self._running else nothing[m] for m, v in s.items()}
+            # a mean beside a 0 would be no ratio of two courses
+            now, usual = ratio(s), ratio(before if self._seen.keys() >= s.keys() else nothing)
             for m in here:
                 factor = torch.exp(self.alpha * (usual[m] - now[m]).clamp(max=10))
                 step.reads[f"agm/factor/{m}"] = factor
                 scale_feature_gradient(step, m, factor)
-        step.extras["agm"] = mean
+        step.extras["agm"] = {m: self._mean(m, value, before[m]) for m, value in s.items()}
         return {}
 
-    def _mean(self, m: str, value: Tensor) -> Tensor:
+    def _mean(self, m: str, value: Tensor, before: Tensor) -> Tensor:
         n = self._seen.get(m, 0)
-        return value if n == 0 else (self._running[m].to(value) * n + value) / (n + 1)
+        return (before * n + value) / (n + 1)
 
     def on_commit(self, step: Step) -> None:
         for m, value in step.extras.get("agm", {}).items():

@@ -33,8 +33,12 @@ class AMCo(Method):
 
     Any fusion; more than two modalities: as written, one is masked at most. Shares are means over samples with two or
     more modalities. The paper is not freely available, and this follows the method's re-implementation in a public
-    benchmark, but for three things: there, l restarts in every epoch and the rate reaches 1 (all masked) within a few
-    steps; a modality that was dependent once stays so to the epoch's end; z_m has the N-th part of the fusion's bias.
+    benchmark, but for seven things. There, l restarts in every epoch and the rate reaches 1 (all masked) within a few
+    steps; a modality that was dependent once stays so to the epoch's end; z_m has the N-th part of the fusion's bias;
+    z_m is of the masked feature, so that the co-optimisation sees no more than the fusion; the shares of one batch
+    decide about the next one; of several modalities with `sigma` the first by a fixed order is masked, not the one with
+    the largest share; l grows by a tenth of the epoch's number in every step, so that epoch 0 masks nothing and the
+    length of the training has no say, and what is left is multiplied by 10 at most while the mask has no bound.
 
     Attributes:
         sigma: share from which a modality is depended on.

@@ -55,9 +55,10 @@ class CGGM(Method):
 
     D_m counts as 0 where the accuracy has fallen, so that B_m lies in [0, rho]; D of mixed sign would give any value.
     If nothing has risen, all B_m are rho (N - 1) / N, as for equal D. A modality's first step only measures e_m.
-    Public code takes the cosine of the weights and not of their gradients, B from the step before in L_gm, and lets B
-    grow without bound. Any number of modalities; one that nobody in the batch has takes no part, and its next D
-    compares with the last step that had it.
+    The authors' direction term has no gradient at any encoder: it is the cosine of the output layers' weights, not of
+    their gradients, as they were in the step before, and turns the fused output layer alone. This one has. Public code
+    also lets B grow without bound. Any number of modalities; one that nobody in the batch has takes no part, and its
+    next D compares with the last step that had it.
 
     Attributes:
         rho: scale of the magnitudes.

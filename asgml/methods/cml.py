@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from asgml.methods.base import Method, Step
 from asgml.methods.shared.losses import FUSED
-from asgml.methods.shared.presence import has, mean_where
+from asgml.methods.shared.presence import has, mean_where, sum_where
 
 
 @dataclass
@@ -22,19 +22,21 @@ class CML(Method):
     The confidence conf(x) = max_c softmax(f(x))_c must not grow when a modality is taken away. f(x^S) are the fused
     logits from the modalities S alone; modalities are taken away one by one until one is left, and
 
-        L = 1/N sum_S CE(f(x^S), y) + lam * sum_(T, S) mean_i max(0, conf(x_i^T) - conf(x_i^S))
+        L = 1/N sum_S CE(f(x^S), y) + lam * sum_(T, S) sum_i max(0, conf(x_i^T) - conf(x_i^S))
 
-    over the N sets S and the N - 1 neighbours T = S without one modality that are met on the way. Both sums are means
-    over all orders in which modalities can be taken away (public code draws one order): for two modalities the sets are
-    the pair, and with weight 1/2 each single one. `2^N - 2` fusions of features that exist.
+    over the N sets S and the N - 1 neighbours T = S without one modality that are met on the way. Cross-entropies are
+    means over the batch; the confidence term adds up over its samples i, those of all ranks, as the authors' code does:
+    its strength grows with the batch size (200 there), and `lam` holds for a sum. Sums over sets and neighbours are
+    means over all orders in which modalities can be taken away (public code draws one for each sample): for two
+    modalities the sets are the pair, and with weight 1/2 each single one. `2^N - 2` fusions of features that exist.
 
     Any fusion and any number of modalities. A sample counts for S when it has a modality of S, and for a neighbour when
     it has the one taken away and another one. The maximum is taken sample by sample, as printed; a public benchmark
-    takes it of the batch's sum, where one sample makes up for another. The authors' code leaves out samples that x^T
-    gets right and x^S wrong, and adds the term up over the batch.
+    takes it of the batch's sum, where one sample makes up for another. The authors' code also leaves out samples that
+    x^T gets right and x^S wrong, and lets no gradient into conf(x^S) where both are wrong.
 
     Attributes:
-        lam: weight of the confidence term.
+        lam: weight of the confidence term; 0.1 to 0.75 in the authors' script.
     """
 
     min_modalities: ClassVar[int] = 2
@@ -61,7 +63,7 @@ class CML(Method):
             pairs = [(frozenset(s), m) for s in combinations(names, size) for m in s]
             for s, m in pairs:
                 rise = torch.relu(conf[s - {m}] - conf[s])
-                rises.append(mean_where(step, rise, there[frozenset([m])] & there[s - {m}]) / len(pairs))
+                rises.append(sum_where(step, rise, there[frozenset([m])] & there[s - {m}]) / len(pairs))
         return {
             FUSED: step.losses[FUSED] / len(names),
             "subsets": torch.stack(own).sum() / len(names),

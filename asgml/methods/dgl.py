@@ -23,7 +23,9 @@ class DGL(Method):
     CE(z_m, y) is a mean over the samples that have m.
 
     Attributes:
-        alpha: weight of the unimodal losses; 4 published.
+        alpha: weight of the unimodal losses. The authors' scripts have 4 and 5 on CREMA-D (4 is their code's default),
+            2 and 3 on Kinetics-Sounds, of which they note the higher accuracy for 3 (75.1 and 76.3 against 74.8 %),
+            and 2 on VGGSound; no published value for other sets.
     """
 
     alpha: float = 4.0

@@ -62,14 +62,14 @@ class Greedy(Method):
         ratio: factor by which the module's shared layer is narrower than twice the features.
         tolerance: difference in speed from which steps are re-balanced.
         window: number of re-balancing steps in a row.
-        begins: first epoch with re-balancing.
+        begins: first epoch with re-balancing, the second one: the published 2 counts epochs from 1.
     """
 
     min_modalities: ClassVar[int] = 2
     ratio: int = 4
     tolerance: float = 0.01
     window: int = 5
-    begins: int = 2
+    begins: int = 1
     _mmtm: MMTM | None = field(default=None, init=False, repr=False)
     # sums over steps of mu(theta'_m) and mu(theta_m), sums over samples of the gates (d_m,), and their number
     _paths: dict[str, float] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)

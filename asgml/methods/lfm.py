@@ -43,7 +43,8 @@ class LFM(Method):
     The paper aligns by contrastive learning; the first public code had the divergence (there with the arguments of
     its KL the other way round). alpha_1 in epoch e:
         heuristic:   exp(-decay * e)
-        fitted:      1 - a polynomial in e, which the authors' code fits to the weights learned on CREMA-D
+        fitted:      1 - a polynomial in e, which the authors' code fits to the weights learned on CREMA-D with `js`;
+                     beside `contrastive` it weighs a term of another size (ln B untrained, where `js` has ln 2 at most)
     (the paper also learns the weights by second-order gradients on held-out samples, which is not offered here).
 
     The prediction is softmax(1/N sum_m z_m); the configured fusion is not trained. More than two modalities: all pairs.

@@ -47,6 +47,13 @@ class MLA(Method):
     encoder): every encoder's gradient is taken at the head before, not after, the others' turn on the same batch.
     Any number of modalities whose features have the same width. A modality that nobody has misses its turn.
 
+    As printed; public code differs in six ways. (1) alpha falls from 0.1 to 0.01 in the course of every epoch. (2) The
+    divisor is a matrix, alpha + P hbar hbar^T entry by entry, not a number. (3) After each turn P is divided by its
+    Frobenius norm, which is then 1. (4) hbar is the mean feature of the modality whose turn it is, not of the one
+    before. (5) The optimiser steps after each turn, so that the next one sees a head that has moved. (6) Prediction
+    adds up logits, not probabilities, with fixed weights (1/2 for two modalities); where they follow the entropy, it is
+    one weight for a whole batch, from a softmax over its samples instead of the classes.
+
     Attributes:
         alpha: term in the divisor that keeps q finite.
     """

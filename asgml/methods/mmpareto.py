@@ -40,6 +40,9 @@ class MMPareto(Tasks):
     generalisation. Fusion and heads keep their gradients. Two backward passes per step, whatever the number of
     modalities: an encoder is reached by two losses only. A modality that nobody in the batch has is left alone.
 
+    The norm is restored once for a whole encoder, as the paper writes it. The authors' code restores it tensor by
+    tensor, which turns the direction, and only where the combination is the shorter one.
+
     Attributes:
         rescale: factor on the restored norm; 1.5 published.
     """

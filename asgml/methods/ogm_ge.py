@@ -40,7 +40,7 @@ class OGMGE(Method):
     Attributes:
         alpha: strength of the modulation; 0.8 on CREMA-D, 0.1 on VGGSound.
         begins: first epoch of the modulation.
-        ends: epoch before which it ends (published: 0 to 50).
+        ends: epoch before which it ends; published are epochs 0 to 50, both included.
         noise: whether the Gaussian noise is added (GE) or not (plain OGM).
         kernels: parameters that are modulated, `conv` (published) or `all`.
     """
@@ -48,7 +48,7 @@ class OGMGE(Method):
     min_modalities: ClassVar[int] = 2
     alpha: float = 0.8
     begins: int = 0
-    ends: int = 50
+    ends: int = 51
     noise: bool = True
     kernels: str = "conv"
     _table: NoiseTable = field(default_factory=lambda: NoiseTable(0), init=False, repr=False)

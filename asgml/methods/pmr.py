@@ -37,15 +37,16 @@ class PMR(Method):
     features that the epoch's steps have seen); a class not seen keeps its prototype.
 
     More than two modalities: the mean ratios above. A missing row counts neither in means nor in prototypes. The
-    first epoch has no prototypes and is joint training. Public code differs: a tenth of the training set is encoded
-    again after each epoch, the weight is 0 or 1, and there is no entropy term (whose `mu` and duration here are
-    choices of this suite).
+    first epoch has no prototypes and is joint training, as are all from `ends` on. Public code differs: a tenth of the
+    training set is encoded again after each epoch, the weight is 0 or 1, and there is no entropy term.
 
     Attributes:
         alpha: weight of the prototype loss.
-        momentum: share of the old prototypes in the new ones.
-        mu: weight of the entropy term.
-        entropy_epochs: number of epochs with it, from the first one with prototypes on.
+        momentum: share of the old prototypes in the new ones, epsilon of the paper; no published value (the default of
+            the authors' code is 0.2).
+        mu: weight of the entropy term; 0.01 published.
+        entropy_epochs: number of epochs with it, from the first one with prototypes on; no published value.
+        ends: epoch before which both terms end; 70 of 130 epochs published.
     """
 
     min_modalities: ClassVar[int] = 2
@@ -53,6 +54,7 @@ class PMR(Method):
     momentum: float = 0.5
     mu: float = 0.01
     entropy_epochs: int = 5
+    ends: int = 70
     _prototypes: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
     _sums: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
     _counts: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
@@ -77,6 +79,8 @@ class PMR(Method):
         return -torch.cdist(f, self._prototypes[m])
 
     def loss(self, step: Step) -> dict[str, Tensor]:
+        if step.epoch >= self.ends:
+            return {}
         step.extras["pmr"] = {m: class_sums(step, m, self._classes) for m in step.here}
         here = [m for m in step.here if m in self._prototypes]
         if len(here) < 2:
@@ -100,6 +104,6 @@ class PMR(Method):
         return out
 
     def on_commit(self, step: Step) -> None:
-        for m, (total, count) in step.extras["pmr"].items():
+        for m, (total, count) in step.extras.get("pmr", {}).items():
             self._sums[m] = self._sums[m].to(total.device) + total if m in self._sums else total
             self._counts[m] = self._counts[m].to(count.device) + count if m in self._counts else count

@@ -269,6 +269,8 @@ def dead_keys(asgml: dict[str, Any]) -> dict[str, str]:
             "buffer_dtype",
             "buffer_device",
         )
+    if asgml["boost"].get("relative"):
+        kill("boost.relative=true knows no threshold", "boost.threshold_delta", "boost.gap_full")
     if not asgml["boost"]["enabled"] and mode != "boost":
         kill("the boost is off", *(f"boost.{k}" for k in asgml["boost"] if k not in ("_target_", "enabled")))
     return dead

@@ -81,6 +81,8 @@ class Boost:
         ema: the weight of a new factor in its moving average.
         threshold_delta: the utilisation gap that is still tolerated.
         gap_full: the further gap at which `1 + alpha` is reached.
+        relative: whether the gap is measured against the largest one alone (the rule of this suite's predecessor): the
+            weakest encoder then always has `1 + alpha`, at a gap of 0.001 as at one of 0.5.
         through: where the factor acts, `lr` or `gradient`.
     """
 
@@ -90,6 +92,7 @@ class Boost:
     ema: float = 0.3
     threshold_delta: float = 0.1
     gap_full: float = 0.3
+    relative: bool = False
     through: Literal["lr", "gradient"] = "lr"
 
 
@@ -159,7 +162,14 @@ def decide(schedule: Adaptive, score: Mapping[str, float], utilisation: Mapping[
 
 
 def boost_scale(boost: Boost, utilisation: Mapping[str, float]) -> dict[str, float]:
-    """Return the factor `min(cap, 1 + alpha * min(1, relu(max U - U_m - threshold_delta) / gap_full))` by modality."""
+    """Return the factor `min(cap, 1 + alpha * min(1, relu(max U - U_m - threshold_delta) / gap_full))` by modality.
+
+    If `relative`, it is `min(cap, 1 + alpha * (max U - U_m) / (max U - min U))`, and 1 where all are equal.
+    """
     high = max(utilisation.values())
+    if boost.relative:
+        gap = high - min(utilisation.values())
+        behind = {m: (high - u) / gap if gap > 0 else 0.0 for m, u in utilisation.items()}
+        return {m: min(boost.cap, 1 + boost.alpha * b) for m, b in behind.items()}
     excess = {m: max(0.0, high - u - boost.threshold_delta) / boost.gap_full for m, u in utilisation.items()}
     return {m: min(boost.cap, 1 + boost.alpha * min(1.0, e)) for m, e in excess.items()}

@@ -118,6 +118,12 @@ def test_in_a_rebalancing_step_the_held_modality_learns_from_itself_alone():
         assert moved == (m != held)
 
 
+def test_rebalancing_begins_in_the_second_epoch():
+    """The published 2 counts from 1. Of 3 epochs of 5 steps, step 6 is the first re-balanced one; before, step 11."""
+    _, capture = observe({"greedy": Greedy(tolerance=-1.0)}, 2, STEPS, EPOCHS, more, optimizer=SGD)
+    assert [seen.more["mode"][0] > 0 for seen in capture.seen].index(True) == 6
+
+
 def test_its_state_is_all_that_decides():
     spent = Greedy(tolerance=0.0, begins=0, window=2)
     observe({"greedy": spent}, 2, 4, 1, optimizer=SGD)

@@ -14,6 +14,7 @@ from toys import SGD, ToyEncoder, train
 
 from asgml.methods.lfm import LFM
 from callbacks.errors import UserError
+from suite.config.compose import compose
 
 
 def averaged(seen: Seen, i: int) -> list[float]:
@@ -73,6 +74,25 @@ def test_the_weight_moves_from_the_alignment_to_the_labels():
         )  # fmt: skip
         assert fitted.weight(e) == pytest.approx(1 - polynomial, rel=1e-9)
     assert all(0.05 <= fitted.weight(e) <= 0.95 for e in range(300))
+
+
+def test_the_fitted_schedule_weighs_the_divergence_that_it_was_fitted_beside():
+    """CREMA-D's alignment term on 64 untrained samples, at most 2 * 0.795 * ln 2 = 1.10; contrastive: 6.62 of ln 64."""
+    node = compose("asgml", ["experiment=cremad", "method=lfm"]).methods.lfm
+    n, width = 64, 4
+    step: Any = SimpleNamespace(
+        y=torch.arange(n) % 6, epoch=0, here=["audio", "visual"], present={"audio": None, "visual": None},
+        features={m: torch.ones(n, width) for m in ("audio", "visual")}, logits=torch.zeros(n, 6),
+        unimodal={m: 9.0 * torch.eye(6)[torch.arange(n) % 6 - i] for i, m in enumerate(("audio", "visual"))},
+        mean=lambda values, m: values.mean(),
+    )  # fmt: skip
+
+    def term(alignment: str) -> float:
+        return float(LFM(alignment, node.schedule).loss(step)["alignment"])
+
+    assert node.schedule == "fitted"
+    assert term("contrastive") == pytest.approx(6.62, abs=0.01)
+    assert 0.5 < term(node.alignment) <= 2 * 0.7954 * math.log(2)
 
 
 def test_the_prediction_is_that_of_the_mean_logits_of_what_is_there():

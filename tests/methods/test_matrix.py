@@ -37,7 +37,7 @@ def line(npz: Path, runs: Path, name: str, teacher: Path | None, *more: str) -> 
     """The tree of a small run of one method: three epochs of four batches."""
     paths = {"teacher": f"'{teacher}'", "second": f"'{teacher}.second'"}
     given = [o.format(**paths) for o in [*RUN.get(name, []), *more]]
-    reads_probes = name == "boost" or "adaptive" in name
+    reads_probes = name.startswith("boost") or "adaptive" in name
     quiet = ["callbacks.probe.every=4", "callbacks.probe.holdout_size=8"] if reads_probes else ["callbacks.probe=null"]
     return compose(
         [

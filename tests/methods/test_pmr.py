@@ -76,6 +76,17 @@ def test_the_first_epoch_is_joint_training():
     assert differences(plain.trace.states[2], run.trace.states[2])
 
 
+def test_the_last_epochs_are_joint_training():
+    """From `ends` on there is no term; before, the prototypes pulled to the last of 130 epochs (published: to 70)."""
+
+    def more(module):
+        return set(module.methods["pmr"].loss(module.step))
+
+    _, capture = observe({"pmr": PMR(ends=2)}, 2, 2, 4, more, optimizer=SGD)
+    assert [bool(seen.more) for seen in capture.seen] == [False, False, True, True, False, False, False, False]
+    assert (PMR().ends, PMR().mu) == (70, 0.01)
+
+
 def test_classes_are_summed_over_present_rows():
     values = torch.arange(12.0).view(6, 2)
     mask = torch.tensor([True, True, False, True, False, True])

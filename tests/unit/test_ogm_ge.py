@@ -212,3 +212,21 @@ def test_encoders_without_kernels_are_refused_unless_all_weights_are_meant():
     with pytest.raises(UserError, match="no convolution kernels"):
         train(asgml(), encoder=ToyEncoder, methods={"ogm_ge": OGMGE()})
     train(asgml(), encoder=ToyEncoder, methods={"ogm_ge": OGMGE(kernels="all")})
+
+
+def test_the_published_epochs_are_0_to_50_both_included():
+    """The kernels' gradients change in epoch 50 and in epoch 51 no more; before, 49 was the last one."""
+    logits = {"audio": torch.tensor([[2.0, 0.0]]), "visual": torch.zeros(1, 2)}
+    step = Step(
+        y=torch.tensor([0]), present=dict.fromkeys(logits), features={m: torch.zeros(1, 3) for m in logits},
+        logits=torch.zeros(1, 2), unimodal=logits, slices=lambda m: logits[m],
+        losses=dict.fromkeys(logits, torch.ones(())), mean=lambda values, m: values.mean(), t=0, epoch=50,
+        training=True,
+    )  # fmt: skip
+    kernels = {m: [torch.nn.Parameter(torch.ones(1, 1, 2, 2))] for m in logits}
+    found = {}
+    for epoch in (0, 49, 50, 51):
+        for (p,) in kernels.values():
+            p.grad = torch.ones_like(p)
+        found[epoch] = OGMGE(noise=False).on_gradients(replace(step, epoch=epoch), kernels)
+    assert found == {0: {"audio", "visual"}, 49: {"audio", "visual"}, 50: {"audio", "visual"}, 51: set()}

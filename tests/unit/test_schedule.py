@@ -59,6 +59,7 @@ def test_a_gap_of_a_thousandth_changes_nothing():
     """The score is absolute: a purely relative one would make the most of it."""
     assert utilisation_excess({"a": 0.501, "b": 0.5}, 0.1, 0.3) == {"a": 0.0, "b": 0.0}
     assert boost_scale(Boost(), {"a": 0.501, "b": 0.5}) == {"a": 1.0, "b": 1.0}
+    assert boost_scale(Boost(relative=True), {"a": 0.501, "b": 0.5}) == {"a": 1.0, "b": 1.5}
 
 
 def test_the_weakest_always_has_the_smallest_delay_and_delays_grow_with_the_gap():
@@ -121,3 +122,12 @@ def test_boost_scale(behind, scale):
     used = {"strong": 0.95, "weak": 0.95 - behind}
     assert boost_scale(Boost(), used) == pytest.approx({"strong": 1.0, "weak": scale})
     assert boost_scale(Boost(alpha=4.0), used)["weak"] <= 2.0
+
+
+def test_the_relative_boost_goes_by_the_largest_gap():
+    """1 + alpha (max U - U) / (max U - min U): the weakest has 1 + alpha at any gap, and nobody at none."""
+    rule = Boost(relative=True)
+    assert boost_scale(rule, {"a": 0.65, "b": 0.35}) == pytest.approx({"a": 1.0, "b": 1.5})
+    assert boost_scale(rule, {"a": 0.9, "b": 0.6, "c": 0.3}) == pytest.approx({"a": 1.0, "b": 1.25, "c": 1.5})
+    assert boost_scale(rule, {"a": 0.4, "b": 0.4}) == {"a": 1.0, "b": 1.0}
+    assert boost_scale(Boost(relative=True, alpha=4.0), {"a": 0.9, "b": 0.1})["b"] == 2.0

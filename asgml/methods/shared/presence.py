@@ -19,6 +19,12 @@ def zeroed(step: Step, values: Tensor, modality: str) -> Tensor:
     return torch.where(has(step, modality).view(-1, *[1] * (values.dim() - 1)), values, 0.0)
 
 
+def sum_where(step: Step, values: Tensor, rows: Tensor) -> Tensor:
+    """Add up `values` (B,) over the rows of a mask (B,) bool, over all ranks (scaled as `Step.mean` is, for DDP)."""
+    size = step.total(values.new_full((), len(step.y)))
+    return step.mean(torch.where(rows, values, 0.0), None) * size
+
+
 def mean_where(step: Step, values: Tensor, rows: Tensor) -> Tensor:
     """Average `values` (B,) over the rows of a mask (B,) bool, over all ranks; 0 where the mask is empty."""
     share = step.mean(rows.to(values.dtype), None)
