@@ -93,3 +93,15 @@ class MultimodalDataset(torch.utils.data.Dataset):
             raw = take(self.table.x[modality], np.array([first]))
             self._empty[modality] = self.table.transforms[modality](raw, np.zeros(1, np.uint64), False)[:0]
         return self._empty[modality].clone()
+
+
+def first_rows(batch: Batch, n: int) -> Batch:
+    """Return the first n rows of a batch; a modality keeps those of its present rows that are among them."""
+    x: dict[str, torch.Tensor] = {}
+    rows: dict[str, torch.Tensor | None] = {}
+    for modality, values in batch["x"].items():
+        where = batch["rows"][modality]
+        here = None if where is None else where < n
+        x[modality] = values[:n] if here is None else values[here]
+        rows[modality] = None if where is None else where[here]
+    return {"x": x, "rows": rows, "y": batch["y"][:n], "index": batch["index"][:n]}

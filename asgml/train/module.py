@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from asgml.data.dataset import Batch
+from asgml.data.dataset import Batch, first_rows
 from asgml.methods.base import Epoch, Method, Step, Survey, uses
 from asgml.model.net import FUSION, MultimodalNet
 from asgml.rhythm.stage import Rhythm
@@ -318,6 +318,16 @@ class MultimodalModule(L.LightningModule):
             here = rows[m]  # positions and not a mask, whose length the host would have to wait for
             out[m] = (f, y) if here is None else (f.index_select(0, here), y.index_select(0, here))
         return out
+
+    # -- curvature
+    def curvature_loss(self, batch: Batch, rows: int) -> Tensor:
+        """Return the fused loss and gamma times the unimodal ones of a batch's first rows (see `StabilityGuard`)."""
+        part = first_rows(batch, rows)
+        step = self.forward_pass(part, plan=None, measure=False, t=0, epoch=0, epochs=-1, rank=self.global_rank)
+        losses = [step.losses[FUSION]] if self.fusion_loss else []
+        if self.trains_heads or not losses:
+            losses += [self.gamma * step.losses[m] for m in self.active]
+        return torch.stack(losses).sum()
 
     # -- evaluation
     def _predict(self, step: Step) -> Tensor:

@@ -159,6 +159,8 @@ class StalenessBuffer(Stage):
         for name, tau in self.delays.items():
             ctx.plan[name].delay = tau
             if tau > 0:
+                if self.compensation == "inverse":
+                    ctx.plan[name].factor = compensation(tau, self.lambda_comp)
                 ctx.plan[name].reason = f"applies the gradient of {tau} steps ago"
 
     def on_gradients(self, ctx: StepContext) -> None:

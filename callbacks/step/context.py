@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import lightning as L
 import torch
@@ -22,6 +23,7 @@ class StepContext:
         module: the module under training.
         optimizer: the one optimiser.
         groups: the optimiser's named parameter groups.
+        batch: the batch of the step in progress.
         t: the number of committed optimiser steps so far (not Lightning's `global_step`, which also counts vetoed
             steps).
         plan: what every group may do in this step.
@@ -42,6 +44,7 @@ class StepContext:
     module: L.LightningModule
     optimizer: Optimizer
     groups: dict[str, Group]
+    batch: Any = None
     t: int = 0
     plan: StepPlan = field(default_factory=StepPlan)
     fresh: dict[str, Tensor] = field(default_factory=dict)

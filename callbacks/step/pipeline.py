@@ -162,6 +162,7 @@ class StepPipeline(L.Callback):
         self._started = time.perf_counter()
         self._stepped = False
         self._begin()
+        self.ctx.batch = batch
         for snapshot in self._norms.values():
             snapshot.take()
         for stage in self.stages:
