@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -176,6 +177,14 @@ def dead(cfg: DictConfig) -> dict[str, str]:
     return reasons
 
 
+def earlier(cfg: DictConfig) -> dict[str, Path]:
+    """Return the checkpoints of the runs that this one stands on, by the key that names them."""
+    named = {key: cfg.wire.get(key) for key in ("from_run", "start_from")}
+    return {
+        f"wire.{key}": Path(str(run)) / "checkpoints" / "best.ckpt" for key, run in named.items() if run is not None
+    }
+
+
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """Do one run from data to result (see `suite.runs.launch`)."""
     from latentwire.build import build
@@ -294,7 +303,7 @@ def task(cfg: DictConfig, run: Run) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command."""
-    launch("latentwire", task, dead, schema=Tree)
+    launch("latentwire", task, dead, schema=Tree, earlier=earlier)
 
 
 if __name__ == "__main__":

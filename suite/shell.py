@@ -27,7 +27,8 @@ from callbacks.step.pipeline import StepPipeline
 from callbacks.step.stage import Stage
 from suite.config.instantiate import build_node
 from suite.config.signature import parameters
-from suite.runs.identity import meaningful
+from suite.runs.identity import fingerprints, meaningful
+from suite.runs.inputs import all_files
 from suite.runs.job import Run
 
 # Lightning's notices that say nothing about these runs.
@@ -82,12 +83,14 @@ def build_callbacks(cfg: DictConfig, run: Run, **facts: Any) -> dict[str, L.Call
         cfg: the whole configuration.
         run: the run in progress.
         facts: what only the program knows and its callbacks may ask for by parameter name, beside `dirpath` (of
-            checkpoints), `config`, `config_hash` and `seed`.
+            checkpoints), `config`, `config_hash`, `inputs` (the fingerprints of the files that the run reads, which
+            have to be there by now) and `seed`.
     """
     known = {
         "dirpath": str(run.dir / "checkpoints"),
         "config": meaningful(cfg),
         "config_hash": run.hash,
+        "inputs": fingerprints(cfg, all_files(cfg, run.earlier)),
         "seed": run.seed,
         **facts,
     }

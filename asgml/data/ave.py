@@ -84,6 +84,10 @@ class Ave(MediaSource):
     def class_names(self) -> list[str]:
         return list(EVENTS)
 
+    @property
+    def list_files(self) -> dict[str, Path]:
+        return {name: self.root / name for name in (f"{split}Set.txt" for split in SPLITS)}
+
     def facts(self) -> dict[str, Any]:
         return {"split": "published", "split_rule": "trainSet.txt, valSet.txt and testSet.txt as published"}
 

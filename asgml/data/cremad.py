@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -56,6 +57,10 @@ class CremaD(MediaSource):
     @property
     def class_names(self) -> list[str]:
         return list(EMOTIONS)
+
+    @property
+    def list_files(self) -> dict[str, Path]:
+        return {name: self.root / name for name in (self.train_list, self.test_list)}
 
     def facts(self) -> dict[str, Any]:
         if self.split == "speaker_disjoint":

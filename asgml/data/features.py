@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,11 @@ class Features:
         self.kinds = dict(kinds or {})
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self._loaded: tuple[DataSpec, dict[Split, Table]] | None = None
+
+    @staticmethod
+    def input_files(arguments: Mapping[str, Any]) -> dict[str, Path]:
+        """Return the file (see `suite.runs.reads`)."""
+        return {"path": Path(arguments["path"]).expanduser()}
 
     def prepare(self, workers: int = 1) -> None:
         """Do nothing: the file is read as it is."""

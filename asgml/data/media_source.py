@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -15,7 +15,7 @@ import numpy as np
 
 from asgml.data.media import AudioProfile, Fbank, OgmSpectrogram, decode_audio, decode_frames
 from asgml.data.media_transforms import ImageTransform, SpectrogramTransform
-from asgml.data.shards import Shard, ShardJob, Signature, check_space, fingerprint, write_shard
+from asgml.data.shards import Shard, ShardJob, Signature, check_space, fingerprint, stale_rows, write_shard
 from asgml.data.spec import SPLITS, DataSpec, Kind, ModalitySpec, Split, Table, Transform
 from callbacks.errors import UserError
 
@@ -130,9 +130,35 @@ class MediaSource:
         """
         raise NotImplementedError
 
+    @property
+    def list_files(self) -> dict[str, Path]:
+        """The lists that `clips` reads, by their name."""
+        return {}
+
     def facts(self) -> dict[str, Any]:
         """Return what `DataSpec.notes` says beside source and policy, known without reading a file."""
         return {}
+
+    # -- what a run reads (see `suite.runs.reads`) ------------------------------------------------------------------
+
+    @classmethod
+    def input_files(cls, arguments: Mapping[str, Any]) -> dict[str, Path]:
+        """Return the lists; of the media, what a run reads are the shards."""
+        return {f"path/{name}": path for name, path in cls(**arguments).list_files.items()}
+
+    @classmethod
+    def derived_files(cls, arguments: Mapping[str, Any]) -> dict[str, Path]:
+        """Return the prepared shards, media that have changed since decoded again; {} before preparation."""
+        source = cls(**arguments)
+        if not source.list_files or not all(path.is_file() for path in source.list_files.values()):
+            return {}
+        jobs = source._jobs(source.clips())
+        if not _all_there(jobs):
+            return {}
+        for modality, job in jobs.items():
+            if stale_rows(job):
+                write_shard(job, title=f"{source.NAME}: {modality}")
+        return {f"prepared/{modality}": job.folder / "data.npy" for modality, job in jobs.items()}
 
     # -- the Source interface -----------------------------------------------------------------------------------
 

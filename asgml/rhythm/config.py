@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
 
+from asgml.rhythm.inert import inert_keys
 from asgml.rhythm.schedule import Adaptive, Boost
 from callbacks.errors import UserError
 from callbacks.stages.frequency import check_phases
@@ -64,6 +66,11 @@ class Asgml:
     adaptive: Adaptive = field(default_factory=Adaptive)
     boost: Boost = field(default_factory=Boost)
     control: Control = "none"
+
+    @staticmethod
+    def inert_keys(arguments: Mapping[str, Any]) -> dict[str, str]:
+        """Return the keys that act on nothing at these values (see `suite.runs.reads`)."""
+        return inert_keys(arguments)
 
     def __post_init__(self) -> None:
         allowed = {

@@ -15,8 +15,10 @@ from torch.utils.hooks import RemovableHandle
 
 from callbacks.errors import UserError
 from callbacks.run import restart
+from callbacks.run.inputs import refuse_other_inputs
 
 SHOWN_KEYS = 8
+STATE_KEY = "StepCheckpoint"  # where a checkpoint has its state, also that of a subclass
 
 
 class StepCheckpoint(Checkpoint):
@@ -54,9 +56,12 @@ class StepCheckpoint(Checkpoint):
         mode: whether more (`max`) or less (`min`) of it is better.
         config_hash: the identity of the run's configuration; a checkpoint with another one is refused.
         config: the configuration behind the hash, in plain containers, so that differing keys can be named.
+        inputs: the fingerprint (path, size, sha256) of every file that the run reads, by role; a checkpoint that was
+            made with another content of one of them is refused.
 
     Raises:
-        UserError: another configuration's checkpoint, a full disk, or a monitor that is not logged.
+        UserError: another configuration's checkpoint or one made on other data, a full disk, or a monitor that is not
+            logged.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class StepCheckpoint(Checkpoint):
         mode: Literal["max", "min"] = "max",
         config_hash: str | None = None,
         config: dict[str, Any] | None = None,
+        inputs: dict[str, dict[str, Any]] | None = None,
     ):
         for name, value in (("every_n_steps", every_n_steps), ("every_n_epochs", every_n_epochs)):
             if value is not None and value < 1:
@@ -78,6 +84,7 @@ class StepCheckpoint(Checkpoint):
         self.monitor, self.mode = monitor, mode
         self.config_hash = config_hash
         self.config = None if config is None else _plain(config)
+        self.inputs: dict[str, dict[str, Any]] | None = None if inputs is None else _plain(inputs)
         self.best_score: float | None = None
         self.best_step: int | None = None
         self.best_epoch: int | None = None
@@ -87,7 +94,7 @@ class StepCheckpoint(Checkpoint):
 
     @property
     def state_key(self) -> str:
-        return "StepCheckpoint"
+        return STATE_KEY
 
     @property
     def best_model_path(self) -> str:
@@ -101,6 +108,7 @@ class StepCheckpoint(Checkpoint):
             "best_epoch": self.best_epoch,
             "config_hash": self.config_hash,
             "config": self.config,
+            "inputs": self.inputs,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -223,6 +231,7 @@ class StepCheckpoint(Checkpoint):
 
     def _refuse_other(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("callbacks", {}).get(self.state_key)
+        refuse_other_inputs(saved.get("inputs") if saved else None, self.inputs, "checkpoint to resume from")
         theirs = saved["config_hash"] if saved else None
         if theirs is None or self.config_hash is None or theirs == self.config_hash:
             return
