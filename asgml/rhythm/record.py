@@ -48,7 +48,7 @@ class ModalityRecord(Stage):
         for m in rhythm.modalities:
             action, age = self._done(ctx, m)
             self.updates[m] += ACTIONS[action].moves
-            self.timeline.append((ctx.t, m, action, age, ctx.scale.get(m, 1.0) if age >= 0 else 0.0))
+            self.timeline.append((ctx.t, m, action, age, ctx.factors.get(m, 1.0) if age >= 0 else 0.0))
 
     def _done(self, ctx: StepContext, m: str) -> tuple[str, int]:
         """Return what modality m did in this step, and the age of the gradient that it applied, -1 for none."""

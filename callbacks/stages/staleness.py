@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from callbacks.errors import UserError
 from callbacks.stages.stale_gradients import CopyRing, Due, Ring, Stamps
 from callbacks.step.context import StepContext
-from callbacks.step.groups import Group, require_groups, warn_if_scale_invariant
+from callbacks.step.groups import Group, Through, require_groups, warn_if_scale_invariant
 from callbacks.step.phases import Phase
 from callbacks.step.stage import Stage
 
@@ -78,7 +78,9 @@ class StalenessBuffer(Stage):
             or `delay_compensated` (DC-ASGD, with `mu`).
         lambda_comp: lambda of `inverse`, per step of delay.
         mu: the strength of `delay_compensated`.
-        through: where the factor of `inverse` acts: on the group's learning rate (`lr`) or on its `gradient`.
+        through: where the factor of `inverse` acts: on the group's learning rate (`lr`), on its `gradient`, or (`auto`)
+            on the gradient under SGD and on the learning rate under Adam-like optimisers, which cancel a constant
+            factor on the gradient.
         max_delay: the largest delay that a group may be given later; null takes each group's own delay.
         dtype: the type in which gradients are stored; a 16-bit type halves their memory, null stores exactly.
         device: where gradients are stored: the `same` device as the parameters, or the `cpu` (pinned where those are on
@@ -103,7 +105,7 @@ class StalenessBuffer(Stage):
         compensation: Literal["none", "inverse", "delay_compensated"] = "inverse",
         lambda_comp: float = 0.1,
         mu: float = 0.04,
-        through: Literal["lr", "gradient"] = "lr",
+        through: Through = "auto",
         max_delay: int | None = None,
         dtype: Literal["bfloat16", "float16", "float32"] | None = None,
         device: Literal["same", "cpu"] = "same",
