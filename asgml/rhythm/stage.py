@@ -145,7 +145,9 @@ class Rhythm(Stage):
         self._staged_boost = {}
         if self.tracker is None:
             return
-        norms = {m: ctx.host[f"fresh/{m}"] for m in self.modalities}
+        # the gradient of one path alone is smaller for no reason of the encoder's
+        partial = {m for m, action in self.mask.actions.items() if action == "fusion"} if self.mask else set()
+        norms = {m: ctx.host[f"fresh/{m}"] for m in self.modalities if m not in partial}
         losses = {m: ctx.host[f"loss/{m}"] for m in self.modalities if f"loss/{m}" in ctx.host}
         self.tracker.observe(norms, losses)
         score = self.tracker.score(self.config.adaptive.beta)

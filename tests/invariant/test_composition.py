@@ -273,6 +273,32 @@ def test_the_schedule_holds_the_strong_encoder_back_and_says_so():
     assert counters["schedule_changes"] == {"audio": 1, "visual": 0}
 
 
+@pytest.mark.parametrize("masking", ["fusion_preserving", "soft"])
+def test_the_gradient_signal_leaves_out_steps_of_the_fusion_path_alone(masking):
+    """Their norm is smaller because a path is missing; soft steps are measured before they are scaled."""
+    adaptive = {"kind": "frequency", "signal": "utilisation", "update_every": 2, "kappa": 9.0, "ema": 0.3}
+    capture = Capture()
+    run = train(
+        asgml("adaptive", adaptive=adaptive, masking=masking),
+        toy_batches(12, toy_spec()),
+        probe=FixedProbe({"audio": 0.9, "visual": 0.6}),
+        extra=[capture],
+    )
+    tracker, actions = run.module.rhythm.tracker, run.actions("audio")
+    assert {"update", "fusion" if masking == "fusion_preserving" else "soft"} == set(actions)
+    averages = {}
+    for m in ("audio", "visual"):
+        norms = [
+            float(torch.cat([g.flatten() for g in row[m]]).norm())
+            for row, action in zip(capture.gradients, run.actions(m), strict=True)
+            if action != "fusion"
+        ]
+        weights = [0.3 * 0.7**i for i in range(len(norms))][::-1]
+        averages[m] = sum(w * v for w, v in zip(weights, norms, strict=True)) / sum(weights) / tracker.roots[m]
+    mean = sum(averages.values()) / 2
+    assert tracker.gradient() == pytest.approx({m: v / mean for m, v in averages.items()}, rel=1e-6)
+
+
 def test_a_schedule_that_waits_for_its_probes_says_nothing_and_delays_nobody():
     run = train(asgml("adaptive", adaptive={"signal": "utilisation"}), probe=FixedProbe({"audio": 0.9}))
     assert run.ages("audio") == [0] * 8
