@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from callbacks.errors import UserError
-from callbacks.run.history import ACTIONS
+from callbacks.run.history import ActionCounts
 from callbacks.step.context import StepContext
 from callbacks.step.groups import require_groups
 from callbacks.step.phases import Phase
@@ -222,8 +222,7 @@ class FrequencyMask(Stage):
     Attributes:
         cadence: the rule that says which group is due.
         actions: what each group did in the newest step: `update`, `soft`, `fusion`, `hold`, `accumulate` or `missing`.
-        applied: the number of committed steps in which each group moved.
-        held: the number of committed steps in which each group stood still.
+        done: the number of committed steps in which each group updated, moved in part, stood still or had no gradient.
 
     Raises:
         UserError: intervals or phases under which some step would idle every group, or an unknown group.
@@ -244,8 +243,7 @@ class FrequencyMask(Stage):
         found = check_phases(every, phases, "FrequencyMask.every") if rule == "fixed" else dict.fromkeys(every, 0)
         self.cadence = Cadence(every, rule, found, seed)
         self.masking, self.soft_scale = masking, soft_scale
-        self.applied: dict[str, int] = dict.fromkeys(every, 0)
-        self.held: dict[str, int] = dict.fromkeys(every, 0)
+        self.done = ActionCounts(every)
         self.actions: dict[str, str] = {}
         self._sums: dict[str, list[Tensor | None]] = {}
         self._counts: dict[str, int] = dict.fromkeys(every, 0)
@@ -320,16 +318,14 @@ class FrequencyMask(Stage):
         for m in updated:
             self._counts[m] = 0
         for m, action in self.actions.items():
-            moves = ACTIONS[action].moves
-            self.applied[m] += moves
-            self.held[m] += not moves
+            self.done.book(m, action)
         self.cadence.commit(ctx.t, updated)
 
     def on_veto(self, ctx: StepContext) -> None:
         self._pending.clear()
 
     def counters(self) -> dict[str, Any]:
-        return {"applied": dict(self.applied), "held": dict(self.held), "forced_updates": self.cadence.forced}
+        return {**self.done.table(), "forced_updates": self.cadence.forced}
 
     def state(self) -> dict[str, Any]:
         sums = {
@@ -342,13 +338,13 @@ class FrequencyMask(Stage):
             "last": dict(self.cadence.last),
             "forced": self.cadence.forced,
             "counts": dict(self._counts),
-            "applied": dict(self.applied),
-            "held": dict(self.held),
+            "done": self.done.state(),
             "sums": sums,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.cadence.every, self.cadence.last = dict(state["every"]), dict(state["last"])
         self.cadence.forced = state["forced"]
-        self._counts, self.applied, self.held = dict(state["counts"]), dict(state["applied"]), dict(state["held"])
+        self._counts = dict(state["counts"])
+        self.done.load_state(state["done"])
         self._loaded = state["sums"]

@@ -13,6 +13,7 @@ from asgml.methods.joint import Joint
 from asgml.methods.uniform import Uniform
 from asgml.model.net import FUSION
 from callbacks.errors import UserError
+from callbacks.run.history import ACTIONS, COUNTERS
 from callbacks.stages.frequency import FrequencyMask
 from callbacks.step.pipeline import StepPipeline
 
@@ -181,3 +182,35 @@ def test_soft_is_the_default_at_a_tenth():
     assert run.actions("audio") == ["update", "soft"] * 4
     assert run.scales("audio") == [1.0, 0.1] * 4
     assert run.pipeline.counters()["applied"] == {"audio": 8, "visual": 8}
+
+
+EVERYTHING = {  # of 9 steps: k = 3, and audio is missing in steps 2 and 3
+    "soft": {"updates": 2, "soft": 5, "fusion": 0, "held": 0, "missing": 2, "applied": 7},
+    "fusion_preserving": {"updates": 2, "soft": 0, "fusion": 5, "held": 0, "missing": 2, "applied": 7},
+    "hard": {"updates": 2, "soft": 0, "fusion": 0, "held": 6, "missing": 1, "applied": 2},
+    "accumulate": {"updates": 2, "soft": 0, "fusion": 0, "held": 6, "missing": 1, "applied": 2},
+}
+
+
+@pytest.mark.parametrize("masking", EVERYTHING)
+def test_counters_tell_update_soft_fusion_and_hold_apart(masking):
+    """A group that is held by `hard` or `accumulate` is held, whether its modality was there or not."""
+    batches = toy_batches(9, toy_spec(), missing={2: ["audio"], 3: ["audio"]})
+    run = train(asgml("frequency", k=3, masking=masking), batches)
+    counters = run.pipeline.counters()
+    assert {name: counters[name]["audio"] for name in EVERYTHING[masking]} == EVERYTHING[masking]
+    assert sum(counters[name]["visual"] for name in COUNTERS) == counters["updates"]["visual"] == 9
+    alone = run.module.rhythm.mask.counters()
+    assert {k: v for k, v in counters.items() if k in alone} == alone
+
+
+@pytest.mark.parametrize("mode", ["sync", "staleness", "frequency", "adaptive"])
+def test_counters_add_up_the_timeline_in_every_mode(mode):
+    adaptive = {"signal": "speed", "update_every": 2, "tau_base": 1}
+    batches = toy_batches(14, toy_spec(), missing={5: ["audio"]}, poison=[4])
+    run = train(asgml(mode, adaptive=adaptive), batches)
+    counters = run.pipeline.counters()
+    for m in ("audio", "visual"):
+        actions = [ACTIONS[a].counter for a in run.actions(m)]
+        assert {name: counters[name][m] for name in COUNTERS} == {name: actions.count(name) for name in COUNTERS}
+        assert sum(counters[name][m] for name in COUNTERS) == counters["committed"] == 13
