@@ -64,7 +64,7 @@ ASGML = {
     "rendered_anew": "method=joint data.path={out}/rendered data.samples=240 data.actors=12",
     "frequency_soft": f"{FREQUENCY} asgml.k=3",
     "frequency_accumulate": f"{FREQUENCY} asgml.k=3 asgml.masking=accumulate",
-    "frequency_preserving": f"{FREQUENCY} asgml.delayed=all asgml.masking=fusion_preserving asgml.through=gradient",
+    "frequency_preserving": f"{FREQUENCY} asgml.delayed=all asgml.masking=fusion_preserving",
     "frequency_random_skip": f"{FREQUENCY} asgml.masking=hard asgml.control=random_skip",
     "staleness": f"{STALENESS} asgml.tau=2",
     "staleness_compensated": f"{STALENESS} asgml.tau={{audio:3,visual:1}} asgml.compensation=delay_compensated "

@@ -27,7 +27,8 @@ def accuracy(frames: RunFrames) -> list[Item]:
     figure = fig.compared(shown, "val/accuracy", "validation accuracy (%)", PERCENT, frames.baseline, axes)
     if figure is None:
         return []
-    note = "Buttons change the horizontal axis. Click a name to hide or show it, double-click to see it alone."
+    note = "Buttons change the horizontal axis; soft and fusion-only steps are no updates there."
+    note += " Click a name to hide or show it, double-click to see it alone."
     return [Item("", figure, f"{seeds_note(shown)} {note} {sentence}".strip())]
 
 

@@ -8,12 +8,22 @@ import numpy as np
 
 from asgml.report.naming import modalities
 from asgml.report.samples import sample_table
+from callbacks.run.history import COUNTERS
 from suite.report.data import RunRecord
 from suite.report.frames import Configuration, RunFrames, Value
 from suite.report.summary import Comparison, compare, limit_notes, per_seed, state
 from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, estimate, number, texts
 
-COUNTERS = ("applied", "held", "dropped")
+COUNTS = (*COUNTERS, "dropped")  # of gradients that were never applied
+
+MEANINGS = {
+    "updates": "full updates, fresh or delayed",
+    "soft": "scaled-down updates",
+    "fusion": "updates from the fusion path only",
+    "held": "steps in which the encoder stood still",
+    "missing": "steps without its modality",
+    "dropped": "stored gradients that were never applied",
+}
 
 
 def tables(frames: RunFrames) -> list[Table]:
@@ -77,7 +87,8 @@ def cost_table(frames: RunFrames) -> Table:
     """Show time per step (also relative to the baseline), wall time, memory, and what the schedule did."""
     base_ms = per_seed(frames.base, step_ms) if frames.base else {}
     numbers = ["step\nms", "step time\n/ baseline", "run\ns", "peak memory\nMB"]
-    head = [*columns("configuration", numbers=numbers), *columns(f"updates: {' / '.join(COUNTERS)}")]
+    counted = _counted(frames)
+    head = [*columns("configuration", numbers=numbers), *columns(f"steps: {' / '.join(counted)}")]
     head += columns(numbers=["skipped\nsteps"])
     rows = []
     for c in frames.configurations:
@@ -90,22 +101,28 @@ def cost_table(frames: RunFrames) -> Table:
                 number(ratio),
                 estimate(per_seed(c, lambda r: r.number("seconds")), digits=1),
                 estimate(per_seed(c, lambda r: r.number("peak_memory_mb")), digits=1),
-                Cell(_counters(c, modalities(frames))),
+                Cell(_counters(c, modalities(frames), counted)),
                 _skipped(c),
             ]
         )
     notes = ["Step: median over the run, then mean ± 95 % t interval over seeds. Counts: mean over seeds, per encoder."]
+    told = [f"{name}: {MEANINGS[name]}" for name in counted if name in MEANINGS]
+    notes += [f"{'; '.join(told)}."] if told else []
     return Table("Cost and schedule", head, rows, notes, frames.baseline_rows).without_empty()
 
 
-def _counters(c: Configuration, encoders: list[str]) -> str:
-    counts = [{name: r.counter(name) for name in COUNTERS} for r in c.finished]
-    for run, count in zip(c.finished, counts):
-        count["applied"] = count["applied"] or run.counter("updates")  # without a delay or a mask every update counts
+def _counted(frames: RunFrames) -> list[str]:
+    """Return the counters that are not 0 everywhere, `updates` first in any case."""
+    runs = [run for c in frames.configurations for run in c.finished]
+    return [name for name in COUNTS if name == "updates" or any(any(r.counter(name).values()) for r in runs)]
+
+
+def _counters(c: Configuration, encoders: list[str], counted: Sequence[str]) -> str:
+    counts = [{name: r.counter(name) for name in counted} for r in c.finished]
     keys = [m for m in [*encoders, ""] if any(m in found for count in counts for found in count.values())]
     lines = []
     for key in keys:
-        means = [[v for count in counts if (v := count[name].get(key)) is not None] for name in COUNTERS]
+        means = [[v for count in counts if (v := count[name].get(key)) is not None] for name in counted]
         shown = " / ".join(_count(float(np.mean(values))) if values else ABSENT for values in means)
         lines.append(f"{key} {shown}".strip())
     return "\n".join(lines) or ABSENT

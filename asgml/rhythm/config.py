@@ -11,6 +11,7 @@ from asgml.rhythm.inert import inert_keys
 from asgml.rhythm.schedule import Adaptive, Boost
 from callbacks.errors import UserError
 from callbacks.stages.frequency import check_phases
+from callbacks.step.groups import Through
 
 Mode = Literal["sync", "frequency", "staleness", "adaptive", "boost"]
 Control = Literal["none", "lr_matched", "random_skip", "scale_only", "all_delayed"]
@@ -35,14 +36,17 @@ class Asgml:
             `delay_compensated`.
         lambda_comp: lambda of `inverse`, per step of delay.
         mu: the strength of `delay_compensated`.
-        through: where factors act: on the learning rate (`lr`) or on the `gradient`.
+        through: where constant factors (compensation and the scaling controls) act: on the learning rate (`lr`), on the
+            `gradient`, or (`auto`) on the gradient under SGD and on the learning rate under Adam-like optimisers, which
+            cancel a constant factor on the gradient. The alternating factor of `soft` always acts on the gradient.
         buffer_dtype: the type in which stale gradients are stored; null stores them exactly.
         buffer_device: where stale gradients are stored: the `same` device as the parameters, or the `cpu`.
         adaptive: the schedule of `mode: adaptive`.
         boost: the boost of the weak modality.
-        control: `none`, or the control that separates asynchrony from its side effects: `lr_matched` (no skipping, the
-            learning rate over k), `random_skip` (skips at random at the same rate), `scale_only` (`c(tau) * g_m(t)`
-            without delay) or `all_delayed` (every modality alike).
+        control: `none`, or the control that separates asynchrony from its side effects: `lr_matched` (no skipping,
+            but the mean factor that the masking applies: `(1 + (k - 1) * soft_scale) / k` for `soft`, else `1 / k`),
+            `random_skip` (skips at random at the same rate), `scale_only` (`c(tau) * g_m(t)` without delay) or
+            `all_delayed` (every modality alike).
 
     Raises:
         UserError: a control that has nothing to control under the mode, or a negative `gamma` or `lambda_comp`.
@@ -60,7 +64,7 @@ class Asgml:
     compensation: Literal["none", "inverse", "delay_compensated"] = "inverse"
     lambda_comp: float = 0.1
     mu: float = 0.04
-    through: Literal["lr", "gradient"] = "lr"
+    through: Through = "auto"
     buffer_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     buffer_device: Literal["same", "cpu"] = "same"
     adaptive: Adaptive = field(default_factory=Adaptive)
@@ -111,6 +115,14 @@ class Asgml:
                 f"'scale_only' with compensation '{self.compensation}'",
                 "asgml.compensation=inverse: without a factor c(tau) this control would be asgml.mode=sync",
                 "set asgml.compensation=inverse",
+            )
+        if self.control == "lr_matched" and self.masking == "fusion_preserving":
+            raise UserError(
+                "asgml.control",
+                "'lr_matched' with masking 'fusion_preserving'",
+                "masking soft, hard or accumulate: fusion_preserving scales one path of the gradient, which no "
+                "learning rate does",
+                "set asgml.masking=soft or asgml.control=random_skip",
             )
         for key, default in (("gamma", Asgml.gamma), ("lambda_comp", Asgml.lambda_comp)):
             if getattr(self, key) < 0:
@@ -258,24 +270,18 @@ def dead_keys(asgml: dict[str, Any]) -> dict[str, str]:
             )
     if timing == "frequency" and asgml["masking"] != "soft":
         kill(f"masking={asgml['masking']} does not scale", "soft_scale")
+    if timing == "frequency" and control != "lr_matched":
+        kill("masking scales the gradient, if anything, whatever the optimiser", "through")
     if timing == "staleness":
         if asgml["compensation"] != "inverse":
-            kill(f"compensation={asgml['compensation']} does not use it", "lambda_comp")
+            kill(f"compensation={asgml['compensation']} does not use it", "lambda_comp", "through")
         if asgml["compensation"] != "delay_compensated":
             kill(f"compensation={asgml['compensation']} does not use it", "mu")
     if mode in ("sync", "boost"):
         kill(f"asgml.mode={mode} delays no encoder", "delayed")
         kill(f"asgml.mode={mode} scales nothing", "through")
     if control in ("lr_matched", "scale_only"):
-        kill(
-            f"control={control} neither skips nor delays",
-            "masking",
-            "soft_scale",
-            "phases",
-            "warmup",
-            "buffer_dtype",
-            "buffer_device",
-        )
+        kill(f"control={control} neither skips nor delays", "phases", "warmup", "buffer_dtype", "buffer_device")
     if asgml["boost"].get("relative"):
         kill("boost.relative=true knows no threshold", "boost.threshold_delta", "boost.gap_full")
     if not asgml["boost"]["enabled"] and mode != "boost":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from callbacks.errors import UserError
+from callbacks.step.groups import Through
 
 Signal = Literal["speed", "utilisation", "hybrid"]
 
@@ -83,7 +84,7 @@ class Boost:
         gap_full: the further gap at which `1 + alpha` is reached.
         relative: whether the gap is measured against the largest one alone (the rule of this suite's predecessor): the
             weakest encoder then always has `1 + alpha`, at a gap of 0.001 as at one of 0.5.
-        through: where the factor acts, `lr` or `gradient`.
+        through: where the factor acts: `lr`, `gradient`, or `auto` (the gradient under SGD, else the learning rate).
     """
 
     enabled: bool = False
@@ -93,7 +94,7 @@ class Boost:
     threshold_delta: float = 0.1
     gap_full: float = 0.3
     relative: bool = False
-    through: Literal["lr", "gradient"] = "lr"
+    through: Through = "auto"
 
 
 def rounded(x: float) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from asgml.rhythm.config import Asgml
 from asgml.rhythm.dynamics import DynamicsTracker
 from asgml.rhythm.schedule import boost_scale, decide
-from callbacks.stages.frequency import FrequencyMask
+from callbacks.stages.frequency import FrequencyMask, mean_factor
 from callbacks.stages.probe import CorrectedEMA, ProbeEMA
 from callbacks.stages.staleness import StalenessBuffer, compensation
 from callbacks.step.context import StepContext
@@ -18,7 +18,7 @@ from callbacks.step.stage import Stage
 
 
 class Rhythm(Stage):
-    """Sets the delays of the buffer and the intervals of the mask, and applies the boost and the scaling controls.
+    """Sets the delays of the buffer and the intervals of the mask, and the factors of the boost and of the controls.
 
     Example (built by `asgml.rhythm.stages` from the `asgml` node)::
 
@@ -68,10 +68,9 @@ class Rhythm(Stage):
         self._loaded: dict[str, Any] | None = None
 
     def prepare(self, ctx: StepContext) -> None:
-        scales = self.config.boost.through if self.config.boosts else None
-        if self.config.control == "scale_only":
-            scales = self.config.through if scales != "gradient" else scales
-        if scales == "gradient":
+        boost, control = self.config.boost.through, self.config.through
+        scaling = self.config.control in ("scale_only", "lr_matched")
+        if (self.config.boosts and boost == "gradient") or (scaling and control == "gradient"):
             warn_if_scale_invariant(ctx.optimizer, "Rhythm")
         if self.config.mode == "adaptive":
             a = self.config.adaptive
@@ -116,12 +115,16 @@ class Rhythm(Stage):
                 self.mask.set_every(m, tau + 1)
 
     # -- after backward
-    def on_gradients(self, ctx: StepContext) -> None:
+    def scale(self, ctx: StepContext) -> None:
+        """Scale what each encoder is about to apply, by the factors of the control and of the boost."""
+        c = self.config
         for m in self.modalities:
-            if self.config.control == "lr_matched":
-                ctx.rescale(m, 1.0 / self.interval[m], "lr")
-            elif self.config.control == "scale_only" and self.config.compensation == "inverse":
-                ctx.rescale(m, compensation(self.delay[m], self.config.lambda_comp), self.config.through)
+            if c.control == "lr_matched":
+                # held steps also freeze weight decay, which a factor on the learning rate scales along
+                through = "lr" if c.through == "auto" and c.masking != "soft" else c.through
+                ctx.rescale(m, mean_factor(c.masking, self.interval[m], c.soft_scale), through)
+            elif c.control == "scale_only" and c.compensation == "inverse":
+                ctx.rescale(m, compensation(self.delay[m], c.lambda_comp), c.through)
         if self.config.boosts and self.probe is not None and len(self.probe.utilisation) == len(self.modalities):
             for m, scale in boost_scale(self.config.boost, self.probe.utilisation).items():
                 ctx.rescale(m, self._boosted(m, scale), self.config.boost.through)
@@ -142,7 +145,9 @@ class Rhythm(Stage):
         self._staged_boost = {}
         if self.tracker is None:
             return
-        norms = {m: ctx.host[f"fresh/{m}"] for m in self.modalities}
+        # the gradient of one path alone is smaller for no reason of the encoder's
+        partial = {m for m, action in self.mask.actions.items() if action == "fusion"} if self.mask else set()
+        norms = {m: ctx.host[f"fresh/{m}"] for m in self.modalities if m not in partial}
         losses = {m: ctx.host[f"loss/{m}"] for m in self.modalities if f"loss/{m}" in ctx.host}
         self.tracker.observe(norms, losses)
         score = self.tracker.score(self.config.adaptive.beta)
@@ -174,3 +179,32 @@ class Rhythm(Stage):
         for m, (total, count) in state["boosts"].items():
             self.boosts[m].sum, self.boosts[m].count = total, count
         self._loaded = state["tracker"] or None
+
+
+class RhythmFactors(Stage):
+    """Applies the factors of a `Rhythm`, once it is settled which gradient each encoder applies.
+
+    A factor concerns the step that it was made for: it must not be stored with a gradient that is applied later.
+
+    Example (built by `asgml.rhythm.stages`)::
+
+        asgml: {mode: boost}
+
+    Limits: stands behind the buffer and the mask of the same pipeline.
+
+    Args:
+        rhythm: the deciding stage of the same pipeline.
+    """
+
+    name = "factors"
+    phase = Phase.MASK
+
+    def __init__(self, rhythm: Rhythm):
+        self.rhythm = rhythm
+
+    @property
+    def acts(self) -> bool:
+        return self.rhythm.config.boosts or self.rhythm.config.control != "none"
+
+    def on_gradients(self, ctx: StepContext) -> None:
+        self.rhythm.scale(ctx)

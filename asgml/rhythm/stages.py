@@ -6,7 +6,7 @@ from typing import Literal
 
 from asgml.rhythm.config import Asgml
 from asgml.rhythm.record import ModalityRecord
-from asgml.rhythm.stage import Rhythm
+from asgml.rhythm.stage import Rhythm, RhythmFactors
 from callbacks.stages.frequency import FrequencyMask
 from callbacks.stages.probe import ProbeEMA
 from callbacks.stages.staleness import StalenessBuffer
@@ -57,11 +57,10 @@ def rhythm_stages(
                 interval,
                 masking=config.masking,
                 soft_scale=config.soft_scale,
-                through=config.through,
                 phases=config.phases,
                 rule="random" if config.control == "random_skip" else rule,
                 seed=seed,
             )
     rhythm = Rhythm(config, delay, interval, buffer, mask, probe)
     record = ModalityRecord(rhythm, "k" if kind == "frequency" else "tau")
-    return rhythm, [stage for stage in (rhythm, buffer, mask, record) if stage is not None]
+    return rhythm, [stage for stage in (rhythm, buffer, mask, RhythmFactors(rhythm), record) if stage is not None]

@@ -172,7 +172,8 @@ class StepPipeline(L.Callback):
         ctx = self.ctx
         assert ctx is not None
         ctx.t, ctx.plan = self.t, plan or StepPlan()
-        ctx.fresh, ctx.reads, ctx.host, ctx.scale, ctx.metrics, ctx.events = {}, {}, {}, {}, {}, []
+        ctx.fresh, ctx.reads, ctx.host, ctx.scale, ctx.factors, ctx.metrics = {}, {}, {}, {}, {}, {}
+        ctx.events = []
         ctx.touched, ctx.borrowed, ctx.known, ctx.veto = set(), set(), {}, None
         ctx.report = False
 

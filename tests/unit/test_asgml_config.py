@@ -97,9 +97,9 @@ def dead(mode: str, **options) -> set[str]:
     [
         ("sync", {}, {"tau", "k", "delayed", "through", "masking", "adaptive.kappa", "boost.alpha"}, {"gamma", "mode"}),
         ("staleness", {}, {"k", "masking", "mu", "adaptive.tau_max"}, {"tau", "lambda_comp", "delayed", "through"}),
-        ("staleness", {"compensation": "none"}, {"lambda_comp", "mu"}, {"tau", "compensation"}),
-        ("staleness", {"compensation": "delay_compensated"}, {"lambda_comp"}, {"mu"}),
-        ("frequency", {}, {"tau", "warmup", "lambda_comp"}, {"k", "masking", "soft_scale", "phases", "through"}),
+        ("staleness", {"compensation": "none"}, {"lambda_comp", "mu", "through"}, {"tau", "compensation"}),
+        ("staleness", {"compensation": "delay_compensated"}, {"lambda_comp", "through"}, {"mu"}),
+        ("frequency", {}, {"tau", "warmup", "lambda_comp", "through"}, {"k", "masking", "soft_scale", "phases"}),
         ("frequency", {"masking": "hard"}, {"soft_scale"}, {"k"}),
         ("adaptive", {}, {"tau", "k", "delayed", "phases"}, {"adaptive.tau_max", "warmup", "adaptive.beta"}),
         ("adaptive", {"adaptive": {"signal": "speed"}}, {"adaptive.ceilings"}, {"adaptive.window"}),
@@ -111,7 +111,8 @@ def dead(mode: str, **options) -> set[str]:
             {"boost.threshold_delta", "boost.gap_full"},
             {"boost.alpha", "boost.cap"},
         ),
-        ("frequency", {"control": "lr_matched"}, {"masking", "soft_scale"}, {"k"}),
+        ("frequency", {"control": "lr_matched"}, {"phases"}, {"k", "masking", "soft_scale", "through"}),
+        ("frequency", {"control": "lr_matched", "masking": "hard"}, {"soft_scale"}, {"k", "masking", "through"}),
         ("staleness", {"control": "scale_only"}, {"warmup"}, {"tau", "lambda_comp"}),
     ],
 )
