@@ -90,7 +90,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
 
     from asgml.train.predictions import save_predictions
     from suite.report import single_report
-    from suite.shell import best_checkpoint
+    from suite.shell import best_checkpoint, best_moment
 
     trainer, module, data = parts.trainer, parts.module, parts.data
     trainer.fit(module, datamodule=data, ckpt_path=str(run.resume_from) if run.resume_from else None, weights_only=True)
@@ -100,6 +100,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
     }
     result: dict[str, Any] = {"counters": counters, "ceiling": data.spec.notes.get("ceiling")}
     best = None if cfg.debug == "one_step" else best_checkpoint(run)
+    result |= best_moment(trainer)
     for suffix, path in (("", None), ("_best", best)) if best is not None else (("", None),):
         if path is not None:
             module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
