@@ -88,7 +88,8 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
     """Train, then evaluate the last and the best-validation weights on val and test, and return the result."""
     import torch
 
-    from asgml.train.predictions import save_predictions
+    from asgml.data.spec import SPLITS
+    from asgml.train.predictions import class_counts, save_predictions
     from suite.report import single_report
     from suite.shell import best_checkpoint, best_moment
 
@@ -98,7 +99,13 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
         **parts.pipeline.counters(),
         "dropped_per_epoch": data.train_dataloader().batches.dropped_per_epoch,
     }
-    result: dict[str, Any] = {"counters": counters, "ceiling": data.spec.notes.get("ceiling")}
+    classes, evaluated = len(data.spec.classes), ("val", "test")
+    result: dict[str, Any] = {
+        "counters": counters,
+        "ceiling": data.spec.notes.get("ceiling"),
+        "classes": data.spec.classes,
+        "class_counts": {s: class_counts(data.table(s).y, classes) for s in SPLITS},
+    }
     best = None if cfg.debug == "one_step" else best_checkpoint(run)
     result |= best_moment(trainer)
     for suffix, path in (("", None), ("_best", best)) if best is not None else (("", None),):
@@ -106,10 +113,11 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
             module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
         trainer.validate(module, datamodule=data, verbose=False)
         trainer.test(module, datamodule=data, verbose=False)
-        for split in ("val", "test"):
+        for split in evaluated:
             result[f"{split}{suffix}"] = dict(module.metrics[split])
         if run.is_main:
-            save_predictions(run.dir / f"predictions{suffix}.npz", {s: module.predictions[s] for s in ("val", "test")})
+            kept = {split: module.predictions[split] for split in evaluated}
+            save_predictions(run.dir / f"predictions{suffix}.npz", kept, {s: data.table(s) for s in evaluated})
     if run.is_main:
         result["report"] = single_report(run.dir, {**result, "status": "finished"}).name
     return result

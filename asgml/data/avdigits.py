@@ -293,5 +293,7 @@ class AVDigits:
                 y=recordings.digit[heard].astype(np.int64),
                 ids=[f"{recordings.names[a]}+{v:05d}" for a, v in zip(heard, seen)],
                 transforms=dict(transforms),
+                group=recordings.speaker[heard],
+                grouped_by="speaker",
             )
         return tables

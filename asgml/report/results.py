@@ -27,19 +27,26 @@ def metric(split: str, name: str = "accuracy") -> Value:
     return lambda run: run.metric(split, name)
 
 
+def best_epochs(run: RunRecord) -> float | None:
+    """Return the number of epochs after which the best checkpoint was written; None where the run does not say it."""
+    epoch = run.number("best_epoch")
+    return None if epoch is None else epoch + 1
+
+
 def result_table(frames: RunFrames) -> Table:
     """Show test accuracy with its difference to the baseline, macro F1, mAP and the accuracies of unimodal heads."""
     base, heads = frames.base, modalities(frames)
     best = any(run.metric("test_best", "accuracy") is not None for run in frames.runs)
     split, at = ("test_best", "best val.") if best else ("test", "last")
     found = compare([(c, None if c is base else base) for c in frames.configurations], metric(split))
-    numbers = ["seeds", "accuracy %\nlast epoch", "accuracy %\nbest val. epoch"]
+    numbers = ["seeds", "accuracy %\nlast epoch", "accuracy %\nbest val. epoch", "epochs to the\nbest val."]
     numbers += [f"Δ accuracy\n{at} [95 %]", "p\npaired t", "p\nHolm", "dz"]
     numbers += [f"{name} %\n{at}" for name in ("macro F1", "mAP", *[f"{m} head" for m in heads])]
     rows = []
     for c, against in zip(frames.configurations, found):
         row = texts(c.label, state(c))
         row += [estimate(per_seed(c, metric(where)), PERCENT) for where in ("test", "test_best")]
+        row.append(estimate(per_seed(c, best_epochs), digits=1))
         row += against.cells("baseline" if c is base and not frames.single else ABSENT)
         row.append(number(against.test.dz if against.test else None))
         for name in ["macro_f1", "map", *[f"accuracy/{m}" for m in heads]]:
