@@ -88,7 +88,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
     """Train, then evaluate the last and the best-validation weights on val and test, and return the result."""
     import torch
 
-    from asgml.data.spec import SPLITS
+    from asgml.data.spec import SPLITS, Split
     from asgml.train.predictions import class_counts, save_predictions
     from suite.report import single_report
     from suite.shell import best_checkpoint, best_moment
@@ -99,7 +99,8 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
         **parts.pipeline.counters(),
         "dropped_per_epoch": data.train_dataloader().batches.dropped_per_epoch,
     }
-    classes, evaluated = len(data.spec.classes), ("val", "test")
+    classes = len(data.spec.classes)
+    evaluated: tuple[Split, ...] = ("val", "test")
     result: dict[str, Any] = {
         "counters": counters,
         "ceiling": data.spec.notes.get("ceiling"),

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from asgml.report.naming import modalities
+from asgml.report.floor import floor_of, floor_rows
+from asgml.report.naming import metric, modalities
 from asgml.report.samples import sample_table
 from suite.report.data import RunRecord
-from suite.report.frames import Configuration, RunFrames, Value
+from suite.report.frames import Configuration, RunFrames
 from suite.report.summary import Comparison, compare, limit_notes, per_seed, state
 from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, estimate, number, texts
 
@@ -20,11 +21,6 @@ def tables(frames: RunFrames) -> list[Table]:
     """Build results, per-sample comparison (where predictions are kept) and cost; tables without data are left out."""
     found = [result_table(frames), sample_table(frames), cost_table(frames)]
     return [table for table in found if table is not None and len(table.columns) > 1]
-
-
-def metric(split: str, name: str = "accuracy") -> Value:
-    """Return the reader of a metric of a split."""
-    return lambda run: run.metric(split, name)
 
 
 def best_epochs(run: RunRecord) -> float | None:
@@ -52,7 +48,9 @@ def result_table(frames: RunFrames) -> Table:
         for name in ["macro_f1", "map", *[f"accuracy/{m}" for m in heads]]:
             row.append(estimate(per_seed(c, metric(split, name)), PERCENT))
         rows.append(row)
-    head, notes = columns("configuration", numbers=numbers), _notes(frames, found, at)
+    head, (floor, verdict) = columns("configuration", numbers=numbers), floor_of(frames)
+    notes = [*verdict, *_notes(frames, found, at)]
+    rows += floor_rows(head, floor)
     return Table("Test results", head, rows, notes, frames.baseline_rows).without_empty()
 
 

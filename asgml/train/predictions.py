@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_average_precision, multiclass_f1_score
 
-from asgml.data.spec import Table
+from asgml.data.spec import Split, Table
 from callbacks.step.ranks import world_size
 
 SPLIT_CODES = {"val": 1, "test": 2}
@@ -112,7 +113,7 @@ def evaluate(predictions: Predictions, classes: int, gamma: float) -> dict[str, 
     return {"loss": total, **out}
 
 
-def save_predictions(path: Path, splits: dict[str, Predictions], tables: dict[str, Table]) -> None:
+def save_predictions(path: Path, splits: Mapping[Split, Predictions], tables: Mapping[Split, Table]) -> None:
     """Write the predictions of all given splits to one .npz, whole or not at all.
 
     Its arrays are `index`, `y`, `split` (1 for val, 2 for test), `prob` and `prob_<modality>` (see `Predictions`), and
