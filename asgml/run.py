@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from asgml.rhythm.config import dead_keys
+from asgml.sweep import for_the_data
+from callbacks.errors import UserError
 from suite.config.check import Common
 from suite.runs.job import Run
 from suite.runs.launch import launch
@@ -126,7 +129,12 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command line of `python -m asgml.run`."""
-    launch("asgml", train, dead, schema=Tree)
+    try:
+        argv = for_the_data(sys.argv[1:], Tree)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(UserError.EXIT_CODE) from None
+    launch("asgml", train, dead, schema=Tree, argv=argv)
 
 
 if __name__ == "__main__":

@@ -201,6 +201,9 @@ class AVDigits:
     def prepare(self, workers: int = 1) -> None:
         """Do nothing: the 3000 recordings are decoded into memory in seconds."""
 
+    def modality_names(self) -> list[str]:
+        return ["audio", "visual"]
+
     def spec(self) -> DataSpec:
         self.tables()
         modalities = {

@@ -86,6 +86,9 @@ class Features:
     def tables(self) -> dict[Split, Table]:
         return self._load()[1]
 
+    def modality_names(self) -> list[str]:
+        return self._modalities(Npz(self.path, "data.path"))
+
     # -- reading ------------------------------------------------------------------------------------------------
 
     def _load(self) -> tuple[DataSpec, dict[Split, Table]]:

@@ -120,3 +120,15 @@ class Source(Protocol):
     def prepare(self, workers: int = 1) -> None:
         """Decode once to shards under the prepared folder; do nothing where files are read as they are."""
         ...
+
+
+def modality_names(source: Source) -> list[str]:
+    """Return the modalities of a source, before it is prepared.
+
+    A source whose `spec` reads the data may have a method `modality_names` that does not.
+
+    Raises:
+        UserError: the files that name the modalities are not there.
+    """
+    quick = getattr(source, "modality_names", None)
+    return list(source.spec().modalities if quick is None else quick())
