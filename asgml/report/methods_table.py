@@ -128,7 +128,8 @@ def _notes(
             notes.append(
                 f"{', '.join(twins)}: the same numbers as {frames.baseline} with every seed: nothing of it acted."
             )
-    missing = [name for name in registered if name not in {c.label for c in frames.configurations}]
+    there = {c.label.removeprefix("method=") for c in frames.configurations}
+    missing = [name for name in registered if name not in there]
     if missing:
         notes.append(f"Not run here: {', '.join(missing)}.")
     return notes + frames.notes

@@ -31,8 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     tables = [(frames.title, summary(frames)) for frames in comparisons]
     if arguments.table:
         render = markdown if arguments.table == "markdown" else latex
-        for _, tables_of_one in tables:
+        mark = "##" if arguments.table == "markdown" else "%"
+        for name, tables_of_one in tables:
+            sys.stdout.write(f"{mark} {name}\n\n" if len(tables) > 1 else "")
             sys.stdout.write(render(tables_of_one))
+            sys.stdout.write("\n" if len(tables) > 1 else "")
         return 0
     out = write(arguments.out or arguments.runs[0] / "report.html", comparisons)
     console = Console()

@@ -12,6 +12,7 @@ from synthetic_runs import JOINT, OGM_GE, STALENESS, write_run
 from asgml.compare import main
 from asgml.report.methods_table import method_table
 from asgml.report.results import result_table
+from suite.report.__main__ import main as report
 from suite.report.data import read_runs
 from suite.report.grouping import group_runs
 from suite.report.html import render
@@ -163,3 +164,11 @@ def test_runs_with_other_test_labels_are_no_table(tmp_path: Path) -> None:
     table = method_table(frames_of(tmp_path)[0])
     assert table.notes[0].startswith("The runs were tested on different labels")
     assert "chance" not in rows_of(table)
+
+
+def test_printed_tables_of_several_data_sets_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in ("/sets/a.npz", "/sets/b.npz"):
+        write(tmp_path, JOINT, path)
+    assert report([str(tmp_path), "--table", "markdown"]) == 0
+    headings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("## ")]
+    assert sorted(headings) == ["## features (data.path=/sets/a.npz)", "## features (data.path=/sets/b.npz)"]
