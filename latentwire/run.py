@@ -200,7 +200,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
     """Train, then evaluate the weights of the best validation, which must reproduce what they were saved for."""
     from callbacks.run.manifest import verify
     from suite.report import single_report
-    from suite.shell import best_checkpoint
+    from suite.shell import best_checkpoint, best_moment
 
     trainer, module = parts.trainer, parts.module
     before = dict(module.fingerprints)
@@ -214,7 +214,11 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
     for name, lm in module.lms.items():
         lm.verify(before[name])
     best = best_checkpoint(run)
-    result: dict[str, Any] = {"counters": parts.pipeline.counters(), "val": dict(module.metrics["val"])}
+    result: dict[str, Any] = {
+        "counters": parts.pipeline.counters(),
+        "val": dict(module.metrics["val"]),
+        **best_moment(trainer),
+    }
     saved = torch.load(best, map_location="cpu", weights_only=True)
     module.load_state_dict(saved["state_dict"])
     verify(saved, module, str(best))

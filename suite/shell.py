@@ -20,6 +20,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from callbacks.errors import UserError
+from callbacks.run.checkpoint import StepCheckpoint
 from callbacks.run.history_logger import HistoryLogger
 from callbacks.run.tracking import finish
 from callbacks.stages.lr import LRSchedule
@@ -245,3 +246,9 @@ def best_checkpoint(run: Run) -> Path:
             "set trainer.check_val_every_n_epoch=1 trainer.max_steps=-1, with trainer.max_epochs=1 or more",
         )
     return best
+
+
+def best_moment(trainer: L.Trainer) -> dict[str, Any]:
+    """Return epoch, step and metrics of the run's best checkpoint for `result.json`; {} without a `StepCheckpoint`."""
+    found = next((c for c in trainer.checkpoint_callbacks if isinstance(c, StepCheckpoint)), None)
+    return {} if found is None else found.best()

@@ -213,6 +213,9 @@ class AVDigits:
     def prepare(self, workers: int = 1) -> None:
         """Do nothing: the 3000 recordings are decoded into memory in seconds."""
 
+    def modality_names(self) -> list[str]:
+        return ["audio", "visual"]
+
     def spec(self) -> DataSpec:
         self.tables()
         modalities = {
@@ -305,5 +308,7 @@ class AVDigits:
                 y=recordings.digit[heard].astype(np.int64),
                 ids=[f"{recordings.names[a]}+{v:05d}" for a, v in zip(heard, seen)],
                 transforms=dict(transforms),
+                group=recordings.speaker[heard],
+                grouped_by="speaker",
             )
         return tables

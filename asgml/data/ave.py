@@ -73,6 +73,7 @@ class Ave(MediaSource):
         "get AVE_Dataset.zip from github.com/YapengTian/AVE-ECCV18 and extract from AVE/*.mp4 the sound to"
         " <audio_dir>/<VideoID>.wav and one frame per second to <frame_dir>/<VideoID>/00000.jpg"
     )
+    GROUPED_BY: ClassVar[str | None] = "video"
 
     seconds: float = 10.0
     store: list[int] = field(default_factory=lambda: [256, 340])

@@ -45,6 +45,7 @@ class CremaD(MediaSource):
         "OGM-GE_CVPR2022, data/CREMAD) beside them"
     )
     DOMINANT: ClassVar[str | None] = "audio"
+    GROUPED_BY: ClassVar[str | None] = "actor"
 
     store: list[int] = field(default_factory=lambda: [270, 360])
     split: Literal["published", "speaker_disjoint"] = "published"

@@ -92,6 +92,9 @@ class Features:
     def tables(self) -> dict[Split, Table]:
         return self._load()[1]
 
+    def modality_names(self) -> list[str]:
+        return self._modalities(Npz(self.path, "data.path"))
+
     # -- reading ------------------------------------------------------------------------------------------------
 
     def _load(self) -> tuple[DataSpec, dict[Split, Table]]:
@@ -102,7 +105,8 @@ class Features:
         y, classes = self._labels(file)
         present = {m: self._present(file, m, len(y)) for m in names}
         notes: dict[str, Any] = {"file": Path(self.path).name}
-        split = self._split(file, y, notes)
+        group = self._groups(file)
+        split = self._split(file, y, group, notes)
         rows = {s: np.flatnonzero(split == i) for i, s in enumerate(SPLITS)}
 
         specs: dict[str, ModalitySpec] = {}
@@ -123,6 +127,8 @@ class Features:
                 y=y[rows[s]],
                 ids=[str(r) for r in rows[s]],
                 transforms=transforms,
+                row=rows[s],
+                group=None if group is None else group[rows[s]],
             )
             for s in SPLITS
         }
@@ -235,15 +241,21 @@ class Features:
             )
         return present
 
-    def _split(self, file: Npz, y: np.ndarray, notes: dict[str, Any]) -> np.ndarray:
+    def _groups(self, file: Npz) -> np.ndarray | None:
+        """Return the group of each sample as it is in the file, bytes as strings."""
+        if "group" not in file.headers:
+            return None
+        kind = file.headers["group"][1].kind
+        if kind not in "iuUS":
+            found = f"dtype {file.headers['group'][1]}"
+            remedy = "save it as np.unique(group, return_inverse=True)[1]"
+            raise self._error(file, "group", found, "integers or strings", remedy)
+        group = file.read("group")
+        return np.char.decode(group, "utf-8", "replace") if kind == "S" else group
+
+    def _split(self, file: Npz, y: np.ndarray, given: np.ndarray | None, notes: dict[str, Any]) -> np.ndarray:
         """Return the split of each sample, (n,) of 0, 1, 2, given or cut; `notes` says which."""
-        group = None
-        if "group" in file.headers:
-            if file.headers["group"][1].kind not in "iuUS":
-                found = f"dtype {file.headers['group'][1]}"
-                remedy = "save it as np.unique(group, return_inverse=True)[1]"
-                raise self._error(file, "group", found, "integers or strings", remedy)
-            group = np.unique(file.read("group"), return_inverse=True)[1].reshape(-1)
+        group = None if given is None else np.unique(given, return_inverse=True)[1].reshape(-1)
         how = "by class" if group is None else f"by {group.max() + 1} groups"
         if "split" not in file.headers:
             notes["split"] = (

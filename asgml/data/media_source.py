@@ -33,7 +33,7 @@ class Clip:
         label: the index of its class.
         audio: its sound file, relative to the root.
         frames: its folder of frames, relative to the root.
-        group: its speaker or video, where splits go by that.
+        group: its actor or video.
         start: where the part to use begins, in seconds.
         end: where the part to use ends, in seconds; None is the end of the file.
     """
@@ -77,6 +77,7 @@ class MediaSource:
     NAME: ClassVar[str] = "data"
     OBTAIN: ClassVar[str] = ""  # where to get it, and in what layout
     DOMINANT: ClassVar[str | None] = None
+    GROUPED_BY: ClassVar[str | None] = None  # what `Clip.group` is, where several clips share one
 
     path: str
     audio: Literal["ogm", "fbank"] = "ogm"
@@ -218,7 +219,8 @@ class MediaSource:
             x = {modality: cast("np.ndarray", rows) for modality, (rows, _) in chosen.items()}
             present = {modality: usable for modality, (_, usable) in chosen.items()}
             y = np.array([clip.label for clip in splits[split]], dtype=np.int64)
-            tables[split] = Table(x, present, y, ids, transforms)
+            group = np.array([clip.group for clip in splits[split]]) if self.GROUPED_BY else None
+            tables[split] = Table(x, present, y, ids, transforms, group=group, grouped_by=self.GROUPED_BY or "group")
         return tables
 
     # -- shards -------------------------------------------------------------------------------------------------

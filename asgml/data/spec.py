@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -71,6 +71,9 @@ class Table:
         y: the labels, (n,) int64.
         ids: the n samples' names, unique over all splits.
         transforms: the transform of each modality.
+        row: the row of each sample in the file that the data set is, (n,) int64; None where it is not one file of rows.
+        group: what each sample belongs to (its speaker, actor or video), (n,) integers or strings; None without groups.
+        grouped_by: what a group is, in one word.
     """
 
     x: dict[str, np.ndarray]
@@ -78,6 +81,9 @@ class Table:
     y: np.ndarray
     ids: list[str]
     transforms: dict[str, Transform]
+    row: np.ndarray | None = None
+    group: np.ndarray | None = None
+    grouped_by: str = "group"
 
     def __len__(self) -> int:
         return len(self.y)
@@ -85,12 +91,14 @@ class Table:
 
 def subset(table: Table, rows: np.ndarray) -> Table:
     """Return the given rows of a table, in their order, copied into RAM."""
-    return Table(
-        {m: np.ascontiguousarray(x[rows]) for m, x in table.x.items()},
-        {m: p[rows] for m, p in table.present.items()},
-        table.y[rows],
-        [table.ids[i] for i in rows],
-        table.transforms,
+    return replace(
+        table,
+        x={m: np.ascontiguousarray(x[rows]) for m, x in table.x.items()},
+        present={m: p[rows] for m, p in table.present.items()},
+        y=table.y[rows],
+        ids=[table.ids[i] for i in rows],
+        row=None if table.row is None else table.row[rows],
+        group=None if table.group is None else table.group[rows],
     )
 
 
@@ -112,3 +120,15 @@ class Source(Protocol):
     def prepare(self, workers: int = 1) -> None:
         """Decode once to shards under the prepared folder; do nothing where files are read as they are."""
         ...
+
+
+def modality_names(source: Source) -> list[str]:
+    """Return the modalities of a source, before it is prepared.
+
+    A source whose `spec` reads the data may have a method `modality_names` that does not.
+
+    Raises:
+        UserError: the files that name the modalities are not there.
+    """
+    quick = getattr(source, "modality_names", None)
+    return list(source.spec().modalities if quick is None else quick())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from asgml.report.confusion import MAX_CLASSES, confusion
 from asgml.report.naming import groups, modalities, tints
 from asgml.report.timeline import UPDATES, timeline
 from suite.report import figures as fig
@@ -200,6 +201,7 @@ LOSS, *LAST = COMMON
 MULTIMODAL = [
     Section("Validation accuracy", accuracy, "val/accuracy in history.csv, and more than one configuration"),
     Section("Learning curves per modality", learning, "val/accuracy or probe/accuracy in history.csv"),
+    Section("Confusion matrix", confusion, f"predictions_best.npz with at most {MAX_CLASSES} classes"),
     Section("Prime learning window", prime, "fisher/<modality> in history.csv"),
     Section("Updates and staleness", timeline, "timeline.csv"),
     Section("Schedule", schedule, "tau, k, S, G, D or U in history.csv"),

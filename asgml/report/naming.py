@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from suite.report.figures import INK, PALETTE, colours
-from suite.report.frames import RunFrames
+from suite.report.frames import RunFrames, Value
 from suite.report.labels import Labels
 
 LABELS = Labels(
@@ -15,6 +15,11 @@ LABELS = Labels(
     plurals={"methods": "method"},
 )
 COLOURS = {"audio": PALETTE[0], "visual": PALETTE[1], "text": PALETTE[2], "fusion": INK, "fused": INK}
+
+
+def metric(split: str, name: str = "accuracy") -> Value:
+    """Return the reader of a metric of a split."""
+    return lambda run: run.metric(split, name)
 
 
 def tints(names: Iterable[str]) -> dict[str, str]:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from asgml.report.naming import modalities
+from asgml.report.floor import floor_of, floor_rows
+from asgml.report.naming import metric, modalities
 from asgml.report.samples import sample_table
 from callbacks.run.history import COUNTERS
 from suite.report.data import RunRecord
-from suite.report.frames import Configuration, RunFrames, Value
+from suite.report.frames import Configuration, RunFrames
 from suite.report.summary import Comparison, compare, limit_notes, per_seed, state
 from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, estimate, number, texts
 
@@ -32,9 +33,10 @@ def tables(frames: RunFrames) -> list[Table]:
     return [table for table in found if table is not None and len(table.columns) > 1]
 
 
-def metric(split: str, name: str = "accuracy") -> Value:
-    """Return the reader of a metric of a split."""
-    return lambda run: run.metric(split, name)
+def best_epochs(run: RunRecord) -> float | None:
+    """Return the number of epochs after which the best checkpoint was written; None where the run does not say it."""
+    epoch = run.number("best_epoch")
+    return None if epoch is None else epoch + 1
 
 
 def result_table(frames: RunFrames) -> Table:
@@ -43,19 +45,22 @@ def result_table(frames: RunFrames) -> Table:
     best = any(run.metric("test_best", "accuracy") is not None for run in frames.runs)
     split, at = ("test_best", "best val.") if best else ("test", "last")
     found = compare([(c, None if c is base else base) for c in frames.configurations], metric(split))
-    numbers = ["seeds", "accuracy %\nlast epoch", "accuracy %\nbest val. epoch"]
+    numbers = ["seeds", "accuracy %\nlast epoch", "accuracy %\nbest val. epoch", "epochs to the\nbest val."]
     numbers += [f"Δ accuracy\n{at} [95 %]", "p\npaired t", "p\nHolm", "dz"]
     numbers += [f"{name} %\n{at}" for name in ("macro F1", "mAP", *[f"{m} head" for m in heads])]
     rows = []
     for c, against in zip(frames.configurations, found):
         row = texts(c.label, state(c))
         row += [estimate(per_seed(c, metric(where)), PERCENT) for where in ("test", "test_best")]
+        row.append(estimate(per_seed(c, best_epochs), digits=1))
         row += against.cells("baseline" if c is base and not frames.single else ABSENT)
         row.append(number(against.test.dz if against.test else None))
         for name in ["macro_f1", "map", *[f"accuracy/{m}" for m in heads]]:
             row.append(estimate(per_seed(c, metric(split, name)), PERCENT))
         rows.append(row)
-    head, notes = columns("configuration", numbers=numbers), _notes(frames, found, at)
+    head, (floor, verdict) = columns("configuration", numbers=numbers), floor_of(frames)
+    notes = [*verdict, *_notes(frames, found, at)]
+    rows += floor_rows(head, floor)
     return Table("Test results", head, rows, notes, frames.baseline_rows).without_empty()
 
 

@@ -39,6 +39,7 @@ class StepCheckpoint(Checkpoint):
             every_n_steps: 200
             monitor: val/accuracy
             mode: max
+            tie_breaker: val/loss
 
     Limits: one checkpoint file per save (single device, DDP), on a local file system. Not exact are state changed in
     `LightningModule.on_train_batch_end`, which Lightning runs after all callbacks; gradients kept over steps;
@@ -51,9 +52,10 @@ class StepCheckpoint(Checkpoint):
             ends of epochs.
         every_n_epochs: the number of epochs after whose last batch it is written. The last step of training is always
             saved.
-        monitor: the logged validation metric that decides `best.ckpt`; null writes no such file. Ties keep the earlier,
-            NaN never wins.
+        monitor: the logged validation metric that decides `best.ckpt`; null writes no such file. NaN never wins.
         mode: whether more (`max`) or less (`min`) of it is better.
+        tie_breaker: the logged validation loss that decides between equal values of `monitor`: the lower one wins, NaN
+            loses to any number. Where it is equal too, and with null, the earlier validation is kept.
         config_hash: the identity of the run's configuration; a checkpoint with another one is refused.
         config: the configuration behind the hash, in plain containers, so that differing keys can be named.
         inputs: the fingerprint (path, size, sha256) of every file that the run reads, by role; a checkpoint that was
@@ -74,6 +76,7 @@ class StepCheckpoint(Checkpoint):
         config_hash: str | None = None,
         config: dict[str, Any] | None = None,
         inputs: dict[str, dict[str, Any]] | None = None,
+        tie_breaker: str | None = None,
     ):
         for name, value in (("every_n_steps", every_n_steps), ("every_n_epochs", every_n_epochs)):
             if value is not None and value < 1:
@@ -81,11 +84,12 @@ class StepCheckpoint(Checkpoint):
         self.last_path = Path(dirpath) / "last.ckpt"
         self.best_path = Path(dirpath) / "best.ckpt"
         self.every_n_steps, self.every_n_epochs = every_n_steps, every_n_epochs
-        self.monitor, self.mode = monitor, mode
+        self.monitor, self.mode, self.tie_breaker = monitor, mode, tie_breaker
         self.config_hash = config_hash
         self.config = None if config is None else _plain(config)
         self.inputs: dict[str, dict[str, Any]] | None = None if inputs is None else _plain(inputs)
         self.best_score: float | None = None
+        self.best_tie: float | None = None
         self.best_step: int | None = None
         self.best_epoch: int | None = None
         self.saved_step: int | None = None
@@ -104,6 +108,7 @@ class StepCheckpoint(Checkpoint):
     def state_dict(self) -> dict[str, Any]:
         return {
             "best_score": self.best_score,
+            "best_tie": self.best_tie,
             "best_step": self.best_step,
             "best_epoch": self.best_epoch,
             "config_hash": self.config_hash,
@@ -112,7 +117,7 @@ class StepCheckpoint(Checkpoint):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best_score = state["best_score"]
+        self.best_score, self.best_tie = state["best_score"], state.get("best_tie")
         self.best_step, self.best_epoch = state["best_step"], state["best_epoch"]
 
     # -- saving
@@ -130,16 +135,19 @@ class StepCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.monitor is None or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        if self.monitor not in trainer.callback_metrics:
-            raise UserError(
-                "StepCheckpoint.monitor",
-                self.monitor,
-                f"a metric logged in validation: {', '.join(sorted(trainer.callback_metrics)) or 'there is none'}",
-                "set monitor to one of these, or to null for no best.ckpt",
-            )
+        for key, name in (("monitor", self.monitor), ("tie_breaker", self.tie_breaker)):
+            if name is not None and name not in trainer.callback_metrics:
+                without = "no best.ckpt" if key == "monitor" else "ties that keep the earlier"
+                raise UserError(
+                    f"StepCheckpoint.{key}",
+                    name,
+                    f"a metric logged in validation: {', '.join(sorted(trainer.callback_metrics)) or 'there is none'}",
+                    f"set {key} to one of these, or to null for {without}",
+                )
         score = self.score(trainer)
-        if self._better(score):
-            self.best_score, self.best_step = score, restart.steps_done(trainer)
+        tie = None if self.tie_breaker is None else _logged(trainer, self.tie_breaker)
+        if self._better(score, tie):
+            self.best_score, self.best_tie, self.best_step = score, tie, restart.steps_done(trainer)
             self.best_epoch = trainer.current_epoch
             self.chosen()
             self._save(trainer, self.best_path)
@@ -147,7 +155,22 @@ class StepCheckpoint(Checkpoint):
     def score(self, trainer: L.Trainer) -> float:
         """Return the monitored metric of this validation, the same on all ranks; called once per validation."""
         assert self.monitor is not None
-        return float(trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor])))
+        return _logged(trainer, self.monitor)
+
+    def best(self) -> dict[str, Any]:
+        """Return when `best.ckpt` was written, and why: what `result.json` says of it.
+
+        `best_epoch` counts from 0 as in `history.csv`, `best_step` counts training batches, and `best_score` holds the
+        deciding metrics by name. All are None while there is no such file.
+        """
+        decided = {self.monitor: self.best_score, self.tie_breaker: self.best_tie}
+        scores = {name: value for name, value in decided.items() if name is not None}
+        found = self.best_step is not None
+        return {
+            "best_epoch": self.best_epoch,
+            "best_step": self.best_step,
+            "best_score": scores if found else None,
+        }
 
     def chosen(self) -> None:
         """Note that the present state is the best so far and about to be saved."""
@@ -165,11 +188,13 @@ class StepCheckpoint(Checkpoint):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         restart.add_place(trainer, checkpoint)
 
-    def _better(self, score: float) -> bool:
+    def _better(self, score: float, tie: float | None) -> bool:
         if math.isnan(score):
             return False
         if self.best_score is None:
             return True
+        if score == self.best_score and tie is not None and self.best_tie is not None:
+            return tie < self.best_tie or (math.isnan(self.best_tie) and not math.isnan(tie))
         return score > self.best_score if self.mode == "max" else score < self.best_score
 
     def _save(self, trainer: L.Trainer, path: Path) -> None:
@@ -244,6 +269,11 @@ class StepCheckpoint(Checkpoint):
             f"configuration {self.config_hash}",
             "resume with the configuration of the checkpoint, or train anew with resume=never",
         )
+
+
+def _logged(trainer: L.Trainer, name: str) -> float:
+    """Return a logged metric as rank 0 has it."""
+    return float(trainer.strategy.broadcast(float(trainer.callback_metrics[name])))
 
 
 def _to_disk(path: Path) -> None:

@@ -44,8 +44,19 @@ class PeakCheckpoint(StepCheckpoint):
         config_hash: str | None = None,
         config: dict[str, Any] | None = None,
         inputs: dict[str, dict[str, Any]] | None = None,
+        tie_breaker: str | None = None,
     ):
-        super().__init__(dirpath, every_n_steps, every_n_epochs, monitor, mode, config_hash, config, inputs)
+        super().__init__(
+            dirpath,
+            every_n_steps,
+            every_n_epochs,
+            monitor,
+            mode,
+            config_hash,
+            config,
+            inputs=inputs,
+            tie_breaker=tie_breaker,
+        )
         if not 0 <= smoothing < 1:
             raise UserError("PeakCheckpoint.smoothing", str(smoothing), "from 0 to below 1", "set smoothing=0.5")
         self.smoothing = smoothing

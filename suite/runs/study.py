@@ -127,10 +127,9 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
     found = [run for run in read_runs([runs], name) if run.config.get("label")]
     comparisons = group_runs(found, baseline=label(study.rows[0]))
     folder = runs / name
-    for frames in comparisons:
-        tables = summary(frames)
-        Console().print(terminal(tables, Console().width))
-        (folder / "table.md").write_text(markdown(tables), encoding="utf-8")
+    tables = [table for frames in comparisons for table in summary(frames)]
+    Console().print(terminal(tables, Console().width))
+    (folder / "table.md").write_text(markdown(tables), encoding="utf-8")
     report = compare_report([run.path for run in found], folder / "report.html", baseline=label(study.rows[0]))
     print(f"report: {report}")
     return code

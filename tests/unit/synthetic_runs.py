@@ -74,10 +74,12 @@ def write_run(
     predictions: bool = True,
     label: str | None = None,
     modalities: tuple[str, ...] = MODALITIES,
+    tree: dict[str, Any] | None = None,
+    more: dict[str, Any] | None = None,
 ) -> Path:
-    """Write one run directory and its ledger row; return the directory."""
+    """Write one run directory and its ledger row, `tree` in its configuration and `more` in its result; return it."""
     rng = np.random.default_rng([seed, FIVE.index(kind) if kind in FIVE else 9])
-    config = config_of(kind, seed, experiment)
+    config = {**config_of(kind, seed, experiment), **(tree or {})}
     key = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
     folder = runs / experiment / key
     folder.mkdir(parents=True)
@@ -109,6 +111,7 @@ def write_run(
         "val_best": None,
         "test_best": None,
     }
+    result |= more or {}
     if label is not None:
         result["label"] = label
     if status == "finished":
