@@ -37,6 +37,8 @@ MODES: dict[str, list[str]] = {
     "arl": ["method=arl", "methods.arl.begins=1"],
     "relearn": ["method=relearn", "methods.relearn.every=1"],
     "valuation": ["method=valuation", "methods.valuation.begins=1"],
+    # few held-out rows, of which a rank can have none
+    "probe-buffer": ["method=boost", "callbacks.probe.holdout_size=9", "asgml.boost.threshold_delta=0.0"],
     # the two ranks agree, but see other halves of the batch than one rank does
     "probe-half": ["method=boost", "callbacks.probe.holdout=half", "asgml.boost.threshold_delta=0.0"],
 }  # fmt: skip
