@@ -24,6 +24,23 @@ def take(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return out
 
 
+def to_device(batch: Batch, device: torch.device, wide: bool = False) -> Batch:
+    """Return a batch with its tensors on a device; `wide` makes floating-point inputs float64.
+
+    Written for the one form that batches have: Lightning's search through arbitrary containers costs 0.2 ms a step.
+    """
+    waits = device.type in ("cpu", "mps")
+
+    def moved(x: torch.Tensor | None) -> torch.Tensor | None:
+        return None if x is None else x.to(device, non_blocking=not waits)
+
+    x = {m: moved(x) for m, x in batch["x"].items()}
+    if wide:
+        x = {m: v.double() if v is not None and v.is_floating_point() else v for m, v in x.items()}
+    rows = {m: moved(r) for m, r in batch["rows"].items()}
+    return {"x": x, "rows": rows, "y": moved(batch["y"]), "index": moved(batch["index"])}
+
+
 class MultimodalDataset(torch.utils.data.Dataset):
     """Serves one split in batches.
 

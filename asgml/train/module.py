@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from asgml.data.dataset import Batch, first_rows
+from asgml.data.dataset import Batch, first_rows, to_device
 from asgml.methods.base import Epoch, Method, Step, Survey, uses
 from asgml.model.net import FUSION, MultimodalNet
 from asgml.rhythm.stage import Rhythm
@@ -115,7 +115,8 @@ class MultimodalModule(L.LightningModule):
         self.fusion_loss = not any(method.replaces_fusion_loss for method in self.methods.values())
         self.forward_pass = Forward(net, everyone, self.active, self.trains_heads, may_miss, teachers or {})
         self.step: Step | None = None
-        self._rows: Mapping[str, Tensor | None] = {}
+        self._batch: Batch = {}
+        self._trained_loss: Tensor | None = None
         self._epoch_counts: Tensor | None = None
         self._collected: dict[str, list[Predictions]] = {}
         self.predictions: dict[str, Predictions] = {}
@@ -189,7 +190,7 @@ class MultimodalModule(L.LightningModule):
         step = self.step = self.step_of(batch)
         if self._modulation is not None:
             self._modulation.step = step
-        self._rows = batch["rows"]
+        self._batch = batch
         terms = {FUSION: step.losses[FUSION]} if self.fusion_loss else {}
         for name, method in self.methods.items():
             for term, value in method.loss(step).items():
@@ -202,7 +203,7 @@ class MultimodalModule(L.LightningModule):
             losses = [0.0 * z.sum() for z in step.unimodal.values()]
         total = torch.stack(losses).sum()
         self._report(step, terms)
-        self.log("train/loss", total.detach(), prog_bar=True, logger=False)
+        self._trained_loss = total.detach()
         parts = self._splitting.substeps(step, terms) if self._splitting else {}
         if parts:
             self._backward_in_parts(step, parts, monitors)
@@ -253,14 +254,11 @@ class MultimodalModule(L.LightningModule):
         assert self._epoch_counts is not None
         with torch.no_grad():
             guess = self._predict(step) if self._fusing else step.logits
-            row = [(guess.argmax(1) == step.y).sum(), torch.full_like(step.y[0], step.y.shape[0])]
+            everyone = torch.full_like(step.y[0], step.y.shape[0])
+            row = [(guess.argmax(1) == step.y).sum(), everyone]
             for m in self.active:
                 mask, right = step.present[m], step.unimodal[m].argmax(1) == step.y
-                row += (
-                    [right.sum(), torch.full_like(step.y[0], step.y.shape[0])]
-                    if mask is None
-                    else [(right & mask).sum(), mask.sum()]
-                )
+                row += [right.sum(), everyone] if mask is None else [(right & mask).sum(), mask.sum()]
             self._epoch_counts += torch.stack(row)
 
     def on_train_epoch_start(self) -> None:
@@ -297,12 +295,19 @@ class MultimodalModule(L.LightningModule):
         done = {name: values[2 * i] / values[2 * i + 1] for i, name in enumerate(names) if values[2 * i + 1]}
         self.metrics["train"] = done
         self._log(done)
+        if self._trained_loss is not None:  # of the last step, for callbacks that monitor; in every step it costs 1 ms
+            self.log("train/loss", self._trained_loss, logger=False)
 
     # -- probes
     def probe_input(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Return features (n, d_m) and labels (n,) of the rows of the current batch that have m (see `ProbeEMA`)."""
         assert self.step is not None
-        return self._present_rows(self.step.features, self._rows, self.step.y)
+        return self._present_rows(self.step.features, self._batch["rows"], self.step.y)
+
+    def probe_index(self) -> dict[str, Tensor]:
+        """Return the rows (n,) of the training table that the rows of `probe_input` are of (see `ProbeEMA`)."""
+        index, rows = self._batch["index"], self._batch["rows"]
+        return {m: index if rows[m] is None else index.index_select(0, rows[m]) for m in self.active}
 
     def probe_encode(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         """Return features (n, d_m) and labels (n,) of the rows of a batch that have m (see `ProbeEMA`)."""
@@ -399,8 +404,4 @@ class MultimodalModule(L.LightningModule):
             self.metrics["val"] = dict(saved["val"])
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        moved: Any = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        dtype = next(self.net.parameters()).dtype
-        if dtype == torch.float64:
-            moved["x"] = {m: x.to(dtype) if x.is_floating_point() else x for m, x in moved["x"].items()}
-        return moved
+        return to_device(batch, device, wide=next(self.net.parameters()).dtype == torch.float64)

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.hooks import RemovableHandle
 
@@ -211,7 +213,7 @@ class StepCheckpoint(Checkpoint):
             raise UserError(
                 str(path),
                 f"cannot be written: {error.strerror or error}; {kept}",
-                "room for one more checkpoint in that folder (and in the temporary folder, TMPDIR)",
+                "room for one more checkpoint in that folder",
                 "free disk space or move paths.runs, then start the same command again with resume=auto",
             ) from error
         trainer.strategy.barrier("StepCheckpoint")
@@ -219,6 +221,8 @@ class StepCheckpoint(Checkpoint):
     # -- resuming
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # one of the user's own stays
+            trainer.strategy.checkpoint_io = StraightToFile()
         if trainer.is_global_zero:
             self.last_path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -274,6 +278,18 @@ class StepCheckpoint(Checkpoint):
 def _logged(trainer: L.Trainer, name: str) -> float:
     """Return a logged metric as rank 0 has it."""
     return float(trainer.strategy.broadcast(float(trainer.callback_metrics[name])))
+
+
+class StraightToFile(TorchCheckpointIO):
+    """Writes a checkpoint into its file, local and not atomic: `StepCheckpoint` gives it a temporary name and renames.
+
+    Lightning's own writes it into memory, copies that, and then writes the copy: 0.67 s in place of 0.17 s for two
+    ResNet18 with momentum (180 MB), at the last step of every epoch.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        with Path(path).open("wb") as file:  # a file object, so that a full disk is an OSError
+            torch.save(checkpoint, file)
 
 
 def _to_disk(path: Path) -> None:

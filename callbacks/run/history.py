@@ -217,12 +217,8 @@ class History:
             _repair(path)
 
     def _append(self, table: RunFile, fields: tuple[int | str, ...]) -> None:
-        line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(
-            [" ".join(f.split()) if isinstance(f, str) and not f.isprintable() else f for f in fields]
-        )
         rows = self._rows[table.name]
-        rows.append(line.getvalue())
+        rows.append(_line(fields))
         if len(rows) >= BUFFERED_ROWS or time.monotonic() - self._flushed > BUFFERED_SECONDS:
             self.flush()
 
@@ -235,6 +231,18 @@ class History:
                 file.write(FILES[name].header)
             self._files[name] = file
         return self._files[name]
+
+
+def _line(fields: tuple[int | str, ...]) -> str:
+    """Return a record as one line of CSV; a writer is built for the few that need quotes or have control characters."""
+    plain = ",".join(map(str, fields))
+    if plain.isprintable() and '"' not in plain and plain.count(",") == len(fields) - 1:
+        return plain + "\n"
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(
+        [" ".join(f.split()) if isinstance(f, str) and not f.isprintable() else f for f in fields]
+    )
+    return line.getvalue()
 
 
 def _repair(path: Path) -> None:

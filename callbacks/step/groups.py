@@ -121,7 +121,8 @@ def group_norms(groups: list[Group]) -> list[Tensor]:
     Norms of half-precision gradients are fp32, others keep their type; NaN and inf propagate. One multi-tensor norm
     over all gradients and one small reduction per group; no host read.
     """
-    gradients = [g for group in groups for g in group.gradients()]
+    present = [group.gradients() for group in groups]
+    gradients = [g for found in present for g in found]
     if not gradients:
         device = next((p.device for group in groups for p in group.params), torch.device("cpu"))
         return [torch.zeros((), device=device) for _ in groups]
@@ -129,8 +130,7 @@ def group_norms(groups: list[Group]) -> list[Tensor]:
         [n.float() if n.dtype in (torch.float16, torch.bfloat16) else n for n in torch._foreach_norm(gradients)]
     )
     norms, start = [], 0
-    for group in groups:
-        count = len(group.gradients())
+    for count in map(len, present):
         norms.append(torch.linalg.vector_norm(parts[start : start + count]) if count else parts.new_zeros(()))
         start += count
     return norms

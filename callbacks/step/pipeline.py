@@ -286,6 +286,6 @@ class StepPipeline(L.Callback):
 
 def peak_memory_mb() -> float:
     """Return the peak of the process so far in MiB: allocated on the accelerator where one is used, else resident."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # asking whether one is available opens the driver's library each time
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
