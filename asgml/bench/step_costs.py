@@ -35,7 +35,13 @@ CYCLE = 4  # steps: the period of k = 4
 VALIDATION = 256  # rows
 BARE, SILENT, JOINT = "bare loop", "joint, monitors off", "joint"
 STALENESS, HARD = "staleness tau=2", "frequency hard k=4"
-MONITORS = ("callbacks.probe=null", "callbacks.diagnostics=null", "callbacks.alarm=null", "cosine_every=0")
+MONITORS = (
+    "callbacks.probe=null",
+    "callbacks.diagnostics=null",
+    "callbacks.stability=null",
+    "callbacks.alarm=null",
+    "cosine_every=0",
+)
 CONFIGS: dict[str, list[str]] = {
     SILENT: ["method=joint", *MONITORS],
     JOINT: ["method=joint"],

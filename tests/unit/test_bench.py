@@ -62,7 +62,7 @@ def test_an_epoch_is_the_sum_of_its_steps_and_validation_is_apart():
         assert e.steps[2] >= 0.06
         assert e.validation >= 0.1
         assert e.mean * 3 == pytest.approx(sum(e.steps))
-    assert timer.epochs[1].steps[0] < timer.epochs[0].validation  # neither the validation nor the end of the epoch before
+    assert timer.epochs[1].steps[0] < timer.epochs[0].validation  # nor any epoch's end
 
 
 def test_a_rare_cost_is_in_the_mean_and_not_in_the_median():
