@@ -68,16 +68,9 @@ def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) 
     """Build the module and the stages that its mode needs.
 
     Raises:
-        UserError: the mode reads probes, and there are none.
+        UserError: a decision reads probes, and there are none.
     """
     config: Asgml = build_node(cfg.asgml)
-    if probe is None and config.uses_probes:
-        raise UserError(
-            "callbacks.probe",
-            "null",
-            f"probes, which asgml.mode={config.mode}{' with the boost' if config.boosts else ''} reads",
-            "leave callbacks.probe=null out, or set asgml.mode=sync asgml.boost.enabled=false",
-        )
     net: MultimodalNet = build_node(cfg.model)(spec=data.spec, seed=int(cfg.seed))
     if cfg.trainer.precision in ("64", "64-true"):
         net = net.double()
@@ -85,6 +78,8 @@ def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) 
     trainable = [m for m in net.modalities if any(p.requires_grad for p in net.groups()[m])]
     for method in methods.values():
         trainable = [m for m in method.active(net.modalities) if m in trainable]
+    if probe is None:
+        refuse_without_probe(config, trainable, data.spec.dominant)
     rhythm, stages = rhythm_stages(config, trainable, data.spec.dominant, probe, int(cfg.seed))
     module = MultimodalModule(
         net,
@@ -100,3 +95,30 @@ def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) 
         teachers=load_teachers(cfg, net, methods),
     )
     return module, [*stages, Modulation(methods)]
+
+
+def refuse_without_probe(config: Asgml, modalities: list[str], dominant: str | None) -> None:
+    """Refuse a rhythm whose decisions read probes.
+
+    Args:
+        config: the `asgml` node.
+        modalities: the modalities that are trained.
+        dominant: the modality that the data set names as dominant, or None.
+
+    Raises:
+        UserError: the schedule, the boost or `delayed: dominant` needs probes.
+    """
+    if config.uses_probes:
+        raise UserError(
+            "callbacks.probe",
+            "null",
+            f"probes, which asgml.mode={config.mode}{' with the boost' if config.boosts else ''} reads",
+            "leave callbacks.probe=null out, or set asgml.mode=sync asgml.boost.enabled=false",
+        )
+    if config.waits(modalities, dominant):
+        raise UserError(
+            "callbacks.probe",
+            "null",
+            "probes, which find the modality that asgml.delayed=dominant means: this data set names none",
+            f"leave callbacks.probe=null out, or set asgml.delayed={modalities[0]}",
+        )

@@ -22,7 +22,8 @@ class Asgml:
         mode: the mode: `sync`, `frequency`, `staleness`, `adaptive` or `boost` (sync with the boost switched on).
         gamma: the weight of the unimodal losses in `L = L_fusion + gamma * sum_m L_m`.
         delayed: the encoders to which `tau` and `k` apply where they are one number: `dominant` (the one that the data
-            set names), `all`, or a list of modalities.
+            set names or, where it names none, the one that the probes first find ahead), `all`, or a list of
+            modalities.
         tau: the delay in committed steps, 0 for none; one number or one per modality.
         k: the interval, an update every k committed steps; one number or one per modality.
         masking: what `frequency` applies between two updates: `soft`, `hard`, `fusion_preserving` or `accumulate`.
@@ -115,33 +116,42 @@ class Asgml:
         return self.boosts or (self.mode == "adaptive" and self.adaptive.signal != "speed")
 
     @property
+    def kind(self) -> str:
+        """Return what the mode, or the schedule of `adaptive`, sets: `staleness` or `frequency`; else the mode."""
+        return self.adaptive.kind if self.mode == "adaptive" else self.mode
+
+    @property
     def boosts(self) -> bool:
         """Return whether the weak modality is boosted, by the mode or beside it."""
         return self.boost.enabled or self.mode == "boost"
 
+    def waits(self, modalities: list[str], dominant: str | None) -> bool:
+        """Return whether `tau` or `k` applies to nobody before the probes have found the dominant modality.
+
+        Arguments as in `chosen`.
+        """
+        if self.mode not in ("staleness", "frequency") or self.delayed != "dominant" or self.control == "all_delayed":
+            return False
+        value, none = (self.tau, 0) if self.mode == "staleness" else (self.k, 1)
+        return dominant is None and len(modalities) > 1 and not isinstance(value, dict) and value != none
+
     def chosen(self, modalities: list[str], dominant: str | None) -> list[str]:
-        """Return the modalities that `delayed` names.
+        """Return the modalities that `delayed` names from the first step on.
+
+        They are none where `dominant` is left to the probes (see `waits`).
 
         Args:
             modalities: the modalities that are trained.
             dominant: the modality that the data set names as dominant, or None.
 
         Raises:
-            UserError: an unknown modality, or `dominant` where the data set names none or the one it names is not
-                trained.
+            UserError: an unknown modality, or `dominant` where the one that the data set names is not trained.
         """
         if self.control == "all_delayed" or self.delayed == "all":
             return list(modalities)
         if self.delayed == "dominant":
             if dominant is None:
-                if len(modalities) == 1:
-                    return list(modalities)
-                raise UserError(
-                    "asgml.delayed",
-                    "'dominant', but this data set does not say which modality dominates",
-                    f"all, or a list out of {modalities}",
-                    f"set asgml.delayed=[{modalities[0]}] or asgml.delayed=all",
-                )
+                return list(modalities) if len(modalities) == 1 else []
             if dominant not in modalities:
                 raise UserError(
                     "asgml.delayed",
@@ -189,7 +199,7 @@ class Asgml:
     def taus(self, modalities: list[str], dominant: str | None) -> dict[str, int]:
         """Return tau of every modality, in committed steps."""
         taus = self.per_modality(self.tau, 0, modalities, dominant, "asgml.tau")
-        for m, tau in taus.items():
+        for m, tau in (taus if isinstance(self.tau, dict) else {**taus, "tau": self.tau}).items():
             if tau < 0:
                 remedy = "set asgml.tau=0 for no delay"
                 raise UserError("asgml.tau", f"{m}: {tau}", "a delay in steps, 0 or more", remedy)
@@ -202,7 +212,9 @@ class Asgml:
             UserError: intervals under which some step would idle every encoder.
         """
         ks = self.per_modality(self.k, 1, modalities, dominant, "asgml.k")
-        if self.control != "lr_matched":
+        if self.waits(modalities, dominant):  # whoever it will be, the others have k 1
+            check_phases({**ks, modalities[0]: int(self.k)}, self.phases, "asgml.k")  # type: ignore[arg-type]
+        elif self.control != "lr_matched":
             check_phases(ks, self.phases, "asgml.k")
         return ks
 

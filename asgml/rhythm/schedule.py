@@ -10,6 +10,7 @@ from typing import Literal
 from callbacks.errors import UserError
 
 Signal = Literal["speed", "utilisation", "hybrid"]
+Z95 = 1.959964  # the two-sided 95 % quantile of the normal distribution
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,43 @@ def decide(schedule: Adaptive, score: Mapping[str, float], utilisation: Mapping[
         use = utilisation_delay(utilisation, a.tau_min, a.tau_max, a.threshold_delta, a.gap_full)
     delay = {m: max(speed.get(m, a.tau_min), use.get(m, a.tau_min)) for m in speed or use}
     return constrain(ramped(delay, t, a.ramp_steps, a.tau_min), a.kappa)
+
+
+def accuracy_interval(accuracy: float, rows: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of an accuracy that was measured on as many rows; (0, 1) for none."""
+    centre = (accuracy * rows + Z95**2 / 2) / (rows + Z95**2)
+    half = Z95 * math.sqrt(rows * accuracy * (1 - accuracy) + Z95**2 / 4) / (rows + Z95**2)
+    return min(accuracy, centre - half), max(accuracy, centre + half)  # at 0 and 1 exact but for rounding
+
+
+def gap_noise(
+    accuracy: Mapping[str, float], rows: int, ceilings: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Return the noise of each modality's gap to the weakest: what the gap exceeds its 95 % lower limit by.
+
+    The limit is that of Newcombe (Statistics in Medicine 1998, method 10) for the difference of two proportions, made
+    of their Wilson intervals: the noise is `sqrt((a_m - low(a_m))^2 + (high(a_w) - a_w)^2)`, w being the weakest. It is
+    on the safe side twice: all modalities are scored on the same rows, which makes their difference steadier than that
+    of independent samples, and a moving average gets no credit for the scores that it averages, because a fixed batch
+    errs the same way every time.
+
+    Args:
+        accuracy: the probes' accuracies, in [0, 1].
+        rows: the number of held-out rows that each is measured on; with 0, no gap exceeds its noise.
+        ceilings: the ceilings by which accuracies and intervals are divided, 1 where there is none.
+    """
+    top = ceilings or {}
+    used = {m: a / top.get(m, 1.0) for m, a in accuracy.items()}
+    weakest = min(used, key=used.__getitem__)
+    above = (accuracy_interval(accuracy[weakest], rows)[1] - accuracy[weakest]) / top.get(weakest, 1.0)
+    below = {m: (a - accuracy_interval(a, rows)[0]) / top.get(m, 1.0) for m, a in accuracy.items()}
+    return {m: 0.0 if m == weakest else math.hypot(below[m], above) for m in accuracy}
+
+
+def dominant_beyond_noise(accuracy: Mapping[str, float], rows: int) -> str | None:
+    """Return the modality with the highest accuracy where its gap to the weakest exceeds its noise, else None."""
+    strong, low = max(accuracy, key=accuracy.__getitem__), min(accuracy.values())
+    return strong if accuracy[strong] - low > gap_noise(accuracy, rows)[strong] else None
 
 
 def boost_scale(boost: Boost, utilisation: Mapping[str, float]) -> dict[str, float]:

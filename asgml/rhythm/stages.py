@@ -21,7 +21,7 @@ def rhythm_stages(
     Args:
         config: the `asgml` node.
         modalities: the encoders that are trained, in order.
-        dominant: the modality that `delayed: dominant` means.
+        dominant: the modality that `delayed: dominant` means; None leaves it to the probes.
         probe: the probes, where a decision reads them.
         seed: the seed of `control: random_skip`.
 
@@ -29,21 +29,24 @@ def rhythm_stages(
         UserError: delays or intervals that mean nothing for these modalities.
     """
     adaptive = config.adaptive if config.mode == "adaptive" else None
-    kind = config.mode if adaptive is None else adaptive.kind
+    kind = config.kind
     passive = config.control in ("lr_matched", "scale_only")  # neither delays nor skips
     delay, interval = dict.fromkeys(modalities, 0), dict.fromkeys(modalities, 1)
     buffer = mask = None
+    later: int | None = None  # the delay that begins when the probes have found the dominant modality
+    if config.waits(modalities, dominant):
+        later = int(config.tau if kind == "staleness" else config.k) - (kind == "frequency")  # type: ignore[arg-type]
     if kind == "staleness":
         delay = config.taus(modalities, dominant) if adaptive is None else dict.fromkeys(modalities, adaptive.tau_min)
         if not passive:
             buffer = StalenessBuffer(
-                delay if adaptive else {m: tau for m, tau in delay.items() if tau > 0},
+                delay if adaptive or later else {m: tau for m, tau in delay.items() if tau > 0},
                 warmup=config.warmup,
                 compensation=config.compensation,
                 lambda_comp=config.lambda_comp,
                 mu=config.mu,
                 through=config.through,
-                max_delay=None if adaptive is None else adaptive.tau_max,
+                max_delay=later if adaptive is None else adaptive.tau_max,
                 dtype=config.buffer_dtype,
                 device=config.buffer_device,
             )
@@ -62,6 +65,6 @@ def rhythm_stages(
                 rule="random" if config.control == "random_skip" else rule,
                 seed=seed,
             )
-    rhythm = Rhythm(config, delay, interval, buffer, mask, probe)
+    rhythm = Rhythm(config, delay, interval, buffer, mask, probe, later)
     record = ModalityRecord(rhythm, "k" if kind == "frequency" else "tau")
     return rhythm, [stage for stage in (rhythm, buffer, mask, record) if stage is not None]

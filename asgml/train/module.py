@@ -298,6 +298,10 @@ class MultimodalModule(L.LightningModule):
         self.metrics["train"] = done
         self._log(done)
 
+    def on_train_end(self) -> None:
+        for message in self.rhythm.unmet():
+            rank_zero_warn(message)
+
     # -- probes
     def probe_input(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Return features (n, d_m) and labels (n,) of the rows of the current batch that have m (see `ProbeEMA`)."""

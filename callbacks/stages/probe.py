@@ -80,6 +80,7 @@ class ProbeEMA(Stage):
     Attributes:
         scores: the moving average of the accuracy, by modality.
         history: the single scores as lists of committed step, modality and accuracy.
+        holdout_rows: the number of rows behind the newest score (of the modality with the fewest); 0 before the first.
 
     Raises:
         UserError: the module lacks one of the two methods, or there is no validation data to hold out.
@@ -104,6 +105,7 @@ class ProbeEMA(Stage):
         self.buffer_batches, self.hidden, self.lr, self.ema, self.seed = buffer_batches, hidden, lr, ema, seed
         self.scores: dict[str, CorrectedEMA] = {}
         self.history: list[list[Any]] = []
+        self.holdout_rows = 0
         self._probes: dict[str, nn.Module] = {}
         self._optimizer: torch.optim.Optimizer | None = None
         self._buffer: deque[ProbeInput] = deque(maxlen=buffer_batches)
@@ -273,6 +275,7 @@ class ProbeEMA(Stage):
             accuracy = values[i] / values[len(held) + i]
             ctx.metrics[f"probe/accuracy/{m}"] = self.scores[m].update(accuracy)
             self.history.append([ctx.t, m, accuracy])
+        self.holdout_rows = min((int(n) for n in values[len(held) :] if n), default=self.holdout_rows)
         ctx.metrics["probe/gap"] = self.gap
         ctx.report = True
 
@@ -285,6 +288,7 @@ class ProbeEMA(Stage):
         return {
             "scores": {m: [s.sum, s.count] for m, s in self.scores.items()},
             "history": [list(row) for row in self.history],
+            "rows": self.holdout_rows,
             "sizes": {m: p[0].in_features for m, p in self._probes.items()},  # type: ignore[index]
             "weights": {
                 m: {k: v.detach().cpu().clone() for k, v in p.state_dict().items()} for m, p in self._probes.items()
@@ -296,6 +300,7 @@ class ProbeEMA(Stage):
     def load_state(self, state: dict[str, Any]) -> None:
         self._loaded = state
         self.history = [list(row) for row in state["history"]]
+        self.holdout_rows = state["rows"]
         for m, (total, count) in state["scores"].items():
             self.scores[m] = CorrectedEMA(self.ema)
             self.scores[m].sum, self.scores[m].count = total, count

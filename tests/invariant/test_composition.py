@@ -7,33 +7,28 @@ import math
 import pytest
 import torch
 from foreign_toys import Quadratic, quadratic_batches, quadratic_form
-from toys import MOMENTUM, OPTIMIZERS, SGD, Capture, ToyConv, asgml, differences, fit, toy_batches, toy_spec, train
+from toys import (
+    MOMENTUM,
+    OPTIMIZERS,
+    SGD,
+    Capture,
+    FixedProbe,
+    ToyConv,
+    asgml,
+    differences,
+    fit,
+    toy_batches,
+    toy_spec,
+    train,
+)
 
 from asgml.methods.ogm_ge import OGMGE
 from asgml.methods.uniform import Uniform
 from callbacks.errors import UserError
 from callbacks.stages.frequency import FrequencyMask
 from callbacks.stages.gate import StepGate
-from callbacks.stages.probe import ProbeEMA
 from callbacks.stages.staleness import StalenessBuffer
 from callbacks.step.pipeline import StepPipeline
-
-
-class FixedProbe(ProbeEMA):
-    """Reports the same utilisation in every step."""
-
-    def __init__(self, values: dict[str, float]):
-        super().__init__(3)
-        self.values = values
-
-    def prepare(self, ctx) -> None: ...
-
-    def after_commit(self, ctx) -> None: ...
-
-    @property
-    def utilisation(self) -> dict[str, float]:
-        return dict(self.values)
-
 
 GAP = {"audio": 0.8, "visual": 0.55}  # 0.25 ahead: 0.15 beyond the threshold, half of gap_full
 BOOST = 1 + 0.5 * 0.5

@@ -34,10 +34,34 @@ def test_one_modality_dominates_by_itself():
     assert asgml("staleness").chosen(["audio"], None) == ["audio"]
 
 
+def test_a_dominant_modality_that_nobody_names_is_waited_for():
+    """Until the probes have found it, nobody is delayed; a delay of 0 or one per modality waits for nobody."""
+    for config in (asgml("staleness"), asgml("frequency"), asgml("staleness", control="scale_only")):
+        assert config.waits(THREE, None)
+        assert not config.waits(THREE, "audio")
+        assert not config.waits(["audio"], None)
+        assert config.taus(THREE, None) == dict.fromkeys(THREE, 0)
+        assert config.ks(THREE, None) == dict.fromkeys(THREE, 1)
+    for config in (
+        asgml("sync"),
+        asgml("boost"),
+        asgml("adaptive"),
+        asgml("staleness", tau=0),
+        asgml("frequency", k=1),
+        asgml("staleness", tau={"audio": 2}),
+        asgml("staleness", delayed=["audio"]),
+        asgml("staleness", delayed="all"),
+        asgml("staleness", control="all_delayed"),
+    ):
+        assert not config.waits(THREE, None)
+
+
 @pytest.mark.parametrize(
     ("config", "dominant", "message"),
     [
-        (asgml("staleness"), None, "does not say which modality dominates"),
+        (asgml("staleness", tau=-1), None, "a delay in steps, 0 or more"),
+        (asgml("frequency", k=0), None, "k >= 1"),
+        (asgml("frequency", k=3, phases={"audio": 1}), None, "phases"),
         (asgml("staleness"), "depth", r"only \['audio', 'visual', 'text'\] are trained here"),
         (asgml("staleness", delayed=["visul"]), None, "write 'visual' in place of 'visul'"),
         (asgml("staleness", tau={"Text": 1}), None, "asgml.tau"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -9,9 +10,12 @@ import pytest
 from asgml.rhythm.schedule import (
     Adaptive,
     Boost,
+    accuracy_interval,
     boost_scale,
     constrain,
     decide,
+    dominant_beyond_noise,
+    gap_noise,
     ramped,
     relative,
     rounded,
@@ -131,3 +135,40 @@ def test_the_relative_boost_goes_by_the_largest_gap():
     assert boost_scale(rule, {"a": 0.9, "b": 0.6, "c": 0.3}) == pytest.approx({"a": 1.0, "b": 1.25, "c": 1.5})
     assert boost_scale(rule, {"a": 0.4, "b": 0.4}) == {"a": 1.0, "b": 1.0}
     assert boost_scale(Boost(relative=True, alpha=4.0), {"a": 0.9, "b": 0.1})["b"] == 2.0
+
+
+# -- the noise of a gap
+def test_the_interval_is_wilsons():
+    """Published example (Newcombe 1998, table I): 81 of 263, 15 of 148, 0 of 20, 1 of 29."""
+    for right, rows, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611),
+                                   (1, 29, 0.0061, 0.1718)):  # fmt: skip
+        assert accuracy_interval(right / rows, rows) == pytest.approx((low, high), abs=5e-5)
+    assert accuracy_interval(0.7, 0) == (0.0, 1.0)
+    assert accuracy_interval(1.0, 50)[1] == 1.0
+
+
+def test_the_noise_of_a_gap_is_newcombes():
+    """Published example (Newcombe 1998, table II, method 10): 56 of 70 less 48 of 80, lower limit 0.0524 of 0.2."""
+    low = accuracy_interval(56 / 70, 70)[0]
+    high = accuracy_interval(48 / 80, 80)[1]
+    assert 0.2 - math.hypot(0.8 - low, high - 0.6) == pytest.approx(0.0524, abs=5e-5)
+    equal = gap_noise({"a": 0.8, "b": 0.6}, 70)
+    expected = math.hypot(0.8 - accuracy_interval(0.8, 70)[0], accuracy_interval(0.6, 70)[1] - 0.6)
+    assert equal == pytest.approx({"a": expected, "b": 0.0})
+
+
+def test_chance_alone_seldom_makes_anybody_dominant():
+    """Two probes of the same true accuracy on 64 rows: in at most 5 % of the draws on either side."""
+    draw, found = random.Random(0), 0
+    for _ in range(2000):
+        a, b = (sum(draw.random() < 0.5 for _ in range(64)) / 64 for _ in "ab")
+        found += dominant_beyond_noise({"a": a, "b": b}, 64) is not None
+    assert found / 2000 < 0.06
+
+
+def test_the_strongest_dominates_once_its_gap_exceeds_its_noise():
+    used = {"a": 0.5, "b": 0.8, "c": 0.7}
+    assert dominant_beyond_noise(used, 200) == "b"
+    assert dominant_beyond_noise(used, 10) is None
+    assert dominant_beyond_noise(used, 0) is None
+    assert dominant_beyond_noise({"a": 0.5, "b": 0.5}, 10**9) is None
