@@ -19,7 +19,8 @@ class Adaptive:
 
     Attributes:
         kind: what the schedule sets: the delay (`staleness`) or the interval (`frequency`, k = tau + 1).
-        signal: what delays follow: `speed` (S_m), `utilisation` (probes) or `hybrid` (the larger delay of the two).
+        signal: what delays follow: `speed` (S_m), `utilisation` (probes) or `hybrid` (the larger delay of the two, but
+            never for the weakest modality).
         beta: the weight of the gradient norms in S_m, against the loss descent.
         tau_base: the delay at S_m = 1, in committed steps.
         tau_min: the smallest delay, in committed steps.
@@ -132,6 +133,12 @@ def utilisation_delay(
     return {m: rounded((tau_max - tau_min) * e) + tau_min for m, e in excess.items()}
 
 
+def spare_weakest(delay: Mapping[str, int], utilisation: Mapping[str, float], tau_min: int) -> dict[str, int]:
+    """Give the weakest modality by U (all that share the lowest value) tau_min, however fast it learns."""
+    low = min(utilisation.values())
+    return {m: tau_min if utilisation[m] == low else tau for m, tau in delay.items()}
+
+
 def constrain(delay: Mapping[str, int], kappa: float) -> dict[str, int]:
     """Enforce `1 + tau_m <= kappa * (1 + min tau)`, so that nobody falls more than kappa times behind."""
     most = math.floor(kappa * (1 + min(delay.values()))) - 1
@@ -159,6 +166,8 @@ def decide(schedule: Adaptive, score: Mapping[str, float], utilisation: Mapping[
     if a.signal != "speed":
         use = utilisation_delay(utilisation, a.tau_min, a.tau_max, a.threshold_delta, a.gap_full)
     delay = {m: max(speed.get(m, a.tau_min), use.get(m, a.tau_min)) for m in speed or use}
+    if speed and use:
+        delay = spare_weakest(delay, utilisation, a.tau_min)
     return constrain(ramped(delay, t, a.ramp_steps, a.tau_min), a.kappa)
 
 

@@ -106,18 +106,29 @@ def test_signals():
     assert decide(Adaptive(signal="utilisation", kappa=9.0), {}, used, 0) == {"a": 0, "b": 4}
 
 
-def test_hybrid_is_the_larger_of_the_two():
+def test_hybrid_is_the_larger_of_the_two_and_never_delays_the_weakest():
+    """A slow learner is never held back, however fast it descends at the moment."""
     for seed in range(100):
         draw = random.Random(seed)
         names = [f"m{i}" for i in range(draw.randint(1, 5))]
         score = {m: draw.uniform(0, 3) for m in names}
         used = {m: draw.random() for m in names}
-        base = draw.randint(0, 2)
+        base, low = draw.randint(0, 2), draw.randint(0, 1)
         one, two, both = (
-            decide(Adaptive(signal=s, kappa=100.0, tau_base=base), score, used, 0)
+            decide(Adaptive(signal=s, kappa=100.0, tau_base=base, tau_min=low), score, used, 0)
             for s in ("speed", "utilisation", "hybrid")
         )
-        assert both == {m: max(one[m], two[m]) for m in names}
+        weakest = min(used, key=used.__getitem__)
+        assert both == {m: low if m == weakest else max(one[m], two[m]) for m in names}
+
+
+def test_hybrid_spares_the_weakest_where_it_is_the_fastest():
+    """The case in which the larger of the two alone held the slow learner back."""
+    assert decide(Adaptive(signal="speed"), {"strong": 0.4, "weak": 1.6}, {}, 0) == {"strong": 0, "weak": 1}
+    used = {"strong": 0.52, "weak": 0.5}
+    assert decide(Adaptive(signal="hybrid"), {"strong": 0.4, "weak": 1.6}, used, 0) == {"strong": 0, "weak": 0}
+    used = {"a": 0.5, "b": 0.5}
+    assert decide(Adaptive(signal="hybrid"), {"a": 0.4, "b": 1.6}, used, 0) == {"a": 0, "b": 0}
 
 
 @pytest.mark.parametrize(("behind", "scale"), [(0.0, 1.0), (0.1, 1.0), (0.25, 1.25), (0.4, 1.5), (0.9, 1.5)])
