@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -25,7 +26,7 @@ class Adaptive:
         tau_base: the delay at S_m = 1, in committed steps.
         tau_min: the smallest delay, in committed steps.
         tau_max: the largest delay, in committed steps, which is what the buffer can hold.
-        threshold_delta: the utilisation gap that is still tolerated.
+        threshold_delta: the utilisation gap that is still tolerated, beyond its own noise.
         gap_full: the further gap at which tau_max is reached.
         kappa: the largest ratio of `1 + tau_m` to `1 + min tau`.
         update_every: the number of committed steps between two decisions.
@@ -119,17 +120,28 @@ def speed_delay(score: Mapping[str, float], tau_base: int, tau_min: int, tau_max
     return {m: min(max(rounded((1 + tau_base) * s), 1 + tau_min), 1 + tau_max) - 1 for m, s in score.items()}
 
 
-def utilisation_excess(utilisation: Mapping[str, float], threshold: float, gap_full: float) -> dict[str, float]:
-    """Return how far each modality is ahead of the weakest: `min(1, relu(U_m - min U - threshold) / gap_full)`."""
-    low = min(utilisation.values())
-    return {m: min(1.0, max(0.0, u - low - threshold) / gap_full) for m, u in utilisation.items()}
+def utilisation_excess(
+    utilisation: Mapping[str, float], threshold: float, gap_full: float, noise: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Return how far each modality is surely ahead of the weakest.
+
+    It is `min(1, relu(U_m - min U - noise_m - threshold) / gap_full)`: the lower limit of the gap takes the gap's
+    place. `noise` is that of each gap (see `gap_noise`), none where it is left out.
+    """
+    low, noise = min(utilisation.values()), noise or {}
+    return {m: min(1.0, max(0.0, u - low - noise.get(m, 0.0) - threshold) / gap_full) for m, u in utilisation.items()}
 
 
 def utilisation_delay(
-    utilisation: Mapping[str, float], tau_min: int, tau_max: int, threshold: float, gap_full: float
+    utilisation: Mapping[str, float],
+    tau_min: int,
+    tau_max: int,
+    threshold: float,
+    gap_full: float,
+    noise: Mapping[str, float] | None = None,
 ) -> dict[str, int]:
     """Return `tau_m = round((tau_max - tau_min) * excess_m) + tau_min`, so that the weakest always has tau_min."""
-    excess = utilisation_excess(utilisation, threshold, gap_full)
+    excess = utilisation_excess(utilisation, threshold, gap_full, noise)
     return {m: rounded((tau_max - tau_min) * e) + tau_min for m, e in excess.items()}
 
 
@@ -151,7 +163,13 @@ def ramped(delay: Mapping[str, int], t: int, ramp_steps: int, tau_min: int) -> d
     return {m: tau_min + math.floor((tau - tau_min) * share) if tau > tau_min else tau for m, tau in delay.items()}
 
 
-def decide(schedule: Adaptive, score: Mapping[str, float], utilisation: Mapping[str, float], t: int) -> dict[str, int]:
+def decide(
+    schedule: Adaptive,
+    score: Mapping[str, float],
+    utilisation: Mapping[str, float],
+    t: int,
+    noise: Mapping[str, float] | None = None,
+) -> dict[str, int]:
     """Return the delay of every modality, in committed steps, by the schedule's signal, ramp and limit.
 
     Args:
@@ -159,12 +177,13 @@ def decide(schedule: Adaptive, score: Mapping[str, float], utilisation: Mapping[
         score: S_m; not read for `utilisation`.
         utilisation: U_m, absolute or relative to the modality's own ceiling; not read for `speed`.
         t: the number of committed steps.
+        noise: the noise of each modality's gap to the weakest (see `gap_noise`), none where it is left out.
     """
     a, speed, use = schedule, dict[str, int](), dict[str, int]()
     if a.signal != "utilisation":
         speed = speed_delay(score, a.tau_base, a.tau_min, a.tau_max)
     if a.signal != "speed":
-        use = utilisation_delay(utilisation, a.tau_min, a.tau_max, a.threshold_delta, a.gap_full)
+        use = utilisation_delay(utilisation, a.tau_min, a.tau_max, a.threshold_delta, a.gap_full, noise)
     delay = {m: max(speed.get(m, a.tau_min), use.get(m, a.tau_min)) for m in speed or use}
     if speed and use:
         delay = spare_weakest(delay, utilisation, a.tau_min)
@@ -220,3 +239,16 @@ def boost_scale(boost: Boost, utilisation: Mapping[str, float]) -> dict[str, flo
         return {m: min(boost.cap, 1 + boost.alpha * b) for m, b in behind.items()}
     excess = {m: max(0.0, high - u - boost.threshold_delta) / boost.gap_full for m, u in utilisation.items()}
     return {m: min(boost.cap, 1 + boost.alpha * min(1.0, e)) for m, e in excess.items()}
+
+
+def change_event(m: str, before: int, tau: int, t: int, why: str) -> str:
+    """Return the detail of the event that encoder m has another delay (or interval less 1) from committed step t on."""
+    return f"{m} tau {before}->{tau} from step {t} because {why}"
+
+
+def read_change_event(detail: str) -> tuple[str, int, int]:
+    """Return modality, delay and first committed step of what `change_event` wrote."""
+    found = re.fullmatch(r"(.+?) tau \d+->(\d+) from step (\d+) because .*", detail)
+    if found is None:
+        raise ValueError(f"no change of a delay: {detail}")
+    return found[1], int(found[2]), int(found[3])

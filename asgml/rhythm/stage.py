@@ -7,7 +7,7 @@ from typing import Any
 
 from asgml.rhythm.config import Asgml
 from asgml.rhythm.dynamics import DynamicsTracker
-from asgml.rhythm.schedule import boost_scale, decide, dominant_beyond_noise, gap_noise
+from asgml.rhythm.schedule import boost_scale, change_event, decide, dominant_beyond_noise, gap_noise
 from callbacks.stages.frequency import FrequencyMask
 from callbacks.stages.probe import CorrectedEMA, ProbeEMA
 from callbacks.stages.staleness import StalenessBuffer, compensation
@@ -139,19 +139,23 @@ class Rhythm(Stage):
     def _decide(self, ctx: StepContext) -> None:
         assert self.tracker is not None
         a = self.config.adaptive
-        used = {m: u / (a.ceilings or {}).get(m, 1.0) for m, u in self._utilisation().items()}
+        accuracy = self._utilisation()
+        used = {m: u / (a.ceilings or {}).get(m, 1.0) for m, u in accuracy.items()}
+        noise = gap_noise(accuracy, self.probe.holdout_rows, a.ceilings) if self.probe is not None and used else {}
         score = self.tracker.score(a.beta)
         decided = dict.fromkeys(self.modalities, a.tau_min)
         if a.signal == "speed" or len(used) == len(self.modalities):
-            decided = decide(a, score, used, ctx.t)
+            decided = decide(a, score, used, ctx.t, noise)
         if self.config.control == "all_delayed":
             decided = dict.fromkeys(decided, max(decided.values()))
         self.decisions += 1
         before = {m: k - 1 for m, k in self.interval.items()} if a.kind == "frequency" else dict(self.delay)
         for m, tau in decided.items():
             if tau != before[m]:
-                why = f"S {score[m]:.2f}" + (f", U {used[m]:.3f} (weakest {min(used.values()):.3f})" if used else "")
-                ctx.events.append(("schedule", f"{m} tau {before[m]}->{tau} because {why}"))
+                why = f"S {score[m]:.2f}"
+                if m in used:
+                    why += f", U {used[m]:.3f} (weakest {min(used.values()):.3f}, noise {noise[m]:.3f})"
+                ctx.events.append(("schedule", change_event(m, before[m], tau, ctx.t, why)))
                 self.changes[m] += 1
             self._set(m, tau)
 

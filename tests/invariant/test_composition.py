@@ -195,10 +195,18 @@ def test_the_schedule_holds_the_strong_encoder_back_and_says_so():
     # excess (0.3 - 0.1) / 0.3 of 4 steps, rounded: 3
     assert run.ages("audio") == [-1, -1, -1] + [3] * 9
     assert run.ages("visual") == [0] * 12
-    assert events == [("schedule", "audio tau 0->3 because S 1.00, U 0.900 (weakest 0.600)")]
+    assert events == [("schedule", "audio tau 0->3 from step 0 because S 1.00, U 0.900 (weakest 0.600, noise 0.000)")]
     counters = run.pipeline.counters()
     assert counters["schedule_decisions"] == 4
     assert counters["schedule_changes"] == {"audio": 1, "visual": 0}
+
+
+def test_a_gap_within_its_noise_delays_nobody():
+    """0.9 against 0.6 on 15 held-out rows may be chance; on 500 it is not."""
+    config = asgml("adaptive", adaptive={"signal": "utilisation", "update_every": 3})
+    values = {"audio": 0.9, "visual": 0.6}
+    assert train(config, probe=FixedProbe(values, rows=15)).ages("audio") == [0] * 8
+    assert train(config, probe=FixedProbe(values, rows=500)).ages("audio")[-1] > 0
 
 
 def test_a_schedule_that_waits_for_its_probes_says_nothing_and_delays_nobody():

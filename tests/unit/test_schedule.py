@@ -12,11 +12,13 @@ from asgml.rhythm.schedule import (
     Boost,
     accuracy_interval,
     boost_scale,
+    change_event,
     constrain,
     decide,
     dominant_beyond_noise,
     gap_noise,
     ramped,
+    read_change_event,
     relative,
     rounded,
     speed_delay,
@@ -183,3 +185,35 @@ def test_the_strongest_dominates_once_its_gap_exceeds_its_noise():
     assert dominant_beyond_noise(used, 10) is None
     assert dominant_beyond_noise(used, 0) is None
     assert dominant_beyond_noise({"a": 0.5, "b": 0.5}, 10**9) is None
+
+
+@pytest.mark.parametrize(("rows", "tau"), [(12, 0), (40, 0), (150, 1), (256, 2), (10**9, 3)])
+def test_a_gap_is_acted_on_only_beyond_its_noise(rows, tau):
+    """0.8 against 0.5 is tau 3 of 4 when it is certain; what the held-out rows leave uncertain is not acted on."""
+    used = {"strong": 0.8, "weak": 0.5}
+    noise = gap_noise(used, rows)
+    assert decide(Adaptive(signal="utilisation", kappa=9.0), {}, used, 0, noise) == {"strong": tau, "weak": 0}
+    excess = min(1.0, max(0.0, 0.3 - noise["strong"] - 0.1) / 0.3)
+    assert utilisation_excess(used, 0.1, 0.3, noise)["strong"] == pytest.approx(excess)
+
+
+def test_the_noise_is_relative_to_ceilings_as_the_gap_is():
+    used, top = {"strong": 0.8, "weak": 0.5}, {"strong": 0.9, "weak": 0.6}
+    below, above = 0.8 - accuracy_interval(0.8, 50)[0], accuracy_interval(0.5, 50)[1] - 0.5
+    assert gap_noise(used, 50, top) == pytest.approx({"strong": math.hypot(below / 0.9, above / 0.6), "weak": 0.0})
+    turned = gap_noise({"a": 0.8, "b": 0.5}, 50, {"b": 0.5})  # 0.8 against 1.0: b is the stronger
+    assert turned["a"] == 0.0 < turned["b"]
+
+
+def test_a_higher_accuracy_never_means_a_smaller_delay():
+    """The lower limit of a gap grows with the gap."""
+    for rows in (5, 30, 300):
+        for low in (0.0, 0.3, 0.7):
+            sure = [
+                p / 100 - low - gap_noise({"a": p / 100, "b": low}, rows)["a"] for p in range(int(low * 100) + 1, 101)
+            ]
+            assert sure == sorted(sure)
+
+
+def test_events_of_the_schedule_can_be_read_back():
+    assert read_change_event(change_event("left tau arm", 0, 3, 120, "S 1.00 because")) == ("left tau arm", 3, 120)
