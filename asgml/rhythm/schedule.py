@@ -25,10 +25,10 @@ class Adaptive:
         beta: the weight of the gradient norms in S_m, against the loss descent.
         tau_base: the delay at S_m = 1, in committed steps.
         tau_min: the smallest delay, in committed steps.
-        tau_max: the largest delay, in committed steps, which is what the buffer can hold.
+        tau_max: the largest delay, in committed steps.
         threshold_delta: the utilisation gap that is still tolerated, beyond its own noise.
         gap_full: the further gap at which tau_max is reached.
-        kappa: the largest ratio of `1 + tau_m` to `1 + min tau`.
+        kappa: the largest ratio of `1 + tau_m` to `1 + min tau`; tau_max must be within it.
         update_every: the number of committed steps between two decisions.
         ramp_steps: the number of committed steps over which delays grow linearly to their full size.
         window: the number of committed steps over which the loss descent D_m is taken.
@@ -36,7 +36,7 @@ class Adaptive:
         ceilings: the ceiling of each modality alone, to which U_m is then taken relative.
 
     Raises:
-        UserError: a value out of its range.
+        UserError: a value out of its range, or a kappa under which tau_max cannot be reached.
     """
 
     kind: Literal["staleness", "frequency"] = "staleness"
@@ -47,7 +47,7 @@ class Adaptive:
     tau_max: int = 4
     threshold_delta: float = 0.1
     gap_full: float = 0.3
-    kappa: float = 3.0
+    kappa: float = 5.0
     update_every: int = 10
     ramp_steps: int = 0
     window: int = 10
@@ -71,6 +71,30 @@ class Adaptive:
             if not allowed:
                 where, default = f"asgml.adaptive.{key}", getattr(Adaptive, key)
                 raise UserError(where, str(getattr(self, key)), expected, f"set {where}={default}")
+        low = self._least()
+        most, needed = within_kappa(low, self.kappa), math.ceil((1 + self.tau_max) / (1 + low))
+        if most < self.tau_max:
+            raise UserError(
+                "asgml.adaptive.kappa",
+                f"{self.kappa} with tau_max {self.tau_max}: somebody's delay is at most {low}, so that no delay above "
+                f"{most} can be reached",
+                f"1 + tau_max <= kappa * (1 + {low})",
+                f"set asgml.adaptive.tau_max={most} or asgml.adaptive.kappa={needed}",
+            )
+
+    def _least(self) -> int:
+        """Return the largest value that the smallest of all delays can have.
+
+        The weakest modality has tau_min. By `speed` alone, where scores have the mean 1, somebody's is at most 1.
+        """
+        return min(max(self.tau_base, self.tau_min), self.tau_max) if self.signal == "speed" else self.tau_min
+
+    def largest(self, modalities: int) -> int:
+        """Return the largest delay that any of so many modalities can be given, in committed steps."""
+        if self.signal != "speed":
+            return self.tau_max
+        fastest = rounded((1 + self.tau_base) * modalities) - 1  # one score is at most the sum of all
+        return min(max(fastest, self.tau_min), self.tau_max)
 
 
 @dataclass(frozen=True)
@@ -151,9 +175,14 @@ def spare_weakest(delay: Mapping[str, int], utilisation: Mapping[str, float], ta
     return {m: tau_min if utilisation[m] == low else tau for m, tau in delay.items()}
 
 
+def within_kappa(least: int, kappa: float) -> int:
+    """Return the largest tau of `1 + tau <= kappa * (1 + least)`."""
+    return math.floor(kappa * (1 + least) + 1e-9) - 1  # 5 / 3 * 3 is 5
+
+
 def constrain(delay: Mapping[str, int], kappa: float) -> dict[str, int]:
     """Enforce `1 + tau_m <= kappa * (1 + min tau)`, so that nobody falls more than kappa times behind."""
-    most = math.floor(kappa * (1 + min(delay.values()))) - 1
+    most = within_kappa(min(delay.values()), kappa)
     return {m: min(tau, most) for m, tau in delay.items()}
 
 

@@ -46,7 +46,7 @@ def rhythm_stages(
                 lambda_comp=config.lambda_comp,
                 mu=config.mu,
                 through=config.through,
-                max_delay=later if adaptive is None else adaptive.tau_max,
+                max_delay=later if adaptive is None else adaptive.largest(len(modalities)),
                 dtype=config.buffer_dtype,
                 device=config.buffer_device,
             )

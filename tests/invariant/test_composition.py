@@ -156,9 +156,9 @@ def test_all_delayed_under_the_schedule_gives_everybody_the_largest_delay():
     probe = FixedProbe({"audio": 0.9, "visual": 0.4})
     free = train(asgml("adaptive", adaptive=adaptive), probe=probe)
     tied = train(asgml("adaptive", adaptive=adaptive, control="all_delayed"), probe=probe)
-    assert (free.ages("audio")[-1], free.ages("visual")[-1]) == (2, 0)  # kappa 3 * (1 + 0) - 1
+    assert (free.ages("audio")[-1], free.ages("visual")[-1]) == (4, 0)
     assert tied.ages("audio") == tied.ages("visual")
-    assert tied.ages("audio")[-1] == 2
+    assert tied.ages("audio")[-1] == 4
 
 
 @pytest.mark.parametrize(
@@ -207,6 +207,18 @@ def test_a_gap_within_its_noise_delays_nobody():
     values = {"audio": 0.9, "visual": 0.6}
     assert train(config, probe=FixedProbe(values, rows=15)).ages("audio") == [0] * 8
     assert train(config, probe=FixedProbe(values, rows=500)).ages("audio")[-1] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "slots"),
+    [({}, 4), ({"tau_max": 2}, 2), ({"signal": "speed"}, 1), ({"signal": "speed", "tau_base": 1, "tau_max": 9}, 3)],
+)
+def test_rings_hold_what_the_constraints_allow_and_no_more(options, slots):
+    """With two modalities no speed score exceeds 2."""
+    run = train(asgml("adaptive", adaptive={"signal": "utilisation", **options}), probe=FixedProbe(GAP))
+    buffer = run.pipeline.stage("staleness")
+    assert isinstance(buffer, StalenessBuffer)
+    assert buffer.capacity == {"audio": slots + 1, "visual": slots + 1}
 
 
 def test_a_schedule_that_waits_for_its_probes_says_nothing_and_delays_nobody():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 
 import pytest
 
@@ -26,6 +27,7 @@ from asgml.rhythm.schedule import (
     utilisation_delay,
     utilisation_excess,
 )
+from callbacks.errors import UserError
 
 
 def test_halves_round_up_evenly():
@@ -94,6 +96,37 @@ def test_kappa_bounds_how_far_anybody_falls_behind():
         assert all(bounded[m] <= delay[m] for m in delay)
 
 
+@pytest.mark.parametrize(
+    ("options", "largest"),
+    [
+        ({"kappa": 3.0}, 2),
+        ({"kappa": 3.0, "tau_min": 1, "tau_max": 6}, 5),
+        ({"kappa": 1.0, "signal": "utilisation"}, 0),
+        ({"kappa": 1.5, "signal": "speed", "tau_base": 1}, 2),
+        ({"kappa": 1.66, "tau_min": 2}, 3),
+    ],
+)
+def test_a_kappa_under_which_tau_max_cannot_be_reached_is_refused_with_what_can(options, largest):
+    with pytest.raises(UserError, match=rf"no delay above {largest} can be reached") as refused:
+        Adaptive(**options)
+    for remedy in re.findall(r"asgml\.adaptive\.(\w+)=(\d+)", refused.value.remedy):
+        Adaptive(**{**options, remedy[0]: int(remedy[1])})
+
+
+@pytest.mark.parametrize("signal", ["speed", "utilisation", "hybrid"])
+def test_delays_reach_the_largest_and_never_exceed_it(signal):
+    """It is what the rings of the buffer hold."""
+    for base, low, high, n in ((0, 0, 4, 2), (1, 0, 4, 3), (1, 1, 3, 2), (0, 2, 9, 2), (2, 0, 4, 1)):
+        schedule = Adaptive(signal=signal, tau_base=base, tau_min=low, tau_max=high, kappa=10.0)
+        draw, seen = random.Random(0), set()
+        for i in range(300):
+            parts = [1.0] + [0.0] * (n - 1) if i == 0 else [draw.random() ** 3 for _ in range(n)]
+            score = {f"m{j}": n * part / sum(parts) for j, part in enumerate(parts)}
+            seen |= set(decide(schedule, score, {m: draw.random() ** 2 for m in score}, 0).values())
+        assert max(seen) <= schedule.largest(n)
+        assert max(seen) == schedule.largest(n) or (n == 1 and signal != "speed")
+
+
 def test_the_ramp_is_linear_from_tau_min():
     steps = [ramped({"a": 4, "b": 1}, t, 8, 1)["a"] for t in range(0, 11, 2)]
     assert steps == [1, 1, 2, 3, 4, 4]
@@ -104,8 +137,8 @@ def test_the_ramp_is_linear_from_tau_min():
 def test_signals():
     score, used = {"a": 3.0, "b": 0.4}, {"a": 0.3, "b": 0.9}
     assert decide(Adaptive(signal="speed"), score, {}, 0) == {"a": 2, "b": 0}
-    assert decide(Adaptive(signal="utilisation"), {}, used, 0) == {"a": 0, "b": 2}
-    assert decide(Adaptive(signal="utilisation", kappa=9.0), {}, used, 0) == {"a": 0, "b": 4}
+    assert decide(Adaptive(signal="utilisation"), {}, used, 0) == {"a": 0, "b": 4}
+    assert decide(Adaptive(signal="utilisation", kappa=3.0, tau_max=2), {}, used, 0) == {"a": 0, "b": 2}
 
 
 def test_hybrid_is_the_larger_of_the_two_and_never_delays_the_weakest():
