@@ -31,7 +31,7 @@ class Adaptive:
         kappa: the largest ratio of `1 + tau_m` to `1 + min tau`; tau_max must be within it.
         update_every: the number of committed steps between two decisions.
         ramp_steps: the number of committed steps over which delays grow linearly to their full size.
-        window: the number of committed steps over which the loss descent D_m is taken.
+        window: the number of losses through which the line is laid whose slope is the loss descent D_m, at least 2.
         ema: the weight of a new gradient norm in G_m.
         ceilings: the ceiling of each modality alone, to which U_m is then taken relative.
 
@@ -50,7 +50,7 @@ class Adaptive:
     kappa: float = 5.0
     update_every: int = 10
     ramp_steps: int = 0
-    window: int = 10
+    window: int = 50
     ema: float = 0.1
     ceilings: dict[str, float] | None = None
 
@@ -66,7 +66,7 @@ class Adaptive:
             ("kappa", self.kappa >= 1, "1 or more"),
             ("update_every", self.update_every >= 1, "1 or more"),
             ("gap_full", self.gap_full > 0, "above 0"),
-            ("window", self.window >= 1, "1 or more"),
+            ("window", self.window >= 2, "2 or more"),
         ):
             if not allowed:
                 where, default = f"asgml.adaptive.{key}", getattr(Adaptive, key)

@@ -7,7 +7,7 @@ from typing import Any
 
 from asgml.rhythm.config import Asgml
 from asgml.rhythm.dynamics import DynamicsTracker
-from asgml.rhythm.schedule import boost_scale, change_event, decide, dominant_beyond_noise, gap_noise
+from asgml.rhythm.schedule import boost_scale, change_event, decide, dominant_beyond_noise, gap_noise, speed_score
 from callbacks.stages.frequency import FrequencyMask
 from callbacks.stages.probe import CorrectedEMA, ProbeEMA
 from callbacks.stages.staleness import StalenessBuffer, compensation
@@ -200,8 +200,9 @@ class Rhythm(Stage):
         norms = {m: ctx.host[f"fresh/{m}"] for m in self.modalities}
         losses = {m: ctx.host[f"loss/{m}"] for m in self.modalities if f"loss/{m}" in ctx.host}
         self.tracker.observe(norms, losses)
-        score = self.tracker.score(self.config.adaptive.beta)
-        for name, values in (("G", self.tracker.gradient()), ("D", self.tracker.descent()), ("S", score)):
+        gradient, descent = self.tracker.gradient(), self.tracker.descent()
+        score = speed_score(gradient, descent, self.config.adaptive.beta)
+        for name, values in (("G", gradient), ("D", descent), ("S", score)):
             ctx.metrics.update({f"{name}/{m}": v for m, v in values.items()})
 
     def on_veto(self, ctx: StepContext) -> None:

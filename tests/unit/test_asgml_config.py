@@ -84,7 +84,7 @@ def test_what_has_no_meaning_is_refused(config, dominant, message):
         {"kappa": 0.5},
         {"update_every": 0},
         {"gap_full": 0.0},
-        {"window": 0},
+        {"window": 1},
     ],
 )
 def test_a_schedule_without_meaning_is_refused(options):
