@@ -246,6 +246,8 @@ def dead_keys(asgml: dict[str, Any]) -> dict[str, str]:
         kill(f"asgml.mode={mode} skips no update", "k", "masking", "soft_scale", "phases")
     if mode == "adaptive":
         kill("the adaptive schedule sets it", "tau", "k", "delayed", "phases")
+        if adaptive["signal"] != "blend":
+            kill(f"signal={adaptive['signal']} blends nothing", "adaptive.blend_weight")
         if adaptive["signal"] == "utilisation":
             kill(
                 "signal=utilisation does not read the speed score",

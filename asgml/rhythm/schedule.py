@@ -10,7 +10,7 @@ from typing import Literal
 
 from callbacks.errors import UserError
 
-Signal = Literal["speed", "utilisation", "hybrid"]
+Signal = Literal["speed", "utilisation", "hybrid", "blend"]
 Z95 = 1.959964  # the two-sided 95 % quantile of the normal distribution
 
 
@@ -20,8 +20,9 @@ class Adaptive:
 
     Attributes:
         kind: what the schedule sets: the delay (`staleness`) or the interval (`frequency`, k = tau + 1).
-        signal: what delays follow: `speed` (S_m), `utilisation` (probes) or `hybrid` (the larger delay of the two, but
-            never for the weakest modality).
+        signal: what delays follow: `speed` (S_m), `utilisation` (probes), `hybrid` (the larger delay of the two) or
+            `blend` (a weighted mean of the two); the last two never delay the weakest modality.
+        blend_weight: the weight of the speed delay in `blend`, in [0, 1], against the utilisation delay.
         beta: the weight of the gradient norms in S_m, against the loss descent.
         tau_base: the delay at S_m = 1, in committed steps.
         tau_min: the smallest delay, in committed steps.
@@ -41,6 +42,7 @@ class Adaptive:
 
     kind: Literal["staleness", "frequency"] = "staleness"
     signal: Signal = "hybrid"
+    blend_weight: float = 0.5
     beta: float = 0.5
     tau_base: int = 0
     tau_min: int = 0
@@ -63,6 +65,7 @@ class Adaptive:
                 f"set asgml.adaptive.tau_min={Adaptive.tau_min} asgml.adaptive.tau_max={Adaptive.tau_max}",
             )
         for key, allowed, expected in (
+            ("blend_weight", 0 <= self.blend_weight <= 1, "between 0 and 1"),
             ("kappa", self.kappa >= 1, "1 or more"),
             ("update_every", self.update_every >= 1, "1 or more"),
             ("gap_full", self.gap_full > 0, "above 0"),
@@ -169,6 +172,16 @@ def utilisation_delay(
     return {m: rounded((tau_max - tau_min) * e) + tau_min for m, e in excess.items()}
 
 
+def larger(speed: Mapping[str, int], use: Mapping[str, int]) -> dict[str, int]:
+    """Return the larger of the speed delay and the utilisation delay of each modality."""
+    return {m: max(speed[m], use[m]) for m in speed}
+
+
+def blended(speed: Mapping[str, int], use: Mapping[str, int], weight: float) -> dict[str, int]:
+    """Return `round(weight * speed_m + (1 - weight) * use_m)` of the speed and the utilisation delay."""
+    return {m: rounded(weight * speed[m] + (1 - weight) * use[m]) for m in speed}
+
+
 def spare_weakest(delay: Mapping[str, int], utilisation: Mapping[str, float], tau_min: int) -> dict[str, int]:
     """Give the weakest modality by U (all that share the lowest value) tau_min, however fast it learns."""
     low = min(utilisation.values())
@@ -213,9 +226,10 @@ def decide(
         speed = speed_delay(score, a.tau_base, a.tau_min, a.tau_max)
     if a.signal != "speed":
         use = utilisation_delay(utilisation, a.tau_min, a.tau_max, a.threshold_delta, a.gap_full, noise)
-    delay = {m: max(speed.get(m, a.tau_min), use.get(m, a.tau_min)) for m in speed or use}
+    delay = speed or use
     if speed and use:
-        delay = spare_weakest(delay, utilisation, a.tau_min)
+        both = blended(speed, use, a.blend_weight) if a.signal == "blend" else larger(speed, use)
+        delay = spare_weakest(both, utilisation, a.tau_min)
     return constrain(ramped(delay, t, a.ramp_steps, a.tau_min), a.kappa)
 
 

@@ -85,6 +85,7 @@ def test_what_has_no_meaning_is_refused(config, dominant, message):
         {"update_every": 0},
         {"gap_full": 0.0},
         {"window": 1},
+        {"blend_weight": 1.5},
     ],
 )
 def test_a_schedule_without_meaning_is_refused(options):
@@ -128,6 +129,8 @@ def dead(mode: str, **options) -> set[str]:
         ("adaptive", {}, {"tau", "k", "delayed", "phases"}, {"adaptive.tau_max", "warmup", "adaptive.beta"}),
         ("adaptive", {"adaptive": {"signal": "speed"}}, {"adaptive.ceilings"}, {"adaptive.window"}),
         ("adaptive", {"adaptive": {"signal": "utilisation"}}, {"adaptive.beta"}, {"adaptive.ceilings"}),
+        ("adaptive", {}, {"adaptive.blend_weight"}, {"adaptive.beta", "adaptive.gap_full"}),
+        ("adaptive", {"adaptive": {"signal": "blend"}}, {"tau"}, {"adaptive.blend_weight", "adaptive.beta"}),
         ("boost", {}, {"tau", "through"}, {"boost.alpha", "boost.relative", "boost.gap_full"}),
         (
             "boost",

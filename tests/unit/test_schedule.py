@@ -166,6 +166,22 @@ def test_hybrid_spares_the_weakest_where_it_is_the_fastest():
     assert decide(Adaptive(signal="hybrid"), {"a": 0.4, "b": 1.6}, used, 0) == {"a": 0, "b": 0}
 
 
+def test_blend_is_the_weighted_mean_of_the_two_and_never_delays_the_weakest():
+    for seed in range(100):
+        draw = random.Random(seed)
+        names = [f"m{i}" for i in range(draw.randint(1, 5))]
+        score = {m: draw.uniform(0, 3) for m in names}
+        used = {m: draw.random() for m in names}
+        base, weight = draw.randint(0, 2), draw.choice([0.0, 0.25, 0.5, 0.9, 1.0])
+        one, two, both = (
+            decide(Adaptive(signal=s, kappa=100.0, tau_base=base, blend_weight=weight), score, used, 0)
+            for s in ("speed", "utilisation", "blend")
+        )
+        weakest = min(used, key=used.__getitem__)
+        mean = {m: math.floor(weight * one[m] + (1 - weight) * two[m] + 0.5) for m in names}
+        assert both == {m: 0 if m == weakest else mean[m] for m in names}
+
+
 @pytest.mark.parametrize(("behind", "scale"), [(0.0, 1.0), (0.1, 1.0), (0.25, 1.25), (0.4, 1.5), (0.9, 1.5)])
 def test_boost_scale(behind, scale):
     """1 + alpha min(1, relu(max U - U - 0.1) / 0.3), for the weak encoder."""
