@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import lightning as L
 from omegaconf import DictConfig, OmegaConf
@@ -14,7 +14,7 @@ from asgml.rhythm.config import Asgml
 from asgml.rhythm.stages import rhythm_stages
 from asgml.train.modulation import Modulation
 from asgml.train.module import MultimodalModule
-from asgml.train.teachers import load_teachers
+from asgml.train.teachers import AUTO, load_teachers, unimodal_ceilings
 from callbacks.errors import UserError
 from callbacks.stages.lr import LRStep
 from callbacks.stages.probe import ProbeEMA
@@ -78,6 +78,8 @@ def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) 
     trainable = [m for m in net.modalities if any(p.requires_grad for p in net.groups()[m])]
     for method in methods.values():
         trainable = [m for m in method.active(net.modalities) if m in trainable]
+    if config.mode == "adaptive" and config.adaptive.ceilings == AUTO:
+        config = replace(config, adaptive=replace(config.adaptive, ceilings=unimodal_ceilings(cfg, trainable)))
     if probe is None:
         refuse_without_probe(config, trainable, data.spec.dominant)
     rhythm, stages = rhythm_stages(config, trainable, data.spec.dominant, probe, int(cfg.seed))

@@ -161,11 +161,12 @@ class Asgml:
                 )
             return [dominant]
         names = [self.delayed] if isinstance(self.delayed, str) else list(self.delayed)
-        self._known(names, modalities, "asgml.delayed")
+        self.known(names, modalities, "asgml.delayed")
         return names
 
     @staticmethod
-    def _known(names: list[str], modalities: list[str], where: str) -> None:
+    def known(names: list[str], modalities: list[str], where: str) -> None:
+        """Refuse names that are not among the modalities, `where` being the key that has them."""
         for name in names:
             if name not in modalities:
                 near = get_close_matches(name, modalities, 1) or modalities
@@ -189,7 +190,7 @@ class Asgml:
             key: the key of `value`, for the error.
         """
         if isinstance(value, dict):
-            self._known(list(value), modalities, key)
+            self.known(list(value), modalities, key)
             if self.control == "all_delayed":
                 return dict.fromkeys(modalities, max(value.values(), default=rest))
             return {m: int(value.get(m, rest)) for m in modalities}

@@ -34,7 +34,8 @@ class Adaptive:
         ramp_steps: the number of committed steps over which delays grow linearly to their full size.
         window: the number of losses through which the line is laid whose slope is the loss descent D_m, at least 2.
         ema: the weight of a new gradient norm in G_m.
-        ceilings: the ceiling of each modality alone, to which U_m is then taken relative.
+        ceilings: the ceiling of each modality alone, to which U_m is then taken relative; `auto` takes the accuracy at
+            the best validation epoch of the finished run `method=unimodal` of each modality in this configuration.
 
     Raises:
         UserError: a value out of its range, or a kappa under which tau_max cannot be reached.
@@ -54,7 +55,7 @@ class Adaptive:
     ramp_steps: int = 0
     window: int = 50
     ema: float = 0.1
-    ceilings: dict[str, float] | None = None
+    ceilings: dict[str, float] | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.tau_min <= self.tau_max:
@@ -74,6 +75,9 @@ class Adaptive:
             if not allowed:
                 where, default = f"asgml.adaptive.{key}", getattr(Adaptive, key)
                 raise UserError(where, str(getattr(self, key)), expected, f"set {where}={default}")
+        if isinstance(self.ceilings, dict) and min(self.ceilings.values(), default=1.0) <= 0:
+            remedy = "set asgml.adaptive.ceilings=null or asgml.adaptive.ceilings=auto"
+            raise UserError("asgml.adaptive.ceilings", str(self.ceilings), "accuracies above 0", remedy)
         low = self._least()
         most, needed = within_kappa(low, self.kappa), math.ceil((1 + self.tau_max) / (1 + low))
         if most < self.tau_max:
@@ -85,6 +89,17 @@ class Adaptive:
                 f"set asgml.adaptive.tau_max={most} or asgml.adaptive.kappa={needed}",
             )
 
+    @property
+    def tops(self) -> dict[str, float]:
+        """Return the ceilings by modality, as far as there are any.
+
+        Raises:
+            ValueError: `auto` has not been replaced by numbers.
+        """
+        if self.ceilings == "auto":
+            raise ValueError("ceilings: auto is replaced by asgml.train.teachers.unimodal_ceilings")
+        return dict(self.ceilings or {})
+
     def _least(self) -> int:
         """Return the largest value that the smallest of all delays can have.
 
@@ -94,10 +109,12 @@ class Adaptive:
 
     def largest(self, modalities: int) -> int:
         """Return the largest delay that any of so many modalities can be given, in committed steps."""
-        if self.signal != "speed":
+        if self.signal in ("utilisation", "hybrid"):
             return self.tau_max
         fastest = rounded((1 + self.tau_base) * modalities) - 1  # one score is at most the sum of all
-        return min(max(fastest, self.tau_min), self.tau_max)
+        fastest = min(max(fastest, self.tau_min), self.tau_max)
+        weight = self.blend_weight if self.signal == "blend" else 1.0
+        return rounded(weight * fastest + (1 - weight) * self.tau_max)
 
 
 @dataclass(frozen=True)

