@@ -12,6 +12,7 @@ from asgml.methods.base import Method
 from asgml.model.net import MultimodalNet
 from asgml.rhythm.config import Asgml
 from asgml.rhythm.stages import rhythm_stages
+from asgml.rhythm.yoked import read_treated, treated_run
 from asgml.train.modulation import Modulation
 from asgml.train.module import MultimodalModule
 from asgml.train.teachers import AUTO, load_teachers, unimodal_ceilings
@@ -82,7 +83,8 @@ def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) 
         config = replace(config, adaptive=replace(config.adaptive, ceilings=unimodal_ceilings(cfg, trainable)))
     if probe is None:
         refuse_without_probe(config, trainable, data.spec.dominant)
-    rhythm, stages = rhythm_stages(config, trainable, data.spec.dominant, probe, int(cfg.seed))
+    treated = read_treated(treated_run(cfg), config, trainable) if config.yoked else None
+    rhythm, stages = rhythm_stages(config, trainable, data.spec.dominant, probe, int(cfg.seed), treated)
     module = MultimodalModule(
         net,
         methods,

@@ -11,7 +11,17 @@ from callbacks.errors import UserError
 from callbacks.stages.frequency import check_phases
 
 Mode = Literal["sync", "frequency", "staleness", "adaptive", "boost"]
-Control = Literal["none", "lr_matched", "random_skip", "scale_only", "all_delayed"]
+Control = Literal[
+    "none",
+    "lr_matched",
+    "random_skip",
+    "scale_only",
+    "all_delayed",
+    "yoked_scale",
+    "yoked_skip",
+    "yoked_lr",
+    "yoked_swap",
+]
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,10 @@ class Asgml:
         boost: the boost of the weak modality.
         control: `none`, or the control that separates asynchrony from its side effects: `lr_matched` (no skipping, the
             learning rate over k), `random_skip` (skips at random at the same rate), `scale_only` (`c(tau) * g_m(t)`
-            without delay) or `all_delayed` (every modality alike).
+            without delay), `all_delayed` (every modality alike), or one that replays the finished adaptive run of the
+            same configuration and seed: `yoked_scale` (its factors without delay), `yoked_skip` (as many skips at other
+            steps), `yoked_lr` (its mean factor per window as learning rate) or `yoked_swap` (its delays given to the
+            other modality).
 
     Raises:
         UserError: a control that has nothing to control under the mode, or a negative `gamma` or `lambda_comp`.
@@ -73,7 +86,7 @@ class Asgml:
             "random_skip": ("frequency", "adaptive"),
             "scale_only": ("staleness", "adaptive"),
             "all_delayed": ("frequency", "staleness", "adaptive"),
-        }[self.control]
+        }.get(self.control, ("adaptive",))
         if self.mode not in allowed:
             raise UserError(
                 "asgml.control",
@@ -99,21 +112,53 @@ class Asgml:
                 "asgml.adaptive.kind=staleness: an encoder that skips updates is not compensated",
                 "set asgml.control=lr_matched or asgml.adaptive.kind=staleness",
             )
-        if self.control == "scale_only" and self.compensation != "inverse":
+        if self.yoked:
+            self._check_yoked()
+        if self.control in ("scale_only", "yoked_scale") and self.compensation != "inverse":
             raise UserError(
                 "asgml.control",
-                f"'scale_only' with compensation '{self.compensation}'",
-                "asgml.compensation=inverse: without a factor c(tau) this control would be asgml.mode=sync",
+                f"'{self.control}' with compensation '{self.compensation}'",
+                "asgml.compensation=inverse: without a factor c(tau) this control has none to apply",
                 "set asgml.compensation=inverse",
             )
         for key, default in (("gamma", Asgml.gamma), ("lambda_comp", Asgml.lambda_comp)):
             if getattr(self, key) < 0:
                 raise UserError(f"asgml.{key}", str(getattr(self, key)), "0 or more", f"set asgml.{key}={default}")
 
+    def _check_yoked(self) -> None:
+        """Refuse what a yoked control cannot replay."""
+        kind = {"yoked_scale": "staleness", "yoked_skip": "frequency"}.get(self.control, self.adaptive.kind)
+        if self.adaptive.kind != kind:
+            raise UserError(
+                "asgml.control",
+                f"'{self.control}' with asgml.adaptive.kind={self.adaptive.kind}",
+                f"asgml.adaptive.kind={kind}: the other kind has no such side effect",
+                f"set asgml.adaptive.kind={kind} or asgml.control=yoked_lr",
+            )
+        if self.control == "yoked_skip" and self.adaptive.update_every < 2:
+            raise UserError(
+                "asgml.control",
+                "'yoked_skip' with asgml.adaptive.update_every=1",
+                "a window of 2 steps or more between two decisions, within which skips change their place",
+                f"set asgml.adaptive.update_every={Adaptive.update_every}",
+            )
+        if self.boosts:
+            raise UserError(
+                "asgml.control",
+                f"'{self.control}' with the boost",
+                "no boost: it would follow this run's own probes, and not those of the run that is replayed",
+                "set asgml.boost.enabled=false in both runs",
+            )
+
+    @property
+    def yoked(self) -> bool:
+        """Return whether the rhythm is that of another run."""
+        return self.control.startswith("yoked_")
+
     @property
     def uses_probes(self) -> bool:
         """Return whether any decision reads the probes."""
-        return self.boosts or (self.mode == "adaptive" and self.adaptive.signal != "speed")
+        return self.boosts or (self.mode == "adaptive" and self.adaptive.signal != "speed" and not self.yoked)
 
     @property
     def kind(self) -> str:
