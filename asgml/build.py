@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import lightning as L
 from omegaconf import DictConfig, OmegaConf
@@ -12,9 +12,10 @@ from asgml.methods.base import Method
 from asgml.model.net import MultimodalNet
 from asgml.rhythm.config import Asgml
 from asgml.rhythm.stages import rhythm_stages
+from asgml.rhythm.yoked import read_treated, treated_run
 from asgml.train.modulation import Modulation
 from asgml.train.module import MultimodalModule
-from asgml.train.teachers import load_teachers
+from asgml.train.teachers import AUTO, load_teachers, unimodal_ceilings
 from callbacks.errors import UserError
 from callbacks.stages.lr import LRStep
 from callbacks.stages.probe import ProbeEMA
@@ -68,16 +69,9 @@ def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) 
     """Build the module and the stages that its mode needs.
 
     Raises:
-        UserError: the mode reads probes, and there are none.
+        UserError: a decision reads probes, and there are none.
     """
     config: Asgml = build_node(cfg.asgml)
-    if probe is None and config.uses_probes:
-        raise UserError(
-            "callbacks.probe",
-            "null",
-            f"probes, which asgml.mode={config.mode}{' with the boost' if config.boosts else ''} reads",
-            "leave callbacks.probe=null out, or set asgml.mode=sync asgml.boost.enabled=false",
-        )
     net: MultimodalNet = build_node(cfg.model)(spec=data.spec, seed=int(cfg.seed))
     if cfg.trainer.precision in ("64", "64-true"):
         net = net.double()
@@ -85,7 +79,12 @@ def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) 
     trainable = [m for m in net.modalities if any(p.requires_grad for p in net.groups()[m])]
     for method in methods.values():
         trainable = [m for m in method.active(net.modalities) if m in trainable]
-    rhythm, stages = rhythm_stages(config, trainable, data.spec.dominant, probe, int(cfg.seed))
+    if config.mode == "adaptive" and config.adaptive.ceilings == AUTO:
+        config = replace(config, adaptive=replace(config.adaptive, ceilings=unimodal_ceilings(cfg, trainable)))
+    if probe is None:
+        refuse_without_probe(config, trainable, data.spec.dominant)
+    treated = read_treated(treated_run(cfg), config, trainable) if config.yoked else None
+    rhythm, stages = rhythm_stages(config, trainable, data.spec.dominant, probe, int(cfg.seed), treated)
     module = MultimodalModule(
         net,
         methods,
@@ -100,3 +99,30 @@ def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) 
         teachers=load_teachers(cfg, net, methods),
     )
     return module, [*stages, Modulation(methods)]
+
+
+def refuse_without_probe(config: Asgml, modalities: list[str], dominant: str | None) -> None:
+    """Refuse a rhythm whose decisions read probes.
+
+    Args:
+        config: the `asgml` node.
+        modalities: the modalities that are trained.
+        dominant: the modality that the data set names as dominant, or None.
+
+    Raises:
+        UserError: the schedule, the boost or `delayed: dominant` needs probes.
+    """
+    if config.uses_probes:
+        raise UserError(
+            "callbacks.probe",
+            "null",
+            f"probes, which asgml.mode={config.mode}{' with the boost' if config.boosts else ''} reads",
+            "leave callbacks.probe=null out, or set asgml.mode=sync asgml.boost.enabled=false",
+        )
+    if config.waits(modalities, dominant):
+        raise UserError(
+            "callbacks.probe",
+            "null",
+            "probes, which find the modality that asgml.delayed=dominant means: this data set names none",
+            f"leave callbacks.probe=null out, or set asgml.delayed={modalities[0]}",
+        )

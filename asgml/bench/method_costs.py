@@ -93,8 +93,12 @@ class Bench:
 
 
 def registered() -> list[str]:
-    """Return the methods that `conf/asgml/method` names, without `unimodal`, which needs a modality."""
-    return sorted(n for n in Composer("asgml").options("method") if n != "unimodal")
+    """Return the methods that `conf/asgml/method` names and that need nothing else.
+
+    `unimodal` needs a modality, and the yoked controls replay a finished run.
+    """
+    names = Composer("asgml").options("method")
+    return sorted(n for n in names if n != "unimodal" and not n.startswith("control_yoked_"))
 
 
 def main() -> None:

@@ -23,6 +23,10 @@ BELOW = {
     "control_all_delayed": "asgml_staleness",
     "control_adaptive_scale_only": "asgml_adaptive",
     "control_adaptive_all_delayed": "asgml_adaptive",
+    "control_yoked_scale": "asgml_adaptive",
+    "control_yoked_lr": "asgml_adaptive",
+    "control_yoked_swap": "asgml_adaptive",
+    "control_yoked_skip": "asgml_adaptive_frequency",
 }
 
 

@@ -14,7 +14,17 @@ from callbacks.stages.frequency import check_phases
 from callbacks.step.groups import Through
 
 Mode = Literal["sync", "frequency", "staleness", "adaptive", "boost"]
-Control = Literal["none", "lr_matched", "random_skip", "scale_only", "all_delayed"]
+Control = Literal[
+    "none",
+    "lr_matched",
+    "random_skip",
+    "scale_only",
+    "all_delayed",
+    "yoked_scale",
+    "yoked_skip",
+    "yoked_lr",
+    "yoked_swap",
+]
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,8 @@ class Asgml:
         mode: the mode: `sync`, `frequency`, `staleness`, `adaptive` or `boost` (sync with the boost switched on).
         gamma: the weight of the unimodal losses in `L = L_fusion + gamma * sum_m L_m`.
         delayed: the encoders to which `tau` and `k` apply where they are one number: `dominant` (the one that the data
-            set names), `all`, or a list of modalities.
+            set names or, where it names none, the one that the probes first find ahead), `all`, or a list of
+            modalities.
         tau: the delay in committed steps, 0 for none; one number or one per modality.
         k: the interval, an update every k committed steps; one number or one per modality.
         masking: what `frequency` applies between two updates: `soft`, `hard`, `fusion_preserving` or `accumulate`.
@@ -45,8 +56,11 @@ class Asgml:
         boost: the boost of the weak modality.
         control: `none`, or the control that separates asynchrony from its side effects: `lr_matched` (no skipping,
             but the mean factor that the masking applies: `(1 + (k - 1) * soft_scale) / k` for `soft`, else `1 / k`),
-            `random_skip` (skips at random at the same rate), `scale_only` (`c(tau) * g_m(t)` without delay) or
-            `all_delayed` (every modality alike).
+            `random_skip` (skips at random at the same rate), `scale_only` (`c(tau) * g_m(t)` without delay),
+            `all_delayed` (every modality alike), or one that replays the finished adaptive run of the same
+            configuration and seed: `yoked_scale` (its factors without delay), `yoked_skip` (as many skips at other
+            steps), `yoked_lr` (its mean factor per window as learning rate) or `yoked_swap` (its delays given to the
+            other modality).
 
     Raises:
         UserError: a control that has nothing to control under the mode, or a negative `gamma` or `lambda_comp`.
@@ -83,7 +97,7 @@ class Asgml:
             "random_skip": ("frequency", "adaptive"),
             "scale_only": ("staleness", "adaptive"),
             "all_delayed": ("frequency", "staleness", "adaptive"),
-        }[self.control]
+        }.get(self.control, ("adaptive",))
         if self.mode not in allowed:
             raise UserError(
                 "asgml.control",
@@ -109,11 +123,13 @@ class Asgml:
                 "asgml.adaptive.kind=staleness: an encoder that skips updates is not compensated",
                 "set asgml.control=lr_matched or asgml.adaptive.kind=staleness",
             )
-        if self.control == "scale_only" and self.compensation != "inverse":
+        if self.yoked:
+            self._check_yoked()
+        if self.control in ("scale_only", "yoked_scale") and self.compensation != "inverse":
             raise UserError(
                 "asgml.control",
-                f"'scale_only' with compensation '{self.compensation}'",
-                "asgml.compensation=inverse: without a factor c(tau) this control would be asgml.mode=sync",
+                f"'{self.control}' with compensation '{self.compensation}'",
+                "asgml.compensation=inverse: without a factor c(tau) this control has none to apply",
                 "set asgml.compensation=inverse",
             )
         if self.control == "lr_matched" and self.masking == "fusion_preserving":
@@ -128,39 +144,78 @@ class Asgml:
             if getattr(self, key) < 0:
                 raise UserError(f"asgml.{key}", str(getattr(self, key)), "0 or more", f"set asgml.{key}={default}")
 
+    def _check_yoked(self) -> None:
+        """Refuse what a yoked control cannot replay."""
+        kind = {"yoked_scale": "staleness", "yoked_skip": "frequency"}.get(self.control, self.adaptive.kind)
+        if self.adaptive.kind != kind:
+            raise UserError(
+                "asgml.control",
+                f"'{self.control}' with asgml.adaptive.kind={self.adaptive.kind}",
+                f"asgml.adaptive.kind={kind}: the other kind has no such side effect",
+                f"set asgml.adaptive.kind={kind} or asgml.control=yoked_lr",
+            )
+        if self.control == "yoked_skip" and self.adaptive.update_every < 2:
+            raise UserError(
+                "asgml.control",
+                "'yoked_skip' with asgml.adaptive.update_every=1",
+                "a window of 2 steps or more between two decisions, within which skips change their place",
+                f"set asgml.adaptive.update_every={Adaptive.update_every}",
+            )
+        if self.boosts:
+            raise UserError(
+                "asgml.control",
+                f"'{self.control}' with the boost",
+                "no boost: it would follow this run's own probes, and not those of the run that is replayed",
+                "set asgml.boost.enabled=false in both runs",
+            )
+
+    @property
+    def yoked(self) -> bool:
+        """Return whether the rhythm is that of another run."""
+        return self.control.startswith("yoked_")
+
     @property
     def uses_probes(self) -> bool:
         """Return whether any decision reads the probes."""
-        return self.boosts or (self.mode == "adaptive" and self.adaptive.signal != "speed")
+        return self.boosts or (self.mode == "adaptive" and self.adaptive.signal != "speed" and not self.yoked)
+
+    @property
+    def kind(self) -> str:
+        """Return what the mode, or the schedule of `adaptive`, sets: `staleness` or `frequency`; else the mode."""
+        return self.adaptive.kind if self.mode == "adaptive" else self.mode
 
     @property
     def boosts(self) -> bool:
         """Return whether the weak modality is boosted, by the mode or beside it."""
         return self.boost.enabled or self.mode == "boost"
 
+    def waits(self, modalities: list[str], dominant: str | None) -> bool:
+        """Return whether `tau` or `k` applies to nobody before the probes have found the dominant modality.
+
+        Arguments as in `chosen`.
+        """
+        if self.mode not in ("staleness", "frequency") or self.delayed != "dominant" or self.control == "all_delayed":
+            return False
+        value, none = (self.tau, 0) if self.mode == "staleness" else (self.k, 1)
+        return dominant is None and len(modalities) > 1 and not isinstance(value, dict) and value != none
+
     def chosen(self, modalities: list[str], dominant: str | None) -> list[str]:
-        """Return the modalities that `delayed` names.
+        """Return the modalities that `delayed` names from the first step on.
+
+        They are none where `dominant` is left to the probes (see `waits`).
 
         Args:
             modalities: the modalities that are trained.
             dominant: the modality that the data set names as dominant, or None.
 
         Raises:
-            UserError: an unknown modality, or `dominant` where the data set names none or the one it names is not
-                trained.
+            UserError: an unknown modality, or `dominant` where the one that the data set names is not trained.
         """
         if self.control == "all_delayed" or self.delayed == "all":
             return list(modalities)
         if self.delayed == "dominant":
             if dominant is None:
-                if len(modalities) == 1:
-                    return list(modalities)
-                raise UserError(
-                    "asgml.delayed",
-                    "'dominant', but this data set does not say which modality dominates",
-                    f"all, or a list out of {modalities}",
-                    f"set asgml.delayed=[{modalities[0]}] or asgml.delayed=all",
-                )
+                return list(modalities) if len(modalities) == 1 else []
             if dominant not in modalities:
                 raise UserError(
                     "asgml.delayed",
@@ -170,11 +225,12 @@ class Asgml:
                 )
             return [dominant]
         names = [self.delayed] if isinstance(self.delayed, str) else list(self.delayed)
-        self._known(names, modalities, "asgml.delayed")
+        self.known(names, modalities, "asgml.delayed")
         return names
 
     @staticmethod
-    def _known(names: list[str], modalities: list[str], where: str) -> None:
+    def known(names: list[str], modalities: list[str], where: str) -> None:
+        """Refuse names that are not among the modalities, `where` being the key that has them."""
         for name in names:
             if name not in modalities:
                 near = get_close_matches(name, modalities, 1) or modalities
@@ -198,7 +254,7 @@ class Asgml:
             key: the key of `value`, for the error.
         """
         if isinstance(value, dict):
-            self._known(list(value), modalities, key)
+            self.known(list(value), modalities, key)
             if self.control == "all_delayed":
                 return dict.fromkeys(modalities, max(value.values(), default=rest))
             return {m: int(value.get(m, rest)) for m in modalities}
@@ -208,7 +264,7 @@ class Asgml:
     def taus(self, modalities: list[str], dominant: str | None) -> dict[str, int]:
         """Return tau of every modality, in committed steps."""
         taus = self.per_modality(self.tau, 0, modalities, dominant, "asgml.tau")
-        for m, tau in taus.items():
+        for m, tau in (taus if isinstance(self.tau, dict) else {**taus, "tau": self.tau}).items():
             if tau < 0:
                 remedy = "set asgml.tau=0 for no delay"
                 raise UserError("asgml.tau", f"{m}: {tau}", "a delay in steps, 0 or more", remedy)
@@ -221,7 +277,9 @@ class Asgml:
             UserError: intervals under which some step would idle every encoder.
         """
         ks = self.per_modality(self.k, 1, modalities, dominant, "asgml.k")
-        if self.control != "lr_matched":
+        if self.waits(modalities, dominant):  # whoever it will be, the others have k 1
+            check_phases({**ks, modalities[0]: int(self.k)}, self.phases, "asgml.k")  # type: ignore[arg-type]
+        elif self.control != "lr_matched":
             check_phases(ks, self.phases, "asgml.k")
         return ks
 
@@ -253,6 +311,8 @@ def dead_keys(asgml: dict[str, Any]) -> dict[str, str]:
         kill(f"asgml.mode={mode} skips no update", "k", "masking", "soft_scale", "phases")
     if mode == "adaptive":
         kill("the adaptive schedule sets it", "tau", "k", "delayed", "phases")
+        if adaptive["signal"] != "blend":
+            kill(f"signal={adaptive['signal']} blends nothing", "adaptive.blend_weight")
         if adaptive["signal"] == "utilisation":
             kill(
                 "signal=utilisation does not read the speed score",

@@ -298,6 +298,10 @@ class MultimodalModule(L.LightningModule):
         if self._trained_loss is not None:  # of the last step, for callbacks that monitor; in every step it costs 1 ms
             self.log("train/loss", self._trained_loss, logger=False)
 
+    def on_train_end(self) -> None:
+        for message in self.rhythm.unmet():
+            rank_zero_warn(message)
+
     # -- probes
     def probe_input(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Return features (n, d_m) and labels (n,) of the rows of the current batch that have m (see `ProbeEMA`)."""
