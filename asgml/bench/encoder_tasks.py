@@ -54,10 +54,11 @@ def _standardised(x: np.ndarray, y: np.ndarray, kind: Kind, rows: dict[Split, np
     """Standardise as `Features` does: with the statistics of the training rows."""
     mean, std = statistics(x, kind, rows["train"])
     transform = Standardize(x.shape[1:], 1.0, mean, np.where(std > 0, std, 1.0))
-    return {s: (transform(x[r], np.zeros(len(r), dtype=np.uint64), False), torch.from_numpy(y[r])) for s, r in rows.items()}
+    keys = np.zeros(len(x), dtype=np.uint64)
+    return {s: (transform(x[r], keys[r], False), torch.from_numpy(y[r])) for s, r in rows.items()}
 
 
-def _grid_digit(root: Path, modality: str, kind: Kind) -> dict[Split, Part]:
+def _grid(root: Path, modality: str, kind: Kind) -> dict[Split, Part]:
     parts = _loaded(Features(str(root / "grid_digit" / "grid_digit.npz")).tables(), modality)
     if kind == "sequence":  # a frame as one vector
         return {s: (x.flatten(2), y) for s, (x, y) in parts.items()}
@@ -65,10 +66,11 @@ def _grid_digit(root: Path, modality: str, kind: Kind) -> dict[Split, Part]:
 
 
 def _grid_means(root: Path) -> dict[Split, Part]:
-    """The mean and the standard deviation over time of each mel band: 80 numbers, as statistics of audio are stored."""
-    parts = _grid_digit(root, "audio", "sequence")
+    """Return the mean and the standard deviation over time of each mel band: 80 numbers, as statistics of audio are stored."""
+    parts = _grid(root, "audio", "sequence")
     x = {s: torch.cat([x.mean(1), x.std(1)], 1).numpy() for s, (x, _) in parts.items()}
-    rows = dict(zip(SPLITS, np.split(np.arange(sum(map(len, x.values()))), np.cumsum([len(x[s]) for s in SPLITS])[:-1])))
+    cuts = np.cumsum([0, *(len(x[s]) for s in SPLITS)])
+    rows = {s: np.arange(a, b) for s, a, b in zip(SPLITS, cuts, cuts[1:])}
     y = torch.cat([parts[s][1] for s in SPLITS]).numpy()
     return _standardised(np.concatenate([x[s] for s in SPLITS]), y, "vector", rows)
 
@@ -107,9 +109,9 @@ def handwriting_features(images: np.ndarray) -> np.ndarray:
 
 # name, kind, the folders it reads, how it is loaded from the root of the data
 TASKS: list[tuple[str, Kind, tuple[str, ...], Callable[[Path], dict[Split, Part]]]] = [
-    ("GRID digits, lips", "frames", ("grid_digit",), partial(_grid_digit, modality="lips", kind="frames")),
-    ("GRID digits, lips as vectors", "sequence", ("grid_digit",), partial(_grid_digit, modality="lips", kind="sequence")),
-    ("GRID digits, audio", "sequence", ("grid_digit",), partial(_grid_digit, modality="audio", kind="sequence")),
+    ("GRID digits, lips", "frames", ("grid_digit",), partial(_grid, modality="lips", kind="frames")),
+    ("GRID digits, lips as vectors", "sequence", ("grid_digit",), partial(_grid, modality="lips", kind="sequence")),
+    ("GRID digits, audio", "sequence", ("grid_digit",), partial(_grid, modality="audio", kind="sequence")),
     ("GRID digits, audio statistics", "vector", ("grid_digit",), _grid_means),
     ("FSDD, other speakers", "image", ("fsdd", "mnist"), partial(_fsdd, split="speaker_disjoint", kind="image")),
     ("FSDD, official", "image", ("fsdd", "mnist"), partial(_fsdd, split="official", kind="image")),
@@ -117,4 +119,4 @@ TASKS: list[tuple[str, Kind, tuple[str, ...], Callable[[Path], dict[Split, Part]
     ("FSDD, official", "sequence", ("fsdd", "mnist"), partial(_fsdd, split="official", kind="sequence")),
     ("MNIST", "image", ("mnist",), partial(_mnist, features=None)),
     ("MNIST, features of handwriting", "vector", ("mnist",), partial(_mnist, features=handwriting_features)),
-]  # fmt: skip
+]

@@ -78,9 +78,9 @@ class SmallCNN(Encoder):
         stages = _checked("SmallCNN.channels", [16, 32, 64] if channels is None else channels, "channels=[16,32,64]")
         rows, columns = (_Axis(size, len(stages), _checked_grid("SmallCNN", grid)) for size in self.shape[1:])
         layers: list[nn.Module] = []
-        for (before, after), *stride in zip(pairwise([self.shape[0], *stages]), rows.strides, columns.strides):
+        for (before, after), down, across in zip(pairwise([self.shape[0], *stages]), rows.strides, columns.strides):
             layers += [
-                nn.Conv2d(before, after, 3, stride=tuple(stride), padding=1, bias=False),
+                nn.Conv2d(before, after, 3, stride=(down, across), padding=1, bias=False),
                 norm2d(norm, after),
                 nn.ReLU(inplace=True),
             ]
@@ -93,16 +93,31 @@ class SmallCNN(Encoder):
         return self.linear(self.layers(x))
 
 
-class TemporalConv(Encoder):
-    """Encodes sequences (T, F) of features: convolutions over time, means over at most `grid` spans of it, linear.
+def _over_time(steps: int, width: int, stages: list[int], norm: Norm, grid: int, dim: int) -> nn.Sequential:
+    """Build (n, width, steps) -> (n, dim): convolutions, means over at most `grid` spans of time, linear."""
+    time = _Axis(steps, len(stages), grid)
+    layers: list[nn.Module] = []
+    for (before, after), stride in zip(pairwise([width, *stages]), time.strides):
+        layers += [
+            nn.Conv1d(before, after, 3, stride=stride, padding=1, bias=False),
+            norm1d(norm, after),
+            nn.ReLU(inplace=True),
+        ]
+    pool = nn.AvgPool1d(time.window, ceil_mode=True)
+    return nn.Sequential(*layers, pool, nn.Flatten(), nn.Linear(stages[-1] * time.cells, dim))
 
-    The linear map sees each span apart, so the feature depends on *when* something happens.
+
+class TemporalConv(Encoder):
+    """Encodes sequences (T, F): a linear map of each step, convolutions over time, means over spans of it, linear.
+
+    The last linear map sees each span apart, so the feature depends on *when* something happens. The first is shared by
+    the taps of the first convolution, which would otherwise have three weights per feature to fit to few samples.
 
     Args:
         shape: the shape of one sample, (T, F).
         dim: the width of the feature.
-        channels: the channels of the convolutions (kernel 3), each of stride 2 on more than `grid` steps; null is
-            [64, 64].
+        channels: the channels of the convolutions (kernel 3), each of stride 2 on more than `grid` steps; the first is
+            also the width of the linear map before them. null is [64, 64].
         norm: the normalisation, as in `SmallCNN`.
         grid: the most spans; 1 is the mean over all time.
         kind: sequence, or null.
@@ -125,23 +140,16 @@ class TemporalConv(Encoder):
         super().__init__(shape, kind)
         self.out_dim = dim
         stages = _checked("TemporalConv.channels", [64, 64] if channels is None else channels, "channels=[64,64]")
-        time = _Axis(self.shape[0], len(stages), _checked_grid("TemporalConv", grid))
-        layers: list[nn.Module] = []
-        for (before, after), stride in zip(pairwise([self.shape[1], *stages]), time.strides):
-            layers += [
-                nn.Conv1d(before, after, 3, stride=stride, padding=1, bias=False),
-                norm1d(norm, after),
-                nn.ReLU(inplace=True),
-            ]
-        self.layers = nn.Sequential(*layers, nn.AvgPool1d(time.window, ceil_mode=True), nn.Flatten())
-        self.linear = nn.Linear(stages[-1] * time.cells, dim)
+        steps, features = self.shape
+        self.project = nn.Linear(features, stages[0])
+        self.time = _over_time(steps, stages[0], stages, norm, _checked_grid("TemporalConv", grid), dim)
 
     def encode_rows(self, x: Tensor) -> Tensor:
-        return self.linear(self.layers(x.transpose(1, 2)))
+        return self.time(self.project(x).transpose(1, 2))
 
 
 class FrameCNN(Encoder):
-    """Encodes frames (T, C, H, W): `SmallCNN` on every frame, then `TemporalConv` over the features of the frames.
+    """Encodes frames (T, C, H, W): `SmallCNN` on every frame, then the convolutions of `TemporalConv` over time.
 
     The feature depends on where in a frame and in which order things happen; a mean over frames would forget the order.
 
@@ -175,10 +183,10 @@ class FrameCNN(Encoder):
         _checked_grid("FrameCNN", grid)
         width = stages[-1]
         self.frame = SmallCNN(self.shape[1:], width, stages, norm, grid)
-        self.time = TemporalConv((self.shape[0], width), dim, [width, width], norm, grid)
+        self.time = _over_time(self.shape[0], width, [width, width], norm, grid, dim)
 
     def encode_rows(self, x: Tensor) -> Tensor:
-        return self.time(self.frame(x.flatten(0, 1)).unflatten(0, x.shape[:2]))
+        return self.time(self.frame(x.flatten(0, 1)).unflatten(0, x.shape[:2]).transpose(1, 2))
 
 
 class MLP(Encoder):
