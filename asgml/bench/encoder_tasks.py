@@ -66,7 +66,7 @@ def _grid(root: Path, modality: str, kind: Kind) -> dict[Split, Part]:
 
 
 def _grid_means(root: Path) -> dict[Split, Part]:
-    """Return the mean and the standard deviation over time of each mel band: 80 numbers, as statistics of audio are stored."""
+    """Return the mean and the standard deviation over time of each mel band: 80 numbers, as audio is often stored."""
     parts = _grid(root, "audio", "sequence")
     x = {s: torch.cat([x.mean(1), x.std(1)], 1).numpy() for s, (x, _) in parts.items()}
     cuts = np.cumsum([0, *(len(x[s]) for s in SPLITS)])

@@ -44,7 +44,7 @@ def spots() -> Task:
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_the_frame_encoder_learns_order_in_time_and_place_in_the_picture(spots, norm):
-    assert train(spots, default_encoder("frames", norm), seed=0, epochs=12) > 0.95
+    assert train(spots, default_encoder("frames", norm), seed=0, epochs=6) > 0.95
 
 
 def test_a_feature_depends_on_place_and_order():
