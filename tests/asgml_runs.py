@@ -55,6 +55,7 @@ def overrides(npz: Path, runs: Path) -> list[str]:
         f"paths.runs={runs}",
         "loader.batch_size=8",
         "loader.eval_batch_size=16",
+        "optimizer=sgd",  # with momentum, which is where held encoders and stale gradients can go wrong
         "optimizer.lr=0.05",
         "trainer.max_epochs=2",
         "trainer.accelerator=cpu",

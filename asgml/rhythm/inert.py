@@ -43,8 +43,6 @@ def inert_keys(asgml: Mapping[str, Any]) -> dict[str, str]:
             idle(f"asgml.compensation={asgml['compensation']}", "through")
         if asgml["lambda_comp"] == 0:
             idle("asgml.lambda_comp=0", "through")
-    if kind == "frequency" and control not in ("lr_matched", "yoked_lr"):
-        idle(f"asgml.mode={mode}" if mode == kind else "asgml.adaptive.kind=frequency", "through")
     boost = asgml.get("boost") or {}
     if mode == "boost" or boost.get("enabled", False):
         if boost.get("alpha", 0.5) == 0:

@@ -136,7 +136,6 @@ SKIPS = {"masking", "soft_scale", "phases", "through"}
         ({"lambda_comp": 0}, {"through"}),
         ({"mode": "frequency"}, set()),
         ({"mode": "frequency", "k": 1}, SKIPS | {"delayed"}),
-        ({"mode": "frequency", "masking": "hard"}, {"through"}),
         ({"mode": "sync", "tau": 0}, set()),
         ({"mode": "adaptive", "adaptive": {"kind": "frequency", "tau_min": 0, "tau_max": 0}}, SKIPS),
         ({"mode": "adaptive", "adaptive": {"kind": "staleness", "tau_min": 1, "tau_max": 1}}, set()),
