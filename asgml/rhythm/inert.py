@@ -25,7 +25,7 @@ def inert_keys(asgml: Mapping[str, Any]) -> dict[str, str]:
     def idle(why: str, *keys: str) -> None:
         found.update({key: why for key in keys if key not in found})
 
-    mode, control = asgml["mode"], asgml["control"]
+    mode = asgml["mode"]
     adaptive = asgml.get("adaptive") or {}
     kind = adaptive.get("kind", "staleness") if mode == "adaptive" else mode
     if mode == "adaptive":
