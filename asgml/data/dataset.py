@@ -31,7 +31,8 @@ class MultimodalDataset(torch.utils.data.Dataset):
 
         x: {modality: (n_m, …) float32 (int64 for tokens), the present rows only}
         rows: {modality: (n_m,) int64, their places in the batch, or None when all are present}
-        y: (B,) int64
+        lengths: {padded modality: (n_m,) int64, the valid steps of the present rows}; behind them x is 0
+        y: (B,) int64, float32 in a regression
         index: (B,) int64, rows of the table
 
     An index of n or more stands for a row given without some of its modalities, see `numbers`.
@@ -71,6 +72,7 @@ class MultimodalDataset(torch.utils.data.Dataset):
         code, index = np.divmod(index, len(self))
         x: dict[str, torch.Tensor] = {}
         rows: dict[str, torch.Tensor | None] = {}
+        lengths: dict[str, torch.Tensor] = {}
         for bit, (modality, stored) in enumerate(self.table.x.items()):
             present = self.table.present[modality][index] & (code >> bit & 1 == 0)
             where = np.flatnonzero(present)
@@ -79,9 +81,13 @@ class MultimodalDataset(torch.utils.data.Dataset):
                 x[modality] = self.table.transforms[modality](take(stored, index[where]), keys[where], self.train)
             else:
                 x[modality] = self._none_of(modality)
+            if modality in self.table.lengths:
+                n = lengths[modality] = torch.from_numpy(self.table.lengths[modality][index[where]])
+                x[modality][torch.arange(x[modality].shape[1]) >= n[:, None]] = 0
         return {
             "x": x,
             "rows": rows,
+            "lengths": lengths,
             "y": torch.from_numpy(np.asarray(self.table.y[index])),
             "index": torch.from_numpy(index.copy()),
         }
