@@ -102,8 +102,9 @@ class Forward:
 
         def teacher(m: str) -> Tensor:
             x, rows = batch["x"][m], batch["rows"][m]
+            padded = [n] if (n := batch.get("lengths", {}).get(m)) is not None else []
             with torch.no_grad():
-                f = self.teachers[m](x) if x.shape[0] else features[m].new_zeros(0, self.net.dims[m])
+                f = self.teachers[m](x, *padded) if x.shape[0] else features[m].new_zeros(0, self.net.dims[m])
                 return scatter(f, rows, size)
 
         step = Step(
@@ -139,6 +140,7 @@ class Forward:
         size, device = batch["y"].shape[0], batch["y"].device
         features: dict[str, Tensor] = {}
         present: dict[str, Tensor | None] = {}
+        lengths = batch.get("lengths", {})
         for m in self.net.modalities:
             x, rows = batch["x"][m], batch["rows"][m]
             present[m] = None if rows is None else present_mask(rows, size, device)
@@ -148,7 +150,7 @@ class Forward:
                 )
                 continue
             with torch.set_grad_enabled(torch.is_grad_enabled() and (plan is None or plan[m].graph)):
-                features[m] = scatter(self.net.encode(m, x), rows, size)
+                features[m] = scatter(self.net.encode(m, x, lengths.get(m)), rows, size)
         return features, present
 
     def fuse_some(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from asgml.data.spec import RANK
 from asgml.model.encoders.base import Encoder, mean_over_frames, resolve_kind
 from asgml.model.encoders.norms import Norm, norm0d, norm1d, norm2d
+from asgml.model.encoders.valid_steps import lengths_after, masked_norm, mean_over_valid, only_valid, valid_mask
 from callbacks.errors import UserError
 
 
@@ -76,6 +77,9 @@ class FrameCNN(SmallCNN):
 class TemporalConv(Encoder):
     """Encodes sequences (T, F) of features: convolutions over time (kernel 3, stride 2), mean over time, linear.
 
+    Given lengths, it computes with the valid steps alone, also in its normalisation: a row's feature is that of the
+    sequence without padding, however much of it there is and whatever it holds.
+
     Args:
         shape: the shape of one sample, (T, F).
         dim: the width of the feature.
@@ -88,6 +92,7 @@ class TemporalConv(Encoder):
     """
 
     accepts = ("sequence",)
+    takes_lengths = True
 
     def __init__(
         self,
@@ -111,8 +116,31 @@ class TemporalConv(Encoder):
         self.layers = nn.Sequential(*stages)
         self.linear = nn.Linear(sizes[-1], dim)
 
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return the features (n, dim) of rows (n, T, F); n may be 0.
+
+        Args:
+            x: the rows.
+            lengths: the number of valid steps of each row, (n,) int64, each 1 or more; None stands for all steps.
+        """
+        return super().forward(x) if lengths is None or x.shape[0] == 0 else self.encode_padded(x, lengths)
+
     def encode_rows(self, x: Tensor) -> Tensor:
         return self.linear(self.layers(x.transpose(1, 2)).mean(2))
+
+    def encode_padded(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Return the features (n, dim) of the first `lengths` (n,) steps of each row, with n >= 1."""
+        mask = valid_mask(lengths, x.shape[1])
+        x = only_valid(x.transpose(1, 2), mask)
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv1d):
+                x, lengths = layer(x), lengths_after(layer, lengths)
+                mask = valid_mask(lengths, x.shape[2])
+            elif isinstance(layer, nn.ReLU):
+                x = layer(x)
+            else:
+                x = masked_norm(layer, x, mask)
+        return self.linear(mean_over_valid(x, mask))
 
 
 class MLP(Encoder):
