@@ -14,6 +14,7 @@ from asgml.rhythm.config import Asgml
 from asgml.rhythm.stages import rhythm_stages
 from asgml.train.modulation import Modulation
 from asgml.train.module import MultimodalModule
+from asgml.train.task import Task, task_of
 from asgml.train.teachers import load_teachers
 from callbacks.errors import UserError
 from callbacks.stages.lr import LRStep
@@ -49,9 +50,12 @@ def build(cfg: DictConfig, run: Run) -> Parts:
         UserError: data or configuration from which no run can be built.
     """
     data = build_data(cfg)
-    callbacks = build_callbacks(cfg, run, classes=len(data.spec.classes))
+    task = task_of(data.spec, cfg.loss)
+    callbacks = build_callbacks(cfg, run, classes=data.spec.outputs, selects_by=task.selects_by)
+    if task.name == "regression":  # probes score classes
+        callbacks = {name: c for name, c in callbacks.items() if not isinstance(c, ProbeEMA)}
     probe = next((c for c in callbacks.values() if isinstance(c, ProbeEMA)), None)
-    module, stages = build_module(cfg, data, probe)
+    module, stages = build_module(cfg, data, probe, task)
     trainer, pipeline = assemble(cfg, run, callbacks, [*stages, LRStep()])
     return Parts(data, module, trainer, pipeline)
 
@@ -64,13 +68,23 @@ def build_data(cfg: DictConfig) -> MultimodalData:
     return data
 
 
-def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) -> tuple[MultimodalModule, list[Stage]]:
+def build_module(
+    cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None, task: Task
+) -> tuple[MultimodalModule, list[Stage]]:
     """Build the module and the stages that its mode needs.
 
     Raises:
         UserError: the mode reads probes, and there are none.
     """
     config: Asgml = build_node(cfg.asgml)
+    if task.name == "regression" and config.uses_probes:
+        raise UserError(
+            "asgml.boost" if config.boosts else "asgml.adaptive.signal",
+            f"asgml.mode={config.mode}{' with the boost' if config.boosts else ''} in a regression: it reads probes, "
+            "which score classes",
+            "a rhythm that does not read probes",
+            "set asgml.mode=sync asgml.boost.enabled=false" if config.boosts else "set asgml.adaptive.signal=speed",
+        )
     if probe is None and config.uses_probes:
         raise UserError(
             "callbacks.probe",
@@ -98,5 +112,6 @@ def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) 
         cosine_every=int(cfg.cosine_every),
         seed=int(cfg.seed),
         teachers=load_teachers(cfg, net, methods),
+        task=task,
     )
     return module, [*stages, Modulation(methods)]

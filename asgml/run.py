@@ -43,6 +43,7 @@ class Tree(Common):
         trainer: the options of Lightning's trainer.
         callbacks: the callbacks and stages, by name; null leaves one out.
         logger: the loggers beside the run's own tables, by name; null leaves one out.
+        loss: the loss of fusion and heads; auto is cross-entropy, and L1 where y is a number.
         cosine_every: the number of steps between two measurements of the cosine at the feature; 0 switches it off.
         debug: the debugging check of the run, `overfit` or `one_step`; null for none.
         label: the name of the configuration in tables and figures; null takes what differs between compared runs.
@@ -59,6 +60,7 @@ class Tree(Common):
     trainer: Any
     callbacks: dict[str, Any]
     logger: dict[str, Any]
+    loss: str
     cosine_every: int
     debug: str | None
     label: str | None

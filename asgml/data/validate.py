@@ -253,8 +253,8 @@ def _check_transforms(spec: DataSpec, split: Split, table: Table) -> None:
 def _warnings(spec: DataSpec, tables: Mapping[Split, Table]) -> list[str]:
     lines = []
     for split in SPLITS:
-        counts = np.bincount(tables[split].y, minlength=len(spec.classes)) if spec.classes else []
-        absent = [c for c, n in zip(spec.classes, counts) if n == 0]
+        seen = set(tables[split].y.tolist())
+        absent = [c for i, c in enumerate(spec.classes) if i not in seen]
         if absent:
             more = f" and {len(absent) - 8} more" if len(absent) > 8 else ""
             effect = "never learned" if split == "train" else "not measured"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ class UMT(Method):
             `method=unimodal` run of the same configuration and seed under the same `paths.runs`.
     """
 
+    for_regression: ClassVar[bool] = True
     weight: float = 10.0
     checkpoints: str | dict[str, str] = "auto"
 

@@ -74,4 +74,4 @@ def take_survey(module: Surveyed, split: Literal["train", "val"]) -> Survey:
         with evaluating(module):
             return module.forward_pass.fuse_some({m: features[m] for m in modalities}, features, present)
 
-    return Survey(whole["index"], whole["y"], present, features, per("unimodal"), logits)
+    return Survey(whole["index"], whole["y"], present, features, per("unimodal"), logits, module.forward_pass.criterion)
