@@ -58,11 +58,11 @@ def statistics(
     chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
     count = len(rows) * int(np.prod(x.shape[1:])) // x.shape[channel] if lengths is None else int(lengths[rows].sum())
 
-    def total(values: np.ndarray, chunk: np.ndarray) -> np.ndarray:
+    def total(values: np.ndarray, chunk: np.ndarray) -> Any:
         """Return the sum over the values that count, with `channel` alone left."""
         where: Any = True if lengths is None else (np.arange(x.shape[1]) < lengths[chunk][:, None])[:, :, None]
         return values.sum(axis=axes, keepdims=True, where=where)
 
-    mean: np.ndarray = sum(total(x[c].astype(np.float64), c) for c in chunks) / count
+    mean = sum(total(x[c].astype(np.float64), c) for c in chunks) / count
     squares = sum(total((x[c].astype(np.float64) - mean) ** 2, c) for c in chunks)
     return mean[0], np.sqrt(squares / count)[0]

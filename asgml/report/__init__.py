@@ -2,7 +2,7 @@
 
 from asgml.report.multimodal import MULTIMODAL
 from asgml.report.naming import LABELS
-from asgml.report.results import metric, tables
+from asgml.report.results import score, tables
 from suite.report import ProgramReport, register
 
-register("asgml", ProgramReport(MULTIMODAL, tables, LABELS, metric("val_best")))
+register("asgml", ProgramReport(MULTIMODAL, tables, LABELS, score))

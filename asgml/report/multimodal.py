@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from asgml.report.naming import groups, modalities, tints
+from asgml.report.regression import errors
 from asgml.report.timeline import UPDATES, timeline
 from suite.report import figures as fig
 from suite.report.data import RunRecord
@@ -199,6 +200,7 @@ LOSS, *LAST = COMMON
 MULTIMODAL = [
     Section("Validation accuracy", accuracy, "val/accuracy in history.csv, and more than one configuration"),
     Section("Learning curves per modality", learning, "val/accuracy or probe/accuracy in history.csv"),
+    Section("Validation error per modality", errors, "val/mae in history.csv"),
     Section("Prime learning window", prime, "fisher/<modality> in history.csv"),
     Section("Updates and staleness", timeline, "timeline.csv"),
     Section("Schedule", schedule, "tau, k, S, G, D or U in history.csv"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from asgml.report.naming import modalities
+from asgml.report.regression import regression_table
 from asgml.report.samples import sample_table
 from suite.report.data import RunRecord
 from suite.report.frames import Configuration, RunFrames, Value
@@ -18,8 +19,15 @@ COUNTERS = ("applied", "held", "dropped")
 
 def tables(frames: RunFrames) -> list[Table]:
     """Build results, per-sample comparison (where predictions are kept) and cost; tables without data are left out."""
-    found = [result_table(frames), sample_table(frames), cost_table(frames)]
+    values = regression_table(frames)
+    found = [result_table(frames) if values is None else values, sample_table(frames), cost_table(frames)]
     return [table for table in found if table is not None and len(table.columns) > 1]
+
+
+def score(run: RunRecord) -> float | None:
+    """Return the validation accuracy of the best epoch, or minus the error of a regression: higher is better."""
+    error = run.metric("val_best", "mae")
+    return run.metric("val_best", "accuracy") if error is None else -error
 
 
 def metric(split: str, name: str = "accuracy") -> Value:
