@@ -14,7 +14,7 @@ from asgml.rhythm.config import Asgml
 from asgml.rhythm.stages import rhythm_stages
 from asgml.train.modulation import Modulation
 from asgml.train.module import MultimodalModule
-from asgml.train.task import Task, task_of
+from asgml.train.task import task_of
 from asgml.train.teachers import load_teachers
 from callbacks.errors import UserError
 from callbacks.stages.lr import LRStep
@@ -55,7 +55,7 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     if task.name == "regression":  # probes score classes
         callbacks = {name: c for name, c in callbacks.items() if not isinstance(c, ProbeEMA)}
     probe = next((c for c in callbacks.values() if isinstance(c, ProbeEMA)), None)
-    module, stages = build_module(cfg, data, probe, task)
+    module, stages = build_module(cfg, data, probe)
     trainer, pipeline = assemble(cfg, run, callbacks, [*stages, LRStep()])
     return Parts(data, module, trainer, pipeline)
 
@@ -68,15 +68,14 @@ def build_data(cfg: DictConfig) -> MultimodalData:
     return data
 
 
-def build_module(
-    cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None, task: Task
-) -> tuple[MultimodalModule, list[Stage]]:
+def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) -> tuple[MultimodalModule, list[Stage]]:
     """Build the module and the stages that its mode needs.
 
     Raises:
         UserError: the mode reads probes, and there are none.
     """
     config: Asgml = build_node(cfg.asgml)
+    task = task_of(data.spec, cfg.loss)
     if task.name == "regression" and config.uses_probes:
         raise UserError(
             "asgml.boost" if config.boosts else "asgml.adaptive.signal",

@@ -33,13 +33,14 @@ def accuracy(frames: RunFrames) -> list[Item]:
 
 
 def learning(frames: RunFrames) -> list[Item]:
-    """Draw per configuration the fused accuracy, each modality's head and probe, and the gap between the probes."""
+    """Draw per configuration the fused accuracy or error, each modality's head and probe, and the probes' gap."""
     lines = [Line("val/accuracy", "fused", INK)]
     for m, colour in tints(modalities(frames)).items():
         lines.append(Line(f"val/accuracy/{m}", f"{m} head", colour))
         lines.append(Line(f"probe/accuracy/{m}", f"{m} probe (EMA)", colour, "dot"))
     return [
         *grid(frames, "", ("val/accuracy", "probe/accuracy/"), lines, "validation accuracy (%)", scale=PERCENT),
+        *errors(frames),
         *one_line(frames, "Probe gap", "probe/gap", "gap (percentage points)", PERCENT),
     ]
 
@@ -199,8 +200,7 @@ def prime(frames: RunFrames) -> list[Item]:
 LOSS, *LAST = COMMON
 MULTIMODAL = [
     Section("Validation accuracy", accuracy, "val/accuracy in history.csv, and more than one configuration"),
-    Section("Learning curves per modality", learning, "val/accuracy or probe/accuracy in history.csv"),
-    Section("Validation error per modality", errors, "val/mae in history.csv"),
+    Section("Learning curves per modality", learning, "val/accuracy, val/mae or probe/accuracy in history.csv"),
     Section("Prime learning window", prime, "fisher/<modality> in history.csv"),
     Section("Updates and staleness", timeline, "timeline.csv"),
     Section("Schedule", schedule, "tau, k, S, G, D or U in history.csv"),
