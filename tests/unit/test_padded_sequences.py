@@ -17,6 +17,8 @@ from asgml.model.encoders.small import TemporalConv, auto_encoder
 from asgml.model.encoders.valid_steps import masked_norm, valid_mask
 from asgml.model.fusion.concat import Concat
 from asgml.model.net import MultimodalNet
+from asgml.train.forward import Forward
+from asgml.train.task import task_of
 from callbacks.errors import UserError
 
 N, T, F = 60, 9, 4
@@ -184,6 +186,24 @@ def test_batch_statistics_in_training_are_those_of_all_valid_steps():
 
 
 # -- network ---------------------------------------------------------------------------------------
+
+
+def test_a_batch_with_missing_rows_is_its_samples_one_by_one(tmp_path):
+    """From the file to the features that fusion and heads read, teachers included."""
+    spec, tables = load(tmp_path, present_text=np.arange(N) % 4 > 0)
+    net = MultimodalNet(spec, partial(auto_encoder, dim=4), {}, Concat)
+    teachers = {"text": net.encoders["text"]}
+    forward = Forward(net, [], net.modalities, False, True, teachers, task_of(spec).criterion)
+    batch = whole(tables["train"])
+    features, present = forward.encode(batch)
+    assert present["text"] is not None
+    rows, lengths = batch["rows"]["text"], batch["lengths"]["text"]
+    for i, row in enumerate(rows.tolist()):
+        alone = net.encode("text", batch["x"]["text"][i : i + 1, : int(lengths[i])])
+        assert torch.allclose(features["text"][row], alone[0], atol=1e-5), f"row {row} of {int(lengths[i])} steps"
+    assert features["text"][~present["text"]].abs().sum() == 0
+    step = forward(batch, plan=None, measure=False, t=0, epoch=0, epochs=1, rank=0)
+    assert torch.allclose(step.teacher("text"), features["text"], atol=1e-5)
 
 
 class Deaf(nn.Module):
