@@ -78,6 +78,12 @@ def test_a_rhythm_that_reads_probes_is_refused_with_a_remedy_that_works(npz: Pat
         prepare(line(npz, tmp_path, name, *remedy))
 
 
+def test_a_survey_computes_in_the_precision_of_the_run(npz: Path, tmp_path: Path) -> None:
+    more = ["trainer.precision=bf16-mixed", "methods.gblending.super_epoch=1"]
+    parts = fit(line(npz, tmp_path, "gblending", *more))
+    assert np.isfinite(parts.module.metrics["val"]["mae"])
+
+
 def test_there_is_a_method_on_each_side() -> None:
     assert {"joint", "uniform", "unimodal", "mmpareto", "mgda", "pcgrad", "cagrad", "gradnorm", "gblending"} <= set(
         WORKS
