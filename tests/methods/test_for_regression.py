@@ -11,6 +11,7 @@ from alternatives import OWN, RUN, target
 from asgml_runs import compose, fit, prepare
 from omegaconf import DictConfig
 
+from asgml.train.method_support import check_methods
 from callbacks.errors import UserError
 from suite.runs.identity import run_dir
 
@@ -62,11 +63,16 @@ def test_it_trains_a_regression(name: str, npz: Path, teacher: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_it_is_refused_by_name(name: str, npz: Path, tmp_path: Path) -> None:
+def test_it_is_refused_by_name(name: str) -> None:
     with pytest.raises(UserError, match="method=uniform") as error:
-        prepare(line(npz, tmp_path, name))
+        check_methods({name: target(name)()}, timed=False, regression=True)
     assert error.value.where == "method"
     assert error.value.found.startswith(f"{name} in a regression")
+
+
+def test_a_run_is_refused_before_it_trains(npz: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"ogm_ge in a regression"):
+        prepare(line(npz, tmp_path, "ogm_ge"))
 
 
 def test_a_rhythm_that_reads_probes_is_refused_with_a_remedy_that_works(npz: Path, tmp_path: Path) -> None:
