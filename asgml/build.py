@@ -15,6 +15,7 @@ from asgml.rhythm.stages import rhythm_stages
 from asgml.rhythm.yoked import read_treated, treated_run
 from asgml.train.modulation import Modulation
 from asgml.train.module import MultimodalModule
+from asgml.train.task import task_of
 from asgml.train.teachers import AUTO, load_teachers, unimodal_ceilings
 from callbacks.errors import UserError
 from callbacks.stages.lr import LRStep
@@ -50,7 +51,10 @@ def build(cfg: DictConfig, run: Run) -> Parts:
         UserError: data or configuration from which no run can be built.
     """
     data = build_data(cfg)
-    callbacks = build_callbacks(cfg, run, classes=len(data.spec.classes))
+    task = task_of(data.spec, cfg.loss)
+    callbacks = build_callbacks(cfg, run, classes=data.spec.outputs, selects_by=task.selects_by)
+    if task.name == "regression":  # probes score classes
+        callbacks = {name: c for name, c in callbacks.items() if not isinstance(c, ProbeEMA)}
     probe = next((c for c in callbacks.values() if isinstance(c, ProbeEMA)), None)
     module, stages = build_module(cfg, data, probe)
     trainer, pipeline = assemble(cfg, run, callbacks, [*stages, LRStep()])
@@ -72,6 +76,15 @@ def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) 
         UserError: a decision reads probes, and there are none.
     """
     config: Asgml = build_node(cfg.asgml)
+    task = task_of(data.spec, cfg.loss)
+    if task.name == "regression" and config.uses_probes:
+        raise UserError(
+            "asgml.boost" if config.boosts else "asgml.adaptive.signal",
+            f"asgml.mode={config.mode}{' with the boost' if config.boosts else ''} in a regression: it reads probes, "
+            "which score classes",
+            "a rhythm that does not read probes",
+            "set asgml.mode=sync asgml.boost.enabled=false" if config.boosts else "set asgml.adaptive.signal=speed",
+        )
     net: MultimodalNet = build_node(cfg.model)(spec=data.spec, seed=int(cfg.seed))
     if cfg.trainer.precision in ("64", "64-true"):
         net = net.double()
@@ -97,6 +110,7 @@ def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) 
         cosine_every=int(cfg.cosine_every),
         seed=int(cfg.seed),
         teachers=load_teachers(cfg, net, methods),
+        task=task,
     )
     return module, [*stages, Modulation(methods)]
 

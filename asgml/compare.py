@@ -19,6 +19,7 @@ from rich.console import Console
 from asgml.report.measured import debugging
 from asgml.report.methods_table import control_table, method_table
 from asgml.report.naming import modalities
+from asgml.report.regression import regression_table
 from callbacks.errors import UserError
 from suite.config.compose import Composer
 from suite.report.data import read_runs
@@ -66,8 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for frames in group_runs(found, arguments.baseline):
         registered = [*methods, *(f"unimodal_{m}" for m in modalities(frames))]
         tables.append(method_table(frames, registered, not arguments.no_times))
-        below = control_table(frames)
-        tables += [] if below is None else [below]
+        tables += [t for t in (regression_table(frames), control_table(frames)) if t is not None]
     paths = save(tables, arguments.out or arguments.runs[0])
     console = Console()
     console.print(terminal(tables, console.width))

@@ -46,6 +46,7 @@ class Tree(Common):
         trainer: the options of Lightning's trainer.
         callbacks: the callbacks and stages, by name; null leaves one out.
         logger: the loggers beside the run's own tables, by name; null leaves one out.
+        loss: the loss of fusion and heads; auto is cross-entropy, and L1 where y is a number.
         cosine_every: the number of steps between two measurements of the cosine at the feature; 0 switches it off.
         debug: the debugging check of the run, `overfit` or `one_step`; null for none.
         label: the name of the configuration in tables and figures; null takes what differs between compared runs.
@@ -62,6 +63,7 @@ class Tree(Common):
     trainer: Any
     callbacks: dict[str, Any]
     logger: dict[str, Any]
+    loss: str
     cosine_every: int
     debug: str | None
     label: str | None
@@ -108,7 +110,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
         "counters": counters,
         "ceiling": data.spec.notes.get("ceiling"),
         "classes": data.spec.classes,
-        "class_counts": {s: class_counts(data.table(s).y, classes) for s in SPLITS},
+        "class_counts": {s: class_counts(data.table(s).y, classes) for s in SPLITS if classes},
     }
     best = None if cfg.debug == "one_step" else best_checkpoint(run)
     result |= best_moment(trainer)

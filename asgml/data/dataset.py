@@ -38,7 +38,8 @@ def to_device(batch: Batch, device: torch.device, wide: bool = False) -> Batch:
     if wide:
         x = {m: v.double() if v is not None and v.is_floating_point() else v for m, v in x.items()}
     rows = {m: moved(r) for m, r in batch["rows"].items()}
-    return {"x": x, "rows": rows, "y": moved(batch["y"]), "index": moved(batch["index"])}
+    lengths = {m: moved(n) for m, n in batch["lengths"].items()}
+    return {"x": x, "rows": rows, "lengths": lengths, "y": moved(batch["y"]), "index": moved(batch["index"])}
 
 
 class MultimodalDataset(torch.utils.data.Dataset):
@@ -48,7 +49,8 @@ class MultimodalDataset(torch.utils.data.Dataset):
 
         x: {modality: (n_m, …) float32 (int64 for tokens), the present rows only}
         rows: {modality: (n_m,) int64, their places in the batch, or None when all are present}
-        y: (B,) int64
+        lengths: {padded modality: (n_m,) int64, the valid steps of the present rows}; behind them x is 0
+        y: (B,) int64, float32 in a regression
         index: (B,) int64, rows of the table
 
     An index of n or more stands for a row given without some of its modalities, see `numbers`.
@@ -88,6 +90,7 @@ class MultimodalDataset(torch.utils.data.Dataset):
         code, index = np.divmod(index, len(self))
         x: dict[str, torch.Tensor] = {}
         rows: dict[str, torch.Tensor | None] = {}
+        lengths: dict[str, torch.Tensor] = {}
         for bit, (modality, stored) in enumerate(self.table.x.items()):
             present = self.table.present[modality][index] & (code >> bit & 1 == 0)
             where = np.flatnonzero(present)
@@ -96,9 +99,13 @@ class MultimodalDataset(torch.utils.data.Dataset):
                 x[modality] = self.table.transforms[modality](take(stored, index[where]), keys[where], self.train)
             else:
                 x[modality] = self._none_of(modality)
+            if modality in self.table.lengths:
+                n = lengths[modality] = torch.from_numpy(self.table.lengths[modality][index[where]])
+                x[modality][torch.arange(x[modality].shape[1]) >= n[:, None]] = 0
         return {
             "x": x,
             "rows": rows,
+            "lengths": lengths,
             "y": torch.from_numpy(np.asarray(self.table.y[index])),
             "index": torch.from_numpy(index.copy()),
         }
@@ -114,11 +121,12 @@ class MultimodalDataset(torch.utils.data.Dataset):
 
 def first_rows(batch: Batch, n: int) -> Batch:
     """Return the first n rows of a batch; a modality keeps those of its present rows that are among them."""
-    x: dict[str, torch.Tensor] = {}
-    rows: dict[str, torch.Tensor | None] = {}
+    out: Batch = {"x": {}, "rows": {}, "lengths": {}, "y": batch["y"][:n], "index": batch["index"][:n]}
     for modality, values in batch["x"].items():
         where = batch["rows"][modality]
-        here = None if where is None else where < n
-        x[modality] = values[:n] if here is None else values[here]
-        rows[modality] = None if where is None else where[here]
-    return {"x": x, "rows": rows, "y": batch["y"][:n], "index": batch["index"][:n]}
+        here: Any = slice(n) if where is None else where < n
+        out["x"][modality] = values[here]
+        out["rows"][modality] = None if where is None else where[here]
+        if modality in batch["lengths"]:
+            out["lengths"][modality] = batch["lengths"][modality][here]
+    return out

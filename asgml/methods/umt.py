@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class UMT(Method):
             `method=unimodal` run of the same configuration and seed under the same `paths.runs`.
     """
 
+    for_regression: ClassVar[bool] = True
     weight: float = 10.0
     checkpoints: str | dict[str, str] = "auto"
 

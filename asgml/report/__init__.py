@@ -2,8 +2,8 @@
 
 from asgml.report.measured import debugging, measured_on
 from asgml.report.multimodal import MULTIMODAL
-from asgml.report.naming import LABELS, metric
-from asgml.report.results import tables
+from asgml.report.naming import LABELS
+from asgml.report.results import score, tables
 from suite.report import ProgramReport, register
 
-register("asgml", ProgramReport(MULTIMODAL, tables, LABELS, metric("val_best"), measured_on, debugging))
+register("asgml", ProgramReport(MULTIMODAL, tables, LABELS, score, measured_on, debugging))

@@ -44,7 +44,7 @@ class SampleAnswers:
 
 
 def read_answers(run: RunRecord) -> SampleAnswers | None:
-    """Read the test predictions at the best validation epoch; None where there are none.
+    """Read the test predictions at the best validation epoch; None where there are none, and in a regression.
 
     Raises:
         UserError: a file that is damaged or lacks an array. `row`, `id`, `group` and `grouped_by` may be absent.
@@ -57,6 +57,8 @@ def read_answers(run: RunRecord) -> SampleAnswers | None:
             arrays = {k: stored[k] for k in stored.files}
     except (ValueError, OSError, EOFError) as error:
         raise UserError(str(path), str(error), "an .npz without pickled arrays", f"rm {path}") from error
+    if "value" in arrays:
+        return None
     missing = {"index", "y", "split", "prob"} - set(arrays)
     if missing:
         raise UserError(str(path), f"no array {sorted(missing)[0]!r}", "index, y, split, prob", f"rm {path}")

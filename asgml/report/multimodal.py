@@ -8,6 +8,7 @@ import numpy as np
 
 from asgml.report.confusion import MAX_CLASSES, confusion
 from asgml.report.naming import groups, modalities, tints
+from asgml.report.regression import errors
 from asgml.report.timeline import UPDATES, timeline
 from suite.report import figures as fig
 from suite.report.data import RunRecord
@@ -34,13 +35,14 @@ def accuracy(frames: RunFrames) -> list[Item]:
 
 
 def learning(frames: RunFrames) -> list[Item]:
-    """Draw per configuration the fused accuracy, each modality's head and probe, and the gap between the probes."""
+    """Draw per configuration the fused accuracy or error, each modality's head and probe, and the probes' gap."""
     lines = [Line("val/accuracy", "fused", INK)]
     for m, colour in tints(modalities(frames)).items():
         lines.append(Line(f"val/accuracy/{m}", f"{m} head", colour))
         lines.append(Line(f"probe/accuracy/{m}", f"{m} probe (EMA)", colour, "dot"))
     return [
         *grid(frames, "", ("val/accuracy", "probe/accuracy/"), lines, "validation accuracy (%)", scale=PERCENT),
+        *errors(frames),
         *one_line(frames, "Probe gap", "probe/gap", "gap (percentage points)", PERCENT),
     ]
 
@@ -200,7 +202,7 @@ def prime(frames: RunFrames) -> list[Item]:
 LOSS, *LAST = COMMON
 MULTIMODAL = [
     Section("Validation accuracy", accuracy, "val/accuracy in history.csv, and more than one configuration"),
-    Section("Learning curves per modality", learning, "val/accuracy or probe/accuracy in history.csv"),
+    Section("Learning curves per modality", learning, "val/accuracy, val/mae or probe/accuracy in history.csv"),
     Section("Confusion matrix", confusion, f"predictions_best.npz with at most {MAX_CLASSES} classes"),
     Section("Prime learning window", prime, "fisher/<modality> in history.csv"),
     Section("Updates and staleness", timeline, "timeline.csv"),

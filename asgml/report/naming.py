@@ -32,8 +32,9 @@ def modalities(frames: RunFrames) -> list[str]:
     found: set[str] = set()
     for run in frames.runs:
         for split in ("val", "test", "val_best", "test_best"):
-            found |= {k.removeprefix("accuracy/") for k in run.result.get(split) or {} if k.startswith("accuracy/")}
-        for prefix in ("val/accuracy/", "probe/accuracy/", "train/accuracy/", "cosine/"):
+            for prefix in ("accuracy/", "mae/"):
+                found |= {k.removeprefix(prefix) for k in run.result.get(split) or {} if k.startswith(prefix)}
+        for prefix in ("val/accuracy/", "val/mae/", "probe/accuracy/", "train/accuracy/", "cosine/"):
             found |= {k.removeprefix(prefix) for k in run.series if k.startswith(prefix)}
         if not found and run.timeline is not None:
             found |= set(run.timeline["modality"])

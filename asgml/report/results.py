@@ -8,6 +8,7 @@ import numpy as np
 
 from asgml.report.floor import floor_of, floor_rows
 from asgml.report.naming import metric, modalities
+from asgml.report.regression import regression_table
 from asgml.report.samples import sample_table
 from callbacks.run.history import COUNTERS
 from suite.report.data import RunRecord
@@ -29,7 +30,8 @@ MEANINGS = {
 
 def tables(frames: RunFrames) -> list[Table]:
     """Build results, per-sample comparison (where predictions are kept) and cost; tables without data are left out."""
-    found = [result_table(frames), sample_table(frames), cost_table(frames)]
+    values = regression_table(frames)
+    found = [result_table(frames) if values is None else values, sample_table(frames), cost_table(frames)]
     return [table for table in found if table is not None and len(table.columns) > 1]
 
 
@@ -37,6 +39,12 @@ def best_epochs(run: RunRecord) -> float | None:
     """Return the number of epochs after which the best checkpoint was written; None where the run does not say it."""
     epoch = run.number("best_epoch")
     return None if epoch is None else epoch + 1
+
+
+def score(run: RunRecord) -> float | None:
+    """Return the validation accuracy of the best epoch, or minus the error of a regression: higher is better."""
+    error = run.metric("val_best", "mae")
+    return run.metric("val_best", "accuracy") if error is None else -error
 
 
 def result_table(frames: RunFrames) -> Table:

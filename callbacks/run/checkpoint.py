@@ -39,7 +39,7 @@ class StepCheckpoint(Checkpoint):
             _target_: callbacks.StepCheckpoint
             dirpath: runs/cremad/0a1b2c3d4e5f/checkpoints
             every_n_steps: 200
-            monitor: val/accuracy
+            monitor: val/accuracy  # auto: what the program selects by
             mode: max
             tie_breaker: val/loss
 
@@ -54,18 +54,20 @@ class StepCheckpoint(Checkpoint):
             ends of epochs.
         every_n_epochs: the number of epochs after whose last batch it is written. The last step of training is always
             saved.
-        monitor: the logged validation metric that decides `best.ckpt`; null writes no such file. NaN never wins.
-        mode: whether more (`max`) or less (`min`) of it is better.
+        monitor: the logged validation metric that decides `best.ckpt`; null writes no such file, `auto` stands for
+            `selects_by`. NaN never wins.
+        mode: whether more (`max`) or less (`min`) of it is better; `auto` together with `monitor: auto`.
         tie_breaker: the logged validation loss that decides between equal values of `monitor`: the lower one wins, NaN
             loses to any number. Where it is equal too, and with null, the earlier validation is kept.
         config_hash: the identity of the run's configuration; a checkpoint with another one is refused.
         config: the configuration behind the hash, in plain containers, so that differing keys can be named.
         inputs: the fingerprint (path, size, sha256) of every file that the run reads, by role; a checkpoint that was
             made with another content of one of them is refused.
+        selects_by: the metric and the mode that the program selects by, for `monitor: auto`.
 
     Raises:
-        UserError: another configuration's checkpoint or one made on other data, a full disk, or a monitor that is not
-            logged.
+        UserError: `auto` for one of monitor and mode alone, another configuration's checkpoint or one made on other
+            data, a full disk, or a monitor that is not logged.
     """
 
     def __init__(
@@ -74,11 +76,12 @@ class StepCheckpoint(Checkpoint):
         every_n_steps: int | None = None,
         every_n_epochs: int = 1,
         monitor: str | None = "val/accuracy",
-        mode: Literal["max", "min"] = "max",
+        mode: Literal["max", "min", "auto"] = "max",
         config_hash: str | None = None,
         config: dict[str, Any] | None = None,
         inputs: dict[str, dict[str, Any]] | None = None,
         tie_breaker: str | None = None,
+        selects_by: tuple[str, Literal["max", "min"]] | None = None,
     ):
         for name, value in (("every_n_steps", every_n_steps), ("every_n_epochs", every_n_epochs)):
             if value is not None and value < 1:
@@ -86,7 +89,8 @@ class StepCheckpoint(Checkpoint):
         self.last_path = Path(dirpath) / "last.ckpt"
         self.best_path = Path(dirpath) / "best.ckpt"
         self.every_n_steps, self.every_n_epochs = every_n_steps, every_n_epochs
-        self.monitor, self.mode, self.tie_breaker = monitor, mode, tie_breaker
+        self.monitor, self.mode = _selection(monitor, mode, selects_by)
+        self.tie_breaker = tie_breaker
         self.config_hash = config_hash
         self.config = None if config is None else _plain(config)
         self.inputs: dict[str, dict[str, Any]] | None = None if inputs is None else _plain(inputs)
@@ -290,6 +294,25 @@ class StraightToFile(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         with Path(path).open("wb") as file:  # a file object, so that a full disk is an OSError
             torch.save(checkpoint, file)
+
+
+def _selection(
+    monitor: str | None, mode: Literal["max", "min", "auto"], selects_by: tuple[str, Literal["max", "min"]] | None
+) -> tuple[str | None, Literal["max", "min"]]:
+    """Return the monitor and its mode, with `auto` replaced by what it stands for."""
+    if monitor == "auto" and mode == "auto" and selects_by is not None:
+        return selects_by
+    if monitor is None:
+        return None, "max"
+    if monitor != "auto" and mode != "auto":
+        return monitor, mode
+    given = "val/loss" if monitor == "auto" else monitor
+    raise UserError(
+        "callbacks.checkpoint",
+        f"monitor={monitor} with mode={mode}" + ("" if selects_by else ", in a program that selects by no metric"),
+        "auto for both, or a metric and its mode, max or min",
+        f"set callbacks.checkpoint.monitor={given} callbacks.checkpoint.mode={'min' if 'loss' in given else 'max'}",
+    )
 
 
 def _to_disk(path: Path) -> None:

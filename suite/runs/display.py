@@ -27,8 +27,8 @@ def varying(overrides: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def metric(metrics: Any) -> str:
-    """Return the accuracy among a result's metrics as text, else the loss, else nothing."""
-    for name in ("accuracy", "loss"):
+    """Return the accuracy among a result's metrics as text, else the mean absolute error, the loss, or nothing."""
+    for name in ("accuracy", "mae", "loss"):
         value = metrics.get(name) if isinstance(metrics, dict) else None
         if isinstance(value, int | float):
             return f"{name} {value:.4f}"

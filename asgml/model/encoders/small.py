@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from asgml.data.spec import RANK
 from asgml.model.encoders.base import Encoder, resolve_kind
 from asgml.model.encoders.norms import Norm, norm0d, norm1d, norm2d
+from asgml.model.encoders.valid_steps import lengths_after, masked_norm, only_valid, valid_mask
 from callbacks.errors import UserError
 
 
@@ -93,18 +96,45 @@ class SmallCNN(Encoder):
         return self.linear(self.layers(x))
 
 
-def _over_time(steps: int, width: int, stages: list[int], norm: Norm, grid: int, dim: int) -> nn.Sequential:
-    """Build (n, width, steps) -> (n, dim): convolutions, means over at most `grid` spans of time, linear."""
-    time = _Axis(steps, len(stages), grid)
-    layers: list[nn.Module] = []
-    for (before, after), stride in zip(pairwise([width, *stages]), time.strides):
-        layers += [
-            nn.Conv1d(before, after, 3, stride=stride, padding=1, bias=False),
-            norm1d(norm, after),
-            nn.ReLU(inplace=True),
-        ]
-    pool = nn.AvgPool1d(time.window, ceil_mode=True)
-    return nn.Sequential(*layers, pool, nn.Flatten(), nn.Linear(stages[-1] * time.cells, dim))
+class _OverTime(nn.Module):
+    """Maps (n, width, steps) to (n, dim): convolutions, means over at most `grid` spans of time, linear.
+
+    The spans lie where they lie in the longest sequence; one without a (valid) step gives 0.
+    """
+
+    def __init__(self, steps: int, width: int, stages: list[int], norm: Norm, grid: int, dim: int):
+        super().__init__()
+        time = _Axis(steps, len(stages), grid)
+        self.layers = nn.Sequential()
+        for (before, after), stride in zip(pairwise([width, *stages]), time.strides):
+            self.layers.append(nn.Conv1d(before, after, 3, stride=stride, padding=1, bias=False))
+            self.layers.append(norm1d(norm, after))
+            self.layers.append(nn.ReLU(inplace=True))
+        self.pool = nn.AvgPool1d(time.window, ceil_mode=True)
+        self.cells = time.cells
+        self.linear = nn.Linear(stages[-1] * time.cells, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._out(self.pool(self.layers(x)))
+
+    def padded(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Return what `forward` gives for the first `lengths` (n,) steps of each row alone."""
+        mask = valid_mask(lengths, x.shape[2])
+        x = only_valid(x, mask)
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv1d):
+                x, lengths = layer(x), lengths_after(layer, lengths)
+                mask = valid_mask(lengths, x.shape[2])
+            elif isinstance(layer, nn.ReLU):
+                x = layer(x)
+            else:
+                x = masked_norm(layer, x, mask)
+        share = self.pool(mask.to(x.dtype))  # of valid steps in each span
+        means = self.pool(only_valid(x, mask)) / torch.where(share > 0, share, 1.0)
+        return self._out(means)
+
+    def _out(self, means: Tensor) -> Tensor:
+        return self.linear(F.pad(means, (0, self.cells - means.shape[2])).flatten(1))
 
 
 class TemporalConv(Encoder):
@@ -112,6 +142,9 @@ class TemporalConv(Encoder):
 
     The last linear map sees each span apart, so the feature depends on *when* something happens. The first is shared by
     the taps of the first convolution, which would otherwise have three weights per feature to fit to few samples.
+
+    Given lengths, it computes with the valid steps alone, also in its normalisation: a row's feature is that of the
+    sequence without padding, however much of it there is and whatever it holds.
 
     Args:
         shape: the shape of one sample, (T, F).
@@ -127,6 +160,7 @@ class TemporalConv(Encoder):
     """
 
     accepts = ("sequence",)
+    takes_lengths = True
 
     def __init__(
         self,
@@ -142,10 +176,23 @@ class TemporalConv(Encoder):
         stages = _checked("TemporalConv.channels", [64, 64] if channels is None else channels, "channels=[64,64]")
         steps, features = self.shape
         self.project = nn.Linear(features, stages[0])
-        self.time = _over_time(steps, stages[0], stages, norm, _checked_grid("TemporalConv", grid), dim)
+        self.time = _OverTime(steps, stages[0], stages, norm, _checked_grid("TemporalConv", grid), dim)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return the features (n, dim) of rows (n, T, F); n may be 0.
+
+        Args:
+            x: the rows.
+            lengths: the number of valid steps of each row, (n,) int64, each 1 or more; None stands for all steps.
+        """
+        return super().forward(x) if lengths is None or x.shape[0] == 0 else self.encode_padded(x, lengths)
 
     def encode_rows(self, x: Tensor) -> Tensor:
         return self.time(self.project(x).transpose(1, 2))
+
+    def encode_padded(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Return the features (n, dim) of the first `lengths` (n,) steps of each row, with n >= 1."""
+        return self.time.padded(self.project(x).transpose(1, 2), lengths)
 
 
 class FrameCNN(Encoder):
@@ -183,7 +230,7 @@ class FrameCNN(Encoder):
         _checked_grid("FrameCNN", grid)
         width = stages[-1]
         self.frame = SmallCNN(self.shape[1:], width, stages, norm, grid)
-        self.time = _over_time(self.shape[0], width, [width, width], norm, grid, dim)
+        self.time = _OverTime(self.shape[0], width, [width, width], norm, grid, dim)
 
     def encode_rows(self, x: Tensor) -> Tensor:
         return self.time(self.frame(x.flatten(0, 1)).unflatten(0, x.shape[:2]).transpose(1, 2))
