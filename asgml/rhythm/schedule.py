@@ -48,10 +48,10 @@ class Adaptive:
     beta: float = 0.5
     tau_base: int = 0
     tau_min: int = 0
-    tau_max: int = 4
+    tau_max: int = 2
     threshold_delta: float = 0.1
     gap_full: float = 0.3
-    kappa: float = 5.0
+    kappa: float = 3.0
     update_every: int = 10
     ramp_steps: int = 0
     window: int = 50

@@ -23,7 +23,7 @@ class Rhythm(Stage):
 
     Example (built by `asgml.rhythm.stages` from the `asgml` node)::
 
-        asgml: {mode: adaptive, adaptive: {kind: staleness, signal: hybrid, tau_max: 4, update_every: 10}}
+        asgml: {mode: adaptive, adaptive: {kind: staleness, signal: hybrid, tau_max: 2, update_every: 10}}
 
     Limits: needs the gate in the same pipeline (its host read brings norms and losses) and a `ProbeEMA` for utilisation
     signals, for the boost and for a dominant modality that the data set does not name. That one is decided once, at the

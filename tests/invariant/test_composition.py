@@ -223,9 +223,9 @@ def test_all_delayed_under_the_schedule_gives_everybody_the_largest_delay():
     probe = FixedProbe({"audio": 0.9, "visual": 0.4})
     free = train(asgml("adaptive", adaptive=adaptive), probe=probe)
     tied = train(asgml("adaptive", adaptive=adaptive, control="all_delayed"), probe=probe)
-    assert (free.ages("audio")[-1], free.ages("visual")[-1]) == (4, 0)
+    assert (free.ages("audio")[-1], free.ages("visual")[-1]) == (2, 0)
     assert tied.ages("audio") == tied.ages("visual")
-    assert tied.ages("audio")[-1] == 4
+    assert tied.ages("audio")[-1] == 2
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_the_schedule_holds_the_strong_encoder_back_and_says_so():
             events.extend(ctx.events)
 
     probe = FixedProbe({"audio": 0.9, "visual": 0.6})
-    config = asgml("adaptive", adaptive={"signal": "utilisation", "update_every": 3, "kappa": 9.0})
+    config = asgml("adaptive", adaptive={"signal": "utilisation", "update_every": 3, "tau_max": 4, "kappa": 5.0})
     run = train(config, toy_batches(12, toy_spec()), probe=probe, extra=[Log()], optimizer=MOMENTUM)
     # excess (0.3 - 0.1) / 0.3 of 4 steps, rounded: 3
     assert run.ages("audio") == [-1, -1, -1] + [3] * 9
@@ -304,7 +304,12 @@ def test_a_gap_within_its_noise_delays_nobody():
 
 @pytest.mark.parametrize(
     ("options", "slots"),
-    [({}, 4), ({"tau_max": 2}, 2), ({"signal": "speed"}, 1), ({"signal": "speed", "tau_base": 1, "tau_max": 9}, 3)],
+    [
+        ({}, 2),
+        ({"tau_max": 4, "kappa": 5.0}, 4),
+        ({"signal": "speed"}, 1),
+        ({"signal": "speed", "tau_base": 1, "tau_max": 5}, 3),
+    ],
 )
 def test_rings_hold_what_the_constraints_allow_and_no_more(options, slots):
     """With two modalities no speed score exceeds 2."""

@@ -28,6 +28,7 @@ ADAPTIVE = [
     "method=asgml_adaptive",
     "asgml.adaptive.tau_base=1",
     "asgml.adaptive.tau_max=3",
+    "asgml.adaptive.kappa=4",
     "asgml.adaptive.update_every=2",
     "asgml.adaptive.window=3",
     "asgml.adaptive.threshold_delta=0.0",

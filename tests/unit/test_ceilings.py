@@ -19,8 +19,8 @@ from suite.runs.launch import launch
 # What only an adaptive run reads, so that no unimodal run can be given it.
 OWN = [
     "method=asgml_adaptive",
-    "asgml.adaptive.tau_max=2",
-    "asgml.adaptive.kappa=3",
+    "asgml.adaptive.tau_max=3",
+    "asgml.adaptive.kappa=4",
     "asgml.warmup=fresh",
     "asgml.gamma=2",
 ]

@@ -99,11 +99,11 @@ def test_kappa_bounds_how_far_anybody_falls_behind():
 @pytest.mark.parametrize(
     ("options", "largest"),
     [
-        ({"kappa": 3.0}, 2),
+        ({"tau_max": 4}, 2),
         ({"kappa": 3.0, "tau_min": 1, "tau_max": 6}, 5),
         ({"kappa": 1.0, "signal": "utilisation"}, 0),
-        ({"kappa": 1.5, "signal": "speed", "tau_base": 1}, 2),
-        ({"kappa": 1.66, "tau_min": 2}, 3),
+        ({"kappa": 1.5, "signal": "speed", "tau_base": 1, "tau_max": 4}, 2),
+        ({"kappa": 1.66, "tau_min": 2, "tau_max": 4}, 3),
     ],
 )
 def test_a_kappa_under_which_tau_max_cannot_be_reached_is_refused_with_what_can(options, largest):
@@ -137,8 +137,8 @@ def test_the_ramp_is_linear_from_tau_min():
 def test_signals():
     score, used = {"a": 3.0, "b": 0.4}, {"a": 0.3, "b": 0.9}
     assert decide(Adaptive(signal="speed"), score, {}, 0) == {"a": 2, "b": 0}
-    assert decide(Adaptive(signal="utilisation"), {}, used, 0) == {"a": 0, "b": 4}
-    assert decide(Adaptive(signal="utilisation", kappa=3.0, tau_max=2), {}, used, 0) == {"a": 0, "b": 2}
+    assert decide(Adaptive(signal="utilisation"), {}, used, 0) == {"a": 0, "b": 2}
+    assert decide(Adaptive(signal="utilisation", kappa=5.0, tau_max=4), {}, used, 0) == {"a": 0, "b": 4}
 
 
 def test_hybrid_is_the_larger_of_the_two_and_never_delays_the_weakest():
@@ -150,7 +150,7 @@ def test_hybrid_is_the_larger_of_the_two_and_never_delays_the_weakest():
         used = {m: draw.random() for m in names}
         base, low = draw.randint(0, 2), draw.randint(0, 1)
         one, two, both = (
-            decide(Adaptive(signal=s, kappa=100.0, tau_base=base, tau_min=low), score, used, 0)
+            decide(Adaptive(signal=s, kappa=100.0, tau_max=4, tau_base=base, tau_min=low), score, used, 0)
             for s in ("speed", "utilisation", "hybrid")
         )
         weakest = min(used, key=used.__getitem__)
@@ -174,7 +174,7 @@ def test_blend_is_the_weighted_mean_of_the_two_and_never_delays_the_weakest():
         used = {m: draw.random() for m in names}
         base, weight = draw.randint(0, 2), draw.choice([0.0, 0.25, 0.5, 0.9, 1.0])
         one, two, both = (
-            decide(Adaptive(signal=s, kappa=100.0, tau_base=base, blend_weight=weight), score, used, 0)
+            decide(Adaptive(signal=s, kappa=100.0, tau_max=4, tau_base=base, blend_weight=weight), score, used, 0)
             for s in ("speed", "utilisation", "blend")
         )
         weakest = min(used, key=used.__getitem__)
@@ -241,7 +241,10 @@ def test_a_gap_is_acted_on_only_beyond_its_noise(rows, tau):
     """0.8 against 0.5 is tau 3 of 4 when it is certain; what the held-out rows leave uncertain is not acted on."""
     used = {"strong": 0.8, "weak": 0.5}
     noise = gap_noise(used, rows)
-    assert decide(Adaptive(signal="utilisation", kappa=9.0), {}, used, 0, noise) == {"strong": tau, "weak": 0}
+    assert decide(Adaptive(signal="utilisation", tau_max=4, kappa=5.0), {}, used, 0, noise) == {
+        "strong": tau,
+        "weak": 0,
+    }
     excess = min(1.0, max(0.0, 0.3 - noise["strong"] - 0.1) / 0.3)
     assert utilisation_excess(used, 0.1, 0.3, noise)["strong"] == pytest.approx(excess)
 
