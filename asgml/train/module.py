@@ -23,7 +23,7 @@ from asgml.train.forward import Forward
 from asgml.train.method_support import check_methods, install_modules, install_selection, never_act, reinitialise
 from asgml.train.modulation import Modulation
 from asgml.train.predictions import Predictions, evaluate
-from asgml.train.survey import take_survey
+from asgml.train.survey import forward_training_data, take_survey
 from callbacks.errors import UserError
 from callbacks.stages.lr import LRSchedule
 from callbacks.step.context import StepContext
@@ -318,6 +318,10 @@ class MultimodalModule(L.LightningModule):
             here = rows[m]  # positions and not a mask, whose length the host would have to wait for
             out[m] = (f, y) if here is None else (f.index_select(0, here), y.index_select(0, here))
         return out
+
+    def forward_training_data(self) -> None:
+        """Run the forward pass over the training data, always the same batches (see `callbacks.SWAWeights`)."""
+        forward_training_data(self)
 
     # -- evaluation
     def _predict(self, step: Step) -> Tensor:

@@ -48,6 +48,8 @@ MODES: dict[str, list[str]] = {
     "probe-half": ["method=boost", "callbacks.probe.holdout=half", "+callbacks.probe.hidden=4"],
     "probe-buffer": ["method=boost", "callbacks.probe.holdout=buffer", "+callbacks.probe.buffer_batches=3"],
     "ema": ["averaging=ema", "callbacks.averaging.decay=0.9"],
+    "swa": ["averaging=swa", "callbacks.averaging.start=6", "callbacks.averaging.every=3",
+            "callbacks.averaging.cycle=2.0", "callbacks.averaging.swa_lr=0.02"],
     "adamw-cosine": ["optimizer=adamw", "optimizer.lr=0.01", "lr_schedule=cosine", "lr_schedule.warmup_steps=4"],
     "fp16": ["trainer.precision=16-mixed"],
 }  # fmt: skip
@@ -111,9 +113,11 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, mode: str) -> 
         assert rows(whole, table) == rows(broken, table), table
 
 
-def test_after_a_fit_with_averaging_every_evaluation_uses_the_weights_at_hand(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["ema", "swa"])
+def test_after_a_fit_with_averaging_every_evaluation_uses_the_weights_at_hand(tmp_path: Path, kind: str) -> None:
     """Also those loaded from `best.ckpt`, and also in a run that died between training and testing."""
-    cfg = config(write_features(tmp_path / "data.npz"), tmp_path / "runs", *MODES["ema"], "trainer.max_epochs=4")
+    more = [*MODES[kind], "trainer.max_epochs=4", "model.encoder.norm=batch"]
+    cfg = config(write_features(tmp_path / "data.npz"), tmp_path / "runs", *more)
     first = fit(cfg)
     final = weights(first)
     best = torch.load(run_dir(cfg) / "checkpoints" / "best.ckpt", weights_only=True)
