@@ -8,6 +8,7 @@ from .run.checkpoint import StepCheckpoint as StepCheckpoint
 from .run.collapse import CollapseMonitor as CollapseMonitor
 from .run.collapse import CollapseSample as CollapseSample
 from .run.debug import OverfitCheck as OverfitCheck
+from .run.epoch_line import EpochLine as EpochLine
 from .run.history import History as History
 from .run.history_logger import HistoryLogger as HistoryLogger
 from .run.manifest import CheckpointManifest as CheckpointManifest

@@ -23,7 +23,7 @@ from asgml.train.method_support import check_methods, install_modules, install_s
 from asgml.train.modulation import Modulation
 from asgml.train.parts import backward_in_parts
 from asgml.train.predictions import Predictions
-from asgml.train.survey import take_survey
+from asgml.train.survey import forward_training_data, take_survey
 from asgml.train.task import Classification, Task, score_sums
 from callbacks.errors import UserError
 from callbacks.stages.lr import LRSchedule
@@ -324,6 +324,10 @@ class MultimodalModule(L.LightningModule):
         if self.trains_heads or not losses:
             losses += [self.gamma * step.losses[m] for m in self.active]
         return torch.stack(losses).sum()
+
+    def forward_training_data(self) -> None:
+        """Run the forward pass over the training data, always the same batches (see `callbacks.SWAWeights`)."""
+        forward_training_data(self)
 
     # -- evaluation
     def _predict(self, step: Step) -> Tensor:

@@ -1,4 +1,4 @@
-"""take_survey: one pass over a whole split, for methods that look at all of it before an epoch."""
+"""One pass over a whole split: for methods that look at all of it before an epoch, and for its statistics."""
 
 from __future__ import annotations
 
@@ -32,6 +32,29 @@ class Surveyed(Protocol):
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch: ...
 
 
+def _data(module: Surveyed, where: str, what: str) -> Any:
+    data: Any = module.trainer.datamodule  # type: ignore[attr-defined]
+    if data is None:
+        raise UserError(
+            where,
+            f"{what}, without a data module",
+            "data from asgml.data.MultimodalData",
+            "call trainer.fit(module, datamodule=asgml.data.MultimodalData(…))",
+        )
+    return data
+
+
+def forward_training_data(module: Surveyed) -> None:
+    """Run the forward pass over this rank's training batches of epoch 0, augmented as there, in the module's own mode.
+
+    Raises:
+        UserError: the trainer has no data module.
+    """
+    data = _data(module, "callbacks.averaging.statistics", "recomputed")
+    for batch in data.train_dataloader():
+        module.step_of(module.transfer_batch_to_device(batch, module.device, 0))
+
+
 def take_survey(module: Surveyed, split: Literal["train", "val"]) -> Survey:
     """Pass once over a split with the network as it stands, and return what it computes; every rank gets the whole.
 
@@ -39,14 +62,7 @@ def take_survey(module: Surveyed, split: Literal["train", "val"]) -> Survey:
         UserError: the trainer has no data module.
     """
     assert isinstance(module, nn.Module)
-    data: Any = module.trainer.datamodule  # type: ignore[attr-defined]
-    if data is None:
-        raise UserError(
-            "method",
-            "one that looks at a whole split, without a data module",
-            "data from asgml.data.MultimodalData",
-            "call trainer.fit(module, datamodule=asgml.data.MultimodalData(…))",
-        )
+    data = _data(module, "method", "one that looks at a whole split")
     parts: list[dict[str, Tensor]] = []
     with evaluating(module), module.trainer.precision_plugin.forward_context():
         for batch in data.survey_dataloader(split):

@@ -14,9 +14,13 @@ after their first forward pass. Other buffers that a forward pass writes (say, s
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+
+from callbacks.step.ranks import sum_over_ranks
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -78,3 +82,43 @@ def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
         pair[1].append(source)
     for to, of in grouped.values():
         torch._foreach_copy_(to, of)
+
+
+def running_layers(module: nn.Module) -> dict[str, _NormBase]:
+    """Return the normalisation layers that have running statistics, by name; lazy ones only after their first pass."""
+    layers = {name: m for name, m in module.named_modules() if isinstance(m, _NormBase)}
+    return {n: m for n, m in layers.items() if m.running_mean is not None and not nn.parameter.is_lazy(m.running_mean)}
+
+
+@torch.no_grad()
+def recompute_statistics(layers: Sequence[_NormBase], forward: Callable[[], object]) -> None:
+    """Replace running statistics by the means, over the batches of a pass, of each batch's mean and variance.
+
+    The statistics of all ranks' batches are those of every rank. A layer that the pass does not reach keeps its own.
+    As `torch.optim.swa_utils.update_bn`, for given layers; everything else of the network stays in its mode.
+
+    Args:
+        layers: the layers.
+        forward: runs the forward pass over the data of this rank.
+    """
+    before = [(layer.momentum, layer.training) for layer in layers]
+    old = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]  # type: ignore[union-attr]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain mean over the batches
+        layer.train()
+    try:
+        forward()
+    finally:
+        for layer, (momentum, training) in zip(layers, before, strict=True):
+            layer.momentum, layer.training = momentum, training
+    for layer, (mean, var) in zip(layers, old, strict=True):
+        assert layer.running_mean is not None
+        assert layer.running_var is not None
+        assert layer.num_batches_tracked is not None
+        count = layer.num_batches_tracked.to(layer.running_mean)
+        total = sum_over_ranks(count)
+        reached = total > 0
+        for buffer, kept in ((layer.running_mean, mean), (layer.running_var, var)):
+            whole = sum_over_ranks(buffer * count) / total.clamp(min=1)
+            buffer.copy_(torch.where(reached, whole, kept))

@@ -43,6 +43,7 @@ NOT_MEANINGFUL: dict[str, str] = {
     "trainer.enable_progress_bar": "display",
     "trainer.enable_model_summary": "display",
     "callbacks.progress": "display",
+    "callbacks.epoch_line": "display",
     "callbacks.progress_bar": "display",
     "callbacks.model_summary": "display",
 }

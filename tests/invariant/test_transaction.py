@@ -160,7 +160,13 @@ def test_during_a_veto_nothing_moves_and_step_is_still_called(optimizer):
     assert [t for t, m, *_ in run.timeline if m == "audio"] == [0, 1, 2, 2, 3]
 
 
-@pytest.mark.parametrize("make", [lambda: EMAWeights(0.6, every=2, start=2), lambda: SWAWeights(start=2, every=3)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: EMAWeights(0.6, every=2, start=2),
+        lambda: SWAWeights(start=2, every=3, swa_lr=0.01, cycle=2.0, statistics="averaged"),
+    ],
+)
 def test_averages_count_committed_steps_only(make):
     spec, poison = toy_spec(2, SHAPE), (0, 5)
     _, expected = run_with("sync", without(toy_batches(9, spec), poison), average=make())

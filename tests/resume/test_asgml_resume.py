@@ -53,6 +53,8 @@ MODES: dict[str, list[str]] = {
     "probe-buffer": ["method=boost", "callbacks.probe.holdout_size=6", "asgml.boost.threshold_delta=0.0"],
     "probe-validation": ["method=boost", "callbacks.probe.holdout=validation", "callbacks.probe.budget=0.2"],
     "ema": ["averaging=ema", "callbacks.averaging.decay=0.9"],
+    "swa": ["averaging=swa", "callbacks.averaging.start=6", "callbacks.averaging.every=3",
+            "callbacks.averaging.cycle=2.0", "callbacks.averaging.swa_lr=0.02"],
     "adamw-cosine": ["optimizer=adamw", "optimizer.lr=0.01", "lr_schedule=cosine", "lr_schedule.warmup_steps=4"],
     "fp16": ["trainer.precision=16-mixed"],
 }  # fmt: skip
@@ -118,9 +120,11 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, mode: str, mon
         assert rows(whole, table) == rows(broken, table), table
 
 
-def test_after_a_fit_with_averaging_every_evaluation_uses_the_weights_at_hand(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["ema", "swa"])
+def test_after_a_fit_with_averaging_every_evaluation_uses_the_weights_at_hand(tmp_path: Path, kind: str) -> None:
     """Also those loaded from `best.ckpt`, and also in a run that died between training and testing."""
-    cfg = config(write_features(tmp_path / "data.npz"), tmp_path / "runs", *MODES["ema"], "trainer.max_epochs=4")
+    more = [*MODES[kind], "trainer.max_epochs=4", "model.encoder.norm=batch"]
+    cfg = config(write_features(tmp_path / "data.npz"), tmp_path / "runs", *more)
     first = fit(cfg)
     final = weights(first)
     best = torch.load(run_dir(cfg) / "checkpoints" / "best.ckpt", weights_only=True)

@@ -164,11 +164,11 @@ def test_schedulers_that_somebody_else_steps_are_refused():
 
 # -- averages
 def literal_average(states: list[dict], steps: list[int], decay: float | None) -> dict:
-    """The average over the weights after the given committed steps; decay None: equal weights."""
+    """The average over weights and running statistics after the given steps; decay None: equal weights."""
     average: dict = {}
     for n, t in enumerate(steps):
         for k, v in states[t - 1].items():
-            if n == 0 or not v.is_floating_point() or "running" in k:
+            if n == 0 or not v.is_floating_point():
                 average[k] = v
             elif decay is None:
                 average[k] = average[k] + (v - average[k]) / (n + 1)
@@ -190,8 +190,8 @@ class Copy(L.Callback):
     [
         (lambda: EMAWeights(decay=0.8), list(range(1, 8)), 0.8),
         (lambda: EMAWeights(decay=0.8, every=3, start=2), [3, 6], 0.8),
-        (lambda: SWAWeights(start=4, every=1), [4, 5, 6, 7], None),
-        (lambda: SWAWeights(start=1, every=2), [2, 4, 6], None),
+        (lambda: SWAWeights(start=4, every=1, statistics="averaged"), [4, 5, 6, 7], None),
+        (lambda: SWAWeights(start=1, every=2, statistics="averaged"), [1, 3, 5, 7], None),
     ],
     ids=["ema", "ema-every-3", "swa", "swa-every-2"],
 )
@@ -215,7 +215,7 @@ def test_without_a_pipeline_every_optimiser_step_counts():
 
 
 def test_at_the_end_of_the_fit_the_module_has_the_average():
-    average = SWAWeights(start=1, every=1)
+    average = SWAWeights(start=1, every=1, statistics="averaged")
     module = Foreign(automatic=False)
     trace = fit(module, foreign_batches(4), [StepPipeline([StepGate()], announce=False), average])
     mean = torch.stack([s["head.weight"] for s in trace.states]).mean(0)

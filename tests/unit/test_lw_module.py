@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -209,9 +210,10 @@ def test_a_stage_may_take_more_codes_than_are_sent(folder: Path) -> None:
                                   ["averaging=ema"], ["trainer.precision=bf16-mixed"],
                                   ["injector=soft_prefix", "encoder=token", "encoder.heads=2"],
                                   ["encoder=byte", "encoder.heads=2"]])  # fmt: skip
-def test_variants_train(folder: Path, more: list[str]) -> None:
+def test_variants_train(folder: Path, more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     cfg = config(folder, *more, "trainer.max_epochs=1")
     parts = fit(cfg)
+    assert re.search(r"^epoch 1/1  train/loss [\d.]+  val/f1 \d\.\d{3}", capsys.readouterr().out, re.MULTILINE)
     assert parts.pipeline.t == 6
     assert max(history(cfg, "delta/adapter:tiny_llama")) > 0
 
