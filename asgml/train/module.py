@@ -318,12 +318,9 @@ class MultimodalModule(L.LightningModule):
     # -- curvature
     def curvature_loss(self, batch: Batch, rows: int) -> Tensor:
         """Return the fused loss and gamma times the unimodal ones of a batch's first rows (see `StabilityGuard`)."""
-        part = first_rows(batch, rows)
-        step = self.forward_pass(part, plan=None, measure=False, t=0, epoch=0, epochs=-1, rank=self.global_rank)
-        losses = [step.losses[FUSION]] if self.fusion_loss else []
-        if self.trains_heads or not losses:
-            losses += [self.gamma * step.losses[m] for m in self.active]
-        return torch.stack(losses).sum()
+        step = self.forward_pass(first_rows(batch, rows), plan=None, measure=False, t=0, epoch=0, epochs=-1, rank=0)
+        heads = [self.gamma * step.losses[m] for m in self.active] if self.trains_heads or not self.fusion_loss else []
+        return torch.stack([*([step.losses[FUSION]] if self.fusion_loss else []), *heads]).sum()
 
     def forward_training_data(self) -> None:
         """Run the forward pass over the training data, always the same batches (see `callbacks.SWAWeights`)."""
