@@ -38,7 +38,7 @@ def to_device(batch: Batch, device: torch.device, wide: bool = False) -> Batch:
     if wide:
         x = {m: v.double() if v is not None and v.is_floating_point() else v for m, v in x.items()}
     rows = {m: moved(r) for m, r in batch["rows"].items()}
-    lengths = {m: moved(n) for m, n in batch["lengths"].items()}
+    lengths = {m: moved(n) for m, n in batch.get("lengths", {}).items()}
     return {"x": x, "rows": rows, "lengths": lengths, "y": moved(batch["y"]), "index": moved(batch["index"])}
 
 
@@ -127,6 +127,6 @@ def first_rows(batch: Batch, n: int) -> Batch:
         here: Any = slice(n) if where is None else where < n
         out["x"][modality] = values[here]
         out["rows"][modality] = None if where is None else where[here]
-        if modality in batch["lengths"]:
+        if modality in batch.get("lengths", {}):
             out["lengths"][modality] = batch["lengths"][modality][here]
     return out
