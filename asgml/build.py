@@ -13,6 +13,7 @@ from asgml.model.net import MultimodalNet
 from asgml.rhythm.config import Asgml
 from asgml.rhythm.stages import rhythm_stages
 from asgml.rhythm.yoked import read_treated, treated_run
+from asgml.train.method_support import check_masking, check_methods
 from asgml.train.modulation import Modulation
 from asgml.train.module import MultimodalModule
 from asgml.train.task import task_of
@@ -42,6 +43,32 @@ class Parts:
     module: MultimodalModule
     trainer: L.Trainer
     pipeline: StepPipeline
+
+
+def judge(cfg: DictConfig) -> None:
+    """Refuse a configuration that no data could make right: everything that needs no data is built once.
+
+    Modalities that the source can name without reading the data are judged as well.
+
+    Raises:
+        UserError: a value out of its range, or parts that do not fit each other.
+    """
+    config: Asgml = build_node(cfg.asgml)
+    methods: dict[str, Method] = {name: build_node(node) for name, node in cfg.methods.items()}
+    for node in (cfg.lr_schedule, cfg.optimizer, cfg.model, *cfg.callbacks.values()):
+        if node is not None:
+            build_node(node)
+    if cfg.callbacks.get("probe") is None and config.uses_probes:
+        refuse_without_probe(config, [], None)
+    check_masking(config.masking if config.kind == "frequency" and config.skips else None, methods)
+    check_methods(methods, config.delays or config.skips, regression=False)
+    source = build_node(cfg.data)
+    if hasattr(source, "modality_names"):
+        names: list[str] = source.modality_names()
+        for method in methods.values():
+            names = [m for m in method.active(source.modality_names()) if m in names]
+        if config.mode in ("staleness", "frequency"):
+            (config.taus if config.mode == "staleness" else config.ks)(names, getattr(source, "dominant", None))
 
 
 def build(cfg: DictConfig, run: Run) -> Parts:

@@ -78,6 +78,13 @@ def dead(cfg: DictConfig) -> dict[str, str]:
     return reasons
 
 
+def judge(cfg: DictConfig) -> None:
+    """Refuse a configuration that no data could make right; nothing of the data is read."""
+    from asgml.build import judge as judge_parts
+
+    judge_parts(cfg)
+
+
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """Do one run from data to result, and return the result."""
     from asgml.build import build
@@ -136,7 +143,7 @@ def main() -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         raise SystemExit(UserError.EXIT_CODE) from None
-    launch("asgml", train, dead, schema=Tree, argv=argv)
+    launch("asgml", train, dead, schema=Tree, judge=judge, argv=argv)
 
 
 if __name__ == "__main__":

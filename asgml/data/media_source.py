@@ -118,6 +118,10 @@ class MediaSource:
         """The folder with lists and media."""
         return Path(self.path)
 
+    def modality_names(self) -> list[str]:
+        """Return the modalities, known without reading a file."""
+        return ["audio", "visual"]
+
     @property
     def class_names(self) -> list[str]:
         """The names of the classes; label `i` is the i-th."""

@@ -29,16 +29,17 @@ def cut(y: np.ndarray, shares: list[float], seed: int, where: str, group: np.nda
             where,
             f"fractions {shares}",
             "positive numbers of sum < 1",
-            "set data.val_fraction=0.15, and data.test_fraction=0.15 where test is cut too",
+            "set data.val_fraction=0.15" + (" data.test_fraction=0.15" if len(shares) > 1 else ""),
         )
     part = _by_class(y, shares, seed) if group is None else _by_group(y, shares, seed, where, group)
     empty = [i for i in range(len(shares) + 1) if not np.any(part == i)]
     if empty:
+        keys = ["data.val_fraction", "data.test_fraction"][: len(shares)]
         raise UserError(
             where,
             f"{len(y)} samples of {len(np.unique(y))} classes, too few to cut {len(shares) + 1} parts",
             "at least one sample in train, val and test",
-            "raise data.val_fraction and data.test_fraction, or save an array `split` (0 train, 1 val, 2 test)",
+            f"raise {' and '.join(keys)}, or save an array `split` (0 train, 1 val, 2 test)",
         )
     return part
 

@@ -91,7 +91,7 @@ def _check_spec(spec: DataSpec) -> None:
     if spec.dominant is not None and spec.dominant not in spec.modalities:
         names = list(spec.modalities)
         raise UserError(
-            "data.dominant", repr(spec.dominant), f"one of {', '.join(names)}", f"set data.dominant={names[0]}"
+            "data.dominant", repr(spec.dominant), f"one of {', '.join(names)}", f"let the source name {names[0]}"
         )
     if spec.task == "regression":
         if spec.classes or spec.target_range is None:

@@ -185,6 +185,22 @@ class Asgml:
         return self.adaptive.kind if self.mode == "adaptive" else self.mode
 
     @property
+    def delays(self) -> bool:
+        """Return whether encoders apply stale gradients; controls may take that away from a mode."""
+        return self.kind == "staleness" and self.control in ("none", "all_delayed", "yoked_swap")
+
+    @property
+    def skips(self) -> bool:
+        """Return whether encoders skip updates; controls may take that away from a mode."""
+        return self.kind == "frequency" and self.control in (
+            "none",
+            "all_delayed",
+            "random_skip",
+            "yoked_skip",
+            "yoked_swap",
+        )
+
+    @property
     def boosts(self) -> bool:
         """Return whether the weak modality is boosted, by the mode or beside it."""
         return self.boost.enabled or self.mode == "boost"

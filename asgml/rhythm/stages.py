@@ -40,7 +40,6 @@ def rhythm_stages(
     kind = config.kind
     if adaptive is not None:
         config.known(list(adaptive.tops), modalities, "asgml.adaptive.ceilings")
-    passive = config.control in ("lr_matched", "scale_only", "yoked_scale", "yoked_lr")  # neither delays nor skips
     if config.control == "yoked_swap" and len(modalities) < 2:
         found, expected = f"'yoked_swap' with {modalities} alone", "two modalities or more to swap"
         raise UserError("asgml.control", found, expected, "set asgml.control=yoked_lr")
@@ -51,7 +50,7 @@ def rhythm_stages(
         later = int(config.tau if kind == "staleness" else config.k) - (kind == "frequency")  # type: ignore[arg-type]
     if kind == "staleness":
         delay = config.taus(modalities, dominant) if adaptive is None else dict.fromkeys(modalities, adaptive.tau_min)
-        if not passive:
+        if config.delays:
             buffer = StalenessBuffer(
                 delay if adaptive or later else {m: tau for m, tau in delay.items() if tau > 0},
                 warmup=config.warmup,
@@ -67,7 +66,7 @@ def rhythm_stages(
         interval = (
             config.ks(modalities, dominant) if adaptive is None else dict.fromkeys(modalities, adaptive.tau_min + 1)
         )
-        if not passive:
+        if config.skips:
             rule: Literal["fixed", "elapsed", "random"] = "fixed" if adaptive is None else "elapsed"
             mask = FrequencyMask(
                 interval,

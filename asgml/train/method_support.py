@@ -56,6 +56,25 @@ def check_methods(methods: Mapping[str, Method], timed: bool, regression: bool) 
     return any(uses(method, "select") for method in methods.values())
 
 
+def check_masking(masking: str | None, methods: Mapping[str, Method]) -> None:
+    """Refuse `fusion_preserving` where no unimodal loss reaches the encoders.
+
+    Args:
+        masking: what the rhythm applies between two updates, None where it skips none.
+        methods: the methods of the run, by name.
+
+    Raises:
+        UserError: no method trains with the unimodal losses.
+    """
+    if masking == "fusion_preserving" and not any(method.trains_heads for method in methods.values()):
+        raise UserError(
+            "asgml.masking",
+            f"fusion_preserving with method {', '.join(methods)}",
+            "a method whose unimodal losses reach the encoders, e.g. uniform",
+            "set asgml.masking=soft, asgml.masking=hard or asgml.masking=accumulate",
+        )
+
+
 def never_act(methods: Mapping[str, Method], epochs: int) -> list[str]:
     """Return a warning for each method that a run of this many epochs (-1 where unknown) would end before."""
     told = []

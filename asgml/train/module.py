@@ -19,7 +19,14 @@ from asgml.model.net import FUSION, MultimodalNet
 from asgml.rhythm.stage import Rhythm
 from asgml.train.distributed import means_over_ranks
 from asgml.train.forward import Forward
-from asgml.train.method_support import check_methods, install_modules, install_selection, never_act, reinitialise
+from asgml.train.method_support import (
+    check_masking,
+    check_methods,
+    install_modules,
+    install_selection,
+    never_act,
+    reinitialise,
+)
 from asgml.train.modulation import Modulation
 from asgml.train.parts import backward_in_parts
 from asgml.train.predictions import Predictions
@@ -109,13 +116,7 @@ class MultimodalModule(L.LightningModule):
         for method in self.methods.values():
             self.active = [m for m in method.active(self.modalities) if m in self.active]
         self.trains_heads = any(method.trains_heads for method in self.methods.values())
-        if rhythm.mask is not None and rhythm.mask.masking == "fusion_preserving" and not self.trains_heads:
-            raise UserError(
-                "asgml.masking",
-                f"fusion_preserving with method {', '.join(self.methods)}",
-                "a method whose unimodal losses reach the encoders, e.g. uniform",
-                "set asgml.masking=soft, asgml.masking=hard or asgml.masking=accumulate",
-            )
+        check_masking(None if rhythm.mask is None else rhythm.mask.masking, self.methods)
         self.fusion_loss = not any(method.replaces_fusion_loss for method in self.methods.values())
         self.forward_pass = Forward(
             net, everyone, self.active, self.trains_heads, may_miss, teachers or {}, self.task.criterion

@@ -40,6 +40,8 @@ from suite.runs.record import release_memory
 
 __all__ = ["Run", "Task", "launch", "plan"]
 
+Judge = Callable[[DictConfig], None]
+
 FAILED_ONLY = "--failed-only"
 _LOCAL_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 _LOCAL_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -62,6 +64,7 @@ def launch(
     *,
     schema: type | None = None,
     earlier: Earlier | None = None,
+    judge: Judge | None = None,
     config_dir: Path | None = None,
     argv: Sequence[str] | None = None,
 ) -> None:
@@ -76,6 +79,8 @@ def launch(
         dead: the keys without effect under a tree, with the reason; see `suite.config.check.check_effective`.
         schema: the dataclass of the plain nodes of the tree; see `suite.config.check.check`.
         earlier: the function from a tree to the files of earlier runs that it names, by key.
+        judge: what refuses a tree whose parts cannot be built or do not fit each other, whatever the data; it is asked
+            about every job before the first one runs.
         config_dir: the folder of the YAML files; None is `suite.config.compose.conf_dir()`.
         argv: the arguments in place of `sys.argv[1:]`.
 
@@ -93,7 +98,7 @@ def launch(
                 Composer(program, config_dir, _extra_dirs(args)).with_hydra(args.overrides)
             _through_hydra(program, config_dir, arguments, _not_a_run)
             return
-        planned = _plan(program, args, config_dir, dead, schema)
+        planned = _plan(program, args, config_dir, dead, schema, judge)
     except UserError as error:
         _fail(error)
     runner = _JobRunner(program, task, earlier, failed_only, planned)
@@ -139,7 +144,12 @@ def plan(
 
 
 def _plan(
-    program: str, args: argparse.Namespace, config_dir: Path | None, dead: Dead | None, schema: type | None
+    program: str,
+    args: argparse.Namespace,
+    config_dir: Path | None,
+    dead: Dead | None,
+    schema: type | None,
+    judge: Judge | None = None,
 ) -> PlannedJobs:
     composer = Composer(program, config_dir, _extra_dirs(args))
     given = [*_HYDRA_SETTINGS, *args.overrides]
@@ -158,6 +168,8 @@ def _plan(
             check(cfg, schema)
             if dead is not None:
                 check_effective(cfg, overrides, dead, composer.compose)
+            if judge is not None:
+                judge(cfg)
             if mode == RunMode.MULTIRUN and local:
                 _refuse_devices(cfg)
             shown = [o for o in filter_overrides(overrides) if not o.startswith("hydra/")]

@@ -1,0 +1,88 @@
+"""A remedy works as typed: every key and option that a message tells the user to set exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from suite.config.compose import Composer
+
+ROOT = Path(__file__).parents[2]
+NODES = (
+    "asgml|data|loader|model|fusion|optimizer|lr_schedule|trainer|callbacks|methods|method|group_lr|cosine_every|debug|"
+    "loss|label|seed|resume|paths|averaging|sweep|experiment|rhythm"
+)
+#: `key=value` as it is typed; after `+`, `~` or a letter it is something else
+SETTING = re.compile(rf"(?<![\w.+~:-])((?:{NODES})(?:\.\w+)*)=")
+#: the experiments whose users can see the messages of a file; of all others everybody's
+ONLY = {
+    "asgml/data/features.py": ["features"],
+    "asgml/data/targets.py": ["features"],
+    "asgml/data/lengths.py": ["features"],
+    "asgml/data/splits.py": ["features", "cremad", "cremad_mini"],
+    "asgml/data/avdigits.py": ["avdigits"],
+    "asgml/data/cremad.py": ["cremad", "cremad_mini"],
+    "asgml/data/cremad_mini.py": ["cremad_mini"],
+    "asgml/data/ave.py": ["ave"],
+    "asgml/data/kinetics_sounds.py": ["kinetics_sounds"],
+    "asgml/data/media_source.py": ["cremad", "cremad_mini", "ave", "kinetics_sounds"],
+    "asgml/data/shards.py": ["cremad", "cremad_mini", "ave", "kinetics_sounds"],
+}
+
+
+#: what a user has chosen who sees the messages of a file
+CHOSEN = {
+    "asgml/model/fusion/film.py": ["fusion=film"],
+    "callbacks/run/averaging.py": ["averaging=swa"],
+    "callbacks/stages/lr.py": ["lr_schedule=step"],
+}
+
+
+@cache
+def tree(experiment: str, choices: tuple[str, ...]) -> DictConfig:
+    line = [f"experiment={experiment}", "++data.path=given", *choices]
+    return Composer("asgml").compose(line)
+
+
+@cache
+def groups() -> set[str]:
+    return set(Composer("asgml").groups())
+
+
+def settings(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield every key that a string of a file tells to set, with its line; docstrings and YAML examples left out."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        for part in ast.walk(node):
+            if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                chosen = "method=unimodal" in part.value  # a whole command, which brings its own keys
+                for found in SETTING.finditer("" if chosen else part.value):
+                    yield part.lineno, found.group(1)
+
+
+def cases() -> list[tuple[str, int, str]]:
+    files = [p for package in ("asgml", "callbacks", "suite") for p in sorted((ROOT / package).rglob("*.py"))]
+    own = [p for p in files if not {"bench", "reference"} & set(p.parts)]
+    return sorted({(str(p.relative_to(ROOT)), line, key) for p in own for line, key in settings(p)})
+
+
+@pytest.mark.parametrize("path", sorted({c[0] for c in cases()}))
+def test_every_key_of_a_remedy_exists_in_every_experiment(path: str) -> None:
+    parts = Path(path).parts
+    method = Path(path).stem if parts[:2] == ("asgml", "methods") else ""
+    choices = (*CHOSEN.get(path, []), *([f"method={method}"] if method in Composer("asgml").options("method") else []))
+    wrong = []
+    for _, line, key in (c for c in cases() if c[0] == path):
+        if key in groups() or key.endswith("._"):
+            continue
+        for experiment in ONLY.get(path, Composer("asgml").options("experiment")):
+            if OmegaConf.select(tree(experiment, choices), key, throw_on_missing=False, default=tree) is tree:
+                wrong.append(f"{path}:{line} {key} in experiment={experiment}")
+    assert wrong == []
