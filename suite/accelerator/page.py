@@ -13,7 +13,8 @@ NOTHING = "**Not measured yet:** no run of this command has had an accelerator."
 HEAD = """# Accelerator
 
 Written by `make accelerator`: what only an accelerator can show, section by section, in at most 8 minutes. Started
-again, it does what is missing; a change of code, device or torch is measured anew.
+again, it does what is missing or failed with an error; a change of code, device or torch is measured anew, a section of
+your choice with `python -m suite.accelerator {programs} --again NAME`.
 
 - With network: `make accelerator` on the machine itself.
 - Without: bring the checkout with its `.venv` (same operating system and Python) and type
