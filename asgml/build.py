@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import lightning as L
 from omegaconf import DictConfig, OmegaConf
@@ -12,9 +12,11 @@ from asgml.methods.base import Method
 from asgml.model.net import MultimodalNet
 from asgml.rhythm.config import Asgml
 from asgml.rhythm.stages import rhythm_stages
+from asgml.rhythm.yoked import read_treated, treated_run
 from asgml.train.modulation import Modulation
 from asgml.train.module import MultimodalModule
-from asgml.train.teachers import load_teachers
+from asgml.train.task import task_of
+from asgml.train.teachers import AUTO, load_teachers, unimodal_ceilings
 from callbacks.errors import UserError
 from callbacks.stages.lr import LRStep
 from callbacks.stages.probe import ProbeEMA
@@ -49,7 +51,10 @@ def build(cfg: DictConfig, run: Run) -> Parts:
         UserError: data or configuration from which no run can be built.
     """
     data = build_data(cfg)
-    callbacks = build_callbacks(cfg, run, classes=len(data.spec.classes))
+    task = task_of(data.spec, cfg.loss)
+    callbacks = build_callbacks(cfg, run, classes=data.spec.outputs, selects_by=task.selects_by)
+    if task.name == "regression":  # probes score classes
+        callbacks = {name: c for name, c in callbacks.items() if not isinstance(c, ProbeEMA)}
     probe = next((c for c in callbacks.values() if isinstance(c, ProbeEMA)), None)
     module, stages = build_module(cfg, data, probe)
     trainer, pipeline = assemble(cfg, run, callbacks, [*stages, LRStep()])
@@ -68,15 +73,17 @@ def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) 
     """Build the module and the stages that its mode needs.
 
     Raises:
-        UserError: the mode reads probes, and there are none.
+        UserError: a decision reads probes, and there are none.
     """
     config: Asgml = build_node(cfg.asgml)
-    if probe is None and config.uses_probes:
+    task = task_of(data.spec, cfg.loss)
+    if task.name == "regression" and config.uses_probes:
         raise UserError(
-            "callbacks.probe",
-            "null",
-            f"probes, which asgml.mode={config.mode}{' with the boost' if config.boosts else ''} reads",
-            "leave callbacks.probe=null out, or set asgml.mode=sync asgml.boost.enabled=false",
+            "asgml.boost" if config.boosts else "asgml.adaptive.signal",
+            f"asgml.mode={config.mode}{' with the boost' if config.boosts else ''} in a regression: it reads probes, "
+            "which score classes",
+            "a rhythm that does not read probes",
+            "set asgml.mode=sync asgml.boost.enabled=false" if config.boosts else "set asgml.adaptive.signal=speed",
         )
     net: MultimodalNet = build_node(cfg.model)(spec=data.spec, seed=int(cfg.seed))
     if cfg.trainer.precision in ("64", "64-true"):
@@ -85,7 +92,12 @@ def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) 
     trainable = [m for m in net.modalities if any(p.requires_grad for p in net.groups()[m])]
     for method in methods.values():
         trainable = [m for m in method.active(net.modalities) if m in trainable]
-    rhythm, stages = rhythm_stages(config, trainable, data.spec.dominant, probe, int(cfg.seed))
+    if config.mode == "adaptive" and config.adaptive.ceilings == AUTO:
+        config = replace(config, adaptive=replace(config.adaptive, ceilings=unimodal_ceilings(cfg, trainable)))
+    if probe is None:
+        refuse_without_probe(config, trainable, data.spec.dominant)
+    treated = read_treated(treated_run(cfg), config, trainable) if config.yoked else None
+    rhythm, stages = rhythm_stages(config, trainable, data.spec.dominant, probe, int(cfg.seed), treated)
     module = MultimodalModule(
         net,
         methods,
@@ -98,5 +110,33 @@ def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) 
         cosine_every=int(cfg.cosine_every),
         seed=int(cfg.seed),
         teachers=load_teachers(cfg, net, methods),
+        task=task,
     )
     return module, [*stages, Modulation(methods)]
+
+
+def refuse_without_probe(config: Asgml, modalities: list[str], dominant: str | None) -> None:
+    """Refuse a rhythm whose decisions read probes.
+
+    Args:
+        config: the `asgml` node.
+        modalities: the modalities that are trained.
+        dominant: the modality that the data set names as dominant, or None.
+
+    Raises:
+        UserError: the schedule, the boost or `delayed: dominant` needs probes.
+    """
+    if config.uses_probes:
+        raise UserError(
+            "callbacks.probe",
+            "null",
+            f"probes, which asgml.mode={config.mode}{' with the boost' if config.boosts else ''} reads",
+            "leave callbacks.probe=null out, or set asgml.mode=sync asgml.boost.enabled=false",
+        )
+    if config.waits(modalities, dominant):
+        raise UserError(
+            "callbacks.probe",
+            "null",
+            "probes, which find the modality that asgml.delayed=dominant means: this data set names none",
+            f"leave callbacks.probe=null out, or set asgml.delayed={modalities[0]}",
+        )

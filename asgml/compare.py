@@ -1,8 +1,10 @@
-"""`python -m asgml.compare RUNS [--name NAME] [--out FOLDER]`: every method of an experiment in one table.
+"""`python -m asgml.compare RUNS [--name NAME] [--out FOLDER]`: every method of an experiment in one table per data set.
 
 Mean and 95 % interval over seeds, the paired test against joint training with Holm's correction, the cost of a step
 relative to joint, peak memory; below it every asynchronous row against its controls; in the terminal, and as
-`methods.md`, `methods.tex` and `methods.html` in FOLDER.
+`methods.md`, `methods.tex` and `methods.html` in FOLDER. Runs on other data (other settings of the data, or files of
+other content) have a table of their own, debugging runs are left out, and the last rows of each table are what needs no
+training: the majority class and chance.
 """
 
 from __future__ import annotations
@@ -14,7 +16,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from asgml.report.measured import debugging
 from asgml.report.methods_table import control_table, method_table
+from asgml.report.naming import modalities
+from asgml.report.regression import regression_table
 from callbacks.errors import UserError
 from suite.config.compose import Composer
 from suite.report.data import read_runs
@@ -50,12 +55,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             "runs of python -m asgml.run",
             "python -m asgml.run -m sweep=methods experiment=avdigits",
         )
-    registered = [name for name in Composer("asgml").options("method") if name != "unimodal"]
+    if all(debugging(run) for run in found):
+        raise UserError(
+            ", ".join(map(str, arguments.runs)),
+            f"debugging runs only ({len(found)})",
+            "a run without debug=…",
+            f"look at them with python -m suite.report {arguments.runs[0]}",
+        )
+    methods = [name for name in Composer("asgml").options("method") if name.partition("_")[0] != "unimodal"]
     tables = []
     for frames in group_runs(found, arguments.baseline):
+        registered = [*methods, *(f"unimodal_{m}" for m in modalities(frames))]
         tables.append(method_table(frames, registered, not arguments.no_times))
-        below = control_table(frames)
-        tables += [] if below is None else [below]
+        tables += [t for t in (regression_table(frames), control_table(frames)) if t is not None]
     paths = save(tables, arguments.out or arguments.runs[0])
     console = Console()
     console.print(terminal(tables, console.width))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from asgml.rhythm.config import dead_keys
+from asgml.sweep import for_the_data
+from callbacks.errors import UserError
 from suite.config.check import Common
 from suite.runs.job import Run
 from suite.runs.launch import launch
@@ -43,6 +46,7 @@ class Tree(Common):
         trainer: the options of Lightning's trainer.
         callbacks: the callbacks and stages, by name; null leaves one out.
         logger: the loggers beside the run's own tables, by name; null leaves one out.
+        loss: the loss of fusion and heads; auto is cross-entropy, and L1 where y is a number.
         cosine_every: the number of steps between two measurements of the cosine at the feature; 0 switches it off.
         debug: the debugging check of the run, `overfit` or `one_step`; null for none.
         label: the name of the configuration in tables and figures; null takes what differs between compared runs.
@@ -59,6 +63,7 @@ class Tree(Common):
     trainer: Any
     callbacks: dict[str, Any]
     logger: dict[str, Any]
+    loss: str
     cosine_every: int
     debug: str | None
     label: str | None
@@ -88,9 +93,10 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
     """Train, then evaluate the last and the best-validation weights on val and test, and return the result."""
     import torch
 
-    from asgml.train.predictions import save_predictions
+    from asgml.data.spec import SPLITS, Split
+    from asgml.train.predictions import class_counts, save_predictions
     from suite.report import single_report
-    from suite.shell import best_checkpoint
+    from suite.shell import best_checkpoint, best_moment
 
     trainer, module, data = parts.trainer, parts.module, parts.data
     trainer.fit(module, datamodule=data, ckpt_path=str(run.resume_from) if run.resume_from else None, weights_only=True)
@@ -98,17 +104,26 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
         **parts.pipeline.counters(),
         "dropped_per_epoch": data.train_dataloader().batches.dropped_per_epoch,
     }
-    result: dict[str, Any] = {"counters": counters, "ceiling": data.spec.notes.get("ceiling")}
+    classes = len(data.spec.classes)
+    evaluated: tuple[Split, ...] = ("val", "test")
+    result: dict[str, Any] = {
+        "counters": counters,
+        "ceiling": data.spec.notes.get("ceiling"),
+        "classes": data.spec.classes,
+        "class_counts": {s: class_counts(data.table(s).y, classes) for s in SPLITS if classes},
+    }
     best = None if cfg.debug == "one_step" else best_checkpoint(run)
+    result |= best_moment(trainer)
     for suffix, path in (("", None), ("_best", best)) if best is not None else (("", None),):
         if path is not None:
             module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
         trainer.validate(module, datamodule=data, verbose=False)
         trainer.test(module, datamodule=data, verbose=False)
-        for split in ("val", "test"):
+        for split in evaluated:
             result[f"{split}{suffix}"] = dict(module.metrics[split])
         if run.is_main:
-            save_predictions(run.dir / f"predictions{suffix}.npz", {s: module.predictions[s] for s in ("val", "test")})
+            kept = {split: module.predictions[split] for split in evaluated}
+            save_predictions(run.dir / f"predictions{suffix}.npz", kept, {s: data.table(s) for s in evaluated})
     if run.is_main:
         result["report"] = single_report(run.dir, {**result, "status": "finished"}).name
     return result
@@ -116,7 +131,12 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command line of `python -m asgml.run`."""
-    launch("asgml", train, dead, schema=Tree)
+    try:
+        argv = for_the_data(sys.argv[1:], Tree)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(UserError.EXIT_CODE) from None
+    launch("asgml", train, dead, schema=Tree, argv=argv)
 
 
 if __name__ == "__main__":

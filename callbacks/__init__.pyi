@@ -25,6 +25,7 @@ from .stages.gradient_share import gradient_share as gradient_share
 from .stages.lr import LRSchedule as LRSchedule
 from .stages.lr import LRStep as LRStep
 from .stages.probe import ProbeEMA as ProbeEMA
+from .stages.stability_guard import StabilityGuard as StabilityGuard
 from .stages.staleness import StalenessBuffer as StalenessBuffer
 from .step.context import StepContext as StepContext
 from .step.groups import Group as Group

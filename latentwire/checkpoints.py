@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.errors import UserError
+from callbacks.run.checkpoint import STATE_KEY
 from callbacks.run.manifest import KEY, verify
 from suite.runs.job import CONFIG, read_result
 
@@ -50,6 +51,11 @@ def read_checkpoint(run_dir: Path, which: str = "best") -> dict[str, Any]:
     if "latentwire" not in found:
         raise UserError(str(path), "a checkpoint of another program", "one of latentwire", f"give {PLACE} of a wire")
     return found
+
+
+def read_inputs(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the fingerprints of the files that a checkpoint was made with; None where it does not say."""
+    return checkpoint.get("callbacks", {}).get(STATE_KEY, {}).get("inputs")
 
 
 def part_of(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -176,6 +177,14 @@ def dead(cfg: DictConfig) -> dict[str, str]:
     return reasons
 
 
+def earlier(cfg: DictConfig) -> dict[str, Path]:
+    """Return the checkpoints of the runs that this one stands on, by the key that names them."""
+    named = {key: cfg.wire.get(key) for key in ("from_run", "start_from")}
+    return {
+        f"wire.{key}": Path(str(run)) / "checkpoints" / "best.ckpt" for key, run in named.items() if run is not None
+    }
+
+
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """Do one run from data to result (see `suite.runs.launch`)."""
     from latentwire.build import build
@@ -191,7 +200,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
     """Train, then evaluate the weights of the best validation, which must reproduce what they were saved for."""
     from callbacks.run.manifest import verify
     from suite.report import single_report
-    from suite.shell import best_checkpoint
+    from suite.shell import best_checkpoint, best_moment
 
     trainer, module = parts.trainer, parts.module
     before = dict(module.fingerprints)
@@ -205,7 +214,11 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
     for name, lm in module.lms.items():
         lm.verify(before[name])
     best = best_checkpoint(run)
-    result: dict[str, Any] = {"counters": parts.pipeline.counters(), "val": dict(module.metrics["val"])}
+    result: dict[str, Any] = {
+        "counters": parts.pipeline.counters(),
+        "val": dict(module.metrics["val"]),
+        **best_moment(trainer),
+    }
     saved = torch.load(best, map_location="cpu", weights_only=True)
     module.load_state_dict(saved["state_dict"])
     verify(saved, module, str(best))
@@ -294,7 +307,7 @@ def task(cfg: DictConfig, run: Run) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command."""
-    launch("latentwire", task, dead, schema=Tree)
+    launch("latentwire", task, dead, schema=Tree, earlier=earlier)
 
 
 if __name__ == "__main__":

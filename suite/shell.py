@@ -20,6 +20,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from callbacks.errors import UserError
+from callbacks.run.checkpoint import StepCheckpoint
 from callbacks.run.history_logger import HistoryLogger
 from callbacks.run.tracking import finish
 from callbacks.stages.lr import LRSchedule
@@ -27,7 +28,8 @@ from callbacks.step.pipeline import StepPipeline
 from callbacks.step.stage import Stage
 from suite.config.instantiate import build_node
 from suite.config.signature import parameters
-from suite.runs.identity import meaningful
+from suite.runs.identity import fingerprints, meaningful
+from suite.runs.inputs import all_files
 from suite.runs.job import Run
 
 # Lightning's notices that say nothing about these runs.
@@ -82,12 +84,14 @@ def build_callbacks(cfg: DictConfig, run: Run, **facts: Any) -> dict[str, L.Call
         cfg: the whole configuration.
         run: the run in progress.
         facts: what only the program knows and its callbacks may ask for by parameter name, beside `dirpath` (of
-            checkpoints), `config`, `config_hash` and `seed`.
+            checkpoints), `config`, `config_hash`, `inputs` (the fingerprints of the files that the run reads, which
+            have to be there by now) and `seed`.
     """
     known = {
         "dirpath": str(run.dir / "checkpoints"),
         "config": meaningful(cfg),
         "config_hash": run.hash,
+        "inputs": fingerprints(cfg, all_files(cfg, run.earlier)),
         "seed": run.seed,
         **facts,
     }
@@ -242,3 +246,9 @@ def best_checkpoint(run: Run) -> Path:
             "set trainer.check_val_every_n_epoch=1 trainer.max_steps=-1, with trainer.max_epochs=1 or more",
         )
     return best
+
+
+def best_moment(trainer: L.Trainer) -> dict[str, Any]:
+    """Return epoch, step and metrics of the run's best checkpoint for `result.json`; {} without a `StepCheckpoint`."""
+    found = next((c for c in trainer.checkpoint_callbacks if isinstance(c, StepCheckpoint)), None)
+    return {} if found is None else found.best()

@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from asgml.build import Parts, build
 from suite.config.compose import Composer
 from suite.runs.identity import config_hash, run_dir
-from suite.runs.job import Run, seed_everything
+from suite.runs.job import RESULT, Run, seed_everything
+from suite.runs.ledger import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 _COMPOSER = Composer("asgml")
@@ -54,6 +55,7 @@ def overrides(npz: Path, runs: Path) -> list[str]:
         f"paths.runs={runs}",
         "loader.batch_size=8",
         "loader.eval_batch_size=16",
+        "optimizer=sgd",  # with momentum, which is where held encoders and stale gradients can go wrong
         "optimizer.lr=0.05",
         "trainer.max_epochs=2",
         "trainer.accelerator=cpu",
@@ -104,6 +106,16 @@ def fit(cfg: DictConfig, callbacks: Sequence[L.Callback] = (), resume: bool = Fa
     checkpoint = str(run_dir(cfg) / "checkpoints" / "last.ckpt") if resume else None
     parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
     return parts
+
+
+def finish_treated(cfg: DictConfig) -> DictConfig:
+    """Do the run that a yoked control replays, unless it is there, and return its configuration."""
+    treated = copy.deepcopy(cfg)
+    treated.asgml.control = "none"
+    if not (run_dir(treated) / RESULT).exists():
+        fit(treated)
+        write_json(run_dir(treated) / RESULT, {"status": "finished"})
+    return treated
 
 
 def weights(parts: Parts) -> dict[str, torch.Tensor]:

@@ -40,6 +40,7 @@ LOG_LINES = 20
 MEASURED = re.compile(r"(^|\s)(time|memory)/|(_ms|seconds|_memory_mb|_cuda_mb)$")
 # Of `result.json`: what says which code ran, where and when.
 ABOUT = {"program", "experiment", "hash", "versions", "commit", "dirty", "started", "finished", "identity"}
+ABOUT |= {"configuration", "inputs", "code"}
 Cells = dict[str, Any]  # place -> tensor or text
 
 # Command lines; `{data}` and `{out}` stand for folders.
@@ -63,7 +64,7 @@ ASGML = {
     "rendered_anew": "method=joint data.path={out}/rendered data.samples=240 data.actors=12",
     "frequency_soft": f"{FREQUENCY} asgml.k=3",
     "frequency_accumulate": f"{FREQUENCY} asgml.k=3 asgml.masking=accumulate",
-    "frequency_preserving": f"{FREQUENCY} asgml.delayed=all asgml.masking=fusion_preserving asgml.through=gradient",
+    "frequency_preserving": f"{FREQUENCY} asgml.delayed=all asgml.masking=fusion_preserving",
     "frequency_random_skip": f"{FREQUENCY} asgml.masking=hard asgml.control=random_skip",
     "staleness": f"{STALENESS} asgml.tau=2",
     "staleness_compensated": f"{STALENESS} asgml.tau={{audio:3,visual:1}} asgml.compensation=delay_compensated "

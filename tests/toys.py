@@ -262,6 +262,26 @@ def train(
     return Trained(module, pipeline, trainer, trace, rows)
 
 
+class FixedProbe(ProbeEMA):
+    """Reports the same utilisation in every step or, as a function of the committed steps, one for each.
+
+    It is measured on `rows` held-out rows, by default on so many that no gap is noise.
+    """
+
+    def __init__(self, values: Mapping[str, float] | Callable[[int], Mapping[str, float]], rows: int = 10**9):
+        super().__init__(CLASSES)
+        self.values, self.holdout_rows, self.t = values, rows, 0
+
+    def prepare(self, ctx) -> None: ...
+
+    def after_commit(self, ctx) -> None:
+        self.t = ctx.t
+
+    @property
+    def utilisation(self) -> dict[str, float]:
+        return dict(self.values(self.t) if callable(self.values) else self.values)
+
+
 # -- any module
 def fit(module: L.LightningModule, batches: Sequence[Any], callbacks: Sequence[L.Callback], **options: Any) -> Trace:
     """Fit any module on a list of batches, and return the trace of its weights."""

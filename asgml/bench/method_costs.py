@@ -19,26 +19,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from asgml.bench.runs import SHAPES, RandomRuns
 from asgml.bench.timer import StepTimer
-from asgml.build import Parts, build
+from asgml.build import Parts
 from callbacks.errors import UserError
 from suite.config.compose import Composer
-from suite.runs.identity import config_hash
-from suite.runs.job import Run, seed_everything
 from suite.shell import quiet_lightning
 
-CLASSES, BETWEEN = 6, 4  # BETWEEN: methods between two joint blocks
+BETWEEN = 4  # methods between two joint blocks
 STEPS = {"resnet18": 12, "mlp": 64}  # of an epoch
-SHAPES = {"resnet18": (3, 64, 64), "mlp": (128,)}
 BATCH = {"resnet18": 16, "mlp": 64}
-ENCODER = {"resnet18": ["model=resnet18"], "mlp": []}
 NO_KERNELS = {"ogm_ge": ["methods.ogm_ge.kernels=all"]}  # where nothing is a convolution
 # What makes a method act in the second epoch, the one that is timed.
 AWAKE = {
@@ -66,14 +61,8 @@ class Bench:
     folder: Path
 
     def __post_init__(self) -> None:
-        self.composer, self.done = Composer("asgml"), 0
-        shape, size = SHAPES[self.encoder], BATCH[self.encoder]
-        rng, n = np.random.default_rng(0), size * STEPS[self.encoder]
-        arrays: dict[str, Any] = {
-            f"x_{m}": rng.standard_normal((n + 2 * size, *shape), np.float32) for m in ("audio", "visual")
-        }
-        split = np.repeat([0, 1, 2], [n, size, size])
-        np.savez(self.folder / "data.npz", y=np.arange(n + 2 * size) % CLASSES, split=split, **arrays)
+        size = BATCH[self.encoder]
+        self.runs = RandomRuns(self.encoder, self.folder, size, STEPS[self.encoder], held=size)
         self.teacher = self.folder / "teacher.ckpt"
         torch.save({"state_dict": self.parts("joint").module.state_dict()}, self.teacher)
 
@@ -82,27 +71,15 @@ class Bench:
         own = [*AWAKE.get(method, []), *(NO_KERNELS.get(method, []) if self.encoder == "mlp" else [])]
         if method == "umt":
             own = [f"methods.umt.checkpoints={{audio:'{self.teacher}',visual:'{self.teacher}'}}"]
-        cfg = self.composer.compose(
-            [
-                "experiment=features", *ENCODER[self.encoder], f"method={method}", f"data.path={self.folder}/data.npz",
-                "data.dominant=audio", f"paths.runs={self.folder}/runs", f"loader.batch_size={BATCH[self.encoder]}",
-                "trainer.accelerator=cpu", "trainer.max_epochs=2", "trainer.enable_progress_bar=false",
-                "callbacks.progress=null", *own,
-            ],
-        )  # fmt: skip
-        seed_everything(0)
-        self.done += 1
-        folder = self.folder / "runs" / str(self.done)
-        folder.mkdir(parents=True)
-        return build(cfg, Run(folder, config_hash(cfg), "bench", 0, None, True))
+        return self.runs.parts([f"method={method}", *own])
 
     def block(self, method: str) -> float:
         """Return the mean seconds of a method's step in the second epoch."""
         with contextlib.redirect_stdout(io.StringIO()):  # what a run says at its start
             parts, timer = self.parts(method), StepTimer()
-            parts.trainer.callbacks.append(timer)  # type: ignore[attr-defined]
+            parts.trainer.callbacks.insert(0, timer)  # type: ignore[attr-defined]
             parts.trainer.fit(parts.module, datamodule=parts.data)
-        return statistics.fmean(timer.seconds)
+        return timer.epochs[-1].mean
 
     def ratios(self, methods: Sequence[str]) -> tuple[dict[str, float], list[float]]:
         """Return each method's step over joint's, and the seconds of joint's blocks."""
@@ -116,14 +93,18 @@ class Bench:
 
 
 def registered() -> list[str]:
-    """Return the methods that `conf/asgml/method` names, without `unimodal`, which needs a modality."""
-    return sorted(n for n in Composer("asgml").options("method") if n != "unimodal")
+    """Return the methods that `conf/asgml/method` names and that need nothing else.
+
+    `unimodal` needs a modality, and the yoked controls replay a finished run.
+    """
+    names = Composer("asgml").options("method")
+    return sorted(n for n in names if n != "unimodal" and not n.startswith("control_yoked_"))
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m asgml.bench.method_costs", description=__doc__)
-    parser.add_argument("--encoder", choices=tuple(SHAPES), default="resnet18")
+    parser.add_argument("--encoder", choices=tuple(STEPS), default="resnet18")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--methods", help="comma-separated; all without it")
     options = parser.parse_args()

@@ -14,7 +14,7 @@ import soundfile
 import torch
 
 from asgml.data.counter_rng import integers, shuffled
-from asgml.data.idx import FETCH, read_idx
+from asgml.data.idx import FETCH, idx_path, read_idx
 from asgml.data.spec import SPLITS, DataSpec, ModalitySpec, Split, Table
 from callbacks.errors import UserError
 
@@ -23,6 +23,7 @@ RATE = 8000
 MELS, FRAMES, HOP, WINDOW = 32, 64, 100, 256
 SECONDS = FRAMES * HOP / RATE  # 0.8 s holds 98 % of the recordings whole
 RANGE_DB = 60.0
+MNIST = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _NAME = re.compile(r"(\d)_([^_]+)_(\d+)\.wav")
 _OFFICIAL_TEST = range(0, 5)
 _OFFICIAL_VAL = range(5, 10)
@@ -89,6 +90,12 @@ def _read_wav(path: Path) -> np.ndarray:
     return out
 
 
+def recordings(root: Path) -> list[Path]:
+    """Return the files `root/fsdd/*.wav`, or `root/fsdd/recordings/*.wav` where there is such a folder, in order."""
+    folder = root / "fsdd"
+    return sorted((folder / "recordings" if (folder / "recordings").is_dir() else folder).glob("*.wav"))
+
+
 @lru_cache(maxsize=1)  # the runs of one sweep share what is decoded
 def load_recordings(root: Path) -> Recordings:
     """Read and decode `root/fsdd/*.wav` (or `root/fsdd/recordings/*.wav`), about two seconds for all 3000.
@@ -96,11 +103,9 @@ def load_recordings(root: Path) -> Recordings:
     Raises:
         UserError: no recording, a file of another name, or one that cannot be decoded.
     """
-    folder = root / "fsdd"
-    if (folder / "recordings").is_dir():
-        folder = folder / "recordings"
-    paths = sorted(folder.glob("*.wav"))
+    paths = recordings(root)
     if not paths:
+        folder = root / "fsdd"
         raise UserError(
             str(folder),
             "no .wav file" if folder.is_dir() else "no such folder",
@@ -131,7 +136,7 @@ def load_images(root: Path) -> tuple[np.ndarray, np.ndarray]:
         UserError: files that are absent or damaged, or that do not belong together.
     """
     folder = root / "mnist"
-    images, labels = (read_idx(folder, f"t10k-{n}-ubyte") for n in ("images-idx3", "labels-idx1"))
+    images, labels = (read_idx(folder, name) for name in MNIST)
     if images.ndim != 3 or images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or labels.max() > 9:
         found = f"images {images.shape}, labels {labels.shape} up to {labels.max()}"
         raise UserError(str(folder), found, "n images of 28 x 28 and n labels 0-9", f"delete both files and {FETCH}")
@@ -198,8 +203,18 @@ class AVDigits:
         self._tables: dict[Split, Table] | None = None
         self._notes: dict[str, Any] = {}
 
+    @staticmethod
+    def input_files(arguments: Mapping[str, Any]) -> dict[str, Path | list[Path]]:
+        """Return the recordings as one input, and both MNIST files (see `suite.runs.reads`)."""
+        root = Path(arguments["path"]).expanduser()
+        images = {f"path/mnist/{name}": path for name in MNIST if (path := idx_path(root / "mnist", name)) is not None}
+        return {"path/fsdd": recordings(root), **images}
+
     def prepare(self, workers: int = 1) -> None:
         """Do nothing: the 3000 recordings are decoded into memory in seconds."""
+
+    def modality_names(self) -> list[str]:
+        return ["audio", "visual"]
 
     def spec(self) -> DataSpec:
         self.tables()
@@ -215,12 +230,12 @@ class AVDigits:
         if self.copies < 1:
             raise UserError("data.copies", str(self.copies), "1 or more", "set data.copies=1")
         root = Path(self.path).expanduser()
-        recordings = load_recordings(root)
+        heard = load_recordings(root)
         images, labels = load_images(root)
-        audio_rows = self._split_recordings(recordings)
+        audio_rows = self._split_recordings(heard)
         cuts = np.cumsum([0, *(len(labels) * share // 6 for share in (4, 1))])
         image_rows = {s: np.arange(a, b) for s, a, b in zip(SPLITS, cuts, [*cuts[1:], len(labels)])}
-        self._tables = self._pair(recordings, images, labels, audio_rows, image_rows)
+        self._tables = self._pair(heard, images, labels, audio_rows, image_rows)
         self._notes |= {
             "recordings": {s: len(audio_rows[s]) for s in SPLITS},
             "images": {s: f"{image_rows[s][0]}-{image_rows[s][-1]}" for s in SPLITS},
@@ -293,5 +308,7 @@ class AVDigits:
                 y=recordings.digit[heard].astype(np.int64),
                 ids=[f"{recordings.names[a]}+{v:05d}" for a, v in zip(heard, seen)],
                 transforms=dict(transforms),
+                group=recordings.speaker[heard],
+                grouped_by="speaker",
             )
         return tables

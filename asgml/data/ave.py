@@ -73,6 +73,7 @@ class Ave(MediaSource):
         "get AVE_Dataset.zip from github.com/YapengTian/AVE-ECCV18 and extract from AVE/*.mp4 the sound to"
         " <audio_dir>/<VideoID>.wav and one frame per second to <frame_dir>/<VideoID>/00000.jpg"
     )
+    GROUPED_BY: ClassVar[str | None] = "video"
 
     seconds: float = 10.0
     store: list[int] = field(default_factory=lambda: [256, 340])
@@ -83,6 +84,10 @@ class Ave(MediaSource):
     @property
     def class_names(self) -> list[str]:
         return list(EVENTS)
+
+    @property
+    def list_files(self) -> dict[str, Path]:
+        return {name: self.root / name for name in (f"{split}Set.txt" for split in SPLITS)}
 
     def facts(self) -> dict[str, Any]:
         return {"split": "published", "split_rule": "trainSet.txt, valSet.txt and testSet.txt as published"}

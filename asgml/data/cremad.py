@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -44,6 +45,7 @@ class CremaD(MediaSource):
         "OGM-GE_CVPR2022, data/CREMAD) beside them"
     )
     DOMINANT: ClassVar[str | None] = "audio"
+    GROUPED_BY: ClassVar[str | None] = "actor"
 
     store: list[int] = field(default_factory=lambda: [270, 360])
     split: Literal["published", "speaker_disjoint"] = "published"
@@ -56,6 +58,10 @@ class CremaD(MediaSource):
     @property
     def class_names(self) -> list[str]:
         return list(EMOTIONS)
+
+    @property
+    def list_files(self) -> dict[str, Path]:
+        return {name: self.root / name for name in (self.train_list, self.test_list)}
 
     def facts(self) -> dict[str, Any]:
         if self.split == "speaker_disjoint":

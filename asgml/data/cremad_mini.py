@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import wave
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -146,6 +147,16 @@ class CremadMini(CremaD):
     def facts(self) -> dict[str, Any]:
         tables = {m: confusion(self.confusion, m, rate) for m, rate in self.ambiguity.items()}
         return {**super().facts(), "ceiling": ceilings(tables), "dominance": self.dominance}
+
+    @classmethod
+    def input_files(cls, arguments: Mapping[str, Any]) -> dict[str, Path]:
+        """Return nothing: all files follow from the parameters."""
+        return {}
+
+    @classmethod
+    def derived_files(cls, arguments: Mapping[str, Any]) -> dict[str, Path]:
+        lists = {f"path/{name}": path for name, path in cls(**arguments).list_files.items()}
+        return {**lists, **super().derived_files(arguments)}
 
     def takes(self) -> list[Take]:
         """Return all clips, in rendering order; they follow from the parameters alone."""

@@ -102,13 +102,16 @@ class MultimodalData(lightning.LightningDataModule):
     def summary(self) -> str:
         """Return split sizes, classes, shapes and present counts as plain text."""
         sizes = ", ".join(f"{s} {len(self.table(s))}" for s in SPLITS)
-        lines = [f"data: {sizes} samples, {len(self.spec.classes)} classes"]
+        span = self.spec.target_range
+        what = f"{len(self.spec.classes)} classes" if span is None else f"regression of y in [{span[0]:g}, {span[1]:g}]"
+        lines = [f"data: {sizes} samples, {what}"]
         for name, modality in self.spec.modalities.items():
             present = {s: c[name] for s, c in self.present_counts.items()}
             gone = [f"{s} {present[s]} of {len(self.table(s))}" for s in SPLITS if present[s] < len(self.table(s))]
             told = f"; present in {', '.join(gone)}" if gone else ""
             rate = self.missing.get(name, 0.0)
             told += f" (simulated missing rate {rate:g})" if rate else ""
+            told = ", padded to this length" * modality.padded + told
             dominant = ", known to dominate" if name == self.spec.dominant else ""
             lines.append(f"  {name}: {modality.kind} {'x'.join(map(str, modality.shape))}{dominant}{told}")
         return "\n".join([*lines, *(f"  warning: {w}" for w in self.warnings)])

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from asgml.data.lengths import ValidSteps, read_valid_steps, require_sequence
 from asgml.data.npz import Npz
 from asgml.data.spec import RANK, SPLITS, DataSpec, Kind, ModalitySpec, Split, Table, Transform
 from asgml.data.splits import cut
 from asgml.data.standardize import Standardize, Tokens, statistics
+from asgml.data.targets import Targets, read_targets
 from asgml.data.validate import nonfinite, place
 from callbacks.errors import UserError
 
@@ -32,11 +35,14 @@ class Features:
     The file holds the arrays
 
     - `x_<modality>` (n, …): the features.
-    - `y` (n,): the labels, integers from 0.
+    - `y` (n,): the labels, integers from 0; or numbers to be regressed, see `task`.
     - `split` (n,), optional: 0 train, 1 val, 2 test. Without it the three are cut by class, or by whole groups if there
       is a `group`. A file with train and test only gets its val from train (and likewise for a missing test).
     - `group` (n,), optional: integers or strings; cut splits never share a group. Given splits that do are reported.
     - `present_<modality>` (n,) bool, optional: False where the sample lacks the modality (its row is then never read).
+    - `length_<modality>` (n,) integers or `mask_<modality>` (n, T) bool (True = valid), optional, for sequences of
+      different lengths padded to T steps: padding is neither standardised with nor encoded, whatever it holds. The
+      valid steps of a row stand side by side, anywhere.
 
     The kind of a modality is read off the rank of a sample: (F,) vector, (T, F) sequence, (T, C, H, W) frames. Three
     dimensions are ambiguous: up to 4 in front are the channels of an image, more are single-channel frames. `kinds`
@@ -48,6 +54,8 @@ class Features:
         dominant: the modality known to be learned first.
         standardize: whether to give zero mean and unit variance per feature (vector, sequence) or channel (image,
             frames), with statistics of the present training rows. 8-bit images are scaled to [0, 1] in any case.
+        task: `classification`, `regression`, or `auto`: integers are labels, fractions are regressed. Floats that are
+            all whole numbers, as well as integers that are to be regressed, need the word.
         classes: the class names; null names the labels 0, 1, … themselves.
         kinds: the kind of a modality, where the rank does not tell.
         val_fraction: the share of val in what is cut; unused where `split` gives it.
@@ -63,6 +71,7 @@ class Features:
         path: str,
         dominant: str | None = None,
         standardize: bool = True,
+        task: Literal["auto", "classification", "regression"] = "auto",
         classes: list[str] | None = None,
         kinds: dict[str, Kind] | None = None,
         val_fraction: float = 0.15,
@@ -72,10 +81,16 @@ class Features:
         self.path = path
         self.dominant = dominant
         self.standardize = standardize
+        self.task = task
         self.classes = None if classes is None else list(classes)
         self.kinds = dict(kinds or {})
         self.val_fraction, self.test_fraction, self.split_seed = val_fraction, test_fraction, split_seed
         self._loaded: tuple[DataSpec, dict[Split, Table]] | None = None
+
+    @staticmethod
+    def input_files(arguments: Mapping[str, Any]) -> dict[str, Path]:
+        """Return the file (see `suite.runs.reads`)."""
+        return {"path": Path(arguments["path"]).expanduser()}
 
     def prepare(self, workers: int = 1) -> None:
         """Do nothing: the file is read as it is."""
@@ -86,6 +101,9 @@ class Features:
     def tables(self) -> dict[Split, Table]:
         return self._load()[1]
 
+    def modality_names(self) -> list[str]:
+        return self._modalities(Npz(self.path, "data.path"))
+
     # -- reading ------------------------------------------------------------------------------------------------
 
     def _load(self) -> tuple[DataSpec, dict[Split, Table]]:
@@ -93,21 +111,32 @@ class Features:
             return self._loaded
         file = Npz(self.path, "data.path")
         names = self._modalities(file)
-        y, classes = self._labels(file)
+        targets = read_targets(file, self.task, self.classes)
+        y = targets.y
         present = {m: self._present(file, m, len(y)) for m in names}
+        steps = {m: read_valid_steps(file, m, present[m]) for m in names}
         notes: dict[str, Any] = {"file": Path(self.path).name}
-        split = self._split(file, y, notes)
+        group = self._groups(file)
+        split = self._split(file, targets, group, notes)
         rows = {s: np.flatnonzero(split == i) for i, s in enumerate(SPLITS)}
 
         specs: dict[str, ModalitySpec] = {}
         x: dict[Split, dict[str, np.ndarray]] = {s: {} for s in SPLITS}
         transforms: dict[str, Transform] = {}
+        lengths: dict[str, np.ndarray] = {}
         for m in names:
-            stored = self._values(file, m, present[m])
+            valid = steps[m]
+            stored = self._values(file, m, present[m], valid)
             kind, shape, why = self._kind(file, m, stored)
-            specs[m] = ModalitySpec(m, kind, shape)
+            specs[m] = ModalitySpec(m, kind, shape, padded=valid is not None)
             notes[f"kind/{m}"] = f"{kind} of {'x'.join(map(str, shape))}: {why}"
-            transforms[m] = self._transform(m, stored, specs[m], rows["train"][present[m][rows["train"]]], notes)
+            if valid is not None:
+                require_sequence(file, m, kind, valid)
+                lengths[m] = valid.length
+                least, most = valid.length[present[m]].min(), valid.length[present[m]].max()
+                notes[f"lengths/{m}"] = f"{least} to {most} of {shape[0]} steps, by {valid.array}"
+            train = rows["train"][present[m][rows["train"]]]
+            transforms[m] = self._transform(m, stored, specs[m], train, lengths.get(m), notes)
             for s in SPLITS:
                 x[s][m] = stored[rows[s]]
         tables: dict[Split, Table] = {
@@ -117,14 +146,16 @@ class Features:
                 y=y[rows[s]],
                 ids=[str(r) for r in rows[s]],
                 transforms=transforms,
+                row=rows[s],
+                group=None if group is None else group[rows[s]],
+                lengths={m: n[rows[s]] for m, n in lengths.items()},
             )
             for s in SPLITS
         }
-        self._loaded = DataSpec(specs, classes, self.dominant, notes), tables
+        span = (float(y.min()), float(y.max())) if targets.task == "regression" else None
+        spec = DataSpec(specs, targets.classes, self.dominant, notes, targets.task, span)
+        self._loaded = spec, tables
         return self._loaded
-
-    def _error(self, file: Npz, array: str, found: str, expected: str, remedy: str) -> UserError:
-        return UserError(f"{file.path}, array {array}" if array else str(file.path), found, expected, remedy)
 
     def _modalities(self, file: Npz) -> list[str]:
         """Return the names in file order; refuse an array that is unknown or has not one row per label."""
@@ -132,22 +163,21 @@ class Features:
         names = [a.removeprefix("x_") for a in arrays if a.startswith("x_")]
         if not names or "" in names:
             found = f"arrays {', '.join(arrays) or '(none)'}"
-            raise self._error(
-                file, "", found, "at least one array x_<modality>", "name the feature arrays x_<modality>"
-            )
-        known = ["y", "split", "group", *(f"x_{m}" for m in names), *(f"present_{m}" for m in names)]
+            raise file.error("", found, "at least one array x_<modality>", "name the feature arrays x_<modality>")
+        optional = [f"{what}_{m}" for what in ("present", "length", "mask") for m in names]
+        known = ["y", "split", "group", *(f"x_{m}" for m in names), *optional]
         unknown = [a for a in arrays if a not in known]
         if unknown:
             near = difflib.get_close_matches(unknown[0], known, n=1)
-            raise self._error(
-                file,
+            raise file.error(
                 ", ".join(unknown),
                 "not an array of the feature format" + (f"; did you mean {near[0]}?" if near else ""),
-                f"y, split, group, x_<modality>, present_<modality> (modalities here: {', '.join(names)})",
+                "y, split, group, x_<modality>, present_<modality>, length_<modality>, mask_<modality> (modalities "
+                f"here: {', '.join(names)})",
                 f"leave {unknown[0]} out of the file" + (f", or save it as {near[0]}" if near else ""),
             )
         if "y" not in arrays:
-            raise self._error(file, "y", "absent", "integer labels of shape (n,)", "save the labels as y in this file")
+            raise file.error("y", "absent", "labels or values of shape (n,)", "save them as y in this file")
         for m in self.kinds:
             if m not in names:
                 remedy = f"set 'data.kinds={{{names[0]}:{self.kinds[m]}}}' instead"
@@ -157,71 +187,28 @@ class Features:
             raise UserError("data.dominant", found, f"one of {', '.join(names)}", remedy)
         shape = file.headers["y"][0]
         if len(shape) != 1 or shape[0] == 0:
-            raise self._error(file, "y", f"shape {shape}", "(n,) with n > 0", "save one integer label per sample")
+            raise file.error("y", f"shape {shape}", "(n,) with n > 0", "save one label or value per sample")
         for array in arrays:
             size = file.headers[array][0]
             if not size or size[0] != shape[0]:
                 found = f"shape {size}, but y has {shape[0]} rows"
-                raise self._error(file, array, found, f"{shape[0]} rows", "save all arrays with the same rows")
-            if not array.startswith("x_") and len(size) != 1:
-                raise self._error(file, array, f"shape {size}", "(n,)", "save one value per sample")
+                raise file.error(array, found, f"{shape[0]} rows", "save all arrays with the same rows")
+            if not array.startswith(("x_", "mask_")) and len(size) != 1:
+                raise file.error(array, f"shape {size}", "(n,)", "save one value per sample")
             if 0 in size:
                 found = f"shape {size}: no value at all"
-                raise self._error(file, array, found, "no empty dimension", f"leave {array} out of the file")
+                raise file.error(array, found, "no empty dimension", f"leave {array} out of the file")
         return names
-
-    def _labels(self, file: Npz) -> tuple[np.ndarray, list[str]]:
-        dtype = file.headers["y"][1]
-        if dtype.kind not in "iu":
-            raise self._error(
-                file,
-                "y",
-                f"dtype {dtype}",
-                "integer class labels 0, 1, …",
-                "bin or number the labels, then astype(int)",
-            )
-        y = file.read("y").astype(np.int64)
-        if y.min() < 0:
-            row = int(np.argmin(y >= 0))
-            found = f"label {y[row]} in row {row} ({int((y < 0).sum())} negative label(s))"
-            remedy = "renumber with np.unique(y, return_inverse=True)[1], or leave unlabelled samples out"
-            raise self._error(file, "y", found, "labels from 0", remedy)
-        if y.min() == y.max():
-            found, remedy = (
-                f"one class only ({y[0]})",
-                "add samples of another class, or save the labels of all classes",
-            )
-            raise self._error(file, "y", found, "two or more classes", remedy)
-        if self.classes is None:
-            if y.max() >= len(y):
-                row = int(y.argmax())
-                found = f"label {y[row]} in row {row}, with {len(y)} samples"
-                raise self._error(
-                    file,
-                    "y",
-                    found,
-                    "classes numbered 0, 1, …",
-                    "renumber with np.unique(y, return_inverse=True)[1]",
-                )
-            return y, [str(i) for i in range(int(y.max()) + 1)]
-        wrong = np.flatnonzero(y >= len(self.classes))
-        if len(wrong):
-            found = f"label {y[wrong[0]]} in row {wrong[0]} ({len(wrong)} label(s) outside the classes in all)"
-            expected = f"0 to {len(self.classes) - 1}, as data.classes names {len(self.classes)} classes"
-            remedy = f"list {int(y.max()) + 1} names in data.classes, or set data.classes=null"
-            raise self._error(file, "y", found, expected, remedy)
-        return y, self.classes
 
     def _present(self, file: Npz, modality: str, n: int) -> np.ndarray:
         array = f"present_{modality}"
         if array not in file.headers:
             return np.ones(n, dtype=bool)
         if file.headers[array][1].kind != "b":
-            raise self._error(file, array, f"dtype {file.headers[array][1]}", "bool", "save it with astype(bool)")
+            raise file.error(array, f"dtype {file.headers[array][1]}", "bool", "save it with astype(bool)")
         present = file.read(array)
         if not present.any():
-            raise self._error(
-                file,
+            raise file.error(
                 array,
                 "False in every row",
                 "at least one present row",
@@ -229,16 +216,23 @@ class Features:
             )
         return present
 
-    def _split(self, file: Npz, y: np.ndarray, notes: dict[str, Any]) -> np.ndarray:
+    def _groups(self, file: Npz) -> np.ndarray | None:
+        """Return the group of each sample as it is in the file, bytes as strings."""
+        if "group" not in file.headers:
+            return None
+        kind = file.headers["group"][1].kind
+        if kind not in "iuUS":
+            found = f"dtype {file.headers['group'][1]}"
+            remedy = "save it as np.unique(group, return_inverse=True)[1]"
+            raise file.error("group", found, "integers or strings", remedy)
+        group = file.read("group")
+        return np.char.decode(group, "utf-8", "replace") if kind == "S" else group
+
+    def _split(self, file: Npz, targets: Targets, given: np.ndarray | None, notes: dict[str, Any]) -> np.ndarray:
         """Return the split of each sample, (n,) of 0, 1, 2, given or cut; `notes` says which."""
-        group = None
-        if "group" in file.headers:
-            if file.headers["group"][1].kind not in "iuUS":
-                found = f"dtype {file.headers['group'][1]}"
-                remedy = "save it as np.unique(group, return_inverse=True)[1]"
-                raise self._error(file, "group", found, "integers or strings", remedy)
-            group = np.unique(file.read("group"), return_inverse=True)[1].reshape(-1)
-        how = "by class" if group is None else f"by {group.max() + 1} groups"
+        group = None if given is None else np.unique(given, return_inverse=True)[1].reshape(-1)
+        y, what = targets.strata, "class" if targets.task == "classification" else "value"
+        how = f"by {what}" if group is None else f"by {group.max() + 1} groups"
         if "split" not in file.headers:
             notes["split"] = (
                 f"cut {how}, seed {self.split_seed}: val {self.val_fraction:g}, test {self.test_fraction:g}"
@@ -247,18 +241,17 @@ class Features:
 
         if file.headers["split"][1].kind not in "iu":
             found = f"dtype {file.headers['split'][1]}"
-            raise self._error(file, "split", found, "integers 0 train, 1 val, 2 test", "save it with split.astype(int)")
+            raise file.error("split", found, "integers 0 train, 1 val, 2 test", "save it with split.astype(int)")
         split = file.read("split").astype(np.int64)
         wrong = np.flatnonzero((split < 0) | (split > 2))
         if len(wrong):
             found = f"{split[wrong[0]]} in row {wrong[0]} ({len(wrong)} such row(s))"
             remedy = "save 0, 1 or 2 in these rows, or leave the rows out of every array"
-            raise self._error(file, "split", found, "0 train, 1 val, 2 test", remedy)
+            raise file.error("split", found, "0 train, 1 val, 2 test", remedy)
         lacking = [i for i in range(3) if not np.any(split == i)]
         if 0 in lacking or len(lacking) == 2:
             found = f"no sample of {' and '.join(SPLITS[i] for i in lacking)}"
-            raise self._error(
-                file,
+            raise file.error(
                 "split",
                 found,
                 "train (0) and at least one of val (1) and test (2)",
@@ -278,18 +271,20 @@ class Features:
 
     # -- values -------------------------------------------------------------------------------------------------
 
-    def _values(self, file: Npz, modality: str, present: np.ndarray) -> np.ndarray:
-        """Return the stored array: integers as they are, floats as at most float32, finite where present."""
+    def _values(self, file: Npz, modality: str, present: np.ndarray, steps: ValidSteps | None) -> np.ndarray:
+        """Return the stored array: integers as they are, floats as at most float32, finite where present.
+
+        Valid steps are in front, and padding is 0.
+        """
         array = f"x_{modality}"
         dtype = file.headers[array][1]
         if dtype.kind not in "biuf":
-            raise self._error(file, array, f"dtype {dtype}", "numbers", "save the features as float32")
-        x = file.read(array)
+            raise file.error(array, f"dtype {dtype}", "numbers", "save the features as float32")
+        x = file.read(array) if steps is None else steps.to_front(file.read(array))
         found = nonfinite(x, np.flatnonzero(present))
         if found:
             count, first, value = found
-            raise self._error(
-                file,
+            raise file.error(
                 array,
                 f"{value} in {place(first)} ({count} value(s) that are not finite in all)",
                 "finite numbers in every present row",
@@ -300,8 +295,7 @@ class Features:
                 x = x.astype(np.float32)
             found = nonfinite(x, np.flatnonzero(present))
             if found:
-                raise self._error(
-                    file,
+                raise file.error(
                     array,
                     f"beyond float32 in {place(found[1])} ({found[0]} value(s))",
                     f"magnitudes below {np.finfo(np.float32).max:.1e}",
@@ -331,14 +325,14 @@ class Features:
             else:
                 found = f"{len(sample)} dimensions per sample {sample}"
                 expected = "(F,), (T, F), (C, H, W), (T, H, W) or (T, C, H, W)"
-                raise self._error(file, array, found, expected, f"reshape {array} to one of these before saving it")
+                raise file.error(array, found, expected, f"reshape {array} to one of these before saving it")
         if len(sample) not in _RANKS[kind]:
             found = f"samples of shape {sample}"
             expected = f"{' or '.join(map(str, _RANKS[kind]))} dimension(s) for kind {kind}"
-            raise self._error(file, array, found, expected, f"{setting}, or reshape {array} before saving it")
+            raise file.error(array, found, expected, f"{setting}, or reshape {array} before saving it")
         if kind == "tokens" and x.dtype.kind not in "iu":
             remedy = f"save {array} with astype(int)"
-            raise self._error(file, array, f"dtype {x.dtype}", "integers for kind tokens", remedy)
+            raise file.error(array, f"dtype {x.dtype}", "integers for kind tokens", remedy)
         shape = {
             ("vector", 0): (1,),
             ("sequence", 1): (*sample, 1),
@@ -348,7 +342,13 @@ class Features:
         return kind, shape, why
 
     def _transform(
-        self, modality: str, x: np.ndarray, spec: ModalitySpec, train: np.ndarray, notes: dict[str, Any]
+        self,
+        modality: str,
+        x: np.ndarray,
+        spec: ModalitySpec,
+        train: np.ndarray,
+        lengths: np.ndarray | None,
+        notes: dict[str, Any],
     ) -> Transform:
         if spec.kind == "tokens":
             self._check_tokens(modality, x)
@@ -358,7 +358,7 @@ class Features:
             notes[f"scale/{modality}"] = "8 bit to [0, 1]"
         if not self.standardize or not len(train):
             return Standardize(spec.shape, unit, np.zeros(1), np.ones(1))
-        mean, std = statistics(x.reshape(len(x), *spec.shape), spec.kind, train)
+        mean, std = statistics(x.reshape(len(x), *spec.shape), spec.kind, train, lengths)
         mean, std = mean * unit, std * unit
         constant = std <= np.maximum(1e-6 * np.abs(mean), 1e-30)
         if constant.any():

@@ -14,13 +14,18 @@ from callbacks.errors import UserError
 FETCH = "fetch them with torchvision.datasets.MNIST(root, download=True), which leaves them in root/MNIST/raw"
 
 
+def idx_path(folder: Path, name: str) -> Path | None:
+    """Return the path of `folder/name`, else of `folder/name.gz`, else None."""
+    return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+
+
 def read_idx(folder: Path, name: str) -> np.ndarray:
     """Read the array (of any shape) in `folder/name` or `folder/name.gz`; it is a read-only view of uint8.
 
     Raises:
         UserError: a file that is absent, damaged or not as long as its header says.
     """
-    path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+    path = idx_path(folder, name)
     if path is None:
         raise UserError(
             str(folder / name),

@@ -60,6 +60,10 @@ class KineticsSounds(MediaSource):
     def class_names(self) -> list[str]:
         return [str(i) for i in range(CLASSES)]
 
+    @property
+    def list_files(self) -> dict[str, Path]:
+        return {name: self.root / name for name in (self.train_list, self.test_list)}
+
     def facts(self) -> dict[str, Any]:
         rule = (
             f"test is {self.test_list}; val ({self.val_fraction:g}) cut from {self.train_list} within each class,"

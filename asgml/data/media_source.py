@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import difflib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -15,7 +15,7 @@ import numpy as np
 
 from asgml.data.media import AudioProfile, Fbank, OgmSpectrogram, decode_audio, decode_frames
 from asgml.data.media_transforms import ImageTransform, SpectrogramTransform
-from asgml.data.shards import Shard, ShardJob, Signature, check_space, fingerprint, write_shard
+from asgml.data.shards import Shard, ShardJob, Signature, check_space, fingerprint, stale_rows, write_shard
 from asgml.data.spec import SPLITS, DataSpec, Kind, ModalitySpec, Split, Table, Transform
 from callbacks.errors import UserError
 
@@ -33,7 +33,7 @@ class Clip:
         label: the index of its class.
         audio: its sound file, relative to the root.
         frames: its folder of frames, relative to the root.
-        group: its speaker or video, where splits go by that.
+        group: its actor or video.
         start: where the part to use begins, in seconds.
         end: where the part to use ends, in seconds; None is the end of the file.
     """
@@ -77,6 +77,7 @@ class MediaSource:
     NAME: ClassVar[str] = "data"
     OBTAIN: ClassVar[str] = ""  # where to get it, and in what layout
     DOMINANT: ClassVar[str | None] = None
+    GROUPED_BY: ClassVar[str | None] = None  # what `Clip.group` is, where several clips share one
 
     path: str
     audio: Literal["ogm", "fbank"] = "ogm"
@@ -130,9 +131,35 @@ class MediaSource:
         """
         raise NotImplementedError
 
+    @property
+    def list_files(self) -> dict[str, Path]:
+        """The lists that `clips` reads, by their name."""
+        return {}
+
     def facts(self) -> dict[str, Any]:
         """Return what `DataSpec.notes` says beside source and policy, known without reading a file."""
         return {}
+
+    # -- what a run reads (see `suite.runs.reads`) ------------------------------------------------------------------
+
+    @classmethod
+    def input_files(cls, arguments: Mapping[str, Any]) -> dict[str, Path]:
+        """Return the lists; of the media, what a run reads are the shards."""
+        return {f"path/{name}": path for name, path in cls(**arguments).list_files.items()}
+
+    @classmethod
+    def derived_files(cls, arguments: Mapping[str, Any]) -> dict[str, Path]:
+        """Return the prepared shards, media that have changed since decoded again; {} before preparation."""
+        source = cls(**arguments)
+        if not source.list_files or not all(path.is_file() for path in source.list_files.values()):
+            return {}
+        jobs = source._jobs(source.clips())
+        if not _all_there(jobs):
+            return {}
+        for modality, job in jobs.items():
+            if stale_rows(job):
+                write_shard(job, title=f"{source.NAME}: {modality}")
+        return {f"prepared/{modality}": job.folder / "data.npy" for modality, job in jobs.items()}
 
     # -- the Source interface -----------------------------------------------------------------------------------
 
@@ -192,7 +219,8 @@ class MediaSource:
             x = {modality: cast("np.ndarray", rows) for modality, (rows, _) in chosen.items()}
             present = {modality: usable for modality, (_, usable) in chosen.items()}
             y = np.array([clip.label for clip in splits[split]], dtype=np.int64)
-            tables[split] = Table(x, present, y, ids, transforms)
+            group = np.array([clip.group for clip in splits[split]]) if self.GROUPED_BY else None
+            tables[split] = Table(x, present, y, ids, transforms, group=group, grouped_by=self.GROUPED_BY or "group")
         return tables
 
     # -- shards -------------------------------------------------------------------------------------------------

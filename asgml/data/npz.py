@@ -67,6 +67,10 @@ class Npz:
         except _DAMAGED as error:
             raise self._damaged(error, f", array {name}") from error
 
+    def error(self, array: str, found: str, expected: str, remedy: str) -> UserError:
+        """Return the error that points at an array of this file, or at the file where `array` is empty."""
+        return UserError(f"{self.path}, array {array}" if array else str(self.path), found, expected, remedy)
+
     def _damaged(self, error: Exception, where: str = "") -> UserError:
         return UserError(
             f"{self.path}{where}",

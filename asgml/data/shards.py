@@ -150,8 +150,7 @@ def _refresh(job: ShardJob, workers: int, title: str) -> None:
     shard = Shard(job.folder)
     unusable = {row: (path, reason) for row, path, reason in shard.bad}
     sources = list(shard.sources)
-    now = [job.signature(row) for row in range(len(job.ids))]
-    stale = [row for row, signature in enumerate(now) if signature is not None and signature != sources[row]]
+    stale = stale_rows(job, shard)
     if not stale:
         return
     offset = job.folder.joinpath("data.npy").stat().st_size - len(job.ids) * job.row_bytes
@@ -162,17 +161,24 @@ def _refresh(job: ShardJob, workers: int, title: str) -> None:
     ):
         progress.update(progress.task_ids[0], total=len(stale))
         for start in range(0, len(stale), CHUNK):
-            rows = stale[start : start + CHUNK]
+            rows = list(stale)[start : start + CHUNK]
             block, bad = _decode(job, rows, pool)
             for row, content in zip(rows, block):
                 data.seek(offset + row * job.row_bytes)
                 _write_bytes(data, content)
                 unusable.pop(row, None)
-                sources[row] = now[row]
+                sources[row] = stale[row]
             unusable |= {row: (path, reason) for row, path, reason in bad}
             progress.advance(progress.task_ids[0], len(rows))
         _sync(data)
     _write_index(job.folder, job, [(row, *unusable[row]) for row in sorted(unusable)], sources)
+
+
+def stale_rows(job: ShardJob, shard: Shard | None = None) -> dict[int, Signature]:
+    """Return the rows of a finished shard whose source file has changed or appeared since, with its size and time."""
+    sources = (shard or Shard(job.folder)).sources
+    now = {row: job.signature(row) for row in range(len(job.ids))}
+    return {row: signature for row, signature in now.items() if signature is not None and signature != sources[row]}
 
 
 def _partial(job: ShardJob) -> Path:

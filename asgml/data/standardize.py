@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -36,17 +38,31 @@ class Tokens:
         return torch.from_numpy(raw.astype(np.int64))
 
 
-def statistics(x: np.ndarray, kind: Kind, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def statistics(
+    x: np.ndarray, kind: Kind, rows: np.ndarray, lengths: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation over `rows` in float64, shaped to broadcast over a batch.
 
     They are per feature for vectors (F,) and sequences (T, F), per channel for images (C, H, W) and frames
     (T, C, H, W). Two passes, because sums of squares cancel for features with a large mean.
+
+    Args:
+        x: the stored values, (n, …).
+        kind: what a sample is.
+        rows: the rows that count.
+        lengths: the number of valid steps of each sequence, (n,): only these count. None stands for all steps.
     """
     channel = x.ndim - (3 if kind in ("image", "frames") else 1)
     axes = tuple(a for a in range(x.ndim) if a != channel)
     step = max(1, _CHUNK // int(np.prod(x.shape[1:])))
     chunks = [rows[i : i + step] for i in range(0, len(rows), step)]
-    count = len(rows) * int(np.prod(x.shape[1:])) // x.shape[channel]
-    mean = sum(x[c].astype(np.float64).sum(axis=axes, keepdims=True) for c in chunks) / count
-    squares = sum(((x[c].astype(np.float64) - mean) ** 2).sum(axis=axes, keepdims=True) for c in chunks)
+    count = len(rows) * int(np.prod(x.shape[1:])) // x.shape[channel] if lengths is None else int(lengths[rows].sum())
+
+    def total(values: np.ndarray, chunk: np.ndarray) -> Any:
+        """Return the sum over the values that count, with `channel` alone left."""
+        where: Any = True if lengths is None else (np.arange(x.shape[1]) < lengths[chunk][:, None])[:, :, None]
+        return values.sum(axis=axes, keepdims=True, where=where)
+
+    mean = sum(total(x[c].astype(np.float64), c) for c in chunks) / count
+    squares = sum(total((x[c].astype(np.float64) - mean) ** 2, c) for c in chunks)
     return mean[0], np.sqrt(squares / count)[0]

@@ -63,6 +63,7 @@ def validate(spec: DataSpec, tables: Mapping[Split, Table]) -> list[str]:
         _check_labels(spec, split, tables[split])
         _check_values(split, tables[split])
         _check_presence(split, tables[split])
+        _check_lengths(spec, split, tables[split])
     _check_disjoint(tables)
     for split in SPLITS:
         _check_transforms(spec, split, tables[split])
@@ -92,6 +93,12 @@ def _check_spec(spec: DataSpec) -> None:
         raise UserError(
             "data.dominant", repr(spec.dominant), f"one of {', '.join(names)}", f"set data.dominant={names[0]}"
         )
+    if spec.task == "regression":
+        if spec.classes or spec.target_range is None:
+            found = f"classes {spec.classes}, target_range {spec.target_range}"
+            remedy = "let the source's spec() say so, or name another task"
+            raise UserError("data, task regression", found, "no classes, and the range of y", remedy)
+        return
     if len(spec.classes) < 2 or len(set(spec.classes)) != len(spec.classes):
         remedy = "name every class once in data.classes, or set data.classes=null"
         raise UserError("data.classes", str(spec.classes), "two or more distinct class names", remedy)
@@ -119,6 +126,13 @@ def _check_shapes(spec: DataSpec, split: Split, table: Table) -> None:
 
 def _check_labels(spec: DataSpec, split: Split, table: Table) -> None:
     y = table.y
+    if spec.task == "regression":
+        bad = np.flatnonzero(~np.isfinite(y)) if y.dtype == np.float32 and y.ndim == 1 else np.zeros(1, int)
+        if len(bad):
+            where, found = f"data, {split} split, y", f"{y.dtype} of shape {y.shape}, first at fault: row {bad[0]}"
+            remedy = "let the source's tables() convert y with astype(np.float32), and leave out rows without a value"
+            raise UserError(where, found, "finite float32 of shape (n,)", remedy)
+        return
     if y.dtype != np.int64 or y.ndim != 1:
         where, found = f"data, {split} split, y", f"{y.dtype} of shape {y.shape}"
         raise UserError(
@@ -177,6 +191,27 @@ def _check_presence(split: Split, table: Table) -> None:
         )
 
 
+def _check_lengths(spec: DataSpec, split: Split, table: Table) -> None:
+    padded = {m: s.shape[0] for m, s in spec.modalities.items() if s.padded}
+    if set(padded) != set(table.lengths):
+        raise UserError(
+            f"data, {split} split, `lengths`",
+            f"modalities {sorted(table.lengths)}",
+            f"exactly the padded ones of the spec: {sorted(padded)}",
+            "let the source's spec() say padded=True for the modalities whose lengths its tables() hold",
+        )
+    for m, steps in padded.items():
+        n, present = table.lengths[m], table.present[m]
+        fits = n.dtype == np.int64 and n.shape == present.shape
+        if not fits or bool(np.any(present & ((n < 1) | (n > steps)))):
+            raise UserError(
+                f"data, {split} split, lengths[{m}]",
+                f"{n.dtype} of shape {n.shape}" + (f", from {n[present].min()} to {n[present].max()}" if fits else ""),
+                f"int64 of shape {present.shape}, from 1 to {steps} where present",
+                "let the source's tables() give the number of valid steps of every sample",
+            )
+
+
 def _check_disjoint(tables: Mapping[Split, Table]) -> None:
     owner: dict[str, Split] = {}
     for split in SPLITS:
@@ -218,13 +253,13 @@ def _check_transforms(spec: DataSpec, split: Split, table: Table) -> None:
 def _warnings(spec: DataSpec, tables: Mapping[Split, Table]) -> list[str]:
     lines = []
     for split in SPLITS:
-        counts = np.bincount(tables[split].y, minlength=len(spec.classes))
-        absent = [c for c, n in zip(spec.classes, counts) if n == 0]
+        seen = set(tables[split].y.tolist())
+        absent = [c for i, c in enumerate(spec.classes) if i not in seen]
         if absent:
             more = f" and {len(absent) - 8} more" if len(absent) > 8 else ""
             effect = "never learned" if split == "train" else "not measured"
             lines.append(f"{split} has no sample of {', '.join(absent[:8])}{more}: {effect}")
         for modality, present in tables[split].present.items():
             if not present.any():
-                lines.append(f"{modality} is missing in all of {split}: its accuracy there is undefined")
+                lines.append(f"{modality} is missing in all of {split}: its score there is undefined")
     return lines

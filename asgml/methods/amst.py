@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from asgml.methods.base import Method, Step
-from asgml.methods.shared.losses import FUSED, cross_entropy
+from asgml.methods.shared.losses import FUSED, task_loss
 
 
 @dataclass
@@ -27,6 +27,7 @@ class AMST(Method):
         factors: k of every modality (1 where not given), in place of `modality` and `factor`.
     """
 
+    for_regression: ClassVar[bool] = True
     replaces_fusion_loss: ClassVar[bool] = True
     modality: str = "audio"
     factor: int = 5
@@ -52,4 +53,4 @@ class AMST(Method):
         skipped = self.idle(step.t, step.epoch)
         if not skipped:
             return {FUSED: step.losses[FUSED]}
-        return {FUSED: cross_entropy(step, step.fuse({m: f for m, f in step.features.items() if m not in skipped}))}
+        return {FUSED: task_loss(step, step.fuse({m: f for m, f in step.features.items() if m not in skipped}))}

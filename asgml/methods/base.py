@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from callbacks.errors import UserError
 
@@ -34,6 +35,10 @@ def _alone(values: Tensor) -> Tensor:
     return values.detach()
 
 
+def _cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, y, reduction="none")
+
+
 def _copied(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().cpu().clone()
@@ -47,14 +52,14 @@ class Step:
     """Holds one batch, as methods see it.
 
     Attributes:
-        y: labels (B,).
+        y: labels (B,), in a regression floats.
         present: per modality a bool mask (B,), or None where every row is present.
         features: encoder outputs (B, d_m), zero rows where absent.
-        logits: fused logits (B, C).
+        logits: fused logits (B, C); in a regression the predicted value (B, 1), as in all other logits.
         unimodal: logits z_m of the unimodal heads (B, C).
         slices: function of m: the part of the fused logits that modality m accounts for (W_m f_m + b/M, Peng et al.
             2022), or the head's z_m where the fusion has no such part.
-        losses: mean cross-entropy of `fusion` and of every modality, over present rows of all ranks.
+        losses: mean loss (`criterion`) of `fusion` and of every modality, over present rows of all ranks.
         mean: function of (values, m): the mean of per-sample values (B,) over the rows of all ranks where m is present
             (over all rows for None).
         t: number of committed optimiser steps.
@@ -72,6 +77,7 @@ class Step:
         host: at the commit, the floats of `reads`, and `loss/<m>`, `loss/fusion`, `fresh/<group>`.
         epochs: length of the training, -1 where it is measured in steps.
         rank: rank of this process.
+        criterion: function of (logits, y): the loss of every row (B,), cross-entropy unless in a regression.
     """
 
     y: Tensor
@@ -94,6 +100,7 @@ class Step:
     host: dict[str, float] = field(default_factory=dict)
     epochs: int = -1
     rank: int = 0
+    criterion: Callable[[Tensor, Tensor], Tensor] = _cross_entropy
 
     @property
     def modalities(self) -> list[str]:
@@ -117,6 +124,7 @@ class Survey:
         features: encoder outputs (n, d_m) per modality, 0 where absent.
         unimodal: logits of the unimodal heads (n, C) per modality.
         logits: function of a list of modalities: the fused logits (n, C) of these alone.
+        criterion: as in `Step`.
     """
 
     index: Tensor
@@ -125,6 +133,7 @@ class Survey:
     features: dict[str, Tensor]
     unimodal: dict[str, Tensor]
     logits: Callable[[list[str]], Tensor]
+    criterion: Callable[[Tensor, Tensor], Tensor] = _cross_entropy
 
 
 @dataclass
@@ -175,7 +184,9 @@ class Method:
     #: Does a loss of this method reach the encoders through the unimodal heads? Else the heads learn from detached
     #: features, for the record.
     trains_heads: ClassVar[bool] = False
-    #: Is the fused cross-entropy left out? `loss` may return it under `fusion`, weighted.
+    #: Does the method know nothing of classes, only losses, gradients and features? Else a regression refuses it.
+    for_regression: ClassVar[bool] = False
+    #: Is the fused loss left out? `loss` may return it under `fusion`, weighted.
     replaces_fusion_loss: ClassVar[bool] = False
     #: Are the encoders' first weights needed (`Epoch.reinitialise`)?
     keeps_initial: ClassVar[bool] = False
@@ -254,7 +265,7 @@ class Method:
         return features
 
     def loss(self, step: Step) -> dict[str, Tensor]:
-        """Return weighted terms to add to the fused cross-entropy, by name; their shares are logged.
+        """Return weighted terms to add to the fused loss, by name; their shares are logged.
 
         Unless overridden: every unimodal loss for a method that `trains_heads`, nothing for another.
         """
@@ -281,7 +292,10 @@ class Method:
 
     # -- evaluation
     def fuse_at_test(self, step: Step) -> Tensor | None:
-        """Return class probabilities (B, C) to evaluate instead of softmax(fused logits), or None."""
+        """Return class probabilities (B, C) to evaluate instead of softmax(fused logits), or None.
+
+        In a regression: the values (B, 1) in place of the fused ones.
+        """
         return None
 
     # -- checkpoints

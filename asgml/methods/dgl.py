@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from asgml.methods.base import Method, Step
-from asgml.methods.shared.losses import cross_entropy
+from asgml.methods.shared.losses import task_loss
 
 
 @dataclass
@@ -28,6 +29,7 @@ class DGL(Method):
             and 2 on VGGSound; no published value for other sets.
     """
 
+    for_regression: ClassVar[bool] = True
     alpha: float = 4.0
 
     def setup(self) -> None:
@@ -38,4 +40,4 @@ class DGL(Method):
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         alone = {m: step.fuse({m: step.features[m]}, frozen=True) for m in step.here}
-        return {m: self.alpha * cross_entropy(step, z, m) for m, z in alone.items()}
+        return {m: self.alpha * task_loss(step, z, m) for m, z in alone.items()}

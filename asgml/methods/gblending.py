@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from asgml.methods.base import SAVED, Epoch, Method, Step, Survey
 from asgml.methods.shared.losses import FUSED
@@ -15,12 +14,12 @@ LEAST_GROWTH = 1e-3  # of the gap between validation and training loss
 
 
 def survey_losses(survey: Survey) -> dict[str, float]:
-    """Return the mean cross-entropy of the fused prediction and of every head over its modality's rows."""
-    out = {FUSED: float(F.cross_entropy(survey.logits(list(survey.features)), survey.y))}
+    """Return the mean loss of the fused prediction and of every head over its modality's rows."""
+    out = {FUSED: float(survey.criterion(survey.logits(list(survey.features)), survey.y).mean())}
     for m, z in survey.unimodal.items():
         here = survey.present[m]
         if bool(here.any()):
-            out[m] = float(F.cross_entropy(z[here], survey.y[here]))
+            out[m] = float(survey.criterion(z[here], survey.y[here]).mean())
     return out
 
 
@@ -44,6 +43,7 @@ class GBlending(Method):
             (offline: one estimate, half the run).
     """
 
+    for_regression: ClassVar[bool] = True
     trains_heads: ClassVar[bool] = True
     replaces_fusion_loss: ClassVar[bool] = True
     super_epoch: int = 10

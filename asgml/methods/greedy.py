@@ -65,6 +65,7 @@ class Greedy(Method):
         begins: first epoch with re-balancing, the second one: the published 2 counts epochs from 1.
     """
 
+    for_regression: ClassVar[bool] = True
     min_modalities: ClassVar[int] = 2
     ratio: int = 4
     tolerance: float = 0.01

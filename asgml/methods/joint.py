@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from asgml.methods.base import Method
 
@@ -14,3 +15,5 @@ class Joint(Method):
     The unimodal heads are trained on detached features, so that `accuracy/<modality>` exists without touching the
     encoders.
     """
+
+    for_regression: ClassVar[bool] = True

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from asgml.methods.base import Step
-from asgml.methods.shared.losses import cross_entropy
+from asgml.methods.shared.losses import task_loss
 from asgml.methods.shared.simplex import minimise, supports
 from asgml.methods.shared.tasks import TaskGradients, Tasks
 
@@ -69,5 +69,5 @@ class MGDA(Tasks):
 def task_losses(step: Step, modalities: list[str]) -> Tensor:
     """Return L_fusion and L_m of `modalities` over all ranks, (N + 1,), no gradient."""
     with torch.no_grad():
-        own = [cross_entropy(step, step.unimodal[m].detach(), m) for m in modalities]
-        return torch.stack([cross_entropy(step, step.logits.detach()), *own])
+        own = [task_loss(step, step.unimodal[m].detach(), m) for m in modalities]
+        return torch.stack([task_loss(step, step.logits.detach()), *own])

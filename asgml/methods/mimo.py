@@ -29,6 +29,7 @@ class MIMO(Method):
         mu: smoothness of the maximum.
     """
 
+    for_regression: ClassVar[bool] = True
     trains_heads: ClassVar[bool] = True
     lam: float = 1.0
     mu: float = 0.5

@@ -24,6 +24,7 @@ class MSES(Method):
         min_delta: difference by which a loss must be lower to count.
     """
 
+    for_regression: ClassVar[bool] = True
     trains_heads: ClassVar[bool] = True
     patience: int = 5
     min_delta: float = 0.0

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,8 +26,16 @@ class UMT(Method):
             `method=unimodal` run of the same configuration and seed under the same `paths.runs`.
     """
 
+    for_regression: ClassVar[bool] = True
     weight: float = 10.0
     checkpoints: str | dict[str, str] = "auto"
+
+    @staticmethod
+    def input_files(arguments: Mapping[str, Any]) -> dict[str, Path]:
+        """Return the checkpoints that are given as paths (see `suite.runs.reads`)."""
+        given = arguments["checkpoints"]
+        named = {"checkpoints": given} if isinstance(given, str) else {f"checkpoints.{m}": p for m, p in given.items()}
+        return {role: Path(path) for role, path in named.items() if path != "auto"}
 
     def teachers(self, modalities: list[str]) -> dict[str, str]:
         given = self.checkpoints

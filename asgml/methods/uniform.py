@@ -22,6 +22,7 @@ class Uniform(Method):
         gamma: weight of the unimodal losses.
     """
 
+    for_regression: ClassVar[bool] = True
     trains_heads: ClassVar[bool] = True
     gamma: float = 1.0
 

@@ -16,12 +16,14 @@ from asgml.methods.shared.presence import zeroed
 class Unimodal(Method):
     """Unimodal training, `L = L_m` of one modality; the other encoders do not run, and the prediction is the head's.
 
-    A sample without this modality is predicted from no information (uniform probabilities); it is not left out.
+    A sample without this modality is predicted from no information (uniform probabilities, in a regression the value
+    that the head has for a feature of zeros); it is not left out.
 
     Attributes:
         modality: the modality that is trained.
     """
 
+    for_regression: ClassVar[bool] = True
     trains_heads: ClassVar[bool] = True
     replaces_fusion_loss: ClassVar[bool] = True
     modality: str = ""
@@ -37,4 +39,6 @@ class Unimodal(Method):
         return {m: loss for m, loss in step.losses.items() if m == self.modality}
 
     def fuse_at_test(self, step: Step) -> Tensor:
+        if step.y.is_floating_point():  # a regression; absent features are zeros
+            return step.unimodal[self.modality]
         return torch.softmax(zeroed(step, step.unimodal[self.modality], self.modality), dim=1)

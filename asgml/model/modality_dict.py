@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import ItemsView, Iterator, KeysView, Mapping
+from functools import cache
 
 from torch import nn
 
 
+@cache
 def module_key(name: str) -> str:
     """Return the name of a modality in state dicts: its own, wherever torch allows.
 

@@ -30,23 +30,26 @@ class MultimodalNet(nn.Module):
     it was.
 
     Args:
-        spec: the modalities (name, kind, shape) and classes.
+        spec: the modalities (name, kind, shape), and the classes or that y is a number.
         encoder: the builder of a modality's encoder, called with `shape=`, and with `kind=` if it takes one; the result
-            maps (n, *shape) to (n, out_dim).
+            maps (n, *shape) to (n, out_dim). Of padded sequences it also takes the lengths, and says so by an
+            attribute `takes_lengths`.
         encoders: the builders of single modalities' encoders, by name, in place of `encoder`.
         fusion: the builder of the fusion, called with `dims=` (modality -> out_dim) and `classes=`.
         seed: the seed of the initial weights.
 
     Attributes:
         modalities: the names, in the order of `spec`.
-        classes: the number of classes.
+        task: classification or regression.
+        classes: the number of classes, 1 in a regression: the width of all outputs.
         dims: the width of each modality's feature.
         encoders: the encoders by modality name (any string).
         heads: the unimodal heads by modality name, each a linear map.
         fusion: the fusion.
 
     Raises:
-        UserError: a part that cannot be built or is shared between modalities.
+        UserError: a part that cannot be built or is shared between modalities, or padded sequences for an encoder that
+            would take the padding for data.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class MultimodalNet(nn.Module):
     ):
         super().__init__()
         self.modalities = list(spec.modalities)
-        self.classes = len(spec.classes)
+        self.task, self.classes = spec.task, spec.outputs
         self._check(spec, list(encoders))
         self.encoders = ModalityDict()
         self.heads = ModalityDict()
@@ -70,6 +73,8 @@ class MultimodalNet(nn.Module):
             with component_rng(seed, "encoder", m):
                 built = _build_encoder(factory, tuple(modality.shape), modality.kind, where, m)
             self.dims[m] = _out_dim(built, where)
+            if modality.padded and not getattr(built, "takes_lengths", False):
+                raise _no_lengths(built, where, m)
             with component_rng(seed, "head", m):
                 self.heads[m] = nn.Linear(self.dims[m], self.classes)
             self.encoders[m] = built
@@ -78,7 +83,7 @@ class MultimodalNet(nn.Module):
         self.groups()  # refuses shared parameters here and not at the first step
 
     def _check(self, spec: DataSpec, overrides: list[str]) -> None:
-        if not self.modalities or self.classes < 2:
+        if not self.modalities or (self.task == "classification" and self.classes < 2):
             found = f"{len(self.modalities)} modalities, {self.classes} classes"
             remedy = "let the source's spec() name at least these"
             raise UserError("data", found, "at least 1 modality and 2 classes", remedy)
@@ -95,12 +100,18 @@ class MultimodalNet(nn.Module):
                     f"did you mean {near[0]}?" if near else f"leave model.encoders.{name} out",
                 )
 
-    def encode(self, modality: str, x: Tensor) -> Tensor:
-        """Return the features (n, out_dim) of rows (n, *shape); with n = 0 the encoder does not run: see `no_rows`."""
+    def encode(self, modality: str, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return the features (n, out_dim) of rows (n, *shape); with n = 0 the encoder does not run: see `no_rows`.
+
+        Args:
+            modality: the modality of the rows.
+            x: the rows.
+            lengths: the number of valid steps of each row, (n,) int64; None where no row is padded.
+        """
         encoder = self.encoders[modality]
         if x.shape[0] == 0:
             return no_rows(encoder, self.dims[modality])
-        return encoder(x)
+        return encoder(x) if lengths is None else encoder(x, lengths)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters by group: one per modality (its encoder), and `fusion` (fusion and heads).
@@ -156,6 +167,15 @@ def _build_encoder(
         raise UserError(
             f"{where} (modality {modality}): {error.where}", error.found, error.expected, error.remedy
         ) from error
+
+
+def _no_lengths(encoder: nn.Module, where: str, modality: str) -> UserError:
+    return UserError(
+        f"{where} (modality {modality})",
+        f"padded sequences for {type(encoder).__name__}, which would take the padding for data",
+        "an encoder that takes lengths: the attribute takes_lengths = True, and forward(x, lengths)",
+        f"set model=small, or leave mask_{modality} and length_{modality} out of the file to have padding encoded",
+    )
 
 
 def _out_dim(encoder: nn.Module, where: str) -> int:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from asgml.report.results import metric, step_ms
+from asgml.report.floor import floor_of, floor_rows
+from asgml.report.naming import metric
+from asgml.report.results import step_ms
 from suite.report.frames import Configuration, RunFrames
 from suite.report.summary import Comparison, compare, limit_notes, per_seed, state
 from suite.report.tables import ABSENT, PERCENT, Table, columns, estimate, number, texts
@@ -21,6 +23,10 @@ BELOW = {
     "control_all_delayed": "asgml_staleness",
     "control_adaptive_scale_only": "asgml_adaptive",
     "control_adaptive_all_delayed": "asgml_adaptive",
+    "control_yoked_scale": "asgml_adaptive",
+    "control_yoked_lr": "asgml_adaptive",
+    "control_yoked_swap": "asgml_adaptive",
+    "control_yoked_skip": "asgml_adaptive_frequency",
 }
 
 
@@ -67,9 +73,11 @@ def method_table(frames: RunFrames, registered: Sequence[str] = (), times: bool 
             row += comparisons[i].cells("baseline" if c is base else ABSENT)
         row += [number(relative(c, base))] * times
         rows.append([*row, estimate(per_seed(c, lambda run: run.number("peak_memory_mb")), digits=0)])
-    head, notes = columns("method", numbers=["seeds", *numbers]), _notes(frames, found, registered, times)
+    head, (floor, verdict) = columns("method", numbers=["seeds", *numbers]), floor_of(frames)
+    notes = [*verdict, *_notes(frames, found, registered, times)]
+    rows += floor_rows(head, floor)
     strong = {i for i, c in enumerate(order) if c is base}
-    return Table(f"Methods on {frames.experiment}", head, rows, notes, strong).without_empty()
+    return Table(f"Methods on {frames.title}", head, rows, notes, strong).without_empty()
 
 
 def control_table(frames: RunFrames) -> Table | None:
@@ -91,7 +99,7 @@ def control_table(frames: RunFrames) -> Table | None:
         "Δ: percentage points of test accuracy of the method minus its control, which has the side effect (fewer or "
         "smaller updates, equal delays) without the asynchrony; paired by seed, 95 % t interval; Holm over the rows."
     ]
-    return Table(f"Asynchrony against its controls on {frames.experiment}", head, rows, notes).without_empty()
+    return Table(f"Asynchrony against its controls on {frames.title}", head, rows, notes).without_empty()
 
 
 def _notes(
@@ -124,7 +132,8 @@ def _notes(
             notes.append(
                 f"{', '.join(twins)}: the same numbers as {frames.baseline} with every seed: nothing of it acted."
             )
-    missing = [name for name in registered if name not in {c.label for c in frames.configurations}]
+    there = {c.label.removeprefix("method=") for c in frames.configurations}
+    missing = [name for name in registered if name not in there]
     if missing:
         notes.append(f"Not run here: {', '.join(missing)}.")
     return notes + frames.notes

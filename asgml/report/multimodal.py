@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from asgml.report.confusion import MAX_CLASSES, confusion
 from asgml.report.naming import groups, modalities, tints
+from asgml.report.regression import errors
 from asgml.report.timeline import UPDATES, timeline
 from suite.report import figures as fig
 from suite.report.data import RunRecord
@@ -27,18 +29,20 @@ def accuracy(frames: RunFrames) -> list[Item]:
     figure = fig.compared(shown, "val/accuracy", "validation accuracy (%)", PERCENT, frames.baseline, axes)
     if figure is None:
         return []
-    note = "Buttons change the horizontal axis. Click a name to hide or show it, double-click to see it alone."
+    note = "Buttons change the horizontal axis; soft and fusion-only steps are no updates there."
+    note += " Click a name to hide or show it, double-click to see it alone."
     return [Item("", figure, f"{seeds_note(shown)} {note} {sentence}".strip())]
 
 
 def learning(frames: RunFrames) -> list[Item]:
-    """Draw per configuration the fused accuracy, each modality's head and probe, and the gap between the probes."""
+    """Draw per configuration the fused accuracy or error, each modality's head and probe, and the probes' gap."""
     lines = [Line("val/accuracy", "fused", INK)]
     for m, colour in tints(modalities(frames)).items():
         lines.append(Line(f"val/accuracy/{m}", f"{m} head", colour))
         lines.append(Line(f"probe/accuracy/{m}", f"{m} probe (EMA)", colour, "dot"))
     return [
         *grid(frames, "", ("val/accuracy", "probe/accuracy/"), lines, "validation accuracy (%)", scale=PERCENT),
+        *errors(frames),
         *one_line(frames, "Probe gap", "probe/gap", "gap (percentage points)", PERCENT),
     ]
 
@@ -198,7 +202,8 @@ def prime(frames: RunFrames) -> list[Item]:
 LOSS, *LAST = COMMON
 MULTIMODAL = [
     Section("Validation accuracy", accuracy, "val/accuracy in history.csv, and more than one configuration"),
-    Section("Learning curves per modality", learning, "val/accuracy or probe/accuracy in history.csv"),
+    Section("Learning curves per modality", learning, "val/accuracy, val/mae or probe/accuracy in history.csv"),
+    Section("Confusion matrix", confusion, f"predictions_best.npz with at most {MAX_CLASSES} classes"),
     Section("Prime learning window", prime, "fisher/<modality> in history.csv"),
     Section("Updates and staleness", timeline, "timeline.csv"),
     Section("Schedule", schedule, "tau, k, S, G, D or U in history.csv"),

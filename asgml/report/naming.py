@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from suite.report.figures import INK, PALETTE, colours
-from suite.report.frames import RunFrames
+from suite.report.frames import RunFrames, Value
 from suite.report.labels import Labels
 
 LABELS = Labels(
@@ -15,6 +15,11 @@ LABELS = Labels(
     plurals={"methods": "method"},
 )
 COLOURS = {"audio": PALETTE[0], "visual": PALETTE[1], "text": PALETTE[2], "fusion": INK, "fused": INK}
+
+
+def metric(split: str, name: str = "accuracy") -> Value:
+    """Return the reader of a metric of a split."""
+    return lambda run: run.metric(split, name)
 
 
 def tints(names: Iterable[str]) -> dict[str, str]:
@@ -27,8 +32,9 @@ def modalities(frames: RunFrames) -> list[str]:
     found: set[str] = set()
     for run in frames.runs:
         for split in ("val", "test", "val_best", "test_best"):
-            found |= {k.removeprefix("accuracy/") for k in run.result.get(split) or {} if k.startswith("accuracy/")}
-        for prefix in ("val/accuracy/", "probe/accuracy/", "train/accuracy/", "cosine/"):
+            for prefix in ("accuracy/", "mae/"):
+                found |= {k.removeprefix(prefix) for k in run.result.get(split) or {} if k.startswith(prefix)}
+        for prefix in ("val/accuracy/", "val/mae/", "probe/accuracy/", "train/accuracy/", "cosine/"):
             found |= {k.removeprefix(prefix) for k in run.series if k.startswith(prefix)}
         if not found and run.timeline is not None:
             found |= set(run.timeline["modality"])

@@ -2,57 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from callbacks.errors import UserError
-from suite.report.data import RunRecord
+from asgml.report.answers import SampleAnswers, read_answers
 from suite.report.frames import RunFrames
 from suite.report.summary import N_BOOT
 from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, difference, p_value, texts
 from suite.statistics import Bootstrap, Estimate, hierarchical_bootstrap, mcnemar
 
-TEST = 2  # the test split's code in predictions.npz, see asgml.train.predictions
-
-
-@dataclass(frozen=True)
-class SampleAnswers:
-    """A run's answers to the test split, ascending in index.
-
-    Attributes:
-        index: (n,) the samples' positions in the split's table.
-        y: (n,) their labels.
-        correct: (n,) whether the fused prediction is right.
-        group: (n,) the clusters of the samples, None without clusters.
-    """
-
-    index: np.ndarray
-    y: np.ndarray
-    correct: np.ndarray
-    group: np.ndarray | None
-
-
-def read_answers(run: RunRecord) -> SampleAnswers | None:
-    """Read the test predictions at the best validation epoch; None where there are none."""
-    path = run.path / "predictions_best.npz"
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {k: stored[k] for k in stored.files}
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(str(path), str(error), "an .npz without pickled arrays", f"rm {path}") from error
-    missing = {"index", "y", "split", "prob"} - set(arrays)
-    if missing:
-        raise UserError(str(path), f"no array {sorted(missing)[0]!r}", "index, y, split, prob", f"rm {path}")
-    rows = np.flatnonzero(arrays["split"] == TEST)
-    if rows.size == 0:
-        return None
-    rows = rows[np.argsort(arrays["index"][rows], kind="stable")]
-    y = arrays["y"][rows]
-    group = arrays["group"][rows] if "group" in arrays else None
-    return SampleAnswers(arrays["index"][rows], y, arrays["prob"][rows].argmax(1) == y, group)
+FEW_CLUSTERS = 10
 
 
 def sample_table(frames: RunFrames) -> Table | None:
@@ -65,7 +23,8 @@ def sample_table(frames: RunFrames) -> Table | None:
     base = kept.get(frames.baseline or "", {})
     reference = next(p for seeds in kept.values() for p in seeds.values())
     everything = [p for seeds in kept.values() for p in seeds.values()]
-    common = all(np.array_equal(p.index, reference.index) and np.array_equal(p.y, reference.y) for p in everything)
+    common = all(_same(p, reference) for p in everything)
+    groups, clustering = _clustered(everything, common)
     one_seed = bool(base) and all(len(set(seeds) & set(base)) <= 1 for seeds in kept.values())
     rows = []
     for c in frames.configurations:
@@ -74,14 +33,14 @@ def sample_table(frames: RunFrames) -> Table | None:
         if not seeds:
             rows.append([*row, Cell(ABSENT), Cell(ABSENT), Cell(ABSENT)])
             continue
-        row.append(_interval_cell(_bootstrap(seeds, None, common)))
+        row.append(_interval_cell(_bootstrap(seeds, None, common, groups)))
         if c.label == frames.baseline or not base:
             rows.append([*row, Cell("baseline" if base and not frames.single else ABSENT), Cell(ABSENT)])
             continue
         if not _same_samples(seeds, base):
             rows.append([*row, Cell(ABSENT, None, "other test samples than the baseline"), Cell(ABSENT)])
             continue
-        got = _bootstrap(seeds, base, common)
+        got = _bootstrap(seeds, base, common, groups)
         delta = Estimate(got.estimate, got.low, got.high, got.n_samples, note=got.note)
         shared = sorted(set(seeds) & set(base))
         exact = mcnemar(seeds[shared[0]].correct, base[shared[0]].correct) if one_seed and shared and common else None
@@ -89,16 +48,16 @@ def sample_table(frames: RunFrames) -> Table | None:
         rows.append([*row, difference(delta, PERCENT), p_value(exact.p if exact else None, hint)])
     size = f"{reference.y.size}" if common else "different"
     alone = all(len(seeds) <= 1 for seeds in kept.values())
-    clusters = " and clusters" if reference.group is not None and common else ""
     note = f"Percentile bootstrap ({N_BOOT} draws, best validation epoch) over "
     if alone:
-        note += f"{size} test samples{clusters}: how far the result would move on another test set."
+        note += f"{size} test samples: how far the result would move on another test set."
     else:
-        note += f"seeds and {size} test samples{clusters}: how far the result would move on another test set as well. "
+        note += f"seeds and {size} test samples: how far the result would move on another test set as well. "
         note += "With few seeds the seed part of this interval is too narrow: over seeds, read the t interval."
-    notes = [note]
+    notes = [note, *clustering]
     if one_seed:
-        notes.append("McNemar: exact test on the samples that only one of the two has right, for the one common seed.")
+        told = "McNemar: exact test on the samples that only one of the two has right, for the one common seed."
+        notes.append(told if groups is None else f"{told} It takes samples as independent, clusters or not.")
     head = columns("configuration", numbers=["seeds", "accuracy %\n[95 %]", "Δ accuracy\n[95 %]", "p\nMcNemar"])
     title = "Over test samples" if alone else "Over seeds and test samples"
     return Table(title, head, rows, notes, frames.baseline_rows).without_empty()
@@ -106,15 +65,38 @@ def sample_table(frames: RunFrames) -> Table | None:
 
 def _same_samples(a: dict[int, SampleAnswers], b: dict[int, SampleAnswers]) -> bool:
     """Return whether common seeds were tested on the same samples, so that their answers can be paired."""
-    return all(np.array_equal(a[s].index, b[s].index) and np.array_equal(a[s].y, b[s].y) for s in set(a) & set(b))
+    return all(_same(a[s], b[s]) for s in set(a) & set(b))
 
 
-def _bootstrap(a: dict[int, SampleAnswers], b: dict[int, SampleAnswers] | None, common: bool) -> Bootstrap:
-    first = next(iter(a.values()))
+def _same(a: SampleAnswers, b: SampleAnswers) -> bool:
+    return np.array_equal(a.index, b.index) and np.array_equal(a.y, b.y)
+
+
+def _clustered(everything: list[SampleAnswers], common: bool) -> tuple[np.ndarray | None, list[str]]:
+    """Return the cluster of each sample, None where samples are drawn one by one, and what to say of it.
+
+    Runs whose file has no groups take those of the others, as all have the same samples.
+    """
+    grouped = next((p for p in everything if p.group is not None), None)
+    if grouped is None:
+        return None, []
+    if not common:
+        return None, ["Not clustered, though samples come in groups: the runs were tested on different samples."]
+    by, n = grouped.grouped_by, grouped.clusters
+    if n == 1:
+        return None, [f"All test samples are of one {by}: this cannot say how far the result moves with another {by}."]
+    told = f"Clustered by {by}: {n} clusters are drawn as wholes, because samples of one {by} are alike."
+    few = f" With fewer than {FEW_CLUSTERS} of them the interval is too narrow." if n < FEW_CLUSTERS else ""
+    return grouped.group, [told + few]
+
+
+def _bootstrap(
+    a: dict[int, SampleAnswers], b: dict[int, SampleAnswers] | None, common: bool, groups: np.ndarray | None
+) -> Bootstrap:
     right_a = {s: p.correct for s, p in a.items()}
     right_b = None if b is None else {s: p.correct for s, p in b.items()}
     if common:
-        return hierarchical_bootstrap(right_a, right_b, groups=first.group, n_boot=N_BOOT)
+        return hierarchical_bootstrap(right_a, right_b, groups=groups, n_boot=N_BOOT)
     return hierarchical_bootstrap(right_a, right_b, n_boot=N_BOOT, samples="nested")
 
 

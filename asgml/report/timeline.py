@@ -33,13 +33,13 @@ SHOWN = {name: (colour, AGES.get(name) or ACTIONS[name].meaning) for name, colou
 def _updates(run: RunRecord) -> Points | None:
     if run.timeline is None:
         return None
-    moved = run.timeline[run.timeline["action"].isin([name for name, action in ACTIONS.items() if action.moves])]
-    per_step = moved.groupby("step").size()
+    full = run.timeline["action"].map(lambda name: ACTIONS[name].counter == "updates")
+    per_step = full.groupby(run.timeline["step"]).sum()
     count = max(1, run.timeline["modality"].nunique())
     return per_step.index.to_numpy(float), per_step.cumsum().to_numpy(float) / count
 
 
-UPDATES = Axis("encoder updates (mean over encoders)", "updates", _updates)
+UPDATES = Axis("full encoder updates (mean over encoders)", "updates", _updates)
 
 
 def actions_of(table: pd.DataFrame) -> pd.Series:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
 
+from asgml.rhythm.inert import inert_keys
 from asgml.rhythm.schedule import Adaptive, Boost
 from callbacks.errors import UserError
 from callbacks.stages.frequency import check_phases
+from callbacks.step.groups import Through
 
 Mode = Literal["sync", "frequency", "staleness", "adaptive", "boost"]
-Control = Literal["none", "lr_matched", "random_skip", "scale_only", "all_delayed"]
+Control = Literal[
+    "none",
+    "lr_matched",
+    "random_skip",
+    "scale_only",
+    "all_delayed",
+    "yoked_scale",
+    "yoked_skip",
+    "yoked_lr",
+    "yoked_swap",
+]
 
 
 @dataclass(frozen=True)
@@ -22,7 +35,8 @@ class Asgml:
         mode: the mode: `sync`, `frequency`, `staleness`, `adaptive` or `boost` (sync with the boost switched on).
         gamma: the weight of the unimodal losses in `L = L_fusion + gamma * sum_m L_m`.
         delayed: the encoders to which `tau` and `k` apply where they are one number: `dominant` (the one that the data
-            set names), `all`, or a list of modalities.
+            set names or, where it names none, the one that the probes first find ahead), `all`, or a list of
+            modalities.
         tau: the delay in committed steps, 0 for none; one number or one per modality.
         k: the interval, an update every k committed steps; one number or one per modality.
         masking: what `frequency` applies between two updates: `soft`, `hard`, `fusion_preserving` or `accumulate`.
@@ -33,14 +47,20 @@ class Asgml:
             `delay_compensated`.
         lambda_comp: lambda of `inverse`, per step of delay.
         mu: the strength of `delay_compensated`.
-        through: where factors act: on the learning rate (`lr`) or on the `gradient`.
+        through: where constant factors (compensation and the scaling controls) act: on the learning rate (`lr`), on the
+            `gradient`, or (`auto`) on the gradient under SGD and on the learning rate under Adam-like optimisers, which
+            cancel a constant factor on the gradient. The alternating factor of `soft` always acts on the gradient.
         buffer_dtype: the type in which stale gradients are stored; null stores them exactly.
         buffer_device: where stale gradients are stored: the `same` device as the parameters, or the `cpu`.
         adaptive: the schedule of `mode: adaptive`.
         boost: the boost of the weak modality.
-        control: `none`, or the control that separates asynchrony from its side effects: `lr_matched` (no skipping, the
-            learning rate over k), `random_skip` (skips at random at the same rate), `scale_only` (`c(tau) * g_m(t)`
-            without delay) or `all_delayed` (every modality alike).
+        control: `none`, or the control that separates asynchrony from its side effects: `lr_matched` (no skipping,
+            but the mean factor that the masking applies: `(1 + (k - 1) * soft_scale) / k` for `soft`, else `1 / k`),
+            `random_skip` (skips at random at the same rate), `scale_only` (`c(tau) * g_m(t)` without delay),
+            `all_delayed` (every modality alike), or one that replays the finished adaptive run of the same
+            configuration and seed: `yoked_scale` (its factors without delay), `yoked_skip` (as many skips at other
+            steps), `yoked_lr` (its mean factor per window as learning rate) or `yoked_swap` (its delays given to the
+            other modality).
 
     Raises:
         UserError: a control that has nothing to control under the mode, or a negative `gamma` or `lambda_comp`.
@@ -58,12 +78,17 @@ class Asgml:
     compensation: Literal["none", "inverse", "delay_compensated"] = "inverse"
     lambda_comp: float = 0.1
     mu: float = 0.04
-    through: Literal["lr", "gradient"] = "lr"
+    through: Through = "auto"
     buffer_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     buffer_device: Literal["same", "cpu"] = "same"
     adaptive: Adaptive = field(default_factory=Adaptive)
     boost: Boost = field(default_factory=Boost)
     control: Control = "none"
+
+    @staticmethod
+    def inert_keys(arguments: Mapping[str, Any]) -> dict[str, str]:
+        """Return the keys that act on nothing at these values (see `suite.runs.reads`)."""
+        return inert_keys(arguments)
 
     def __post_init__(self) -> None:
         allowed = {
@@ -72,7 +97,7 @@ class Asgml:
             "random_skip": ("frequency", "adaptive"),
             "scale_only": ("staleness", "adaptive"),
             "all_delayed": ("frequency", "staleness", "adaptive"),
-        }[self.control]
+        }.get(self.control, ("adaptive",))
         if self.mode not in allowed:
             raise UserError(
                 "asgml.control",
@@ -98,50 +123,99 @@ class Asgml:
                 "asgml.adaptive.kind=staleness: an encoder that skips updates is not compensated",
                 "set asgml.control=lr_matched or asgml.adaptive.kind=staleness",
             )
-        if self.control == "scale_only" and self.compensation != "inverse":
+        if self.yoked:
+            self._check_yoked()
+        if self.control in ("scale_only", "yoked_scale") and self.compensation != "inverse":
             raise UserError(
                 "asgml.control",
-                f"'scale_only' with compensation '{self.compensation}'",
-                "asgml.compensation=inverse: without a factor c(tau) this control would be asgml.mode=sync",
+                f"'{self.control}' with compensation '{self.compensation}'",
+                "asgml.compensation=inverse: without a factor c(tau) this control has none to apply",
                 "set asgml.compensation=inverse",
+            )
+        if self.control == "lr_matched" and self.masking == "fusion_preserving":
+            raise UserError(
+                "asgml.control",
+                "'lr_matched' with masking 'fusion_preserving'",
+                "masking soft, hard or accumulate: fusion_preserving scales one path of the gradient, which no "
+                "learning rate does",
+                "set asgml.masking=soft or asgml.control=random_skip",
             )
         for key, default in (("gamma", Asgml.gamma), ("lambda_comp", Asgml.lambda_comp)):
             if getattr(self, key) < 0:
                 raise UserError(f"asgml.{key}", str(getattr(self, key)), "0 or more", f"set asgml.{key}={default}")
 
+    def _check_yoked(self) -> None:
+        """Refuse what a yoked control cannot replay."""
+        kind = {"yoked_scale": "staleness", "yoked_skip": "frequency"}.get(self.control, self.adaptive.kind)
+        if self.adaptive.kind != kind:
+            raise UserError(
+                "asgml.control",
+                f"'{self.control}' with asgml.adaptive.kind={self.adaptive.kind}",
+                f"asgml.adaptive.kind={kind}: the other kind has no such side effect",
+                f"set asgml.adaptive.kind={kind} or asgml.control=yoked_lr",
+            )
+        if self.control == "yoked_skip" and self.adaptive.update_every < 2:
+            raise UserError(
+                "asgml.control",
+                "'yoked_skip' with asgml.adaptive.update_every=1",
+                "a window of 2 steps or more between two decisions, within which skips change their place",
+                f"set asgml.adaptive.update_every={Adaptive.update_every}",
+            )
+        if self.boosts:
+            raise UserError(
+                "asgml.control",
+                f"'{self.control}' with the boost",
+                "no boost: it would follow this run's own probes, and not those of the run that is replayed",
+                "set asgml.boost.enabled=false in both runs",
+            )
+
+    @property
+    def yoked(self) -> bool:
+        """Return whether the rhythm is that of another run."""
+        return self.control.startswith("yoked_")
+
     @property
     def uses_probes(self) -> bool:
         """Return whether any decision reads the probes."""
-        return self.boosts or (self.mode == "adaptive" and self.adaptive.signal != "speed")
+        return self.boosts or (self.mode == "adaptive" and self.adaptive.signal != "speed" and not self.yoked)
+
+    @property
+    def kind(self) -> str:
+        """Return what the mode, or the schedule of `adaptive`, sets: `staleness` or `frequency`; else the mode."""
+        return self.adaptive.kind if self.mode == "adaptive" else self.mode
 
     @property
     def boosts(self) -> bool:
         """Return whether the weak modality is boosted, by the mode or beside it."""
         return self.boost.enabled or self.mode == "boost"
 
+    def waits(self, modalities: list[str], dominant: str | None) -> bool:
+        """Return whether `tau` or `k` applies to nobody before the probes have found the dominant modality.
+
+        Arguments as in `chosen`.
+        """
+        if self.mode not in ("staleness", "frequency") or self.delayed != "dominant" or self.control == "all_delayed":
+            return False
+        value, none = (self.tau, 0) if self.mode == "staleness" else (self.k, 1)
+        return dominant is None and len(modalities) > 1 and not isinstance(value, dict) and value != none
+
     def chosen(self, modalities: list[str], dominant: str | None) -> list[str]:
-        """Return the modalities that `delayed` names.
+        """Return the modalities that `delayed` names from the first step on.
+
+        They are none where `dominant` is left to the probes (see `waits`).
 
         Args:
             modalities: the modalities that are trained.
             dominant: the modality that the data set names as dominant, or None.
 
         Raises:
-            UserError: an unknown modality, or `dominant` where the data set names none or the one it names is not
-                trained.
+            UserError: an unknown modality, or `dominant` where the one that the data set names is not trained.
         """
         if self.control == "all_delayed" or self.delayed == "all":
             return list(modalities)
         if self.delayed == "dominant":
             if dominant is None:
-                if len(modalities) == 1:
-                    return list(modalities)
-                raise UserError(
-                    "asgml.delayed",
-                    "'dominant', but this data set does not say which modality dominates",
-                    f"all, or a list out of {modalities}",
-                    f"set asgml.delayed=[{modalities[0]}] or asgml.delayed=all",
-                )
+                return list(modalities) if len(modalities) == 1 else []
             if dominant not in modalities:
                 raise UserError(
                     "asgml.delayed",
@@ -151,11 +225,12 @@ class Asgml:
                 )
             return [dominant]
         names = [self.delayed] if isinstance(self.delayed, str) else list(self.delayed)
-        self._known(names, modalities, "asgml.delayed")
+        self.known(names, modalities, "asgml.delayed")
         return names
 
     @staticmethod
-    def _known(names: list[str], modalities: list[str], where: str) -> None:
+    def known(names: list[str], modalities: list[str], where: str) -> None:
+        """Refuse names that are not among the modalities, `where` being the key that has them."""
         for name in names:
             if name not in modalities:
                 near = get_close_matches(name, modalities, 1) or modalities
@@ -179,7 +254,7 @@ class Asgml:
             key: the key of `value`, for the error.
         """
         if isinstance(value, dict):
-            self._known(list(value), modalities, key)
+            self.known(list(value), modalities, key)
             if self.control == "all_delayed":
                 return dict.fromkeys(modalities, max(value.values(), default=rest))
             return {m: int(value.get(m, rest)) for m in modalities}
@@ -189,7 +264,7 @@ class Asgml:
     def taus(self, modalities: list[str], dominant: str | None) -> dict[str, int]:
         """Return tau of every modality, in committed steps."""
         taus = self.per_modality(self.tau, 0, modalities, dominant, "asgml.tau")
-        for m, tau in taus.items():
+        for m, tau in (taus if isinstance(self.tau, dict) else {**taus, "tau": self.tau}).items():
             if tau < 0:
                 remedy = "set asgml.tau=0 for no delay"
                 raise UserError("asgml.tau", f"{m}: {tau}", "a delay in steps, 0 or more", remedy)
@@ -202,7 +277,9 @@ class Asgml:
             UserError: intervals under which some step would idle every encoder.
         """
         ks = self.per_modality(self.k, 1, modalities, dominant, "asgml.k")
-        if self.control != "lr_matched":
+        if self.waits(modalities, dominant):  # whoever it will be, the others have k 1
+            check_phases({**ks, modalities[0]: int(self.k)}, self.phases, "asgml.k")  # type: ignore[arg-type]
+        elif self.control != "lr_matched":
             check_phases(ks, self.phases, "asgml.k")
         return ks
 
@@ -234,6 +311,8 @@ def dead_keys(asgml: dict[str, Any]) -> dict[str, str]:
         kill(f"asgml.mode={mode} skips no update", "k", "masking", "soft_scale", "phases")
     if mode == "adaptive":
         kill("the adaptive schedule sets it", "tau", "k", "delayed", "phases")
+        if adaptive["signal"] != "blend":
+            kill(f"signal={adaptive['signal']} blends nothing", "adaptive.blend_weight")
         if adaptive["signal"] == "utilisation":
             kill(
                 "signal=utilisation does not read the speed score",
@@ -251,24 +330,18 @@ def dead_keys(asgml: dict[str, Any]) -> dict[str, str]:
             )
     if timing == "frequency" and asgml["masking"] != "soft":
         kill(f"masking={asgml['masking']} does not scale", "soft_scale")
+    if timing == "frequency" and control != "lr_matched":
+        kill("masking scales the gradient, if anything, whatever the optimiser", "through")
     if timing == "staleness":
         if asgml["compensation"] != "inverse":
-            kill(f"compensation={asgml['compensation']} does not use it", "lambda_comp")
+            kill(f"compensation={asgml['compensation']} does not use it", "lambda_comp", "through")
         if asgml["compensation"] != "delay_compensated":
             kill(f"compensation={asgml['compensation']} does not use it", "mu")
     if mode in ("sync", "boost"):
         kill(f"asgml.mode={mode} delays no encoder", "delayed")
         kill(f"asgml.mode={mode} scales nothing", "through")
     if control in ("lr_matched", "scale_only"):
-        kill(
-            f"control={control} neither skips nor delays",
-            "masking",
-            "soft_scale",
-            "phases",
-            "warmup",
-            "buffer_dtype",
-            "buffer_device",
-        )
+        kill(f"control={control} neither skips nor delays", "phases", "warmup", "buffer_dtype", "buffer_device")
     if asgml["boost"].get("relative"):
         kill("boost.relative=true knows no threshold", "boost.threshold_delta", "boost.gap_full")
     if not asgml["boost"]["enabled"] and mode != "boost":

@@ -4,30 +4,45 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from operator import mul
 from typing import Any
 
 from asgml.rhythm.schedule import relative, speed_score
+
+
+def slope_weights(window: int) -> list[float]:
+    """Return w such that `sum_i w_i y_i` is the slope of the least-squares line through y_0 … y_{window - 1}.
+
+    They are `(i - mean i) / sum_j (j - mean j)^2`.
+    """
+    centred = [i - (window - 1) / 2 for i in range(window)]
+    total = sum(c * c for c in centred)
+    return [c / total for c in centred]
 
 
 class DynamicsTracker:
     """Tracks `G_m` and `D_m` on the host, from numbers that the step has read anyway.
 
     `G_m` is the bias-corrected moving average of `‖g_m‖ / sqrt(parameters of m)` over its mean across modalities. `D_m`
-    is `|L_m(t - window) - L_m(t)|` over its mean across modalities; it is an absolute value, because clamping at 0
-    would lose the signal exactly when losses rise.
+    is the absolute slope of the least-squares line through the last `window` losses, over its mean across modalities.
+    It is an absolute value, because clamping at 0 would lose the signal exactly when losses rise. It is a slope through
+    all of them, because the difference of two single batches is mostly their variance: with batch losses of standard
+    deviation s around a line, the slope errs by `s * sqrt(12 / (window^3 - window))` a step, 0.0098 s at a window of 50
+    and 0.11 s at one of 10.
 
     Args:
         sizes: the number of parameters of each modality's encoder.
-        window: the number of committed steps over which losses are compared.
+        window: the number of losses through which the line is laid, at least 2.
         ema: the weight of a new gradient norm.
     """
 
-    def __init__(self, sizes: Mapping[str, int], window: int = 10, ema: float = 0.1):
+    def __init__(self, sizes: Mapping[str, int], window: int = 50, ema: float = 0.1):
         self.roots = {m: max(1, n) ** 0.5 for m, n in sizes.items()}
         self.window, self.ema = window, ema
         self.sums = dict.fromkeys(self.roots, 0.0)
         self.counts = dict.fromkeys(self.roots, 0)
-        self.losses: dict[str, deque[float]] = {m: deque(maxlen=window + 1) for m in self.roots}
+        self.losses: dict[str, deque[float]] = {m: deque(maxlen=window) for m in self.roots}
+        self.weights = slope_weights(window)
 
     def observe(self, norms: Mapping[str, float], losses: Mapping[str, float]) -> None:
         """Take in one committed step.
@@ -52,9 +67,9 @@ class DynamicsTracker:
 
     def descent(self) -> dict[str, float]:
         """Return D_m of every modality; 1 for all until every window is full."""
-        if any(len(w) <= self.window for w in self.losses.values()):
+        if any(len(w) < self.window for w in self.losses.values()):
             return dict.fromkeys(self.losses, 1.0)
-        return relative({m: abs(w[0] - w[-1]) for m, w in self.losses.items()})
+        return relative({m: abs(sum(map(mul, self.weights, w))) for m, w in self.losses.items()})
 
     def score(self, beta: float) -> dict[str, float]:
         """Return S_m of every modality (specification A3.3)."""
@@ -71,4 +86,4 @@ class DynamicsTracker:
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned."""
         self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
-        self.losses = {m: deque(w, maxlen=self.window + 1) for m, w in state["losses"].items()}
+        self.losses = {m: deque(w, maxlen=self.window) for m, w in state["losses"].items()}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asgml.rhythm.stage import Rhythm
-from callbacks.run.history import ACTIONS
+from callbacks.run.history import ACTIONS, ActionCounts
 from callbacks.step.context import StepContext
 from callbacks.step.phases import Phase
 from callbacks.step.stage import Stage
@@ -26,7 +26,8 @@ class ModalityRecord(Stage):
         shows: the setting of the rhythm that is logged: `tau` (the delay) or `k` (the interval).
 
     Attributes:
-        updates: the number of committed steps in which each modality's encoder moved.
+        done: the number of committed steps in which each modality's encoder updated, moved in part, stood still or had
+            no gradient.
         timeline: the rows `(t, modality, action, age, scale)` since they were last drained.
     """
 
@@ -35,7 +36,7 @@ class ModalityRecord(Stage):
 
     def __init__(self, rhythm: Rhythm, shows: str):
         self.rhythm, self.shows = rhythm, shows
-        self.updates: dict[str, int] = dict.fromkeys(rhythm.modalities, 0)
+        self.done = ActionCounts(rhythm.modalities)
         self.timeline: list[tuple[int, str, str, int, float]] = []
 
     def on_commit(self, ctx: StepContext) -> None:
@@ -47,8 +48,8 @@ class ModalityRecord(Stage):
         ctx.metrics.update({f"{self.shows}/{m}": float(value) for m, value in settings.items()})
         for m in rhythm.modalities:
             action, age = self._done(ctx, m)
-            self.updates[m] += ACTIONS[action].moves
-            self.timeline.append((ctx.t, m, action, age, ctx.scale.get(m, 1.0) if age >= 0 else 0.0))
+            self.done.book(m, action)
+            self.timeline.append((ctx.t, m, action, age, ctx.factors.get(m, 1.0) if age >= 0 else 0.0))
 
     def _done(self, ctx: StepContext, m: str) -> tuple[str, int]:
         """Return what modality m did in this step, and the age of the gradient that it applied, -1 for none."""
@@ -70,13 +71,13 @@ class ModalityRecord(Stage):
         return rows
 
     def counters(self) -> dict[str, Any]:
-        return {"updates": dict(self.updates)}
+        return self.done.table()
 
     def state(self) -> dict[str, Any]:
-        return {"updates": dict(self.updates)}
+        return self.done.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        self.updates = dict(state["updates"])
+        self.done.load_state(state)
 
 
 def loss_metrics(host: Mapping[str, float], modalities: Sequence[str], gamma: float) -> dict[str, float]:

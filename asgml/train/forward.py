@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from asgml.data.dataset import Batch
 from asgml.methods.base import Method, Step, uses
@@ -42,6 +41,7 @@ class Forward:
         trains_heads: whether a method trains on the unimodal losses; if not, the heads read detached features.
         may_miss: whether a modality can be missing in a sample.
         teachers: frozen encoders by modality.
+        criterion: the loss (B,) of logits (B, C) and y (B,).
 
     Attributes:
         taps: with `measure`, per modality the feature as the fusion and as the head read it, for the gradient cosine.
@@ -55,7 +55,9 @@ class Forward:
         trains_heads: bool,
         may_miss: bool,
         teachers: Mapping[str, nn.Module],
+        criterion: Callable[[Tensor, Tensor], Tensor],
     ):
+        self.criterion = criterion
         self.net, self.active = net, list(active)
         self.trains_heads, self.may_miss = trains_heads, may_miss
         self.teachers = dict(teachers)  # a plain dict: neither trained nor saved
@@ -102,8 +104,9 @@ class Forward:
 
         def teacher(m: str) -> Tensor:
             x, rows = batch["x"][m], batch["rows"][m]
+            padded = [n] if (n := batch.get("lengths", {}).get(m)) is not None else []
             with torch.no_grad():
-                f = self.teachers[m](x) if x.shape[0] else features[m].new_zeros(0, self.net.dims[m])
+                f = self.teachers[m](x, *padded) if x.shape[0] else features[m].new_zeros(0, self.net.dims[m])
                 return scatter(f, rows, size)
 
         step = Step(
@@ -123,15 +126,16 @@ class Forward:
             total=lambda values: sum_over_ranks(values.detach()),
             epochs=epochs,
             rank=rank,
+            criterion=self.criterion,
         )
         for method in self._changing:
             fused_in = method.on_features(step, fused_in)
         step.logits = widen(self.net.fusion(fused_in, masks))
         step.unimodal = {m: widen(self.net.heads[m](head_in[m])) for m in self.active}
-        step.losses = {FUSION: mean(F.cross_entropy(step.logits, y, reduction="none"), None)}
+        step.losses = {FUSION: mean(self.criterion(step.logits, y), None)}
         for m in self.active:
             if plan is None or not plan[m].absent:
-                step.losses[m] = mean(F.cross_entropy(step.unimodal[m], y, reduction="none"), m)
+                step.losses[m] = mean(self.criterion(step.unimodal[m], y), m)
         return step
 
     def encode(self, batch: Batch, plan: StepPlan | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
@@ -139,6 +143,7 @@ class Forward:
         size, device = batch["y"].shape[0], batch["y"].device
         features: dict[str, Tensor] = {}
         present: dict[str, Tensor | None] = {}
+        lengths = batch.get("lengths", {})
         for m in self.net.modalities:
             x, rows = batch["x"][m], batch["rows"][m]
             present[m] = None if rows is None else present_mask(rows, size, device)
@@ -148,7 +153,7 @@ class Forward:
                 )
                 continue
             with torch.set_grad_enabled(torch.is_grad_enabled() and (plan is None or plan[m].graph)):
-                features[m] = scatter(self.net.encode(m, x), rows, size)
+                features[m] = scatter(self.net.encode(m, x, lengths.get(m)), rows, size)
         return features, present
 
     def fuse_some(

@@ -20,16 +20,26 @@ from suite.loader import EpochBatches
 HEAD = "head"
 
 
-def check_methods(methods: Mapping[str, Method], timed: bool) -> bool:
+def check_methods(methods: Mapping[str, Method], timed: bool, regression: bool) -> bool:
     """Refuse methods that exclude each other; return whether one of them may take modalities away from samples.
 
     Args:
         methods: the methods of the run, by name.
         timed: whether the rhythm delays gradients or skips updates.
+        regression: whether y is a number.
 
     Raises:
-        UserError: two methods with `select` or with `substeps`, or `idle` together with a rhythm.
+        UserError: a method of classes in a regression, two methods with `select` or with `substeps`, or `idle` together
+            with a rhythm.
     """
+    of_classes = [name for name, method in methods.items() if not method.for_regression]
+    if regression and of_classes:
+        raise UserError(
+            "method",
+            f"{' and '.join(of_classes)} in a regression, but what it computes is defined on classes",
+            "a method that uses losses, gradients or features alone (class attribute for_regression)",
+            "set method=uniform or method=joint, or save y with astype(int) where it numbers classes",
+        )
     for hook, what in (("select", "choose the samples of an epoch"), ("substeps", "split the backward pass")):
         users = [name for name, method in methods.items() if uses(method, hook)]
         if len(users) > 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import reduce
 from typing import Any, Literal
 
 import lightning as L
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from asgml.data.dataset import Batch
+from asgml.data.dataset import Batch, first_rows, to_device
 from asgml.methods.base import Epoch, Method, Step, Survey, uses
 from asgml.model.net import FUSION, MultimodalNet
 from asgml.rhythm.stage import Rhythm
@@ -22,8 +21,10 @@ from asgml.train.distributed import means_over_ranks
 from asgml.train.forward import Forward
 from asgml.train.method_support import check_methods, install_modules, install_selection, never_act, reinitialise
 from asgml.train.modulation import Modulation
-from asgml.train.predictions import Predictions, evaluate
+from asgml.train.parts import backward_in_parts
+from asgml.train.predictions import Predictions
 from asgml.train.survey import forward_training_data, take_survey
+from asgml.train.task import Classification, Task, score_sums
 from callbacks.errors import UserError
 from callbacks.stages.lr import LRSchedule
 from callbacks.step.context import StepContext
@@ -56,6 +57,7 @@ class MultimodalModule(L.LightningModule):
             switches it off.
         seed: the seed of the methods' own randomness.
         teachers: frozen encoders, by modality, for the methods that ask for them.
+        task: what is predicted; null is the classes of the network.
 
     Attributes:
         active: the modalities that take part.
@@ -64,7 +66,7 @@ class MultimodalModule(L.LightningModule):
         metrics: the metrics of the newest evaluation or training epoch, by split.
 
     Raises:
-        UserError: methods that exclude each other or the rhythm, or no `StepPipeline` in the trainer.
+        UserError: methods that exclude each other, the rhythm or the task, or no `StepPipeline` in the trainer.
     """
 
     automatic_optimization: bool
@@ -82,6 +84,7 @@ class MultimodalModule(L.LightningModule):
         cosine_every: int = 10,
         seed: int = 0,
         teachers: Mapping[str, nn.Module] | None = None,
+        task: Task | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -89,10 +92,11 @@ class MultimodalModule(L.LightningModule):
         self._optimizer, self._lr_schedule = optimizer, lr_schedule
         self.group_lr, self.gamma, self.cosine_every = dict(group_lr or {}), gamma, cosine_every
         self.modalities = net.modalities
+        self.task = task or Classification(net.classes)
         for name, method in self.methods.items():
             method.prepare(name, self.modalities, net.classes, seed)
         timed = rhythm.buffer is not None or rhythm.mask is not None
-        may_miss = check_methods(self.methods, timed) or may_miss
+        may_miss = check_methods(self.methods, timed, self.task.name == "regression") or may_miss
         self.extensions = install_modules(net, self.methods, seed)
         everyone = list(self.methods.values())  # a hook that a method does not have is not called
         self._fusing = [m for m in reversed(everyone) if uses(m, "fuse_at_test")]
@@ -113,9 +117,12 @@ class MultimodalModule(L.LightningModule):
                 "set asgml.masking=soft, asgml.masking=hard or asgml.masking=accumulate",
             )
         self.fusion_loss = not any(method.replaces_fusion_loss for method in self.methods.values())
-        self.forward_pass = Forward(net, everyone, self.active, self.trains_heads, may_miss, teachers or {})
+        self.forward_pass = Forward(
+            net, everyone, self.active, self.trains_heads, may_miss, teachers or {}, self.task.criterion
+        )
         self.step: Step | None = None
-        self._rows: Mapping[str, Tensor | None] = {}
+        self._batch: Batch = {}
+        self._trained_loss: Tensor | None = None
         self._epoch_counts: Tensor | None = None
         self._collected: dict[str, list[Predictions]] = {}
         self.predictions: dict[str, Predictions] = {}
@@ -189,7 +196,7 @@ class MultimodalModule(L.LightningModule):
         step = self.step = self.step_of(batch)
         if self._modulation is not None:
             self._modulation.step = step
-        self._rows = batch["rows"]
+        self._batch = batch
         terms = {FUSION: step.losses[FUSION]} if self.fusion_loss else {}
         for name, method in self.methods.items():
             for term, value in method.loss(step).items():
@@ -202,29 +209,15 @@ class MultimodalModule(L.LightningModule):
             losses = [0.0 * z.sum() for z in step.unimodal.values()]
         total = torch.stack(losses).sum()
         self._report(step, terms)
-        self.log("train/loss", total.detach(), prog_bar=True, logger=False)
+        self._trained_loss = total.detach()
         parts = self._splitting.substeps(step, terms) if self._splitting else {}
         if parts:
-            self._backward_in_parts(step, parts, monitors)
+            backward_in_parts(step, parts, monitors, self._context.groups, self.manual_backward)
         else:
             self.manual_backward(total)
         self._cosines()
         optimizer.step()
         self._count(step)
-
-    def _backward_in_parts(self, step: Step, parts: dict[str, Tensor], monitors: list[Tensor]) -> None:
-        """Make one backward pass per part, keep the gradients of each, and leave their sum in `p.grad`."""
-        groups, names = self._context.groups, list(parts)
-        for name, loss in parts.items():
-            last = name == names[-1]
-            self.manual_backward(torch.stack([loss, *monitors]).sum() if last else loss, retain_graph=not last)
-            step.gradients[name] = {g: [p.grad for p in group.params] for g, group in groups.items()}
-            for group in groups.values():
-                group.clear()
-        for g, group in groups.items():
-            for p, found in zip(group.params, zip(*(step.gradients[n][g] for n in names), strict=True), strict=True):
-                given = [x for x in found if x is not None]
-                p.grad = reduce(torch.add, given) if given else None
 
     def _report(self, step: Step, terms: dict[str, Tensor]) -> None:
         """Have losses and terms read with the step's one host read."""
@@ -249,19 +242,11 @@ class MultimodalModule(L.LightningModule):
         self._epoch_counts = torch.zeros(2 + 2 * len(self.active), device=self.device)
 
     def _count(self, step: Step) -> None:
-        """Add the step's right answers and rows to those of the epoch, on the device."""
+        """Add the step's scores and rows to those of the epoch, on the device."""
         assert self._epoch_counts is not None
         with torch.no_grad():
             guess = self._predict(step) if self._fusing else step.logits
-            row = [(guess.argmax(1) == step.y).sum(), torch.full_like(step.y[0], step.y.shape[0])]
-            for m in self.active:
-                mask, right = step.present[m], step.unimodal[m].argmax(1) == step.y
-                row += (
-                    [right.sum(), torch.full_like(step.y[0], step.y.shape[0])]
-                    if mask is None
-                    else [(right & mask).sum(), mask.sum()]
-                )
-            self._epoch_counts += torch.stack(row)
+            self._epoch_counts += score_sums(self.task, step, guess, self.active, self._epoch_counts.dtype)
 
     def on_train_epoch_start(self) -> None:
         self._zero_counts()
@@ -293,16 +278,27 @@ class MultimodalModule(L.LightningModule):
         assert self._epoch_counts is not None
         counts = sum_over_ranks(self._epoch_counts)
         values = counts.tolist()
-        names = ["train/accuracy", *(f"train/accuracy/{m}" for m in self.active)]
+        names = [f"train/{self.task.score}", *(f"train/{self.task.score}/{m}" for m in self.active)]
         done = {name: values[2 * i] / values[2 * i + 1] for i, name in enumerate(names) if values[2 * i + 1]}
         self.metrics["train"] = done
         self._log(done)
+        if self._trained_loss is not None:  # of the last step, for callbacks that monitor; in every step it costs 1 ms
+            self.log("train/loss", self._trained_loss, logger=False)
+
+    def on_train_end(self) -> None:
+        for message in self.rhythm.unmet():
+            rank_zero_warn(message)
 
     # -- probes
     def probe_input(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Return features (n, d_m) and labels (n,) of the rows of the current batch that have m (see `ProbeEMA`)."""
         assert self.step is not None
-        return self._present_rows(self.step.features, self._rows, self.step.y)
+        return self._present_rows(self.step.features, self._batch["rows"], self.step.y)
+
+    def probe_index(self) -> dict[str, Tensor]:
+        """Return the rows (n,) of the training table that the rows of `probe_input` are of (see `ProbeEMA`)."""
+        index, rows = self._batch["index"], self._batch["rows"]
+        return {m: index if rows[m] is None else index.index_select(0, rows[m]) for m in self.active}
 
     def probe_encode(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         """Return features (n, d_m) and labels (n,) of the rows of a batch that have m (see `ProbeEMA`)."""
@@ -319,28 +315,34 @@ class MultimodalModule(L.LightningModule):
             out[m] = (f, y) if here is None else (f.index_select(0, here), y.index_select(0, here))
         return out
 
+    # -- curvature
+    def curvature_loss(self, batch: Batch, rows: int) -> Tensor:
+        """Return the fused loss and gamma times the unimodal ones of a batch's first rows (see `StabilityGuard`)."""
+        step = self.forward_pass(first_rows(batch, rows), plan=None, measure=False, t=0, epoch=0, epochs=-1, rank=0)
+        heads = [self.gamma * step.losses[m] for m in self.active] if self.trains_heads or not self.fusion_loss else []
+        return torch.stack([*([step.losses[FUSION]] if self.fusion_loss else []), *heads]).sum()
+
     def forward_training_data(self) -> None:
         """Run the forward pass over the training data, always the same batches (see `callbacks.SWAWeights`)."""
         forward_training_data(self)
 
     # -- evaluation
     def _predict(self, step: Step) -> Tensor:
-        """Return class probabilities (B, C): the last method's that has its own, else those of the fused logits."""
+        """Return the prediction (B, C): the last method's that has its own, else that of the fused logits."""
         for method in self._fusing:
             replaced = method.fuse_at_test(step)
             if replaced is not None:
                 return replaced
-        return torch.softmax(step.logits, dim=1)
+        return self.task.predict(step.logits)
 
     def _evaluate_batch(self, batch: Batch, split: str) -> None:
         step = self.step_of(batch)
-        probabilities = self._predict(step)
         self._collected.setdefault(split, []).append(
             Predictions.of(
                 batch["index"],
                 step.y,
-                probabilities,
-                {m: torch.softmax(z, 1) for m, z in step.unimodal.items()},
+                self._predict(step),
+                {m: self.task.predict(z) for m, z in step.unimodal.items()},
                 step.present,
             )
         )
@@ -355,10 +357,10 @@ class MultimodalModule(L.LightningModule):
         parts = self._collected.pop(split, [])
         predictions = Predictions.gather(parts)
         self.predictions[split] = predictions
-        self.metrics[split] = evaluate(predictions, self.net.classes, self.gamma)
+        self.metrics[split] = self.task.evaluate(predictions, self.gamma)
         named = {f"{split}/{k}": v for k, v in self.metrics[split].items()}
         for name, value in named.items():  # for callbacks that monitor
-            self.log(name, value, logger=False, prog_bar=name == f"{split}/accuracy", sync_dist=False)
+            self.log(name, value, logger=False, prog_bar=name == f"{split}/{self.task.score}", sync_dist=False)
         if self.trainer.state.fn == TrainerFn.FITTING:
             self._log(named)
 
@@ -393,8 +395,4 @@ class MultimodalModule(L.LightningModule):
             self.metrics["val"] = dict(saved["val"])
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        moved: Any = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        dtype = next(self.net.parameters()).dtype
-        if dtype == torch.float64:
-            moved["x"] = {m: x.to(dtype) if x.is_floating_point() else x for m, x in moved["x"].items()}
-        return moved
+        return to_device(batch, device, wide=next(self.net.parameters()).dtype == torch.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_average_precision, multiclass_f1_score
 
+from asgml.data.spec import Split, Table
 from callbacks.step.ranks import world_size
 
 SPLIT_CODES = {"val": 1, "test": 2}
@@ -22,9 +24,9 @@ class Predictions:
 
     Attributes:
         index: (n,) the position of each sample in the split's table.
-        y: (n,) the labels.
-        prob: (n, C) the class probabilities of the fused prediction.
-        unimodal: per modality (n, C) the class probabilities of its head, NaN where the modality is missing.
+        y: (n,) the labels, or the values of a regression (float32).
+        prob: (n, C) the class probabilities of the fused prediction; in a regression (n, 1) the predicted values.
+        unimodal: per modality (n, C) the same of its head, NaN where the modality is missing.
     """
 
     index: np.ndarray
@@ -71,6 +73,11 @@ class Predictions:
         )
 
 
+def class_counts(y: np.ndarray, classes: int) -> list[int]:
+    """Return how many of the labels (n,) are of each class."""
+    return np.bincount(y, minlength=classes).tolist()
+
+
 def _numpy(x: Tensor) -> np.ndarray:
     x = x.detach().cpu()
     return (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x).numpy()
@@ -106,20 +113,36 @@ def evaluate(predictions: Predictions, classes: int, gamma: float) -> dict[str, 
     return {"loss": total, **out}
 
 
-def save_predictions(path: Path, splits: dict[str, Predictions]) -> None:
+def save_predictions(path: Path, splits: Mapping[Split, Predictions], tables: Mapping[Split, Table]) -> None:
     """Write the predictions of all given splits to one .npz, whole or not at all.
 
-    Its arrays are `index`, `y`, `split` (1 for val, 2 for test), `prob` and `prob_<modality>` (see `Predictions`).
+    Its arrays are `index`, `y`, `split` (1 for val, 2 for test), `prob` and `prob_<modality>` (see `Predictions`; a
+    regression has `value` and `value_<modality>` (n,) in their place), and from the splits' tables `id` (the samples'
+    names) and, where the data have them, `row` (of the file), `group` and `grouped_by` (0-d, what a group is).
     """
     parts = list(splits.items())
+    what = "value" if parts[0][1].y.dtype.kind == "f" else "prob"
+
+    def joined(arrays: list[np.ndarray]) -> np.ndarray:
+        whole = np.concatenate(arrays).astype(np.float32)
+        return whole[:, 0] if what == "value" else whole
+
     arrays = {
         "index": np.concatenate([p.index for _, p in parts]),
         "y": np.concatenate([p.y for _, p in parts]),
         "split": np.concatenate([np.full(len(p.y), SPLIT_CODES[s], dtype=np.int8) for s, p in parts]),
-        "prob": np.concatenate([p.prob for _, p in parts]).astype(np.float32),
+        what: joined([p.prob for _, p in parts]),
     }
+    origin = [(tables[s], p.index) for s, p in parts]
+    arrays["id"] = np.concatenate([np.array([table.ids[i] for i in index]) for table, index in origin])
+    rows = [table.row[index] for table, index in origin if table.row is not None]
+    if len(rows) == len(origin):
+        arrays["row"] = np.concatenate(rows)
+    groups = [table.group[index] for table, index in origin if table.group is not None]
+    if len(groups) == len(origin):
+        arrays["group"], arrays["grouped_by"] = np.concatenate(groups), np.array(origin[0][0].grouped_by)
     for m in parts[0][1].unimodal:
-        arrays[f"prob_{m}"] = np.concatenate([p.unimodal[m] for _, p in parts]).astype(np.float32)
+        arrays[f"{what}_{m}"] = joined([p.unimodal[m] for _, p in parts])
     temporary = path.with_suffix(".tmp.npz")
     np.savez(temporary, **arrays)  # type: ignore[arg-type]
     temporary.replace(path)

@@ -87,7 +87,7 @@ def take_survey(module: Surveyed, split: Literal["train", "val"]) -> Survey:
     features, present = per("feature"), per("present")
 
     def logits(modalities: list[str]) -> Tensor:
-        with evaluating(module):
+        with evaluating(module), module.trainer.precision_plugin.forward_context():
             return module.forward_pass.fuse_some({m: features[m] for m in modalities}, features, present)
 
-    return Survey(whole["index"], whole["y"], present, features, per("unimodal"), logits)
+    return Survey(whole["index"], whole["y"], present, features, per("unimodal"), logits, module.forward_pass.criterion)

@@ -1,19 +1,21 @@
-"""Frozen encoders from finished runs, for methods that learn from a teacher per modality."""
+"""What finished unimodal runs are asked for: frozen encoders as teachers, and the ceilings of the schedule."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import nn
 
 from asgml.methods.base import Method
 from asgml.model.modality_dict import module_key
 from asgml.model.net import MultimodalNet
+from asgml.rhythm.config import Asgml, dead_keys
 from callbacks.errors import UserError
 from suite.runs.identity import run_dir
 from suite.runs.job import read_result
@@ -66,22 +68,56 @@ def unimodal_run(cfg: DictConfig, modality: str, where: str) -> Path:
     Raises:
         UserError: there is no such run, or it has not finished.
     """
+    folder = run_dir(_unimodal(cfg, modality))
+    path = folder / "checkpoints" / "best.ckpt"
+    if read_result(folder).get("status") != "finished" or not path.exists():
+        raise _not_finished(f"{where}={AUTO}", f"of the teacher of '{modality}' ({folder})", modality)
+    return path
+
+
+def unimodal_ceilings(cfg: DictConfig, modalities: Sequence[str]) -> dict[str, float]:
+    """Return the accuracy of each modality alone, at the best validation epoch of its finished unimodal run.
+
+    That run is the one that `unimodal_run` names.
+
+    Raises:
+        UserError: there is no such run of some modality, or it has not finished.
+    """
+    out: dict[str, float] = {}
+    for m in modalities:
+        folder = run_dir(_unimodal(cfg, m))
+        result = read_result(folder)
+        if result.get("status") != "finished" or not result.get("val_best"):
+            raise _not_finished(f"asgml.adaptive.ceilings={AUTO}", f"of '{m}' alone ({folder})", m)
+        out[m] = float(result["val_best"]["accuracy"])
+    return out
+
+
+def _unimodal(cfg: DictConfig, modality: str) -> DictConfig:
+    """Return the configuration of the run `method=unimodal` that belongs to another method's run."""
     tree = copy.deepcopy(cfg)
+    before = dead_keys(OmegaConf.to_container(cfg.asgml, resolve=True))  # type: ignore[arg-type]
     with open_dict(tree):
         tree.methods = {"unimodal": {"_target_": "asgml.methods.Unimodal", "modality": modality}}
         tree.asgml.mode, tree.asgml.control = "sync", "none"
         tree.asgml.boost.enabled = False
-    folder = run_dir(tree)
-    path = folder / "checkpoints" / "best.ckpt"
-    if read_result(folder).get("status") != "finished" or not path.exists():
-        raise UserError(
-            f"{where}={AUTO}",
-            f"no finished run of the teacher of '{modality}' ({folder})",
-            "a finished unimodal run with otherwise the same settings",
-            f"run the same command first with method=unimodal methods.unimodal.modality={modality} and without the "
-            "settings of this method",
-        )
-    return path
+        # What only this run's mode reads has its default there, where setting it is refused. Whom a delay concerns is
+        # an experiment's setting.
+        default = OmegaConf.create(asdict(Asgml()))
+        own = dead_keys(OmegaConf.to_container(tree.asgml, resolve=True)).keys() - before.keys()  # type: ignore[arg-type]
+        for name in ({k.removeprefix("asgml.") for k in own} | {"gamma"}) - {"delayed"}:
+            OmegaConf.update(tree.asgml, name, OmegaConf.select(default, name), merge=False)
+    return tree
+
+
+def _not_finished(where: str, which: str, modality: str) -> UserError:
+    return UserError(
+        where,
+        f"no finished run {which}",
+        "a finished unimodal run with otherwise the same settings",
+        f"run the same command first with method=unimodal methods.unimodal.modality={modality} and without the "
+        "settings of this method",
+    )
 
 
 def load_encoder(net: MultimodalNet, modality: str, path: Path, where: str) -> nn.Module:

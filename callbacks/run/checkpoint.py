@@ -9,14 +9,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.hooks import RemovableHandle
 
 from callbacks.errors import UserError
 from callbacks.run import restart
+from callbacks.run.inputs import refuse_other_inputs
 
 SHOWN_KEYS = 8
+STATE_KEY = "StepCheckpoint"  # where a checkpoint has its state, also that of a subclass
 
 
 class StepCheckpoint(Checkpoint):
@@ -35,8 +39,9 @@ class StepCheckpoint(Checkpoint):
             _target_: callbacks.StepCheckpoint
             dirpath: runs/cremad/0a1b2c3d4e5f/checkpoints
             every_n_steps: 200
-            monitor: val/accuracy
+            monitor: val/accuracy  # auto: what the program selects by
             mode: max
+            tie_breaker: val/loss
 
     Limits: one checkpoint file per save (single device, DDP), on a local file system. Not exact are state changed in
     `LightningModule.on_train_batch_end`, which Lightning runs after all callbacks; gradients kept over steps;
@@ -49,14 +54,20 @@ class StepCheckpoint(Checkpoint):
             ends of epochs.
         every_n_epochs: the number of epochs after whose last batch it is written. The last step of training is always
             saved.
-        monitor: the logged validation metric that decides `best.ckpt`; null writes no such file. Ties keep the earlier,
-            NaN never wins.
-        mode: whether more (`max`) or less (`min`) of it is better.
+        monitor: the logged validation metric that decides `best.ckpt`; null writes no such file, `auto` stands for
+            `selects_by`. NaN never wins.
+        mode: whether more (`max`) or less (`min`) of it is better; `auto` together with `monitor: auto`.
+        tie_breaker: the logged validation loss that decides between equal values of `monitor`: the lower one wins, NaN
+            loses to any number. Where it is equal too, and with null, the earlier validation is kept.
         config_hash: the identity of the run's configuration; a checkpoint with another one is refused.
         config: the configuration behind the hash, in plain containers, so that differing keys can be named.
+        inputs: the fingerprint (path, size, sha256) of every file that the run reads, by role; a checkpoint that was
+            made with another content of one of them is refused.
+        selects_by: the metric and the mode that the program selects by, for `monitor: auto`.
 
     Raises:
-        UserError: another configuration's checkpoint, a full disk, or a monitor that is not logged.
+        UserError: `auto` for one of monitor and mode alone, another configuration's checkpoint or one made on other
+            data, a full disk, or a monitor that is not logged.
     """
 
     def __init__(
@@ -65,9 +76,12 @@ class StepCheckpoint(Checkpoint):
         every_n_steps: int | None = None,
         every_n_epochs: int = 1,
         monitor: str | None = "val/accuracy",
-        mode: Literal["max", "min"] = "max",
+        mode: Literal["max", "min", "auto"] = "max",
         config_hash: str | None = None,
         config: dict[str, Any] | None = None,
+        inputs: dict[str, dict[str, Any]] | None = None,
+        tie_breaker: str | None = None,
+        selects_by: tuple[str, Literal["max", "min"]] | None = None,
     ):
         for name, value in (("every_n_steps", every_n_steps), ("every_n_epochs", every_n_epochs)):
             if value is not None and value < 1:
@@ -75,10 +89,13 @@ class StepCheckpoint(Checkpoint):
         self.last_path = Path(dirpath) / "last.ckpt"
         self.best_path = Path(dirpath) / "best.ckpt"
         self.every_n_steps, self.every_n_epochs = every_n_steps, every_n_epochs
-        self.monitor, self.mode = monitor, mode
+        self.monitor, self.mode = _selection(monitor, mode, selects_by)
+        self.tie_breaker = tie_breaker
         self.config_hash = config_hash
         self.config = None if config is None else _plain(config)
+        self.inputs: dict[str, dict[str, Any]] | None = None if inputs is None else _plain(inputs)
         self.best_score: float | None = None
+        self.best_tie: float | None = None
         self.best_step: int | None = None
         self.best_epoch: int | None = None
         self.saved_step: int | None = None
@@ -87,7 +104,7 @@ class StepCheckpoint(Checkpoint):
 
     @property
     def state_key(self) -> str:
-        return "StepCheckpoint"
+        return STATE_KEY
 
     @property
     def best_model_path(self) -> str:
@@ -97,14 +114,16 @@ class StepCheckpoint(Checkpoint):
     def state_dict(self) -> dict[str, Any]:
         return {
             "best_score": self.best_score,
+            "best_tie": self.best_tie,
             "best_step": self.best_step,
             "best_epoch": self.best_epoch,
             "config_hash": self.config_hash,
             "config": self.config,
+            "inputs": self.inputs,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best_score = state["best_score"]
+        self.best_score, self.best_tie = state["best_score"], state.get("best_tie")
         self.best_step, self.best_epoch = state["best_step"], state["best_epoch"]
 
     # -- saving
@@ -122,16 +141,19 @@ class StepCheckpoint(Checkpoint):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.monitor is None or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
             return
-        if self.monitor not in trainer.callback_metrics:
-            raise UserError(
-                "StepCheckpoint.monitor",
-                self.monitor,
-                f"a metric logged in validation: {', '.join(sorted(trainer.callback_metrics)) or 'there is none'}",
-                "set monitor to one of these, or to null for no best.ckpt",
-            )
+        for key, name in (("monitor", self.monitor), ("tie_breaker", self.tie_breaker)):
+            if name is not None and name not in trainer.callback_metrics:
+                without = "no best.ckpt" if key == "monitor" else "ties that keep the earlier"
+                raise UserError(
+                    f"StepCheckpoint.{key}",
+                    name,
+                    f"a metric logged in validation: {', '.join(sorted(trainer.callback_metrics)) or 'there is none'}",
+                    f"set {key} to one of these, or to null for {without}",
+                )
         score = self.score(trainer)
-        if self._better(score):
-            self.best_score, self.best_step = score, restart.steps_done(trainer)
+        tie = None if self.tie_breaker is None else _logged(trainer, self.tie_breaker)
+        if self._better(score, tie):
+            self.best_score, self.best_tie, self.best_step = score, tie, restart.steps_done(trainer)
             self.best_epoch = trainer.current_epoch
             self.chosen()
             self._save(trainer, self.best_path)
@@ -139,7 +161,22 @@ class StepCheckpoint(Checkpoint):
     def score(self, trainer: L.Trainer) -> float:
         """Return the monitored metric of this validation, the same on all ranks; called once per validation."""
         assert self.monitor is not None
-        return float(trainer.strategy.broadcast(float(trainer.callback_metrics[self.monitor])))
+        return _logged(trainer, self.monitor)
+
+    def best(self) -> dict[str, Any]:
+        """Return when `best.ckpt` was written, and why: what `result.json` says of it.
+
+        `best_epoch` counts from 0 as in `history.csv`, `best_step` counts training batches, and `best_score` holds the
+        deciding metrics by name. All are None while there is no such file.
+        """
+        decided = {self.monitor: self.best_score, self.tie_breaker: self.best_tie}
+        scores = {name: value for name, value in decided.items() if name is not None}
+        found = self.best_step is not None
+        return {
+            "best_epoch": self.best_epoch,
+            "best_step": self.best_step,
+            "best_score": scores if found else None,
+        }
 
     def chosen(self) -> None:
         """Note that the present state is the best so far and about to be saved."""
@@ -157,11 +194,13 @@ class StepCheckpoint(Checkpoint):
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         restart.add_place(trainer, checkpoint)
 
-    def _better(self, score: float) -> bool:
+    def _better(self, score: float, tie: float | None) -> bool:
         if math.isnan(score):
             return False
         if self.best_score is None:
             return True
+        if score == self.best_score and tie is not None and self.best_tie is not None:
+            return tie < self.best_tie or (math.isnan(self.best_tie) and not math.isnan(tie))
         return score > self.best_score if self.mode == "max" else score < self.best_score
 
     def _save(self, trainer: L.Trainer, path: Path) -> None:
@@ -178,7 +217,7 @@ class StepCheckpoint(Checkpoint):
             raise UserError(
                 str(path),
                 f"cannot be written: {error.strerror or error}; {kept}",
-                "room for one more checkpoint in that folder (and in the temporary folder, TMPDIR)",
+                "room for one more checkpoint in that folder",
                 "free disk space or move paths.runs, then start the same command again with resume=auto",
             ) from error
         trainer.strategy.barrier("StepCheckpoint")
@@ -186,6 +225,8 @@ class StepCheckpoint(Checkpoint):
     # -- resuming
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # one of the user's own stays
+            trainer.strategy.checkpoint_io = StraightToFile()
         if trainer.is_global_zero:
             self.last_path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -223,6 +264,7 @@ class StepCheckpoint(Checkpoint):
 
     def _refuse_other(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("callbacks", {}).get(self.state_key)
+        refuse_other_inputs(saved.get("inputs") if saved else None, self.inputs, "checkpoint to resume from")
         theirs = saved["config_hash"] if saved else None
         if theirs is None or self.config_hash is None or theirs == self.config_hash:
             return
@@ -235,6 +277,42 @@ class StepCheckpoint(Checkpoint):
             f"configuration {self.config_hash}",
             "resume with the configuration of the checkpoint, or train anew with resume=never",
         )
+
+
+def _logged(trainer: L.Trainer, name: str) -> float:
+    """Return a logged metric as rank 0 has it."""
+    return float(trainer.strategy.broadcast(float(trainer.callback_metrics[name])))
+
+
+class StraightToFile(TorchCheckpointIO):
+    """Writes a checkpoint into its file, local and not atomic: `StepCheckpoint` gives it a temporary name and renames.
+
+    Lightning's own writes it into memory, copies that, and then writes the copy: 0.67 s in place of 0.17 s for two
+    ResNet18 with momentum (180 MB), at the last step of every epoch.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        with Path(path).open("wb") as file:  # a file object, so that a full disk is an OSError
+            torch.save(checkpoint, file)
+
+
+def _selection(
+    monitor: str | None, mode: Literal["max", "min", "auto"], selects_by: tuple[str, Literal["max", "min"]] | None
+) -> tuple[str | None, Literal["max", "min"]]:
+    """Return the monitor and its mode, with `auto` replaced by what it stands for."""
+    if monitor == "auto" and mode == "auto" and selects_by is not None:
+        return selects_by
+    if monitor is None:
+        return None, "max"
+    if monitor != "auto" and mode != "auto":
+        return monitor, mode
+    given = "val/loss" if monitor == "auto" else monitor
+    raise UserError(
+        "callbacks.checkpoint",
+        f"monitor={monitor} with mode={mode}" + ("" if selects_by else ", in a program that selects by no metric"),
+        "auto for both, or a metric and its mode, max or min",
+        f"set callbacks.checkpoint.monitor={given} callbacks.checkpoint.mode={'min' if 'loss' in given else 'max'}",
+    )
 
 
 def _to_disk(path: Path) -> None:

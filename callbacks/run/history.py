@@ -11,7 +11,7 @@ import io
 import os
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -52,21 +52,62 @@ class Action(NamedTuple):
     Attributes:
         meaning: the action in the words of a legend.
         moves: whether the parameters took an update.
+        counter: the counter of committed steps that the action is booked under; empty for one that is not committed.
     """
 
     meaning: str
     moves: bool
+    counter: str
 
 
 ACTIONS = {
-    "update": Action("update", True),
-    "soft": Action("scaled-down update", True),
-    "fusion": Action("update from the fusion path only", True),
-    "accumulate": Action("holds still, accumulates", False),
-    "hold": Action("holds still", False),
-    "veto": Action("vetoed by the gate", False),
-    "missing": Action("modality missing", False),
+    "update": Action("update", True, "updates"),
+    "soft": Action("scaled-down update", True, "soft"),
+    "fusion": Action("update from the fusion path only", True, "fusion"),
+    "accumulate": Action("holds still, accumulates", False, "held"),
+    "hold": Action("holds still", False, "held"),
+    "veto": Action("vetoed by the gate", False, ""),
+    "missing": Action("modality missing", False, "missing"),
 }
+COUNTERS = tuple(dict.fromkeys(action.counter for action in ACTIONS.values() if action.counter))
+
+
+class ActionCounts:
+    """Counts what each modality did in committed steps, by the counters of `ACTIONS`.
+
+    Args:
+        names: the modalities or parameter groups.
+
+    Attributes:
+        counts: per counter, the number of steps of each name. `updates` are full ones (with a fresh gradient or a
+            delayed one), `soft` and `fusion` partial ones, `held` steps without any, `missing` steps without a gradient
+            to apply; together they are all committed steps.
+    """
+
+    def __init__(self, names: Iterable[str]):
+        names = list(names)
+        self.counts = {counter: dict.fromkeys(names, 0) for counter in COUNTERS}
+
+    def book(self, name: str, action: str) -> None:
+        """Count a committed step in which `name` did `action`."""
+        self.counts[ACTIONS[action].counter][name] += 1
+
+    def table(self) -> dict[str, dict[str, int]]:
+        """Return a copy of all counters and of `applied`, the steps in which a name moved in whatever way."""
+        moving = {action.counter for action in ACTIONS.values() if action.moves}
+        names = self.counts[COUNTERS[0]]
+        applied = {name: sum(self.counts[counter][name] for counter in moving) for name in names}
+        return {"applied": applied, **self.state()}
+
+    def state(self) -> dict[str, dict[str, int]]:
+        """Return a copy of the counters."""
+        return {counter: dict(counts) for counter, counts in self.counts.items()}
+
+    def load_state(self, state: Mapping[str, Mapping[str, int]]) -> None:
+        """Restore what `state` returned."""
+        self.counts = {counter: dict(state[counter]) for counter in COUNTERS}
+
+
 BUFFERED_ROWS = 1000
 BUFFERED_SECONDS = 5.0
 
@@ -176,12 +217,8 @@ class History:
             _repair(path)
 
     def _append(self, table: RunFile, fields: tuple[int | str, ...]) -> None:
-        line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(
-            [" ".join(f.split()) if isinstance(f, str) and not f.isprintable() else f for f in fields]
-        )
         rows = self._rows[table.name]
-        rows.append(line.getvalue())
+        rows.append(_line(fields))
         if len(rows) >= BUFFERED_ROWS or time.monotonic() - self._flushed > BUFFERED_SECONDS:
             self.flush()
 
@@ -194,6 +231,18 @@ class History:
                 file.write(FILES[name].header)
             self._files[name] = file
         return self._files[name]
+
+
+def _line(fields: tuple[int | str, ...]) -> str:
+    """Return a record as one line of CSV; a writer is built for the few that need quotes or have control characters."""
+    plain = ",".join(map(str, fields))
+    if plain.isprintable() and '"' not in plain and plain.count(",") == len(fields) - 1:
+        return plain + "\n"
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(
+        [" ".join(f.split()) if isinstance(f, str) and not f.isprintable() else f for f in fields]
+    )
+    return line.getvalue()
 
 
 def _repair(path: Path) -> None:

@@ -43,8 +43,20 @@ class PeakCheckpoint(StepCheckpoint):
         smoothing: float = 0.5,
         config_hash: str | None = None,
         config: dict[str, Any] | None = None,
+        inputs: dict[str, dict[str, Any]] | None = None,
+        tie_breaker: str | None = None,
     ):
-        super().__init__(dirpath, every_n_steps, every_n_epochs, monitor, mode, config_hash, config)
+        super().__init__(
+            dirpath,
+            every_n_steps,
+            every_n_epochs,
+            monitor,
+            mode,
+            config_hash,
+            config,
+            inputs=inputs,
+            tie_breaker=tie_breaker,
+        )
         if not 0 <= smoothing < 1:
             raise UserError("PeakCheckpoint.smoothing", str(smoothing), "from 0 to below 1", "set smoothing=0.5")
         self.smoothing = smoothing

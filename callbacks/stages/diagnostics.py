@@ -18,9 +18,9 @@ class GradientNorms(Stage):
 
     Logged are the first step and then every `every`-th committed step, as `grad_norm/<g>`, `grad_share/<g>` (of the
     root of the summed squares), `delta/<g>`, `update_ratio/<g>`, `lr/<g>` and `fisher/<g>`; the first step is also
-    printed, so that "loss flat, Δparam 0" is seen in the first minute. The Fisher trace is the moving average of the
-    squared norm of the mini-batch gradient: the empirical trace up to the batch's averaging, which is compared with
-    itself over time (specification A6.4).
+    printed, with the learning rate that each group had in it, so that "loss flat, Δparam 0" is seen in the first
+    minute. The Fisher trace is the moving average of the squared norm of the mini-batch gradient: the empirical trace
+    up to the batch's averaging, which is compared with itself over time (specification A6.4).
 
     Example::
 
@@ -86,7 +86,8 @@ class GradientNorms(Stage):
                 ctx.metrics[f"fisher/{g}"] = self.fisher[g]
             self.moved[g] = max(self.moved.get(g, 0.0), delta[g])
         if self.announce and ctx.t == 0:
-            rows = ", ".join(f"{g} ‖g‖ {norms[g]:.3g} ‖Δ‖ {delta[g]:.3g}" for g in ctx.groups)
+            lr = {g: group.options["lr"] * ctx.scale.get(g, 1.0) for g, group in ctx.groups.items()}
+            rows = ", ".join(f"{g} ‖g‖ {norms[g]:.3g} ‖Δ‖ {delta[g]:.3g} lr {lr[g]:.3g}" for g in ctx.groups)
             rank_zero_print(f"first step: {rows}")
 
     def _movement(self, ctx: StepContext) -> tuple[dict[str, float], dict[str, float]]:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from callbacks.errors import UserError
 from callbacks.run.rng import capture, restore
+from callbacks.stages.holdout import FeatureBuffer, Features, held_out, held_positions
+from callbacks.stages.probe_heads import ProbeHeads
 from callbacks.step.context import StepContext, host_read
 from callbacks.step.modes import evaluating
 from callbacks.step.phases import Phase
 from callbacks.step.ranks import sum_over_ranks, world_size
 from callbacks.step.stage import Stage
-
-ProbeInput = dict[str, tuple[Tensor, Tensor]]  # modality -> features (n, d), labels (n,)
 
 
 class CorrectedEMA:
@@ -46,43 +44,61 @@ class CorrectedEMA:
 class ProbeEMA(Stage):
     """Trains a probe per modality on detached fp32 features, and scores it on samples that it was not trained on.
 
-    The module under training has two methods, which return features (n, d) and labels (n,) by modality::
+    The module under training has two methods, which return features (n, d) and labels (n,) by modality, and may have a
+    third that says which samples they are of::
 
         def probe_input(self) -> dict[str, tuple[Tensor, Tensor]]: ...  # of the current batch
         def probe_encode(self, batch) -> dict[str, tuple[Tensor, Tensor]]: ...  # of a held-out batch
+        def probe_index(self) -> dict[str, Tensor]: ...  # sample numbers (n,) int64 of the rows of probe_input()
 
-    Probes train after every committed step, with an Adam of their own; no gradient reaches an encoder, no global random
+    After every committed step all probes take one Adam step together; no gradient reaches an encoder, no global random
     number is drawn, and the module's weights are bit-identical with and without probes. Accuracies are read as moving
     averages with bias correction: `utilisation`, `dominant`, `weakest` and `gap`.
+
+    By default (`holdout: buffer`) everything is done on features that the step has computed anyway: a fixed
+    `holdout_share` of the *data set*, chosen by the number of the sample, is never trained on by a probe, and its
+    features in the last batches are what a score is taken of. The buffer holds as many batches as have `holdout_size`
+    such rows, at most an epoch of them.
 
     Example::
 
         callbacks:
-          probe: {_target_: callbacks.ProbeEMA, classes: 6, every: 10, holdout: validation, holdout_size: 256}
+          probe: {_target_: callbacks.ProbeEMA, classes: 6, every: 10, holdout: buffer, holdout_size: 256}
 
-    Limits: a scoring step encodes the held-out batch anew and reads one vector from the device. `validation` takes
-    `datamodule.probe_batch(n)` where it exists, else the first validation batch, and thus lets validation data steer
-    training decisions (say so when reporting). `half` and `buffer` do not, but hold out within a step only: over epochs
-    every sample is trained on.
+    Limits: a scoring step reads one vector from the device. The rows of the buffer were encoded by the weights of their
+    own step: a score is of an encoder half a buffer old on average (8 steps at batch 64), less than the moving average
+    lags behind. They are training samples of the encoders (not of the probes), with their augmentation and in training
+    mode. A data set with few samples has few held-out ones: see `holdout_rows`. Without `probe_index` every
+    1/`holdout_share`-th row of the stream is held out, and over epochs every sample is trained on; the same holds for
+    `half`. `validation` costs encoder work, bounded by `budget`, and lets validation labels steer training decisions
+    (say so when reporting). The buffer is in the checkpoint: 2 MB per modality for 1024 rows of 512 features.
 
     Args:
         classes: the number of classes.
         every: the number of committed steps between two scores.
-        holdout: the samples that are scored: a `validation` batch; `half` of the current batch (every second row); or a
-            `buffer` of the last `buffer_batches` held-out batches (every second batch, which no probe is trained on).
-        holdout_size: the number of samples of the held-out validation batch.
-        buffer_batches: the number of batches in the buffer.
+        holdout: the samples that are scored: those of a held-out share of the training data that are in a `buffer` of
+            the last batches; `half` of the current batch (every second row); or a fixed `validation` batch
+            (`datamodule.probe_batch(holdout_size)` where it exists, else the first of the validation loader), encoded
+            anew.
+        holdout_size: the number of held-out rows that a buffer should have, or of a validation batch.
+        holdout_share: the share of the samples that a buffer holds out, in (0, 1).
+        budget: the largest share of the encoders' work that `validation` may add, counted in rows, so that it is the
+            same in every run: a row encoded again costs a third of a row trained on (forward and backward). After its
+            first score a batch of H rows is scored every `H / (3 * budget * rows of a step)` steps, rounded up to
+            a multiple of `every`; null scores it at every `every`-th step.
         hidden: the width of the probes' hidden layer; 0 makes them linear.
         lr: the learning rate of the probes' Adam.
         ema: the weight of a new accuracy in its moving average.
-        seed: the seed of the probes' initial weights.
+        seed: the seed of the probes' initial weights and of the choice of held-out samples.
 
     Attributes:
         scores: the moving average of the accuracy, by modality.
         history: the single scores as lists of committed step, modality and accuracy.
+        holdout_rows: the number of rows behind the newest score (of the modality with the fewest); 0 before the first.
 
     Raises:
-        UserError: the module lacks one of the two methods, or there is no validation data to hold out.
+        UserError: a number out of its range; the module lacks one of the two methods, or there is no validation data to
+            hold out.
     """
 
     name = "probe"
@@ -92,23 +108,35 @@ class ProbeEMA(Stage):
         self,
         classes: int,
         every: int = 10,
-        holdout: Literal["validation", "half", "buffer"] = "validation",
+        holdout: Literal["buffer", "half", "validation"] = "buffer",
         holdout_size: int = 256,
-        buffer_batches: int = 8,
+        holdout_share: float = 0.25,
+        budget: float | None = 0.03,
         hidden: int = 0,
         lr: float = 1e-3,
         ema: float = 0.1,
         seed: int = 0,
     ):
+        for key, value, fits, expected, default in (
+            ("every", every, every >= 1, "1 or more", 10),
+            ("holdout_size", holdout_size, holdout_size >= 1, "1 or more", 256),
+            ("holdout_share", holdout_share, 0 < holdout_share < 1, "more than 0 and less than 1", 0.25),
+            ("budget", budget, budget is None or budget > 0, "more than 0, or null for no bound", 0.03),
+        ):
+            if not fits:
+                raise UserError(f"callbacks.probe.{key}", str(value), expected, f"set callbacks.probe.{key}={default}")
         self.classes, self.every, self.holdout, self.holdout_size = classes, every, holdout, holdout_size
-        self.buffer_batches, self.hidden, self.lr, self.ema, self.seed = buffer_batches, hidden, lr, ema, seed
+        self.holdout_share, self.budget, self.ema, self.seed = holdout_share, budget, ema, seed
         self.scores: dict[str, CorrectedEMA] = {}
         self.history: list[list[Any]] = []
-        self._probes: dict[str, nn.Module] = {}
-        self._optimizer: torch.optim.Optimizer | None = None
-        self._buffer: deque[ProbeInput] = deque(maxlen=buffer_batches)
+        self.holdout_rows = 0
+        self._heads = ProbeHeads(classes, hidden, lr, seed)
+        self._buffer = FeatureBuffer(1)
+        self._batch_rows = 0  # of the first batch, on all ranks together; 0 before it
+        self._interval = every  # of scores
+        self._streamed = 0  # rows so far, where the module does not number its samples
         self._loaded: dict[str, Any] | None = None
-        self._held_out: Any = None
+        self._held_batch: Any = None
 
     # -- what consumers read
     @property
@@ -144,7 +172,7 @@ class ProbeEMA(Stage):
                     "{modality: (features (n, d), labels (n,))}",
                 )
         if self.holdout == "validation":
-            self._held_out = self._fetch(ctx)
+            self._held_batch = self._fetch(ctx)
 
     def _fetch(self, ctx: StepContext) -> Any:
         """Return the held-out validation batch, on the module's device."""
@@ -158,126 +186,106 @@ class ProbeEMA(Stage):
                     "ProbeEMA.holdout",
                     "no validation data",
                     "a validation loader or datamodule.probe_batch(n)",
-                    "set callbacks.probe.holdout=half or callbacks.probe.holdout=buffer",
+                    "set callbacks.probe.holdout=buffer or callbacks.probe.holdout=half",
                 )
             drawn = capture()  # an iterator over a loader draws a seed for its workers
             batch = next(iter(loaders))
             restore(drawn)
         return ctx.trainer.strategy.batch_to_device(batch)
 
-    def _build(self, sizes: dict[str, int], device: torch.device) -> None:
-        """Build the probes of modalities that have none yet, from their feature sizes, and an Adam for all."""
-        for m, size in sizes.items():
-            if m in self._probes:
-                continue
-            generator = torch.Generator().manual_seed(self.seed)
-            layers = (
-                [
-                    nn.Linear(size, self.hidden, dtype=torch.float32),
-                    nn.ReLU(),
-                    nn.Linear(self.hidden, self.classes, dtype=torch.float32),
-                ]
-                if self.hidden
-                else [nn.Linear(size, self.classes, dtype=torch.float32)]
-            )
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                probe = nn.Sequential(*layers)
-                for p in probe.parameters():
-                    bound = size**-0.5
-                    p.copy_((torch.rand(p.shape, generator=generator, dtype=p.dtype) * 2 - 1) * bound)
-            self._probes[m] = probe.to(device)
-            self.scores.setdefault(m, CorrectedEMA(self.ema))
-        self._optimizer = torch.optim.Adam(
-            [p for probe in self._probes.values() for p in probe.parameters()], lr=self.lr
-        )
-
-    def _restore(self, device: torch.device) -> None:
-        """Build the probes of a loaded state and give them their weights, optimiser and buffer."""
+    def _begin(self, ctx: StepContext, batch: dict[str, tuple[Tensor, Tensor]], device: torch.device) -> None:
+        """Restore a loaded state, and build the probes and the buffer from the first batch."""
         saved, self._loaded = self._loaded, None
-        if saved is None or not saved["sizes"]:
+        if saved is not None and saved["heads"]["sizes"]:
+            self._heads.load_state(saved["heads"], device)
+            self._buffer = FeatureBuffer.of_state(saved["buffer"], device)
+        if batch.keys() - self._heads.sizes.keys():
+            self._heads.build(self._heads.sizes | {m: f.shape[1] for m, (f, _) in batch.items()}, device)
+        for m in batch:
+            self.scores.setdefault(m, CorrectedEMA(self.ema))
+        if self._batch_rows:
             return
-        with torch.random.fork_rng(devices=[]):
-            self._build(dict(saved["sizes"]), device)
-        for m, probe in self._probes.items():
-            probe.load_state_dict(saved["weights"][m])
-        assert self._optimizer is not None
-        self._optimizer.load_state_dict(saved["optimizer"])
-        for batch in saved["buffer"]:
-            self._buffer.append({m: (f.to(device), y.to(device)) for m, (f, y) in batch.items()})
+        rows = max(f.shape[0] for f, _ in batch.values())
+        self._batch_rows = max(1, rows)
+        if world_size() > 1:  # once in a run
+            total = sum_over_ranks(torch.full((1,), float(rows), device=device))
+            self._batch_rows = max(1, int(host_read(total)[0]))
+        if self.holdout == "buffer":
+            wanted = math.ceil(self.holdout_size / (self.holdout_share * self._batch_rows))
+            self._buffer = FeatureBuffer(int(max(1, min(wanted, ctx.trainer.num_training_batches))))
 
     def after_commit(self, ctx: StepContext) -> None:
         batch = {m: (f.detach().float(), y) for m, (f, y) in ctx.module.probe_input().items()}  # type: ignore[operator]
         if not batch:
             return
         device = next(iter(batch.values()))[0].device
-        if self._loaded is not None:
-            self._restore(device)
-        if any(m not in self._probes for m in batch):
-            with torch.random.fork_rng(devices=[]):
-                self._build({m: f.shape[1] for m, (f, _) in batch.items()}, device)
-        held: ProbeInput | None = None
-        if self.holdout == "half":
-            held = {m: (f[1::2], y[1::2]) for m, (f, y) in batch.items()}
-            batch = {m: (f[::2], y[::2]) for m, (f, y) in batch.items()}
-        elif self.holdout == "buffer" and ctx.t % 2 == 0:
-            self._buffer.append({m: (f.clone(), y.clone()) for m, (f, y) in batch.items()})
-            batch = {}
+        if self._loaded is not None or batch.keys() - self._heads.sizes.keys():
+            self._begin(ctx, batch, device)
+        masks = self._masks(ctx, batch) if self.holdout != "validation" else {}
         with torch.autocast(device.type, enabled=False):
-            if batch:
-                self._train(batch)
-            if ctx.t % self.every == 0:
+            self._heads.train({m: (f, y, self._weight(f, masks.get(m))) for m, (f, y) in batch.items()})
+            held = {m: (f, y, masks[m]) for m, (f, y) in batch.items()} if masks else {}
+            if self.holdout == "buffer":
+                self._buffer.append(held)
+            if ctx.t % self._interval == 0:
                 self._score(ctx, held)
 
-    def _train(self, batch: ProbeInput) -> None:
-        """Move the probes by one Adam step on the mean cross-entropy over the rows of all ranks."""
-        assert self._optimizer is not None
-        self._optimizer.zero_grad(set_to_none=True)
-        counts = None
-        if world_size() > 1:
-            device = next(iter(batch.values()))[1].device
-            counts = sum_over_ranks(torch.tensor([float(y.shape[0]) for _, y in batch.values()], device=device))
-        with torch.enable_grad():
-            for i, (m, (f, y)) in enumerate(batch.items()):
-                total = counts[i].clamp(min=1) if counts is not None else max(1, y.shape[0])
-                (F.cross_entropy(self._probes[m](f), y, reduction="sum") / total).backward()
-        if counts is not None:
-            for probe in self._probes.values():
-                for p in probe.parameters():
-                    p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-                    dist.all_reduce(p.grad)
-        self._optimizer.step()
+    @staticmethod
+    def _weight(f: Tensor, held: Tensor | None) -> Tensor:
+        """Return the weight (n,) of every row in the training of the probes: 0 where it is held out."""
+        return f.new_ones(f.shape[0]) if held is None else (~held).float()
+
+    def _masks(self, ctx: StepContext, batch: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Return which rows of the batch are held out, by modality."""
+        if self.holdout == "half":
+            return {m: torch.arange(y.shape[0], device=y.device) % 2 == 1 for m, (_, y) in batch.items()}
+        if not hasattr(ctx.module, "probe_index"):
+            first = self._streamed
+            self._streamed += max(y.shape[0] for _, y in batch.values())
+            return {m: held_positions(first, y.shape[0], self.holdout_share, y.device) for m, (_, y) in batch.items()}
+        done: dict[int, Tensor] = {}  # modalities that nobody misses share one tensor of numbers
+        masks = {}
+        for m, index in ctx.module.probe_index().items():  # type: ignore[operator]
+            if id(index) not in done:
+                done[id(index)] = held_out(index, self.holdout_share, self.seed)
+            masks[m] = done[id(index)]
+        return masks
 
     @torch.no_grad()
-    def _score(self, ctx: StepContext, held: ProbeInput | None) -> None:
-        """Score the probes on the held-out rows of all ranks; `held` has them under `half`."""
-        if self.holdout == "validation":
+    def _score(self, ctx: StepContext, held: Features) -> None:
+        """Score the probes on the held-out rows of all ranks; `held` is the current batch with its masks."""
+        if self.holdout == "buffer":
+            held = {m: self._buffer.rows(m) for m in held}
+        elif self.holdout == "validation":
             with evaluating(ctx.module):
-                held = {m: (f.float(), y) for m, (f, y) in ctx.module.probe_encode(self._held_out).items()}  # type: ignore[operator]
-        elif self.holdout == "buffer":
-            if not self._buffer:
-                return
-            held = {
-                m: (
-                    torch.cat([b[m][0] for b in self._buffer if m in b]),
-                    torch.cat([b[m][1] for b in self._buffer if m in b]),
-                )
-                for m in self._probes
-            }
-        assert held is not None
-        right = torch.stack([(self._probes[m](f).argmax(1) == y).sum().float() for m, (f, y) in held.items()])
-        seen = torch.tensor([float(y.shape[0]) for _, y in held.values()], device=right.device)
-        values = host_read(sum_over_ranks(torch.cat([right, seen])))  # reduced, so that all ranks read the same
+                found = ctx.module.probe_encode(self._held_batch)  # type: ignore[operator]
+            held = {m: (f.float(), y, torch.ones_like(y, dtype=torch.bool)) for m, (f, y) in found.items()}
+            self._pace(max(y.shape[0] for _, y, _ in held.values()))
+        right = [(((self._heads.logits(m, f).argmax(1) == y) & mask).sum()) for m, (f, y, mask) in held.items()]
+        seen = [mask.sum() for _, _, mask in held.values()]
+        values = host_read(sum_over_ranks(torch.stack([*right, *seen]).float()))  # reduced: all ranks read the same
+        rows = []
         for i, m in enumerate(held):
             if not values[len(held) + i]:
                 continue
+            rows.append(int(values[len(held) + i]) // (world_size() if self.holdout == "validation" else 1))
             accuracy = values[i] / values[len(held) + i]
             ctx.metrics[f"probe/accuracy/{m}"] = self.scores[m].update(accuracy)
             self.history.append([ctx.t, m, accuracy])
-        ctx.metrics["probe/gap"] = self.gap
+        if not rows:
+            return
+        self.holdout_rows = min(rows)
+        ctx.metrics["probe/gap"], ctx.metrics["probe/rows"] = self.gap, float(self.holdout_rows)
         ctx.report = True
 
+    def _pace(self, rows: int) -> None:
+        """Set the interval of scores so that encoding `rows` rows on every rank stays within the budget."""
+        if self.budget is not None:
+            steps = rows * world_size() / (3 * self.budget * self._batch_rows)
+            self._interval = self.every * max(1, math.ceil(steps / self.every))
+
     def counters(self) -> dict[str, Any]:
-        return {"probe_utilisation": self.utilisation}
+        return {"probe_utilisation": self.utilisation, "probe_rows": self.holdout_rows}
 
     def state(self) -> dict[str, Any]:
         if self._loaded is not None:
@@ -285,17 +293,19 @@ class ProbeEMA(Stage):
         return {
             "scores": {m: [s.sum, s.count] for m, s in self.scores.items()},
             "history": [list(row) for row in self.history],
-            "sizes": {m: p[0].in_features for m, p in self._probes.items()},  # type: ignore[index]
-            "weights": {
-                m: {k: v.detach().cpu().clone() for k, v in p.state_dict().items()} for m, p in self._probes.items()
-            },
-            "optimizer": self._optimizer.state_dict() if self._optimizer else {},
-            "buffer": [{m: [f.cpu(), y.cpu()] for m, (f, y) in b.items()} for b in self._buffer],
+            "rows": self.holdout_rows,
+            "batch_rows": self._batch_rows,
+            "interval": self._interval,
+            "streamed": self._streamed,
+            "heads": self._heads.state(),
+            "buffer": self._buffer.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         self._loaded = state
         self.history = [list(row) for row in state["history"]]
+        self.holdout_rows, self._batch_rows = state["rows"], state["batch_rows"]
+        self._interval, self._streamed = state["interval"], state["streamed"]
         for m, (total, count) in state["scores"].items():
             self.scores[m] = CorrectedEMA(self.ema)
             self.scores[m].sum, self.scores[m].count = total, count

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from callbacks.errors import UserError
-from callbacks.stages.stale_gradients import Due, Ring, Stamps
+from callbacks.stages.stale_gradients import CopyRing, Due, Ring, Stamps
 from callbacks.step.context import StepContext
-from callbacks.step.groups import require_groups, warn_if_scale_invariant
+from callbacks.step.groups import Group, Through, require_groups, warn_if_scale_invariant
 from callbacks.step.phases import Phase
 from callbacks.step.stage import Stage
 
@@ -38,6 +39,12 @@ def delay_compensate_(gradients: list[Tensor], now: list[Tensor], then: list[Ten
     torch._foreach_add_(gradients, drift, alpha=mu)
 
 
+def memory_is_reused(model: nn.Module | None) -> bool:
+    """Return whether the next backward pass writes into the memory of gradients that were set to None (DDP buckets)."""
+    parts = [] if model is None else model.modules()
+    return any(isinstance(m, DistributedDataParallel) and m.gradient_as_bucket_view for m in parts)
+
+
 class StalenessBuffer(Stage):
     """Delays chosen parameter groups: at committed step t, group m applies `c(tau_m) * g_m(t - tau_m)`.
 
@@ -55,10 +62,13 @@ class StalenessBuffer(Stage):
             compensation: inverse
             lambda_comp: 0.1
 
-    Limits: memory is (delay + 1) × parameters of each delayed group, twice that with `delay_compensated` (see the
-    counter `staleness_buffer_mb`). Stored gradients are those that the ranks have reduced, so all ranks hold the same
-    buffer. FSDP is not supported. A group without any gradient in a step (its modality is missing) stores an empty
-    stamp and makes no update.
+    Limits: what is stored are the tensors that autograd made, without a copy; they are copied for another `dtype` or
+    `device`, and where their memory is used again (DDP with `gradient_as_bucket_view`). Memory is delay × parameters of
+    each delayed group between two steps (see the counter `staleness_buffer_mb`), (delay + 1) × where gradients are
+    copied, and (delay + 1) × more for the weights of `delay_compensated`. CUDA graphs, which use the memory of
+    gradients again unseen, and FSDP are not supported. Stored gradients are those that the ranks have reduced, so all
+    ranks hold the same buffer. A group without any gradient in a step (its modality is missing) stores an empty stamp
+    and makes no update.
 
     Args:
         delays: the delay of each group, in committed steps; 0 is none.
@@ -68,7 +78,9 @@ class StalenessBuffer(Stage):
             or `delay_compensated` (DC-ASGD, with `mu`).
         lambda_comp: lambda of `inverse`, per step of delay.
         mu: the strength of `delay_compensated`.
-        through: where the factor of `inverse` acts: on the group's learning rate (`lr`) or on its `gradient`.
+        through: where the factor of `inverse` acts: on the group's learning rate (`lr`), on its `gradient`, or (`auto`)
+            on the gradient under SGD and on the learning rate under Adam-like optimisers, which cancel a constant
+            factor on the gradient.
         max_delay: the largest delay that a group may be given later; null takes each group's own delay.
         dtype: the type in which gradients are stored; a 16-bit type halves their memory, null stores exactly.
         device: where gradients are stored: the `same` device as the parameters, or the `cpu` (pinned where those are on
@@ -93,7 +105,7 @@ class StalenessBuffer(Stage):
         compensation: Literal["none", "inverse", "delay_compensated"] = "inverse",
         lambda_comp: float = 0.1,
         mu: float = 0.04,
-        through: Literal["lr", "gradient"] = "lr",
+        through: Through = "auto",
         max_delay: int | None = None,
         dtype: Literal["bfloat16", "float16", "float32"] | None = None,
         device: Literal["same", "cpu"] = "same",
@@ -117,8 +129,9 @@ class StalenessBuffer(Stage):
         self.capacity = {g: (tau if max_delay is None else max_delay) + 1 for g, tau in delays.items()}
         self.dtype = getattr(torch, dtype) if dtype else None
         self.stamps: dict[str, Stamps] = {}
-        self._rings: dict[str, Ring] = {}
-        self._weights: dict[str, Ring] = {}
+        self._rings: dict[str, Ring | CopyRing] = {}
+        self._weights: dict[str, CopyRing] = {}
+        self._clipped_later = False
         self._due: dict[str, Due] = {}
         self._loaded: dict[str, Any] | None = None
 
@@ -137,28 +150,36 @@ class StalenessBuffer(Stage):
         if self.through == "gradient" and self.compensation == "inverse":
             warn_if_scale_invariant(ctx.optimizer, "StalenessBuffer")
         slots = {g: n for g, n in self.capacity.items() if n > 1}
-        self._rings = {g: Ring(ctx.groups[g], n, self.dtype, self.device) for g, n in slots.items()}
+        reused = memory_is_reused(ctx.trainer.strategy.model)
+        self._rings = {g: self._ring(ctx.groups[g], n, reused) for g, n in slots.items()}
         if self.compensation == "delay_compensated":
             # always exact: rounding to `dtype` would be larger than what the weights move in a few steps
-            self._weights = {g: Ring(ctx.groups[g], n, None, self.device) for g, n in slots.items()}
+            self._weights = {g: CopyRing(ctx.groups[g], n, None, self.device) for g, n in slots.items()}
+        # Lightning's own clipping comes after the stages, and an AMP scaler may skip the step after that
+        scaler = getattr(ctx.trainer.precision_plugin, "scaler", None)
+        self._clipped_later = scaler is not None and bool(ctx.trainer.gradient_clip_val)
         for group, capacity in self.capacity.items():
             self.stamps.setdefault(group, Stamps(capacity))
         if self._loaded is not None:
-            for rings, saved in (
-                (self._rings, self._loaded["gradients"]),
-                (self._weights, self._loaded["weights"]),
-            ):
+            for kind, rings in (("gradients", self._rings), ("weights", self._weights)):
                 for group, ring in rings.items():
-                    ring.flat.copy_(saved[group]["flat"])
-                    ring.has = [list(row) for row in saved[group]["has"]]
-                    device = ctx.groups[group].params[0].device
-                    ring.norms = [None if n is None else n.to(device) for n in saved[group]["norms"]]
+                    ring.load_state(self._loaded[kind][group])
             self._loaded = None
+
+    def _ring(self, group: Group, capacity: int, reused: bool) -> Ring | CopyRing:
+        """Return the slots of a group: copies only where its gradients' own tensors cannot be kept."""
+        other_type = self.dtype is not None and any(p.dtype != self.dtype for p in group.params)
+        elsewhere = self.device == "cpu" and any(p.device.type != "cpu" for p in group.params)
+        if reused or other_type or elsewhere:
+            return CopyRing(group, capacity, self.dtype, self.device)
+        return Ring(group, capacity)
 
     def before_forward(self, ctx: StepContext) -> None:
         for name, tau in self.delays.items():
             ctx.plan[name].delay = tau
             if tau > 0:
+                if self.compensation == "inverse":
+                    ctx.plan[name].factor = compensation(tau, self.lambda_comp)
                 ctx.plan[name].reason = f"applies the gradient of {tau} steps ago"
 
     def on_gradients(self, ctx: StepContext) -> None:
@@ -168,24 +189,25 @@ class StalenessBuffer(Stage):
             present = any(p.grad is not None for p in group.params)
             due = self._due[name] = stamps.due(ctx.t, tau, present, self.warmup)
             ring = self._rings.get(name)
-            if ring is not None and present:
-                ring.push(ctx.t % stamps.capacity, group.params, ctx.norm(name))
+            if ring is not None and present and due.stamp != ctx.t:  # a fresh one that is applied is not needed again
+                ring.push(ctx.t % stamps.capacity, ctx.norm(name))
                 if name in self._weights:
-                    self._weights[name].push_values(ctx.t % stamps.capacity, [p.detach() for p in group.params])
+                    self._weights[name].push_values(ctx.t % stamps.capacity)
             if due.action != "update":
                 ctx.hold(name)
                 continue
             if due.stamp != ctx.t and ring is not None:
                 self._apply(ctx, name, ring, due.stamp)
 
-    def _apply(self, ctx: StepContext, name: str, ring: Ring, stamp: int) -> None:
+    def _apply(self, ctx: StepContext, name: str, ring: Ring | CopyRing, stamp: int) -> None:
         group, age = ctx.groups[name], ctx.t - stamp
         slot = stamp % self.stamps[name].capacity
         norm = ring.norms[slot]
-        if norm is not None and ring.lend(slot, group.params):
+        if ring.pop(slot) and norm is not None:
             ctx.lend(name, norm)
+            if self._clipped_later:
+                ctx.writable(name)
         else:
-            ring.pop(slot, group.params)
             ctx.writable(name)
         if self.compensation == "inverse":
             ctx.rescale(name, compensation(age, self.lambda_comp), self.through)
@@ -209,31 +231,27 @@ class StalenessBuffer(Stage):
 
     def on_commit(self, ctx: StepContext) -> None:
         for name, due in self._due.items():
-            self.stamps[name].commit(ctx.t, due, due.action != "missing")
+            stamps, ring = self.stamps[name], self._rings.get(name)
+            stamps.commit(ctx.t, due, due.action != "missing")
+            if ring is not None:
+                for slot, stamp in enumerate(stamps.stored):
+                    if stamp <= stamps.last:  # applied, overtaken or empty: never due again
+                        ring.drop(slot)
+                ring.settle()
+
+    def on_veto(self, ctx: StepContext) -> None:
+        for name in self._due.keys() & self._rings.keys():
+            self._rings[name].drop(ctx.t % self.stamps[name].capacity)
 
     def counters(self) -> dict[str, Any]:
         out: dict[str, Any] = {
             what: {g: getattr(s, what) for g, s in self.stamps.items()}
             for what in ("applied", "held", "dropped", "missing")
         }
-        size = sum(r.flat.numel() * r.flat.element_size() for r in [*self._rings.values(), *self._weights.values()])
-        out["staleness_buffer_mb"] = size / 2**20
+        out["staleness_buffer_mb"] = sum(r.bytes for r in [*self._rings.values(), *self._weights.values()]) / 2**20
         return out
 
     def state(self) -> dict[str, Any]:
-        def rings(source: dict[str, Ring]) -> dict[str, Any]:
-            """Return copies of all slots on the CPU."""
-            if any(r.pinned for r in source.values()):
-                torch.cuda.synchronize()  # copies into pinned memory may still be under way
-            return {
-                g: {
-                    "flat": r.flat.detach().cpu().clone(),
-                    "has": [list(row) for row in r.has],
-                    "norms": [None if n is None else n.detach().cpu().clone() for n in r.norms],
-                }
-                for g, r in source.items()
-            }
-
         stamps = {
             g: {k: getattr(s, k) for k in ("capacity", "stored", "last", "applied", "held", "dropped", "missing")}
             for g, s in self.stamps.items()
@@ -241,8 +259,8 @@ class StalenessBuffer(Stage):
         return {
             "delays": dict(self.delays),
             "stamps": {g: {**s, "stored": list(s["stored"])} for g, s in stamps.items()},
-            "gradients": rings(self._rings),
-            "weights": rings(self._weights),
+            "gradients": {g: r.state() for g, r in self._rings.items()},
+            "weights": {g: r.state() for g, r in self._weights.items()},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks.step.groups import Group, group_norms
+from callbacks.step.groups import Group, Through, acts_on, group_norms
 from callbacks.step.plan import StepPlan
 
 
@@ -22,6 +23,7 @@ class StepContext:
         module: the module under training.
         optimizer: the one optimiser.
         groups: the optimiser's named parameter groups.
+        batch: the batch of the step in progress.
         t: the number of committed optimiser steps so far (not Lightning's `global_step`, which also counts vetoed
             steps).
         plan: what every group may do in this step.
@@ -30,6 +32,7 @@ class StepContext:
         host: the values of that read, by name (`fresh/<group>`, `applied/<group>`, and the names in `reads`).
         touched: the groups whose gradient a stage has changed since `fresh` was measured.
         scale: per group, the factor that acts on the learning rate in this step.
+        factors: per group, the product of all factors of this step, wherever they act.
         borrowed: the groups whose gradients are tensors that a stage keeps (see `lend`).
         known: the norms of changed gradients, as far as measured.
         veto: the reason why nothing is applied in this step, or None.
@@ -42,6 +45,7 @@ class StepContext:
     module: L.LightningModule
     optimizer: Optimizer
     groups: dict[str, Group]
+    batch: Any = None
     t: int = 0
     plan: StepPlan = field(default_factory=StepPlan)
     fresh: dict[str, Tensor] = field(default_factory=dict)
@@ -49,6 +53,7 @@ class StepContext:
     host: dict[str, float] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
     scale: dict[str, float] = field(default_factory=dict)
+    factors: dict[str, float] = field(default_factory=dict)
     borrowed: set[str] = field(default_factory=set)
     known: dict[str, Tensor] = field(default_factory=dict)
     veto: str | None = None
@@ -56,11 +61,19 @@ class StepContext:
     report: bool = False
     events: list[tuple[str, str]] = field(default_factory=list)
 
-    def rescale(self, group: str, factor: float, through: str) -> None:
-        """Scale what a group applies in this step by `factor`, through its learning rate (`lr`) or its `gradient`."""
+    def rescale(self, group: str, factor: float, through: Through) -> None:
+        """Scale what a group applies in this step by `factor`.
+
+        Args:
+            group: the name of the group.
+            factor: the factor.
+            through: where it acts: on the group's learning rate (`lr`), on its `gradient` as it is at this moment, or
+                where a constant factor belongs under the optimiser (`auto`, see `acts_on`).
+        """
         if factor == 1.0:
             return
-        if through == "lr":
+        self.factors[group] = self.factors.get(group, 1.0) * factor
+        if acts_on(self.optimizer, through) == "lr":
             self.scale[group] = self.scale.get(group, 1.0) * factor
             return
         gradients = self.writable(group)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from typing import Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -12,6 +13,10 @@ from torch.optim import Optimizer
 
 from callbacks.errors import UserError
 
+Through = Literal["auto", "lr", "gradient"]
+
+# A constant factor on the gradient is one on the update, also under momentum.
+LINEAR = (torch.optim.SGD, torch.optim.ASGD)
 # A constant factor on the gradient cancels in these updates (up to eps), so a scaling must act on the learning rate.
 SCALE_INVARIANT = (
     torch.optim.Adam,
@@ -116,7 +121,8 @@ def group_norms(groups: list[Group]) -> list[Tensor]:
     Norms of half-precision gradients are fp32, others keep their type; NaN and inf propagate. One multi-tensor norm
     over all gradients and one small reduction per group; no host read.
     """
-    gradients = [g for group in groups for g in group.gradients()]
+    present = [group.gradients() for group in groups]
+    gradients = [g for found in present for g in found]
     if not gradients:
         device = next((p.device for group in groups for p in group.params), torch.device("cpu"))
         return [torch.zeros((), device=device) for _ in groups]
@@ -124,8 +130,7 @@ def group_norms(groups: list[Group]) -> list[Tensor]:
         [n.float() if n.dtype in (torch.float16, torch.bfloat16) else n for n in torch._foreach_norm(gradients)]
     )
     norms, start = [], 0
-    for group in groups:
-        count = len(group.gradients())
+    for count in map(len, present):
         norms.append(torch.linalg.vector_norm(parts[start : start + count]) if count else parts.new_zeros(()))
         start += count
     return norms
@@ -154,11 +159,22 @@ def norms_by_group(module: nn.Module, groups: dict[str, Group]) -> dict[str, nn.
     return found
 
 
+def acts_on(optimizer: Optimizer, through: Through) -> Literal["lr", "gradient"]:
+    """Return where a constant factor acts: for `auto` on the gradient under SGD, else on the learning rate.
+
+    Under SGD, with momentum or without, both are the same for a factor that stays as it is, but for weight decay, which
+    a factor on the learning rate scales as well. An optimiser that is not known gets the learning rate, which is safe.
+    """
+    if through == "auto":
+        return "gradient" if isinstance(optimizer, LINEAR) else "lr"
+    return through
+
+
 def warn_if_scale_invariant(optimizer: Optimizer, who: str) -> None:
     """Warn that a factor on the gradient changes nothing under an Adam-like optimiser; `who` is the class that asks."""
     if isinstance(optimizer, SCALE_INVARIANT):
         rank_zero_warn(
             f"{who}: 'through: gradient' with {type(optimizer).__name__} has no effect "
             "(the factor cancels in the update); "
-            "use 'through: lr'."
+            "use 'through: auto' or 'through: lr'."
         )

@@ -162,6 +162,7 @@ class StepPipeline(L.Callback):
         self._started = time.perf_counter()
         self._stepped = False
         self._begin()
+        self.ctx.batch = batch
         for snapshot in self._norms.values():
             snapshot.take()
         for stage in self.stages:
@@ -171,7 +172,8 @@ class StepPipeline(L.Callback):
         ctx = self.ctx
         assert ctx is not None
         ctx.t, ctx.plan = self.t, plan or StepPlan()
-        ctx.fresh, ctx.reads, ctx.host, ctx.scale, ctx.metrics, ctx.events = {}, {}, {}, {}, {}, []
+        ctx.fresh, ctx.reads, ctx.host, ctx.scale, ctx.factors, ctx.metrics = {}, {}, {}, {}, {}, {}
+        ctx.events = []
         ctx.touched, ctx.borrowed, ctx.known, ctx.veto = set(), set(), {}, None
         ctx.report = False
 
@@ -284,6 +286,6 @@ class StepPipeline(L.Callback):
 
 def peak_memory_mb() -> float:
     """Return the peak of the process so far in MiB: allocated on the accelerator where one is used, else resident."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # asking whether one is available opens the driver's library each time
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

@@ -16,6 +16,7 @@ class GroupPlan:
         idle: whether nothing of the group moves: no gradient is applied, normalisation statistics are restored.
         absent: whether no row of the global batch concerns the group (known once the batch has been read).
         delay: the age, in committed steps, of the gradient that the group is to apply; 0 is fresh.
+        factor: the constant factor on what the group applies because of that age.
         reason: the reason why the group does not apply a fresh gradient in full; empty where it does.
     """
 
@@ -24,6 +25,7 @@ class GroupPlan:
     idle: bool = False
     absent: bool = False
     delay: int = 0
+    factor: float = 1.0
     reason: str = ""
 
 

@@ -1,7 +1,8 @@
-"""Sums over ranks, which cost nothing on one rank."""
+"""Sums over ranks and rows of all ranks, which cost nothing on one rank."""
 
 from __future__ import annotations
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -11,6 +12,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Return the number of this rank in the process group, 0 without one."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 def sum_over_ranks(values: Tensor) -> Tensor:
     """Return the sum of every rank's `values`, on every rank; on one rank, `values` themselves."""
     if world_size() == 1:
@@ -18,3 +24,17 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     total = values.clone()
     dist.all_reduce(total)
     return total
+
+
+def gather_rows(rows: Tensor) -> list[Tensor]:
+    """Return every rank's rows (n_r, …), on every rank; n_r may differ, everything else is the same on all."""
+    if world_size() == 1:
+        return [rows]
+    counts = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world_size())]
+    dist.all_gather(counts, torch.full_like(counts[0], rows.shape[0]))
+    sizes = [int(n) for n in counts]
+    padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+    padded[: rows.shape[0]] = rows
+    found = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(found, padded)
+    return [x[:n] for x, n in zip(found, sizes, strict=True)]

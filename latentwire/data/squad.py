@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,12 @@ class Squad:
             raise UserError("corpus.val_share", str(val_share), "a share between 0 and 0.5", "set corpus.val_share=0.1")
         self._root, self._dev, self._train, self._share, self._seed = Path(root), dev, train, val_share, seed
         self._splits: dict[Split, list[Passage]] | None = None
+
+    @staticmethod
+    def input_files(arguments: Mapping[str, Any]) -> dict[str, Path]:
+        """Return the files that are read (see `suite.runs.reads`)."""
+        names = [arguments[key] for key in ("dev", "train") if arguments[key] is not None]
+        return {f"root/{name}": Path(arguments["root"]) / name for name in names}
 
     def split(self, name: Split) -> Sequence[Passage]:
         """Return all passages of one split, in file order; both files are read at the first call.

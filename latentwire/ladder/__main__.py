@@ -29,7 +29,7 @@ from latentwire.ladder.climb import TRAINED, climb
 from latentwire.ladder.options import LadderOptions, LadderTree
 from latentwire.ladder.subject import Subject
 from latentwire.ladder.verdict import Verdict
-from latentwire.run import Tree, dead, train
+from latentwire.run import Tree, dead, earlier, train
 from suite.config.check import check, check_effective
 from suite.config.compose import Composer
 from suite.runs.command import command, split_config_dirs
@@ -130,7 +130,7 @@ def _refuse_nothing(ladder: LadderOptions, trained: bool) -> None:
 
 def trained(cfg: DictConfig) -> Path:
     """Train the configuration as `latentwire.run` does, unless it is finished. Raises UserError where that fails."""
-    outcome = execute(cfg, "latentwire", train)
+    outcome = execute(cfg, "latentwire", train, earlier)
     if outcome.exit_code:
         raise SystemExit(outcome.exit_code)
     if outcome.status == "failed":

@@ -18,6 +18,7 @@ from callbacks.errors import UserError
 from latentwire.lm import loading, prompts
 from latentwire.lm.layout import Ids, KeysValues, Prefix, lay_out_text, right_padded
 from latentwire.lm.results import AnswerLogprobs, Generation
+from suite.runs.reads import files_in, reads
 
 
 class FrozenLM:
@@ -58,6 +59,7 @@ class FrozenLM:
         self._head_kv: list[KeysValues] | None = None
 
     @classmethod
+    @reads(given=lambda arguments: files_in(arguments["source"], "source", loading.FILES))
     def load(
         cls,
         source: str,

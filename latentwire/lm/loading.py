@@ -19,6 +19,7 @@ from transformers import (
 
 from callbacks.errors import UserError
 
+FILES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")  # of a folder that a model is read from
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

@@ -24,7 +24,9 @@ from transformers import (
 )
 
 from callbacks.errors import UserError
+from latentwire.lm import loading
 from latentwire.lm.frozen import FrozenLM
+from suite.runs.reads import Arguments, files_in, reads
 
 ROOT = Path(__file__).parent / "weights"
 SUMS = "SHA256SUMS"
@@ -162,6 +164,19 @@ def names() -> list[str]:
     return sorted(p.parent.name for p in ROOT.glob(f"*/{SUMS}"))
 
 
+def _given(arguments: Arguments) -> dict[str, Path]:
+    return {} if arguments["root"] is None else _files(Path(arguments["root"]), str(arguments["name"]))
+
+
+def _own(arguments: Arguments) -> dict[str, Path]:
+    return _files(ROOT, str(arguments["name"])) if arguments["root"] is None else {}
+
+
+def _files(root: Path, name: str) -> dict[str, Path]:
+    return files_in(root / name, "name", loading.FILES)
+
+
+@reads(given=_given, derived=_own)
 def load(name: str, dtype: str = "float32", device: str = "cpu", root: str | None = None) -> FrozenLM:
     """Load a pocket model by name, its files checked first.
 

@@ -10,8 +10,14 @@ from pathlib import Path
 from callbacks.errors import UserError
 from latentwire.lm.frozen import FrozenLM
 from latentwire.pocket.llama2c import read_model, read_tokenizer
+from suite.runs.reads import Arguments, reads
 
 
+def _files(arguments: Arguments) -> dict[str, Path]:
+    return {name: Path(arguments[name]) for name in ("checkpoint", "tokenizer")}
+
+
+@reads(given=_files)
 def load_stories260k(checkpoint: str, tokenizer: str, device: str = "cpu", name: str = "stories260k") -> FrozenLM:
     """Load stories260K, converted in memory, float32.
 

@@ -28,15 +28,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--table", choices=["markdown", "latex"], help="print the summary in this form instead")
     arguments = parser.parse_args(argv)
     comparisons = group_runs(read_runs(arguments.runs, arguments.name), arguments.baseline)
-    tables = {frames.experiment: summary(frames) for frames in comparisons}
+    tables = [(frames.title, summary(frames)) for frames in comparisons]
     if arguments.table:
         render = markdown if arguments.table == "markdown" else latex
-        for tables_of_one in tables.values():
+        mark = "##" if arguments.table == "markdown" else "%"
+        for name, tables_of_one in tables:
+            sys.stdout.write(f"{mark} {name}\n\n" if len(tables) > 1 else "")
             sys.stdout.write(render(tables_of_one))
+            sys.stdout.write("\n" if len(tables) > 1 else "")
         return 0
     out = write(arguments.out or arguments.runs[0] / "report.html", comparisons)
     console = Console()
-    for name, tables_of_one in tables.items():
+    for name, tables_of_one in tables:
         console.rule(name)
         console.print(terminal(tables_of_one, console.width))
     console.print(f"report: {out}", soft_wrap=True)

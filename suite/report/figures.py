@@ -208,6 +208,23 @@ def compared(
     return style(traces, height, xaxis=axis_of(at[0].title), yaxis=axis_of(y), **layout)
 
 
+def matrix(counts: np.ndarray, names: Sequence[str], x: str, y: str) -> Figure:
+    """Draw a square matrix of counts (n, n), coloured by the share of its row; x and y title columns and rows."""
+    total = counts.sum(1, keepdims=True)
+    share = np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
+    numbers = list(range(len(names)))  # two names may be equal
+    trace = {
+        **{"type": "heatmap", "x": numbers, "y": numbers, "z": share, "zmin": 0, "zmax": 1, "xgap": 1, "ygap": 1},
+        "text": [[f"{names[i]} → {names[j]}: {counts[i, j]} of {total[i, 0]}" for j in numbers] for i in numbers],
+        "hovertemplate": "%{text}<extra></extra>",
+        "colorscale": [[0, "#ffffff"], [1, PALETTE[0]]],
+        "colorbar": {"thickness": 10, "tickformat": ".0%"},
+    }
+    ticks = {"tickmode": "array", "tickvals": numbers, "ticktext": list(names), "showgrid": False}
+    height = min(640, 130 + 22 * len(names))
+    return style([trace], height, xaxis=axis_of(x, **ticks), yaxis=axis_of(y, autorange="reversed", **ticks))
+
+
 def share_ranges(figures: Sequence[Figure], log: bool = False) -> None:
     """Give every panel of a grid the same y range, so that panels can be compared by eye.
 

@@ -103,10 +103,11 @@ class Configuration:
 
 @dataclass
 class RunFrames:
-    """The runs of one experiment of one program, grouped: what every section and table is built from.
+    """The runs of one experiment of one program on the same data, grouped: what sections and tables are built from.
 
     Attributes:
         program, experiment: the program's and the experiment's name.
+        part: what tells these runs' data from those of the experiment's other runs, "" where all have the same.
         configurations: the runs grouped over seeds, the baseline first.
         score: the number by which configurations are chosen where not all can be drawn, the highest first.
         baseline: the label of the row that others are compared with, None where there is none.
@@ -119,6 +120,12 @@ class RunFrames:
     score: Value | None = None
     baseline: str | None = None
     notes: list[str] = field(default_factory=list)
+    part: str = ""
+
+    @property
+    def title(self) -> str:
+        """The experiment's name, and where needed the data's."""
+        return f"{self.experiment} ({self.part})" if self.part else self.experiment
 
     @property
     def runs(self) -> list[RunRecord]:

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
 from callbacks.errors import UserError
 from suite.report.data import RunRecord
 from suite.report.frames import Configuration, RunFrames
-from suite.report.labels import labels
+from suite.report.labels import Labels, labels
 from suite.report.registry import report_of
 
 
+@dataclass
+class Part:
+    """Runs that were measured on the same data.
+
+    Attributes:
+        runs: the runs.
+        facts: what they were measured on, by dotted key.
+        name: the facts in which they differ from the experiment's other runs, "" where there are none.
+        notes: what a reader must know about the choice of the runs.
+    """
+
+    runs: list[RunRecord]
+    facts: dict[str, Any]
+    name: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
 def group_runs(runs: Sequence[RunRecord], baseline: str | None = None) -> list[RunFrames]:
-    """Group runs into one RunFrames per (program, experiment), and over seeds under a label that says what differs.
+    """Group runs into one RunFrames per (program, experiment, data), and over seeds under a label of what differs.
+
+    Runs that are no results (`ProgramReport.aside`) are left out, and counted, wherever there is any other run.
 
     Args:
         runs: the runs, in any order.
@@ -23,15 +43,18 @@ def group_runs(runs: Sequence[RunRecord], baseline: str | None = None) -> list[R
     Raises:
         UserError: a baseline that no comparison has.
     """
-    keys = dict.fromkeys((run.program, run.experiment) for run in runs)
     known_runs = {run.hash: f"<{run.label}>" for run in runs if run.label}
     out = []
-    for program, experiment in keys:
-        members = [run for run in runs if (run.program, run.experiment) == (program, experiment)]
+    for part in _parts(runs):
+        members = part.runs
+        program, experiment = members[0].program, members[0].experiment
         report = report_of(program)
-        configs = [by_label(run.config, known_runs) | ({"label": run.label} if run.label else {}) for run in members]
+        configs = [
+            by_label(_without(run.config, part.facts), known_runs) | ({"label": run.label} if run.label else {})
+            for run in members
+        ]
         named = labels(configs, report.labels)
-        frames = RunFrames(program, experiment, [], report.score)
+        frames = RunFrames(program, experiment, [], report.score, notes=part.notes, part=part.name)
         for label in dict.fromkeys(named):
             frames.configurations.append(
                 _configuration(label, [r for r, text in zip(members, named) if text == label], frames.notes)
@@ -45,6 +68,62 @@ def group_runs(runs: Sequence[RunRecord], baseline: str | None = None) -> list[R
         known = [c.label for frames in out for c in frames.configurations]
         raise UserError("--baseline", baseline, " | ".join(known[:20]), f"--baseline '{known[0]}'")
     return out
+
+
+def _parts(runs: Sequence[RunRecord]) -> list[Part]:
+    """Return the runs that are compared with each other, with a note of those that were left out."""
+    reasons = [aside(run) if (aside := report_of(run.program).aside) else "" for run in runs]
+    alone = all(reasons)
+    out: list[Part] = []
+    for program, experiment in dict.fromkeys((run.program, run.experiment) for run in runs):
+        same = [(r, why) for r, why in zip(runs, reasons) if (r.program, r.experiment) == (program, experiment)]
+        here = [run for run, why in same if alone or not why]
+        left = [why for _, why in same if why and not alone]
+        measured_on = report_of(program).measured_on
+        for part in split_by(here, [measured_on(run) if measured_on else {} for run in here]):
+            if left:
+                told = f"{len(left)} run{'s' * (len(left) > 1)} with {', '.join(sorted(set(left)))}"
+                part.notes.append(f"Left out of this experiment: {told}.")
+            out.append(part)
+    return out
+
+
+def split_by(runs: Sequence[RunRecord], facts: Sequence[Mapping[str, Any]]) -> list[Part]:
+    """Split runs by what they were measured on; `facts` has it for each run, by dotted key of its tree.
+
+    A run that has not finished may not have recorded all: it belongs to the others with which it agrees as far as it
+    goes, if these agree among themselves, and is a part of its own otherwise.
+    """
+    kinds: list[Mapping[str, Any]] = []
+    for mine in facts:
+        if mine not in kinds:
+            kinds.append(mine)
+    fullest = [a for a in kinds if not any(a is not b and _within(a, b) for b in kinds)]
+    parts: dict[int, Part] = {}
+    for run, mine in zip(runs, facts):
+        known = [] if run.finished else [whole for whole in fullest if _within(mine, whole)]
+        place = known[0] if len(known) == 1 else mine
+        number = next(i for i, kind in enumerate(kinds) if kind == place)
+        parts.setdefault(number, Part([], dict(place))).runs.append(run)
+    if len(parts) > 1:
+        for part, name in zip(parts.values(), labels([part.facts for part in parts.values()], Labels())):
+            part.name = name
+    return list(parts.values())
+
+
+def _within(some: Mapping[str, Any], whole: Mapping[str, Any]) -> bool:
+    return all(key in whole and whole[key] == value for key, value in some.items())
+
+
+def _without(config: Any, keys: Iterable[str]) -> Any:
+    """Return a tree without these dotted keys of it."""
+    here: dict[str, list[str]] = {}
+    for key in keys:
+        head, _, rest = key.partition(".")
+        here.setdefault(head, []).append(rest)
+    if not isinstance(config, dict):
+        return config
+    return {k: _without(v, here[k]) if k in here else v for k, v in config.items() if "" not in here.get(k, [])}
 
 
 def by_label(config: Any, known: Mapping[str, str]) -> Any:

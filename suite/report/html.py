@@ -106,7 +106,7 @@ def document(title: str, body: str, policy: str) -> str:
 
 def _chapter(frames: RunFrames, number: int, several: bool, folder: Path | None) -> tuple[str, list[tuple[str, str]]]:
     prefix = f"c{number}-"
-    heading = f"{frames.experiment}: summary" if several else "Summary"
+    heading = f"{frames.title}: summary" if several else "Summary"
     links = [(prefix + "summary", heading)]
     parts = [f'<section id="{prefix}summary"><h2>{html.escape(heading)}</h2>']
     noted = remarks(frames)

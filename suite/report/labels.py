@@ -64,16 +64,16 @@ def labels(configs: Sequence[Mapping[str, Any]], rules: Labels) -> list[str]:
 
 def _differences(configs: list[Mapping[str, Any]], rules: Labels) -> Parts:
     parts: Parts = [[] for _ in configs]
-    _walk({i: _portable(config, config.get("paths") or {}) for i, config in enumerate(configs)}, (), parts, rules)
+    _walk({i: portable(config, config.get("paths") or {}) for i, config in enumerate(configs)}, (), parts, rules)
     return parts
 
 
-def _portable(value: Any, paths: Mapping[str, Any]) -> Any:
+def portable(value: Any, paths: Mapping[str, Any]) -> Any:
     """Tell strings below one of the config's `paths` relative to it: where files lie is no difference."""
     if isinstance(value, Mapping):
-        return {k: _portable(v, paths) for k, v in value.items()}
+        return {k: portable(v, paths) for k, v in value.items()}
     if isinstance(value, list):
-        return [_portable(v, paths) for v in value]
+        return [portable(v, paths) for v in value]
     for name, root in paths.items():
         if isinstance(value, str) and (value == root or value.startswith(f"{root}/")):
             return f"<{name}>{value[len(str(root)) :]}"

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from suite.report.data import RunRecord
 from suite.report.frames import RunFrames, Value
 from suite.report.labels import Labels
 from suite.report.sections import COMMON, Section
@@ -25,12 +27,17 @@ class ProgramReport:
         tables: the builder of an experiment's summary; without one, the table of the runs' states.
         labels: the rules by which configurations are called.
         score: the number by which configurations are chosen where not all can be drawn, the highest first.
+        measured_on: what of a run's tree and result says what it was measured on, a mapping of keys to values; runs
+            that differ in it are not compared. None leaves an experiment in one piece.
+        aside: why a run is no result to compare, e.g. `debug=overfit`; "" for any other run.
     """
 
     sections: Sequence[Section] = COMMON
     tables: Callable[[RunFrames], list[Table]] | None = None
     labels: Labels = field(default_factory=Labels)
     score: Value | None = None
+    measured_on: Callable[[RunRecord], Mapping[str, Any]] | None = None
+    aside: Callable[[RunRecord], str] | None = None
 
 
 PROGRAMS: dict[str, ProgramReport] = {}

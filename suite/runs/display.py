@@ -12,7 +12,7 @@ from rich.table import Table
 
 from suite.runs.job import Outcome
 
-_COLOURS = {"finished": "green", "skipped": "yellow", "not started": "dim"}
+_COLOURS = {"finished": "green", "skipped": "yellow", "same": "dim", "not started": "dim"}
 
 
 def console() -> Console:
@@ -27,17 +27,26 @@ def varying(overrides: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def metric(metrics: Any) -> str:
-    """Return the accuracy among a result's metrics as text, else the loss, else nothing."""
-    for name in ("accuracy", "loss"):
+    """Return the accuracy among a result's metrics as text, else the mean absolute error, the loss, or nothing."""
+    for name in ("accuracy", "mae", "loss"):
         value = metrics.get(name) if isinstance(metrics, dict) else None
         if isinstance(value, int | float):
             return f"{name} {value:.4f}"
     return ""
 
 
+def reused(outcome: Outcome) -> str:
+    """Return one line on a result that is taken as it is: its numbers, its data, and whether its code has changed."""
+    numbers = ", ".join(f"{k}: {m}" for k in ("val", "test") if (m := metric(outcome.result.get(k))))
+    line = f"finished before, result reused (resume=never runs it again) {numbers}".rstrip()
+    return "; ".join([line, *outcome.remarks])
+
+
 def sweep_table(overrides: Sequence[Sequence[str]], outcomes: Sequence[Outcome]) -> Table:
     """Return one line per job of a sweep: what distinguishes it, how it ended, its numbers."""
-    table = Table(title=f"{len(outcomes)} jobs")
+    same = sum(outcome.status == "same" for outcome in outcomes)
+    title = f"{len(outcomes)} jobs" + (f", {len(outcomes) - same} runs ({same} the same as another)" if same else "")
+    table = Table(title=title)
     for column in ("job", "overrides", "status", "val", "test", "seconds", "run"):
         table.add_column(column, overflow="fold", justify="right" if column == "seconds" else "left")
     for number, (outcome, own) in enumerate(zip(outcomes, varying(overrides)), 1):

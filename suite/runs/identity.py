@@ -1,19 +1,26 @@
 """Identity: two runs are the same run when everything that can change their numbers is the same.
 
 A run's directory, its lock, its ledger row and its W&B id derive from `config_hash`. What is left out of the hash, and
-why, is the table `NOT_MEANINGFUL`; whatever is not in it counts.
+why, is the table `NOT_MEANINGFUL`; whatever is not in it counts. So does the content of the files that the user gives,
+wherever they lie; keys that act on nothing at the other values (`suite.runs.reads`) count as their defaults.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from suite.runs.fingerprint import Fingerprint, digests, remembered
+from suite.runs.inputs import default_of, given_files, inert
+from suite.runs.reads import Files
 
 # Dotted keys (with all below them) that change where, how fast or how visibly a run goes, but not its numbers.
 NOT_MEANINGFUL: dict[str, str] = {
@@ -47,11 +54,17 @@ ORDERED = ("methods",)
 HASH_LENGTH = 12
 
 
-def meaningful(cfg: DictConfig) -> dict[str, Any]:
+def meaningful(cfg: DictConfig, *, inputs: bool = True, idle: bool = False) -> dict[str, Any]:
     """Return the part of a tree that decides the numbers, as plain containers in canonical form.
 
     Numbers are canonical (1.0 and 1 are one, a nan is "nan"); a value that refers to `paths` (a data root) counts as
-    the reference, so a run keeps its identity on another machine; an ordered mapping is a list of pairs.
+    the reference, so a run keeps its identity on another machine; an ordered mapping is a list of pairs. The SHA-256 of
+    the given files that exist is under `inputs`, by role; a value that is the path of such a file is left out.
+
+    Args:
+        cfg: the tree.
+        inputs: whether the content of given files counts.
+        idle: whether the values of keys that act on nothing count.
     """
     tree = copy.deepcopy(cfg)
     with read_write(tree), open_dict(tree):
@@ -59,25 +72,37 @@ def meaningful(cfg: DictConfig) -> dict[str, Any]:
         if isinstance(paths, DictConfig):
             for name in paths:
                 paths[name] = f"<paths.{name!s}>"
-    plain = OmegaConf.to_container(tree, resolve=True)
+    plain: Any = OmegaConf.to_container(tree, resolve=True)
     assert isinstance(plain, dict)
     for dotted in NOT_MEANINGFUL:
-        *parents, last = dotted.split(".")
-        node: Any = plain
-        for part in parents:
-            node = node.get(part) if isinstance(node, dict) else None
-        if isinstance(node, dict):
-            node.pop(last, None)
+        _take(plain, dotted)
+    for dotted in {} if idle else inert(cfg):
+        node = _parent(plain, dotted)
+        if node is not None and "_target_" in node:
+            default = default_of(node, dotted.rpartition(".")[2])
+            _take(plain, dotted)
+            if default is not inspect.Parameter.empty:
+                node[dotted.rpartition(".")[2]] = default
+    if inputs and (given := fingerprints(cfg, given_files(cfg))):
+        for role in given:
+            _take(plain, role)
+        plain["inputs"] = digests(given)
     for key in ORDERED:
         if isinstance(plain.get(key), dict):
             plain[key] = [[name, value] for name, value in plain[key].items()]
     return _canonical(plain)
 
 
-def config_hash(cfg: DictConfig) -> str:
-    """Return twelve hexadecimal digits of SHA-256 over the canonical JSON of `meaningful(cfg)`."""
-    text = json.dumps(meaningful(cfg), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+def config_hash(cfg: DictConfig, *, inputs: bool = True, idle: bool = False) -> str:
+    """Return twelve hexadecimal digits of SHA-256 over the canonical JSON of `meaningful`, arguments as there."""
+    counted = meaningful(cfg, inputs=inputs, idle=idle)
+    text = json.dumps(counted, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
+
+
+def fingerprints(cfg: DictConfig, files: Files) -> dict[str, Fingerprint]:
+    """Return the fingerprints of those files that are there, by role; what is known under `paths.runs` is not read."""
+    return remembered(runs_root(cfg)).of(files) if files else {}
 
 
 def runs_root(cfg: DictConfig) -> Path:
@@ -88,6 +113,20 @@ def runs_root(cfg: DictConfig) -> Path:
 def run_dir(cfg: DictConfig) -> Path:
     """Return the absolute `<paths.runs>/<name>/<hash>`; nothing is created."""
     return runs_root(cfg) / str(cfg.name) / config_hash(cfg)
+
+
+def _parent(plain: Mapping[str, Any], dotted: str) -> dict[str, Any] | None:
+    """Return the mapping that would hold a dotted key; None if there is none."""
+    node: Any = plain
+    for part in dotted.split(".")[:-1]:
+        node = node.get(part) if isinstance(node, dict) else None
+    return node if isinstance(node, dict) else None
+
+
+def _take(plain: Mapping[str, Any], dotted: str) -> None:
+    node = _parent(plain, dotted)
+    if node is not None:
+        node.pop(dotted.rpartition(".")[2], None)
 
 
 def _canonical(value: Any) -> Any:

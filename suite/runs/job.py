@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +21,15 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.errors import UserError
+from callbacks.run.inputs import differing, refuse_other_inputs
 from suite.runs import record
-from suite.runs.identity import config_hash, run_dir, runs_root
+from suite.runs.fingerprint import remembered
+from suite.runs.identity import config_hash, fingerprints, run_dir, runs_root
+from suite.runs.inputs import all_files, given_files
 from suite.runs.ledger import FILE_NAME, Ledger, jsonable, write_json
+from suite.runs.provenance import RESULT, code_remark, inputs_read, on_other_data, provenance, remarks
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
-RESULT = "result.json"
 CONFIG = "config.yaml"
 EXIT_SIGTERM = 143
 EXIT_INTERRUPT = 130
@@ -43,6 +46,7 @@ class Run:
         seed: the run's seed; everything is seeded already.
         resume_from: the checkpoint to continue from, None for a fresh start.
         is_main: whether this is rank 0; the child ranks of a distributed run write no result.
+        earlier: the files of earlier runs that it stands on, by the key that names them.
     """
 
     dir: Path
@@ -51,8 +55,10 @@ class Run:
     seed: int
     resume_from: Path | None
     is_main: bool
+    earlier: Mapping[str, Path] = field(default_factory=dict)
 
 
+Earlier = Callable[[DictConfig], Mapping[str, Path]]
 Task = Callable[[DictConfig, Run], dict[str, Any]]
 
 
@@ -63,20 +69,22 @@ class Outcome:
     Attributes:
         hash: the run's identity.
         dir: the run directory.
-        status: how it ended; `skipped` reuses an earlier result.
+        status: how it ended; `skipped` reuses an earlier result, `same` is that of another job of the sweep.
         result: the content of `result.json`.
         error: what went wrong, empty if nothing did.
         user_error: whether that was the user's input.
         exit_code: the exit code of a stopped job, 0 for any other.
+        remarks: what to know about a reused result, as short phrases.
     """
 
     hash: str
     dir: Path
-    status: Literal["finished", "skipped", "failed", "stopped", "not started"]
+    status: Literal["finished", "skipped", "same", "failed", "stopped", "not started"]
     result: dict[str, Any] = field(default_factory=dict)
     error: str = ""
     user_error: bool = False
     exit_code: int = 0
+    remarks: list[str] = field(default_factory=list)
 
 
 def is_main_process() -> bool:
@@ -100,33 +108,59 @@ def read_result(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def execute(cfg: DictConfig, program: str, task: Task) -> Outcome:
+def execute(
+    cfg: DictConfig, program: str, task: Task, earlier: Earlier | None = None, tell: Callable[[str], None] = print
+) -> Outcome:
     """Run one job to its end without raising: failures, SIGTERM and Ctrl-C become the `Outcome`.
 
     In a child rank of a distributed run nothing is locked or written, and exceptions pass through.
+
+    Args:
+        cfg: its tree.
+        program: the name of the program.
+        task: the function that does one run.
+        earlier: the function from a tree to the files of earlier runs that it names, by key.
+        tell: where to say, in one line each, what becomes of earlier attempts.
     """
     folder, run_hash = run_dir(cfg), config_hash(cfg)
+    stands_on = {} if earlier is None else dict(earlier(cfg))
     if not is_main_process():
         if cfg.resume != "never" and read_result(folder).get("status") == "finished":
             return Outcome(run_hash, folder, "skipped")  # as rank 0 decides
         seed_everything(int(cfg.seed))
         checkpoint = folder / CHECKPOINT
         resume = checkpoint if cfg.resume != "never" and checkpoint.exists() else None
-        task(cfg, Run(folder, run_hash, str(cfg.name), int(cfg.seed), resume, is_main=False))
+        task(cfg, Run(folder, run_hash, str(cfg.name), int(cfg.seed), resume, is_main=False, earlier=stands_on))
         return Outcome(run_hash, folder, "finished")
     try:
         with _lock(folder.parent.parent / ".locks" / folder.parent.name / run_hash, folder):
-            reused = _finished_before(cfg, program, folder, run_hash)
-            if reused is not None:
-                return Outcome(run_hash, folder, "skipped", reused)
-            resume = _make_room(cfg, folder)
-            run = Run(folder, run_hash, str(cfg.name), int(cfg.seed), resume, is_main=True)
-            return _attempt(cfg, program, task, run)
+            before = {} if cfg.resume == "never" else read_result(folder)
+            made_of = provenance(cfg)
+            remembered(runs_root(cfg)).save()
+            other_data = False
+            if before.get("status") == "finished":
+                now = fingerprints(cfg, all_files(cfg, stands_on))
+                changed = differing(before.get("inputs"), now)
+                if not changed:
+                    _note(cfg, folder, before)
+                    return Outcome(run_hash, folder, "skipped", before, remarks=remarks(before, now, made_of["code"]))
+                if cfg.resume == "must":
+                    refuse_other_inputs(before["inputs"], now, f"resume=must {folder}")
+                tell(f"finished before on other data, kept aside; runs anew: {'; '.join(changed)}")
+                other_data = True
+            resume = _make_room(cfg, folder, other_data)
+            if resume is not None:
+                for remark in code_remark(before, made_of["code"]):
+                    tell(f"continues from {CHECKPOINT}; {remark}")
+            elif not before and cfg.resume == "auto" and (other := on_other_data(cfg, folder, made_of["inputs"])):
+                tell(f"a new run: {other[0].name} has the same configuration and other data ({other[1]})")
+            run = Run(folder, run_hash, str(cfg.name), int(cfg.seed), resume, is_main=True, earlier=stands_on)
+            return _attempt(cfg, program, task, run, made_of)
     except UserError as error:  # before the job began: no row, the last attempt's stays the newest
         return Outcome(run_hash, folder, "failed", {}, str(error), user_error=True)
 
 
-def _attempt(cfg: DictConfig, program: str, task: Task, run: Run) -> Outcome:
+def _attempt(cfg: DictConfig, program: str, task: Task, run: Run, made_of: dict[str, Any]) -> Outcome:
     row: dict[str, Any] = {
         "program": program,
         "experiment": run.name,
@@ -139,6 +173,7 @@ def _attempt(cfg: DictConfig, program: str, task: Task, run: Run) -> Outcome:
         "peak_cuda_mb": None,
         "versions": record.versions(),
         **record.commit(),
+        **made_of,
         "started": record.now(),
         "finished": None,
         "resumed": run.resume_from is not None,
@@ -156,6 +191,7 @@ def _attempt(cfg: DictConfig, program: str, task: Task, run: Run) -> Outcome:
             seed_everything(run.seed)
             result = task(cfg, run)
             row.update(_checked(result, row))
+            row["inputs"] = inputs_read(cfg, run.earlier, made_of["inputs"])
     except BaseException as error:  # noqa: BLE001 (the row is written whatever ended the job)
         trace = traceback.format_exc()
         outcome.exit_code = _stop_code(error)
@@ -170,6 +206,7 @@ def _attempt(cfg: DictConfig, program: str, task: Task, run: Run) -> Outcome:
     row["peak_cuda_mb"] = None if cuda is None else round(cuda, 1)
     row["finished"] = record.now()
     outcome.result = row
+    remembered(runs_root(cfg)).save()
     write_json(run.dir / RESULT, row)
     _append(cfg, run.dir, row, trace)
     if trace and outcome.status == "failed" and not outcome.user_error:
@@ -191,28 +228,30 @@ def _checked(result: Any, row: dict[str, Any]) -> dict[str, Any]:
     return jsonable(result)
 
 
-def _finished_before(cfg: DictConfig, program: str, folder: Path, run_hash: str) -> dict[str, Any] | None:
-    """Return the earlier result if this very run is finished already and may be reused."""
-    if cfg.resume == "never":
-        return None
-    result = read_result(folder)
-    if result.get("status") != "finished":
-        return None
-    if not ledger_of(cfg).finished(run_hash):  # a crash fell between the two writes, or the ledger was lost
+def _note(cfg: DictConfig, folder: Path, result: dict[str, Any]) -> None:
+    """Give a finished run its row, unless it has one: a crash fell between the two writes, or the ledger was lost."""
+    if not ledger_of(cfg).finished(folder.name):
         _append(cfg, folder, result, None)
-    return result
 
 
-def _make_room(cfg: DictConfig, folder: Path) -> Path | None:
-    """Apply `resume`: return the checkpoint to continue from, or None with no earlier attempt left in the way."""
-    checkpoint = folder / CHECKPOINT
-    if cfg.resume != "never" and checkpoint.exists():
+def _make_room(cfg: DictConfig, folder: Path, other_data: bool = False) -> Path | None:
+    """Apply `resume`: return the checkpoint to continue from, or None with no earlier attempt left in the way.
+
+    Args:
+        cfg: its tree.
+        folder: the run directory.
+        other_data: whether the attempt that lies there is one on other data.
+    """
+    checkpoint, anew = folder / CHECKPOINT, other_data or cfg.resume == "never"
+    if not anew and checkpoint.exists():
         return checkpoint
     if cfg.resume == "must":
-        found, expected = f"no {CHECKPOINT} in {folder}", "a checkpoint of exactly this configuration"
+        found, expected = f"no {CHECKPOINT} in {folder}", "a checkpoint of exactly this configuration and data"
+        if other := on_other_data(cfg, folder, fingerprints(cfg, given_files(cfg))):
+            found += f"; {other[0].name} has this configuration and other data ({other[1]})"
         raise UserError("resume=must", found, expected, "set resume=auto")
     own = {RESULT, CONFIG}
-    if folder.exists() and (cfg.resume == "never" or any(p.name not in own for p in folder.iterdir())):
+    if folder.exists() and (anew or any(p.name not in own for p in folder.iterdir())):
         number = 1
         while (old := folder.with_name(f"{folder.name}.old-{number}")).exists():
             number += 1

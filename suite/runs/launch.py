@@ -14,7 +14,7 @@ import argparse
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -32,9 +32,10 @@ from rich.progress import track
 from callbacks.errors import UserError
 from suite.config.check import Dead, check, check_effective
 from suite.config.compose import VERSION_BASE, Composer, merge_errors, pin_hydra, primary, without_hydra
-from suite.runs.display import console, failure_table, metric, sweep_table, varying
+from suite.runs.display import console, failure_table, reused, sweep_table
 from suite.runs.identity import config_hash, run_dir
-from suite.runs.job import Outcome, Run, Task, execute, is_main_process, ledger_of, read_result
+from suite.runs.job import Earlier, Outcome, Run, Task, execute, is_main_process, ledger_of, read_result
+from suite.runs.planned import Job, PlannedJobs, job_of, join_twins
 from suite.runs.record import release_memory
 
 __all__ = ["Run", "Task", "launch", "plan"]
@@ -54,44 +55,13 @@ _HYDRA_SETTINGS = (
 )
 
 
-@dataclass
-class Job:
-    """One job of a command line.
-
-    Attributes:
-        overrides: the overrides that the user typed for it.
-        cfg: its tree.
-        hash: its identity.
-        dir: its run directory.
-    """
-
-    overrides: list[str]
-    cfg: DictConfig
-    hash: str
-    dir: Path
-
-
-@dataclass
-class PlannedJobs:
-    """All jobs of a command line, composed and checked.
-
-    Attributes:
-        jobs: the jobs in the order in which they run.
-        multirun: whether the command line is a sweep.
-        local: whether the jobs run in this process, one after the other.
-    """
-
-    jobs: list[Job]
-    multirun: bool
-    local: bool
-
-
 def launch(
     program: str,
     task: Task,
     dead: Dead | None = None,
     *,
     schema: type | None = None,
+    earlier: Earlier | None = None,
     config_dir: Path | None = None,
     argv: Sequence[str] | None = None,
 ) -> None:
@@ -105,6 +75,7 @@ def launch(
             SystemExit(143) after SIGTERM, once everything is saved.
         dead: the keys without effect under a tree, with the reason; see `suite.config.check.check_effective`.
         schema: the dataclass of the plain nodes of the tree; see `suite.config.check.check`.
+        earlier: the function from a tree to the files of earlier runs that it names, by key.
         config_dir: the folder of the YAML files; None is `suite.config.compose.conf_dir()`.
         argv: the arguments in place of `sys.argv[1:]`.
 
@@ -125,7 +96,7 @@ def launch(
         planned = _plan(program, args, config_dir, dead, schema)
     except UserError as error:
         _fail(error)
-    runner = _JobRunner(program, task, failed_only, len(planned.jobs) if planned.multirun else 0)
+    runner = _JobRunner(program, task, earlier, failed_only, planned)
     code = 0
     try:
         _through_hydra(program, config_dir, _before_overrides(arguments, args, _HYDRA_SETTINGS), runner)
@@ -135,7 +106,14 @@ def launch(
         if code:
             raise SystemExit(code)
         return
-    outcomes = [runner.outcomes.get(job.hash) or _left_behind(job, planned.local) for job in planned.jobs]
+    outcomes: list[Outcome] = []
+    for number, job in enumerate(planned.jobs):
+        if job.same_as is None:
+            outcomes.append(runner.outcomes.get(number) or _left_behind(job, planned.local))
+        else:
+            first = outcomes[job.same_as]
+            status = first.status if first.status == "not started" else "same"
+            outcomes.append(replace(first, status=status, error=""))
     _show(planned, outcomes)
     failed = [o for o in outcomes if o.status == "failed"]
     if code == 0 and failed:
@@ -183,48 +161,54 @@ def _plan(
             if mode == RunMode.MULTIRUN and local:
                 _refuse_devices(cfg)
             shown = [o for o in filter_overrides(overrides) if not o.startswith("hydra/")]
-            jobs.append(Job(shown, cfg, config_hash(cfg), run_dir(cfg)))
+            jobs.append(job_of(cfg, shown))
         except UserError as error:
             problems.append(error)
     if problems:
         raise merge_errors(problems, f"{len(problems)} of {len(lines)} jobs" if len(lines) > 1 else program)
-    _refuse_twins(jobs)
+    join_twins(jobs)
     return PlannedJobs(jobs, mode == RunMode.MULTIRUN, local)
 
 
 class _JobRunner:
     """What Hydra calls for each job. It catches everything, because Hydra shows only the first failure of a sweep."""
 
-    def __init__(self, program: str, task: Task, failed_only: bool, total: int):
-        self.program, self.task, self.failed_only, self.total = program, task, failed_only, total
-        self.outcomes: dict[str, Outcome] = {}
+    def __init__(self, program: str, task: Task, earlier: Earlier | None, failed_only: bool, planned: PlannedJobs):
+        self.program, self.task, self.earlier, self.failed_only = program, task, earlier, failed_only
+        self.total = len(planned.jobs) if planned.multirun else 0
+        self.same = [(job.same_as, job.idle) for job in planned.jobs]
+        self.outcomes: dict[int, Outcome] = {}
 
     def __call__(self, cfg: DictConfig) -> None:
         pin_hydra(cfg)
         folder, run_hash = run_dir(cfg), config_hash(cfg)
+        number = HydraConfig.get().job.num if self.total else 0
+        same_as, idle = self.same[number]
         if is_main_process():
-            if self.failed_only and not _to_repeat(cfg, folder, run_hash):
-                self.outcomes[run_hash] = Outcome(run_hash, folder, "skipped", read_result(folder))
+            if same_as is None and self.failed_only and not _to_repeat(cfg, folder, run_hash):
+                self.outcomes[number] = Outcome(run_hash, folder, "skipped", read_result(folder))
                 return
             if self.total:
-                settings = HydraConfig.get()
-                line = f"[bold]job {settings.job.num + 1}/{self.total}[/] {escape(' '.join(settings.overrides.task))}"
-                console().print(line, highlight=False)
+                overrides = escape(" ".join(HydraConfig.get().overrides.task))
+                console().print(f"[bold]job {number + 1}/{self.total}[/] {overrides}", highlight=False)
+            if same_as is not None:
+                tell(f"the same run as job {same_as + 1}: {idle}")
+                return
             console().print(escape(str(folder)), style="dim", highlight=False, soft_wrap=True)
+            if idle and not self.total:
+                tell(idle)
         if self.outcomes:
             release_memory()
         try:
-            outcome = execute(cfg, self.program, self.task)
+            outcome = execute(cfg, self.program, self.task, self.earlier, tell)
         except Exception as error:
             if not is_main_process():
                 raise
             traceback.print_exc()  # a full disk, most likely: the result itself could not be written
             outcome = Outcome(run_hash, folder, "failed", {}, f"{type(error).__name__}: {error}")
-        self.outcomes[run_hash] = outcome
+        self.outcomes[number] = outcome
         if outcome.status == "skipped" and is_main_process():
-            numbers = ", ".join(f"{k}: {m}" for k in ("val", "test") if (m := metric(outcome.result.get(k))))
-            line = f"finished before, result reused (resume=never runs it again) {numbers}"
-            console().print(line, style="yellow")
+            tell(reused(outcome))
         if outcome.status == "failed" and outcome.user_error:
             print(outcome.error, file=sys.stderr)
         if outcome.exit_code:
@@ -308,21 +292,9 @@ def _refuse_devices(cfg: DictConfig) -> None:
         )
 
 
-def _refuse_twins(jobs: Sequence[Job]) -> None:
-    first: dict[str, int] = {}
-    for number, job in enumerate(jobs, 1):
-        earlier = first.setdefault(job.hash, number)
-        if earlier != number:
-            one, other = (" ".join(o) for o in varying([jobs[earlier - 1].overrides, job.overrides]))
-            remedy = "list every value once"
-            if other:
-                remedy = f"take {other} out of the sweep, or run it on its own afterwards with resume=never"
-            raise UserError(
-                f"{one} | {other}" if one or other else " ".join(job.overrides),
-                f"jobs {earlier} and {number} of the sweep are the same run ({job.hash})",
-                "jobs that differ in more than device, speed, display, paths and resume",
-                remedy,
-            )
+def tell(line: str) -> None:
+    """Print one line about a job."""
+    console().print(escape(line), style="yellow", highlight=False, soft_wrap=True)
 
 
 def _to_repeat(cfg: DictConfig, folder: Path, run_hash: str) -> bool:

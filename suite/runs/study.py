@@ -14,7 +14,7 @@ from rich.console import Console
 from callbacks.errors import UserError
 from suite.config.check import Dead
 from suite.report import RunRecord, compare_report, group_runs, markdown, read_runs, summary, terminal
-from suite.runs.job import Task
+from suite.runs.job import Earlier, Task
 from suite.runs.launch import launch
 
 REFERENCE = re.compile(r"<([^<>]+)>")
@@ -29,12 +29,14 @@ class Program:
         task: the function that does one run.
         dead: the keys without effect under a tree, with the reason.
         schema: the dataclass of the plain nodes of its tree.
+        earlier: the files of earlier runs that a tree names, by key.
     """
 
     name: str
     task: Task
     dead: Dead
     schema: type[Any]
+    earlier: Earlier | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
             *overrides,
         ]
         try:
-            launch(program.name, program.task, program.dead, schema=program.schema, argv=argv)
+            launch(program.name, program.task, program.dead, schema=program.schema, earlier=program.earlier, argv=argv)
         except SystemExit as end:
             if end.code in (130, 143):
                 raise
@@ -125,10 +127,9 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
     found = [run for run in read_runs([runs], name) if run.config.get("label")]
     comparisons = group_runs(found, baseline=label(study.rows[0]))
     folder = runs / name
-    for frames in comparisons:
-        tables = summary(frames)
-        Console().print(terminal(tables, Console().width))
-        (folder / "table.md").write_text(markdown(tables), encoding="utf-8")
+    tables = [table for frames in comparisons for table in summary(frames)]
+    Console().print(terminal(tables, Console().width))
+    (folder / "table.md").write_text(markdown(tables), encoding="utf-8")
     report = compare_report([run.path for run in found], folder / "report.html", baseline=label(study.rows[0]))
     print(f"report: {report}")
     return code

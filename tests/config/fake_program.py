@@ -36,6 +36,10 @@ class Speed:
     tau: int = 0
     k: int = 1
 
+    @staticmethod
+    def inert_keys(arguments: Mapping[str, Any]) -> dict[str, str]:
+        return {"k": "speed.tau=0"} if arguments["mode"] == "slow" and arguments["tau"] == 0 else {}
+
 
 class Inner:
     def __init__(self, scale: float = 1.0, offset: float | None = None):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from asgml.run import Tree, dead
+from asgml.sweep import for_the_data
 from suite.runs.launch import plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +27,7 @@ def test_composes(command):
     if "-m" in argv:  # the first and last of the grid stand for it: composing all takes seconds
         argv = [re.sub(r"=(\w|\.)+,[^=]*,", "=", a) if "," in a else a for a in argv]
         argv += ["seed=0"] * any(a.startswith("sweep=") for a in argv)
-    assert plan("asgml", argv, None, dead, Tree).jobs
+    assert plan("asgml", for_the_data(argv, Tree), None, dead, Tree).jobs
 
 
 def test_the_class_index_names_every_method_and_its_file() -> None:

@@ -75,6 +75,14 @@ def test_both_ranks_hold_the_same_weights(runs: tuple[Results, Results, Results]
     assert not unequal(zero["counters"], other["counters"])
 
 
+def test_the_state_of_a_rank_has_the_buffered_features_of_all(runs: tuple[Results, Results, Results]) -> None:
+    one, zero, other = (r["probe-buffer"]["buffer"] for r in runs)
+    assert not unequal(zero, other)
+    for m in one:
+        torch.testing.assert_close(one[m], zero[m], rtol=1e-5, atol=1e-5)
+    assert one["audio"].abs().sum() > 0
+
+
 @pytest.mark.parametrize("mode", ["sync", "adaptive-hybrid"])
 def test_evaluation_sees_every_sample_once(runs: tuple[Results, Results, Results], mode: str) -> None:
     one, zero, other = (r[mode] for r in runs)

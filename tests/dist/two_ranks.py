@@ -37,6 +37,8 @@ MODES: dict[str, list[str]] = {
     "arl": ["method=arl", "methods.arl.begins=1"],
     "relearn": ["method=relearn", "methods.relearn.every=1"],
     "valuation": ["method=valuation", "methods.valuation.begins=1"],
+    # few held-out rows, of which a rank can have none
+    "probe-buffer": ["method=boost", "callbacks.probe.holdout_size=9", "asgml.boost.threshold_delta=0.0"],
     # the two ranks agree, but see other halves of the batch than one rank does
     "probe-half": ["method=boost", "callbacks.probe.holdout=half", "asgml.boost.threshold_delta=0.0"],
 }  # fmt: skip
@@ -81,6 +83,11 @@ def results(mode: str, folder: Path, ranks: int) -> dict[str, Any]:
         out[f"{split}/prob"] = {"fused": torch.from_numpy(p.prob)} | {
             m: torch.from_numpy(q).nan_to_num(-1.0) for m, q in p.unimodal.items()
         }
+    if mode == "probe-buffer":  # the rows of all ranks are in the state of each
+        out["buffer"] = {}
+        for m, ranks in parts.pipeline.stage("probe").state()["buffer"]["rows"].items():  # type: ignore[union-attr]
+            f, y, held = (torch.cat(parts) for parts in zip(*ranks, strict=True))
+            out["buffer"][m] = torch.zeros(4, f.shape[1]).index_add_(0, y[held], f[held]).double()
     if parts.trainer.is_global_zero:
         out["timeline"] = rows(cfg, "timeline.csv")
         out["history"] = rows(cfg, "history.csv")

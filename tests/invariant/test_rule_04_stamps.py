@@ -127,7 +127,7 @@ def test_a_delay_that_walks_applies_the_right_gradients(seed, warmup):
         action, stamp = literal.step(taus[t], True)
         first, second = theta[:3], textbooks["b"].step(theta[3:], gradients[t][3:])
         if action == "update":
-            first = textbooks["a"].step(first, gradients[stamp][:3], 1 / (1 + 0.1 * (t - stamp)))
+            first = textbooks["a"].step(first, gradients[stamp][:3] / (1 + 0.1 * (t - stamp)))
         theta = torch.cat([first, second])
         found = torch.cat([trace.states[t]["a"], trace.states[t]["b"]])
         assert (theta - found).abs().max() <= 1e-12, f"step {t}"

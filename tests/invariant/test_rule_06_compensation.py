@@ -1,4 +1,4 @@
-"""Specification A2.6: c(tau) = 1 / (1 + lambda tau) on the learning rate; on the gradient it would cancel in Adam."""
+"""Specification A2.6: c(tau) = 1 / (1 + lambda tau) on the gradient under SGD, on the learning rate under Adam."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from functools import partial
 import pytest
 import torch
 from foreign_toys import Foreign, Quadratic, foreign_batches, quadratic_batches, quadratic_form
-from toys import ADAMW, SGD, asgml, fit
+from toys import ADAMW, MOMENTUM, SGD, asgml, fit
 from toys import train as run_asgml
 
 from callbacks.errors import UserError
-from callbacks.stages.frequency import FrequencyMask
 from callbacks.stages.probe import ProbeEMA
 from callbacks.stages.staleness import StalenessBuffer, compensation, delay_compensate_
-from callbacks.step.groups import SCALE_INVARIANT
+from callbacks.step.groups import LINEAR, SCALE_INVARIANT, acts_on
 from callbacks.step.pipeline import StepPipeline
 
 
@@ -38,7 +37,7 @@ def test_a_negative_lambda_is_refused():
     ("options", "scale"),
     [({}, 0.8333333), ({"lambda_comp": 0.5}, 0.5), ({"compensation": "none"}, 1.0), ({"lambda_comp": 0.0}, 1.0)],
 )
-def test_through_lr_scales_this_group_in_this_step_only(options, scale):
+def test_the_factor_is_for_this_group_and_this_step_only(options, scale):
     run = run_asgml(asgml("staleness", tau=2, **options))
     assert run.scales("audio")[2:] == pytest.approx([scale] * 6)
     assert run.scales("visual") == [1.0] * 8
@@ -78,19 +77,8 @@ def test_delay_compensation_handles_several_tensors_and_is_exact_without_drift()
     torch.testing.assert_close(g[1], torch.tensor([[3.0 - 0.1 * 9 * 1.0]]))
 
 
-SCALING = {
-    "staleness": lambda through: StalenessBuffer({"a": 2}, lambda_comp=2.0, through=through),
-    "soft": lambda through: FrequencyMask({"a": 2, "b": 1}, masking="soft", soft_scale=0.2, through=through),
-}
-UNSCALED = {
-    "staleness": lambda: StalenessBuffer({"a": 2}, compensation="none"),
-    "soft": lambda: FrequencyMask({"a": 1, "b": 1}),
-}
-
-
-@pytest.mark.parametrize("what", SCALING)
-def test_a_constant_factor_on_the_gradient_cancels_in_adam_and_the_user_is_told_once(what):
-    """Constant scaling cancels in m / sqrt(v) up to eps; `soft` alternates and does not, but warns all the same."""
+def test_a_constant_factor_on_the_gradient_cancels_in_adam_and_the_user_is_told_once():
+    """It cancels in m / sqrt(v) up to eps. `auto` takes the learning rate."""
     batches, adam = quadratic_batches(15), partial(torch.optim.AdamW, lr=0.01, weight_decay=0.0)
 
     def run(stage):
@@ -99,13 +87,60 @@ def test_a_constant_factor_on_the_gradient_cancels_in_adam_and_the_user_is_told_
             trace = fit(Quadratic(adam), batches, [StepPipeline([stage], announce=False)])
         return trace.states[-1]["a"], sum("has no effect" in str(w.message) for w in caught)
 
-    plain, silent = run(UNSCALED[what]())
-    gradient, told = run(SCALING[what]("gradient"))
-    rate, quiet = run(SCALING[what]("lr"))
-    assert (silent, told, quiet) == (0, 1, 0)
+    plain, silent = run(StalenessBuffer({"a": 2}, compensation="none"))
+    gradient, told = run(StalenessBuffer({"a": 2}, lambda_comp=2.0, through="gradient"))
+    rate, quiet = run(StalenessBuffer({"a": 2}, lambda_comp=2.0, through="lr"))
+    chosen, quiet_too = run(StalenessBuffer({"a": 2}, lambda_comp=2.0))
+    assert (silent, told, quiet, quiet_too) == (0, 1, 0, 0)
     assert (plain - rate).abs().max() > 1e-3
-    if what == "staleness":
-        assert (plain - gradient).abs().max() <= 1e-6
+    assert (plain - gradient).abs().max() <= 1e-6
+    assert torch.equal(rate, chosen)
+
+
+@pytest.mark.parametrize("optimizer", [SGD, MOMENTUM], ids=["sgd", "momentum"])
+def test_auto_is_the_gradient_under_sgd(optimizer):
+    batches = quadratic_batches(15)
+    gradient, chosen, rate = (
+        fit(
+            Quadratic(optimizer),
+            batches,
+            [StepPipeline([StalenessBuffer({"a": 2}, lambda_comp=2.0, through=t)], announce=False)],
+        ).states[-1]["a"]
+        for t in ("gradient", "auto", "lr")
+    )
+    assert torch.equal(gradient, chosen)
+    assert bool((gradient - rate).abs().max() > 1e-4) == (optimizer is MOMENTUM)  # whose weight decay `lr` scales too
+
+
+@pytest.mark.parametrize(("base", "place"), [(torch.optim.SGD, "gradient"), (torch.optim.Adam, "lr")])
+def test_auto_knows_the_optimisers_that_are_derived_from_others(base, place):
+    class Mine(base):
+        pass
+
+    p = torch.nn.Parameter(torch.ones(1))
+    assert acts_on(Mine([p]), "auto") == place
+
+
+def test_auto_is_the_learning_rate_under_an_optimiser_that_nobody_knows():
+    class Sign(torch.optim.Optimizer):
+        def __init__(self, params):
+            super().__init__(params, {"lr": 0.1})
+
+    optimizer = Sign([torch.nn.Parameter(torch.ones(1))])
+    assert [acts_on(optimizer, t) for t in ("auto", "lr", "gradient")] == ["lr", "lr", "gradient"]
+
+
+def test_under_momentum_a_constant_factor_is_the_same_on_gradient_and_learning_rate():
+    momentum, batches = partial(torch.optim.SGD, lr=0.05, momentum=0.9), quadratic_batches(25)
+    ends = [
+        fit(
+            Quadratic(momentum),
+            batches,
+            [StepPipeline([StalenessBuffer({"a": 1}, lambda_comp=1.0, through=t)], announce=False)],
+        ).states[-1]["a"]
+        for t in ("lr", "gradient")
+    ]
+    assert (ends[0] - ends[1]).abs().max() <= 1e-12
 
 
 def test_a_factor_on_the_gradient_does_act_under_sgd():
@@ -126,11 +161,11 @@ def test_a_factor_on_the_gradient_does_act_under_sgd():
     [
         asgml("staleness", tau=2, through="gradient"),
         asgml("staleness", tau=2, through="gradient", control="scale_only"),
-        asgml("frequency", k=2, through="gradient"),
+        asgml("frequency", k=2, through="gradient", control="lr_matched"),
     ],
-    ids=["staleness", "scale_only", "soft"],
+    ids=["staleness", "scale_only", "lr_matched"],
 )
-def test_every_mode_that_scales_gradients_warns_under_adam(config):
+def test_every_constant_factor_on_gradients_warns_under_adam(config):
     with pytest.warns(UserWarning, match="has no effect"):
         run_asgml(config, optimizer=ADAMW)
 
@@ -138,6 +173,31 @@ def test_every_mode_that_scales_gradients_warns_under_adam(config):
 def test_a_boost_through_the_gradient_warns_under_adam():
     with pytest.warns(UserWarning, match="has no effect"):
         run_asgml(asgml("boost", boost={"through": "gradient"}), optimizer=ADAMW, probe=ProbeEMA(3, holdout="half"))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [asgml("frequency", k=2), asgml("staleness", tau=2), asgml("frequency", k=2, control="lr_matched")],
+    ids=["soft", "staleness", "lr_matched"],
+)
+def test_by_default_nothing_is_to_be_warned_of_under_adam(config):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*has no effect.*")
+        run_asgml(config, optimizer=ADAMW)
+
+
+@pytest.mark.parametrize("optimizer", LINEAR, ids=lambda o: o.__name__)
+def test_the_list_of_linear_optimisers_is_right(optimizer):
+    """Three times the gradient, three times the way, from step to step."""
+    steps = []
+    for factor in (1.0, 3.0):
+        p = torch.nn.Parameter(torch.zeros(4, dtype=torch.float64))
+        o = optimizer([p], lambd=0.0) if optimizer is torch.optim.ASGD else optimizer([p], momentum=0.9)
+        for i in range(5):
+            p.grad = factor * (i + 1) * torch.linspace(-3, 5, 4, dtype=torch.float64)
+            o.step()
+        steps.append(p.detach() / factor)
+    torch.testing.assert_close(steps[0], steps[1], rtol=1e-12, atol=0.0)
 
 
 @pytest.mark.parametrize("optimizer", SCALE_INVARIANT, ids=lambda o: o.__name__)

@@ -23,7 +23,7 @@ MONITORS: dict[str, list[str]] = {
     "no probes": ["callbacks.probe=null"],
     "probes of every step": ["callbacks.probe.every=1", "+callbacks.probe.hidden=4"],
     "probes on half a batch": ["callbacks.probe.holdout=half"],
-    "probes on a buffer": ["callbacks.probe.holdout=buffer"],
+    "probes on validation data": ["callbacks.probe.holdout=validation", "callbacks.probe.budget=null"],
     "no diagnostics": ["callbacks.diagnostics=null"],
     "diagnostics of every step": ["callbacks.diagnostics.every=1"],
     "no cosine": ["cosine_every=0"],

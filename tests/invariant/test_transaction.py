@@ -98,7 +98,7 @@ def without(items: list[Any], gone: tuple[int, ...]) -> list[Any]:
 
 
 def run_with(mode: str, batches: list[Any], spoiled: tuple[int, ...] = (), optimizer=MOMENTUM, average=None):
-    probe = ProbeEMA(3, every=2, holdout="buffer", buffer_batches=3)
+    probe = ProbeEMA(3, every=2, holdout_size=3)
     average = Average(average or EMAWeights(decay=0.7))
     run = train(
         MODES[mode],

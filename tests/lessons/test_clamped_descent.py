@@ -24,7 +24,7 @@ def test_the_fast_one_is_found_whether_losses_fall_or_rise(sign):
 
 
 def test_one_rising_and_one_falling_loss_do_not_cancel():
-    tracker = DynamicsTracker({"up": 1, "down": 1}, window=1)
+    tracker = DynamicsTracker({"up": 1, "down": 1}, window=2)
     for up, down in ((1.0, 1.0), (1.2, 0.8)):
         tracker.observe({"up": 1.0, "down": 1.0}, {"up": up, "down": down})
     assert tracker.descent() == pytest.approx({"up": 1.0, "down": 1.0})

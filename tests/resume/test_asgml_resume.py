@@ -28,11 +28,13 @@ ADAPTIVE = [
     "method=asgml_adaptive",
     "asgml.adaptive.tau_base=1",
     "asgml.adaptive.tau_max=3",
+    "asgml.adaptive.kappa=4",
     "asgml.adaptive.update_every=2",
     "asgml.adaptive.window=3",
     "asgml.adaptive.threshold_delta=0.0",
     "asgml.adaptive.gap_full=0.2",
 ]
+FOUND = ["data.dominant=null", "callbacks.probe.holdout_size=20", "+callbacks.probe.ema=0.5"]  # who leads is found
 MODES: dict[str, list[str]] = {
     "sync": ["method=uniform"],
     **{f"frequency-{m}": ["method=asgml_frequency", "asgml.k=3", f"asgml.masking={m}"]
@@ -40,13 +42,16 @@ MODES: dict[str, list[str]] = {
     "frequency-random": ["method=asgml_frequency", "asgml.masking=accumulate", "asgml.control=random_skip"],
     **{f"staleness-{c}": [f"asgml.compensation={c}"] for c in ("none", "inverse", "delay_compensated")},
     "staleness-bfloat16-fresh": ["asgml.buffer_dtype=bfloat16", "asgml.warmup=fresh", "asgml.delayed=all"],
+    "staleness-found": [*FOUND, "method=asgml_staleness"],
+    "frequency-found": [*FOUND, "method=asgml_frequency", "asgml.masking=accumulate"],
     "adaptive-staleness": ADAPTIVE,
     "adaptive-frequency": [*ADAPTIVE, "asgml.adaptive.kind=frequency", "asgml.masking=accumulate"],
     "boost": ["method=[asgml_staleness,boost]", "asgml.boost.threshold_delta=0.0", "asgml.boost.through=gradient"],
     "ogm_ge": ["method=ogm_ge", "methods.ogm_ge.kernels=all"],
     "clipped": ["callbacks.clip.max_norm=0.3", "+callbacks.clip.groups.audio=0.1", "asgml.delayed=all"],
     "probe-half": ["method=boost", "callbacks.probe.holdout=half", "+callbacks.probe.hidden=4"],
-    "probe-buffer": ["method=boost", "callbacks.probe.holdout=buffer", "+callbacks.probe.buffer_batches=3"],
+    "probe-buffer": ["method=boost", "callbacks.probe.holdout_size=6", "asgml.boost.threshold_delta=0.0"],
+    "probe-validation": ["method=boost", "callbacks.probe.holdout=validation", "callbacks.probe.budget=0.2"],
     "ema": ["averaging=ema", "callbacks.averaging.decay=0.9"],
     "swa": ["averaging=swa", "callbacks.averaging.start=6", "callbacks.averaging.every=3",
             "callbacks.averaging.cycle=2.0", "callbacks.averaging.swa_lr=0.02"],
@@ -87,13 +92,15 @@ class Kill(L.Callback):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, mode: str) -> None:
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asgml.rhythm.schedule.Z95", 0.2)  # 20 held-out rows show no gap at 95 %
     data = write_features(tmp_path / "data.npz", missing=0.2)
     every = 5 if mode != "probe-buffer" else 2
     settings = [*MODES[mode], *HARD, f"callbacks.checkpoint.every_n_steps={every}"]
     whole = config(data, tmp_path / "whole", *settings)
     expected = fit(whole, [Poison()])
     assert expected.pipeline.vetoed == 2 or mode == "fp16"
+    assert expected.pipeline.counters().get("dominant", "audio") == "audio"
 
     draw = random.Random(mode)
     broken = config(data, tmp_path / "broken", *settings)

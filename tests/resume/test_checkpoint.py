@@ -19,14 +19,23 @@ from callbacks.run.checkpoint import StepCheckpoint
 
 
 class Scores(L.Callback):
-    """Stands for a validation metric with known values."""
+    """Stands for a validation metric with known values, and for a loss beside it."""
 
-    def __init__(self, values: list[float]):
-        self.values = values
+    def __init__(self, values: list[float], losses: list[float] | None = None):
+        self.values, self.losses = values, losses or [0.0] * len(values)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.sanity_checking:
             pl_module.log("score", torch.tensor(self.values[trainer.current_epoch]))
+            pl_module.log("tie", torch.tensor(self.losses[trainer.current_epoch]))
+
+
+class PowerCut(L.Callback):
+    """Ends a run in the middle of its second epoch, as a crash would."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == 8:
+            raise RuntimeError("power cut")
 
 
 class KeepBest(Checkpoint):
@@ -62,9 +71,46 @@ def test_best_is_the_earliest_of_the_best_and_never_nan(
         assert torch.load(path)["global_step"] == 5 * (best + 1)
 
 
-def test_monitor_that_is_not_logged_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="val/accuracy, val/loss"):
-        fit(tmp_path, checkpoint={"monitor": "val/acuracy"})
+@pytest.mark.parametrize(
+    ("values", "losses", "best"),
+    [
+        ([0.5, 0.5, 0.5], [0.3, 0.1, 0.2], 1),
+        ([0.5, 0.5, 0.5], [0.1, 0.1, 0.1], 0),
+        ([0.5, 0.4, 0.5], [0.3, 0.1, math.nan], 0),
+        ([0.5, 0.5, 0.5], [math.nan, 0.9, math.nan], 1),
+        ([0.5, 0.6, 0.5], [0.1, 0.9, 0.1], 1),
+    ],
+)
+def test_of_equal_scores_the_lower_loss_is_best_also_in_a_resumed_run(
+    values: list[float], losses: list[float], best: int, tmp_path: Path
+) -> None:
+    settings = {"every_n_steps": 3, "monitor": "score", "tie_breaker": "tie"}
+    fit(tmp_path, extra=(Scores(values, losses),), checkpoint=settings)
+    saved = torch.load(tmp_path / "checkpoints" / "best.ckpt")
+    assert saved["global_step"] == 5 * (best + 1)
+    state = saved["callbacks"]["StepCheckpoint"]
+    assert (state["best_epoch"], state["best_score"]) == (best, pytest.approx(values[best]))
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(tmp_path / "resumed", extra=(Scores(values, losses), PowerCut()), checkpoint=settings)
+    last = tmp_path / "resumed" / "checkpoints" / "last.ckpt"
+    fit(tmp_path / "resumed", last, extra=(Scores(values, losses),), checkpoint=settings)
+    again = torch.load(tmp_path / "resumed" / "checkpoints" / "best.ckpt")["callbacks"]["StepCheckpoint"]
+    assert again["best_epoch"] == best
+    assert again["best_tie"] == pytest.approx(state["best_tie"], nan_ok=True)
+
+
+def test_a_checkpoint_from_before_there_was_a_tie_breaker_still_loads() -> None:
+    known = StepCheckpoint("x", monitor="score").state_dict()
+    del known["best_tie"]
+    resumed = StepCheckpoint("x", monitor="score", tie_breaker="tie")
+    resumed.load_state_dict({**known, "best_score": 0.5, "best_step": 5, "best_epoch": 0})
+    assert resumed.best() == {"best_epoch": 0, "best_step": 5, "best_score": {"score": 0.5, "tie": None}}
+
+
+@pytest.mark.parametrize("key", ["monitor", "tie_breaker"])
+def test_monitor_that_is_not_logged_is_named(key: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"{key}[\\s\\S]*val/accuracy, val/loss"):
+        fit(tmp_path, checkpoint={key: "val/acuracy"})
 
 
 def test_last_is_written_every_n_steps_and_at_the_ends_of_epochs(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from callbacks.run.history import EVENTS, HISTORY, TIMELINE, RunFile
+from callbacks.run.history import EVENTS, HISTORY, TIMELINE, ActionCounts, RunFile
 
 MODALITIES = ("audio", "visual")
 JOINT: dict[str, Any] = {"method": {}, "mode": "sync", "tau": 0, "level": 0.60}
@@ -74,10 +74,12 @@ def write_run(
     predictions: bool = True,
     label: str | None = None,
     modalities: tuple[str, ...] = MODALITIES,
+    tree: dict[str, Any] | None = None,
+    more: dict[str, Any] | None = None,
 ) -> Path:
-    """Write one run directory and its ledger row; return the directory."""
+    """Write one run directory and its ledger row, `tree` in its configuration and `more` in its result; return it."""
     rng = np.random.default_rng([seed, FIVE.index(kind) if kind in FIVE else 9])
-    config = config_of(kind, seed, experiment)
+    config = {**config_of(kind, seed, experiment), **(tree or {})}
     key = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
     folder = runs / experiment / key
     folder.mkdir(parents=True)
@@ -109,6 +111,7 @@ def write_run(
         "val_best": None,
         "test_best": None,
     }
+    result |= more or {}
     if label is not None:
         result["label"] = label
     if status == "finished":
@@ -184,7 +187,7 @@ def _timeline(
     folder: Path, kind: dict[str, Any], rng: np.random.Generator, total: int, modalities: tuple[str, ...]
 ) -> dict[str, dict[str, int]]:
     rows: list[tuple[int, str, str, int, float]] = []
-    count = {name: dict.fromkeys(modalities, 0) for name in ("applied", "held", "dropped")}
+    done = ActionCounts(modalities)
     for t in range(1, total + 1):
         for m in modalities:
             action, age, scale = "update", 0, 1.0
@@ -199,10 +202,11 @@ def _timeline(
                 action, age = "hold", -1
             elif slow and kind["mode"] == "adaptive" and t > 0.3 * total:
                 age, scale = 2, 1 / 1.2
-            count["applied" if action == "update" else "held"][m] += 1
+            if action != "veto":
+                done.book(m, action)
             rows.append((t, m, action, age, scale))
     _csv(folder, TIMELINE, rows)
-    return count
+    return {**done.table(), "dropped": dict.fromkeys(modalities, 0)}
 
 
 def _events(folder: Path, kind: dict[str, Any], per_epoch: int) -> None:

@@ -34,10 +34,34 @@ def test_one_modality_dominates_by_itself():
     assert asgml("staleness").chosen(["audio"], None) == ["audio"]
 
 
+def test_a_dominant_modality_that_nobody_names_is_waited_for():
+    """Until the probes have found it, nobody is delayed; a delay of 0 or one per modality waits for nobody."""
+    for config in (asgml("staleness"), asgml("frequency"), asgml("staleness", control="scale_only")):
+        assert config.waits(THREE, None)
+        assert not config.waits(THREE, "audio")
+        assert not config.waits(["audio"], None)
+        assert config.taus(THREE, None) == dict.fromkeys(THREE, 0)
+        assert config.ks(THREE, None) == dict.fromkeys(THREE, 1)
+    for config in (
+        asgml("sync"),
+        asgml("boost"),
+        asgml("adaptive"),
+        asgml("staleness", tau=0),
+        asgml("frequency", k=1),
+        asgml("staleness", tau={"audio": 2}),
+        asgml("staleness", delayed=["audio"]),
+        asgml("staleness", delayed="all"),
+        asgml("staleness", control="all_delayed"),
+    ):
+        assert not config.waits(THREE, None)
+
+
 @pytest.mark.parametrize(
     ("config", "dominant", "message"),
     [
-        (asgml("staleness"), None, "does not say which modality dominates"),
+        (asgml("staleness", tau=-1), None, "a delay in steps, 0 or more"),
+        (asgml("frequency", k=0), None, "k >= 1"),
+        (asgml("frequency", k=3, phases={"audio": 1}), None, "phases"),
         (asgml("staleness"), "depth", r"only \['audio', 'visual', 'text'\] are trained here"),
         (asgml("staleness", delayed=["visul"]), None, "write 'visual' in place of 'visul'"),
         (asgml("staleness", tau={"Text": 1}), None, "asgml.tau"),
@@ -60,7 +84,8 @@ def test_what_has_no_meaning_is_refused(config, dominant, message):
         {"kappa": 0.5},
         {"update_every": 0},
         {"gap_full": 0.0},
-        {"window": 0},
+        {"window": 1},
+        {"blend_weight": 1.5},
     ],
 )
 def test_a_schedule_without_meaning_is_refused(options):
@@ -97,13 +122,15 @@ def dead(mode: str, **options) -> set[str]:
     [
         ("sync", {}, {"tau", "k", "delayed", "through", "masking", "adaptive.kappa", "boost.alpha"}, {"gamma", "mode"}),
         ("staleness", {}, {"k", "masking", "mu", "adaptive.tau_max"}, {"tau", "lambda_comp", "delayed", "through"}),
-        ("staleness", {"compensation": "none"}, {"lambda_comp", "mu"}, {"tau", "compensation"}),
-        ("staleness", {"compensation": "delay_compensated"}, {"lambda_comp"}, {"mu"}),
-        ("frequency", {}, {"tau", "warmup", "lambda_comp"}, {"k", "masking", "soft_scale", "phases", "through"}),
+        ("staleness", {"compensation": "none"}, {"lambda_comp", "mu", "through"}, {"tau", "compensation"}),
+        ("staleness", {"compensation": "delay_compensated"}, {"lambda_comp", "through"}, {"mu"}),
+        ("frequency", {}, {"tau", "warmup", "lambda_comp", "through"}, {"k", "masking", "soft_scale", "phases"}),
         ("frequency", {"masking": "hard"}, {"soft_scale"}, {"k"}),
         ("adaptive", {}, {"tau", "k", "delayed", "phases"}, {"adaptive.tau_max", "warmup", "adaptive.beta"}),
         ("adaptive", {"adaptive": {"signal": "speed"}}, {"adaptive.ceilings"}, {"adaptive.window"}),
         ("adaptive", {"adaptive": {"signal": "utilisation"}}, {"adaptive.beta"}, {"adaptive.ceilings"}),
+        ("adaptive", {}, {"adaptive.blend_weight"}, {"adaptive.beta", "adaptive.gap_full"}),
+        ("adaptive", {"adaptive": {"signal": "blend"}}, {"tau"}, {"adaptive.blend_weight", "adaptive.beta"}),
         ("boost", {}, {"tau", "through"}, {"boost.alpha", "boost.relative", "boost.gap_full"}),
         (
             "boost",
@@ -111,7 +138,8 @@ def dead(mode: str, **options) -> set[str]:
             {"boost.threshold_delta", "boost.gap_full"},
             {"boost.alpha", "boost.cap"},
         ),
-        ("frequency", {"control": "lr_matched"}, {"masking", "soft_scale"}, {"k"}),
+        ("frequency", {"control": "lr_matched"}, {"phases"}, {"k", "masking", "soft_scale", "through"}),
+        ("frequency", {"control": "lr_matched", "masking": "hard"}, {"soft_scale"}, {"k", "masking", "through"}),
         ("staleness", {"control": "scale_only"}, {"warmup"}, {"tau", "lambda_comp"}),
     ],
 )

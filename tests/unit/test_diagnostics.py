@@ -14,8 +14,11 @@ from asgml.model.net import FUSION
 from callbacks.run.debug import DebugFailure, OverfitCheck
 from callbacks.stages.diagnostics import GradientNorms
 from callbacks.stages.gate import StepGate
+from callbacks.stages.lr import LRStep
 from callbacks.stages.staleness import StalenessBuffer
+from callbacks.step.phases import Phase
 from callbacks.step.pipeline import StepPipeline
+from callbacks.step.stage import Stage
 
 
 class Keep(DummyLogger):
@@ -85,6 +88,30 @@ def test_the_first_step_is_printed(capsys):
     assert len(first) == 1
     assert "a ‖g‖" in first[0]
     assert "b ‖g‖" in first[0]
+
+
+def test_the_first_step_shows_the_learning_rate_that_each_group_had(capsys):
+    """That of the step itself: with its own base rate, and with a factor for this step."""
+
+    class Halved(Stage):
+        name, phase = "halved", Phase.MASK
+
+        def on_gradients(self, ctx) -> None:
+            ctx.rescale("b", 0.5, "lr")
+
+    class Rates(Foreign):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            optimizer.param_groups[0]["lr"] = 0.003
+            return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.ConstantLR(optimizer, 0.1)}
+
+    stages = [GradientNorms(every=5), Halved(), StepGate(), LRStep()]
+    fit(Rates(automatic=False), foreign_batches(1), [StepPipeline(stages, announce=False)])
+    (first,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("first step: ")]
+    rates = {
+        part.split()[0]: float(part.rpartition(" lr ")[2]) for part in first.removeprefix("first step: ").split(", ")
+    }
+    assert rates == {"a": 0.0003, "b": 0.0025, "head": 0.005}
 
 
 def test_the_fisher_trace_begins_with_the_first_square_and_ignores_steps_without_gradient():

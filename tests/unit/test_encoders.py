@@ -142,10 +142,13 @@ ENCODERS = [
     (partial(MLP, layers=0), (3,)),
     (TemporalConv, (7, 5)),
     (TemporalConv, (1, 1)),
+    (partial(TemporalConv, grid=1), (21, 2)),
     (SmallCNN, (3, 8, 8)),
     (SmallCNN, (1, 1, 1)),
     (FrameCNN, (3, 3, 8, 8)),
     (FrameCNN, (1, 1, 1, 1)),
+    (FrameCNN, (9, 1, 5, 37)),
+    (partial(FrameCNN, channels=[4, 6], grid=3), (2, 2, 3, 40)),
     (partial(ResNet18, norm="group", width=8), (1, 8, 8)),
     (partial(ResNet18, norm="group", width=2), (1, 1, 1)),
     (partial(ResNet18, norm="group", width=8), (2, 3, 8, 8)),
@@ -168,15 +171,23 @@ def test_any_size_and_any_number_of_rows_trains(factory, shape, n):
         assert all(p.grad.count_nonzero() == 0 for p in encoder.parameters())
 
 
-@pytest.mark.parametrize("factory", [partial(SmallCNN, norm="batch"), partial(ResNet18, width=8)])
-def test_batch_norm_on_few_rows(factory):
-    encoder = factory((1, 8, 8))
+@pytest.mark.parametrize(
+    ("factory", "shape"),
+    [
+        (partial(SmallCNN, norm="batch"), (1, 1, 1)),
+        (partial(TemporalConv, norm="batch"), (1, 4)),
+        (partial(FrameCNN, norm="batch"), (1, 1, 8, 8)),
+        (partial(ResNet18, width=8), (1, 8, 8)),
+    ],
+)
+def test_batch_norm_on_few_rows(factory, shape):
+    encoder = factory(shape)
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    encoder(torch.randn(0, 1, 8, 8)).sum().backward()
+    encoder(torch.randn(0, *shape)).sum().backward()
     assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())  # no empty batch is counted
     with pytest.raises(UserError, match="norm=group"):
-        encoder(torch.randn(1, 1, 8, 8))
-    assert encoder.eval()(torch.randn(1, 1, 8, 8)).isfinite().all()
+        encoder(torch.randn(1, *shape))
+    assert encoder.eval()(torch.randn(1, *shape)).isfinite().all()
 
 
 def test_group_norm_features_do_not_depend_on_the_other_rows():

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from callbacks.run.history import History
+from callbacks.run.history import ACTIONS, COUNTERS, ActionCounts, History
 from callbacks.run.history_logger import HistoryLogger
 
 
@@ -114,3 +114,20 @@ def test_logger_that_is_not_used_leaves_no_file(tmp_path: Path) -> None:
     logger.log_hyperparams({"lr": 1})
     logger.finalize("success")
     assert not (tmp_path / "run").exists()
+
+
+def test_every_action_is_counted_once_and_applied_is_what_moved():
+    done = ActionCounts(["a", "b"])
+    committed = [name for name in ACTIONS if name != "veto"]
+    for action in committed:
+        done.book("a", action)
+    table = done.table()
+    assert sum(table[counter]["a"] for counter in COUNTERS) == len(committed)
+    assert table["applied"] == {"a": sum(action.moves for action in ACTIONS.values()), "b": 0}
+    assert table["updates"]["a"] == table["soft"]["a"] == table["fusion"]["a"] == 1
+    assert table["held"]["a"] == 2
+    again = ActionCounts(["a", "b"])
+    again.load_state(done.state())
+    assert again.table() == table
+    again.book("b", "hold")
+    assert done.table() == table

@@ -152,7 +152,7 @@ def test_a_longer_table_begins_with_the_shorter_one_and_another_place_has_other_
 
 @pytest.mark.parametrize("n", [1, 2, 1000])
 def test_the_spread_is_the_standard_deviation(n):
-    g = 3.0 + torch.randn(n)
+    g = 3.0 + torch.randn(n, generator=torch.Generator().manual_seed(n))
     expected = 0.0 if n == 1 else statistics.stdev(g.double().tolist())
     assert float(spread(g)) == pytest.approx(expected, rel=1e-4, abs=1e-6)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -11,10 +14,29 @@ from foreign_toys import Foreign, foreign_batches
 from toys import CLASSES, differences, fit, loader, quiet_trainer, toy_batches, toy_spec, train
 
 from callbacks.errors import UserError
+from callbacks.stages.holdout import held_out
 from callbacks.stages.probe import CorrectedEMA, ProbeEMA
 from callbacks.step.pipeline import StepPipeline
 
 HOLDOUTS = ["validation", "half", "buffer"]
+
+
+class Seen:
+    """Keeps what probes are trained on: per step, features, labels and weights by modality."""
+
+    def __init__(self) -> None:
+        self.trained: list[dict[str, Any]] = []
+
+    @contextmanager
+    def of(self, probe: ProbeEMA) -> Iterator[None]:
+        train = probe._heads.train
+
+        def watched(batch: Any) -> None:
+            self.trained.append({m: tuple(x.clone() for x in rows) for m, rows in batch.items()})
+            train(batch)
+
+        probe._heads.train = watched  # type: ignore[method-assign]
+        yield
 
 
 def fit_with(probe: ProbeEMA | None, module: Foreign, batches: list[Any], epochs: int = 1, val: Any = None) -> dict:
@@ -43,7 +65,7 @@ def test_nothing_of_a_probe_reaches_the_module(holdout, hidden):
     state = torch.get_rng_state()
     torch.manual_seed(3)
     module = Evaluated()
-    probe = ProbeEMA(CLASSES, every=1, holdout=holdout, hidden=hidden, lr=0.1, buffer_batches=2)
+    probe = ProbeEMA(CLASSES, every=1, holdout=holdout, hidden=hidden, lr=0.1)
     probed = fit_with(probe, module, batches)
     assert not differences(plain, probed)
     assert torch.equal(state, torch.get_rng_state())
@@ -75,8 +97,12 @@ class Memorise(Foreign):
     def probe_encode(self, batch):
         return {"a": (noise_of(batch), batch[1])}
 
+    def probe_index(self):
+        return {"a": self.batch_index}
+
     def loss(self, batch):
         self.noise = noise_of(batch)
+        self.batch_index = torch.arange(80) + 80 * int(batch[0][0, 0] > 0)  # two batches, told apart by a sign
         return super().loss(batch)
 
     def validation_step(self, batch, batch_idx) -> None: ...
@@ -99,18 +125,12 @@ def coin_flips(count: int, size: int, seed: int) -> list[Any]:
 @pytest.mark.parametrize("holdout", HOLDOUTS)
 def test_a_probe_that_memorises_random_labels_scores_chance(holdout):
     """Every batch many times over: what it is trained on is known by heart, what it is scored on is a coin flip."""
-    seen: dict[str, list[float]] = {"trained": []}
-
-    class Watch(ProbeEMA):
-        def _train(self, batch) -> None:
-            super()._train(batch)
-            f, y = batch["a"]
-            with torch.no_grad():
-                seen["trained"].append(float((self._probes["a"](f).argmax(1) == y).float().mean()))
-
-    probe = Watch(2, every=1, holdout=holdout, hidden=64, lr=0.02, buffer_batches=2, ema=0.05)
-    fit_with(probe, Memorise(automatic=False), coin_flips(2, 80, 1), epochs=40, val=coin_flips(1, 300, 2))
-    assert min(seen["trained"][-4:]) == 1.0
+    probe, seen = ProbeEMA(2, every=1, holdout=holdout, hidden=64, lr=0.02, budget=None, ema=0.05), Seen()
+    with seen.of(probe):
+        fit_with(probe, Memorise(automatic=False), coin_flips(2, 80, 1), epochs=40, val=coin_flips(1, 300, 2))
+    for rows in seen.trained[-2:]:
+        f, y, w = rows["a"]
+        assert bool(((probe._heads.logits("a", f).argmax(1) == y) | (w == 0)).all())
     scored = [row[2] for row in probe.history[20:]]
     assert 0.3 < sum(scored) / len(scored) < 0.7
     assert 0.3 < probe.utilisation["a"] < 0.7
@@ -136,7 +156,7 @@ def test_a_probe_finds_what_is_there_and_names_the_strong_and_the_weak(holdout):
 
         def validation_step(self, batch, batch_idx) -> None: ...
 
-    probe = ProbeEMA(CLASSES, every=1, holdout=holdout, lr=0.1)
+    probe = ProbeEMA(CLASSES, every=1, holdout=holdout, lr=0.1, budget=None)
     assert (probe.dominant, probe.weakest, probe.gap) == (None, None, 0.0)
     fit_with(probe, Signal(automatic=False), foreign_batches(24, size=12))
     assert probe.utilisation["strong"] > 0.85
@@ -146,42 +166,117 @@ def test_a_probe_finds_what_is_there_and_names_the_strong_and_the_weak(holdout):
 
 
 def test_half_scores_the_rows_it_does_not_train_on():
-    rows = {}
-
-    class Watch(ProbeEMA):
-        def _train(self, batch) -> None:
-            rows["train"] = batch["a"]
-            super()._train(batch)
-
-        def _score(self, ctx, held) -> None:
-            rows["held"] = held["a"]
-            super()._score(ctx, held)
-
+    probe, seen = ProbeEMA(CLASSES, every=1, holdout="half"), Seen()
     module = Foreign(automatic=False)
-    fit_with(Watch(CLASSES, every=1, holdout="half"), module, foreign_batches(1, size=7))
+    with seen.of(probe):
+        fit_with(probe, module, foreign_batches(1, size=7))
     whole = module.features["a"].detach().float()
-    assert torch.equal(rows["train"][0], whole[::2])
-    assert torch.equal(rows["held"][0], whole[1::2])
-    assert not rows["train"][0].requires_grad
-    assert rows["train"][0].dtype == torch.float32
+    features, _, weight = seen.trained[0]["a"]
+    assert torch.equal(features, whole)
+    assert not features.requires_grad
+    assert features.dtype == torch.float32
+    assert weight.tolist() == [1, 0, 1, 0, 1, 0, 1]
+    assert probe.holdout_rows == 3
 
 
-def test_the_buffer_keeps_every_second_batch_from_the_probes():
-    trained, scored = [], []
+class Numbered(Foreign):
+    """Numbers its samples: the first column of a row of a batch."""
 
-    class Watch(ProbeEMA):
-        def _train(self, batch) -> None:
-            trained.append(batch["a"][1])
-            super()._train(batch)
+    def probe_index(self):
+        index = self.numbers
+        return {"a": index, "b": index}
 
-        def _score(self, ctx, held) -> None:
-            scored.append([b["a"][1] for b in self._buffer])
-            super()._score(ctx, held)
+    def loss(self, batch):
+        self.numbers = batch[0][:, 0].long()
+        return super().loss(batch)
 
-    labels = [y for _, y in foreign_batches(9)]
-    fit_with(Watch(CLASSES, every=1, holdout="buffer", buffer_batches=3), Foreign(automatic=False), foreign_batches(9))
-    assert not differences(trained, labels[::2])
-    assert not differences(scored[-1], [labels[3], labels[5], labels[7]])
+
+def numbered(epochs: int, batches: int, size: int) -> list[Any]:
+    """Return batches of every sample once an epoch, in another order each time; column 0 is the sample's number."""
+    out = []
+    for epoch in range(epochs):
+        order = torch.randperm(batches * size, generator=torch.Generator().manual_seed(epoch))
+        for rows in order.split(size):
+            x = torch.randn(size, 4, generator=torch.Generator().manual_seed(int(rows[0])), dtype=torch.float64)
+            x[:, 0] = rows.double()
+            out.append((x, rows % CLASSES))
+    return out
+
+
+def test_over_all_epochs_no_probe_is_trained_on_a_sample_that_is_scored():
+    """Held out is a fixed share of the samples, in whatever batch they come; the buffer holds the newest of them."""
+    probe, seen = ProbeEMA(CLASSES, every=1, holdout_size=20, holdout_share=0.3), Seen()
+    batches = numbered(4, 8, 12)
+    with seen.of(probe):
+        fit_with(probe, Numbered(automatic=False), batches)
+    trained, scored = set(), set()
+    for (x, _), rows in zip(batches, seen.trained, strict=True):
+        weight = rows["a"][2]
+        assert set(weight.tolist()) <= {0.0, 1.0}
+        trained |= set(x[weight == 1, 0].long().tolist())
+        scored |= set(x[weight == 0, 0].long().tolist())
+    assert not trained & scored
+    assert trained | scored == set(range(96))
+    assert 0.15 < len(scored) / 96 < 0.45
+    # the last score: the held-out rows of the last ceil(20 / (0.3 * 12)) batches
+    newest = torch.cat([x[:, 0].long() for x, _ in batches[-6:]])
+    assert probe.holdout_rows == int(held_out(newest, 0.3).sum())
+    assert probe._buffer.rows("a")[0].shape[0] == 6 * 12
+
+
+@pytest.mark.parametrize("share", [0.25, 0.3])
+def test_without_numbers_rows_of_the_stream_are_held_out_evenly(share):
+    probe, seen = ProbeEMA(CLASSES, every=1, holdout_share=share), Seen()
+    with seen.of(probe):
+        fit_with(probe, Foreign(automatic=False), foreign_batches(10, size=7))
+    stream = torch.cat([rows["a"][2] for rows in seen.trained])
+    held = [math.floor((i + 1) * share) > math.floor(i * share) for i in range(70)]
+    assert (stream == 0).tolist() == held
+
+
+def test_a_buffer_is_no_longer_than_an_epoch_and_has_the_rows_that_were_asked_for():
+    def batches_of(size: int, count: int, **options: Any) -> int:
+        probe = ProbeEMA(CLASSES, every=1, **options)
+        fit_with(probe, Foreign(automatic=False), foreign_batches(count, size=size), epochs=2)
+        return len(probe._buffer)
+
+    assert batches_of(8, 6) == 6  # 128 batches would have 256 held-out rows
+    assert batches_of(8, 6, holdout_size=7) == 4
+    assert batches_of(8, 6, holdout_size=7, holdout_share=0.5) == 2
+
+
+def test_the_default_encodes_nothing_again():
+    class Counts(Evaluated):
+        encoded = 0
+
+        def probe_encode(self, batch):
+            Counts.encoded += 1
+            return super().probe_encode(batch)
+
+    fit_with(ProbeEMA(CLASSES, every=1), Counts(), foreign_batches(6))
+    assert Counts.encoded == 0
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps"), [(None, [2, 4, 6, 8, 10, 12, 14, 16, 18, 20]), (0.25, [2, 8, 16]), (0.03, [2])]
+)
+def test_a_validation_batch_is_encoded_within_a_budget_of_rows(budget, steps):
+    """24 rows, a third of a step each, of batches of 4: at 0.25 every 8 steps, whatever the clock says."""
+    probe = ProbeEMA(CLASSES, every=2, holdout="validation", budget=budget)
+    fit_with(probe, Evaluated(), foreign_batches(20, size=4), val=foreign_batches(1, size=24, seed=9))
+    assert [row[0] for row in probe.history if row[1] == "a"] == steps
+    assert probe.holdout_rows == 24
+    if budget and len(steps) > 2:
+        assert 24 / 3 / (4 * (steps[2] - steps[1])) <= budget
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("every", 0), ("holdout_size", 0), ("holdout_share", 1.0), ("holdout_share", 0.0), ("budget", 0.0)],
+)
+def test_a_number_out_of_its_range_is_refused(key, value):
+    with pytest.raises(UserError, match=rf"callbacks\.probe\.{key}"):
+        ProbeEMA(CLASSES, **{key: value})
 
 
 def test_the_moving_average_is_bias_corrected():
@@ -213,7 +308,7 @@ def test_a_saved_probe_goes_on_as_if_nothing_had_happened(holdout, hidden):
     batches = foreign_batches(10)
 
     def make() -> ProbeEMA:
-        return ProbeEMA(CLASSES, every=1, holdout=holdout, hidden=hidden, buffer_batches=2, lr=0.05)
+        return ProbeEMA(CLASSES, every=1, holdout=holdout, hidden=hidden, holdout_size=4, lr=0.05)
 
     whole = make()
     fit_with(whole, Frozen(), batches)
@@ -252,7 +347,7 @@ def test_what_a_probe_needs_is_said():
 
     module = Foreign(automatic=False)
     with pytest.raises(UserError, match="no validation data"):
-        fit(module, foreign_batches(1), [ProbeEMA(CLASSES)])
+        fit(module, foreign_batches(1), [ProbeEMA(CLASSES, holdout="validation")])
 
     class Deaf(Foreign):
         probe_encode = None

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from synthetic_runs import JOINT, STALENESS, as_read, write_five, write_run
+from synthetic_runs import FREQUENCY, JOINT, STALENESS, as_read, write_five, write_run
 
 from asgml.report.multimodal import prime_window
 from asgml.report.timeline import UPDATES
+from callbacks.run.history import ActionCounts
 from suite.report import group_runs, latex, markdown, read_run, read_runs, single_report, summary
 from suite.report.frames import SECONDS, STEPS, band, thin
 from suite.report.html import render
@@ -196,6 +197,31 @@ def test_the_axes_count_steps_updates_and_seconds(finished):
     full = band(by_label["mode=sync"].runs, "val/accuracy", UPDATES).x[-1]
     assert 0.6 < slow / full < 0.75
     assert band(runs, "val/accuracy", STEPS).x[-1] == 60
+
+
+def test_soft_and_fusion_only_steps_are_no_updates_on_the_axis_or_in_the_table(tmp_path):
+    """In 3 of 4 steps audio moves in part; the mean over two encoders is (1 + 4) / 2 updates per 4 steps."""
+    folder = write_run(tmp_path, FREQUENCY, 0, epochs=2, per_epoch=10)
+    done = ActionCounts(["audio", "visual"])
+    rows = ["step,modality,action,age,scale"]
+    for t in range(20):
+        for m, action in (("audio", ["update", "soft", "fusion", "soft"][t % 4]), ("visual", "update")):
+            done.book(m, action)
+            rows.append(f"{t + 1},{m},{action},0,1.0")
+    (folder / "timeline.csv").write_text("\n".join(rows) + "\n")
+    result = json.loads((folder / "result.json").read_text())
+    result["counters"] = done.table()
+    (folder / "result.json").write_text(json.dumps(result))
+    (frames,) = group_runs([read_run(folder)])
+    steps, updates = UPDATES.table(frames.runs[0]) or ((), ())
+    assert steps[-1] == 20
+    assert updates[-1] == 5 * (1 + 4) / 2
+    table = next(t for t in summary(frames) if t.title == "Cost and schedule")
+    titles = [c.title for c in table.columns]
+    assert table.rows[0][titles.index("steps: updates / soft / fusion")].text.split("\n") == [
+        "audio 5 / 10 / 5",
+        "visual 20 / 0 / 0",
+    ]
 
 
 def test_thinning_keeps_peaks_gaps_and_ends():

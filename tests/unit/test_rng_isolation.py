@@ -42,7 +42,7 @@ def probes() -> list[Tensor]:
     for t in range(3):
         module = SimpleNamespace(probe_input=lambda: {"audio": (f, y)})
         probe.after_commit(SimpleNamespace(module=module, t=t + 1, metrics={}))  # type: ignore[arg-type]
-    return [p.detach().clone() for p in probe._probes["audio"].parameters()]
+    return [w.clone() for w in probe._heads.weights["audio"]]
 
 
 def ogm_noise() -> list[Tensor]:

@@ -28,7 +28,7 @@ STAGES = {
     "GroupClip": GroupClip(0.05),
     "StepGate": StepGate(),
     "GradientNorms": GradientNorms(every=1, announce=False),
-    "ProbeEMA": ProbeEMA(CLASSES, every=2, holdout="buffer"),
+    "ProbeEMA": ProbeEMA(CLASSES, every=2, holdout_size=4),
 }
 NEUTRAL = ("StepGate", "GradientNorms", "ProbeEMA")
 

@@ -1,4 +1,4 @@
-"""Computes the cross-entropies and entropies of a step."""
+"""Computes the losses and entropies of a step."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ FUSED = "fusion"  # the fused loss among `Step.losses`
 def cross_entropy(step: Step, logits: Tensor, modality: str | None = None) -> Tensor:
     """Average the cross-entropy of logits (B, C) over the rows with this modality (None: all), over all ranks."""
     return step.mean(F.cross_entropy(logits, step.y, reduction="none"), modality)
+
+
+def task_loss(step: Step, logits: Tensor, modality: str | None = None) -> Tensor:
+    """Average the run's loss of logits (B, C) over the rows with this modality (None: all), over all ranks."""
+    return step.mean(step.criterion(logits, step.y), modality)
 
 
 def entropy(logits: Tensor) -> Tensor:

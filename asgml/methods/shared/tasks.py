@@ -93,6 +93,7 @@ class Tasks(Method):
     backward passes per step whatever N is. Terms of other methods belong to the fused task.
     """
 
+    for_regression: ClassVar[bool] = True
     trains_heads: ClassVar[bool] = True
 
     def weights(self, step: Step, gradients: TaskGradients) -> Tensor:

@@ -72,6 +72,8 @@ class Encoder(nn.Module):
 
     Attributes:
         accepts: the kinds that the encoder takes.
+        takes_lengths: whether `forward` also takes the number of valid steps of each row, (n,) int64, each 1 or more,
+            as its second argument. Padded sequences need it: an encoder without this attribute is refused for them.
         out_dim: the width of its features.
 
     Raises:
@@ -79,6 +81,7 @@ class Encoder(nn.Module):
     """
 
     accepts: ClassVar[tuple[str, ...]]
+    takes_lengths: ClassVar[bool] = False
     out_dim: int
 
     def __init__(self, shape: tuple[int, ...], kind: str | None):

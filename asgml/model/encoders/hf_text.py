@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -81,6 +83,13 @@ class HFTextEncoder(Encoder):
         if frozen:
             self.model.requires_grad_(False)
         self.train()
+
+    @staticmethod
+    def input_files(arguments: Mapping[str, Any]) -> dict[str, Path]:
+        """Return the files of the model, if it is given as a folder (see `suite.runs.reads`)."""
+        folder = Path(arguments["model"] or "").expanduser()
+        there = arguments["model"] is not None and folder.is_dir()
+        return {f"model/{p.name}": p for p in sorted(folder.iterdir()) if p.is_file()} if there else {}
 
     def train(self, mode: bool = True) -> HFTextEncoder:
         super().train(mode)

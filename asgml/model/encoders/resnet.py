@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -73,6 +74,12 @@ class ResNet18(Encoder):
             if norm == "group" and weights == "imagenet":
                 raise _group_refused("torchvision's published weights")
             self._load(weights, read_state_dict(weights), norm)
+
+    @staticmethod
+    def input_files(arguments: Mapping[str, Any]) -> dict[str, Path]:
+        """Return the file of the weights, if they are given by one (see `suite.runs.reads`)."""
+        weights = arguments["weights"]
+        return {} if weights in (None, "imagenet") else {"weights": Path(weights)}
 
     def encode_rows(self, x: Tensor) -> Tensor:
         return mean_over_frames(self._encode_images, x) if self.kind == "frames" else self._encode_images(x)

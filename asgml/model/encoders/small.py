@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from asgml.data.spec import RANK
-from asgml.model.encoders.base import Encoder, mean_over_frames, resolve_kind
+from asgml.model.encoders.base import Encoder, resolve_kind
 from asgml.model.encoders.norms import Norm, norm0d, norm1d, norm2d
+from asgml.model.encoders.valid_steps import lengths_after, masked_norm, only_valid, valid_mask
 from callbacks.errors import UserError
 
 
@@ -18,30 +21,48 @@ def _checked(name: str, sizes: list[int], example: str) -> list[int]:
     return list(sizes)
 
 
-def _frame_cnn(channels: list[int], dim: int, norm: Norm) -> nn.Sequential:
-    """Build (n, channels[0], H, W) -> (n, dim): a 3×3 convolution of stride 2 per stage, then the mean over the map."""
-    stages: list[nn.Module] = []
-    for before, after in pairwise(channels):
-        stages += [
-            nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
-            norm2d(norm, after),
-            nn.ReLU(inplace=True),
-        ]
-    return nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], dim))
+class _Axis:
+    """How stages cut one axis: halved while it is longer than the grid, then averaged in at most `grid` equal windows.
+
+    Attributes:
+        strides: the stride of each stage.
+        window: the places that one cell of the grid averages.
+        cells: the cells that are left.
+    """
+
+    def __init__(self, size: int, stages: int, grid: int):
+        self.strides: list[int] = []
+        for _ in range(stages):
+            self.strides.append(2 if size > grid else 1)
+            size = -(-size // self.strides[-1])  # kernel 3 with padding 1 rounds up
+        self.window = -(-size // grid)
+        self.cells = -(-size // self.window)
+
+
+def _checked_grid(encoder: str, grid: int) -> int:
+    if grid < 1:
+        raise UserError(f"{encoder}.grid", str(grid), "1 (the mean over all places) or more", "set grid=4")
+    return grid
 
 
 class SmallCNN(Encoder):
-    """Encodes images (C, H, W), spectrograms (C = 1) among them: strided convolutions, mean over the map, linear.
+    """Encodes images (C, H, W), spectrograms (C = 1) among them: strided convolutions, means over a grid, linear.
+
+    The linear map sees each cell of the grid apart, so the feature depends on *where* in the image something is. A mean
+    over the whole map (`grid` 1) leaves that to what the convolutions infer from the borders, and does not learn
+    spectrograms, whose rows are frequencies.
 
     Args:
         shape: the shape of one sample, (C, H, W).
         dim: the width of the feature.
-        channels: the channels of the stages, each of stride 2; null is [16, 32, 64].
+        channels: the channels of the 3×3 convolutions, each of stride 2 along an axis longer than `grid`; null is
+            [16, 32, 64].
         norm: the normalisation; with `group` a row's feature is the same for any batch size and number of ranks.
+        grid: the most cells per axis; the map is averaged inside each cell.
         kind: image, or null.
 
     Raises:
-        UserError: another kind of modality, or a stage of fewer than 2 channels.
+        UserError: another kind of modality, a stage of fewer than 2 channels, or a grid without a cell.
     """
 
     accepts = ("image",)
@@ -52,42 +73,94 @@ class SmallCNN(Encoder):
         dim: int = 64,
         channels: list[int] | None = None,
         norm: Norm = "group",
+        grid: int = 4,
         kind: str | None = None,
     ):
         super().__init__(shape, kind)
         self.out_dim = dim
-        stages = [16, 32, 64] if channels is None else channels
-        stages = _checked(f"{type(self).__name__}.channels", stages, "channels=[16,32,64]")
-        self.layers = _frame_cnn([self.shape[-3], *stages], dim, norm)
+        stages = _checked("SmallCNN.channels", [16, 32, 64] if channels is None else channels, "channels=[16,32,64]")
+        rows, columns = (_Axis(size, len(stages), _checked_grid("SmallCNN", grid)) for size in self.shape[1:])
+        layers: list[nn.Module] = []
+        for (before, after), down, across in zip(pairwise([self.shape[0], *stages]), rows.strides, columns.strides):
+            layers += [
+                nn.Conv2d(before, after, 3, stride=(down, across), padding=1, bias=False),
+                norm2d(norm, after),
+                nn.ReLU(inplace=True),
+            ]
+        # Not AdaptiveAvgPool2d: its gradient on CUDA is not deterministic.
+        pool = nn.AvgPool2d((rows.window, columns.window), ceil_mode=True)
+        self.layers = nn.Sequential(*layers, pool, nn.Flatten())
+        self.linear = nn.Linear(stages[-1] * rows.cells * columns.cells, dim)
 
     def encode_rows(self, x: Tensor) -> Tensor:
-        return self.layers(x)
+        return self.linear(self.layers(x))
 
 
-class FrameCNN(SmallCNN):
-    """Encodes frames (T, C, H, W): the small CNN on every frame, then the mean over T. Arguments as in `SmallCNN`."""
+class _OverTime(nn.Module):
+    """Maps (n, width, steps) to (n, dim): convolutions, means over at most `grid` spans of time, linear.
 
-    accepts = ("frames",)
+    The spans lie where they lie in the longest sequence; one without a (valid) step gives 0.
+    """
 
-    def encode_rows(self, x: Tensor) -> Tensor:
-        return mean_over_frames(self.layers, x)
+    def __init__(self, steps: int, width: int, stages: list[int], norm: Norm, grid: int, dim: int):
+        super().__init__()
+        time = _Axis(steps, len(stages), grid)
+        self.layers = nn.Sequential()
+        for (before, after), stride in zip(pairwise([width, *stages]), time.strides):
+            self.layers.append(nn.Conv1d(before, after, 3, stride=stride, padding=1, bias=False))
+            self.layers.append(norm1d(norm, after))
+            self.layers.append(nn.ReLU(inplace=True))
+        self.pool = nn.AvgPool1d(time.window, ceil_mode=True)
+        self.cells = time.cells
+        self.linear = nn.Linear(stages[-1] * time.cells, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._out(self.pool(self.layers(x)))
+
+    def padded(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Return what `forward` gives for the first `lengths` (n,) steps of each row alone."""
+        mask = valid_mask(lengths, x.shape[2])
+        x = only_valid(x, mask)
+        for layer in self.layers:
+            if isinstance(layer, nn.Conv1d):
+                x, lengths = layer(x), lengths_after(layer, lengths)
+                mask = valid_mask(lengths, x.shape[2])
+            elif isinstance(layer, nn.ReLU):
+                x = layer(x)
+            else:
+                x = masked_norm(layer, x, mask)
+        share = self.pool(mask.to(x.dtype))  # of valid steps in each span
+        means = self.pool(only_valid(x, mask)) / torch.where(share > 0, share, 1.0)
+        return self._out(means)
+
+    def _out(self, means: Tensor) -> Tensor:
+        return self.linear(F.pad(means, (0, self.cells - means.shape[2])).flatten(1))
 
 
 class TemporalConv(Encoder):
-    """Encodes sequences (T, F) of features: convolutions over time (kernel 3, stride 2), mean over time, linear.
+    """Encodes sequences (T, F): a linear map of each step, convolutions over time, means over spans of it, linear.
+
+    The last linear map sees each span apart, so the feature depends on *when* something happens. The first is shared by
+    the taps of the first convolution, which would otherwise have three weights per feature to fit to few samples.
+
+    Given lengths, it computes with the valid steps alone, also in its normalisation: a row's feature is that of the
+    sequence without padding, however much of it there is and whatever it holds.
 
     Args:
         shape: the shape of one sample, (T, F).
         dim: the width of the feature.
-        channels: the channels of the convolutions; null is [64, 64].
+        channels: the channels of the convolutions (kernel 3), each of stride 2 on more than `grid` steps; the first is
+            also the width of the linear map before them. null is [64, 64].
         norm: the normalisation, as in `SmallCNN`.
+        grid: the most spans; 1 is the mean over all time.
         kind: sequence, or null.
 
     Raises:
-        UserError: another kind of modality, or a convolution of fewer than 2 channels.
+        UserError: another kind of modality, a convolution of fewer than 2 channels, or a grid without a span.
     """
 
     accepts = ("sequence",)
+    takes_lengths = True
 
     def __init__(
         self,
@@ -95,24 +168,72 @@ class TemporalConv(Encoder):
         dim: int = 64,
         channels: list[int] | None = None,
         norm: Norm = "group",
+        grid: int = 4,
         kind: str | None = None,
     ):
         super().__init__(shape, kind)
         self.out_dim = dim
-        convolutions = [64, 64] if channels is None else channels
-        sizes = [self.shape[1], *_checked("TemporalConv.channels", convolutions, "channels=[64,64]")]
-        stages: list[nn.Module] = []
-        for before, after in pairwise(sizes):
-            stages += [
-                nn.Conv1d(before, after, 3, stride=2, padding=1, bias=False),
-                norm1d(norm, after),
-                nn.ReLU(inplace=True),
-            ]
-        self.layers = nn.Sequential(*stages)
-        self.linear = nn.Linear(sizes[-1], dim)
+        stages = _checked("TemporalConv.channels", [64, 64] if channels is None else channels, "channels=[64,64]")
+        steps, features = self.shape
+        self.project = nn.Linear(features, stages[0])
+        self.time = _OverTime(steps, stages[0], stages, norm, _checked_grid("TemporalConv", grid), dim)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return the features (n, dim) of rows (n, T, F); n may be 0.
+
+        Args:
+            x: the rows.
+            lengths: the number of valid steps of each row, (n,) int64, each 1 or more; None stands for all steps.
+        """
+        return super().forward(x) if lengths is None or x.shape[0] == 0 else self.encode_padded(x, lengths)
 
     def encode_rows(self, x: Tensor) -> Tensor:
-        return self.linear(self.layers(x.transpose(1, 2)).mean(2))
+        return self.time(self.project(x).transpose(1, 2))
+
+    def encode_padded(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """Return the features (n, dim) of the first `lengths` (n,) steps of each row, with n >= 1."""
+        return self.time.padded(self.project(x).transpose(1, 2), lengths)
+
+
+class FrameCNN(Encoder):
+    """Encodes frames (T, C, H, W): `SmallCNN` on every frame, then the convolutions of `TemporalConv` over time.
+
+    The feature depends on where in a frame and in which order things happen; a mean over frames would forget the order.
+
+    Args:
+        shape: the shape of one sample, (T, C, H, W).
+        dim: the width of the feature.
+        channels: the channels of `SmallCNN`; null is [16, 32, 64]. The last is also the width of a frame's feature and
+            of the two convolutions over time.
+        norm: the normalisation, as in `SmallCNN`.
+        grid: the most cells per axis of a frame, and the most spans of time.
+        kind: frames, or null.
+
+    Raises:
+        UserError: another kind of modality, a stage of fewer than 2 channels, or a grid without a cell.
+    """
+
+    accepts = ("frames",)
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dim: int = 64,
+        channels: list[int] | None = None,
+        norm: Norm = "group",
+        grid: int = 4,
+        kind: str | None = None,
+    ):
+        super().__init__(shape, kind)
+        self.out_dim = dim
+        stages = _checked("FrameCNN.channels", [16, 32, 64] if channels is None else channels, "channels=[16,32,64]")
+        _checked_grid("FrameCNN", grid)
+        width = stages[-1]
+        self.frame = SmallCNN(self.shape[1:], width, stages, norm, grid)
+        self.time = _OverTime(self.shape[0], width, [width, width], norm, grid, dim)
+
+    def encode_rows(self, x: Tensor) -> Tensor:
+        return self.time(self.frame(x.flatten(0, 1)).unflatten(0, x.shape[:2]).transpose(1, 2))
 
 
 class MLP(Encoder):
