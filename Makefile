@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: demo test test-slow lint types bench report encoders avdigits methods methods-long pocket stories clean
+.PHONY: demo test test-slow lint types bench accelerator report encoders avdigits methods methods-long pocket stories clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
@@ -33,6 +33,11 @@ bench: $(STAMP)
 	$(BIN)/python -m asgml.bench
 	$(BIN)/python -m asgml.bench.method_costs --encoder mlp
 	$(BIN)/python -m asgml.bench.method_costs --encoder resnet18
+
+# what only an accelerator can show; without a network, beside a .venv that was brought along: make -o .venv/.installed accelerator
+OUT ?= runs/accelerator
+accelerator: $(STAMP)
+	$(BIN)/python -m suite.accelerator asgml --out $(OUT)
 
 pocket: $(STAMP)
 	$(BIN)/python -m latentwire.study pocket

@@ -10,6 +10,7 @@ import lightning as L
 import pytest
 from asgml_runs import config, fit, rows, write_features
 from foreign_toys import Foreign, foreign_batches
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from toys import ADAMW, quiet_trainer
 from toys import fit as fit_any
@@ -93,3 +94,12 @@ def test_without_a_pipeline_it_shows_what_was_logged_last(capsys: pytest.Capture
 
 def test_time_left() -> None:
     assert [clock(s) for s in (0.4, 111, 3599.7, 7400)] == ["0:00", "1:51", "1:00:00", "2:03:20"]
+
+
+def test_a_line_goes_through_lightnings_other_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = L.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False,
+        callbacks=[TQDMProgressBar(), EpochLine()],
+    )  # fmt: skip
+    trainer.fit(Logged(automatic=True, optimizer=ADAMW), load(foreign_batches(2)))
+    assert [line.split("  ")[0] for line in lines(capsys.readouterr().out)] == ["epoch 1/2", "epoch 2/2"]
