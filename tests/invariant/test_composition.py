@@ -173,7 +173,7 @@ def test_the_matched_factor_is_the_one_that_the_mask_really_applies(masking, k, 
 
 
 def test_lr_matched_follows_an_interval_that_changes():
-    adaptive = {"kind": "frequency", "signal": "utilisation", "update_every": 3, "kappa": 9.0}
+    adaptive = {"kind": "frequency", "signal": "utilisation", "update_every": 3, "kappa": 9.0, "tau_max": 4}
     config = asgml("adaptive", adaptive=adaptive, control="lr_matched")
     run = train(config, toy_batches(6, toy_spec()), probe=FixedProbe({"audio": 0.9, "visual": 0.6}))
     assert run.scales("audio") == pytest.approx([(1 + 3 * 0.1) / 4] * 6)  # k = 4 from the first decision on

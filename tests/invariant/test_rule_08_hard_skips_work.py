@@ -15,8 +15,8 @@ class Watch:
     def install(self, module, pipeline) -> None:
         plain = module.net.encode
 
-        def encode(m, x):
-            out = plain(m, x)
+        def encode(m, x, *lengths):
+            out = plain(m, x, *lengths)
             if m == self.modality and module.training:
                 step = len(self.graph)
                 self.graph.append(out.requires_grad)

@@ -142,7 +142,7 @@ MIXED = torch.tensor([1, 2, 3, 5, 8, 11, 7, 4])
 def test_a_feature_is_that_of_the_sequence_without_padding(norm):
     model = encoder(norm=norm).eval() if norm == "batch" else encoder()
     if norm == "batch":  # statistics other than 0 and 1
-        for layer in model.layers:
+        for layer in model.time.layers:
             if isinstance(layer, nn.BatchNorm1d):
                 nn.init.normal_(layer.running_mean), nn.init.uniform_(layer.running_var, 0.5, 2)
     together = model(padded(13, 0.0, MIXED), MIXED)

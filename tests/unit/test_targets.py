@@ -11,7 +11,7 @@ import torch
 
 from asgml.data.datamodule import MultimodalData
 from asgml.data.features import Features
-from asgml.data.spec import SPLITS, DataSpec, ModalitySpec
+from asgml.data.spec import SPLITS, DataSpec, ModalitySpec, Table
 from asgml.train.predictions import Predictions, save_predictions
 from asgml.train.regression import correlation, evaluate_regression, sentiment_metrics
 from asgml.train.task import RESIDUAL_LOSSES, Regression, task_of
@@ -166,9 +166,11 @@ def test_a_constant_prediction_has_no_correlation_and_no_zeros_no_second_pair():
 
 
 def test_predictions_are_saved_as_values(tmp_path):
-    save_predictions(tmp_path / "p.npz", {"test": predictions(GUESS, TRUTH, TRUTH)})
+    kept = predictions(GUESS, TRUTH, TRUTH)
+    table = Table({}, {}, kept.y, [f"s{i}" for i in range(len(kept.y))], {})
+    save_predictions(tmp_path / "p.npz", {"test": kept}, {"test": table})
     with np.load(tmp_path / "p.npz") as stored:
-        assert set(stored.files) == {"index", "y", "split", "value", "value_a"}
+        assert set(stored.files) == {"id", "index", "y", "split", "value", "value_a"}
         assert stored["value"].tolist() == np.array(GUESS, np.float32).tolist()
         assert stored["y"].dtype == np.float32
 
