@@ -45,8 +45,9 @@ def line(npz: Path, runs: Path, name: str, *more: str) -> DictConfig:
     return compose(
         [
             "experiment=features", f"method={name}", f"data.path={npz}", "data.dominant=audio", f"paths.runs={runs}",
-            "loader.batch_size=8", "trainer.max_epochs=2", "optimizer.lr=0.01", "trainer.accelerator=cpu", "callbacks.progress=null",
-            "trainer.enable_progress_bar=false", "callbacks.diagnostics=null", "model.encoder.dim=8", *more,
+            "loader.batch_size=8", "trainer.max_epochs=2", "optimizer.lr=0.01", "trainer.accelerator=cpu",
+            "trainer.enable_progress_bar=false", "callbacks.progress=null", "callbacks.diagnostics=null",
+            "model.encoder.dim=8", *more,
         ]
     )  # fmt: skip
 
