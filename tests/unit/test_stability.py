@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -12,6 +13,7 @@ import pytest
 import torch
 from toys import MOMENTUM, SGD, asgml, differences, fit, train
 
+from asgml.report.health import findings
 from callbacks.errors import UserError
 from callbacks.stages.curvature import curvature_along, sharpest_direction
 from callbacks.stages.delay_stability import growth, stability_limit, stable_delay
@@ -155,3 +157,21 @@ def test_the_guard_says_where_it_cannot_measure():
     assert "is off: the map of RMSprop is not known" in said[0]
     with pytest.raises(UserError, match="write margin"):
         StabilityGuard(margin=0.0)
+
+
+def test_the_report_opens_with_what_the_monitors_found(tmp_path):
+    worst = {"audio": {"load": 3.9, "curvature": 24.0, "tau": 2, "t": 80}}
+    counters = {
+        "committed": 100,
+        "vetoed": 2,
+        "stability": {"off": None, "confirmed": ["audio"], "worst": worst},
+        "schedule_changes": {"audio": 0, "visual": 0},
+        "schedule_decisions": 9,
+    }
+    found = dict(findings(SimpleNamespace(result={"counters": counters})))  # type: ignore[arg-type]
+    assert found == {
+        "the delay of audio is unstable at this learning rate and momentum": "3.9 times the limit at step 80",
+        "the schedule never changed a delay": "9 decisions",
+        "steps in which nothing was applied": "2 of 100",
+    }
+    assert findings(SimpleNamespace(result={"counters": {"committed": 9, "vetoed": 0}})) == []  # type: ignore[arg-type]
