@@ -37,7 +37,7 @@ class StabilityGuard(Stage):
     (one batch for both would overestimate it), in fp32 and outside autocast. A factor on stale gradients counts as part
     of eta.
 
-    Without momentum networks train at loads of 1 to 2 all the time, because curvature grows until something gives
+    Without momentum networks train at loads of 1 to 3 all the time, because curvature grows until something gives
     (Cohen et al., "Gradient Descent on Neural Networks Typically Occurs at the Edge of Stability", ICLR 2021); under
     momentum with a delay nothing gives, and the load goes on rising. Hence two margins. A load above its margin that is
     still above it `confirm` steps later is warned of, once per group, with what would be stable.
@@ -85,7 +85,7 @@ class StabilityGuard(Stage):
         confirm: int = 10,
         rows: int = 64,
         products: int = 3,
-        margin: float = 2.0,
+        margin: float = 4.0,
         momentum_margin: float = 1.0,
         keys: dict[str, str] | None = None,
     ):
@@ -95,7 +95,7 @@ class StabilityGuard(Stage):
                 raise UserError(f"StabilityGuard.{key}", str(value), "1 or more", f"write {key}: 20")
         for key, bound in (("margin", margin), ("momentum_margin", momentum_margin)):
             if not bound > 0:
-                raise UserError(f"StabilityGuard.{key}", str(bound), "above 0", f"write {key}: 2.0")
+                raise UserError(f"StabilityGuard.{key}", str(bound), "above 0", f"write {key}: 4.0")
         self.first, self.every, self.confirm = first, every, confirm
         self.rows, self.products = rows, products
         self.margin, self.momentum_margin = margin, momentum_margin
