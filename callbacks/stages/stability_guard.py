@@ -18,6 +18,8 @@ from callbacks.step.norm import NormSnapshot
 from callbacks.step.phases import Phase
 from callbacks.step.stage import Stage
 
+OBVIOUS = 3  # margins, beyond which one reading is enough
+
 
 class HasCurvatureLoss(Protocol):
     """Describes a module whose curvature can be measured."""
@@ -39,8 +41,8 @@ class StabilityGuard(Stage):
 
     Without momentum networks train at loads of 1 to 3 all the time, because curvature grows until something gives
     (Cohen et al., "Gradient Descent on Neural Networks Typically Occurs at the Edge of Stability", ICLR 2021); under
-    momentum with a delay nothing gives, and the load goes on rising. Hence two margins. A load above its margin that is
-    still above it `confirm` steps later is warned of, once per group, with what would be stable.
+    momentum with a delay nothing gives, and the load goes on rising. A load above `margin` that is still above it
+    `confirm` steps later, or one of `OBVIOUS` margins, is warned of, once per group, with what would be stable.
 
     Example::
 
@@ -63,8 +65,7 @@ class StabilityGuard(Stage):
         confirm: the number of committed steps after which a load above the margin is measured again.
         rows: the number of rows of a batch that are measured.
         products: the number of Hessian-vector products for the direction.
-        margin: the load above which the guard warns of a group without momentum.
-        momentum_margin: the load above which it warns of a group with momentum.
+        margin: the load above which the guard warns.
         keys: how the message calls `delay`, `lr` and `momentum`, so that its remedy can be typed.
 
     Attributes:
@@ -72,7 +73,7 @@ class StabilityGuard(Stage):
         confirmed: the groups that were warned of.
 
     Raises:
-        UserError: `first`, `every`, `confirm`, `rows` or `products` below 1, or a margin not above 0.
+        UserError: `first`, `every`, `confirm`, `rows` or `products` below 1, or `margin` not above 0.
     """
 
     name = "stability"
@@ -85,20 +86,18 @@ class StabilityGuard(Stage):
         confirm: int = 10,
         rows: int = 64,
         products: int = 3,
-        margin: float = 4.0,
-        momentum_margin: float = 1.0,
+        margin: float = 3.0,
         keys: dict[str, str] | None = None,
     ):
         counts = {"first": first, "every": every, "confirm": confirm, "rows": rows, "products": products}
         for key, value in counts.items():
             if value < 1:
                 raise UserError(f"StabilityGuard.{key}", str(value), "1 or more", f"write {key}: 20")
-        for key, bound in (("margin", margin), ("momentum_margin", momentum_margin)):
-            if not bound > 0:
-                raise UserError(f"StabilityGuard.{key}", str(bound), "above 0", f"write {key}: 4.0")
+        if not margin > 0:
+            raise UserError("StabilityGuard.margin", str(margin), "above 0", "write margin: 3.0")
         self.first, self.every, self.confirm = first, every, confirm
         self.rows, self.products = rows, products
-        self.margin, self.momentum_margin = margin, momentum_margin
+        self.margin = margin
         self.keys = {"delay": "delay", "lr": "lr", "momentum": "momentum"} | (keys or {})
         self.worst: dict[str, dict[str, float]] = {}
         self.confirmed: list[str] = []
@@ -193,12 +192,12 @@ class StabilityGuard(Stage):
             self.worst[name] = {"load": load, "curvature": h, "tau": tau, "t": ctx.t}
         if name in self.confirmed:
             return
-        if load <= (self.momentum_margin if beta > 0 else self.margin):
+        if load <= self.margin:
             self._suspected = [n for n in self._suspected if n != name]
-        elif name not in self._suspected:
+        elif name not in self._suspected and load <= OBVIOUS * self.margin:
             self._suspected.append(name)
         else:
-            self._suspected.remove(name)
+            self._suspected = [n for n in self._suspected if n != name]
             self.confirmed.append(name)
             message = self.advice(name, tau, h, ctx)
             ctx.events.append(("stability", message))
