@@ -2,5 +2,5 @@
 
 import os
 
-# before torch is imported: the number of threads changes the last bits, and runs in other processes must agree with ours
+# before torch is imported: the last bits depend on the number of threads, and runs in other processes must agree
 os.environ.setdefault("OMP_NUM_THREADS", "1")
