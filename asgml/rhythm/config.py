@@ -132,10 +132,14 @@ class Asgml:
                 "asgml.compensation=inverse: without a factor c(tau) this control has none to apply",
                 "set asgml.compensation=inverse",
             )
-        if self.control == "lr_matched" and self.masking == "fusion_preserving":
+        if (
+            self.control in ("lr_matched", "yoked_lr")
+            and self.kind == "frequency"
+            and self.masking == "fusion_preserving"
+        ):
             raise UserError(
                 "asgml.control",
-                "'lr_matched' with masking 'fusion_preserving'",
+                f"'{self.control}' with masking 'fusion_preserving'",
                 "masking soft, hard or accumulate: fusion_preserving scales one path of the gradient, which no "
                 "learning rate does",
                 "set asgml.masking=soft or asgml.control=random_skip",

@@ -185,6 +185,8 @@ def test_what_no_learning_rate_matches_is_refused():
         mode = "adaptive" if options else "frequency"
         with pytest.raises(UserError, match="fusion_preserving"):
             asgml(mode, masking="fusion_preserving", control="lr_matched", **options)
+    with pytest.raises(UserError, match="fusion_preserving"):
+        asgml("adaptive", masking="fusion_preserving", control="yoked_lr", adaptive={"kind": "frequency"})
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
