@@ -56,8 +56,9 @@ class StabilityGuard(Stage):
     Limits: SGD (with momentum or Nesterov's) and Adam, AdamW (their second moment as it is); other optimisers, compiled
     modules, SyncBatchNorm and weights of half precision switch it off with a message. Curvature within one group: what
     groups do to each other is left out, and so is weight decay. The module offers `curvature_loss`. It changes nothing
-    in the run. One measurement costs two to three steps, and the memory of a second backward pass on `rows` rows. When
-    a run resumes at the very step of a measurement, that one is made a step later.
+    in the run. One measurement costs about nine steps of as many rows (two ResNet18), and the memory of a second
+    backward pass: over 48 steps an epoch it is felt, over thousands of steps it is below 1 %. When a run resumes at the
+    very step of a measurement, that one is made a step later.
 
     Args:
         first: the first committed step at which curvature is measured; earlier ones say little.
