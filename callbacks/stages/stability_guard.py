@@ -57,8 +57,8 @@ class StabilityGuard(Stage):
     modules, SyncBatchNorm and weights of half precision switch it off with a message. Curvature within one group: what
     groups do to each other is left out, and so is weight decay. The module offers `curvature_loss`. It changes nothing
     in the run. One measurement costs about nine steps of as many rows (two ResNet18), and the memory of a second
-    backward pass: in runs of a hundred steps it is felt, over thousands it falls to a per cent or two. When a run resumes at the
-    very step of a measurement, that one is made a step later.
+    backward pass: in runs of a hundred steps it is felt, over thousands it falls to a per cent or two. When a
+    run resumes at the very step of a measurement, that one is made a step later.
 
     Args:
         first: the first committed step at which curvature is measured; earlier ones say little.
