@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,16 @@ class Forward:
         self.taps: dict[str, tuple[Tensor, Tensor]] = {}
 
     def __call__(
-        self, batch: Batch, *, plan: StepPlan | None, measure: bool, t: int, epoch: int, epochs: int, rank: int
+        self,
+        batch: Batch,
+        *,
+        plan: StepPlan | None,
+        measure: bool,
+        t: int,
+        epoch: int,
+        epochs: int,
+        rank: int,
+        known: Mapping[str, Tensor] | None = None,
     ) -> Step:
         """Run the forward pass of a batch.
 
@@ -78,9 +88,10 @@ class Forward:
             epoch: the number of the epoch.
             epochs: the length of training in epochs; -1 where it is measured in steps.
             rank: the number of this rank.
+            known: features (B, d_m) of this batch that are not computed again.
         """
         training = plan is not None
-        features, present = self.encode(batch, plan)
+        features, present = self.encode(batch, plan, known or {})
         fused_in, head_in = self._views(features, plan, measure)
         y, size = batch["y"], batch["y"].shape[0]
         masks = full_masks(present, size, y.device) if any(p is not None for p in present.values()) else None
@@ -138,8 +149,13 @@ class Forward:
                 step.losses[m] = mean(self.criterion(step.unimodal[m], y), m)
         return step
 
-    def encode(self, batch: Batch, plan: StepPlan | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
-        """Return features (B, d_m) and presence masks; encoders that the plan holds back run without a graph."""
+    def encode(
+        self, batch: Batch, plan: StepPlan | None = None, known: Mapping[str, Tensor] = MappingProxyType({})
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+        """Return features (B, d_m), the known ones as they are, and presence masks.
+
+        Encoders that the plan holds back run without a graph.
+        """
         size, device = batch["y"].shape[0], batch["y"].device
         features: dict[str, Tensor] = {}
         present: dict[str, Tensor | None] = {}
@@ -147,6 +163,9 @@ class Forward:
         for m in self.net.modalities:
             x, rows = batch["x"][m], batch["rows"][m]
             present[m] = None if rows is None else present_mask(rows, size, device)
+            if m in known:
+                features[m] = known[m]
+                continue
             if m not in self.active:
                 features[m] = torch.zeros(
                     size, self.net.dims[m], device=device, dtype=x.dtype if x.is_floating_point() else None

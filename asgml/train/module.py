@@ -17,6 +17,7 @@ from asgml.data.dataset import Batch, first_rows, to_device
 from asgml.methods.base import Epoch, Method, Step, Survey, uses
 from asgml.model.net import FUSION, MultimodalNet
 from asgml.rhythm.stage import Rhythm
+from asgml.train.curvature import loss_of_group
 from asgml.train.distributed import means_over_ranks
 from asgml.train.forward import Forward
 from asgml.train.method_support import (
@@ -317,11 +318,9 @@ class MultimodalModule(L.LightningModule):
         return out
 
     # -- curvature
-    def curvature_loss(self, batch: Batch, rows: int) -> Tensor:
-        """Return the fused loss and gamma times the unimodal ones of a batch's first rows (see `StabilityGuard`)."""
-        step = self.forward_pass(first_rows(batch, rows), plan=None, measure=False, t=0, epoch=0, epochs=-1, rank=0)
-        heads = [self.gamma * step.losses[m] for m in self.active] if self.trains_heads or not self.fusion_loss else []
-        return torch.stack([*([step.losses[FUSION]] if self.fusion_loss else []), *heads]).sum()
+    def curvature_loss(self, batch: Batch, rows: int, group: str) -> Tensor:
+        """Return the loss of a batch's first rows with a graph to a group's weights (see `StabilityGuard`)."""
+        return loss_of_group(self, first_rows(batch, rows), group)
 
     def forward_training_data(self) -> None:
         """Run the forward pass over the training data, always the same batches (see `callbacks.SWAWeights`)."""

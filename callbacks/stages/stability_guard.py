@@ -24,8 +24,8 @@ OBVIOUS = 3  # margins, beyond which one reading is enough
 class HasCurvatureLoss(Protocol):
     """Describes a module whose curvature can be measured."""
 
-    def curvature_loss(self, batch: Any, rows: int) -> Tensor:
-        """Return the training loss (0-d, with a graph) of the first rows of a batch, without side effects."""
+    def curvature_loss(self, batch: Any, rows: int, group: str) -> Tensor:
+        """Return the training loss (0-d) of a batch's first rows, with a graph to a group, without side effects."""
         ...
 
 
@@ -34,10 +34,10 @@ class StabilityGuard(Stage):
 
     A gradient that is tau steps old is stable only while eta h stays below `stability_limit(beta, tau)`, where h is the
     largest curvature of the loss in the group's parameters; momentum 0.9 lowers that limit tenfold and more.
-    `eta h / limit` is the group's *load*. The guard measures it at committed step `first`, at twice that, and so on, at
-    most `every` steps apart: the sharpest direction on the batch before, the curvature along it on the step's own batch
-    (one batch for both would overestimate it), in fp32 and outside autocast. A factor on stale gradients counts as part
-    of eta.
+    `eta h / limit` is the group's *load*. The guard measures it at committed step `first`, at four times that, and so
+    on, at most `every` steps apart: the sharpest direction on the batch before, the curvature along it on the step's
+    own batch (one batch for both would overestimate it), in fp32 and outside autocast. A factor on stale gradients
+    counts as part of eta.
 
     Without momentum networks train at loads of 1 to 3 all the time, because curvature grows until something gives
     (Cohen et al., "Gradient Descent on Neural Networks Typically Occurs at the Edge of Stability", ICLR 2021); under
@@ -56,8 +56,8 @@ class StabilityGuard(Stage):
     Limits: SGD (with momentum or Nesterov's) and Adam, AdamW (their second moment as it is); other optimisers, compiled
     modules, SyncBatchNorm and weights of half precision switch it off with a message. Curvature within one group: what
     groups do to each other is left out, and so is weight decay. The module offers `curvature_loss`. It changes nothing
-    in the run. One measurement costs about nine steps of as many rows (two ResNet18), and the memory of a second
-    backward pass: in runs of a hundred steps it is felt, over thousands it falls to a per cent or two. When a
+    in the run. One measurement costs the time of a few steps of as many rows (docs/PERFORMANCE.md) and the memory of
+    a second backward pass: in runs of a hundred steps it is felt, over a thousand it falls below two per cent. When a
     run resumes at the very step of a measurement, that one is made a step later.
 
     Args:
@@ -85,7 +85,7 @@ class StabilityGuard(Stage):
         first: int = 20,
         every: int = 500,
         confirm: int = 10,
-        rows: int = 64,
+        rows: int = 16,
         products: int = 3,
         margin: float = 3.0,
         keys: dict[str, str] | None = None,
@@ -136,7 +136,7 @@ class StabilityGuard(Stage):
             self._next, self._batch = ctx.t + 1, ctx.batch
             return
         while self._regular <= ctx.t:
-            self._regular = min(2 * self._regular, self._regular + self.every)
+            self._regular = min(4 * self._regular, self._regular + self.every)
         self._next = self._regular
         if delayed and self._off is not None:
             if not self._told:
@@ -151,7 +151,7 @@ class StabilityGuard(Stage):
         if not hasattr(ctx.module, "curvature_loss"):
             raise UserError(
                 "StabilityGuard",
-                f"{type(ctx.module).__name__} without curvature_loss(batch, rows)",
+                f"{type(ctx.module).__name__} without curvature_loss(batch, rows, group)",
                 "a module that returns its training loss for some rows of a batch",
                 "define curvature_loss in the module, or leave the StabilityGuard out of the callbacks",
             )
@@ -177,10 +177,11 @@ class StabilityGuard(Stage):
             sdpa_kernel(SDPBackend.MATH),  # the fast kernels cannot be differentiated twice
             torch.enable_grad(),
         ):
-            direction = sharpest_direction(loss(before, self.rows), group.params, self.products, scale)
+            direction = sharpest_direction(loss(before, self.rows, group.name), group.params, self.products, scale)
             h = None
             if direction is not None:
-                h = curvature_along(loss(ctx.batch, self.rows), group.params, direction, scale)
+                own = loss(ctx.batch, self.rows, group.name)
+                h = curvature_along(own, group.params, direction, scale)
         statistics.restore()
         return None if h is None else host_read(h.reshape(1))[0]
 

@@ -16,11 +16,14 @@ from asgml.bench.runs import RandomRuns
 from asgml.bench.step_costs import (
     BARE,
     CONFIGS,
+    GUARDED_AT,
+    GUARDED_EVERY,
     HARD,
     JOINT,
     SILENT,
     STALENESS,
     cost_table,
+    guard_steps,
     mean_ms,
     measure,
     median_ms,
@@ -82,22 +85,23 @@ def test_targets_are_ratios_in_one_run():
         HARD: [epoch(70, 70, 70, 110)],
     }
     mlp = {BARE: [epoch(1, 1, 1, 1)], SILENT: [epoch(2, 2, 2, 2)], JOINT: [epoch(2, 2, 2, 5)]}
-    found = targets(large, mlp)
-    values = [1.05, 1.05, 105 / 102, 110 / 105, 80 / 105, 1.75]
+    found = targets(large, 11.0, mlp)
+    values = [1.05, 1.05, 105 / 102, 110 / 105, 110 / 105, 11 / 500, 80 / 105, 1.75]
     assert [t.value for t in found] == [pytest.approx(v) for v in values]
     assert [t.met for t in found] == [t.value <= t.bound for t in found]
-    assert [t.bound for t in found] == [1.05, 1.05, 1.03, 1.02, 0.78, 2.0]
+    assert [t.bound for t in found] == [1.05, 1.05, 1.03, 1.02, 1.02, 0.02, 0.78, 2.0]
     console = Console(width=100, file=io.StringIO(), record=True)
     console.print(cost_table("costs", large), target_table(found))
     text = console.export_text()
-    assert text.count("NO") == 1
+    assert text.count("NO") == 3
     assert "105.00" in text
 
 
 def test_configurations_are_whole_runs_and_the_bare_loop_is_the_same_computation(tmp_path: Path):
     """Every row is measured; monitors are off where the row says so."""
     runs = RandomRuns("mlp", tmp_path, batch=8, steps=4, held=8)
-    times = measure(runs, [BARE, JOINT], rounds=1, epochs=1)
+    times, firsts = measure(runs, [BARE, JOINT], rounds=1, epochs=1)
+    assert [len(firsts[name]) for name in (BARE, JOINT)] == [1, 1]
     assert {name: [len(e.steps) for e in epochs] for name, epochs in times.items()} == {BARE: [4], JOINT: [4]}
     assert times[JOINT][0].validation > 0
     off, on = (runs.config(CONFIGS[name]) for name in (SILENT, JOINT))
@@ -105,3 +109,10 @@ def test_configurations_are_whole_runs_and_the_bare_loop_is_the_same_computation
     assert off.cosine_every == 0
     assert on.callbacks.probe is not None
     assert runs.config(CONFIGS[HARD]).asgml.masking == "hard"
+    assert (on.callbacks.stability.first, on.callbacks.stability.every) == (GUARDED_AT, GUARDED_EVERY)
+
+
+def test_a_measurement_of_the_guard_is_counted_in_steps_of_its_run():
+    steps = [10.0] * 40
+    steps[GUARDED_AT], steps[0] = 75.0, 90.0  # the first step allocates
+    assert guard_steps([epoch(*steps)] * 3) == pytest.approx(6.5)

@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from toys import MOMENTUM, SGD, asgml, differences, fit, train
+from toys import MOMENTUM, SGD, asgml, differences, fit, toy_batches, toy_spec, train
 
 from asgml.report.health import findings
 from callbacks.errors import UserError
@@ -93,11 +93,11 @@ class Bowl(L.LightningModule):
     def configure_optimizers(self):
         return self.optimizer([{"params": [self.w], "name": "a"}])
 
-    def curvature_loss(self, batch, rows):
+    def curvature_loss(self, batch, rows, group):
         return 0.5 * self.h * self.w.square().sum()
 
     def training_step(self, batch, index):
-        return self.curvature_loss(batch, 1)
+        return self.curvature_loss(batch, 1, "a")
 
 
 def guarded(h: float, optimizer: Any, tau: int = 2, steps: int = 60, **options: Any):
@@ -132,8 +132,8 @@ def test_the_guard_measures_the_load_and_its_remedies_are_stable(optimizer):
 
 def test_one_reading_above_the_margin_is_not_enough():
     class Calming(Bowl):
-        def curvature_loss(self, batch, rows):
-            return (0.02 if self.trainer.global_step > 6 else 1.0) * super().curvature_loss(batch, rows)
+        def curvature_loss(self, batch, rows, group):
+            return (0.02 if self.trainer.global_step > 6 else 1.0) * super().curvature_loss(batch, rows, group)
 
     guard = StabilityGuard(first=5, confirm=5)
     stages = [StalenessBuffer({"a": 2}, compensation="none"), StepGate(), guard]
@@ -149,6 +149,22 @@ def test_the_guard_moves_no_bit():
     assert watched.pipeline.stage("stability").worst["audio"]["load"] > 0
     for expected, found in zip(plain.trace.states, watched.trace.states, strict=True):
         assert not differences(expected, found)
+
+
+def test_the_loss_that_is_measured_is_that_of_training_with_a_graph_to_one_group():
+    module = train(asgml(gamma=2.0)).module.train()
+    batch = toy_batches(1, toy_spec(), partly={0: ["visual"]})[0]
+    step = module.forward_pass(batch, plan=None, measure=False, t=0, epoch=0, epochs=-1, rank=0)
+    whole = step.losses["fusion"] + 2.0 * (step.losses["audio"] + step.losses["visual"])
+    groups = {m: list(encoder.parameters()) for m, encoder in module.net.encoders.items()}
+    for m, other in (("audio", "visual"), ("visual", "audio")):
+        loss = module.curvature_loss(batch, 6, m)
+        assert float(loss) == pytest.approx(float(whole), rel=1e-12)
+        expected = torch.autograd.grad(whole, groups[m], retain_graph=True)
+        found = torch.autograd.grad(loss, [*groups[m], *groups[other]], allow_unused=True)
+        for a, b in zip(expected, found, strict=False):
+            torch.testing.assert_close(a, b)
+        assert all(g is None for g in found[len(expected) :])
 
 
 def test_the_guard_says_where_it_cannot_measure():
