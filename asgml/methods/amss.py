@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from asgml.methods.base import Method, Step
 from asgml.methods.shared.draws import generator
@@ -54,7 +53,7 @@ def chosen(importance: Tensor, share: Tensor, draws: Tensor) -> Tensor:
 
 
 def unbiased(importance: Tensor, share: Tensor, draws: Tensor) -> Tensor:
-    """Draw each of n units by itself, and weigh it by the inverse of its probability, (n,): the mean is 1 for every unit.
+    """Draw each of n units by itself and weigh it by the inverse of its probability, (n,): every unit has the mean 1.
 
     The probability is that of share * n draws from the mean of importance (n,) and uniform distribution, at most 1.
     """
