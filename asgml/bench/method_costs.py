@@ -35,9 +35,11 @@ BETWEEN = 4  # methods between two joint blocks
 STEPS = {"resnet18": 12, "mlp": 64}  # of an epoch
 BATCH = {"resnet18": 16, "mlp": 64}
 NO_KERNELS = {"ogm_ge": ["methods.ogm_ge.kernels=all"]}  # where nothing is a convolution
+PUPILS = ("g2d", "umt")  # methods with teachers
 # What makes a method act in the second epoch, the one that is timed.
 AWAKE = {
     "arl": ["methods.arl.begins=1"],
+    "aug": ["methods.aug.every=1"],
     "greedy": ["methods.greedy.begins=1"],
     "opm": ["methods.opm.begins=1"],
     "remix": ["methods.remix.begins=1"],
@@ -69,8 +71,8 @@ class Bench:
     def parts(self, method: str) -> Parts:
         """Build a run of a method on the random data."""
         own = [*AWAKE.get(method, []), *(NO_KERNELS.get(method, []) if self.encoder == "mlp" else [])]
-        if method == "umt":
-            own = [f"methods.umt.checkpoints={{audio:'{self.teacher}',visual:'{self.teacher}'}}"]
+        if method in PUPILS:
+            own = [f"methods.{method}.checkpoints='{self.teacher}'"]
         return self.runs.parts([f"method={method}", *own])
 
     def block(self, method: str) -> float:

@@ -1,8 +1,10 @@
 # Public names: what YAML, run identities and users write. A module may move, its names stay.
 from .agm import AGM as AGM
 from .amco import AMCo as AMCo
+from .amss import AMSS as AMSS
 from .amst import AMST as AMST
 from .arl import ARL as ARL
+from .aug import AUG as AUG
 from .base import Epoch as Epoch
 from .base import Method as Method
 from .base import Selection as Selection
@@ -12,6 +14,7 @@ from .cagrad import CAGrad as CAGrad
 from .cggm import CGGM as CGGM
 from .cml import CML as CML
 from .dgl import DGL as DGL
+from .g2d import G2D as G2D
 from .gblending import GBlending as GBlending
 from .gradnorm import GradNorm as GradNorm
 from .greedy import Greedy as Greedy

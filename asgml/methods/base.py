@@ -31,6 +31,10 @@ def _no_teacher(modality: str) -> Tensor:
     raise RuntimeError("this step was made without teachers")
 
 
+def _no_teacher_logits(modality: str, features: Tensor) -> Tensor:
+    raise RuntimeError("this step was made without teachers")
+
+
 def _alone(values: Tensor) -> Tensor:
     return values.detach()
 
@@ -70,6 +74,8 @@ class Step:
         fuse: function of {m: f_m, …}: the fused logits (B, C) of the given modalities alone, the others absent;
             `frozen=True` lets no gradient into the fusion's own weights.
         teacher: function of m: the features (B, d_m) of the frozen teacher of m (see `Method.teachers`).
+        teacher_logits: function of (m, features): the logits (B, C) that the teacher of m has for features (B, d_m) of
+            its own; for methods with `reads_teacher_logits`.
         total: function of values: the sum of every rank's `values`, detached.
         gradients: after `substeps`, name -> group -> one gradient per parameter (unscaled, reduced); read only.
         reads: 0-d tensors by name (`agm/k/audio`), the same on every rank, that come to the host with the step's one
@@ -94,6 +100,7 @@ class Step:
     extras: dict[str, Any] = field(default_factory=dict)
     fuse: Fuse = _no_fuse
     teacher: Callable[[str], Tensor] = _no_teacher
+    teacher_logits: Callable[[str, Tensor], Tensor] = _no_teacher_logits
     total: Callable[[Tensor], Tensor] = _alone
     gradients: dict[str, dict[str, Gradients]] = field(default_factory=dict)
     reads: dict[str, Tensor] = field(default_factory=dict)
@@ -190,6 +197,8 @@ class Method:
     replaces_fusion_loss: ClassVar[bool] = False
     #: Are the encoders' first weights needed (`Epoch.reinitialise`)?
     keeps_initial: ClassVar[bool] = False
+    #: Are the teachers asked for logits as well (`Step.teacher_logits`)? Their checkpoints then need a head.
+    reads_teacher_logits: ClassVar[bool] = False
     _name: str = field(default="", init=False, repr=False)
     _modalities: list[str] = field(default_factory=list, init=False, repr=False)
     _classes: int = field(default=0, init=False, repr=False)
@@ -221,7 +230,8 @@ class Method:
     def modules(self, dims: dict[str, int], classes: int) -> dict[str, nn.Module]:
         """Make modules of the method's own, trained in the group `fusion`, saved with the weights, and kept on self.
 
-        The key `fusion` replaces the network's fusion (a `Fusion`), `head` all unimodal heads by one shared one.
+        The key `fusion` replaces the network's fusion (a `Fusion`), `head` all unimodal heads by one shared one,
+        `heads` (a `ModalityDict`) every unimodal head by one of its own.
         Seeded; called after `setup`, with the width of every modality's feature.
         """
         return {}

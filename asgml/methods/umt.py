@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from asgml.methods.base import Method, Step
+from asgml.methods.shared.checkpoints import by_modality, given_files
 
 
 @dataclass
@@ -33,13 +34,10 @@ class UMT(Method):
     @staticmethod
     def input_files(arguments: Mapping[str, Any]) -> dict[str, Path]:
         """Return the checkpoints that are given as paths (see `suite.runs.reads`)."""
-        given = arguments["checkpoints"]
-        named = {"checkpoints": given} if isinstance(given, str) else {f"checkpoints.{m}": p for m, p in given.items()}
-        return {role: Path(path) for role, path in named.items() if path != "auto"}
+        return given_files(arguments)
 
     def teachers(self, modalities: list[str]) -> dict[str, str]:
-        given = self.checkpoints
-        return dict.fromkeys(modalities, given) if isinstance(given, str) else dict(given)
+        return by_modality(self.checkpoints, modalities)
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         taught = [m for m in step.here if isinstance(self.checkpoints, str) or m in self.checkpoints]

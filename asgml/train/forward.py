@@ -41,7 +41,7 @@ class Forward:
         active: the modalities that take part.
         trains_heads: whether a method trains on the unimodal losses; if not, the heads read detached features.
         may_miss: whether a modality can be missing in a sample.
-        teachers: frozen encoders by modality.
+        teachers: frozen encoders by modality, each with the submodule `head` where a method reads its logits.
         criterion: the loss (B,) of logits (B, C) and y (B,).
 
     Attributes:
@@ -120,6 +120,10 @@ class Forward:
                 f = self.teachers[m](x, *padded) if x.shape[0] else features[m].new_zeros(0, self.net.dims[m])
                 return scatter(f, rows, size)
 
+        def teacher_logits(m: str, f: Tensor) -> Tensor:
+            with torch.no_grad():
+                return widen(self.teachers[m].get_submodule("head")(f))
+
         step = Step(
             y=y,
             present=present,
@@ -134,6 +138,7 @@ class Forward:
             training=training,
             fuse=fuse,
             teacher=teacher,
+            teacher_logits=teacher_logits,
             total=lambda values: sum_over_ranks(values.detach()),
             epochs=epochs,
             rank=rank,

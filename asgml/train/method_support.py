@@ -13,11 +13,12 @@ from torch.optim import Optimizer
 from asgml.data.dataset import MultimodalDataset
 from asgml.methods.base import Method, Selection, uses
 from asgml.model.fusion.base import Fusion
+from asgml.model.modality_dict import ModalityDict
 from asgml.model.net import FUSION, MultimodalNet, component_rng
 from callbacks.errors import UserError
 from suite.loader import EpochBatches
 
-HEAD = "head"
+HEAD, HEADS = "head", "heads"
 
 
 def check_methods(methods: Mapping[str, Method], timed: bool, regression: bool) -> bool:
@@ -91,7 +92,8 @@ def never_act(methods: Mapping[str, Method], epochs: int) -> list[str]:
 def install_modules(net: MultimodalNet, methods: Mapping[str, Method], seed: int) -> nn.ModuleDict:
     """Build `Method.modules` of all methods, each from a generator of its own.
 
-    A module with the key `fusion` or `head` replaces the network's; the others are returned as `<method>_<key>`.
+    A module with the key `fusion`, `head` or `heads` replaces the network's; the others are returned as
+    `<method>_<key>`.
 
     Raises:
         UserError: two methods bring a module of the same part of the network.
@@ -103,16 +105,17 @@ def install_modules(net: MultimodalNet, methods: Mapping[str, Method], seed: int
             built = method.modules(dict(net.dims), net.classes)
         for key, module in built.items():
             module.to(dtype)
-            if key not in (FUSION, HEAD):
+            if key not in (FUSION, HEAD, HEADS):
                 extensions[f"{name}_{key}"] = module
                 continue
-            if key in owner:
-                found = f"{owner[key]} and {name}, which both bring their own {key}"
-                raise UserError("method", found, "one of them", f"set method={owner[key]} or method={name}")
-            owner[key] = name
-            if key == HEAD:
+            part = FUSION if key == FUSION else HEAD
+            if part in owner:
+                found = f"{owner[part]} and {name}, which both bring their own {part}"
+                raise UserError("method", found, "one of them", f"set method={owner[part]} or method={name}")
+            owner[part] = name
+            if part == HEAD:
                 for m in net.modalities:
-                    net.heads[m] = module
+                    net.heads[m] = module[m] if isinstance(module, ModalityDict) else module
             else:
                 assert isinstance(module, Fusion)
                 net.fusion = module

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import nn
+from torch import Tensor, nn
 
 from asgml.methods.base import Method
 from asgml.model.modality_dict import module_key
@@ -26,7 +26,8 @@ AUTO = "auto"
 def load_teachers(cfg: DictConfig, net: MultimodalNet, methods: Mapping[str, Method]) -> dict[str, nn.Module]:
     """Return the teachers that the methods ask for by modality, in evaluation mode, without gradients.
 
-    The key of a method that names its teachers is `checkpoints`.
+    The key of a method that names its teachers is `checkpoints`. Teachers come with their heads where a method
+    `reads_teacher_logits`.
 
     Raises:
         UserError: two methods ask for different ones, no finished run, no such file, or another architecture.
@@ -43,8 +44,9 @@ def load_teachers(cfg: DictConfig, net: MultimodalNet, methods: Mapping[str, Met
                 other, known = asked[m]
                 expected = f"{known}, as in {other}: one teacher per modality"
                 raise UserError(where, f"{m}: {path}", expected, _setting(where, {**given, m: known}))
+    with_head = any(method.reads_teacher_logits for method in methods.values())
     return {
-        m: load_encoder(net, m, unimodal_run(cfg, m, where) if path == AUTO else Path(path), where)
+        m: load_teacher(net, m, unimodal_run(cfg, m, where) if path == AUTO else Path(path), where, with_head)
         for m, (where, path) in asked.items()
     }
 
@@ -120,32 +122,55 @@ def _not_finished(where: str, which: str, modality: str) -> UserError:
     )
 
 
-def load_encoder(net: MultimodalNet, modality: str, path: Path, where: str) -> nn.Module:
-    """Return a frozen copy of the network's encoder of a modality, with the weights of a checkpoint.
+class Teacher(nn.Module):
+    """Holds a frozen encoder, and the head that was trained on it where that is asked for.
 
     Args:
-        net: the network whose encoder is copied.
-        modality: the modality of the encoder.
+        encoder: maps (n, *shape) to features (n, d).
+        head: maps features (n, d) to logits (n, C); None where nobody asks.
+    """
+
+    def __init__(self, encoder: nn.Module, head: nn.Module | None):
+        super().__init__()
+        self.encoder, self.head = encoder, head
+        self.eval().requires_grad_(False)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return the features (n, d) of rows (n, *shape), with the lengths (n,) of padded ones."""
+        return self.encoder(*inputs)
+
+
+def load_teacher(net: MultimodalNet, modality: str, path: Path, where: str, with_head: bool) -> Teacher:
+    """Return frozen copies of the network's encoder (and head) of a modality, with the weights of a checkpoint.
+
+    Args:
+        net: the network whose parts are copied.
+        modality: the modality of the teacher.
         path: the checkpoint of a finished `method=unimodal` run.
         where: the key that names the checkpoint, for the error.
+        with_head: whether the teacher's head is wanted as well.
 
     Raises:
-        UserError: the file does not exist, or it holds an encoder of another architecture.
+        UserError: the file does not exist, or it holds an encoder or a head of another architecture.
     """
     if not path.exists():
         remedy = f"name a file runs/<name>/<hash>/checkpoints/best.ckpt, or set {where}={AUTO}"
         raise UserError(where, f"{modality}: {path}", "an existing checkpoint", remedy)
     saved = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    prefix = f"net.encoders.{module_key(modality)}."
-    weights = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
-    encoder = copy.deepcopy(net.encoders[modality])
-    mine = {k: tuple(v.shape) for k, v in encoder.state_dict().items()}
-    if mine != {k: tuple(v.shape) for k, v in weights.items()}:
-        raise UserError(
-            where,
-            f"{modality}: {path} holds another encoder ({len(weights)} tensors)",
-            f"the encoder of this configuration ({len(mine)} tensors of the same names and shapes)",
-            f"train the teacher with the model=… of this run and method=unimodal methods.unimodal.modality={modality}",
-        )
-    encoder.load_state_dict(weights)
-    return encoder.eval().requires_grad_(False)
+    parts: dict[str, nn.Module] = {}
+    for part in ("encoder", "head") if with_head else ("encoder",):
+        prefix = f"net.{part}s.{module_key(modality)}."
+        weights = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
+        mine = getattr(net, f"{part}s")[modality]
+        shapes = {k: tuple(v.shape) for k, v in mine.state_dict().items()}
+        if shapes != {k: tuple(v.shape) for k, v in weights.items()}:
+            raise UserError(
+                where,
+                f"{modality}: {path} holds another {part} ({len(weights)} tensors)",
+                f"the {part} of this configuration ({len(shapes)} tensors of the same names and shapes)",
+                "train the teacher with the model=… of this run and "
+                f"method=unimodal methods.unimodal.modality={modality}",
+            )
+        parts[part] = copy.deepcopy(mine)
+        parts[part].load_state_dict(weights)
+    return Teacher(parts["encoder"], parts.get("head"))

@@ -13,6 +13,7 @@ from suite.config.compose import Composer, compose, conf_dir
 from suite.runs.launch import plan
 
 BETA = {"audio": 0.95, "visual": 0.1}
+MERGED = {"audio": 0.4, "visual": 0.6}
 PUBLISHED: list[tuple[str, str, dict[str, Any]]] = [
     ("arl", "temperature", {"cremad": 8, "cremad_mini": 8, "ave": 4, "kinetics_sounds": 4, "avdigits": 4}),
     ("arl", "gamma", {"cremad": 4, "cremad_mini": 4, "ave": 5, "kinetics_sounds": 3, "avdigits": 3}),
@@ -28,6 +29,11 @@ PUBLISHED: list[tuple[str, str, dict[str, Any]]] = [
     ("dgl", "alpha", {"cremad": 4, "kinetics_sounds": 3, "ave": 4}),
     ("greedy", "begins", {"cremad": 1}),
     ("pmr", "ends", {"cremad": 70}),
+    ("amss", "temperature", {"cremad": 0.2, "kinetics_sounds": 0.2}),
+    ("aug", "every", {"cremad": 20, "kinetics_sounds": 10}),
+    ("aug", "residual", {"cremad": 0.5, "kinetics_sounds": 0.2}),
+    ("aug", "weights", {"cremad": MERGED, "kinetics_sounds": MERGED, "ave": None}),
+    ("g2d", "alone", {"cremad": 0.5}),
 ]
 
 

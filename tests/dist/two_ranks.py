@@ -34,7 +34,9 @@ MODES: dict[str, list[str]] = {
     "ogm_ge": ["method=ogm_ge"],
     "ema-clipped": ["averaging=ema", "callbacks.averaging.decay=0.9", "callbacks.clip.max_norm=0.5"],
     **{m: [f"method={m}"] for m in ("pmr", "agm", "cml", "mmpareto", "mla")},
+    "amss": ["method=amss"],
     "arl": ["method=arl", "methods.arl.begins=1"],
+    "aug": ["method=aug", "methods.aug.every=1"],
     "relearn": ["method=relearn", "methods.relearn.every=1"],
     "valuation": ["method=valuation", "methods.valuation.begins=1"],
     # few held-out rows, of which a rank can have none

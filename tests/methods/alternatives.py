@@ -42,6 +42,8 @@ RUN: dict[str, list[str]] = {
     "miles": ["methods.miles.threshold=0.0"],
     "amst": ["methods.amst.factor=2"],
     "reconboost": ["methods.reconboost.stage_epochs=1", "methods.reconboost.rectify_epochs=1"],
+    "g2d": ["methods.g2d.checkpoints={teacher}"],
+    "aug": ["methods.aug.every=1"],
 }
 
 # Another value of a field, under which the same run must end differently; `(value, [overrides])` when both runs need
@@ -76,6 +78,9 @@ OTHER: dict[str, dict[str, Any]] = {
     "mses": {"patience": (2, ["methods.mses.min_delta=1.0"]), "min_delta": 1.0},
     "mslr": {"strategy": ("keep", ["methods.mslr.factors={{audio:0.5}}"]), "factors": {"audio": 0.5}},
     "amst": {"modality": "visual", "factors": {"visual": 2}},
+    "g2d": {"checkpoints": "{second}", "alone": [0.0, 0.5]},
+    "aug": {"every": 2, "sigma": 3.0, "tau": 1.0, "most": 1, "weights": {"audio": 3.0, "visual": 1.0}},
+    "amss": {"least": 0.5},
 }
 
 # Encoders that stand still for a whole run.
@@ -91,9 +96,22 @@ AUDIO_ONLY = {"unimodal", "unimodal_audio"}
 # Values without a meaning, with audio and visual as modalities.
 REFUSED: dict[str, dict[str, list[Any]]] = {
     "amco": {"eps": [0.0], "most": [-0.1, 1.0]},
+    "amss": {"temperature": [0.0], "least": [0.0, 0.6]},
     "amst": {"modality": ["sound"], "factor": [0], "factors": [{"sound": 2}, {"audio": 2, "visual": 3}, {"audio": 0}]},
+    "aug": {
+        "residual": [1.5],
+        "every": [0],
+        "width": [0],
+        "most": [0],
+        "weights": [{"audio": 1.0}, {"audio": 1.0, "visual": 0.0}],
+    },
     "cagrad": {"c": [0.0, 1.0]},
     "dgl": {"alpha": [0.0]},
+    "g2d": {
+        "temperature": [0.0],
+        "alone": [-0.1, 1.5, [0.4, 0.4, 0.1], [0.8, 0.4]],
+        "checkpoints": [{"audio": "a.ckpt"}],
+    },
     "gblending": {"super_epoch": [0]},
     "gradnorm": {"lr": [-1.0]},
     "greedy": {"ratio": [0], "window": [0]},

@@ -64,5 +64,5 @@ def test_a_method_begins_with_the_hyper_parameter_that_it_names() -> None:
         assert first == (getattr(method, key) if key else 0)
         if key:
             said[name] = key
-    periods = {"gblending": "super_epoch", "mslr": "history", "relearn": "every"}
+    periods = {"aug": "every", "gblending": "super_epoch", "mslr": "history", "relearn": "every"}
     assert said == dict.fromkeys(("agm", "arl", "greedy", "ogm_ge", "opm", "remix", "valuation"), "begins") | periods

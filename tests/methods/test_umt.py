@@ -64,7 +64,7 @@ def test_auto_finds_the_unimodal_runs_of_the_same_configuration(features: dict[i
     for m, teacher in parts.module.forward_pass.teachers.items():
         run = run_dir(config(features[2], tmp_path, "callbacks.probe=null", f"method=unimodal_{m}"))
         saved = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-        for k, v in teacher.state_dict().items():
+        for k, v in teacher.encoder.state_dict().items():
             assert torch.equal(v, saved[f"net.encoders.{m}.{k}"])
         assert not teacher.training
 
