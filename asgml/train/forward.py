@@ -97,7 +97,9 @@ class Forward:
 
         def slices(m: str) -> Tensor:
             part = self.net.fusion.unimodal_logits(fused_in, m)
-            return step.unimodal[m] if part is None else widen(part)
+            if part is None:  # methods that change features ask before the heads have been read
+                return step.unimodal[m] if m in step.unimodal else widen(self.net.heads[m](head_in[m]))
+            return widen(part)
 
         def fuse(some: Mapping[str, Tensor], frozen: bool = False) -> Tensor:
             return self.fuse_some(some, features, present, frozen)
