@@ -56,7 +56,9 @@ class LateTransformer(Fusion):
             expected, remedy = "a width that the heads divide", f"set model.fusion.dim={near} or model.fusion.heads=1"
             raise UserError("model.fusion.heads", found, expected, remedy)
         if layers < 1:
-            raise UserError("model.fusion.layers", str(layers), "at least 1", "set model.fusion.layers=1, or fusion=sum")
+            raise UserError(
+                "model.fusion.layers", str(layers), "at least 1", "set model.fusion.layers=1, or fusion=sum"
+            )
         # The biases of the projections are the embeddings e_m.
         self.projections = ModalityDict({m: nn.Linear(d, dim) for m, d in dims.items()})
         self.class_token = nn.Parameter(0.02 * torch.randn(dim))
