@@ -2,10 +2,10 @@
 
 Mean and 95 % interval over seeds, the paired test against joint training with Holm's correction, the cost of a step
 relative to joint, peak memory; below it every asynchronous row against its controls; from three seeds on also the test
-whether a row is equivalent to joint, or to its control, within `--margin` percentage points; in the terminal, and as
-`methods.md`, `methods.tex` and `methods.html` in FOLDER. Runs on other data (other settings of the data, or files of
-other content) have a table of their own, debugging runs are left out, and the last rows of each table are what needs no
-training: the majority class and chance.
+whether a row is equivalent to joint, or to its control, within `--margin` percentage points; and what predictions rely
+on (`asgml.train.Reliance`). In the terminal, and as `methods.md`, `methods.tex` and `methods.html` in FOLDER. Runs on
+other data (other settings of the data, or files of other content) have a table of their own, debugging runs are left
+out, and the last rows of each table are what needs no training: the majority class and chance.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from asgml.report.measured import debugging
 from asgml.report.methods_table import MARGIN, control_table, method_table
 from asgml.report.naming import modalities
 from asgml.report.regression import regression_table
+from asgml.report.reliance import reliance_table
 from callbacks.errors import UserError
 from suite.config.compose import Composer
 from suite.report.data import read_runs
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for frames in group_runs(found, arguments.baseline):
         registered = [*methods, *(f"unimodal_{m}" for m in modalities(frames))]
         tables.append(method_table(frames, registered, not arguments.no_times, arguments.margin))
-        more = (regression_table(frames), control_table(frames, arguments.margin))
+        more = (regression_table(frames), control_table(frames, arguments.margin), reliance_table(frames))
         tables += [t for t in more if t is not None]
     paths = save(tables, arguments.out or arguments.runs[0])
     console = Console()

@@ -18,6 +18,7 @@ from callbacks.step.plan import StepPlan
 from callbacks.step.ranks import sum_over_ranks, world_size
 
 HALF = (torch.float16, torch.bfloat16)
+Encoded = tuple[dict[str, Tensor], dict[str, Tensor | None]]  # features (B, d_m) and presence masks, by modality
 
 
 def widen(x: Tensor) -> Tensor:
@@ -65,7 +66,16 @@ class Forward:
         self.taps: dict[str, tuple[Tensor, Tensor]] = {}
 
     def __call__(
-        self, batch: Batch, *, plan: StepPlan | None, measure: bool, t: int, epoch: int, epochs: int, rank: int
+        self,
+        batch: Batch,
+        *,
+        plan: StepPlan | None,
+        measure: bool,
+        t: int,
+        epoch: int,
+        epochs: int,
+        rank: int,
+        encoded: Encoded | None = None,
     ) -> Step:
         """Run the forward pass of a batch.
 
@@ -78,9 +88,10 @@ class Forward:
             epoch: the number of the epoch.
             epochs: the length of training in epochs; -1 where it is measured in steps.
             rank: the number of this rank.
+            encoded: features and presence masks as `encode` returns them, in place of encoding; in evaluation only.
         """
         training = plan is not None
-        features, present = self.encode(batch, plan)
+        features, present = self.encode(batch, plan) if encoded is None else encoded
         fused_in, head_in = self._views(features, plan, measure)
         y, size = batch["y"], batch["y"].shape[0]
         masks = full_masks(present, size, y.device) if any(p is not None for p in present.values()) else None
@@ -140,7 +151,7 @@ class Forward:
                 step.losses[m] = mean(self.criterion(step.unimodal[m], y), m)
         return step
 
-    def encode(self, batch: Batch, plan: StepPlan | None = None) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+    def encode(self, batch: Batch, plan: StepPlan | None = None) -> Encoded:
         """Return features (B, d_m) and presence masks; encoders that the plan holds back run without a graph."""
         size, device = batch["y"].shape[0], batch["y"].device
         features: dict[str, Tensor] = {}
