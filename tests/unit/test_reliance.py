@@ -65,8 +65,7 @@ def one_by_one(parts: Any, inputs: dict[str, torch.Tensor | None], y: int) -> li
         return module.prediction(module.step_of(batch))[0].tolist()
 
 
-@pytest.mark.parametrize("method", ["joint", "reconboost"])
-@pytest.mark.parametrize("fusion", ["concat", "transformer"])
+@pytest.mark.parametrize(("method", "fusion"), [("joint", "transformer"), ("reconboost", "concat")])
 def test_it_is_what_pairs_of_inputs_give(tmp_path: Path, method: str, fusion: str) -> None:
     """With missing rows, and with a method that predicts by the heads; the last sample of a batch like the first."""
     npz = write_features(tmp_path / "features.npz", missing=0.2)
