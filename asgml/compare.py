@@ -1,10 +1,11 @@
 """`python -m asgml.compare RUNS [--name NAME] [--out FOLDER]`: every method of an experiment in one table per data set.
 
 Mean and 95 % interval over seeds, the paired test against joint training with Holm's correction, the cost of a step
-relative to joint, peak memory; below it every asynchronous row against its controls; in the terminal, and as
-`methods.md`, `methods.tex` and `methods.html` in FOLDER. Runs on other data (other settings of the data, or files of
-other content) have a table of their own, debugging runs are left out, and the last rows of each table are what needs no
-training: the majority class and chance.
+relative to joint, peak memory; below it every asynchronous row against its controls; from three seeds on also the test
+whether a row is equivalent to joint, or to its control, within `--margin` percentage points; and what predictions rely
+on (`asgml.train.Reliance`). In the terminal, and as `methods.md`, `methods.tex` and `methods.html` in FOLDER. Runs on
+other data (other settings of the data, or files of other content) have a table of their own, debugging runs are left
+out, and the last rows of each table are what needs no training: the majority class and chance.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from pathlib import Path
 from rich.console import Console
 
 from asgml.report.measured import debugging
-from asgml.report.methods_table import control_table, method_table
+from asgml.report.methods_table import MARGIN, control_table, method_table
 from asgml.report.naming import modalities
 from asgml.report.regression import regression_table
+from asgml.report.reliance import reliance_table
 from callbacks.errors import UserError
 from suite.config.compose import Composer
 from suite.report.data import read_runs
@@ -44,9 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", type=Path, help="the folder that paths.runs names, or run directories")
     parser.add_argument("--name", help="only this experiment")
     parser.add_argument("--baseline", default=None, help="label of the row that the others are compared with")
+    parser.add_argument(
+        "--margin", type=float, default=MARGIN, help="percentage points within which rows are equivalent (%(default)s)"
+    )
     parser.add_argument("--no-times", action="store_true", help="no step times: the runs shared their machine")
     parser.add_argument("--out", type=Path, help="folder of the three files (default: RUNS)")
     arguments = parser.parse_args(argv)
+    if not 0 < arguments.margin < 100:
+        expected = "percentage points above 0 and below 100"
+        raise UserError("--margin", f"{arguments.margin:g}", expected, f"--margin {MARGIN:g}")
     found = [run for run in read_runs(arguments.runs, arguments.name) if run.program == "asgml"]
     if not found:
         raise UserError(
@@ -66,8 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     tables = []
     for frames in group_runs(found, arguments.baseline):
         registered = [*methods, *(f"unimodal_{m}" for m in modalities(frames))]
-        tables.append(method_table(frames, registered, not arguments.no_times))
-        tables += [t for t in (regression_table(frames), control_table(frames)) if t is not None]
+        tables.append(method_table(frames, registered, not arguments.no_times, arguments.margin))
+        more = (regression_table(frames), control_table(frames, arguments.margin), reliance_table(frames))
+        tables += [t for t in more if t is not None]
     paths = save(tables, arguments.out or arguments.runs[0])
     console = Console()
     console.print(terminal(tables, console.width))

@@ -102,6 +102,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
 
     from asgml.data.spec import SPLITS, Split
     from asgml.train.predictions import class_counts, save_predictions
+    from asgml.train.reliance import Reliance
     from suite.report import single_report
     from suite.shell import best_checkpoint, best_moment
 
@@ -120,6 +121,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
         "class_counts": {s: class_counts(data.table(s).y, classes) for s in SPLITS if classes},
     }
     best = None if cfg.debug == "one_step" else best_checkpoint(run)
+    measured = next((c for c in trainer.callbacks if isinstance(c, Reliance)), None)  # type: ignore[attr-defined]
     result |= best_moment(trainer)
     for suffix, path in (("", None), ("_best", best)) if best is not None else (("", None),):
         if path is not None:
@@ -128,6 +130,8 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
         trainer.test(module, datamodule=data, verbose=False)
         for split in evaluated:
             result[f"{split}{suffix}"] = dict(module.metrics[split])
+        if measured is not None and measured.found:
+            result[f"reliance{suffix}"] = dict(measured.found)
         if run.is_main:
             kept = {split: module.predictions[split] for split in evaluated}
             save_predictions(run.dir / f"predictions{suffix}.npz", kept, {s: data.table(s) for s in evaluated})

@@ -63,6 +63,24 @@ class PairedTest:
 
 
 @dataclass(frozen=True)
+class Equivalence:
+    """What `tost` found.
+
+    Attributes:
+        p: the larger of the two one-sided p values, None without a test.
+        low, high: the ends of the interval of level 1 - 2 alpha, which lies within ±margin exactly where p < alpha.
+        n: the number of pairs.
+        note: the reason why there is no test.
+    """
+
+    p: float | None
+    low: float | None
+    high: float | None
+    n: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class McNemar:
     """The numbers of samples that only a or only b has right, and the exact two-sided p value."""
 
@@ -162,6 +180,36 @@ def paired_t(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> PairedTest:
     return PairedTest(difference, t, float(2 * stats.t.sf(abs(t), d.size - 1)), dz, int(d.size))
 
 
+def tost(a: ArrayLike, b: ArrayLike, margin: float, alpha: float = 0.05) -> Equivalence:
+    """Test that the mean of d = a - b (same seed at the same place) lies within ±margin: two one-sided paired t tests.
+
+    `p = max(P(T > (mean(d) + margin) / se), P(T < (mean(d) - margin) / se))`, se = s_d / sqrt(n), T with n - 1 degrees
+    of freedom. There is none where `paired_t` has none: pairs that all differ alike say nothing of other seeds.
+    Source: Schuirmann (1987), A comparison of the two one-sided tests procedure and the power approach.
+    """
+    if margin <= 0:
+        raise ValueError(f"tost: the margin is {margin:g}, and must be above 0")
+    test = paired_t(a, b, 1 - 2 * alpha)
+    if test.p is None or test.difference.sd is None:
+        return Equivalence(None, None, None, test.n, test.note)
+    d, df, se = test.difference, test.n - 1, test.difference.sd / np.sqrt(test.n)
+    p = max(stats.t.sf((d.mean + margin) / se, df), stats.t.cdf((d.mean - margin) / se, df))
+    return Equivalence(float(p), d.low, d.high, test.n)
+
+
+def smallest_margin(n_seeds: int, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Return the margin that `tost` over `n_seeds` >= 2 pairs confirms with the given power where means are equal, in
+    standard deviations of the paired difference: `P(|mean(d)| < margin - t_{n-1, 1-alpha} s_d / sqrt(n)) = power`.
+    """
+    critical, s = float(stats.t.ppf(1 - alpha, n_seeds - 1)), _spreads(n_seeds - 1)
+
+    def missing(margin: float) -> float:
+        reach = np.maximum(margin * np.sqrt(n_seeds) - critical * s, 0.0)
+        return float((2 * stats.norm.cdf(reach) - 1).mean()) - power
+
+    return float(optimize.brentq(missing, 1e-6, 1e3))
+
+
 def holm(pvalues: Sequence[float | None]) -> list[float | None]:
     """Return Holm's step-down adjusted p values, in the order given; None (no test) stays None and does not count.
 
@@ -208,14 +256,18 @@ def smallest_p(n_seeds: int, alpha: float = 0.05, power: float = 0.8) -> SeedLim
     if n_seeds == 1:
         return SeedLimits(1, floor, None, alpha, power)
     df, critical = n_seeds - 1, float(stats.t.ppf(1 - alpha / 2, n_seeds - 1))
-    # T' = (Z + nc) / s with s² = chi²_df / df, averaged over quantiles of s (scipy's nct returns NaN for df 1).
-    s = np.sqrt(stats.chi2.ppf((np.arange(4000) + 0.5) / 4000, df) / df)
+    s = _spreads(df)  # T' = (Z + nc) / s, averaged over s: scipy's nct returns NaN for df 1
 
     def missing(dz: float) -> float:
         nc = dz * np.sqrt(n_seeds)
         return float((stats.norm.sf(critical * s - nc) + stats.norm.cdf(-critical * s - nc)).mean()) - power
 
     return SeedLimits(n_seeds, floor, float(optimize.brentq(missing, 1e-6, 100.0)), alpha, power)
+
+
+def _spreads(df: int) -> Floats:
+    """Return quantiles of the standard deviation of standard normal values, s² = chi²_df / df."""
+    return np.sqrt(stats.chi2.ppf((np.arange(4000) + 0.5) / 4000, df) / df)
 
 
 def bootstrap_interval(

@@ -11,5 +11,7 @@ from .fusion.base import Fusion as Fusion
 from .fusion.concat import Concat as Concat
 from .fusion.film import FiLM as FiLM
 from .fusion.gated import Gated as Gated
+from .fusion.mlp import ConcatMLP as ConcatMLP
 from .fusion.sum import Sum as Sum
+from .fusion.transformer import LateTransformer as LateTransformer
 from .net import MultimodalNet as MultimodalNet

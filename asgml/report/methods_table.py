@@ -10,11 +10,12 @@ from asgml.report.floor import floor_of, floor_rows
 from asgml.report.naming import metric
 from asgml.report.results import step_ms
 from suite.report.frames import Configuration, RunFrames
-from suite.report.summary import Comparison, compare, limit_notes, per_seed, state
+from suite.report.summary import Comparison, compare, equivalence_note, limit_notes, per_seed, state
 from suite.report.tables import ABSENT, PERCENT, Table, columns, estimate, number, texts
 
 SPLITS = {"test": "last epoch", "test_best": "best val. epoch"}
-DIFFERENCE = ("Δ\n{} [95 %]", "p\n{}", "p Holm\n{}")
+DIFFERENCE = ("Δ\n{at} [95 %]", "p\n{at}", "p Holm\n{at}", "p within ±{margin:g}\n{at}")
+MARGIN = 1.0  # percentage points within which two methods count as equivalent
 # A control stands below the method whose side effect it isolates.
 BELOW = {
     "control_lr_matched": "asgml_frequency",
@@ -53,57 +54,89 @@ def same_numbers(c: Configuration, base: Configuration) -> bool:
     return all((seeds := set(a) & set(b)) and all(a[s] == b[s] for s in seeds) for a, b in values)
 
 
-def method_table(frames: RunFrames, registered: Sequence[str] = (), times: bool = True) -> Table:
+def method_table(
+    frames: RunFrames, registered: Sequence[str] = (), times: bool = True, margin: float = MARGIN
+) -> Table:
     """Build the table of one experiment.
 
     Args:
         frames: the experiment's runs.
         registered: the names of all methods, to say which have not been run.
         times: whether to show what a step took, which is right only where no run shared its machine with another.
+        margin: the margin of equivalence, in percentage points.
     """
     base, order = frames.base, ordered(frames)
-    found = {split: compare([(c, None if c is base else base) for c in order], metric(split)) for split in SPLITS}
-    numbers = [what.format(at) for at in SPLITS.values() for what in ("accuracy %\n{}", *DIFFERENCE)]
+    pairs = [(c, None if c is base else base) for c in order]
+    found = {split: compare(pairs, metric(split), margin / PERCENT) for split in SPLITS}
+    shown = ("accuracy %\n{at}", *DIFFERENCE)
+    numbers = [what.format(at=at, margin=margin) for at in SPLITS.values() for what in shown]
     numbers += ["step time\n/ joint"] * times + ["peak memory\nMB"]
     rows = []
     for i, c in enumerate(order):
         row = texts(c.label, state(c))
         for split, comparisons in found.items():
             row.append(estimate(per_seed(c, metric(split)), PERCENT))
-            row += comparisons[i].cells("baseline" if c is base else ABSENT)
+            row += [*comparisons[i].cells("baseline" if c is base else ABSENT), comparisons[i].equivalence_cell()]
         row += [number(relative(c, base))] * times
         rows.append([*row, estimate(per_seed(c, lambda run: run.number("peak_memory_mb")), digits=0)])
     head, (floor, verdict) = columns("method", numbers=["seeds", *numbers]), floor_of(frames)
-    notes = [*verdict, *_notes(frames, found, registered, times)]
+    notes = [*verdict, *_notes(frames, found, registered, times, margin)]
     rows += floor_rows(head, floor)
     strong = {i for i, c in enumerate(order) if c is base}
     return Table(f"Methods on {frames.title}", head, rows, notes, strong).without_empty()
 
 
-def control_table(frames: RunFrames) -> Table | None:
+def control_table(frames: RunFrames, margin: float = MARGIN) -> Table | None:
     """Build the table of every asynchronous row minus each of its controls; None without any pair.
 
-    A gain over joint that the control has as well is not one of asynchrony.
+    Its margin of equivalence is in percentage points. A gain over joint that the control has as well is not one of
+    asynchrony.
     """
     by_label = {c.label: c for c in frames.configurations}
     pairs = [(by_label[BELOW[c.label]], c) for c in ordered(frames) if BELOW.get(c.label) in by_label]
     if not pairs:
         return None
-    head = columns("method", "control", numbers=[what.format(at) for at in SPLITS.values() for what in DIFFERENCE])
-    found = [compare(pairs, metric(split)) for split in SPLITS]
+    numbers = [what.format(at=at, margin=margin) for at in SPLITS.values() for what in DIFFERENCE]
+    head = columns("method", "control", numbers=numbers)
+    found = [compare(pairs, metric(split), margin / PERCENT) for split in SPLITS]
     rows = [
-        [*texts(row.label, control.label), *[cell for comparison in both for cell in comparison.cells()]]
+        [*texts(row.label, control.label), *(cell for c in both for cell in (*c.cells(), c.equivalence_cell()))]
         for (row, control), *both in zip(pairs, *found, strict=True)
     ]
     notes = [
         "Δ: percentage points of test accuracy of the method minus its control, which has the side effect (fewer or "
-        "smaller updates, equal delays) without the asynchrony; paired by seed, 95 % t interval; Holm over the rows."
+        "smaller updates, equal delays) without the asynchrony; paired by seed, 95 % t interval; Holm over the rows.",
+        *equivalence_notes(found[-1], margin, [f"{row.label} to {control.label}" for row, control in pairs]),
     ]
     return Table(f"Asynchrony against its controls on {frames.title}", head, rows, notes).without_empty()
 
 
+def equivalence_notes(found: Sequence[Comparison], margin: float, names: Sequence[str]) -> list[str]:
+    """Say what the tests of equivalence are, and name the pairs that have been shown to be equivalent; [] without any.
+
+    Args:
+        found: the comparisons at the best validation epoch.
+        margin: the margin, in percentage points.
+        names: what each comparison is of.
+    """
+    if not any(c.equivalence is not None for c in found):
+        return []
+    shown = [
+        f"{name} (p {c.equivalence.p:.3g})"
+        for name, c in zip(names, found, strict=True)
+        if c.equivalent and c.equivalence is not None
+    ]
+    points = f"±{margin:g} point{'s' if margin != 1 else ''}"
+    verdict = f"Equivalent within {points} ({SPLITS['test_best']}): {', '.join(shown) or 'shown for no row'}."
+    return [equivalence_note(found, margin), verdict]
+
+
 def _notes(
-    frames: RunFrames, found: Mapping[str, Sequence[Comparison]], registered: Sequence[str], times: bool
+    frames: RunFrames,
+    found: Mapping[str, Sequence[Comparison]],
+    registered: Sequence[str],
+    times: bool,
+    margin: float,
 ) -> list[str]:
     notes = ["±: half of the 95 % t interval over seeds; one seed has none. — means not measured."]
     if frames.base is None:
@@ -116,6 +149,7 @@ def _notes(
             "where a test exists. Model selection is on validation only."
         )
     notes += limit_notes(found["test_best"])
+    notes += equivalence_notes(found["test_best"], margin, [f"{c.label} to {frames.baseline}" for c in ordered(frames)])
     if times:
         notes.append(
             "Step time: as it was in the runs (median over the run, ratio per common seed, median over seeds), "

@@ -1,1 +1,5 @@
 """Training: the Lightning module and what its step consists of."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

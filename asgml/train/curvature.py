@@ -34,7 +34,8 @@ def loss_of_group(module: HasLosses, batch: Batch, group: str) -> Tensor:
     left_out = {group: batch["y"]}  # stands for features that are not computed here
     with torch.no_grad():
         others = {m: f for m, f in forward.encode(batch, known=left_out)[0].items() if m != group}
-    step = forward(batch, plan=None, measure=False, t=0, epoch=0, epochs=-1, rank=0, known=others)
+    encoded = forward.encode(batch, known=others)
+    step = forward(batch, plan=None, measure=False, t=0, epoch=0, epochs=-1, rank=0, encoded=encoded)
     terms = [step.losses[FUSION]] if module.fusion_loss else []
     if module.trains_heads or not module.fusion_loss:
         terms += [module.gamma * step.losses[m] for m in module.active]

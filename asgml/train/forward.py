@@ -19,6 +19,7 @@ from callbacks.step.plan import StepPlan
 from callbacks.step.ranks import sum_over_ranks, world_size
 
 HALF = (torch.float16, torch.bfloat16)
+Encoded = tuple[dict[str, Tensor], dict[str, Tensor | None]]  # features (B, d_m) and presence masks, by modality
 
 
 def widen(x: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ class Forward:
         epoch: int,
         epochs: int,
         rank: int,
-        known: Mapping[str, Tensor] | None = None,
+        encoded: Encoded | None = None,
     ) -> Step:
         """Run the forward pass of a batch.
 
@@ -88,10 +89,10 @@ class Forward:
             epoch: the number of the epoch.
             epochs: the length of training in epochs; -1 where it is measured in steps.
             rank: the number of this rank.
-            known: features (B, d_m) of this batch that are not computed again.
+            encoded: features and presence masks as `encode` returns them, in place of encoding; in evaluation only.
         """
         training = plan is not None
-        features, present = self.encode(batch, plan, known or {})
+        features, present = self.encode(batch, plan) if encoded is None else encoded
         fused_in, head_in = self._views(features, plan, measure)
         y, size = batch["y"], batch["y"].shape[0]
         masks = full_masks(present, size, y.device) if any(p is not None for p in present.values()) else None
@@ -108,7 +109,9 @@ class Forward:
 
         def slices(m: str) -> Tensor:
             part = self.net.fusion.unimodal_logits(fused_in, m)
-            return step.unimodal[m] if part is None else widen(part)
+            if part is None:  # methods that change features ask before the heads have been read
+                return step.unimodal[m] if m in step.unimodal else widen(self.net.heads[m](head_in[m]))
+            return widen(part)
 
         def fuse(some: Mapping[str, Tensor], frozen: bool = False) -> Tensor:
             return self.fuse_some(some, features, present, frozen)
@@ -156,7 +159,7 @@ class Forward:
 
     def encode(
         self, batch: Batch, plan: StepPlan | None = None, known: Mapping[str, Tensor] = MappingProxyType({})
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor | None]]:
+    ) -> Encoded:
         """Return features (B, d_m), the known ones as they are, and presence masks.
 
         Encoders that the plan holds back run without a graph.

@@ -19,7 +19,7 @@ from asgml.model.net import FUSION, MultimodalNet
 from asgml.rhythm.stage import Rhythm
 from asgml.train.curvature import loss_of_group
 from asgml.train.distributed import means_over_ranks
-from asgml.train.forward import Forward
+from asgml.train.forward import Encoded, Forward
 from asgml.train.method_support import (
     check_masking,
     check_methods,
@@ -166,8 +166,8 @@ class MultimodalModule(L.LightningModule):
         return stage
 
     # -- forward
-    def step_of(self, batch: Batch) -> Step:
-        """Run the forward pass of a batch, in the module's own mode."""
+    def step_of(self, batch: Batch, encoded: Encoded | None = None) -> Step:
+        """Run the forward pass of a batch, or from its features on (see `Forward`), in the module's own mode."""
         training = self.training
         t = self._pipeline.t if training else 0
         measure = training and bool(self.cosine_every) and self.trains_heads
@@ -179,6 +179,7 @@ class MultimodalModule(L.LightningModule):
             epoch=self.current_epoch,
             epochs=self._epochs,
             rank=self.global_rank,
+            encoded=encoded,
         )
 
     @property
@@ -247,7 +248,7 @@ class MultimodalModule(L.LightningModule):
         """Add the step's scores and rows to those of the epoch, on the device."""
         assert self._epoch_counts is not None
         with torch.no_grad():
-            guess = self._predict(step) if self._fusing else step.logits
+            guess = self.prediction(step) if self._fusing else step.logits
             self._epoch_counts += score_sums(self.task, step, guess, self.active, self._epoch_counts.dtype)
 
     def on_train_epoch_start(self) -> None:
@@ -327,7 +328,7 @@ class MultimodalModule(L.LightningModule):
         forward_training_data(self)
 
     # -- evaluation
-    def _predict(self, step: Step) -> Tensor:
+    def prediction(self, step: Step) -> Tensor:
         """Return the prediction (B, C): the last method's that has its own, else that of the fused logits."""
         for method in self._fusing:
             replaced = method.fuse_at_test(step)
@@ -341,7 +342,7 @@ class MultimodalModule(L.LightningModule):
             Predictions.of(
                 batch["index"],
                 step.y,
-                self._predict(step),
+                self.prediction(step),
                 {m: self.task.predict(z) for m, z in step.unimodal.items()},
                 step.present,
             )

@@ -9,10 +9,12 @@ import numpy as np
 
 from suite.report.frames import Configuration, RunFrames, Value
 from suite.report.registry import report_of
-from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, difference, p_value, texts
-from suite.statistics import PairedTest, holm, paired_t, smallest_p
+from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, difference, p_value, signed, texts
+from suite.statistics import Equivalence, PairedTest, holm, paired_t, smallest_margin, smallest_p, tost
 
 N_BOOT = 2000  # draws of a report's bootstrap
+ALPHA = 0.05  # of the tests of equivalence
+FEWEST = 3  # common seeds for a test of equivalence
 
 
 def summary(frames: RunFrames) -> list[Table]:
@@ -48,10 +50,12 @@ class Comparison:
     Attributes:
         test: the paired test over their common seeds; None without a common seed, and for the baseline itself.
         adjusted: the p value after Holm's correction over the family.
+        equivalence: the test of equivalence over the same seeds; None without a margin or with fewer than `FEWEST`.
     """
 
     test: PairedTest | None
     adjusted: float | None
+    equivalence: Equivalence | None = None
 
     def cells(self, otherwise: str = ABSENT) -> list[Cell]:
         """Show the difference in percentage points with its interval, p, and p after Holm."""
@@ -61,18 +65,61 @@ class Comparison:
         hint = f"{self.test.n} common seeds" + (f"; {self.test.note}" if self.test.note else "")
         return [Cell(delta.text, delta.value, hint), p_value(self.test.p, self.test.note), p_value(self.adjusted)]
 
+    @property
+    def equivalent(self) -> bool:
+        """Whether the difference has been shown to lie within the margin."""
+        return self.equivalence is not None and self.equivalence.p is not None and self.equivalence.p < ALPHA
 
-def compare(pairs: Iterable[tuple[Configuration, Configuration | None]], value: Value) -> list[Comparison]:
-    """Test every configuration against its partner; all pairs are one family of Holm's correction."""
-    tests = [None if other is None else paired_test(c, other, value) for c, other in pairs]
-    return [Comparison(test, p) for test, p in zip(tests, holm([test.p if test else None for test in tests]))]
+    def equivalence_cell(self) -> Cell:
+        """Show the p value of the test of equivalence, with the 90 % interval as its hint."""
+        found = self.equivalence
+        if found is None or found.low is None or found.high is None:
+            return Cell(ABSENT, None, found.note if found else "")
+        ends = f"[{signed(found.low * PERCENT)}, {signed(found.high * PERCENT)}]"
+        return p_value(found.p, f"{1 - 2 * ALPHA:.0%} interval {ends}, {found.n} common seeds")
 
 
-def paired_test(c: Configuration, other: Configuration, value: Value) -> PairedTest | None:
-    """Test c against another over their common seeds with finite values; None without a common seed."""
+def compare(
+    pairs: Iterable[tuple[Configuration, Configuration | None]], value: Value, margin: float | None = None
+) -> list[Comparison]:
+    """Test every configuration against its partner; all pairs are one family of Holm's correction.
+
+    Args:
+        pairs: each configuration with its partner, None for one that has none.
+        value: what is compared, of a run.
+        margin: the margin of the tests of equivalence, in the unit of the values; None for no such tests.
+    """
+    values = [None if other is None else common_values(c, other, value) for c, other in pairs]
+    tests = [paired_t(*both) if both and both[0] else None for both in values]
+    same = [
+        tost(*both, margin, ALPHA) if margin is not None and both and len(both[0]) >= FEWEST else None
+        for both in values
+    ]
+    adjusted = holm([test.p if test else None for test in tests])
+    return [Comparison(*parts) for parts in zip(tests, adjusted, same, strict=True)]
+
+
+def common_values(c: Configuration, other: Configuration, value: Value) -> tuple[list[float], list[float]]:
+    """Return the finite values of the two over their common seeds, in the same order."""
     a, b = per_seed(c, value), per_seed(other, value)
     common = [s for s in sorted(set(a) & set(b)) if np.isfinite([a[s], b[s]]).all()]
-    return paired_t([a[s] for s in common], [b[s] for s in common]) if common else None
+    return [a[s] for s in common], [b[s] for s in common]
+
+
+def equivalence_note(found: Sequence[Comparison], margin: float) -> str:
+    """Say what the column of the tests of equivalence means, and from what margin on the seeds could confirm one."""
+    points = f"percentage point{'s' if margin != 1 else ''}"
+    note = (
+        f"p within ±{margin:g}: two one-sided paired t tests (TOST, from {FEWEST} common seeds on) that the difference "
+        f"lies within ±{margin:g} {points}, not corrected for the number of rows. Below {ALPHA:g} the 90 % interval "
+        "lies within the margin; a large p says that this has not been shown, not that the rows differ."
+    )
+    tests = [c.test for c in found if c.equivalence is not None and c.test is not None and c.test.difference.sd]
+    for n in sorted({t.n for t in tests}):
+        spread = float(np.median([t.difference.sd for t in tests if t.n == n and t.difference.sd])) * PERCENT
+        least = smallest_margin(n) * spread
+        note += f" {n} seeds of the median spread confirm equal means with 80 % power within ±{least:.1f} or more."
+    return note
 
 
 def limit_notes(found: Iterable[Comparison], counts: Iterable[int] = ()) -> list[str]:

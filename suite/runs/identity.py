@@ -46,6 +46,7 @@ NOT_MEANINGFUL: dict[str, str] = {
     "callbacks.epoch_line": "display",
     "callbacks.progress_bar": "display",
     "callbacks.model_summary": "display",
+    "callbacks.reliance": "measured on the finished weights",
 }
 
 # Mappings whose order matters: methods are applied one after the other.

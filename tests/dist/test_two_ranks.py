@@ -92,6 +92,9 @@ def test_evaluation_sees_every_sample_once(runs: tuple[Results, Results, Results
             assert not unequal(one[split], rank[split])
             close(one[f"{split}/prob"], rank[f"{split}/prob"])
             assert rank["metrics"][split] == pytest.approx(one["metrics"][split])
+    for rank in (zero, other):
+        assert rank["metrics"]["reliance"] == pytest.approx(one["metrics"]["reliance"])
+        assert rank["metrics"]["reliance"]["rows/audio"] == one["metrics"]["reliance"]["rows/visual"] > 0
 
 
 def test_the_test_sees_what_it_is_about(runs: tuple[Results, Results, Results]) -> None:

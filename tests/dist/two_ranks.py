@@ -14,6 +14,7 @@ import torch.distributed as dist
 from asgml_runs import config, fit, rows, weights, write_features
 
 from asgml.build import Parts
+from asgml.train.reliance import Reliance
 from suite.loader import EpochBatches
 
 BATCH, TRAIN = 8, 80
@@ -75,10 +76,11 @@ def results(mode: str, folder: Path, ranks: int) -> dict[str, Any]:
     )
     parts: Parts = fit(cfg)
     parts.trainer.test(parts.module, datamodule=parts.data, verbose=False)
+    (measured,) = [c for c in parts.trainer.callbacks if isinstance(c, Reliance)]  # type: ignore[attr-defined]
     out: dict[str, Any] = {
         "weights": weights(parts),
         "counters": {k: v for k, v in parts.pipeline.counters().items() if k not in ("max_delta", "probe_utilisation")},
-        "metrics": parts.module.metrics,
+        "metrics": parts.module.metrics | {"reliance": measured.found},
     }
     for split, p in parts.module.predictions.items():
         out[split] = {"index": torch.from_numpy(p.index), "y": torch.from_numpy(p.y)}

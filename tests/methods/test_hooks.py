@@ -23,7 +23,9 @@ from asgml.methods.uniform import Uniform
 from asgml.methods.valuation import Valuation
 from asgml.model.fusion.film import FiLM
 from asgml.model.fusion.gated import Gated
+from asgml.model.fusion.mlp import ConcatMLP
 from asgml.model.fusion.sum import Sum
+from asgml.model.fusion.transformer import LateTransformer
 from callbacks.errors import UserError
 from suite.runs.identity import run_dir
 
@@ -101,7 +103,7 @@ def test_two_methods_with_the_same_exclusive_hook_are_refused():
         train(methods={"a": Valuation(), "b": Valuation()})
 
 
-@pytest.mark.parametrize("fusion", [None, Sum, FiLM, Gated])
+@pytest.mark.parametrize("fusion", [None, Sum, FiLM, Gated, ConcatMLP, LateTransformer])
 def test_a_fused_subset_is_the_fusion_of_a_batch_without_the_others(fusion):
     found: list[Any] = []
 

@@ -51,6 +51,13 @@ def accuracies(folder: Path, label: str, split: str) -> dict[int, float]:
     return out
 
 
+def outside(a: dict[int, float], b: dict[int, float], margin: float) -> float:
+    """The larger p of the two one-sided tests."""
+    differences = [a[s] - b[s] for s in range(SEEDS)]
+    low = stats.ttest_1samp(differences, -margin, alternative="greater").pvalue
+    return max(low, stats.ttest_1samp(differences, margin, alternative="less").pvalue)
+
+
 def cells(found: Any, label: str) -> dict[str, Any]:
     row = next(r for r in found.rows if r[0].text == label)
     return {c.title.replace("\n", " "): cell for c, cell in zip(found.columns, row, strict=True)}
@@ -75,6 +82,7 @@ def test_means_intervals_and_tests_are_those_of_the_ledgers_numbers(runs: Path, 
         test = stats.ttest_rel([values[s] for s in range(SEEDS)], [joint[s] for s in range(SEEDS)])
         assert shown[f"p {at}"].value == pytest.approx(test.pvalue)
         assert shown[f"Δ {at} [95 %]"].value == pytest.approx(mean - sum(joint.values()) / SEEDS)
+        assert shown[f"p within ±1 {at}"].value == pytest.approx(outside(values, joint, 1.0))
         pvalues[label] = test.pvalue
     worst = 0.0
     for i, (label, p) in enumerate(sorted(pvalues.items(), key=lambda item: item[1])):
@@ -109,6 +117,33 @@ def test_an_asynchronous_row_is_tested_against_its_control(runs: Path) -> None:
         assert shown[f"Δ {at} [95 %]"].value == pytest.approx(sum(differences) / SEEDS)
         expected = stats.ttest_1samp(differences, 0.0).pvalue
         assert shown[f"p {at}"].value == shown[f"p Holm {at}"].value == pytest.approx(expected)
+        assert shown[f"p within ±1 {at}"].value == pytest.approx(outside(mine, control, 1.0))
+
+
+def test_rows_within_a_wide_margin_are_named_as_equivalent(runs: Path, tmp_path: Path) -> None:
+    frames = group_runs(read_runs([runs]))[0]
+    joint = accuracies(runs, "joint", "test_best")
+    for found, control in ((method_table(frames, margin=8.0), "joint"), (control_table(frames, 8.0), None)):
+        assert found is not None
+        (verdict,) = [note for note in found.notes if note.startswith("Equivalent within ±8 points")]
+        label, other = ("ogm_ge", joint) if control else ("asgml_staleness", None)
+        other = other or accuracies(runs, "control_scale_only", "test_best")
+        p = outside(accuracies(runs, label, "test_best"), other, 8.0)
+        assert p < 0.05
+        assert f"{label} to {control or 'control_scale_only'} (p {p:.3g})" in verdict
+    narrow = method_table(frames, margin=0.1).notes
+    assert any(note.endswith("shown for no row.") for note in narrow)
+    assert main([str(runs), "--margin", "8", "--out", str(tmp_path)]) == 0
+    assert "p within ±8" in (tmp_path / "methods.md").read_text()
+
+
+def test_two_seeds_have_no_test_of_equivalence(tmp_path: Path) -> None:
+    for seed in range(2):
+        for label, kind in (("joint", JOINT), ("ogm_ge", OGM_GE)):
+            write_run(tmp_path, kind, seed, label=label, epochs=2, predictions=False)
+    found = table(tmp_path)
+    assert not any("within" in c.title for c in found.columns)
+    assert not any("within" in note for note in found.notes)
 
 
 def test_a_row_that_is_the_baseline_under_another_name_is_told(tmp_path: Path) -> None:
@@ -123,7 +158,7 @@ def test_a_row_that_is_the_baseline_under_another_name_is_told(tmp_path: Path) -
 
 def test_step_times_can_be_left_out(runs: Path) -> None:
     found = method_table(group_runs(read_runs([runs]))[0], times=False)
-    assert [c.title for c in found.columns][-2:] == ["p Holm\nbest val. epoch", "peak memory\nMB"]
+    assert [c.title for c in found.columns][-2:] == ["p within ±1\nbest val. epoch", "peak memory\nMB"]
     assert not any("Step time" in note for note in found.notes)
     assert all(len(row) == len(found.columns) for row in found.rows)
 
@@ -160,6 +195,8 @@ def test_without_joint_there_are_no_differences(tmp_path: Path) -> None:
 def test_bad_input_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nowhere")]) == UserError.EXIT_CODE
     assert "no such directory" in capsys.readouterr().err
+    assert main([str(tmp_path), "--margin", "0"]) == UserError.EXIT_CODE
+    assert "--margin 1" in capsys.readouterr().err
 
 
 def test_the_sweep_runs_every_method_and_teachers_before_their_pupils() -> None:

@@ -13,7 +13,9 @@ from asgml.model.fusion.base import Fusion
 from asgml.model.fusion.concat import Concat
 from asgml.model.fusion.film import FiLM
 from asgml.model.fusion.gated import Gated
+from asgml.model.fusion.mlp import ConcatMLP
 from asgml.model.fusion.sum import Sum
+from asgml.model.fusion.transformer import LateTransformer
 from asgml.model.rows import present_mask, scatter
 from callbacks.errors import UserError
 
@@ -23,6 +25,8 @@ FUSIONS: dict[str, Callable[..., Fusion]] = {
     "film": partial(FiLM, dim=6),
     "gated": partial(Gated, dim=6),
     "gated_sigmoid": partial(Gated, dim=6, gate="sigmoid"),
+    "mlp": partial(ConcatMLP, dim=7),
+    "transformer": partial(LateTransformer, dim=8, heads=2, feedforward=12),
 }
 DIMS = {"audio": 3, "visual": 4, "text": 2}
 B, C = 6, 5
@@ -73,7 +77,7 @@ def test_concat_slice_is_the_block_of_the_weight():
     assert torch.allclose(fusion.unimodal_logits(f, "visual"), expected, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", ["film", "gated"])
+@pytest.mark.parametrize("name", ["film", "gated", "mlp", "transformer"])
 def test_fusions_that_mix_have_no_slices(name):
     assert build(name).unimodal_logits(features(), "audio") is None
 
@@ -121,6 +125,23 @@ def test_linear_fusions_of_a_subset_are_the_sum_of_its_slices(name):
 
 
 @every_fusion
+@pytest.mark.parametrize("training", [True, False])
+def test_rows_do_not_see_each_other(name, training):
+    """Logits follow their rows, with and without masks, in training as in evaluation."""
+    fusion, f = build(name).train(training), features()
+    present = {"audio": rows(0, 5), "visual": rows(1, 5), "text": rows(0, 2, 5)}
+    order = torch.tensor([4, 2, 5, 0, 3, 1])
+    with torch.set_grad_enabled(training):
+        for masks in (None, present):
+            chosen = None if masks is None else {m: mask[order] for m, mask in masks.items()}
+            permuted = fusion({m: v[order] for m, v in f.items()}, chosen)
+            assert torch.allclose(permuted, fusion(f, masks)[order], atol=1e-13)
+            first = None if masks is None else {m: mask[:1] for m, mask in masks.items()}
+            one = fusion({m: v[:1] for m, v in f.items()}, first)
+            assert torch.allclose(one, fusion(f, masks)[:1], atol=1e-13)
+
+
+@every_fusion
 def test_the_order_of_modalities_does_not_matter(name):
     """A fusion built in another order, with the same weights, gives the same logits; so does a permuted input."""
     backwards = dict(reversed(DIMS.items()))
@@ -165,6 +186,47 @@ def test_gated_of_two_is_the_bimodal_unit():
     z = torch.sigmoid(fusion.scores["a"](both) - fusion.scores["b"](both))
     a, b = (torch.tanh(fusion.projections[m](f[m])) for m in "ab")
     assert torch.allclose(fusion(f), fusion.linear(z * a + (1 - z) * b), atol=1e-14)
+
+
+def test_mlp_is_a_hidden_layer_over_the_concatenation():
+    fusion, f = build("mlp"), features()
+    hidden = (torch.cat([f[m] for m in DIMS], 1) @ fusion.hidden.weight.T + fusion.hidden.bias).clamp(min=0)
+    assert torch.allclose(fusion(f), hidden @ fusion.linear.weight.T + fusion.linear.bias, atol=1e-14)
+
+
+def attended(layer, tokens: Tensor) -> Tensor:
+    """One post-norm layer over the tokens (T, d) of one row, head by head (Vaswani et al., NeurIPS 2017, Section 3)."""
+    attention, d = layer.self_attn, tokens.shape[1]
+    q, k, v = (tokens @ attention.in_proj_weight.T + attention.in_proj_bias).split(d, 1)
+    width = d // attention.num_heads
+    mixed = []
+    for h in range(attention.num_heads):
+        part = slice(h * width, (h + 1) * width)
+        mixed.append((q[:, part] @ k[:, part].T / width**0.5).softmax(1) @ v[:, part])
+    x = layer.norm1(tokens + attention.out_proj(torch.cat(mixed, 1)))
+    return layer.norm2(x + layer.linear2(layer.linear1(x).relu()))
+
+
+def test_transformer_is_attention_over_the_tokens_of_the_modalities_that_are_there():
+    """A literal transcription on the tokens of each row alone: masked is absent, and class token and e_m are in it."""
+    fusion, f = build("transformer"), features()
+    present = {"audio": rows(0, 5), "visual": rows(1, 5), "text": rows(0, 2, 5)}
+    for i in range(B):
+        there = [m for m in DIMS if present[m][i]]
+        tokens = torch.stack([fusion.class_token, *(fusion.projections[m](f[m][i]) for m in there)])
+        for layer in fusion.layers:
+            tokens = attended(layer, tokens)
+        assert torch.allclose(fusion(f, present)[i], fusion.linear(tokens[0]), atol=1e-13), i
+
+
+def test_transformer_begins_with_different_layers_and_says_what_its_heads_need():
+    one, two = build("transformer").layers
+    assert not torch.equal(one.linear1.weight, two.linear1.weight)
+    with pytest.raises(UserError, match=r"model\.fusion\.dim=9 or"):
+        LateTransformer(DIMS, C, dim=8, heads=3)
+    LateTransformer(DIMS, C, dim=9, heads=3)
+    with pytest.raises(UserError, match="at least 1"):
+        LateTransformer(DIMS, C, layers=0)
 
 
 def test_scatter_places_rows_and_passes_their_gradient():

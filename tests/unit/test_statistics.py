@@ -108,6 +108,52 @@ def test_detectable_difference_is_found_with_eighty_percent_power(n):
     assert (p < 0.05).mean() == pytest.approx(0.8, abs=0.012)
 
 
+@pytest.mark.parametrize("n", [3, 5, 10, 30])
+def test_detectable_difference_is_that_of_scipys_noncentral_t(n):
+    nc, critical = st.smallest_p(n).detectable_dz * math.sqrt(n), stats.t.ppf(0.975, n - 1)
+    assert stats.nct.sf(critical, n - 1, nc) + stats.nct.cdf(-critical, n - 1, nc) == pytest.approx(0.8, abs=2e-4)
+
+
+@pytest.mark.parametrize("shift", [-0.02, -0.004, 0.0, 0.007, 0.03])
+def test_tost_is_two_one_sided_t_tests_and_its_interval_says_the_same(shift):
+    d = np.array([0.004, -0.003, 0.006, 0.001, -0.002]) + shift
+    mean = sum(d) / 5
+    se = math.sqrt(sum((x - mean) ** 2 for x in d) / 4) / math.sqrt(5)
+    above, below = 1 - stats.t.cdf((mean + 0.01) / se, 4), stats.t.cdf((mean - 0.01) / se, 4)
+    got = st.tost(B + d, B, 0.01)
+    assert got.p == pytest.approx(max(above, below), abs=1e-12)
+    one = stats.ttest_1samp(d, -0.01, alternative="greater").pvalue
+    two = stats.ttest_1samp(d, 0.01, alternative="less").pvalue
+    assert got.p == pytest.approx(max(one, two), abs=1e-12)
+    assert (got.low, got.high) == pytest.approx(stats.t.interval(0.9, 4, loc=mean, scale=se), abs=1e-12)
+    assert (got.p < 0.05) == (-0.01 < got.low and got.high < 0.01)
+    assert st.tost(B, B + d, 0.01).p == pytest.approx(got.p, abs=1e-12)
+    strict = st.tost(B + d, B, 0.01, alpha=0.01)
+    assert strict.high - strict.low > got.high - got.low
+
+
+def test_tost_at_the_margin_is_wrong_as_often_as_alpha_says():
+    d = np.random.default_rng(3).normal(1.0, 0.3, size=(800, 6))
+    assert np.mean([st.tost(row, np.zeros(6), 1.0).p < 0.05 for row in d]) == pytest.approx(0.05, abs=0.02)
+
+
+def test_tost_says_nothing_without_variation_and_refuses_no_margin():
+    same = st.tost(B, B, 0.01)
+    assert (same.p, same.low, same.high) == (None, None, None)
+    assert "equal" in same.note
+    assert st.tost([0.6], [0.5], 0.01).p is None
+    with pytest.raises(ValueError, match="margin"):
+        st.tost(A, B, 0.0)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+def test_the_smallest_margin_is_confirmed_with_eighty_percent_power(n):
+    margin, d = st.smallest_margin(n), np.random.default_rng(n).normal(size=(20_000, n))
+    se = d.std(1, ddof=1) / np.sqrt(n)
+    p = np.maximum(stats.t.sf((d.mean(1) + margin) / se, n - 1), stats.t.cdf((d.mean(1) - margin) / se, n - 1))
+    assert (p < 0.05).mean() == pytest.approx(0.8, abs=0.012)
+
+
 def test_t_interval_covers_the_mean():
     x = np.random.default_rng(1).normal(size=(2000, 4))
     hits = [(e := st.mean_interval(row)).low <= 0 <= e.high for row in x]

@@ -1,0 +1,2 @@
+# Public names: what YAML, run identities and users write. A module may move, its names stay.
+from .reliance import Reliance as Reliance
