@@ -40,7 +40,7 @@ def adam_half_time(
         start: the weight of each layer at the start.
         beta1: the decay of the first moment.
         beta2: the decay of the second moment.
-        held_factor: the factor on the learning rate, as `mean_factor` has it, or its root.
+        held_factor: the factor on the learning rate, 1 / k for an interval, or its root.
     """
     top = math.sqrt(plateau)
     rate = lr * held_factor / top  # per step, in units of the plateau's layer

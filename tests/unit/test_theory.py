@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from asgml.theory import stability, tables
 from asgml.theory.adam import EARLY, adam_half_time
+from asgml.theory.chart import HEIGHT, TOP, Line, Panel, svg
 from asgml.theory.closed_forms import (
     delay_stretch,
     delayed,
@@ -26,10 +30,12 @@ from asgml.theory.mechanism import Mechanism
 from asgml.theory.paths import Paths, redundant, unimodal_phase
 from asgml.theory.saddle import growth_rate
 from asgml.theory.simulation import Adam, Case, Recursion, half_times
-from asgml.theory.times import mean_factor, times
+from asgml.theory.times import times
 from asgml.theory.together import leave_together
 from callbacks.stages.delay_stability import stability_limit
-from callbacks.stages.frequency import mean_factor as mask_mean_factor
+from callbacks.stages.frequency import mean_factor
+
+ROOT = Path(__file__).parents[2]
 
 
 def stretch(mechanism: Mechanism) -> float:
@@ -64,6 +70,7 @@ def test_the_recursion_reproduces_the_table_of_correlated_modalities():
     cases = [(redundant((1.6, 1.0), rho), (Mechanism(0.02, **way), Mechanism(0.02))) for rho in table for way in ways]
     found = half_times(cases, 2000)
     assert [tuple(row) for row in found.tolist()] == [pair for row in table.values() for pair in row]
+    assert tables.ways_by_rho(tables.WAYS, "path") in (ROOT / "docs/results/theory.md").read_text(encoding="utf-8")
     # one path after the other: true to 5 % where both leave well apart, to 15 % where they meet
     expected = np.array([times(*case).half for case in cases])
     assert np.abs(expected / found - 1).max() < 0.15
@@ -118,11 +125,13 @@ def test_the_exact_rate_has_every_closed_form_as_a_case():
         assert growth_rate(Mechanism(x, every=k), 1.0) == pytest.approx(frequency_hard(x, k), rel=1e-9)
         soft = Mechanism(x, every=k, masking="soft")
         assert growth_rate(soft, 1.0) == pytest.approx(frequency_soft(x, k, 0.1), rel=1e-9)
-        assert mean_factor(soft) == pytest.approx(mask_mean_factor("soft", k, 0.1))
     assert heavy_ball(1e-5, 0.9) == pytest.approx(heavy_ball_small(1e-5, 0.9), rel=2e-3)
     # soft masking at small steps is its mean factor, under momentum too
     for beta in (0.0, 0.9):
-        masked, matched = Mechanism(1e-4, beta, every=4, masking="soft"), Mechanism(1e-4, beta, factor=1.3 / 4)
+        masked, matched = (
+            Mechanism(1e-4, beta, every=4, masking="soft"),
+            Mechanism(1e-4, beta, factor=mean_factor("soft", 4, 0.1)),
+        )
         assert growth_rate(masked, 1.0) == pytest.approx(growth_rate(matched, 1.0), rel=2e-3)
 
 
@@ -229,3 +238,14 @@ def test_paths_refuse_what_means_nothing():
         times(redundant((2.0, 1.0), layers=3), [Mechanism(0.1, gamma=1.0)] * 2)
     with pytest.raises(ValueError, match="every >= 1"):
         Mechanism(0.1, every=0)
+
+
+def test_charts_place_points_on_their_axes_and_labels_apart():
+    lines = [Line("low", [(0, 1), (2, 1)]), Line("high", [(0, 100), (2, 101)]), Line("too high", [(2, 1e9)], dots=True)]
+    root = ElementTree.fromstring(svg([Panel("y", "x", lines, (0, 1, 2), (1, 100), (1, 100), True), stability.panel()]))
+    name = "{http://www.w3.org/2000/svg}"
+    low, high = root.findall(f"{name}polyline")[:2]
+    assert [point.split(",")[1] for point in low.get("points", "").split()] == [f"{TOP + HEIGHT:.1f}"] * 2
+    assert [point.split(",")[1] for point in high.get("points", "").split()] == [f"{TOP:.1f}"] * 2
+    at = {t.text: float(t.get("y", "")) for t in root.findall(f"{name}text") if t.text in ("high", "too high")}
+    assert abs(at["high"] - at["too high"]) >= 12
