@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def pair(values: Sequence[float]) -> str:
+def pair(values: Iterable[float]) -> str:
     """Return times of several paths in one cell, in steps."""
     return ", ".join("never" if math.isinf(v) else f"{v:.0f}" for v in values)
 
@@ -172,7 +172,12 @@ def three() -> str:
             (paths, [slow if k == 1 else Mechanism(0.01, every=k) for k in ks]) for ks in ways.values()
         ]
         found = half_times(cases, 9000)
-        rows.append([f"{rho:g}", *(f"{pair(f)} ({pair(times(*c).half)})" for f, c in zip(found, cases, strict=True))])
+        rows.append(
+            [
+                f"{rho:g}",
+                *(f"{pair(f)} ({pair(times(*c).half)})" for f, c in zip(found, cases, strict=True)),
+            ]
+        )
     return markdown(["rho", *ways], rows)
 
 

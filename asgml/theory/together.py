@@ -12,6 +12,22 @@ from asgml.theory.paths import Paths
 from callbacks.stages.delay_stability import stability_limit
 
 
+def interval_of(ratio: float, held: Held, between: float = 0.0) -> float:
+    """Return the interval k at which a path leaves with one that is `ratio` times weaker, for small steps.
+
+    The mean factor that is needed is `f = 1 / ratio` where the whole path is held, and `1 / ratio^2` where the head is
+    free. A masking that leaves a factor c between two updates has the mean `(1 + (k - 1) c) / k`, so
+    `k = (1 - c) / (f - c)`; it is infinite where f is not above c.
+
+    Args:
+        ratio: s_m over the weakest strength, 1 or more.
+        held: whether the whole path is held or its encoder alone.
+        between: c: 0 for `hard` and `accumulate`, `soft_scale` for `soft`.
+    """
+    needed = ratio ** (-1 if held == "path" else -2)
+    return (1 - between) / (needed - between) if needed > between else math.inf
+
+
 @dataclass(frozen=True)
 class Together:
     """Holds by how much each path is to be held back so that it leaves the saddle with the slowest.

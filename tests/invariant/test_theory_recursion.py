@@ -1,4 +1,4 @@
-"""The recursion of asgml.theory is the one that the suite's stages make, on two linear paths in float64."""
+"""Two linear paths in float64, trained by the suite's stages: the recursion of asgml.theory, and `signal: theory`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from toys import asgml, fit
 from asgml.rhythm.stages import rhythm_stages
 from asgml.theory.mechanism import Mechanism
 from asgml.theory.paths import Paths, redundant
-from asgml.theory.simulation import Adam, Recursion
+from asgml.theory.simulation import Adam, Recursion, half_times
+from asgml.theory.together import leave_together
+from callbacks.errors import UserError
 from callbacks.stages.gate import StepGate
 from callbacks.step.pipeline import StepPipeline
 from callbacks.step.plan import StepPlan
@@ -100,3 +102,36 @@ def test_every_step_of_the_suite_is_that_of_the_recursion_to_1e_12(way, optimize
         found = np.stack([np.concatenate([state[f"encoders.{i}"], state[f"heads.{i}"]]) for i in range(2)])
         assert np.abs(found - recursion.layers[0]).max() < 1e-12, f"step {t}"
     assert np.abs(recursion.layers[0] - 0.2).max() > 0.02  # it has moved
+
+
+def scheduled(rho: float, optimizer: Any, masking: str = "hard", steps: int = 400) -> tuple[TwoPaths, list, dict]:
+    """Train two paths of the suite under `signal: theory`; return module, states and counters."""
+    adaptive = {"kind": "frequency", "signal": "theory", "tau_max": 9, "kappa": 10.0, "update_every": 4, "window": 8}
+    config = asgml("adaptive", masking=masking, adaptive=adaptive)
+    module = TwoPaths(redundant((1.6, 1.0), rho), optimizer, 0.0, False, 2)
+    rhythm, stages = rhythm_stages(config, ["audio", "visual"], "audio", None, 0)
+    pipeline = StepPipeline.ordered([*stages, StepGate()], announce=False)
+    trace = fit(module, [torch.zeros(1)] * steps, [pipeline])
+    return module, trace.states, {"interval": dict(rhythm.interval), **pipeline.counters()}
+
+
+@pytest.mark.parametrize("rho", [0.3, 0.6, 0.9])
+def test_signal_theory_finds_the_interval_at_which_both_leave_together(rho):
+    slow = partial(torch.optim.SGD, lr=0.02)
+    module, states, counters = scheduled(rho, slow)
+    paths = module.paths
+    law = float(leave_together(paths, 0.02, "encoder").interval[0])
+    assert counters["interval"]["visual"] == 1
+    assert abs(counters["interval"]["audio"] - law) < 1
+    assert counters["schedule_changes"] == {"audio": 1, "visual": 0}  # decided once, when strengths are measured
+    reached = {}
+    for i, m in enumerate(("audio", "visual")):
+        weights = [float(s[f"encoders.{i}"][0] * s[f"heads.{i}"][0]) for s in states]
+        reached[m] = next(t for t, w in enumerate(weights) if w >= 0.5)
+    joint = half_times([(paths, [Mechanism(0.02)] * 2)], 2000)[0]
+    assert max(reached.values()) / min(reached.values()) < 1.4 < joint[1] / joint[0]
+
+
+def test_signal_theory_is_refused_where_strengths_do_not_count():
+    with pytest.raises(UserError, match="under Adam"):
+        scheduled(0.6, ADAM, steps=2)
