@@ -21,7 +21,7 @@ from callbacks.stages.gate import StepGate
 from callbacks.step.pipeline import StepPipeline
 from callbacks.step.plan import StepPlan
 
-STEPS = 24
+STEPS = 16
 PLAIN = partial(torch.optim.SGD, lr=0.05)
 HEAVY = partial(torch.optim.SGD, lr=0.01, momentum=0.9)
 ADAM = partial(torch.optim.Adam, lr=0.02)
@@ -101,12 +101,12 @@ def test_every_step_of_the_suite_is_that_of_the_recursion_to_1e_12(way, optimize
         recursion.step()
         found = np.stack([np.concatenate([state[f"encoders.{i}"], state[f"heads.{i}"]]) for i in range(2)])
         assert np.abs(found - recursion.layers[0]).max() < 1e-12, f"step {t}"
-    assert np.abs(recursion.layers[0] - 0.2).max() > 0.02  # it has moved
+    assert np.abs(recursion.layers[0] - 0.2).max() > 0.01  # it has moved
 
 
-def scheduled(rho: float, optimizer: Any, masking: str = "hard", steps: int = 400) -> tuple[TwoPaths, list, dict]:
+def scheduled(rho: float, optimizer: Any, masking: str = "hard", steps: int = 150) -> tuple[TwoPaths, list, dict]:
     """Train two paths of the suite under `signal: theory`; return module, states and counters."""
-    adaptive = {"kind": "frequency", "signal": "theory", "tau_max": 9, "kappa": 10.0, "update_every": 4, "window": 8}
+    adaptive = {"kind": "frequency", "signal": "theory", "tau_max": 9, "kappa": 10.0, "update_every": 2, "window": 4}
     config = asgml("adaptive", masking=masking, adaptive=adaptive)
     module = TwoPaths(redundant((1.6, 1.0), rho), optimizer, 0.0, False, 2)
     rhythm, stages = rhythm_stages(config, ["audio", "visual"], "audio", None, 0)
@@ -115,12 +115,12 @@ def scheduled(rho: float, optimizer: Any, masking: str = "hard", steps: int = 40
     return module, trace.states, {"interval": dict(rhythm.interval), **pipeline.counters()}
 
 
-@pytest.mark.parametrize("rho", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("rho", [0.3, 0.9])
 def test_signal_theory_finds_the_interval_at_which_both_leave_together(rho):
-    slow = partial(torch.optim.SGD, lr=0.02)
+    slow = partial(torch.optim.SGD, lr=0.05)
     module, states, counters = scheduled(rho, slow)
     paths = module.paths
-    law = float(leave_together(paths, 0.02, "encoder").interval[0])
+    law = float(leave_together(paths, 0.05, "encoder").interval[0])
     assert counters["interval"]["visual"] == 1
     assert abs(counters["interval"]["audio"] - law) < 1
     assert counters["schedule_changes"] == {"audio": 1, "visual": 0}  # decided once, when strengths are measured
@@ -128,7 +128,7 @@ def test_signal_theory_finds_the_interval_at_which_both_leave_together(rho):
     for i, m in enumerate(("audio", "visual")):
         weights = [float(s[f"encoders.{i}"][0] * s[f"heads.{i}"][0]) for s in states]
         reached[m] = next(t for t, w in enumerate(weights) if w >= 0.5)
-    joint = half_times([(paths, [Mechanism(0.02)] * 2)], 2000)[0]
+    joint = half_times([(paths, [Mechanism(0.05)] * 2)], 900)[0]
     assert max(reached.values()) / min(reached.values()) < 1.4 < joint[1] / joint[0]
 
 
