@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: demo test test-slow lint types bench accelerator report encoders stability avdigits methods methods-long pocket stories clean
+.PHONY: demo test test-slow lint types bench accelerator report encoders stability theory avdigits methods methods-long pocket stories clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
@@ -47,7 +47,11 @@ DATA ?= data
 
 # where delays are safe: the map and what the recursion itself does; a second, no data
 stability: $(STAMP)
-	$(BIN)/python -m asgml.bench.stability
+	$(BIN)/python -m asgml.theory.stability
+
+# the prime learning window in closed form and as simulated: docs/results/theory.md; some seconds, no data
+theory: $(STAMP)
+	$(BIN)/python -m asgml.theory
 
 # every default encoder against logistic regression, some ten minutes of a core; absent data sets are skipped
 encoders: $(STAMP)

@@ -27,6 +27,10 @@ Control = Literal[
 ]
 
 
+#: Signals of the schedule that do not read the probes.
+PROBELESS = ("speed", "theory")
+
+
 @dataclass(frozen=True)
 class Asgml:
     """Holds the rhythm of the encoders: which of them updates when, and with which gradient.
@@ -123,6 +127,13 @@ class Asgml:
                 "asgml.adaptive.kind=staleness: an encoder that skips updates is not compensated",
                 "set asgml.control=lr_matched or asgml.adaptive.kind=staleness",
             )
+        if self.mode == "adaptive" and self.adaptive.signal == "theory" and self.masking == "fusion_preserving":
+            raise UserError(
+                "asgml.adaptive.signal",
+                "'theory' with masking 'fusion_preserving'",
+                "masking hard, accumulate or soft: the law is of factors on the whole gradient",
+                "set asgml.masking=hard or asgml.adaptive.signal=hybrid",
+            )
         if self.yoked:
             self._check_yoked()
         if self.control in ("scale_only", "yoked_scale") and self.compensation != "inverse":
@@ -181,7 +192,7 @@ class Asgml:
     @property
     def uses_probes(self) -> bool:
         """Return whether any decision reads the probes."""
-        return self.boosts or (self.mode == "adaptive" and self.adaptive.signal != "speed" and not self.yoked)
+        return self.boosts or (self.mode == "adaptive" and self.adaptive.signal not in PROBELESS and not self.yoked)
 
     @property
     def kind(self) -> str:
@@ -333,17 +344,18 @@ def dead_keys(asgml: dict[str, Any]) -> dict[str, str]:
         kill("the adaptive schedule sets it", "tau", "k", "delayed", "phases")
         if adaptive["signal"] != "blend":
             kill(f"signal={adaptive['signal']} blends nothing", "adaptive.blend_weight")
-        if adaptive["signal"] == "utilisation":
+        if adaptive["signal"] in ("utilisation", "theory"):
+            unread = () if adaptive["signal"] == "theory" else ("adaptive.window",)
             kill(
-                "signal=utilisation does not read the speed score",
+                f"signal={adaptive['signal']} does not read the speed score",
                 "adaptive.beta",
                 "adaptive.tau_base",
-                "adaptive.window",
                 "adaptive.ema",
+                *unread,
             )
-        if adaptive["signal"] == "speed":
+        if adaptive["signal"] in PROBELESS:
             kill(
-                "signal=speed does not read the probes",
+                f"signal={adaptive['signal']} does not read the probes",
                 "adaptive.threshold_delta",
                 "adaptive.gap_full",
                 "adaptive.ceilings",

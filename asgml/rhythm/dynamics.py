@@ -34,6 +34,9 @@ class DynamicsTracker:
         sizes: the number of parameters of each modality's encoder.
         window: the number of losses through which the line is laid, at least 2.
         ema: the weight of a new gradient norm.
+
+    Attributes:
+        first: the first `window` values of `‖g_m‖ / sqrt(parameters of m)` above 0, of each modality.
     """
 
     def __init__(self, sizes: Mapping[str, int], window: int = 50, ema: float = 0.1):
@@ -43,6 +46,7 @@ class DynamicsTracker:
         self.counts = dict.fromkeys(self.roots, 0)
         self.losses: dict[str, deque[float]] = {m: deque(maxlen=window) for m in self.roots}
         self.weights = slope_weights(window)
+        self.first: dict[str, list[float]] = {m: [] for m in self.roots}
 
     def observe(self, norms: Mapping[str, float], losses: Mapping[str, float]) -> None:
         """Take in one committed step.
@@ -56,6 +60,8 @@ class DynamicsTracker:
             if value > 0:
                 self.sums[m] = (1 - self.ema) * self.sums[m] + self.ema * value / self.roots[m]
                 self.counts[m] += 1
+                if len(self.first[m]) < self.window:
+                    self.first[m].append(value / self.roots[m])
         for m, value in losses.items():
             self.losses[m].append(value)
 
@@ -71,6 +77,18 @@ class DynamicsTracker:
             return dict.fromkeys(self.losses, 1.0)
         return relative({m: abs(sum(map(mul, self.weights, w))) for m, w in self.losses.items()})
 
+    def strengths(self) -> dict[str, float] | None:
+        """Return the mean of `first` by modality, None until all are full.
+
+        On the saddle of linear paths the gradient of a layer is the correlation s_m times the layers behind it, so that
+        between encoders of one kind, started alike, its size per parameter stands as s_m does. Of a network that is an
+        estimate: the noise of batches makes strengths look alike, and a window in which the fast one has already left
+        the saddle makes them look different.
+        """
+        if any(len(values) < self.window for values in self.first.values()):
+            return None
+        return {m: sum(values) / len(values) for m, values in self.first.items()}
+
     def score(self, beta: float) -> dict[str, float]:
         """Return S_m of every modality (specification A3.3)."""
         return speed_score(self.gradient(), self.descent(), beta)
@@ -81,9 +99,11 @@ class DynamicsTracker:
             "sums": dict(self.sums),
             "counts": dict(self.counts),
             "losses": {m: list(w) for m, w in self.losses.items()},
+            "first": {m: list(values) for m, values in self.first.items()},
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned."""
         self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
         self.losses = {m: deque(w, maxlen=self.window) for m, w in state["losses"].items()}
+        self.first = {m: list(values) for m, values in state["first"].items()}

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from asgml.theory.together import interval_of
 from callbacks.errors import UserError
 from callbacks.step.groups import Through
 
-Signal = Literal["speed", "utilisation", "hybrid", "blend"]
+Signal = Literal["speed", "utilisation", "hybrid", "blend", "theory"]
 Z95 = 1.959964  # the two-sided 95 % quantile of the normal distribution
 
 
@@ -21,8 +22,9 @@ class Adaptive:
 
     Attributes:
         kind: what the schedule sets: the delay (`staleness`) or the interval (`frequency`, k = tau + 1).
-        signal: what delays follow: `speed` (S_m), `utilisation` (probes), `hybrid` (the larger delay of the two) or
-            `blend` (a weighted mean of the two); the last two never delay the weakest modality.
+        signal: what delays follow: `speed` (S_m), `utilisation` (probes), `hybrid` (the larger delay of the two),
+            `blend` (a weighted mean of the two; these two never delay the weakest modality) or `theory` (the interval
+            at which linear paths leave the saddle together, from the gradients of the first `window` steps).
         blend_weight: the weight of the speed delay in `blend`, in [0, 1], against the utilisation delay.
         beta: the weight of the gradient norms in S_m, against the loss descent.
         tau_base: the delay at S_m = 1, in committed steps.
@@ -33,7 +35,8 @@ class Adaptive:
         kappa: the largest ratio of `1 + tau_m` to `1 + min tau`; tau_max must be within it.
         update_every: the number of committed steps between two decisions.
         ramp_steps: the number of committed steps over which delays grow linearly to their full size.
-        window: the number of losses through which the line is laid whose slope is the loss descent D_m, at least 2.
+        window: the number of losses through which the line is laid whose slope is the loss descent D_m, at least 2;
+            with `theory`, the number of first steps in which strengths are measured.
         ema: the weight of a new gradient norm in G_m.
         ceilings: the ceiling of each modality alone, to which U_m is then taken relative; `auto` takes the accuracy at
             the best validation epoch of the finished run `method=unimodal` of each modality in this configuration.
@@ -76,6 +79,14 @@ class Adaptive:
             if not allowed:
                 where, default = f"asgml.adaptive.{key}", getattr(Adaptive, key)
                 raise UserError(where, str(getattr(self, key)), expected, f"set {where}={default}")
+        if self.signal == "theory" and self.kind == "staleness":
+            raise UserError(
+                "asgml.adaptive.signal",
+                "'theory' with asgml.adaptive.kind=staleness",
+                "asgml.adaptive.kind=frequency: the delay that would make all leave together is stable only where "
+                "strengths differ by less than a factor of 1.63 (docs/theory.md)",
+                "set asgml.adaptive.kind=frequency or asgml.adaptive.signal=hybrid",
+            )
         if isinstance(self.ceilings, dict) and min(self.ceilings.values(), default=1.0) <= 0:
             remedy = "set asgml.adaptive.ceilings=null or asgml.adaptive.ceilings=auto"
             raise UserError("asgml.adaptive.ceilings", str(self.ceilings), "accuracies above 0", remedy)
@@ -110,7 +121,7 @@ class Adaptive:
 
     def largest(self, modalities: int) -> int:
         """Return the largest delay that any of so many modalities can be given, in committed steps."""
-        if self.signal in ("utilisation", "hybrid"):
+        if self.signal in ("utilisation", "hybrid", "theory"):
             return self.tau_max
         fastest = rounded((1 + self.tau_base) * modalities) - 1  # one score is at most the sum of all
         fastest = min(max(fastest, self.tau_min), self.tau_max)
@@ -190,6 +201,16 @@ def utilisation_delay(
     return {m: rounded((tau_max - tau_min) * e) + tau_min for m, e in excess.items()}
 
 
+def theory_delay(strengths: Mapping[str, float], between: float, tau_min: int, tau_max: int) -> dict[str, int]:
+    """Return `tau_m = clip(round(k_m) - 1, tau_min, tau_max)`, k_m being the interval at which all leave together.
+
+    It is `asgml.theory.together.interval_of` the strength over the smallest, for encoders below a head that is free.
+    """
+    weakest = min(strengths.values())
+    k = {m: interval_of(s / weakest, "encoder", between) for m, s in strengths.items()}
+    return {m: tau_max if math.isinf(v) else min(max(rounded(v) - 1, tau_min), tau_max) for m, v in k.items()}
+
+
 def larger(speed: Mapping[str, int], use: Mapping[str, int]) -> dict[str, int]:
     """Return the larger of the speed delay and the utilisation delay of each modality."""
     return {m: max(speed[m], use[m]) for m in speed}
@@ -229,17 +250,24 @@ def decide(
     utilisation: Mapping[str, float],
     t: int,
     noise: Mapping[str, float] | None = None,
+    strengths: Mapping[str, float] | None = None,
+    between: float = 0.0,
 ) -> dict[str, int]:
     """Return the delay of every modality, in committed steps, by the schedule's signal, ramp and limit.
 
     Args:
         schedule: the settings.
-        score: S_m; not read for `utilisation`.
-        utilisation: U_m, absolute or relative to the modality's own ceiling; not read for `speed`.
+        score: S_m; not read for `utilisation` and `theory`.
+        utilisation: U_m, absolute or relative to the modality's own ceiling; not read for `speed` and `theory`.
         t: the number of committed steps.
         noise: the noise of each modality's gap to the weakest (see `gap_noise`), none where it is left out.
+        strengths: what `theory` goes by, None until they are measured: everybody then has tau_min.
+        between: the factor that the masking leaves between two updates; read for `theory` alone.
     """
     a, speed, use = schedule, dict[str, int](), dict[str, int]()
+    if a.signal == "theory":
+        delay = theory_delay(strengths, between, a.tau_min, a.tau_max) if strengths else dict.fromkeys(score, a.tau_min)
+        return constrain(ramped(delay, t, a.ramp_steps, a.tau_min), a.kappa)
     if a.signal != "utilisation":
         speed = speed_delay(score, a.tau_base, a.tau_min, a.tau_max)
     if a.signal != "speed":

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from asgml.rhythm.config import Asgml
+from asgml.rhythm.config import PROBELESS, Asgml
 from asgml.rhythm.dynamics import DynamicsTracker
 from asgml.rhythm.schedule import boost_scale, change_event, decide, dominant_beyond_noise, gap_noise, speed_score
+from callbacks.errors import UserError
 from callbacks.stages.frequency import FrequencyMask, mean_factor
 from callbacks.stages.probe import CorrectedEMA, ProbeEMA
 from callbacks.stages.staleness import StalenessBuffer, compensation
 from callbacks.step.console import rank_zero_print
 from callbacks.step.context import StepContext
-from callbacks.step.groups import warn_if_scale_invariant
+from callbacks.step.groups import SCALE_INVARIANT, warn_if_scale_invariant
 from callbacks.step.phases import Phase
 from callbacks.step.stage import Stage
 
@@ -25,10 +26,11 @@ class Rhythm(Stage):
 
         asgml: {mode: adaptive, adaptive: {kind: staleness, signal: hybrid, tau_max: 2, update_every: 10}}
 
-    Limits: needs the gate in the same pipeline (its host read brings norms and losses) and a `ProbeEMA` for utilisation
-    signals, for the boost and for a dominant modality that the data set does not name. That one is decided once, at the
-    first step before which the gap between strongest and weakest exceeds its noise (`dominant_beyond_noise`): the
-    strongest, whoever leads later. Decisions are made from reduced values and are the same on every rank.
+    Limits: needs the gate in the same pipeline (its host read brings norms and losses) and a `ProbeEMA` for signals
+    that read utilisation, for the boost and for a dominant modality that the data set does not name. That one is
+    decided once, at the first step before which the gap between strongest and weakest exceeds its noise
+    (`dominant_beyond_noise`): the strongest, whoever leads later. Decisions are made from reduced values and are the
+    same on every rank. `signal: theory` is refused under Adam-like optimisers.
 
     Args:
         config: the `asgml` node.
@@ -85,6 +87,13 @@ class Rhythm(Stage):
             warn_if_scale_invariant(ctx.optimizer, "Rhythm")
         if self.config.mode == "adaptive":
             a = self.config.adaptive
+            if a.signal == "theory" and isinstance(ctx.optimizer, SCALE_INVARIANT):
+                raise UserError(
+                    "asgml.adaptive.signal",
+                    f"'theory' under {type(ctx.optimizer).__name__}, which divides strengths out of every step",
+                    "SGD: under Adam-like optimisers paths leave the saddle together as it is (docs/theory.md)",
+                    "set optimizer=sgd_plain or asgml.adaptive.signal=hybrid",
+                )
             self.tracker = DynamicsTracker({m: ctx.groups[m].numel for m in self.modalities}, a.window, a.ema)
         if self._loaded is not None and self.tracker is not None:
             self.tracker.load_state(self._loaded)
@@ -142,9 +151,11 @@ class Rhythm(Stage):
         used = {m: u / a.tops.get(m, 1.0) for m, u in accuracy.items()}
         noise = gap_noise(accuracy, self.probe.holdout_rows, a.tops) if self.probe is not None and used else {}
         score = self.tracker.score(a.beta)
+        strengths = self.tracker.strengths() if a.signal == "theory" else None
         decided = dict.fromkeys(self.modalities, a.tau_min)
-        if a.signal == "speed" or len(used) == len(self.modalities):
-            decided = decide(a, score, used, ctx.t, noise)
+        if a.signal in PROBELESS or len(used) == len(self.modalities):
+            between = self.config.soft_scale if self.config.masking == "soft" else 0.0
+            decided = decide(a, score, used, ctx.t, noise, strengths, between)
         if self.config.control == "all_delayed":
             decided = dict.fromkeys(decided, max(decided.values()))
         self.decisions += 1
@@ -152,7 +163,9 @@ class Rhythm(Stage):
         for m, tau in decided.items():
             if tau != before[m]:
                 why = f"S {score[m]:.2f}"
-                if m in used:
+                if strengths is not None:
+                    why = f"its strength is {strengths[m] / min(strengths.values()):.2f} times the weakest"
+                elif m in used:
                     why += f", U {used[m]:.3f} (weakest {min(used.values()):.3f}, noise {noise[m]:.3f})"
                 ctx.events.append(("schedule", change_event(m, before[m], tau, ctx.t, why)))
                 self.changes[m] += 1

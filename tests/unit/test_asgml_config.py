@@ -107,6 +107,7 @@ def test_negative_weights_are_refused():
         ("staleness", {"boost": {"enabled": True}}, True),
         ("adaptive", {}, True),
         ("adaptive", {"adaptive": {"signal": "speed"}}, False),
+        ("adaptive", {"adaptive": {"signal": "theory", "kind": "frequency"}}, False),
     ],
 )
 def test_who_reads_the_probes(mode, options, reads):
@@ -131,6 +132,12 @@ def dead(mode: str, **options) -> set[str]:
         ("adaptive", {"adaptive": {"signal": "utilisation"}}, {"adaptive.beta"}, {"adaptive.ceilings"}),
         ("adaptive", {}, {"adaptive.blend_weight"}, {"adaptive.beta", "adaptive.gap_full"}),
         ("adaptive", {"adaptive": {"signal": "blend"}}, {"tau"}, {"adaptive.blend_weight", "adaptive.beta"}),
+        (
+            "adaptive",
+            {"adaptive": {"signal": "theory", "kind": "frequency"}},
+            {"adaptive.beta", "adaptive.ema", "adaptive.gap_full", "adaptive.ceilings", "adaptive.tau_base"},
+            {"adaptive.window", "adaptive.tau_max", "adaptive.kappa", "masking", "soft_scale"},
+        ),
         ("boost", {}, {"tau", "through"}, {"boost.alpha", "boost.relative", "boost.gap_full"}),
         (
             "boost",

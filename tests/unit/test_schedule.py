@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from asgml.rhythm.config import Asgml
 from asgml.rhythm.schedule import (
     Adaptive,
     Boost,
@@ -24,6 +25,7 @@ from asgml.rhythm.schedule import (
     rounded,
     speed_delay,
     speed_score,
+    theory_delay,
     utilisation_delay,
     utilisation_excess,
 )
@@ -139,6 +141,23 @@ def test_signals():
     assert decide(Adaptive(signal="speed"), score, {}, 0) == {"a": 2, "b": 0}
     assert decide(Adaptive(signal="utilisation"), {}, used, 0) == {"a": 0, "b": 2}
     assert decide(Adaptive(signal="utilisation", kappa=5.0, tau_max=4), {}, used, 0) == {"a": 0, "b": 4}
+
+
+def test_theory_sets_the_interval_whose_mean_factor_is_the_square_of_the_weakest_share():
+    s = {"a": 2.0, "b": 1.0, "c": 1.5}
+    assert theory_delay(s, 0.0, 0, 9) == {"a": 3, "b": 0, "c": 1}  # k 4, 1 and 2.25
+    assert theory_delay(s, 0.0, 1, 2) == {"a": 2, "b": 1, "c": 1}
+    assert theory_delay(s, 0.1, 0, 9) == {"a": 5, "b": 0, "c": 2}  # (1 + 5 * 0.1) / 6 = 1/4; 2.61
+    assert theory_delay(s, 0.25, 0, 9)["a"] == 9  # no interval has a mean factor of 1/4
+    schedule = Adaptive(kind="frequency", signal="theory", tau_max=5, kappa=6.0)
+    score = dict.fromkeys(s, 1.0)
+    assert decide(schedule, score, {}, 0) == {"a": 0, "b": 0, "c": 0}  # nothing is measured yet
+    assert decide(schedule, score, {}, 0, strengths=s) == {"a": 3, "b": 0, "c": 1}
+    assert decide(schedule, score, {}, 0, strengths={"a": 0.0, **s, "b": 9.0})["b"] == schedule.largest(3)
+    with pytest.raises(UserError, match="kind=frequency"):
+        Adaptive(signal="theory")
+    with pytest.raises(UserError, match="fusion_preserving"):
+        Asgml(mode="adaptive", masking="fusion_preserving", adaptive=schedule)
 
 
 def test_hybrid_is_the_larger_of_the_two_and_never_delays_the_weakest():

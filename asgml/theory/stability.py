@@ -1,22 +1,21 @@
-"""Where delays are safe: `python -m asgml.bench.stability` writes the map, and divergence as measured against it."""
+"""Where delays are safe: `python -m asgml.theory.stability` writes the map, and divergence as measured against it."""
 
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from asgml.theory.chart import COLOURS, Line, Panel, svg
 from callbacks.stages.delay_stability import stability_limit
 
 MOMENTA = (0.0, 0.5, 0.9, 0.99)
 DELAYS = tuple(range(9))
-COLOURS = ("#1b6ca8", "#2a9d5c", "#d1495b", "#7a4e9f")
 PAGE = """# Where delayed gradients are stable
 
-`make stability` writes this page and its picture; the text is in `asgml/bench/stability.py`.
+`make stability` writes this page and its picture; the text is in `asgml/theory/stability.py`.
 
 Gradient descent that applies the gradient of tau steps ago is stable on a loss of curvature h only while eta h
 (learning rate times curvature) stays below a limit, that of the roots of `(z - 1)(z - beta) z^tau + eta h z` in
@@ -78,43 +77,24 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def picture() -> str:
-    """Return the map as SVG: the largest stable eta h over the delay, one line per momentum, logarithmic."""
-    left, top, width, height = 60, 20, 480, 280
-
-    def place(tau: int, limit: float) -> str:
-        share = (math.log10(limit) - math.log10(5e-4)) / (math.log10(5) - math.log10(5e-4))
-        return f"{left + width * tau / DELAYS[-1]:.1f},{top + height * (1 - share):.1f}"
-
-    parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 350" font-family="sans-serif" font-size="12">',
-        '<rect width="640" height="350" fill="white"/>',
+def panel() -> Panel:
+    """Return the map: the largest stable eta h over the delay, one line per momentum, logarithmic."""
+    lines = [
+        Line(f"momentum {beta:g}", [(tau, stability_limit(beta, tau)) for tau in DELAYS], colour)
+        for beta, colour in zip(MOMENTA, COLOURS, strict=False)
     ]
-    for value in (1e-3, 1e-2, 1e-1, 1.0):
-        x, y = place(0, value).split(",")
-        parts.append(f'<line x1="{x}" y1="{y}" x2="{left + width}" y2="{y}" stroke="#ddd"/>')
-        parts.append(f'<text x="{left - 8}" y="{float(y) + 4:.1f}" text-anchor="end">{value:g}</text>')
-    for tau in DELAYS:
-        x = place(tau, 1.0).split(",")[0]
-        parts.append(f'<text x="{x}" y="{top + height + 18}" text-anchor="middle">{tau}</text>')
-    for beta, colour in zip(MOMENTA, COLOURS, strict=True):
-        points = [place(tau, stability_limit(beta, tau)) for tau in DELAYS]
-        parts.append(f'<polyline points="{" ".join(points)}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        x, y = points[-1].split(",")
-        parts.append(f'<text x="{float(x) + 8:.1f}" y="{float(y) + 4:.1f}" fill="{colour}">momentum {beta:g}</text>')
-    parts.append(f'<text x="{left + width / 2}" y="{top + height + 38}" text-anchor="middle">delay tau, steps</text>')
-    parts.append(f'<text x="{left + 8}" y="{top + 4}">largest stable learning rate × curvature</text>')
-    return "\n".join([*parts, "</svg>", ""])
+    title = "largest stable learning rate × curvature"
+    return Panel(title, "delay tau, steps", lines, DELAYS, (1e-3, 1e-2, 1e-1, 1.0), (5e-4, 5.0), True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write `stability.md` and `stability.svg`."""
-    parser = argparse.ArgumentParser(prog="python -m asgml.bench.stability", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m asgml.theory.stability", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="the folder of the page")
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "stability.md").write_text(PAGE.format(table=table()), encoding="utf-8")
-    (arguments.out / "stability.svg").write_text(picture(), encoding="utf-8")
+    (arguments.out / "stability.svg").write_text(svg([panel()]), encoding="utf-8")
     print(arguments.out / "stability.md")
 
 
