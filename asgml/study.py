@@ -7,10 +7,10 @@ Example::
 
 from __future__ import annotations
 
-from asgml.run import Tree, dead, train
+from asgml.run import Tree, dead, judge, train
 from suite.runs.study import Program, Study, main
 
-PROGRAM = Program("asgml", train, dead, Tree)
+PROGRAM = Program("asgml", train, dead, Tree, judge=judge)
 ASGML = ("asgml_staleness", "asgml_frequency", "asgml_adaptive")
 STUDIES = {"demo": Study("cremad_mini", (0, 1), tuple((f"method={m}",) for m in ("joint", "ogm_ge", *ASGML)))}
 

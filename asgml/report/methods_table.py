@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
 from asgml.report.floor import floor_of, floor_rows
 from asgml.report.naming import metric
 from asgml.report.results import step_ms
+from asgml.report.tuned import TunedRow, budget_notes
 from suite.report.frames import Configuration, RunFrames
 from suite.report.summary import Comparison, compare, limit_notes, per_seed, state
 from suite.report.tables import ABSENT, PERCENT, Table, columns, estimate, number, texts
@@ -30,11 +32,16 @@ BELOW = {
 }
 
 
-def ordered(frames: RunFrames) -> list[Configuration]:
+def controlled(tuned: Mapping[str, TunedRow]) -> dict[str, str]:
+    """Return the row above every control, by label: of the sweep over methods, and of tuned rows."""
+    return BELOW | {row.name: row.of for row in tuned.values() if row.of}
+
+
+def ordered(frames: RunFrames, below: Mapping[str, str] = BELOW) -> list[Configuration]:
     """Order the baseline first, the others by name, every control below its method."""
 
     def place(c: Configuration) -> tuple[bool, str, bool, str]:
-        above = BELOW.get(c.label)
+        above = below.get(c.label)
         return c.label != frames.baseline, above or c.label, above is not None, c.label
 
     return sorted(frames.configurations, key=place)
@@ -53,40 +60,49 @@ def same_numbers(c: Configuration, base: Configuration) -> bool:
     return all((seeds := set(a) & set(b)) and all(a[s] == b[s] for s in seeds) for a, b in values)
 
 
-def method_table(frames: RunFrames, registered: Sequence[str] = (), times: bool = True) -> Table:
+def method_table(
+    frames: RunFrames,
+    registered: Sequence[str] = (),
+    times: bool = True,
+    tuned: Mapping[str, TunedRow] = MappingProxyType({}),
+) -> Table:
     """Build the table of one experiment.
 
     Args:
         frames: the experiment's runs.
         registered: the names of all methods, to say which have not been run.
         times: whether to show what a step took, which is right only where no run shared its machine with another.
+        tuned: the rows that were tuned, by label.
     """
-    base, order = frames.base, ordered(frames)
+    base, order = frames.base, ordered(frames, controlled(tuned))
     found = {split: compare([(c, None if c is base else base) for c in order], metric(split)) for split in SPLITS}
     numbers = [what.format(at) for at in SPLITS.values() for what in ("accuracy %\n{}", *DIFFERENCE)]
     numbers += ["step time\n/ joint"] * times + ["peak memory\nMB"]
     rows = []
     for i, c in enumerate(order):
         row = texts(c.label, state(c))
+        row += texts(at.budget, at.chosen) if (at := tuned.get(c.label)) else texts(ABSENT, ABSENT)
         for split, comparisons in found.items():
             row.append(estimate(per_seed(c, metric(split)), PERCENT))
             row += comparisons[i].cells("baseline" if c is base else ABSENT)
         row += [number(relative(c, base))] * times
         rows.append([*row, estimate(per_seed(c, lambda run: run.number("peak_memory_mb")), digits=0)])
-    head, (floor, verdict) = columns("method", numbers=["seeds", *numbers]), floor_of(frames)
-    notes = [*verdict, *_notes(frames, found, registered, times)]
+    head = [*columns("method", numbers=["seeds", "trials"]), *columns("chosen point", numbers=numbers)]
+    floor, verdict = floor_of(frames)
+    notes = [*verdict, *_notes(frames, found, registered, times, tuned)]
     rows += floor_rows(head, floor)
     strong = {i for i, c in enumerate(order) if c is base}
     return Table(f"Methods on {frames.title}", head, rows, notes, strong).without_empty()
 
 
-def control_table(frames: RunFrames) -> Table | None:
+def control_table(frames: RunFrames, tuned: Mapping[str, TunedRow] = MappingProxyType({})) -> Table | None:
     """Build the table of every asynchronous row minus each of its controls; None without any pair.
 
     A gain over joint that the control has as well is not one of asynchrony.
     """
     by_label = {c.label: c for c in frames.configurations}
-    pairs = [(by_label[BELOW[c.label]], c) for c in ordered(frames) if BELOW.get(c.label) in by_label]
+    below = controlled(tuned)
+    pairs = [(by_label[below[c.label]], c) for c in ordered(frames, below) if below.get(c.label) in by_label]
     if not pairs:
         return None
     head = columns("method", "control", numbers=[what.format(at) for at in SPLITS.values() for what in DIFFERENCE])
@@ -103,7 +119,11 @@ def control_table(frames: RunFrames) -> Table | None:
 
 
 def _notes(
-    frames: RunFrames, found: Mapping[str, Sequence[Comparison]], registered: Sequence[str], times: bool
+    frames: RunFrames,
+    found: Mapping[str, Sequence[Comparison]],
+    registered: Sequence[str],
+    times: bool,
+    tuned: Mapping[str, TunedRow],
 ) -> list[str]:
     notes = ["±: half of the 95 % t interval over seeds; one seed has none. — means not measured."]
     if frames.base is None:
@@ -124,6 +144,13 @@ def _notes(
     notes.append(
         "Peak memory: allocated on the accelerator where one is used, else resident, data and libraries included."
     )
+    shown = {c.label: tuned[c.label] for c in frames.configurations if c.label in tuned}
+    if shown:
+        notes.append(
+            "Tuned rows: every row had the trials named, from the same distribution of the learning rate and its own "
+            "one or two knobs, the default point among them; chosen on validation with seeds that are not shown here."
+        )
+        notes += budget_notes(shown)
     if any(c.label in BELOW for c in frames.configurations):
         notes.append("A control_… row has the side effect of the row above it, without its asynchrony.")
     if frames.base is not None:

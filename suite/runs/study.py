@@ -15,7 +15,7 @@ from callbacks.errors import UserError
 from suite.config.check import Dead
 from suite.report import RunRecord, compare_report, group_runs, markdown, read_runs, summary, terminal
 from suite.runs.job import Earlier, Task
-from suite.runs.launch import launch
+from suite.runs.launch import Judge, launch
 
 REFERENCE = re.compile(r"<([^<>]+)>")
 
@@ -30,6 +30,7 @@ class Program:
         dead: the keys without effect under a tree, with the reason.
         schema: the dataclass of the plain nodes of its tree.
         earlier: the files of earlier runs that a tree names, by key.
+        judge: what refuses a tree whose parts do not fit each other, before anything runs.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Program:
     dead: Dead
     schema: type[Any]
     earlier: Earlier | None = None
+    judge: Judge | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,15 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
             *overrides,
         ]
         try:
-            launch(program.name, program.task, program.dead, schema=program.schema, earlier=program.earlier, argv=argv)
+            launch(
+                program.name,
+                program.task,
+                program.dead,
+                schema=program.schema,
+                earlier=program.earlier,
+                judge=program.judge,
+                argv=argv,
+            )
         except SystemExit as end:
             if end.code in (130, 143):
                 raise
