@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,10 @@ class Study:
     experiment: str
     seeds: tuple[int, ...]
     rows: tuple[tuple[str, ...], ...]
+
+
+# A study with an order of its own: the words after its name in, the exit code out.
+Command = Callable[[Program, Sequence[str]], int]
 
 
 def label(row: Sequence[str]) -> str:
@@ -145,9 +149,9 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
     return code
 
 
-def main(program: Program, studies: Mapping[str, Study]) -> None:
-    """Run the study that the command line names; the words after it are overrides that go to every run."""
-    name, *overrides = sys.argv[1:] or ["?"]
+def main(program: Program, studies: Mapping[str, Study | Command]) -> None:
+    """Run the study that the command line names; the words after it go to it, for a table as overrides of every run."""
+    name, *words = sys.argv[1:] or ["?"]
     if name not in studies:
         where = f"python -m {program.name}.study"
         error = UserError(
@@ -155,4 +159,5 @@ def main(program: Program, studies: Mapping[str, Study]) -> None:
         )
         print(error, file=sys.stderr)
         raise SystemExit(UserError.EXIT_CODE)
-    raise SystemExit(run_study(program, studies[name], name, overrides))
+    study = studies[name]
+    raise SystemExit(run_study(program, study, name, words) if isinstance(study, Study) else study(program, words))
