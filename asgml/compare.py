@@ -5,7 +5,8 @@ relative to joint, peak memory; below it every asynchronous row against its cont
 whether a row is equivalent to joint, or to its control, within `--margin` percentage points; and what predictions rely
 on (`asgml.train.Reliance`). In the terminal, and as `methods.md`, `methods.tex` and `methods.html` in FOLDER. Runs on
 other data (other settings of the data, or files of other content) have a table of their own, debugging runs are left
-out, and the last rows of each table are what needs no training: the majority class and chance.
+out, and the last rows of each table are what needs no training: the majority class and chance. Rows that `asgml.tune`
+has tuned show their budget and their chosen point; runs of theirs at other points are left out.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from asgml.report.methods_table import MARGIN, control_table, method_table
 from asgml.report.naming import modalities
 from asgml.report.regression import regression_table
 from asgml.report.reliance import reliance_table
+from asgml.report.tuned import at_chosen_points, tuned_rows
 from callbacks.errors import UserError
 from suite.config.compose import Composer
-from suite.report.data import read_runs
+from suite.report.data import RunRecord, read_runs
 from suite.report.grouping import group_runs
 from suite.report.html import tables_page, write_text
 from suite.report.tables import Table, latex, markdown, terminal
@@ -35,6 +37,33 @@ def save(tables: Sequence[Table], folder: Path) -> list[Path]:
     """Write `methods.md`, `methods.tex` and `methods.html`, each in one move, and return their paths."""
     texts = {"md": markdown(tables), "tex": latex(tables), "html": tables_page(tables)}
     return [write_text(folder / f"methods.{end}", text) for end, text in texts.items()]
+
+
+def comparison(
+    runs: Sequence[RunRecord], baseline: str | None = None, *, times: bool = True, margin: float = MARGIN
+) -> list[Table]:
+    """Return the tables per data set: every row, every asynchronous row against its controls, and reliance.
+
+    Args:
+        runs: the runs.
+        baseline: the label of the row that the others are compared with; None is joint training.
+        times: whether to show what a step took.
+        margin: the margin of equivalence, in percentage points.
+
+    Raises:
+        UserError: a baseline that no comparison has, or a damaged `tuned.json`.
+    """
+    methods = [name for name in Composer("asgml").options("method") if name.partition("_")[0] != "unimodal"]
+    kept, left = at_chosen_points(runs)
+    tables = []
+    for frames in group_runs(kept, baseline):
+        tuned = tuned_rows(frames.runs)
+        frames.notes += [left[frames.experiment]] if frames.experiment in left else []
+        registered = [] if tuned else [*methods, *(f"unimodal_{m}" for m in modalities(frames))]
+        tables.append(method_table(frames, registered, times, margin, tuned))
+        more = (regression_table(frames), control_table(frames, margin, tuned), reliance_table(frames))
+        tables += [t for t in more if t is not None]
+    return tables
 
 
 @command
@@ -70,13 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "a run without debug=…",
             f"look at them with python -m suite.report {arguments.runs[0]}",
         )
-    methods = [name for name in Composer("asgml").options("method") if name.partition("_")[0] != "unimodal"]
-    tables = []
-    for frames in group_runs(found, arguments.baseline):
-        registered = [*methods, *(f"unimodal_{m}" for m in modalities(frames))]
-        tables.append(method_table(frames, registered, not arguments.no_times, arguments.margin))
-        more = (regression_table(frames), control_table(frames, arguments.margin), reliance_table(frames))
-        tables += [t for t in more if t is not None]
+    tables = comparison(found, arguments.baseline, times=not arguments.no_times, margin=arguments.margin)
     paths = save(tables, arguments.out or arguments.runs[0])
     console = Console()
     console.print(terminal(tables, console.width))

@@ -2,17 +2,22 @@
 
 Example::
 
-    python -m asgml.study demo   # `make demo`; further overrides go to every run
+    python -m asgml.study demo                    # `make demo`; further overrides go to every run
+    python -m asgml.study settle --data FOLDER    # equal tuning and ten seeds on every data set (asgml/tune/settle.py)
 """
 
 from __future__ import annotations
 
-from asgml.run import Tree, dead, train
-from suite.runs.study import Program, Study, main
+from asgml.run import Tree, dead, judge, train
+from asgml.tune.settle import STUDY, settle
+from suite.runs.study import Command, Program, Study, main
 
-PROGRAM = Program("asgml", train, dead, Tree)
+PROGRAM = Program("asgml", train, dead, Tree, judge=judge)
 ASGML = ("asgml_staleness", "asgml_frequency", "asgml_adaptive")
-STUDIES = {"demo": Study("cremad_mini", (0, 1), tuple((f"method={m}",) for m in ("joint", "ogm_ge", *ASGML)))}
+STUDIES: dict[str, Study | Command] = {
+    "demo": Study("cremad_mini", (0, 1), tuple((f"method={m}",) for m in ("joint", "ogm_ge", *ASGML))),
+    STUDY: settle,
+}
 
 
 if __name__ == "__main__":

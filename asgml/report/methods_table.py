@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
 from asgml.report.floor import floor_of, floor_rows
 from asgml.report.naming import metric
 from asgml.report.results import step_ms
+from asgml.report.tuned import TunedRow, budget_notes
 from suite.report.frames import Configuration, RunFrames
 from suite.report.summary import Comparison, compare, equivalence_note, limit_notes, per_seed, state
 from suite.report.tables import ABSENT, PERCENT, Table, columns, estimate, number, texts
@@ -31,11 +33,16 @@ BELOW = {
 }
 
 
-def ordered(frames: RunFrames) -> list[Configuration]:
+def controlled(tuned: Mapping[str, TunedRow]) -> dict[str, str]:
+    """Return the row above every control, by label: of the sweep over methods, and of tuned rows."""
+    return BELOW | {row.name: row.of for row in tuned.values() if row.of}
+
+
+def ordered(frames: RunFrames, below: Mapping[str, str] = BELOW) -> list[Configuration]:
     """Order the baseline first, the others by name, every control below its method."""
 
     def place(c: Configuration) -> tuple[bool, str, bool, str]:
-        above = BELOW.get(c.label)
+        above = below.get(c.label)
         return c.label != frames.baseline, above or c.label, above is not None, c.label
 
     return sorted(frames.configurations, key=place)
@@ -55,7 +62,11 @@ def same_numbers(c: Configuration, base: Configuration) -> bool:
 
 
 def method_table(
-    frames: RunFrames, registered: Sequence[str] = (), times: bool = True, margin: float = MARGIN
+    frames: RunFrames,
+    registered: Sequence[str] = (),
+    times: bool = True,
+    margin: float = MARGIN,
+    tuned: Mapping[str, TunedRow] = MappingProxyType({}),
 ) -> Table:
     """Build the table of one experiment.
 
@@ -64,8 +75,9 @@ def method_table(
         registered: the names of all methods, to say which have not been run.
         times: whether to show what a step took, which is right only where no run shared its machine with another.
         margin: the margin of equivalence, in percentage points.
+        tuned: the rows that were tuned, by label.
     """
-    base, order = frames.base, ordered(frames)
+    base, order = frames.base, ordered(frames, controlled(tuned))
     pairs = [(c, None if c is base else base) for c in order]
     found = {split: compare(pairs, metric(split), margin / PERCENT) for split in SPLITS}
     shown = ("accuracy %\n{at}", *DIFFERENCE)
@@ -74,26 +86,31 @@ def method_table(
     rows = []
     for i, c in enumerate(order):
         row = texts(c.label, state(c))
+        row += texts(at.budget, at.chosen) if (at := tuned.get(c.label)) else texts(ABSENT, ABSENT)
         for split, comparisons in found.items():
             row.append(estimate(per_seed(c, metric(split)), PERCENT))
             row += [*comparisons[i].cells("baseline" if c is base else ABSENT), comparisons[i].equivalence_cell()]
         row += [number(relative(c, base))] * times
         rows.append([*row, estimate(per_seed(c, lambda run: run.number("peak_memory_mb")), digits=0)])
-    head, (floor, verdict) = columns("method", numbers=["seeds", *numbers]), floor_of(frames)
-    notes = [*verdict, *_notes(frames, found, registered, times, margin)]
+    head = [*columns("method", numbers=["seeds", "trials"]), *columns("chosen point", numbers=numbers)]
+    floor, verdict = floor_of(frames)
+    notes = [*verdict, *_notes(frames, found, registered, times, margin, tuned)]
     rows += floor_rows(head, floor)
     strong = {i for i, c in enumerate(order) if c is base}
     return Table(f"Methods on {frames.title}", head, rows, notes, strong).without_empty()
 
 
-def control_table(frames: RunFrames, margin: float = MARGIN) -> Table | None:
+def control_table(
+    frames: RunFrames, margin: float = MARGIN, tuned: Mapping[str, TunedRow] = MappingProxyType({})
+) -> Table | None:
     """Build the table of every asynchronous row minus each of its controls; None without any pair.
 
     Its margin of equivalence is in percentage points. A gain over joint that the control has as well is not one of
     asynchrony.
     """
     by_label = {c.label: c for c in frames.configurations}
-    pairs = [(by_label[BELOW[c.label]], c) for c in ordered(frames) if BELOW.get(c.label) in by_label]
+    below = controlled(tuned)
+    pairs = [(by_label[below[c.label]], c) for c in ordered(frames, below) if below.get(c.label) in by_label]
     if not pairs:
         return None
     numbers = [what.format(at=at, margin=margin) for at in SPLITS.values() for what in DIFFERENCE]
@@ -137,6 +154,7 @@ def _notes(
     registered: Sequence[str],
     times: bool,
     margin: float,
+    tuned: Mapping[str, TunedRow],
 ) -> list[str]:
     notes = ["±: half of the 95 % t interval over seeds; one seed has none. — means not measured."]
     if frames.base is None:
@@ -149,7 +167,8 @@ def _notes(
             "where a test exists. Model selection is on validation only."
         )
     notes += limit_notes(found["test_best"])
-    notes += equivalence_notes(found["test_best"], margin, [f"{c.label} to {frames.baseline}" for c in ordered(frames)])
+    rows = ordered(frames, controlled(tuned))
+    notes += equivalence_notes(found["test_best"], margin, [f"{c.label} to {frames.baseline}" for c in rows])
     if times:
         notes.append(
             "Step time: as it was in the runs (median over the run, ratio per common seed, median over seeds), "
@@ -158,6 +177,13 @@ def _notes(
     notes.append(
         "Peak memory: allocated on the accelerator where one is used, else resident, data and libraries included."
     )
+    shown = {c.label: tuned[c.label] for c in frames.configurations if c.label in tuned}
+    if shown:
+        notes.append(
+            "Tuned rows: every row had the trials named, from the same distribution of the learning rate and its own "
+            "one or two knobs, the default point among them; chosen on validation with seeds that are not shown here."
+        )
+        notes += budget_notes(shown)
     if any(c.label in BELOW for c in frames.configurations):
         notes.append("A control_… row has the side effect of the row above it, without its asynchrony.")
     if frames.base is not None:

@@ -127,15 +127,19 @@ def _without(config: Any, keys: Iterable[str]) -> Any:
 
 
 def by_label(config: Any, known: Mapping[str, str]) -> Any:
-    """Replace the directories of labelled runs by their labels (`known`: hash -> label).
+    """Replace the directories of labelled runs, and of files in them, by their labels (`known`: hash -> label).
 
-    Seeds that each go on from the run of their own seed are then one configuration.
+    Seeds that each go on from the run of their own seed, or learn from it, are then one configuration.
     """
     if isinstance(config, dict):
         return {key: by_label(value, known) for key, value in config.items()}
     if isinstance(config, list):
         return [by_label(value, known) for value in config]
-    return known.get(PurePath(config).name, config) if isinstance(config, str) else config
+    if not isinstance(config, str):
+        return config
+    parts = PurePath(config).parts
+    runs = [i for i, part in enumerate(parts) if part in known]
+    return str(PurePath(known[parts[runs[-1]]], *parts[runs[-1] + 1 :])) if runs else config
 
 
 def _configuration(label: str, runs: list[RunRecord], notes: list[str]) -> Configuration:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from callbacks.errors import UserError
 from suite.config.check import Dead
 from suite.report import RunRecord, compare_report, group_runs, markdown, read_runs, summary, terminal
 from suite.runs.job import Earlier, Task
-from suite.runs.launch import launch
+from suite.runs.launch import Judge, launch
 
 REFERENCE = re.compile(r"<([^<>]+)>")
 
@@ -30,6 +30,7 @@ class Program:
         dead: the keys without effect under a tree, with the reason.
         schema: the dataclass of the plain nodes of its tree.
         earlier: the files of earlier runs that a tree names, by key.
+        judge: what refuses a tree whose parts do not fit each other, before anything runs.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Program:
     dead: Dead
     schema: type[Any]
     earlier: Earlier | None = None
+    judge: Judge | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ class Study:
     experiment: str
     seeds: tuple[int, ...]
     rows: tuple[tuple[str, ...], ...]
+
+
+# A study with an order of its own: the words after its name in, the exit code out.
+Command = Callable[[Program, Sequence[str]], int]
 
 
 def label(row: Sequence[str]) -> str:
@@ -119,7 +125,15 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
             *overrides,
         ]
         try:
-            launch(program.name, program.task, program.dead, schema=program.schema, earlier=program.earlier, argv=argv)
+            launch(
+                program.name,
+                program.task,
+                program.dead,
+                schema=program.schema,
+                earlier=program.earlier,
+                judge=program.judge,
+                argv=argv,
+            )
         except SystemExit as end:
             if end.code in (130, 143):
                 raise
@@ -135,9 +149,9 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
     return code
 
 
-def main(program: Program, studies: Mapping[str, Study]) -> None:
-    """Run the study that the command line names; the words after it are overrides that go to every run."""
-    name, *overrides = sys.argv[1:] or ["?"]
+def main(program: Program, studies: Mapping[str, Study | Command]) -> None:
+    """Run the study that the command line names; the words after it go to it, for a table as overrides of every run."""
+    name, *words = sys.argv[1:] or ["?"]
     if name not in studies:
         where = f"python -m {program.name}.study"
         error = UserError(
@@ -145,4 +159,5 @@ def main(program: Program, studies: Mapping[str, Study]) -> None:
         )
         print(error, file=sys.stderr)
         raise SystemExit(UserError.EXIT_CODE)
-    raise SystemExit(run_study(program, studies[name], name, overrides))
+    study = studies[name]
+    raise SystemExit(run_study(program, study, name, words) if isinstance(study, Study) else study(program, words))

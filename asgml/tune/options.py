@@ -1,0 +1,162 @@
+"""What `conf/asgml/tune.yaml` and `conf/asgml/settle.yaml` hold, typed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from asgml.rhythm.config import Control
+from asgml.tune.space import MAX_KNOBS, Range
+from callbacks.errors import UserError
+from suite.config.check import check
+from suite.config.compose import Composer
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Seeds = Annotated[list[Seed], Field(min_length=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """Defines one row of a comparison.
+
+    Attributes:
+        use: the overrides that make it.
+        knobs: its own knobs by dotted key, or the word none.
+        controls: the values of `asgml.control` of which each is a control of this row: a row of its own, named
+            `<row>/<control>`, at the point that this row has been given.
+        per_modality: the key that names a modality; the row is then one row for each modality of the data.
+        teachers: the key that gets the checkpoints of the rows `unimodal_<modality>` with the same seed.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    use: tuple[str, ...]
+    knobs: Literal["none"] | Annotated[dict[str, Range], Field(min_length=1, max_length=MAX_KNOBS)]
+    controls: tuple[Control, ...] = ()
+    per_modality: str | None = None
+    teachers: str | None = None
+
+    @property
+    def ranges(self) -> dict[str, Range]:
+        """The knobs, {} for none."""
+        return {} if self.knobs == "none" else dict(self.knobs)
+
+
+@dataclass
+class TuneTree:
+    """Types the configuration of `python -m asgml.tune`.
+
+    Attributes:
+        trials: the number of trials of every row, the default point included.
+        tune_seeds: the seeds of every trial, disjoint from `seeds`.
+        seeds: the seeds of the evaluation at the chosen point.
+        draw_seed: the seed of the points.
+        lr: the key of the learning rate.
+        lr_factors: the range of the learning rate, as factors on the experiment's own.
+        rows: the rows of the comparison, in order, by their names in `space`; null is all of them.
+        controls: whether every row brings its controls along.
+        lean: whether finished runs give up their `report.html` and `last.ckpt`, which can be made again.
+        space: every row that there is, by name: a `RowOptions` each.
+    """
+
+    trials: Annotated[int, Field(ge=1)]
+    tune_seeds: Seeds
+    seeds: Seeds
+    draw_seed: Seed
+    lr: str
+    lr_factors: tuple[Positive, Positive]
+    rows: list[str] | None
+    controls: bool
+    lean: bool
+    space: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set of a study.
+
+    Attributes:
+        use: the overrides that choose it.
+        noise: the standard deviation of the Gaussian noise that is added to features, by modality, before the study
+            starts.
+        noise_seed: the seed of the noise.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    use: tuple[str, ...]
+    noise: dict[str, Positive] = field(default_factory=dict)
+    noise_seed: Seed = 0
+
+
+@dataclass
+class SettleTree(TuneTree):
+    """Types the configuration of `python -m asgml.study settle`.
+
+    Attributes:
+        folder: the folder of the real data.
+        sets: the data sets of the study, in order, by their names in `data_sets`; null is all of them.
+        data_sets: every data set that there is, by name: a `DataSet` each.
+    """
+
+    folder: str
+    sets: list[str] | None
+    data_sets: dict[str, Any]
+
+
+Options = TypeVar("Options", bound=TuneTree)
+Kind = TypeVar("Kind", RowOptions, DataSet)
+
+
+def read_options(composer: Composer, overrides: Sequence[str], schema: type[Options]) -> Options:
+    """Compose and check the options of a command.
+
+    Args:
+        composer: the composer of its primary configuration.
+        overrides: the overrides of its own keys.
+        schema: the dataclass of the configuration.
+
+    Raises:
+        UserError: what does not compose, a wrong type or value, or tuning seeds that are evaluated too.
+    """
+    cfg: DictConfig = composer.compose(overrides)
+    check(cfg, schema)
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    options = schema(**plain)
+    options.lr_factors = (options.lr_factors[0], options.lr_factors[1])
+    options.space = {name: _typed(f"space.{name}", node, RowOptions) for name, node in options.space.items()}
+    if isinstance(options, SettleTree):
+        sets = options.data_sets.items()
+        options.data_sets = {name: _typed(f"data_sets.{name}", node, DataSet) for name, node in sets}
+    both = sorted(set(options.seeds) & set(options.tune_seeds))
+    if both:
+        free = max(options.seeds) + 1000
+        found, expected = f"{both[0]} in seeds too", "seeds for tuning that are not evaluated"
+        raise UserError("tune_seeds", found, expected, f"set tune_seeds=[{free}]")
+    if options.lr_factors[0] >= options.lr_factors[1]:
+        low, high = options.lr_factors
+        raise UserError("lr_factors", f"[{low}, {high}]", "two ascending factors", "set lr_factors=[0.125,8]")
+    return options
+
+
+def _typed(where: str, node: Any, kind: type[Kind]) -> Kind:
+    """Return a node as its dataclass; the error names the key at fault."""
+    try:
+        return TypeAdapter(kind).validate_python(node)
+    except ValidationError as error:
+        # of a union, the branch that came farthest
+        first = max(error.errors(), key=lambda problem: len(problem["loc"]))
+        key = ".".join(map(str, (where, *(part for part in first["loc"] if part in _keys(node)))))
+        raise UserError(key, first["msg"], "what conf/asgml/tune.yaml shows", f"edit {key}, or leave it out") from error
+
+
+def _keys(node: Any) -> set[str]:
+    """Return every key of nested mappings."""
+    if not isinstance(node, dict):
+        return set()
+    return {str(key) for key in node} | {key for child in node.values() for key in _keys(child)}
