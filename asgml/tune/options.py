@@ -149,8 +149,8 @@ def _typed(where: str, node: Any, kind: type[Kind]) -> Kind:
     try:
         return TypeAdapter(kind).validate_python(node)
     except ValidationError as error:
-        # of a union, the branch that came farthest
-        first = max(error.errors(), key=lambda problem: len(problem["loc"]))
+        problems: list[Any] = list(error.errors())
+        first: dict[str, Any] = max(problems, key=lambda p: len(p["loc"]))  # of a union, the branch that came farthest
         key = ".".join(map(str, (where, *(part for part in first["loc"] if part in _keys(node)))))
         raise UserError(key, first["msg"], "what conf/asgml/tune.yaml shows", f"edit {key}, or leave it out") from error
 
