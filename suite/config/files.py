@@ -10,7 +10,6 @@ from hydra._internal.config_repository import ConfigRepository
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult
 
-
 _parsed: dict[tuple[str, str, str], tuple[Any, ConfigResult]] = {}
 
 
