@@ -19,8 +19,9 @@ demo: $(STAMP)
 	$(BIN)/python -m asgml.study demo
 	$(BIN)/python -m latentwire.study wire_demo
 
+# in the order of the folders: the long files come first, and no processor waits for another at the end
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from asgml.build import Parts, build
 from suite.config.compose import Composer
-from suite.runs.identity import config_hash, run_dir
+from suite.runs.identity import run_dir
 from suite.runs.job import RESULT, Run, seed_everything
 from suite.runs.ledger import write_json
 
@@ -95,7 +95,7 @@ def prepare(cfg: DictConfig, callbacks: Sequence[L.Callback] = ()) -> Parts:
     seed_everything(int(cfg.seed))
     folder = run_dir(cfg)
     folder.mkdir(parents=True, exist_ok=True)
-    parts = build(cfg, Run(folder, config_hash(cfg), str(cfg.name), int(cfg.seed), None, True))
+    parts = build(cfg, Run(folder, folder.name, str(cfg.name), int(cfg.seed), None, True))
     parts.trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]
     return parts
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from latentwire.build import Parts, build
 from suite.config.compose import Composer
-from suite.runs.identity import config_hash, run_dir
+from suite.runs.identity import run_dir
 from suite.runs.job import Run, seed_everything
 
 _COMPOSER = Composer("latentwire")
@@ -101,7 +101,7 @@ def run_of(cfg: DictConfig) -> Run:
     folder = run_dir(cfg)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
-    return Run(folder, config_hash(cfg), str(cfg.name), int(cfg.seed), None, True)
+    return Run(folder, folder.name, str(cfg.name), int(cfg.seed), None, True)
 
 
 def fit(cfg: DictConfig, callbacks: Sequence[L.Callback] = (), resume: bool = False) -> Parts:

@@ -27,6 +27,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.errors import UserError
+from suite.config.files import Files
 
 VERSION_BASE = "1.3"
 _FAILURES = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
@@ -93,6 +94,7 @@ class Composer:
         for folder in shared:
             search_path.prepend("common", f"file://{folder}", SearchPathQuery(provider="schema"))
         self.loader = ConfigLoaderImpl(config_search_path=search_path)
+        self.loader.repository = Files(search_path)
 
     def with_hydra(self, overrides: Sequence[str], mode: RunMode = RunMode.RUN) -> DictConfig:
         """Return the composed tree with Hydra's own node under `hydra`, in struct mode.

@@ -24,7 +24,7 @@ from callbacks.errors import UserError
 from callbacks.run.inputs import differing, refuse_other_inputs
 from suite.runs import record
 from suite.runs.fingerprint import remembered
-from suite.runs.identity import config_hash, fingerprints, run_dir, runs_root
+from suite.runs.identity import fingerprints, run_dir, runs_root
 from suite.runs.inputs import all_files, given_files
 from suite.runs.ledger import FILE_NAME, Ledger, jsonable, write_json
 from suite.runs.provenance import RESULT, code_remark, inputs_read, on_other_data, provenance, remarks
@@ -122,7 +122,8 @@ def execute(
         earlier: the function from a tree to the files of earlier runs that it names, by key.
         tell: where to say, in one line each, what becomes of earlier attempts.
     """
-    folder, run_hash = run_dir(cfg), config_hash(cfg)
+    folder = run_dir(cfg)
+    run_hash = folder.name
     stands_on = {} if earlier is None else dict(earlier(cfg))
     if not is_main_process():
         if cfg.resume != "never" and read_result(folder).get("status") == "finished":

@@ -33,7 +33,7 @@ from callbacks.errors import UserError
 from suite.config.check import Dead, check, check_effective
 from suite.config.compose import VERSION_BASE, Composer, merge_errors, pin_hydra, primary, without_hydra
 from suite.runs.display import console, failure_table, reused, sweep_table
-from suite.runs.identity import config_hash, run_dir
+from suite.runs.identity import run_dir
 from suite.runs.job import Earlier, Outcome, Run, Task, execute, is_main_process, ledger_of, read_result
 from suite.runs.planned import Job, PlannedJobs, job_of, join_twins
 from suite.runs.record import release_memory
@@ -193,7 +193,8 @@ class _JobRunner:
 
     def __call__(self, cfg: DictConfig) -> None:
         pin_hydra(cfg)
-        folder, run_hash = run_dir(cfg), config_hash(cfg)
+        folder = run_dir(cfg)
+        run_hash = folder.name
         number = HydraConfig.get().job.num if self.total else 0
         same_as, idle = self.same[number]
         if is_main_process():

@@ -56,7 +56,11 @@ class PlannedJobs:
 def job_of(cfg: DictConfig, overrides: list[str]) -> Job:
     """Return the job of a checked tree and what the user typed for it."""
     typed = (o.partition("=")[0].lstrip("+") for o in overrides)
-    return Job(overrides, cfg, config_hash(cfg), run_dir(cfg), config_hash(cfg, idle=True), idle=_idle(cfg, typed))
+    folder = run_dir(cfg)
+    idle = _idle(cfg, typed)
+    # without keys that act on nothing there is nothing to tell apart, and hashing takes longer than checking
+    as_typed = config_hash(cfg, idle=True) if inert(cfg) else folder.name
+    return Job(overrides, cfg, folder.name, folder, as_typed, idle=idle)
 
 
 def join_twins(jobs: Sequence[Job]) -> None:

@@ -1,12 +1,13 @@
-"""Every experiment with every method composes, binds and has an identity of its own."""
+"""Experiments and methods compose, bind and have an identity of their own, in every combination."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from suite.config.check import check
 from suite.config.compose import Composer, conf_dir
@@ -28,19 +29,40 @@ def names(program: str, group: str) -> list[str]:
 CASES = [(p, e) for p in PROGRAMS for e in names(p, "experiment")]
 
 
-@pytest.mark.parametrize(("program", "experiment"), CASES)
-def test_experiment_with_every_method(program: str, experiment: str) -> None:
+def missing(cfg: DictConfig) -> list[str]:
+    return [f"{key}=given" for key in OmegaConf.missing_keys(cfg)]
+
+
+def composes(program: str, experiment: str, methods: Sequence[str | None]) -> None:
     hashes: dict[str, str] = {}
-    for method in names(program, "method") if program == "asgml" else [None]:
-        overrides = [f"experiment={experiment}", *([f"method={method}"] if method else [])]
+    given = missing(composer(program).compose([f"experiment={experiment}"]))  # what only the user can know: data.path
+    for method in methods:
+        overrides = [f"experiment={experiment}", *([f"method={method}"] if method else []), *given]
         cfg = composer(program).compose(overrides)
-        missing = [f"{key}=given" for key in OmegaConf.missing_keys(cfg)]  # what only the user can know: data.path
-        if missing:
-            cfg = composer(program).compose([*overrides, *missing])
+        if more := missing(cfg):
+            cfg = composer(program).compose([*overrides, *more])
         check(cfg)
         assert (cfg.program, cfg.name) == (program, experiment)
         twin = hashes.setdefault(config_hash(cfg), str(method))
         assert twin == str(method), f"method={method} and method={twin} are one run"
+
+
+@pytest.mark.parametrize(("program", "experiment"), CASES)
+def test_every_experiment_and_every_method(program: str, experiment: str) -> None:
+    """Each method with `features`, and with one of the other experiments in turn."""
+    every, others = names(program, "method"), [e for p, e in CASES if p == program and e != "features"]
+    if program != "asgml":
+        composes(program, experiment, [None])
+    elif experiment == "features":
+        composes(program, experiment, every)
+    else:
+        composes(program, experiment, every[others.index(experiment) :: len(others)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", [e for p, e in CASES if p == "asgml"])
+def test_every_experiment_with_every_method(experiment: str) -> None:
+    composes("asgml", experiment, names("asgml", "method"))
 
 
 def test_the_tree_stays_in_struct_mode() -> None:

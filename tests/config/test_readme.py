@@ -7,9 +7,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from asgml.run import Tree, dead
 from asgml.sweep import for_the_data
+from suite.config.compose import Composer
 from suite.runs.launch import plan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,8 +28,16 @@ def test_composes(command):
     argv = shlex.split(command)
     if "-m" in argv:  # the first and last of the grid stand for it: composing all takes seconds
         argv = [re.sub(r"=(\w|\.)+,[^=]*,", "=", a) if "," in a else a for a in argv]
-        argv += ["seed=0"] * any(a.startswith("sweep=") for a in argv)
+        argv += ["seed=0", "method=joint,umt,boost"] * ("sweep=methods" in argv)
     assert plan("asgml", for_the_data(argv, Tree), None, dead, Tree).jobs
+
+
+def test_the_sweep_lists_methods_that_exist() -> None:
+    """Each composes with every experiment, see test_experiments.py."""
+    listed = yaml.safe_load((ROOT / "conf/asgml/sweep/methods.yaml").read_text(encoding="utf-8"))
+    names = [name.strip() for name in listed["hydra"]["sweeper"]["params"]["method"].split(",")]
+    assert len(names) == len(set(names)) > 40
+    assert set(names) <= set(Composer("asgml").options("method"))
 
 
 def test_the_class_index_names_every_method_and_its_file() -> None:

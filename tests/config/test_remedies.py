@@ -73,6 +73,7 @@ def settings(path: Path) -> Iterator[tuple[int, str]]:
                     yield part.lineno, found.group(1)
 
 
+@cache
 def cases() -> list[tuple[str, int, str]]:
     files = [p for package in ("asgml", "callbacks", "suite") for p in sorted((ROOT / package).rglob("*.py"))]
     own = [p for p in files if not {"bench", "reference"} & set(p.parts)]

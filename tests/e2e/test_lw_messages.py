@@ -108,10 +108,6 @@ def test_one_process_writes_and_another_answers_with_another_model(sender: Path)
         assert len(r["logprobs"]) == len(r["tokens"]) + r["stopped"]
         assert max(r["logprobs"]) < 0
 
-    lost = python(["latentwire.answer", "nowhere.wire", "--run", str(sender)], b"")
-    assert (lost.returncode, lost.stdout) == (UserError.EXIT_CODE, b"")
-    assert "nowhere.wire" in lost.stderr.decode()
-
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_answers_are_those_of_the_evaluation(
@@ -221,6 +217,7 @@ def test_what_a_reader_is_told(
     run, model, who = ["--run", str(sender)], ["--model", "tiny_llama"], ["--question", "Who?"]
     other = ["--run", str(run_of_variant("whole_prompt"))]
     capsys.readouterr()  # what training has printed
+    refused(answer_main([str(tmp_path / "nowhere.wire"), *run]), capsys, "nowhere.wire")
     for line, told in (
         ([*run, "--model", "gpt", *who], ("model gpt", "tiny_llama | tiny_qwen2")),
         ([*run, *who], ("--model", "tiny_llama | tiny_qwen2")),

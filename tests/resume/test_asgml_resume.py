@@ -144,9 +144,9 @@ def test_after_a_fit_with_averaging_every_evaluation_uses_the_weights_at_hand(tm
 
 
 def command(data: Path, runs: Path) -> list[str]:
-    """1000 steps, so that a signal finds the run at work."""
-    more = ["trainer.max_epochs=100", "trainer.check_val_every_n_epoch=50", "callbacks.checkpoint.every_n_steps=25",
-            "callbacks.checkpoint.every_n_epochs=100", *HARD]  # fmt: skip
+    """400 steps, so that a signal finds the run at work."""
+    more = ["trainer.max_epochs=40", "trainer.check_val_every_n_epoch=20", "callbacks.checkpoint.every_n_steps=25",
+            "callbacks.checkpoint.every_n_epochs=40", *HARD]  # fmt: skip
     return [*overrides(data, runs), *more]
 
 
