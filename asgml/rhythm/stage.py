@@ -231,17 +231,17 @@ class Rhythm(Stage):
         """Return a sentence on an encoder that was held back in every step, "" where it was not."""
         if self.mask is not None:
             held, moved = self.mask.done.counts["held"][m], self.mask.done.table()["applied"][m]
-            setting, why = f"asgml.k={self.interval[m]}", "no step in which it was due came"
+            key, value, why = "k", self.interval[m], "no step in which it was due came"
         elif self.buffer is not None and m in self.buffer.stamps:
             held, moved = self.buffer.stamps[m].held, self.buffer.stamps[m].applied
-            setting, why = f"asgml.tau={self.delay[m]}", "no gradient became that old"
+            key, value, why = "tau", self.delay[m], "no gradient became that old"
         else:
             return ""
         if moved or not held:
             return ""
         return (
-            f"{setting}: the encoder of {m} never moved, because {why} in the {held} steps of this run. Train for more "
-            "steps (trainer.max_epochs, or a smaller loader.batch_size), or set a smaller one"
+            f"asgml.{key}={value}: the encoder of {m} never moved, because {why} in the {held} steps of this run. Train "
+            f"for more steps (trainer.max_epochs, or a smaller loader.batch_size), or set a smaller asgml.{key}"
         )
 
     def counters(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from rich.progress import track
 from callbacks.errors import UserError
 from suite.config.check import Dead, check, check_effective
 from suite.config.compose import VERSION_BASE, Composer, merge_errors, pin_hydra, primary, without_hydra
-from suite.runs.display import console, failure_table, reused, sweep_table
+from suite.runs.display import console, failure_table, finished, reused, sweep_table
 from suite.runs.identity import config_hash, run_dir
 from suite.runs.job import Earlier, Outcome, Run, Task, execute, is_main_process, ledger_of, read_result
 from suite.runs.planned import Job, PlannedJobs, job_of, join_twins
@@ -221,6 +221,8 @@ class _JobRunner:
         self.outcomes[number] = outcome
         if outcome.status == "skipped" and is_main_process():
             tell(reused(outcome))
+        elif outcome.status == "finished" and not self.total and is_main_process():
+            tell(finished(outcome))
         if outcome.status == "failed" and outcome.user_error:
             print(outcome.error, file=sys.stderr)
         if outcome.exit_code:
