@@ -58,6 +58,13 @@ def judge(cfg: DictConfig) -> None:
     for node in (cfg.lr_schedule, cfg.optimizer, cfg.model, *cfg.callbacks.values()):
         if node is not None:
             build_node(node)
+    if cfg.callbacks.get("gate") is None:
+        raise UserError(
+            "callbacks.gate",
+            "null",
+            "the gate, which refuses steps that are not finite, and whose host read brings the losses that are logged",
+            "leave callbacks.gate=null out",
+        )
     if cfg.callbacks.get("probe") is None and config.uses_probes:
         refuse_without_probe(config, [], None)
     check_masking(config.masking if config.kind == "frequency" and config.skips else None, methods)
