@@ -119,6 +119,15 @@ def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) 
             "a rhythm that does not read probes",
             "set asgml.mode=sync asgml.boost.enabled=false" if config.boosts else "set asgml.adaptive.signal=speed",
         )
+    if task.name == "regression" and config.waits(list(data.spec.modalities), data.spec.dominant):
+        first = next(iter(data.spec.modalities))
+        raise UserError(
+            "asgml.delayed",
+            "'dominant' in a regression of data that name no dominant modality; probes, which would find it, score "
+            "classes",
+            "the modality that is delayed, by name",
+            f"set asgml.delayed={first}, or asgml.mode=sync to delay nobody",
+        )
     net: MultimodalNet = build_node(cfg.model)(spec=data.spec, seed=int(cfg.seed))
     if cfg.trainer.precision in ("64", "64-true"):
         net = net.double()
