@@ -55,7 +55,8 @@ def ave(root: Path, videos: int = 2) -> Path:
     for split, rows in lines.items():
         (root / f"{split}Set.txt").write_text("\n".join(rows) + "\n")
     header = "Category&VideoID&Quality&StartTime&EndTime"
-    (root / "Annotations.txt").write_text("\n".join([header, *sum(lines.values(), [])]) + "\n")
+    everything = [header, *lines["train"], *lines["val"], *lines["test"]]
+    (root / "Annotations.txt").write_text("\n".join(everything) + "\n")
     return root
 
 

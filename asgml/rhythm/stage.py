@@ -240,8 +240,8 @@ class Rhythm(Stage):
         if moved or not held:
             return ""
         return (
-            f"asgml.{key}={value}: the encoder of {m} never moved, because {why} in the {held} steps of this run. Train "
-            f"for more steps (trainer.max_epochs, or a smaller loader.batch_size), or set a smaller asgml.{key}"
+            f"asgml.{key}={value}: the encoder of {m} never moved, because {why} in the {held} steps of this run. "
+            f"Train for more steps (trainer.max_epochs, or a smaller loader.batch_size), or set a smaller asgml.{key}"
         )
 
     def counters(self) -> dict[str, Any]:
