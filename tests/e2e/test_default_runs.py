@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,9 @@ import pytest
 
 from asgml.run import Tree, dead, judge, train
 from suite.runs.launch import launch
+
+DATA = Path(os.environ.get("SUITE_DATA", Path(__file__).parents[2].parent / "shared" / "data"))
+GRID = DATA / "grid_digit" / "grid_digit.npz"
 
 # what makes a run short; what it is (method, rhythm, optimiser, schedule, audio profile, frames) stays the experiment's
 SIZES = [
@@ -66,3 +70,25 @@ def test_default_run_on_the_published_layout(
     assert f"test: accuracy {result['test']['accuracy']:.4f}" in told, "a run ends with its numbers"
     assert str(path.parent / "report.html") in told
     assert (path.parent / "report.html").stat().st_size > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "needs"),
+    [
+        (["experiment=cremad_mini", "data.path={tmp}/mini"], None),
+        (["experiment=avdigits", "paths.data={data}"], DATA / "fsdd"),
+        (["experiment=features", "data.path={data}/grid_digit/grid_digit.npz", "data.dominant=audio"], GRID),
+    ],
+)
+def test_the_guard_has_nothing_to_say_about_a_default_run(line: list[str], needs: Path | None, tmp_path: Path) -> None:
+    """A warning about settings that nobody has chosen would teach users to pass it over."""
+    if needs is not None and not needs.exists():
+        pytest.skip(f"no {needs} (SUITE_DATA)")
+    argv = [o.format(tmp=tmp_path, data=DATA) for o in line]
+    argv += ["trainer.max_epochs=6", "trainer.accelerator=cpu", "trainer.enable_progress_bar=false"]
+    launch("asgml", train, dead, schema=Tree, judge=judge, argv=[*argv, f"paths.runs={tmp_path / 'runs'}"])
+    (path,) = (tmp_path / "runs").glob("*/*/result.json")
+    guard = json.loads(path.read_text())["counters"]["stability"]
+    assert guard["confirmed"] == []
+    assert 0 < guard["worst"]["audio"]["load"] < 3
