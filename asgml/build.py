@@ -58,6 +58,13 @@ def judge(cfg: DictConfig) -> None:
     for node in (cfg.lr_schedule, cfg.optimizer, cfg.model, *cfg.callbacks.values()):
         if node is not None:
             build_node(node)
+    if cfg.callbacks.get("gate") is None:
+        raise UserError(
+            "callbacks.gate",
+            "null",
+            "the gate, which refuses steps that are not finite, and whose host read brings the losses that are logged",
+            "leave callbacks.gate=null out",
+        )
     if cfg.callbacks.get("probe") is None and config.uses_probes:
         refuse_without_probe(config, [], None)
     check_masking(config.masking if config.kind == "frequency" and config.skips else None, methods)
@@ -111,6 +118,15 @@ def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) 
             "which score classes",
             "a rhythm that does not read probes",
             "set asgml.mode=sync asgml.boost.enabled=false" if config.boosts else "set asgml.adaptive.signal=speed",
+        )
+    if task.name == "regression" and config.waits(list(data.spec.modalities), data.spec.dominant):
+        first = next(iter(data.spec.modalities))
+        raise UserError(
+            "asgml.delayed",
+            "'dominant' in a regression of data that name no dominant modality; probes, which would find it, score "
+            "classes",
+            "the modality that is delayed, by name",
+            f"set asgml.delayed={first}, or asgml.mode=sync to delay nobody",
         )
     net: MultimodalNet = build_node(cfg.model)(spec=data.spec, seed=int(cfg.seed))
     if cfg.trainer.precision in ("64", "64-true"):

@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
@@ -95,11 +96,14 @@ def build_callbacks(cfg: DictConfig, run: Run, **facts: Any) -> dict[str, L.Call
         "seed": run.seed,
         **facts,
     }
-    return {
+    built = {
         str(name): build_with_facts(node, known, f"callbacks.{name}")
         for name, node in cfg.callbacks.items()
         if node is not None
     }
+    if not OmegaConf.select(cfg, "trainer.enable_progress_bar", default=True):  # Lightning refuses a bar beside it
+        return {name: c for name, c in built.items() if not isinstance(c, ProgressBar)}
+    return built
 
 
 def assemble(

@@ -26,6 +26,10 @@ def findings(run: RunRecord) -> list[tuple[str, str]]:
         found.append(("the schedule never changed a delay", f"{counters.get('schedule_decisions')} decisions"))
     if "dominant" in counters and counters["dominant"] is None:
         found.append(("no modality was delayed: the probes saw no gap beyond its noise", "asgml.delayed=dominant"))
+    held, moved = run.counter("held"), run.counter("applied")
+    for m, steps in held.items():
+        if steps and moved.get(m) == 0:
+            found.append((f"the encoder of {m} never moved", f"held back in all {steps:.0f} steps"))
     if counters.get("vetoed"):
         found.append(("steps in which nothing was applied", f"{counters['vetoed']} of {counters.get('committed')}"))
     return found

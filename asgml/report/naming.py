@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
 
+from asgml.rhythm.config import Asgml, dead_keys
 from suite.report.figures import INK, PALETTE, colours
 from suite.report.frames import RunFrames, Value
 from suite.report.labels import Labels
+
+RHYTHM = "asgml.rhythm.Asgml"
+
+
+def idle(config: Mapping[str, Any]) -> set[str]:
+    """Return the dotted keys of a resolved config that its mode does not read, the boost's switch among them if off.
+
+    Keys that the config of an earlier version does not have count as their defaults.
+    """
+    node = config.get("asgml")
+    if not isinstance(node, Mapping) or node.get("_target_") != RHYTHM:
+        return set()
+    whole = asdict(Asgml())
+    for key, value in node.items():
+        whole[key] = {**whole[key], **value} if key in ("adaptive", "boost") else value
+    off = set() if whole["boost"]["enabled"] else {"asgml.boost.enabled"}
+    plain = {"asgml.control"} if whole["mode"] in ("sync", "boost") else set()
+    return {*dead_keys(whole), *off, *plain}
+
 
 LABELS = Labels(
     # a delay or period of an asynchronous mode is told even where it is 0 or 1
     neutral={"method=joint": "", "mode=sync": "", "method=none": "", "tau=0": "mode=sync", "k=1": "mode=sync"},
     baseline="joint",
     plurals={"methods": "method"},
+    idle=idle,
 )
 COLOURS = {"audio": PALETTE[0], "visual": PALETTE[1], "text": PALETTE[2], "fusion": INK, "fused": INK}
 

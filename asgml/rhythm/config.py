@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -67,7 +68,8 @@ class Asgml:
             other modality).
 
     Raises:
-        UserError: a control that has nothing to control under the mode, or a negative `gamma` or `lambda_comp`.
+        UserError: a control that has nothing to control under the mode, a `gamma`, `lambda_comp` or `mu` that is
+            negative or infinite, a `soft_scale` outside 0 to 1, or a `delayed` that names nobody.
     """
 
     mode: Mode = "sync"
@@ -155,9 +157,24 @@ class Asgml:
                 "learning rate does",
                 "set asgml.masking=soft or asgml.control=random_skip",
             )
-        for key, default in (("gamma", Asgml.gamma), ("lambda_comp", Asgml.lambda_comp)):
-            if getattr(self, key) < 0:
-                raise UserError(f"asgml.{key}", str(getattr(self, key)), "0 or more", f"set asgml.{key}={default}")
+        for key, default in (("gamma", Asgml.gamma), ("lambda_comp", Asgml.lambda_comp), ("mu", Asgml.mu)):
+            if not 0 <= getattr(self, key) < math.inf:
+                found, expected = str(getattr(self, key)), "a finite number, 0 or more"
+                raise UserError(f"asgml.{key}", found, expected, f"set asgml.{key}={default}")
+        if not 0 <= self.soft_scale <= 1:
+            raise UserError(
+                "asgml.soft_scale",
+                str(self.soft_scale),
+                "0 to 1: the share of its gradient that an encoder applies between two updates",
+                f"set asgml.soft_scale={Asgml.soft_scale}",
+            )
+        if not self.delayed:
+            raise UserError(
+                "asgml.delayed",
+                repr(self.delayed),
+                "dominant, all, or at least one modality: with none this is a run of asgml.mode=sync",
+                "set asgml.delayed=dominant, or asgml.mode=sync",
+            )
 
     def _check_yoked(self) -> None:
         """Refuse what a yoked control cannot replay."""

@@ -228,15 +228,34 @@ class Rhythm(Stage):
 
     def unmet(self) -> list[str]:
         """Return what the configuration asked for and training has not done, in a sentence each."""
+        still = [said for m in self.modalities if (said := self._never_moved(m))]
         if self.later is None or self.dominant is not None:
-            return []
+            return still
         used = ", ".join(f"{m} {u:.3f}" for m, u in self._utilisation().items()) or "no score"
         rows = self.probe.holdout_rows if self.probe is not None else 0
         return [
+            *still,
             f"asgml.delayed=dominant: nobody was delayed in the whole run, which was a plain one. The probes never saw "
             f"a gap beyond its noise ({used}, on {rows} held-out rows). Name the modality, for example "
-            f"asgml.delayed={self.modalities[0]}"
+            f"asgml.delayed={self.modalities[0]}",
         ]
+
+    def _never_moved(self, m: str) -> str:
+        """Return a sentence on an encoder that was held back in every step, "" where it was not."""
+        if self.mask is not None:
+            held, moved = self.mask.done.counts["held"][m], self.mask.done.table()["applied"][m]
+            key, value, why = "k", self.interval[m], "no step in which it was due came"
+        elif self.buffer is not None and m in self.buffer.stamps:
+            held, moved = self.buffer.stamps[m].held, self.buffer.stamps[m].applied
+            key, value, why = "tau", self.delay[m], "no gradient became that old"
+        else:
+            return ""
+        if moved or not held:
+            return ""
+        return (
+            f"asgml.{key}={value}: the encoder of {m} never moved, because {why} in the {held} steps of this run. "
+            f"Train for more steps (trainer.max_epochs, or a smaller loader.batch_size), or set a smaller asgml.{key}"
+        )
 
     def counters(self) -> dict[str, Any]:
         if self.later is not None:

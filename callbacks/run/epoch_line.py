@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
+from torch import Tensor
 
 from callbacks.step.console import rank_zero_print
 from callbacks.step.pipeline import StepPipeline
@@ -58,6 +59,7 @@ class EpochLine(L.Callback):
         self._delayed: Counter[str] = Counter()
         self._steps = self._vetoed = 0
         self._validation = {}
+        self._rates = ""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._pipeline = find_pipeline(trainer)
@@ -66,6 +68,9 @@ class EpochLine(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._begin()
         self._begun = time.perf_counter()
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        self._rates = rates(trainer)  # of this step; when it has been taken, schedules have set those of the next
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -108,7 +113,7 @@ class EpochLine(L.Callback):
             *(f"{name} {value:.4g}" for name, value in values.items()),
             *grouped(self._validation, self.validated),
             f"{seconds:.1f} s",
-            rates(trainer),
+            self._rates or rates(trainer),
             f"held {counted(self._held, self._steps)}" if self._held else "",
             f"delayed {counted(self._delayed, self._steps)}" if self._delayed else "",
             f"skipped {self._vetoed}" if self._vetoed else "",

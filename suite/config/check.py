@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -169,6 +170,8 @@ def _walk(value: Any, key: str, problems: list[UserError]) -> None:
     elif isinstance(value, list):
         for i, child in enumerate(value):
             _walk(child, f"{key}.{i}", problems)
+    elif isinstance(value, float) and math.isnan(value):  # compares false with every limit, so that none refuses it
+        problems.append(UserError(key, "nan", "a number", f"set {key}=VALUE with a number"))
 
 
 def _check_target(node: dict[str, Any], key: str, problems: list[UserError]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from suite.runs.identity import NOT_MEANINGFUL
 IGNORED = {*NOT_MEANINGFUL, "seed", "label", "hydra", "program"}
 TOLD_WITH_PARENT = {"group_lr"}  # mappings at the top of a tree whose keys say too little alone
 
-Parts = list[list[str]]
+Differences = list[list[tuple[str, str]]]  # of each config the dotted keys in which it differs, each with what is told
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,13 @@ class Labels:
             part beside which alone it is left out ("" for always); a label of nothing else is the first of them.
         baseline: the own label that marks the natural baseline, as a label of neutral parts does.
         plurals: the mappings at the top of a tree that hold named components, each with the word for one of them.
+        idle: the function from a resolved config to the dotted keys that act on nothing in it, which are not told.
     """
 
     neutral: Mapping[str, str] = field(default_factory=dict)
     baseline: str = ""
     plurals: Mapping[str, str] = field(default_factory=dict)
+    idle: Callable[[Mapping[str, Any]], Collection[str]] = lambda config: ()
 
     def is_baseline(self, label: str) -> bool:
         """Return whether a label says nothing but that nothing acts."""
@@ -62,10 +64,11 @@ def labels(configs: Sequence[Mapping[str, Any]], rules: Labels) -> list[str]:
     return out
 
 
-def _differences(configs: list[Mapping[str, Any]], rules: Labels) -> Parts:
-    parts: Parts = [[] for _ in configs]
+def _differences(configs: list[Mapping[str, Any]], rules: Labels) -> list[list[str]]:
+    parts: Differences = [[] for _ in configs]
     _walk({i: portable(config, config.get("paths") or {}) for i, config in enumerate(configs)}, (), parts, rules)
-    return parts
+    idle = [set(rules.idle(config)) for config in configs]
+    return [[text for key, text in row if key not in never] for row, never in zip(parts, idle)]
 
 
 def portable(value: Any, paths: Mapping[str, Any]) -> Any:
@@ -80,7 +83,7 @@ def portable(value: Any, paths: Mapping[str, Any]) -> Any:
     return value
 
 
-def _walk(nodes: dict[int, Any], path: tuple[str, ...], parts: Parts, rules: Labels) -> None:
+def _walk(nodes: dict[int, Any], path: tuple[str, ...], parts: Differences, rules: Labels) -> None:
     """Append a part for each config where the values differ; nodes: config number -> its value at `path`."""
     if ".".join(path) in IGNORED or len(nodes) < 2 or _equal(nodes.values()):
         return
@@ -91,14 +94,14 @@ def _walk(nodes: dict[int, Any], path: tuple[str, ...], parts: Parts, rules: Lab
     kinds = {i: "+".join(node) or "none" if plural else str(node.get("_target_", "")) for i, node in nodes.items()}
     if len(set(kinds.values())) > 1:  # other components: name them, and compare details only among equals
         for i, kind in kinds.items():
-            parts[i].append(f"{plural or path[-1]}={kind.rpartition('.')[2] or 'none'}")
+            parts[i].append((".".join(path), f"{plural or path[-1]}={kind.rpartition('.')[2] or 'none'}"))
         for kind in dict.fromkeys(kinds.values()):
             _keys({i: node for i, node in nodes.items() if kinds[i] == kind}, path, parts, rules)
         return
     _keys(nodes, path, parts, rules)
 
 
-def _keys(nodes: dict[int, Any], path: tuple[str, ...], parts: Parts, rules: Labels) -> None:
+def _keys(nodes: dict[int, Any], path: tuple[str, ...], parts: Differences, rules: Labels) -> None:
     for key in dict.fromkeys(k for node in nodes.values() for k in node if k != "_target_"):
         inner = {i: node[key] for i, node in nodes.items() if key in node}
         here = (*path, str(key))
@@ -108,11 +111,11 @@ def _keys(nodes: dict[int, Any], path: tuple[str, ...], parts: Parts, rules: Lab
             _walk(inner, here, parts, rules)
 
 
-def _emit(nodes: dict[int, Any], path: tuple[str, ...], parts: Parts, rules: Labels) -> None:
+def _emit(nodes: dict[int, Any], path: tuple[str, ...], parts: Differences, rules: Labels) -> None:
     deep = len(path) > 2 or path[0] in TOLD_WITH_PARENT
     name = ".".join(path[-2:]) if deep else path[-1]
     for i, value in nodes.items():
-        parts[i].append(f"{rules.plurals.get(name, name)}={_short(value)}")
+        parts[i].append((".".join(path), f"{rules.plurals.get(name, name)}={_short(value)}"))
 
 
 def _short(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -35,10 +35,22 @@ def metric(metrics: Any) -> str:
     return ""
 
 
+def _numbers(result: Mapping[str, Any], splits: Sequence[str]) -> str:
+    return ", ".join(f"{k.replace('_', ' ')}: {m}" for k in splits if (m := metric(result.get(k))))
+
+
+def finished(outcome: Outcome) -> str:
+    """Return one line on a run that has just ended: its numbers, of the last and the best epoch, and its report."""
+    numbers = _numbers(outcome.result, ("val", "test", "val_best", "test_best"))
+    report = outcome.result.get("report")
+    line = f"finished in {outcome.result['seconds']:.0f} s {numbers}".rstrip()
+    return f"{line}; {outcome.dir / report}" if isinstance(report, str) else line
+
+
 def reused(outcome: Outcome) -> str:
     """Return one line on a result that is taken as it is: its numbers, its data, and whether its code has changed."""
-    numbers = ", ".join(f"{k}: {m}" for k in ("val", "test") if (m := metric(outcome.result.get(k))))
-    line = f"finished before, result reused (resume=never runs it again) {numbers}".rstrip()
+    line = f"finished before, result reused (resume=never runs it again) {_numbers(outcome.result, ('val', 'test'))}"
+    line = line.rstrip()
     return "; ".join([line, *outcome.remarks])
 
 

@@ -32,7 +32,8 @@ from rich.progress import track
 from callbacks.errors import UserError
 from suite.config.check import Dead, check, check_effective
 from suite.config.compose import VERSION_BASE, Composer, merge_errors, pin_hydra, primary, without_hydra
-from suite.runs.display import console, failure_table, reused, sweep_table
+from suite.config.trainer import check_trainer
+from suite.runs.display import console, failure_table, finished, reused, sweep_table
 from suite.runs.identity import run_dir
 from suite.runs.job import Earlier, Outcome, Run, Task, execute, is_main_process, ledger_of, read_result
 from suite.runs.planned import Job, PlannedJobs, job_of, join_twins
@@ -166,6 +167,7 @@ def _plan(
         try:
             cfg = composer.compose(overrides) if mode == RunMode.MULTIRUN else without_hydra(master)
             check(cfg, schema)
+            check_trainer(cfg)
             if dead is not None:
                 check_effective(cfg, overrides, dead, composer.compose)
             if judge is not None:
@@ -222,6 +224,8 @@ class _JobRunner:
         self.outcomes[number] = outcome
         if outcome.status == "skipped" and is_main_process():
             tell(reused(outcome))
+        elif outcome.status == "finished" and not self.total and is_main_process():
+            tell(finished(outcome))
         if outcome.status == "failed" and outcome.user_error:
             print(outcome.error, file=sys.stderr)
         if outcome.exit_code:

@@ -60,6 +60,8 @@ def test_a_good_tree_passes_and_nothing_is_built() -> None:
         ("loader.batch_size=2.5", "loader.batch_size", "int"),
         ("+loader.batchsize=2", "loader.batchsize", "batch_size"),
         ("+group_lr.audio=fast", "group_lr.audio", "float"),
+        ("+group_lr.audio=nan", "group_lr.audio", "a number"),
+        ("part.betas=[0.9,nan]", "part.betas.1", "nan"),
         ("+sped=1", "sped", "did you mean speed"),
         ("~loader", "loader", "missing"),
         ("~paths.runs", "paths.runs", "missing"),

@@ -126,7 +126,9 @@ def test_one_wrong_job_stops_a_sweep_before_the_first(main: Main, tmp_path: Path
 def test_a_finished_run_is_reused(main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main() == 0
     first = result(tmp_path)
-    capsys.readouterr()
+    told = capsys.readouterr().out
+    assert "finished in" in told, "a single run ends with its numbers"
+    assert "val: accuracy 0.5000" in told
     assert main("loader.workers=3") == 0
     assert len(fake_program.calls) == 1
     assert len(rows(tmp_path)) == 1

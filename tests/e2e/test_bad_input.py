@@ -14,7 +14,7 @@ import torch
 from asgml_runs import overrides, write_features
 
 from asgml.data.cremad_mini import CremadMini
-from asgml.run import Tree, dead, train
+from asgml.run import Tree, dead, judge, train
 from suite.runs.launch import launch
 
 SCREEN = 24  # lines
@@ -24,7 +24,7 @@ def run(argv: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
     """Exit code and what the user sees."""
     code = 0
     try:
-        launch("asgml", train, dead, schema=Tree, argv=argv)
+        launch("asgml", train, dead, schema=Tree, judge=judge, argv=argv)
     except SystemExit as end:
         code = int(end.code or 0)
     seen = capsys.readouterr()
@@ -92,6 +92,32 @@ def test_wrong_type(tmp_path, capsys):
 
 def test_a_key_without_effect(tmp_path, capsys):
     refused(["method=joint", "asgml.tau=4", f"paths.runs={tmp_path}"], capsys, "asgml.tau", "no effect")
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("+trainer.enable_checkpointing=false", "leave it out"),
+        ("+trainer.logger=false", "logger=wandb"),
+        ("+trainer.gradient_clip_val=1.0", "callbacks.clip.max_norm"),
+        ("+trainer.accumulate_grad_batches=2", "loader.batch_size"),
+        ("callbacks.gate=null", "leave callbacks.gate=null out"),
+        ("asgml.lambda_comp=nan", "a number"),
+    ],
+)
+def test_what_the_step_cannot_do_without_is_refused_before_data_are_read(override, told, tmp_path, capsys):
+    line = ["experiment=features", "data.path=not_there.npz", f"paths.runs={tmp_path / 'runs'}"]
+    text = refused([*line, override], capsys, told)
+    assert override.partition("=")[0].lstrip("+") in text
+    assert "not_there" not in text
+
+
+def test_one_key_switches_the_bar_off(tmp_path, capsys):
+    line = [o for o in overrides(write_features(tmp_path / "f.npz"), tmp_path / "runs") if "progress=" not in o]
+    assert "trainer.enable_progress_bar=false" in line
+    code, text = run([*line, "trainer.max_epochs=1"], capsys)
+    assert code == 0, text
+    assert "finished in" in text, "with the numbers of the run"
 
 
 def test_a_sweep_is_refused_before_its_first_run(tmp_path, capsys):

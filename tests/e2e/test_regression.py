@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -45,9 +46,10 @@ def run(npz: Path, runs: Path, *more: str) -> Path:
 
 
 @pytest.mark.parametrize("line", [["method=joint"], ["method=uniform"], ["data.dominant=text"]], ids=" ".join)
-def test_it_beats_the_best_constant(npz: Path, tmp_path: Path, line: list[str]) -> None:
+def test_it_beats_the_best_constant(npz: Path, tmp_path: Path, line: list[str], capsys) -> None:
     """The last line is the default method, which delays the dominant modality."""
     folder = run(npz, tmp_path, *line)
+    assert re.search(r"^epoch 6/6  .*val/mae \d", capsys.readouterr().out, re.MULTILINE)
     result = json.loads((folder / "result.json").read_text())
     with np.load(npz) as data:
         y, split = data["y"], data["split"]
@@ -73,5 +75,7 @@ def test_it_beats_the_best_constant(npz: Path, tmp_path: Path, line: list[str]) 
 def test_what_the_data_do_not_say_is_asked_for_with_keys_that_exist(npz: Path, tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         run(npz, tmp_path, "trainer.max_epochs=1")
-    assert "asgml.delayed" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "set asgml.delayed=" in told
+    assert "callbacks.probe" not in told, "which the user has not touched"
     run(npz, tmp_path / "again", "trainer.max_epochs=1", "asgml.delayed=[text]")

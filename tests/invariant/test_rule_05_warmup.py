@@ -34,3 +34,21 @@ def test_the_delay_counts_the_steps_and_not_the_batches_in_which_the_modality_wa
     spec = toy_spec()
     run = train(asgml("staleness", tau=2), toy_batches(6, spec, missing={1: ["audio"]}), spec=spec)
     assert run.actions("audio") == ["hold", "missing", "update", "hold", "update", "update"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [("staleness", {"tau": 9}), ("frequency", {"k": 9, "masking": "hard", "phases": {"audio": 8, "visual": 0}})],
+)
+def test_an_encoder_that_was_held_back_in_every_step_is_named(mode, options):
+    """Eight steps are too few for a delay of nine: nothing of audio was trained, and the loss does not show it."""
+    with pytest.warns(UserWarning, match="encoder of audio never moved") as warned:
+        run = train(asgml(mode, **options))
+    assert run.actions("audio") == ["hold"] * 8
+    assert sum("never moved" in str(w.message) for w in warned) == 1
+
+
+@pytest.mark.parametrize("modes", [("sync", {}), ("staleness", {"tau": 7}), ("frequency", {"k": 9, "masking": "soft"})])
+def test_one_that_moved_once_is_not(modes, recwarn):
+    train(asgml(modes[0], **modes[1]))
+    assert not [w for w in recwarn if "never moved" in str(w.message)]

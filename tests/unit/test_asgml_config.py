@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 
 import pytest
@@ -93,9 +94,22 @@ def test_a_schedule_without_meaning_is_refused(options):
         Adaptive(**options)
 
 
-def test_negative_weights_are_refused():
-    with pytest.raises(UserError, match=r"asgml\.gamma"):
-        asgml(gamma=-1.0)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gamma": -1.0},
+        {"gamma": math.inf},
+        {"lambda_comp": math.nan},
+        {"mu": -0.1},
+        {"soft_scale": 2.0},
+        {"soft_scale": math.nan},
+        {"delayed": []},
+        {"delayed": ""},
+    ],
+)
+def test_values_without_meaning_are_refused(options):
+    with pytest.raises(UserError, match=rf"asgml\.{next(iter(options))}"):
+        asgml(**options)
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,15 @@ def test_a_line_has_means_over_real_steps_this_epochs_validation_rates_and_count
     assert "held audio 4/8" in first
 
 
+def test_the_rates_are_those_that_the_last_step_had(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SWA's own rate holds from step 12 on: once a step is taken, the schedule has set its own for the next."""
+    swa = ["averaging=swa", "callbacks.averaging.start=12", "callbacks.averaging.swa_lr=0.003"]
+    fit(config(write_features(tmp_path / "data.npz"), tmp_path, "method=joint", *swa))
+    first, second = lines(capsys.readouterr().out)
+    assert "  lr 0.05" in first
+    assert "  lr 0.003" in second
+
+
 def test_delayed_steps_are_told_from_held_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit(config(write_features(tmp_path / "data.npz"), tmp_path, "method=asgml_staleness", "trainer.max_epochs=1"))
     assert "held audio 2/10  delayed audio 8/10" in lines(capsys.readouterr().out)[0]

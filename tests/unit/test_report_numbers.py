@@ -190,7 +190,7 @@ def test_the_band_is_the_range_over_seeds_and_the_line_their_mean(finished):
 def test_the_axes_count_steps_updates_and_seconds(finished):
     (frames,) = group_runs(read_runs([finished]))
     by_label = {c.label: c for c in frames.configurations}
-    runs = by_label["mode=frequency tau=2"].runs
+    runs = by_label["mode=frequency"].runs
     seconds = band(runs, "val/accuracy", SECONDS).x[-1]
     assert seconds == pytest.approx(np.mean([r.series["time/step_ms"].value.sum() for r in runs]) / 1000)
     slow = band(runs, "val/accuracy", UPDATES).x[-1]

@@ -119,8 +119,8 @@ def test_labels_name_what_differs_and_never_the_seed():
         "mode=sync",
         "method=ogm_ge",
         "mode=staleness tau=2",
-        "mode=frequency tau=2",
-        "mode=adaptive tau=2",
+        "mode=frequency",
+        "mode=adaptive",
     ]
     assert labels(configs, LABELS)[::2] == labels(configs, LABELS)[1::2]
 
@@ -140,6 +140,26 @@ def test_labels_of_sweeps_targets_and_nested_keys():
     assert labels(configs, LABELS) == ["ogm_ge.alpha=0.8", "ogm_ge.alpha=0.1"]
     configs[1]["group_lr"] = {"audio": 1e-4}
     assert "group_lr.audio=0.0001" in labels(configs, LABELS)[1]
+
+
+def test_a_key_that_a_mode_does_not_read_is_not_told_of_it():
+    """One row with an interval per modality, or the boost, makes no other row differ, nor joint training nameless."""
+    kinds = [JOINT, STALENESS, {**STALENESS, "mode": "frequency"}, {**STALENESS, "mode": "frequency"}, STALENESS]
+    configs = [config_of(kind, 0) for kind in kinds]
+    for config, (k, boost) in zip(configs, [(2, False), (2, False), (2, False), (4, False), (2, True)]):
+        config["asgml"] |= {"k": k, "boost": {"enabled": boost, "alpha": 0.7 if boost else 0.5}}
+    configs[4]["asgml"]["control"] = "scale_only"
+    for config in configs[:4]:
+        config["asgml"]["control"] = "none"
+    found = labels(configs, LABELS)
+    assert found == [
+        "mode=sync",
+        "mode=staleness tau=2 control=none",
+        "mode=frequency k=2 control=none",
+        "mode=frequency k=4 control=none",
+        "mode=staleness tau=2 boost.enabled=true boost.alpha=0.7 control=scale_only",
+    ]
+    assert [LABELS.is_baseline(text) for text in found] == [True, False, False, False, False]
 
 
 def test_where_the_data_lie_is_no_difference():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -21,6 +20,7 @@ from callbacks.stages.gate import StepGate
 from callbacks.stages.stability_guard import StabilityGuard, heavy_ball
 from callbacks.stages.staleness import StalenessBuffer
 from callbacks.step.pipeline import StepPipeline
+from suite.report.data import RunRecord
 
 CASES = [(beta, tau) for beta in (0.0, 0.5, 0.9) for tau in (0, 1, 2, 4)]
 
@@ -183,11 +183,14 @@ def test_the_report_opens_with_what_the_monitors_found(tmp_path):
         "stability": {"off": None, "confirmed": ["audio"], "worst": worst},
         "schedule_changes": {"audio": 0, "visual": 0},
         "schedule_decisions": 9,
+        "applied": {"audio": 0, "visual": 100},
+        "held": {"audio": 100, "visual": 0},
     }
-    found = dict(findings(SimpleNamespace(result={"counters": counters})))  # type: ignore[arg-type]
+    found = dict(findings(RunRecord(tmp_path, {"counters": counters}, {})))
     assert found == {
         "the delay of audio is unstable at this learning rate and momentum": "3.9 times the limit at step 80",
         "the schedule never changed a delay": "9 decisions",
+        "the encoder of audio never moved": "held back in all 100 steps",
         "steps in which nothing was applied": "2 of 100",
     }
-    assert findings(SimpleNamespace(result={"counters": {"committed": 9, "vetoed": 0}})) == []  # type: ignore[arg-type]
+    assert findings(RunRecord(tmp_path, {"counters": {"committed": 9, "vetoed": 0}}, {})) == []
