@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from asgml.report.tuned import TunedRow, at_chosen_points, read_tuned
+from asgml.report.measured import measured_on
+from asgml.report.tuned import TunedRow, read_tuned
 from asgml.rhythm.config import Asgml
 from asgml.tune.options import SettleTree
 from asgml.tune.settle import STUDY
@@ -16,7 +17,7 @@ from callbacks.errors import UserError
 from suite.config.instantiate import build_node
 from suite.report.data import RunRecord, read_runs
 from suite.report.frames import Configuration, RunFrames
-from suite.report.grouping import group_runs
+from suite.report.grouping import split_by
 from suite.report.summary import FEWEST
 
 JOINT, UNIFORM = "joint", "uniform"
@@ -104,18 +105,36 @@ def _of(folder: Path, name: str, options: SettleTree) -> Evidence:
     done = f"{len(there)} of {len(expected)} rows tuned"
     if not any((folder / run).is_dir() for row in tuned.values() for run in row.runs.values()):
         return Evidence(name, f"{done}, none evaluated", tuned=tuned)
-    kept, _ = at_chosen_points([run for run in read_runs([folder]) if run.label in tuned])
-    parts = group_runs(kept)
-    if len(parts) != 1:
-        found = f"runs on different data ({'; '.join(part.part for part in parts)})"
-        remedy = "move the runs that are not of this study to another folder"
-        raise UserError(str(folder), found, "runs of one data set", remedy)
-    whole = Evidence(name, "", tuned=tuned, frames=parts[0])
+    frames = _frames(folder, tuned)
+    whole = Evidence(name, "", tuned=tuned, frames=frames)
     rows = whole.rows
     full = [s for s in options.seeds if all(label in rows and s in seeds(rows[label]) for label in tuned)]
-    state = f"{done}; {len(full)} of {len(options.seeds)} seeds of all of these evaluated{_failed(parts[0])}"
+    state = f"{done}; {len(full)} of {len(options.seeds)} seeds of all of these evaluated{_failed(frames)}"
     finished = len(there) == len(expected) and len(full) == len(options.seeds)
-    return Evidence(name, "finished" if finished else state, finished, tuned, parts[0])
+    return Evidence(name, "finished" if finished else state, finished, tuned, frames)
+
+
+def _frames(folder: Path, tuned: Mapping[str, TunedRow]) -> RunFrames:
+    """Return the runs of the rows at their chosen points.
+
+    They are found by their hashes: two rows that chose the same settings share their runs, which carry one label.
+    """
+    there = {run.hash: run for run in read_runs([folder])}
+    rows = [
+        Configuration(label, [_named(there[run], label) for _, run in sorted(row.runs.items()) if run in there])
+        for label, row in tuned.items()
+    ]
+    frames = RunFrames("asgml", folder.name, [c for c in rows if c.runs], baseline=JOINT)
+    parts = split_by(frames.runs, [measured_on(run) for run in frames.runs])
+    if len(parts) > 1:
+        found = f"runs on different data ({'; '.join(part.name for part in parts)})"
+        remedy = "move the runs that are not of this study to another folder"
+        raise UserError(str(folder), found, "runs of one data set", remedy)
+    return frames
+
+
+def _named(run: RunRecord, label: str) -> RunRecord:
+    return replace(run, result={**run.result, "label": label})
 
 
 def _failed(frames: RunFrames) -> str:

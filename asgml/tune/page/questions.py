@@ -103,13 +103,15 @@ def asynchrony(sets: Sequence[Evidence], margin: float) -> tuple[Answer, list[Pa
     if not pairs:
         parts = [f"**{answer(verdicts, margin)}.**"]
     else:
-        n = f"{len(by_row)} rows" if len(by_row) > 1 else "one row"
-        head = f"It helps in {len(beyond)} of {n}" if beyond else "No" if not open_ else "Not shown for any row"
+        total = f"{len(by_row)} rows" if len(by_row) > 1 else "one row"
+        if beyond:
+            head = f"In {len(beyond)} of {total}: {', '.join(beyond)} gained on every control"
+        else:
+            head = f"{'Not shown' if open_ else 'No'}: no row is above every one of its controls"
         parts = [
-            f"**{head}: above every one of its controls {'are' if len(beyond) > 1 else 'is'} "
-            f"{', '.join(beyond) or 'none'}.**",
-            f"Of {n}, {len(no_more)} {'do' if len(no_more) != 1 else 'does'} no more than a control (equivalent within "
-            f"{points(margin)}, or below it), and {open_} {'are' if open_ != 1 else 'is'} undecided.",
+            f"**{head}.**",
+            f"Of {total}, {len(no_more)} {'do' if len(no_more) != 1 else 'does'} no more than some control (equivalent "
+            f"within {points(margin)}, or below it), and {open_} {'are' if open_ != 1 else 'is'} undecided.",
             f"Pair by pair: {counted(verdicts, margin)}.",
             *_extremes(pairs, margin),
         ]
