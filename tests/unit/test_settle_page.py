@@ -243,7 +243,7 @@ def compared(differences: Sequence[float], adjusted: float | None = None) -> Com
         ((0.3, 0.4, 0.35, 0.4), 0.2, "equivalent", "equivalent within ±1 point"),
         ((3.0, 3.1, 2.9, 3.2), 0.06, "undecided", "undecided: interval [+2.84, +3.26]"),
         ((4.0, -4.0, 3.0, -2.0), None, "undecided", "undecided: interval [−5.90, +6.40]"),
-        ((0.0, 0.0, 0.0), None, "equivalent", "the same number with every seed"),
+        ((0.0, 0.0, 0.0), None, "undecided", "undecided: the same number with every seed, no test"),
         ((2.0, 2.0, 2.0), None, "undecided", "undecided: all differences are equal: no test"),
         ((2.0,), None, "undecided", "undecided: one pair: no test"),
     ],

@@ -54,7 +54,7 @@ def same(pair: Pair, margin: float) -> Verdict:
     """
     test = pair.found.test
     if test is None or test.p is None:
-        return "held" if test is not None and test.n >= FEWEST and test.difference.mean == 0 else "undecided"
+        return "undecided"
     if pair.found.equivalent:
         return "held"
     low, high = test.difference.low, test.difference.high
@@ -157,7 +157,7 @@ def _no_gain(pair: Pair, margin: float) -> Verdict:
     """Return whether a gain is at most the margin: shown where the upper end of the 90 % interval is."""
     test, found = pair.found.test, pair.found.equivalence
     if test is None or test.p is None:
-        return "held" if test is not None and test.n >= FEWEST and test.difference.mean == 0 else "undecided"
+        return "undecided"
     assert test.difference.low is not None
     if test.difference.low * PERCENT > margin:
         return "refuted"

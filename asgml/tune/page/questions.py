@@ -211,7 +211,7 @@ def _reach(pairs: Sequence[Pair]) -> list[str]:
     ns, budgets = sorted({t.n for t in tests}), sorted({b for p in pairs if (b := _trials(p))})
     told_n = str(ns[0]) if len(ns) == 1 else f"{ns[0]} to {ns[-1]}"
     told_b = str(budgets[0]) if len(budgets) == 1 else f"{min(budgets, default=0)} to {max(budgets, default=0)}"
-    text = f"{told_n} seeds in pairs, {told_b} trials per tuned row"
+    text = f"{told_n} seeds in pairs, {told_b} trial{'s' * (told_b != '1')} per tuned row"
     least = [(d, m) for t in tests if (d := finds(t)) is not None and (m := confirms(t)) is not None]
     if least:
         found, confirmed = (float(np.median(column)) for column in zip(*least, strict=True))

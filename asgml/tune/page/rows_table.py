@@ -49,7 +49,8 @@ def rows_table(data: Evidence) -> Table:
         row.append(
             Cell(ABSENT) if weak is None else estimate(per_seed(c, metric("test_best", f"accuracy/{weak}")), PERCENT)
         )
-        row.append(estimate(per_seed(c, gap), PERCENT))
+        apart = estimate(per_seed(c, gap), PERCENT)
+        row.append(Cell(apart.text.replace("-", "−"), apart.value, apart.hint))
         row += [found[i].cells("baseline" if c.label == base else ABSENT)[0] for base, found in against.items()]
         cells.append(row)
     numbers = ["test accuracy %", f"{weak or 'weaker modality'} %", "train − test"]

@@ -32,7 +32,8 @@ def verdict(c: Comparison, margin: float) -> Verdict:
     """Return what a comparison shows.
 
     A difference is said to exist where p after Holm is below 0.05, and to be smaller than the margin where the test of
-    equivalence is below 0.05; both may hold. Where neither does, nothing has been decided.
+    equivalence is below 0.05; both may hold. Where neither does, nothing has been decided; nor where the rows are alike
+    with every seed, because there is no test of that.
 
     Args:
         c: the comparison, in shares (0–1), with Holm's correction over its family.
@@ -43,7 +44,7 @@ def verdict(c: Comparison, margin: float) -> Verdict:
         return Verdict("undecided", "undecided: no seed in common")
     if test.p is None:
         if test.n > 1 and test.difference.mean == 0:
-            return Verdict("equivalent", "the same number with every seed")
+            return Verdict("undecided", "undecided: the same number with every seed, no test")
         return Verdict("undecided", f"undecided: {test.note}")
     if c.adjusted is not None and c.adjusted < ALPHA:
         kind: Kind = "helps" if test.difference.mean > 0 else "harms"
