@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: demo test test-slow lint types bench accelerator report encoders stability theory avdigits methods methods-long pocket stories clean
+.PHONY: demo test test-slow lint types bench accelerator report encoders stability theory settle avdigits methods methods-long pocket stories clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
@@ -53,6 +53,12 @@ stability: $(STAMP)
 # the prime learning window in closed form and as simulated: docs/results/theory.md; some seconds, no data
 theory: $(STAMP)
 	$(BIN)/python -m asgml.theory
+
+# the study of ASGML, equal tuning and ten seeds on every data set, days of a core; started again, only what is missing
+# runs. Its page, docs/results/asgml.md, may be written at any time: python -m asgml.tune.page runs
+settle: $(STAMP)
+	$(BIN)/python -m asgml.study settle --data $(DATA)
+	$(BIN)/python -m asgml.tune.page runs
 
 # every default encoder against logistic regression, some ten minutes of a core; absent data sets are skipped
 encoders: $(STAMP)

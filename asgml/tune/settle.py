@@ -5,7 +5,8 @@
 All rows of the first data set are tuned, then evaluated seed by seed, and its tables written; then comes the next. It
 may be stopped at any time: the same command goes on with the run that was cut off and repeats none that has finished.
 Rows, data sets and budget are those of `conf/asgml/settle.yaml`. The runs of a data set lie in
-`<paths.runs>/settle_<set>`, beside `tuned.json`, `tuning.md` and the tables of `asgml.compare`.
+`<paths.runs>/settle_<set>`, beside `tuned.json`, `tuning.md` and the tables of `asgml.compare`. What they say of the
+study's questions, finished or not: `python -m asgml.tune.page <paths.runs>`.
 """
 
 from __future__ import annotations
