@@ -39,6 +39,8 @@ def line(npz: Path, runs: Path, name: str, teacher: Path | None, *more: str) -> 
     given = [o.format(**paths) for o in [*RUN.get(name, []), *more]]
     reads_probes = name.startswith("boost") or "adaptive" in name or "yoked" in name
     quiet = ["callbacks.probe.every=4", "callbacks.probe.holdout_size=8"] if reads_probes else ["callbacks.probe=null"]
+    if not any(o.startswith("callbacks.checkpoint.") for o in more):
+        quiet += ["callbacks.checkpoint.monitor=null", "callbacks.checkpoint.every_n_epochs=3"]
     cfg = compose(
         [
             "experiment=features", f"method={name}", f"data.path={npz}", "data.dominant=audio", f"paths.runs={runs}",
