@@ -33,16 +33,18 @@ class OGMGE(Method):
     the mean ratio above. p_m is a mean over the samples that have m, so that missing rows do not tilt the ratio; with
     complete batches this is the published sum up to a common factor.
 
-    Encoders without convolution kernels have nothing to modulate; that is refused rather than ignored. `kernels: all`
-    modulates every encoder parameter with 2 or more dimensions instead. Under Adam-like optimisers the factor cancels
-    in the update (only the noise acts); the published recipe is SGD. The ratio never leaves the device.
+    The method was published for ResNet18; an encoder without such kernels (a vector's, a sequence's) has every
+    parameter of 2 or more dimensions modulated instead (`kernels: auto`). `conv` refuses such an encoder, `all` treats
+    every encoder so. Under Adam-like optimisers the factor cancels in the update (only the noise acts); the published
+    recipe is SGD. The ratio never leaves the device.
 
     Attributes:
         alpha: strength of the modulation; 0.8 on CREMA-D, 0.1 on VGGSound.
         begins: first epoch of the modulation.
         ends: epoch before which it ends; published are epochs 0 to 50, both included.
         noise: whether the Gaussian noise is added (GE) or not (plain OGM).
-        kernels: parameters that are modulated, `conv` (published) or `all`.
+        kernels: the parameters that are modulated: those with 4 dimensions (`conv`), with 2 or more (`all`), or `conv`
+            where an encoder has any, else `all` (`auto`).
     """
 
     min_modalities: ClassVar[int] = 2
@@ -50,11 +52,11 @@ class OGMGE(Method):
     begins: int = 0
     ends: int = 51
     noise: bool = True
-    kernels: str = "conv"
+    kernels: str = "auto"
     _table: NoiseTable = field(default_factory=lambda: NoiseTable(0), init=False, repr=False)
 
     def setup(self) -> None:
-        self.require("kernels", self.kernels in ("conv", "all"), "conv or all")
+        self.require("kernels", self.kernels in ("auto", "conv", "all"), "auto, conv or all")
         self._table = NoiseTable(self._seed)
 
     def on_gradients(self, step: Step, groups: dict[str, list[nn.Parameter]]) -> set[str]:
@@ -65,8 +67,8 @@ class OGMGE(Method):
             rho = discrepancy(scores(step, {m: step.slices(m) for m in here}))
         touched: set[str] = set()
         for m, ratio in rho.items():
-            chosen = [p for p in groups.get(m, []) if (p.dim() == 4 if self.kernels == "conv" else p.dim() >= 2)]
-            if not chosen:
+            chosen = modulated(groups.get(m, []), self.kernels)
+            if not chosen and self.kernels == "conv":
                 found = f"encoder '{m}' has no convolution kernels"
                 remedy = f"methods.{self._name}.kernels=all"
                 raise UserError(f"method={self._name}", found, "parameters with 4 dimensions", remedy)
@@ -77,6 +79,14 @@ class OGMGE(Method):
             modulate(gradients, k, self._table.slices(gradients, f"{step.t}/{m}") if self.noise else None)
             touched.add(m)
         return touched
+
+
+def modulated(params: Sequence[nn.Parameter], kernels: str) -> list[nn.Parameter]:
+    """Return the parameters of an encoder that are modulated under `kernels` (see `OGMGE`)."""
+    convolutions = [p for p in params if p.dim() == 4]
+    if kernels == "conv" or (kernels == "auto" and convolutions):
+        return convolutions
+    return [p for p in params if p.dim() >= 2]
 
 
 def modulate(gradients: Sequence[Tensor], k: Tensor, noise: Sequence[Tensor] | None) -> None:

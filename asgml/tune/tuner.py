@@ -18,7 +18,6 @@ from asgml.tune.options import TuneTree
 from asgml.tune.rows import Row, rows_of
 from asgml.tune.space import Point, Range, around, points
 from asgml.tune.trees import Trees
-from callbacks.errors import UserError
 from callbacks.stages.gate import TooManySkips
 from suite.report.tables import Table, markdown
 from suite.runs.display import console
@@ -135,7 +134,7 @@ class Tuner:
             outcome = self._run(cfg, where)
             runs[seed] = outcome.hash
             if outcome.status == "failed" and not diverged(outcome.result):
-                raise Crashed(f"{where}: {outcome.error.splitlines()[0]}")
+                raise Crashed(f"{where}: {why(outcome)}")
             results.append(None if diverged(outcome.result) else outcome.result)
         return Trial(point, values, runs, validated(results, f"{row.name} trial {number}"))
 
@@ -154,7 +153,7 @@ class Tuner:
                 outcome = self._run(self._evaluation(chosen, seed), f"{chosen.row.name} seed {seed}")
                 chosen.runs[seed] = outcome.hash
                 if outcome.status == "failed":
-                    self._fails(f"{chosen.row.name} seed {seed}: {outcome.error.splitlines()[0]}")
+                    self._fails(f"{chosen.row.name} seed {seed}: {why(outcome)}")
             self._write()
 
     def _evaluation(self, chosen: Chosen, seed: int) -> DictConfig:
@@ -174,10 +173,6 @@ class Tuner:
         outcome = execute(cfg, self.trees.program.name, self.trees.program.task, self.trees.program.earlier, self._say)
         if outcome.exit_code:
             raise SystemExit(outcome.exit_code)
-        if outcome.status == "failed" and outcome.user_error:
-            raise UserError(
-                what, outcome.error.replace("\n", " "), "a run that begins", "mend what it names, start again"
-            )
         if outcome.status != "skipped":
             said = f"[{self.name} {self._done}/{self._total}] {what}: {outcome.status}"
             best = (outcome.result.get("val_best") or {}).get("accuracy")
@@ -247,6 +242,11 @@ class Tuner:
         rows: dict[str, TunedRow] = read_tuned(self.folder)
         note = f"Chosen by {CHOSEN_BY}; tuning seeds {', '.join(map(str, self.options.tune_seeds))}."
         return tuning_table(f"Tuning of {self.name}", rows, [note])
+
+
+def why(outcome: Outcome) -> str:
+    """Return why a run failed, in one line: all that a UserError says, the first line of anything else."""
+    return " ".join(outcome.error.split()) if outcome.user_error else outcome.error.splitlines()[0]
 
 
 def diverged(result: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from toys import SGD, Capture, ToyConv, ToyEncoder, asgml, differences, same, to
 
 from asgml.methods.base import Step
 from asgml.methods.joint import Joint
-from asgml.methods.ogm_ge import OGMGE, coefficient, spread
+from asgml.methods.ogm_ge import OGMGE, coefficient, modulated, spread
 from asgml.methods.shared.confidence import discrepancy, scores
 from asgml.methods.shared.draws import NoiseTable
 from asgml.model.fusion.sum import Sum
@@ -208,10 +208,19 @@ def test_a_fusion_with_parts_of_its_own_is_scored_by_them():
         assert found == pytest.approx(expected)
 
 
-def test_encoders_without_kernels_are_refused_unless_all_weights_are_meant():
+def test_an_encoder_without_kernels_has_all_its_weights_modulated_and_one_with_kernels_only_these():
+    vector, matrix, kernel = (torch.nn.Parameter(torch.ones(shape)) for shape in ((3,), (3, 3), (3, 3, 2, 2)))
+    for kernels, params, expected in (
+        ("auto", [vector, matrix, kernel], [kernel]),
+        ("auto", [vector, matrix], [matrix]),
+        ("conv", [vector, matrix, kernel], [kernel]),
+        ("all", [vector, matrix, kernel], [matrix, kernel]),
+    ):
+        assert [id(p) for p in modulated(params, kernels)] == [id(p) for p in expected]
     with pytest.raises(UserError, match="no convolution kernels"):
-        train(asgml(), encoder=ToyEncoder, methods={"ogm_ge": OGMGE()})
-    train(asgml(), encoder=ToyEncoder, methods={"ogm_ge": OGMGE(kernels="all")})
+        train(asgml(), encoder=ToyEncoder, methods={"ogm_ge": OGMGE(kernels="conv")})
+    auto, every = (train(asgml(), encoder=ToyEncoder, methods={"ogm_ge": OGMGE(kernels=k)}) for k in ("auto", "all"))
+    assert same(auto.final, every.final)
 
 
 def test_the_published_epochs_are_0_to_50_both_included():

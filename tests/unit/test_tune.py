@@ -267,14 +267,17 @@ def test_a_trial_that_diverges_counts_and_is_not_repeated(fake: Fake, npz: Path,
     assert len(fake.done) == first
 
 
+@pytest.mark.parametrize(
+    "error", [RuntimeError("out of memory"), UserError("encoder 'audio'", "no kernels", "kernels", "out of memory")]
+)
 def test_a_trial_that_crashes_leaves_its_row_untuned_and_the_others_go_on(
-    fake: Fake, npz: Path, options: TuneTree, monkeypatch: pytest.MonkeyPatch
+    fake: Fake, npz: Path, options: TuneTree, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     answer = Fake.__call__
 
     def breaks(self: Fake, cfg: DictConfig, run: Run) -> dict[str, Any]:
         if cfg.label == "joint":
-            raise RuntimeError("out of memory")
+            raise error
         return answer(self, cfg, run)
 
     monkeypatch.setattr(Fake, "__call__", breaks)
