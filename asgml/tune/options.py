@@ -176,7 +176,7 @@ def _typed(where: str, node: Any, kind: type[Kind]) -> Kind:
         return TypeAdapter(kind).validate_python(node)
     except ValidationError as error:
         # of a union, the branch that came farthest
-        first = max(error.errors(), key=lambda problem: len(problem["loc"]))
+        first: Any = max(error.errors(), key=lambda problem: len(problem["loc"]))
         key = ".".join(map(str, (where, *(part for part in first["loc"] if part in _keys(node)))))
         raise UserError(key, first["msg"], "what conf/asgml/tune.yaml shows", f"edit {key}, or leave it out") from error
 

@@ -1,4 +1,4 @@
-"""`python -m asgml.study cremad | ave | kinetics_sounds` on tiny media in the published layouts, shrunk by overrides."""
+"""The studies of media on tiny media in their published layouts: plans, shrunk runs, declarations."""
 
 from __future__ import annotations
 
