@@ -119,7 +119,8 @@ class Tuner:
                         self._book(row, ledger[run])
 
     def _book(self, row: Row, result: Mapping[str, Any]) -> None:
-        whole = not result.get("resumed") and result.get("device") == self.plan.device
+        finished = result.get("status") == "finished"
+        whole = finished and not result.get("resumed") and result.get("device") == self.plan.device
         self.plan.done(row.name, str(result["hash"]), result.get("seconds") if whole else None)
 
     @property
@@ -222,7 +223,7 @@ class Tuner:
             raise UserError(
                 what, outcome.error.replace("\n", " "), "a run that begins", "mend what it names, start again"
             )
-        if outcome.result:
+        if outcome.status in ("finished", "skipped") or diverged(outcome.result):
             self._book(row, {**outcome.result, "hash": outcome.hash})
         if outcome.status != "skipped":
             said = f"[{self.name} {self._done}/{self._total}] {what}: {outcome.status}"
