@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from asgml.report.best_on_test import best_on_test_table
 from asgml.report.measured import debugging
 from asgml.report.methods_table import MARGIN, control_table, method_table
 from asgml.report.naming import modalities
@@ -61,7 +62,8 @@ def comparison(
         frames.notes += [left[frames.experiment]] if frames.experiment in left else []
         registered = [] if tuned else [*methods, *(f"unimodal_{m}" for m in modalities(frames))]
         tables.append(method_table(frames, registered, times, margin, tuned))
-        more = (regression_table(frames), control_table(frames, margin, tuned), reliance_table(frames))
+        controls = control_table(frames, margin, tuned)
+        more = (regression_table(frames), controls, reliance_table(frames), best_on_test_table(frames))
         tables += [t for t in more if t is not None]
     return tables
 

@@ -101,6 +101,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
     import torch
 
     from asgml.data.spec import SPLITS, Split
+    from asgml.train.best_on_test import BestOnTest
     from asgml.train.predictions import class_counts, save_predictions
     from asgml.train.reliance import Reliance
     from suite.report import single_report
@@ -123,6 +124,9 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
     best = None if cfg.debug == "one_step" else best_checkpoint(run)
     measured = next((c for c in trainer.callbacks if isinstance(c, Reliance)), None)  # type: ignore[attr-defined]
     result |= best_moment(trainer)
+    peeked = next((c for c in trainer.callbacks if isinstance(c, BestOnTest)), None)  # type: ignore[attr-defined]
+    if peeked is not None:
+        result[BestOnTest.RESULT] = peeked.best()
     for suffix, path in (("", None), ("_best", best)) if best is not None else (("", None),):
         if path is not None:
             module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])

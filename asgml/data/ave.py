@@ -49,12 +49,7 @@ COLUMNS = ("Category", "VideoID", "Quality", "Start", "End")
 
 @dataclass
 class Ave(MediaSource):
-    """Reads AVE with its published splits (3339 / 402 / 402).
-
-        trainSet.txt, valSet.txt, testSet.txt  `Category&VideoID&Quality&Start&End`
-        Annotations.txt                        all events, same columns; if there, the lists are compared with it
-        <audio_dir>/<VideoID>.wav              sound of the 10 s clip
-        <frame_dir>/<VideoID>/00000.jpg …      one frame per second
+    """Reads AVE with its published splits (3339 / 402 / 402), in the layout `LAYOUT`.
 
     The defaults `Audios` and `Image-01-FPS` are what the public audio-visual repositories extract from `AVE/*.mp4`. A
     video may hold several events, hence the ids `<VideoID>_<Start>_<End>_<label>`.
@@ -69,6 +64,12 @@ class Ave(MediaSource):
     """
 
     NAME: ClassVar[str] = "AVE"
+    EXPERIMENT: ClassVar[str] = "ave"
+    LAYOUT: ClassVar[str] = """\
+trainSet.txt, valSet.txt, testSet.txt  `Category&VideoID&Quality&Start&End`
+Annotations.txt                        all events, same columns; if there, the lists are compared with it
+<audio_dir>/<VideoID>.wav              sound of the 10 s clip
+<frame_dir>/<VideoID>/00000.jpg …      one frame per second"""
     OBTAIN: ClassVar[str] = (
         "get AVE_Dataset.zip from github.com/YapengTian/AVE-ECCV18 and extract from AVE/*.mp4 the sound to"
         " <audio_dir>/<VideoID>.wav and one frame per second to <frame_dir>/<VideoID>/00000.jpg"

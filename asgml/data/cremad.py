@@ -18,11 +18,7 @@ EMOTIONS = ["NEU", "HAP", "SAD", "FEA", "DIS", "ANG"]
 
 @dataclass
 class CremaD(MediaSource):
-    """Reads CREMA-D in its published layout.
-
-        train.csv, test.csv                 id,LABEL without header
-        AudioWAV/<id>.wav
-        Image-01-FPS/<id>/00000.jpg …       one frame per second
+    """Reads CREMA-D in its published layout, `LAYOUT`.
 
     Args:
         split: `published` keeps test.csv as the test set; all 91 actors are in both published lists, so this
@@ -39,6 +35,11 @@ class CremaD(MediaSource):
     """
 
     NAME: ClassVar[str] = "CREMA-D"
+    EXPERIMENT: ClassVar[str] = "cremad"
+    LAYOUT: ClassVar[str] = """\
+train.csv, test.csv                 id,LABEL without header
+AudioWAV/<id>.wav
+Image-01-FPS/<id>/00000.jpg …       one frame per second"""
     OBTAIN: ClassVar[str] = (
         "get AudioWAV and VideoFlash from github.com/CheyneyComputerScience/CREMA-D (git-lfs), extract one frame"
         " per second to Image-01-FPS/<id>/00000.jpg, and put train.csv and test.csv (github.com/GeWu-Lab/"

@@ -100,6 +100,7 @@ class CremadMini(CremaD):
     """
 
     NAME: ClassVar[str] = "CREMA-D mini"
+    EXPERIMENT: ClassVar[str] = "cremad_mini"
     OBTAIN: ClassVar[str] = "delete the folder, it is rendered again"
     DOMINANT: ClassVar[str | None] = "audio"
 

@@ -21,14 +21,9 @@ CLIP_ID = re.compile(r"([A-Za-z0-9_-]{11})_(\d+)(?:_(\d+))?")
 
 @dataclass
 class KineticsSounds(MediaSource):
-    """Reads Kinetics-Sounds with the lists published by OGM-GE (14 799 train, 2 597 test).
+    """Reads Kinetics-Sounds with the lists published by OGM-GE (14 799 train, 2 597 test), in the layout `LAYOUT`.
 
-        my_train.txt   <youtube id>_<start>_<end>,10,<class 0..30>     start and end with six digits
-        my_test.txt    <youtube id>_<start>,10,<class 0..30>
-        train_wav/<clip>.wav    test_wav/<clip>.wav
-        train_img/Image-01-FPS/<clip>/00000.jpg …    test_img/Image-01-FPS/<clip>/00000.jpg …
-
-    where <clip> is the first column as it stands. The lists name classes by number only.
+    There, <clip> is the first column of a list as it stands. The lists name classes by number only.
 
     Args:
         val_fraction: the share of the train list, stratified by class, that becomes validation: none is published.
@@ -42,6 +37,12 @@ class KineticsSounds(MediaSource):
     """
 
     NAME: ClassVar[str] = "Kinetics-Sounds"
+    EXPERIMENT: ClassVar[str] = "kinetics_sounds"
+    LAYOUT: ClassVar[str] = """\
+my_train.txt   <youtube id>_<start>_<end>,10,<class 0..30>     start and end with six digits
+my_test.txt    <youtube id>_<start>,10,<class 0..30>
+train_wav/<clip>.wav    test_wav/<clip>.wav
+train_img/Image-01-FPS/<clip>/00000.jpg …    test_img/Image-01-FPS/<clip>/00000.jpg …"""
     OBTAIN: ClassVar[str] = (
         "get the clips of both lists from Kinetics-400 (github.com/cvdfoundation/kinetics-dataset) and extract"
         " sound to {split}_wav/<clip>.wav and one frame per second to {split}_img/Image-01-FPS/<clip>/00000.jpg"

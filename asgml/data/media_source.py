@@ -75,7 +75,9 @@ class MediaSource:
     """
 
     NAME: ClassVar[str] = "data"
-    OBTAIN: ClassVar[str] = ""  # where to get it, and in what layout
+    EXPERIMENT: ClassVar[str] = ""  # its experiment, as in experiment=…
+    LAYOUT: ClassVar[str] = ""  # the folders and files under `path`, one a line
+    OBTAIN: ClassVar[str] = ""  # where to get it
     DOMINANT: ClassVar[str | None] = None
     GROUPED_BY: ClassVar[str | None] = None  # what `Clip.group` is, where several clips share one
 
@@ -278,11 +280,13 @@ class MediaSource:
     def require_folder(self, folder: Path) -> None:
         """Refuse a data set one of whose folders is not there; the remedy says where to get it."""
         if not folder.is_dir():
+            layout = "".join(f"\n              {line}" for line in self.LAYOUT.splitlines())
             raise UserError(
                 str(folder),
                 "no such folder",
-                f"{self.NAME} under data.path={self.path}",
-                f"{self.OBTAIN}; then set data.path to its folder",
+                f"{self.NAME} under data.path={self.path}{layout}",
+                f"{self.OBTAIN}; then set data.path to its folder, and decode it once:"
+                f" python -m asgml.data.prepare experiment={self.EXPERIMENT} data.path={self.path}",
             )
 
     def _report(self, modality: str, shard: Shard) -> None:

@@ -22,7 +22,8 @@ class TunedRow:
 
     Attributes:
         name: its label.
-        trials: the number of its trials; 0 for a control, which takes another row's point.
+        trials: the number of its trials; 0 for a control, which takes another row's point, and for a row that is not
+            tuned.
         ranges: what the trials were drawn from, by key, as text.
         point: the chosen values of the learning rate and the knobs, by key.
         number: the number of the chosen trial, from 0.
@@ -52,7 +53,7 @@ class TunedRow:
     @property
     def budget(self) -> str:
         """The number of trials, or whose point it takes."""
-        return f"as {self.of}" if self.of else str(self.trials)
+        return f"as {self.of}" if self.of else str(self.trials or "not tuned")
 
 
 def short(key: str) -> str:
@@ -85,7 +86,7 @@ def _row(name: str, node: Mapping[str, Any]) -> TunedRow:
     trials = node["trials"]
     at = node["chosen"]
     shared = {"of": node["of"], "runs": {int(seed): run for seed, run in node["runs"].items()}}
-    if node["of"]:
+    if node["of"] or not trials:
         return TunedRow(name, 0, {}, node["point"], **shared)
     point, score, default = node["point"], trials[at]["score"], trials[0]["score"]
     edge = [key for key in point if _outermost(point[key], [trial["values"][key] for trial in trials])]

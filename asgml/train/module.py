@@ -336,23 +336,17 @@ class MultimodalModule(L.LightningModule):
                 return replaced
         return self.task.predict(step.logits)
 
-    def _evaluate_batch(self, batch: Batch, split: str) -> None:
+    def predict_batch(self, batch: Batch) -> Predictions:
+        """Return the predictions of a batch, in the module's own mode."""
         step = self.step_of(batch)
-        self._collected.setdefault(split, []).append(
-            Predictions.of(
-                batch["index"],
-                step.y,
-                self.prediction(step),
-                {m: self.task.predict(z) for m, z in step.unimodal.items()},
-                step.present,
-            )
-        )
+        unimodal = {m: self.task.predict(z) for m, z in step.unimodal.items()}
+        return Predictions.of(batch["index"], step.y, self.prediction(step), unimodal, step.present)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate_batch(batch, "val")
+        self._collected.setdefault("val", []).append(self.predict_batch(batch))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate_batch(batch, "test")
+        self._collected.setdefault("test", []).append(self.predict_batch(batch))
 
     def _finish_evaluation(self, split: str) -> None:
         parts = self._collected.pop(split, [])

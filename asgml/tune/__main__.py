@@ -1,6 +1,7 @@
 """`python -m asgml.tune experiment=avdigits rows=[joint,uniform,ogm_ge]`: equal tuning, then the comparison.
 
-    python -m asgml.tune experiment=E [trials=8] [seeds=[0,1,2]] [tune_seeds=[1000]] [rows=[…]] [overrides of asgml.run]
+    python -m asgml.tune experiment=E [plan=true] [trials=8] [seeds=[0,1,2]] [tune_seeds=[1000]] [rows=[…]]
+                         [overrides of asgml.run]
 
 Every row has the same number of trials from the same distribution (`conf/asgml/tune.yaml`), is chosen on validation,
 and runs at its chosen point with every seed. Runs that the ledger has are not repeated: after a stop, or with more
@@ -16,12 +17,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from rich.console import Console
+
 from asgml.study import PROGRAM
 from asgml.tune.command import asked, compare, report
 from asgml.tune.options import TuneTree
 from asgml.tune.trees import Trees
 from asgml.tune.tuner import Tuner
 from callbacks.errors import UserError
+from suite.report.tables import terminal
 from suite.runs.command import command
 
 
@@ -36,6 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     named = [] if any(o.startswith("name=") for o in wanted.line) else [f"name={experiment.partition('=')[2]}_tuned"]
     rest = [o for o in wanted.line if o is not experiment]
     tuner = Tuner(Trees(PROGRAM, wanted.composer, [experiment, *named, *rest], wanted.options.lr), wanted.options)
+    if wanted.options.plan:
+        shown = Console()
+        shown.print(terminal([tuner.plan.table()], shown.width))
+        return 0
     tuner.tune()
     tuner.evaluate()
     compare(tuner)

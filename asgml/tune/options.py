@@ -1,9 +1,9 @@
-"""What `conf/asgml/tune.yaml` and `conf/asgml/settle.yaml` hold, typed."""
+"""What `conf/asgml/tune.yaml`, and the declarations of studies beside it, hold, typed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,8 +12,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from asgml.rhythm.config import Control
 from asgml.tune.space import MAX_KNOBS, Range
 from callbacks.errors import UserError
-from suite.config.check import check
-from suite.config.compose import Composer
+from suite.config.check import Typed, check
+from suite.config.compose import Composer, shorten
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Seeds = Annotated[list[Seed], Field(min_length=1)]
@@ -31,6 +31,7 @@ class RowOptions:
             `<row>/<control>`, at the point that this row has been given.
         per_modality: the key that names a modality; the row is then one row for each modality of the data.
         teachers: the key that gets the checkpoints of the rows `unimodal_<modality>` with the same seed.
+        cost: the time of its step over that of joint training, for the estimate of hours before the row is measured.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -40,6 +41,7 @@ class RowOptions:
     controls: tuple[Control, ...] = ()
     per_modality: str | None = None
     teachers: str | None = None
+    cost: Positive = 1.0
 
     @property
     def ranges(self) -> dict[str, Range]:
@@ -48,11 +50,12 @@ class RowOptions:
 
 
 @dataclass
-class TuneTree:
+class TuneTree(Typed):
     """Types the configuration of `python -m asgml.tune`.
 
     Attributes:
-        trials: the number of trials of every row, the default point included.
+        plan: whether to print rows, runs and hours, and to run nothing.
+        trials: the number of trials of every row, the default point included; 1 tunes nothing.
         tune_seeds: the seeds of every trial, disjoint from `seeds`.
         seeds: the seeds of the evaluation at the chosen point.
         draw_seed: the seed of the points.
@@ -64,6 +67,7 @@ class TuneTree:
         space: every row that there is, by name: a `RowOptions` each.
     """
 
+    plan: bool
     trials: Annotated[int, Field(ge=1)]
     tune_seeds: Seeds
     seeds: Seeds
@@ -78,25 +82,47 @@ class TuneTree:
 
 @dataclass(frozen=True)
 class DataSet:
-    """One data set of a study.
+    """One data set of a study, under one protocol.
 
     Attributes:
         use: the overrides that choose it.
+        also: further overrides of single rows, and so of their controls, by the row's name in `space`.
+        trials: the number of trials of every row here, in place of the study's.
         noise: the standard deviation of the Gaussian noise that is added to features, by modality, before the study
             starts.
         noise_seed: the seed of the noise.
+        train_samples: the number of training samples, for the estimate of hours while the lists are not there.
+        step_seconds: the time of a joint step with all that comes with it, for the estimate of hours while no run has
+            been measured on the device.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     use: tuple[str, ...]
+    also: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    trials: Annotated[int, Field(ge=1)] | None = None
     noise: dict[str, Positive] = field(default_factory=dict)
     noise_seed: Seed = 0
+    train_samples: Annotated[int, Field(ge=1)] | None = None
+    step_seconds: Positive | None = None
+
+    def own(self, options: StudyTree) -> StudyTree:
+        """Return the options of a study as they are on this data set.
+
+        Raises:
+            UserError: overrides of a row that does not exist.
+        """
+        for name in self.also:
+            if name not in options.space:
+                where = f"data_sets.*.also.{name}"
+                raise UserError(where, "no such row", f"one of {shorten(options.space)}", f"edit {where}")
+        space = {name: replace(row, use=(*row.use, *self.also.get(name, ()))) for name, row in options.space.items()}
+        return replace(options, space=space, trials=self.trials or options.trials)
 
 
 @dataclass
-class SettleTree(TuneTree):
-    """Types the configuration of `python -m asgml.study settle`.
+class StudyTree(TuneTree):
+    """Types the declaration of a study: `conf/asgml/settle.yaml` and its like.
 
     Attributes:
         folder: the folder of the real data.
@@ -130,7 +156,7 @@ def read_options(composer: Composer, overrides: Sequence[str], schema: type[Opti
     options = schema(**plain)
     options.lr_factors = (options.lr_factors[0], options.lr_factors[1])
     options.space = {name: _typed(f"space.{name}", node, RowOptions) for name, node in options.space.items()}
-    if isinstance(options, SettleTree):
+    if isinstance(options, StudyTree):
         sets = options.data_sets.items()
         options.data_sets = {name: _typed(f"data_sets.{name}", node, DataSet) for name, node in sets}
     both = sorted(set(options.seeds) & set(options.tune_seeds))

@@ -26,6 +26,7 @@ class Row:
         of: the row that it is a control of, whose point it takes; "" for a row that is tuned itself.
         teachers: the key that gets the checkpoints of `pupils_of`, "" for none.
         pupil_of: the rows whose runs with the same seed it learns from, by modality.
+        cost: the time of its step over that of joint training, as far as it is known before.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Row:
     of: str = ""
     teachers: str = ""
     pupil_of: Mapping[str, str] = field(default_factory=dict)
+    cost: float = 1.0
 
 
 def rows_of(
@@ -81,13 +83,15 @@ def _add(name: str) -> str:
 def _expanded(name: str, options: RowOptions, modalities: Sequence[str]) -> list[Row]:
     if options.per_modality is None:
         pupil_of = {m: ALONE.format(m) for m in modalities} if options.teachers else {}
-        return [Row(name, options.use, options.ranges, teachers=options.teachers or "", pupil_of=pupil_of)]
+        teachers = options.teachers or ""
+        return [Row(name, options.use, options.ranges, teachers=teachers, pupil_of=pupil_of, cost=options.cost)]
     key = options.per_modality
-    return [Row(f"{name}_{m}", (*options.use, f"{key}={m}"), options.ranges) for m in modalities]
+    return [Row(f"{name}_{m}", (*options.use, f"{key}={m}"), options.ranges, cost=options.cost) for m in modalities]
 
 
 def _control(treated: str, options: RowOptions, control: str) -> Row:
-    return Row(f"{treated}/{control}", (*options.use, f"{CONTROL}={control}"), options.ranges, of=treated)
+    use = (*options.use, f"{CONTROL}={control}")
+    return Row(f"{treated}/{control}", use, options.ranges, of=treated, cost=options.cost)
 
 
 def _known(name: str, there: Iterable[str]) -> None:

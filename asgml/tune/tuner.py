@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,16 @@ from rich.markup import escape
 from asgml.report.tuned import FILE, TunedRow, read_tuned, tuning_table
 from asgml.tune.choose import CHOSEN_BY, Trial, choose, validated
 from asgml.tune.options import TuneTree
+from asgml.tune.plan import Plan, PlannedRow, device_of, told
 from asgml.tune.rows import Row, rows_of
 from asgml.tune.space import Point, Range, around, points
-from asgml.tune.trees import Trees
+from asgml.tune.trees import TRIALS, Trees
 from callbacks.stages.gate import TooManySkips
 from suite.report.tables import Table, markdown
 from suite.runs.display import console
 from suite.runs.identity import config_hash, run_dir, runs_root
 from suite.runs.job import CHECKPOINT, Outcome, execute, read_result
-from suite.runs.ledger import write_json
+from suite.runs.ledger import FILE_NAME, Ledger, write_json
 from suite.runs.record import release_memory
 
 TABLE = "tuning.md"
@@ -60,15 +61,23 @@ class Chosen:
 class Tuner:
     """Tunes and evaluates the rows of a comparison on one data set.
 
+    With one trial there is nothing to choose: rows are evaluated at their default points and no trial runs.
+
     Args:
         trees: the trees of the comparison.
         options: the budget and the rows.
+        steps: the steps of a run, None where they are not known.
+        stated: the seconds that a joint run is stated to take, None for no statement.
+
+    Attributes:
+        plan: its runs, and what is known of their time.
+        study: the plans of the study that it is a part of, its own among them.
 
     Raises:
         UserError: rows that do not fit each other or do not compose on these data.
     """
 
-    def __init__(self, trees: Trees, options: TuneTree):
+    def __init__(self, trees: Trees, options: TuneTree, steps: int | None = None, stated: float | None = None):
         self.trees, self.options = trees, options
         modalities = trees.modalities()
         rows = rows_of(options.rows, options.controls, options.space, modalities)
@@ -81,9 +90,41 @@ class Tuner:
         self.name = str(trees.plain.name)
         self.chosen: dict[str, Chosen] = {}
         self.failed: list[str] = []
-        tuned = sum(not row.of for row in self.rows)
-        self._total = tuned * options.trials * len(options.tune_seeds) + len(self.rows) * len(options.seeds)
+        trials = len(options.tune_seeds) * (options.trials if options.trials > 1 else 0)
+        planned = {row.name: PlannedRow(len(options.seeds) + (0 if row.of else trials), row.cost) for row in self.rows}
+        self.plan = Plan(self.name, planned, steps, stated, device_of(trees.plain))
+        self.study: Sequence[Plan] = [self.plan]
+        self._recall()
+        self._total = sum(row.runs for row in planned.values())
         self._done = 0
+
+    def _recall(self) -> None:
+        """Book the runs of this comparison that the ledgers have as done."""
+        trials, own = (
+            {h: row for h, row in Ledger(root / FILE_NAME).latest().items() if row.get("status") == "finished"}
+            for root in (runs_root(self.trees.plain) / TRIALS, runs_root(self.trees.plain))
+        )
+        entries = self._entries() if trials or own else {}
+        for row in self.rows if entries or trials else ():
+            entry = entries.get(row.name, {})
+            tried = [run for trial in entry.get("trials", []) for run in trial["runs"].values()]
+            if not (row.of or row.pupil_of):  # a pupil's runs follow from the choice of its teachers
+                drawn = self._points(row)
+                tried = [config_hash(self.trees.tree(row, point, s)) for point in drawn for s in self._tune_seeds]
+            at = {int(seed): run for seed, run in entry.get("runs", {}).items()}
+            for ledger, runs in ((trials, tried), (own, [at[s] for s in self.options.seeds if s in at])):
+                for run in runs:
+                    if run in ledger:
+                        self._book(row, ledger[run])
+
+    def _book(self, row: Row, result: Mapping[str, Any]) -> None:
+        finished = result.get("status") == "finished"
+        whole = finished and not result.get("resumed") and result.get("device") == self.plan.device
+        self.plan.done(row.name, str(result["hash"]), result.get("seconds") if whole else None)
+
+    @property
+    def _tune_seeds(self) -> Sequence[int]:
+        return self.options.tune_seeds if self.options.trials > 1 else ()
 
     @property
     def lr_range(self) -> Range:
@@ -107,9 +148,13 @@ class Tuner:
             self.chosen[row.name] = chosen
             self._write()
 
+    def _points(self, row: Row) -> list[Point]:
+        return points(self.options.trials, (self.trees.lr, self.lr_range), row.knobs, self.options.draw_seed)
+
     def _tuned(self, row: Row) -> Chosen:
-        drawn = points(self.options.trials, (self.trees.lr, self.lr_range), row.knobs, self.options.draw_seed)
-        trials = [self._trial(row, number, point) for number, point in enumerate(drawn)]
+        if self.options.trials == 1:
+            return self._at(row, (), None, {})
+        trials = [self._trial(row, number, point) for number, point in enumerate(self._points(row))]
         number = choose(trials)
         if number is None:
             raise Crashed(f"{row.name}: all {len(trials)} trials diverged")
@@ -131,7 +176,7 @@ class Tuner:
             teachers = {m: self._trial_dir(name, seed) for m, name in row.pupil_of.items()}
             cfg = self.trees.tree(row, point, seed, trial=True, teachers=teachers)
             where = f"{row.name} trial {number} seed {seed} ({', '.join(f'{k} {v}' for k, v in values.items())})"
-            outcome = self._run(cfg, where)
+            outcome = self._run(row, cfg, where)
             runs[seed] = outcome.hash
             if outcome.status == "failed" and not diverged(outcome.result):
                 raise Crashed(f"{where}: {why(outcome)}")
@@ -150,7 +195,7 @@ class Tuner:
         """
         for seed in self.options.seeds:
             for chosen in self.chosen.values():
-                outcome = self._run(self._evaluation(chosen, seed), f"{chosen.row.name} seed {seed}")
+                outcome = self._run(chosen.row, self._evaluation(chosen, seed), f"{chosen.row.name} seed {seed}")
                 chosen.runs[seed] = outcome.hash
                 if outcome.status == "failed":
                     self._fails(f"{chosen.row.name} seed {seed}: {why(outcome)}")
@@ -162,7 +207,7 @@ class Tuner:
         return self.trees.tree(chosen.row, chosen.point, seed, teachers=teachers)
 
     # -- what both share
-    def _run(self, cfg: DictConfig, what: str) -> Outcome:
+    def _run(self, row: Row, cfg: DictConfig, what: str) -> Outcome:
         self._done += 1
         folder = run_dir(cfg)
         before = {} if cfg.resume == "never" else read_result(folder)
@@ -173,11 +218,18 @@ class Tuner:
         outcome = execute(cfg, self.trees.program.name, self.trees.program.task, self.trees.program.earlier, self._say)
         if outcome.exit_code:
             raise SystemExit(outcome.exit_code)
+        if outcome.status in ("finished", "skipped") or diverged(outcome.result):
+            self._book(row, {**outcome.result, "hash": outcome.hash})
         if outcome.status != "skipped":
             said = f"[{self.name} {self._done}/{self._total}] {what}: {outcome.status}"
             best = (outcome.result.get("val_best") or {}).get("accuracy")
             seconds = outcome.result.get("seconds")
-            self._say(said + (f", validation {best:.4f}" if best is not None else "") + f", {seconds} s")
+            self._say(
+                said
+                + (f", validation {best:.4f}" if best is not None else "")
+                + f", {seconds} s"
+                + told(self.study, self.name)
+            )
             if self.options.lean and outcome.status == "finished":
                 for spare in (folder / REPORT, folder / CHECKPOINT):
                     spare.unlink(missing_ok=True)

@@ -45,8 +45,12 @@ class Paths:
     runs: Annotated[str, Field(min_length=1)]
 
 
+class Typed:
+    """Marks the dataclasses whose fields are the plain keys of a primary configuration."""
+
+
 @dataclasses.dataclass
-class Common:
+class Common(Typed):
     """The keys that every program's tree has; a program may subclass this to type its own plain nodes as well.
 
     Attributes:

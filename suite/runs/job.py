@@ -172,6 +172,7 @@ def _attempt(cfg: DictConfig, program: str, task: Task, run: Run, made_of: dict[
         "seconds": None,
         "peak_memory_mb": None,
         "peak_cuda_mb": None,
+        "device": None,
         "versions": record.versions(),
         **record.commit(),
         **made_of,
@@ -205,6 +206,7 @@ def _attempt(cfg: DictConfig, program: str, task: Task, run: Run, made_of: dict[
     row["peak_memory_mb"] = round(memory.host_mb(), 1)
     cuda = memory.cuda_mb()
     row["peak_cuda_mb"] = None if cuda is None else round(cuda, 1)
+    row["device"] = record.device()
     row["finished"] = record.now()
     outcome.result = row
     remembered(runs_root(cfg)).save()

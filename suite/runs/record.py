@@ -71,6 +71,11 @@ def release_memory() -> None:
         cuda.empty_cache()
 
 
+def device() -> str:
+    """Return the name of the accelerator that this process has used, `cpu` where it has used none."""
+    return "cpu" if (cuda := _cuda()) is None else str(cuda.get_device_name())
+
+
 class PeakMemory:
     """Measures peak memory from construction on.
 

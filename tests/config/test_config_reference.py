@@ -17,9 +17,9 @@ from suite.config.reference.keys import Row, type_text
 from suite.config.signature import parameters
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = {p.parent.name for p in conf_dir().glob("*/config.yaml")}
+
 TREES = [
-    *((f"{p.parent.name}/{p.stem}", "") for p in sorted(conf_dir().glob("*/*.yaml")) if p.parent.name in PROGRAMS),
+    *((f"{program.name}/{primary}", "") for program in tree().programs for primary in program.primaries),
     *((p.parts[-3], f"experiment={p.stem}") for p in sorted(conf_dir().glob("*/experiment/*.yaml"))),
 ]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from asgml.report.methods_table import MARGIN
 from asgml.tune.command import asked
-from asgml.tune.options import SettleTree
+from asgml.tune.options import StudyTree
 from asgml.tune.page.evidence import evidence
 from asgml.tune.page.writing import FIGURE, page
 from callbacks.errors import UserError
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not 0 < arguments.margin < 100:
         expected = "percentage points above 0 and below 100"
         raise UserError("--margin", f"{arguments.margin:g}", expected, f"--margin {MARGIN:g}")
-    wanted = asked("asgml/settle", arguments.study, SettleTree)
+    wanted = asked("asgml/settle", arguments.study, StudyTree)
     if wanted.line:
         remedy = "give sets=, rows=, seeds= or trials=, or leave it out"
         raise UserError(wanted.line[0], "not a key of the study", "keys of conf/asgml/settle.yaml", remedy)

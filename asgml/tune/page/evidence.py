@@ -11,8 +11,7 @@ from omegaconf import OmegaConf
 from asgml.report.measured import measured_on
 from asgml.report.tuned import TunedRow, read_tuned
 from asgml.rhythm.config import Asgml
-from asgml.tune.options import SettleTree
-from asgml.tune.settle import STUDY
+from asgml.tune.options import StudyTree
 from callbacks.errors import UserError
 from suite.config.instantiate import build_node
 from suite.report.data import RunRecord, read_runs
@@ -20,6 +19,7 @@ from suite.report.frames import Configuration, RunFrames
 from suite.report.grouping import split_by
 from suite.report.summary import FEWEST
 
+STUDY = "settle"
 JOINT, UNIFORM = "joint", "uniform"
 HELD = ("frequency", "staleness", "adaptive")  # the modes that hold an encoder back
 
@@ -80,7 +80,7 @@ def rhythm(run: RunRecord) -> Asgml:
     return built
 
 
-def evidence(runs: Path, options: SettleTree) -> list[Evidence]:
+def evidence(runs: Path, options: StudyTree) -> list[Evidence]:
     """Read what there is of every data set of a study.
 
     Args:
@@ -96,7 +96,7 @@ def evidence(runs: Path, options: SettleTree) -> list[Evidence]:
     return [_of(runs / f"{STUDY}_{name}", name, options) for name in options.sets or options.data_sets]
 
 
-def _of(folder: Path, name: str, options: SettleTree) -> Evidence:
+def _of(folder: Path, name: str, options: StudyTree) -> Evidence:
     tuned = read_tuned(folder)
     if not tuned:
         return Evidence(name, "not begun")
@@ -142,7 +142,7 @@ def _failed(frames: RunFrames) -> str:
     return f"; failed: {', '.join(found)}" if found else ""
 
 
-def _expected(options: SettleTree) -> Sequence[str]:
+def _expected(options: StudyTree) -> Sequence[str]:
     """Return the rows of a study; one that is a row for each modality counts once."""
     found: list[str] = []
     for name in options.space if options.rows is None else options.rows:
@@ -152,7 +152,7 @@ def _expected(options: SettleTree) -> Sequence[str]:
     return found
 
 
-def _is(label: str, row: str, options: SettleTree) -> bool:
+def _is(label: str, row: str, options: StudyTree) -> bool:
     """Return whether a label is that of a row, or of its part for one modality."""
     each = row in options.space and options.space[row].per_modality is not None
     return label.startswith(f"{row}_") if each else label == row

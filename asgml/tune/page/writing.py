@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from asgml.report.methods_table import MARGIN
-from asgml.tune.options import SettleTree
+from asgml.tune.options import StudyTree
 from asgml.tune.page.axes import Courses, axes_table
 from asgml.tune.page.evidence import JOINT, Evidence
 from asgml.tune.page.forest import caption, forest
@@ -69,7 +69,7 @@ def costs(data: Evidence) -> tuple[Mapping[str, Passes], str]:
         return {}, " ".join(str(error).split())
 
 
-def page(sets: Sequence[Evidence], options: SettleTree, margin: float = MARGIN) -> tuple[str, str]:
+def page(sets: Sequence[Evidence], options: StudyTree, margin: float = MARGIN) -> tuple[str, str]:
     """Return the page and its figure; "" for the figure where there is nothing to draw.
 
     Args:

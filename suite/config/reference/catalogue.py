@@ -44,7 +44,7 @@ class Primary:
     """Describes a program's tree as one command composes it.
 
     Attributes:
-        module: the module to run.
+        module: the module to run, and the name of a study where it is one.
         what: what the file says of itself.
         basis: names of the primary configurations that it starts from.
         choices: default option of each group, and what its place in the tree is for.
@@ -104,7 +104,7 @@ class _Reader:
                 group: (option, said.get(self.root(group, seat)) or file.notes.get(f"defaults.{group}", (0, ""))[1])
                 for group, seat, option in file.includes
             }
-            basis = [self.program.command(p) for p in file.parents]
+            basis = [self.program.command(p) for p in self.program.basis(file)]
             primaries.append(Primary(self.program.command(primary), file.head, basis, choices, rows))
         here = {g: f for g, f in self.program.groups.items() if not all(_is_global(o) for o in f.values())}
         groups = [_group(g, files, self.seats.get(g, {g}), name) for g, files in here.items()]
@@ -128,7 +128,7 @@ class _Reader:
     def unwritten(self, primary: str, written: set[str]) -> list[Row]:
         """Return the keys that only the schema has: to be added with `+`, or set by every experiment."""
         file, schema = self.program.primaries[primary], self.schemas[primary]
-        for parent in file.parents:
+        for parent in self.program.basis(file):
             written = {*written, *(row.key for row in walk(file, leaves_of(self.schemas[parent]), "", schema, ""))}
         found = []
         for row in walk(file, leaves_of(schema), "", schema, ""):

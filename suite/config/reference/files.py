@@ -15,6 +15,7 @@ from suite.config.compose import conf_dir
 
 SHARED = "common"
 _PACKAGE = re.compile(r"^#\s*@package\s+(\S+)\s*$", re.MULTILINE)
+_COMMAND = re.compile(r"Primary configuration of `python -m ([^`]+)`")
 _ALTERNATIVES = re.compile(r"^[^\s|]+( \| [^\s|]+)*( …)?$")
 
 
@@ -112,17 +113,27 @@ class Program:
 
     Attributes:
         name: the folder's name, which is that of a Python package.
-        primaries: its primary configurations: `config.yaml`, and whatever lies beside it.
+        primaries: its primary configurations: `config.yaml`, and what beside it says that it is one.
         groups: config groups of its own, options by name.
+        bases: what else lies beside `config.yaml`, for primary configurations to build upon.
     """
 
     name: str
     primaries: dict[str, ConfigFile]
     groups: dict[str, dict[str, ConfigFile]]
+    bases: dict[str, ConfigFile] = field(default_factory=dict)
 
     def command(self, primary: str) -> str:
-        """Return the module that runs a primary configuration."""
-        return f"{self.name}.{'run' if primary == 'config' else primary}"
+        """Return what runs a primary configuration: a module, or a module and the name of a study."""
+        said = _COMMAND.match(self.primaries[primary].head)
+        return said.group(1) if said else f"{self.name}.{'run' if primary == 'config' else primary}"
+
+    def basis(self, file: ConfigFile) -> list[str]:
+        """Return the nearest primary configurations that a file builds upon."""
+        found = list[str]()
+        for parent in file.parents:
+            found += [parent] if parent in self.primaries else self.basis(self.bases[parent])
+        return found
 
 
 @dataclass
@@ -137,7 +148,10 @@ class Tree:
         found = []
         for path in sorted(self.root.glob("*/config.yaml")):
             beside = sorted(path.parent.glob("*.yaml"), key=lambda p: (p != path, p.name))
-            found.append(Program(path.parent.name, {p.stem: read(p) for p in beside}, _groups(path.parent)))
+            files = {p.stem: read(p) for p in beside}
+            primaries = {n: f for n, f in files.items() if n == "config" or _COMMAND.match(f.head)}
+            bases = {n: f for n, f in files.items() if n not in primaries}
+            found.append(Program(path.parent.name, primaries, _groups(path.parent), bases))
         return found
 
     @cached_property

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
-from suite.config.check import Common
+from suite.config.check import Common, Typed
 from suite.config.reference.docstrings import first_sentence, meanings, phrase, place, summary
 from suite.config.reference.files import ConfigFile, packages
 from suite.config.signature import locate, parameters
@@ -80,8 +80,11 @@ class Owner:
         return self.accepted.annotations.get(name, Any)
 
 
-def schema_of(module: str) -> type:
-    """Return the dataclass of a program's plain keys: the most derived `Common` in the module that runs it."""
+def schema_of(command: str) -> type:
+    """Return the dataclass of a command's plain keys: that of its study, else the most derived in its module."""
+    module, _, study = command.partition(" ")
+    if study:
+        return importlib.import_module(module).STUDIES[study].schema  # type: ignore[no-any-return]
     found = _classes(module) or _classes(f"{module}.__main__")
     return max(found, key=lambda c: len(c.__mro__), default=Common)
 
@@ -91,7 +94,7 @@ def _classes(module: str) -> list[type]:
     if any(importlib.util.find_spec(".".join(parts[:n])) is None for n in range(1, len(parts) + 1)):
         return []
     names = vars(importlib.import_module(module)).values()
-    return [c for c in names if inspect.isclass(c) and issubclass(c, Common)]
+    return [c for c in names if inspect.isclass(c) and issubclass(c, Typed)]
 
 
 def walk(file: ConfigFile, data: dict[str, Any], prefix: str, schema: type | None, origin: str) -> Iterator[Row]:

@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from asgml.report.tuned import read_tuned
 from asgml.run import Tree, dead, judge, train
-from asgml.tune.options import SettleTree, TuneTree, read_options
+from asgml.tune.options import StudyTree, TuneTree, read_options
 from asgml.tune.rows import rows_of
-from asgml.tune.settle import settle
+from asgml.tune.studies import Declared
 from callbacks.errors import UserError
 from suite.config.check import check
 from suite.config.compose import Composer, conf_dir
@@ -26,6 +26,8 @@ from suite.report import RunRecord, read_runs
 from suite.runs.job import Run
 from suite.runs.ledger import Ledger
 from suite.runs.study import Program
+
+settle = Declared("settle")
 
 
 class Remembering(Composer):
@@ -138,7 +140,7 @@ def test_the_words_of_a_user_are_understood_or_refused(capsys: pytest.CaptureFix
 
 def test_every_method_of_the_sweep_is_a_row_or_a_control() -> None:
     """A method that is added says what is tuned with it, or that nothing is."""
-    options = read_options(Composer("asgml/settle"), [], SettleTree)
+    options = read_options(Composer("asgml/settle"), [], StudyTree)
     used = {word.removeprefix("method=") for row in options.space.values() for word in row.use}
     sweep = yaml.safe_load((conf_dir() / "asgml" / "sweep" / "methods.yaml").read_text())
     listed = {name.strip() for name in sweep["hydra"]["sweeper"]["params"]["method"].split(",")}
