@@ -85,7 +85,7 @@ class Rhythm(Stage):
             warn_if_scale_invariant(ctx.optimizer, "Rhythm")
         if self.config.mode == "adaptive":
             a = self.config.adaptive
-            self.tracker = DynamicsTracker({m: ctx.groups[m].numel for m in self.modalities}, a.window, a.ema)
+            self.tracker = self.config.parts.tracker({m: ctx.groups[m].numel for m in self.modalities}, a.window, a.ema)
         if self._loaded is not None and self.tracker is not None:
             self.tracker.load_state(self._loaded)
             self._loaded = None
