@@ -71,7 +71,7 @@ def loss_scale(t: int, growth_interval: int, overflow_after: int) -> float:
     Args:
         t: the number of committed steps.
         growth_interval: the number of steps without an overflow after which the scale doubles.
-        overflow_after: the number of committed steps at the doubled scale, at most `growth_interval`.
+        overflow_after: the number of committed steps at the doubled scale, less than `growth_interval`.
     """
     return 2.0 if t % (growth_interval + overflow_after) >= growth_interval else 1.0
 
@@ -96,7 +96,7 @@ class AmpScaledBuffer(StalenessBuffer):
         overflow_after: the number of committed steps after which the doubled scale is halved again.
 
     Raises:
-        UserError: `overflow_after` is not within 1 and `growth_interval`.
+        UserError: `overflow_after` is below 1, or not below `growth_interval`.
     """
 
     def __init__(
@@ -114,11 +114,11 @@ class AmpScaledBuffer(StalenessBuffer):
         overflow_after: int = 1000,
     ):
         super().__init__(delays, warmup, compensation, lambda_comp, mu, through, max_delay, dtype, device)
-        if not 1 <= overflow_after <= growth_interval:
+        if not 1 <= overflow_after < growth_interval:
             raise UserError(
                 "AmpScaledBuffer.overflow_after",
                 f"{overflow_after} with growth_interval {growth_interval}",
-                "from 1 to growth_interval: later, the scale would have doubled once more",
+                "1 or more and less than growth_interval: at that step the scale would have doubled once more",
                 f"write overflow_after: {max(1, growth_interval // 2)}",
             )
         self.growth_interval, self.overflow_after = growth_interval, overflow_after
