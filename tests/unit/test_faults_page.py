@@ -95,9 +95,10 @@ def test_the_paragraph_takes_the_sum_from_the_published_difference(tmp_path):
     found = find_pairs(write(tmp_path, costs, spread=1e-6))
     text = explanation("frequency", found)
     assert "60.5 ± 1.2 against 60.3 ± 0.7 of the baseline, a difference of +0.2 ± 1.4" in text
-    assert "(`gamma 4`, `in_phase`, `zeroed_gradients`) add up to −6.00" in text
-    assert "(`in_phase`, `zeroed_gradients`) to −4.00" in text
+    assert "All faults that it can have had (`gamma 4`, `in_phase`, `zeroed_gradients`): −6.00" in text
+    assert "The errors of the code among them (`in_phase`, `zeroed_gradients`): −4.00" in text
     assert "the difference would be +6.2" in text
+    assert "**may explain**" in text
 
 
 def test_a_comparison_leaves_faulty_runs_out_and_says_so(tmp_path, capsys):
