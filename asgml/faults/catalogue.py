@@ -46,7 +46,7 @@ def _fixed_cadence(config: Asgml) -> bool:
 
 
 def _speed(config: Asgml) -> bool:
-    return config.mode == "adaptive" and not config.yoked and config.adaptive.signal != "utilisation"
+    return config.mode == "adaptive" and not config.yoked and config.adaptive.signal in ("speed", "hybrid", "blend")
 
 
 def _averages(config: Asgml) -> bool:
