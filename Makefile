@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: demo test test-slow lint types bench accelerator report encoders stability theory settle avdigits methods methods-long pocket stories clean
+.PHONY: demo test test-slow lint types bench accelerator report encoders stability theory settle faults avdigits methods methods-long pocket stories clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
@@ -63,6 +63,10 @@ settle: $(STAMP)
 # every default encoder against logistic regression, some ten minutes of a core; absent data sets are skipped
 encoders: $(STAMP)
 	$(BIN)/python -m asgml.bench.encoders --data $(DATA)
+
+# what every fault of earlier code costs, replayed beside the exact code: half an hour of a core, resumable
+faults: $(STAMP)
+	$(BIN)/python -m asgml.study faults
 
 # every method on two data sets, five seeds, 460 short runs, two hours of a core; started again, only what is missing
 # runs. Step times are the bench's business: these runs may share the machine

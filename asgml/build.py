@@ -8,6 +8,7 @@ import lightning as L
 from omegaconf import DictConfig, OmegaConf
 
 from asgml.data.datamodule import MultimodalData
+from asgml.faults.catalogue import check_fault
 from asgml.methods.base import Method
 from asgml.model.net import MultimodalNet
 from asgml.rhythm.config import Asgml
@@ -54,6 +55,7 @@ def judge(cfg: DictConfig) -> None:
         UserError: a value out of its range, or parts that do not fit each other.
     """
     config: Asgml = build_node(cfg.asgml)
+    check_fault(cfg, config)
     methods: dict[str, Method] = {name: build_node(node) for name, node in cfg.methods.items()}
     for node in (cfg.lr_schedule, cfg.optimizer, cfg.model, *cfg.callbacks.values()):
         if node is not None:
@@ -110,6 +112,7 @@ def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) 
         UserError: a decision reads probes, and there are none.
     """
     config: Asgml = build_node(cfg.asgml)
+    check_fault(cfg, config)
     task = task_of(data.spec, cfg.loss)
     if task.name == "regression" and config.uses_probes:
         raise UserError(

@@ -4,9 +4,9 @@ Mean and 95 % interval over seeds, the paired test against joint training with H
 relative to joint, peak memory; below it every asynchronous row against its controls; from three seeds on also the test
 whether a row is equivalent to joint, or to its control, within `--margin` percentage points; and what predictions rely
 on (`asgml.train.Reliance`). In the terminal, and as `methods.md`, `methods.tex` and `methods.html` in FOLDER. Runs on
-other data (other settings of the data, or files of other content) have a table of their own, debugging runs are left
-out, and the last rows of each table are what needs no training: the majority class and chance. Rows that `asgml.tune`
-has tuned show their budget and their chosen point; runs of theirs at other points are left out.
+other data (other settings of the data, or files of other content) have a table of their own, debugging runs and
+replayed faults are left out, and the last rows of each table are what needs no training: the majority class and chance.
+Rows that `asgml.tune` has tuned show their budget and their chosen point; runs of theirs at other points are left out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 
 from asgml.report.best_on_test import best_on_test_table
-from asgml.report.measured import debugging
+from asgml.report.measured import aside, debugging
 from asgml.report.methods_table import MARGIN, control_table, method_table
 from asgml.report.naming import modalities
 from asgml.report.regression import regression_table
@@ -94,11 +94,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             "runs of python -m asgml.run",
             "python -m asgml.run -m sweep=methods experiment=avdigits",
         )
-    if all(debugging(run) for run in found):
+    if all(aside(run) for run in found):
+        kinds = "debugging runs" if all(debugging(run) for run in found) else "debugging runs and replayed faults"
         raise UserError(
             ", ".join(map(str, arguments.runs)),
-            f"debugging runs only ({len(found)})",
-            "a run without debug=…",
+            f"{kinds} only ({len(found)})",
+            "a run without debug=… and without +fault=…",
             f"look at them with python -m suite.report {arguments.runs[0]}",
         )
     tables = comparison(found, arguments.baseline, times=not arguments.no_times, margin=arguments.margin)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from asgml.faults.catalogue import fault_of, marks, warning
 from asgml.rhythm.config import dead_keys
 from asgml.sweep import for_the_data
 from callbacks.errors import UserError
@@ -50,6 +51,7 @@ class Tree(Common):
         cosine_every: the number of steps between two measurements of the cosine at the feature; 0 switches it off.
         debug: the debugging check of the run, `overfit` or `one_step`; null for none.
         label: the name of the configuration in tables and figures; null takes what differs between compared runs.
+        fault: the fault that the run replays (`+fault=NAME`, for the study of faults alone); absent in any other run.
     """
 
     data: Any
@@ -67,6 +69,7 @@ class Tree(Common):
     cosine_every: int
     debug: str | None
     label: str | None
+    fault: str | None = None
 
 
 def dead(cfg: DictConfig) -> dict[str, str]:
@@ -88,9 +91,13 @@ def judge(cfg: DictConfig) -> None:
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """Do one run from data to result, and return the result."""
     from asgml.build import build
+    from callbacks.step.console import rank_zero_print
     from suite.shell import closing_loggers, quiet_lightning
 
     quiet_lightning()
+    fault = fault_of(cfg)
+    if fault is not None:
+        rank_zero_print(warning(fault))
     parts = build(cfg, run)
     with closing_loggers(parts.trainer):
         return fit_and_evaluate(cfg, run, parts)
@@ -120,6 +127,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
         "ceiling": data.spec.notes.get("ceiling"),
         "classes": data.spec.classes,
         "class_counts": {s: class_counts(data.table(s).y, classes) for s in SPLITS if classes},
+        **marks(cfg),
     }
     best = None if cfg.debug == "one_step" else best_checkpoint(run)
     measured = next((c for c in trainer.callbacks if isinstance(c, Reliance)), None)  # type: ignore[attr-defined]

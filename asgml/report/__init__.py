@@ -1,9 +1,9 @@
 """Reports of asgml's runs; importing this package registers them with `suite.report`."""
 
-from asgml.report.measured import debugging, measured_on
+from asgml.report.measured import aside, measured_on
 from asgml.report.multimodal import MULTIMODAL
 from asgml.report.naming import LABELS
 from asgml.report.results import score, tables
 from suite.report import ProgramReport, register
 
-register("asgml", ProgramReport(MULTIMODAL, tables, LABELS, score, measured_on, debugging))
+register("asgml", ProgramReport(MULTIMODAL, tables, LABELS, score, measured_on, aside))

@@ -14,6 +14,8 @@ def findings(run: RunRecord) -> list[tuple[str, str]]:
     """Return what the monitors of a run found, each as the finding (alike in all seeds) and its detail."""
     counters: dict[str, Any] = run.result.get("counters") or {}
     found: list[tuple[str, str]] = []
+    if run.result.get("fault"):
+        found.append(("wrong on purpose: it replays a fault of earlier code", f"+fault={run.result['fault']}"))
     guard: dict[str, Any] = counters.get("stability") or {}
     if guard.get("off"):
         found.append(("whether its delays are stable is not known", str(guard["off"])))

@@ -48,3 +48,13 @@ def measured_on(run: RunRecord) -> dict[str, Any]:
 def debugging(run: RunRecord) -> str:
     """Return why a run is no result: `debug=overfit`; "" where it is one."""
     return f"debug={run.config['debug']}" if run.config.get("debug") else ""
+
+
+def replaying(run: RunRecord) -> str:
+    """Return which fault of earlier code a run replays: `fault=off_by_one`; "" for a run of the exact code."""
+    return f"fault={run.config['fault']}" if run.config.get("fault") else ""
+
+
+def aside(run: RunRecord) -> str:
+    """Return why a run is no result to compare with others; "" where it is one."""
+    return debugging(run) or replaying(run)

@@ -2,3 +2,4 @@
 from .config import Adaptive as Adaptive
 from .config import Asgml as Asgml
 from .config import Boost as Boost
+from .parts import RhythmParts as RhythmParts

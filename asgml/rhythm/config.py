@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from typing import Any, Literal
 
 from asgml.rhythm.inert import inert_keys
+from asgml.rhythm.parts import RhythmParts
 from asgml.rhythm.schedule import Adaptive, Boost
 from callbacks.errors import UserError
 from callbacks.stages.frequency import check_phases
@@ -27,9 +28,7 @@ Control = Literal[
     "yoked_swap",
 ]
 
-
-#: Signals of the schedule that do not read the probes.
-PROBELESS = ("speed", "theory")
+PROBELESS = ("speed", "theory")  # signals of the schedule that do not read the probes
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ class Asgml:
             configuration and seed: `yoked_scale` (its factors without delay), `yoked_skip` (as many skips at other
             steps), `yoked_lr` (its mean factor per window as learning rate) or `yoked_swap` (its delays given to the
             other modality).
+        parts: the classes that the rhythm is built of, for variations of your own.
 
     Raises:
         UserError: a control that has nothing to control under the mode, a `gamma`, `lambda_comp` or `mu` that is
@@ -90,6 +90,7 @@ class Asgml:
     adaptive: Adaptive = field(default_factory=Adaptive)
     boost: Boost = field(default_factory=Boost)
     control: Control = "none"
+    parts: RhythmParts = field(default_factory=RhythmParts)
 
     @staticmethod
     def inert_keys(arguments: Mapping[str, Any]) -> dict[str, str]:

@@ -94,7 +94,7 @@ class Rhythm(Stage):
                     "SGD: under Adam-like optimisers paths leave the saddle together as it is (docs/theory.md)",
                     "set optimizer=sgd_plain or asgml.adaptive.signal=hybrid",
                 )
-            self.tracker = DynamicsTracker({m: ctx.groups[m].numel for m in self.modalities}, a.window, a.ema)
+            self.tracker = self.config.parts.tracker({m: ctx.groups[m].numel for m in self.modalities}, a.window, a.ema)
         if self._loaded is not None and self.tracker is not None:
             self.tracker.load_state(self._loaded)
             self._loaded = None

@@ -9,9 +9,7 @@ from asgml.rhythm.record import ModalityRecord
 from asgml.rhythm.stage import Rhythm, RhythmFactors
 from asgml.rhythm.yoked import Treated, YokedRhythm
 from callbacks.errors import UserError
-from callbacks.stages.frequency import FrequencyMask
 from callbacks.stages.probe import ProbeEMA
-from callbacks.stages.staleness import StalenessBuffer
 from callbacks.step.stage import Stage
 
 
@@ -51,7 +49,7 @@ def rhythm_stages(
     if kind == "staleness":
         delay = config.taus(modalities, dominant) if adaptive is None else dict.fromkeys(modalities, adaptive.tau_min)
         if config.delays:
-            buffer = StalenessBuffer(
+            buffer = config.parts.buffer(
                 delay if adaptive or later else {m: tau for m, tau in delay.items() if tau > 0},
                 warmup=config.warmup,
                 compensation=config.compensation,
@@ -68,7 +66,7 @@ def rhythm_stages(
         )
         if config.skips:
             rule: Literal["fixed", "elapsed", "random"] = "fixed" if adaptive is None else "elapsed"
-            mask = FrequencyMask(
+            mask = config.parts.mask(
                 interval,
                 masking=config.masking,
                 soft_scale=config.soft_scale,

@@ -105,7 +105,7 @@ def _unimodal(cfg: DictConfig, modality: str) -> DictConfig:
         tree.asgml.boost.enabled = False
         # What only this run's mode reads has its default there, where setting it is refused. Whom a delay concerns is
         # an experiment's setting.
-        default = OmegaConf.create(asdict(Asgml()))
+        default = OmegaConf.create(asdict(Asgml()), flags={"allow_objects": True})
         own = dead_keys(OmegaConf.to_container(tree.asgml, resolve=True)).keys() - before.keys()  # type: ignore[arg-type]
         for name in ({k.removeprefix("asgml.") for k in own} | {"gamma"}) - {"delayed"}:
             OmegaConf.update(tree.asgml, name, OmegaConf.select(default, name), merge=False)

@@ -200,7 +200,7 @@ class StalenessBuffer(Stage):
                 self._apply(ctx, name, ring, due.stamp)
 
     def _apply(self, ctx: StepContext, name: str, ring: Ring | CopyRing, stamp: int) -> None:
-        group, age = ctx.groups[name], ctx.t - stamp
+        group = ctx.groups[name]
         slot = stamp % self.stamps[name].capacity
         norm = ring.norms[slot]
         if ring.pop(slot) and norm is not None:
@@ -210,7 +210,7 @@ class StalenessBuffer(Stage):
         else:
             ctx.writable(name)
         if self.compensation == "inverse":
-            ctx.rescale(name, compensation(age, self.lambda_comp), self.through)
+            ctx.rescale(name, ctx.plan[name].factor, self.through)
         elif self.compensation == "delay_compensated":
             ctx.writable(name)
             stored = self._weights[name].views[slot]

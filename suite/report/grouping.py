@@ -31,7 +31,7 @@ class Part:
     notes: list[str] = field(default_factory=list)
 
 
-def group_runs(runs: Sequence[RunRecord], baseline: str | None = None) -> list[RunFrames]:
+def group_runs(runs: Sequence[RunRecord], baseline: str | None = None, everything: bool = False) -> list[RunFrames]:
     """Group runs into one RunFrames per (program, experiment, data), and over seeds under a label of what differs.
 
     Runs that are no results (`ProgramReport.aside`) are left out, and counted, wherever there is any other run.
@@ -39,13 +39,14 @@ def group_runs(runs: Sequence[RunRecord], baseline: str | None = None) -> list[R
     Args:
         runs: the runs, in any order.
         baseline: the label of the baseline row; without it, the first one in which nothing acts.
+        everything: whether runs that are no results count like any other.
 
     Raises:
         UserError: a baseline that no comparison has.
     """
     known_runs = {run.hash: f"<{run.label}>" for run in runs if run.label}
     out = []
-    for part in _parts(runs):
+    for part in _parts(runs, everything):
         members = part.runs
         program, experiment = members[0].program, members[0].experiment
         report = report_of(program)
@@ -70,9 +71,9 @@ def group_runs(runs: Sequence[RunRecord], baseline: str | None = None) -> list[R
     return out
 
 
-def _parts(runs: Sequence[RunRecord]) -> list[Part]:
+def _parts(runs: Sequence[RunRecord], everything: bool) -> list[Part]:
     """Return the runs that are compared with each other, with a note of those that were left out."""
-    reasons = [aside(run) if (aside := report_of(run.program).aside) else "" for run in runs]
+    reasons = [aside(run) if not everything and (aside := report_of(run.program).aside) else "" for run in runs]
     alone = all(reasons)
     out: list[Part] = []
     for program, experiment in dict.fromkeys((run.program, run.experiment) for run in runs):

@@ -15,7 +15,7 @@ from callbacks.errors import UserError
 from suite.config.check import Dead
 from suite.report import RunRecord, compare_report, group_runs, markdown, read_runs, summary, terminal
 from suite.runs.job import Earlier, Task
-from suite.runs.launch import Judge, launch
+from suite.runs.launch import Judge, launch, plan
 
 REFERENCE = re.compile(r"<([^<>]+)>")
 
@@ -50,11 +50,14 @@ class Study:
         seeds: the seeds with which every row is run.
         rows: the overrides of each row; the first is the baseline of the table. A row may say with `label=…` how tables
             call it. `<label>` in an override stands for the run directory of an earlier row with the same seed.
+        page: what ends the study in place of tables and report: it gets the study's runs and returns the path of the
+            page that it has written.
     """
 
     experiment: str
     seeds: tuple[int, ...]
     rows: tuple[tuple[str, ...], ...]
+    page: Callable[[Sequence[RunRecord]], Path] | None = None
 
 
 # A study with an order of its own: the words after its name in, the exit code out.
@@ -99,8 +102,16 @@ def jobs(study: Study) -> Iterator[tuple[Sequence[str], tuple[int, ...]]]:
             yield row, seeds
 
 
+def planned_hashes(program: Program, argv: Sequence[str]) -> set[str]:
+    """Return the hashes of the runs of a command line; none where `launch` has refused it."""
+    try:
+        return {job.hash for job in plan(program.name, argv).jobs}
+    except UserError:
+        return set()
+
+
 def run_study(program: Program, study: Study, name: str, overrides: Sequence[str]) -> int:
-    """Run what the ledger does not have yet, print the tables, and write `report.html` and `table.md`.
+    """Run what the ledger does not have yet; print the tables and write `report.html` and `table.md`, or the own page.
 
     Args:
         program: the program.
@@ -112,7 +123,7 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
         The highest exit code of a launch.
     """
     runs = Path(next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("paths.runs=")), "runs"))
-    code = 0
+    code, hashes = 0, set[str]()
     for row, seeds in jobs(study):
         row = resolved(row, seeds[0], read_runs([runs], name)) if refers(row) else row
         argv = [
@@ -138,7 +149,12 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
             if end.code in (130, 143):
                 raise
             code = max(code, int(end.code or 0))
+        if study.page is not None:
+            hashes |= planned_hashes(program, argv)
     found = [run for run in read_runs([runs], name) if run.config.get("label")]
+    if study.page is not None:  # of this command's runs alone: the folder may hold those of others
+        print(f"page: {study.page([run for run in found if run.hash in hashes])}")
+        return code
     comparisons = group_runs(found, baseline=label(study.rows[0]))
     folder = runs / name
     tables = [table for frames in comparisons for table in summary(frames)]
