@@ -84,7 +84,7 @@ def schema_of(command: str) -> type:
     """Return the dataclass of a command's plain keys: that of its study, else the most derived in its module."""
     module, _, study = command.partition(" ")
     if study:
-        return importlib.import_module(module).STUDIES[study].schema  # type: ignore[no-any-return]
+        return importlib.import_module(module).STUDIES[study].schema
     found = _classes(module) or _classes(f"{module}.__main__")
     return max(found, key=lambda c: len(c.__mro__), default=Common)
 
