@@ -16,6 +16,7 @@ from asgml.bench.runs import RandomRuns
 from asgml.bench.step_costs import (
     BARE,
     CONFIGS,
+    GUARDED,
     GUARDED_AT,
     GUARDED_EVERY,
     HARD,
@@ -100,8 +101,7 @@ def test_targets_are_ratios_in_one_run():
 def test_configurations_are_whole_runs_and_the_bare_loop_is_the_same_computation(tmp_path: Path):
     """Every row is measured; monitors are off where the row says so."""
     runs = RandomRuns("mlp", tmp_path, batch=8, steps=4, held=8)
-    times, firsts = measure(runs, [BARE, JOINT], rounds=1, epochs=1)
-    assert [len(firsts[name]) for name in (BARE, JOINT)] == [1, 1]
+    times = measure(runs, [BARE, JOINT], rounds=1, epochs=1)
     assert {name: [len(e.steps) for e in epochs] for name, epochs in times.items()} == {BARE: [4], JOINT: [4]}
     assert times[JOINT][0].validation > 0
     off, on = (runs.config(CONFIGS[name]) for name in (SILENT, JOINT))
@@ -109,7 +109,9 @@ def test_configurations_are_whole_runs_and_the_bare_loop_is_the_same_computation
     assert off.cosine_every == 0
     assert on.callbacks.probe is not None
     assert runs.config(CONFIGS[HARD]).asgml.masking == "hard"
-    assert (on.callbacks.stability.first, on.callbacks.stability.every) == (GUARDED_AT, GUARDED_EVERY)
+    guard = runs.config(GUARDED).callbacks.stability
+    assert (guard.first, guard.every) == (GUARDED_AT, GUARDED_EVERY)
+    assert runs.config(CONFIGS[STALENESS]).callbacks.stability is None
 
 
 def test_a_measurement_of_the_guard_is_counted_in_steps_of_its_run():
