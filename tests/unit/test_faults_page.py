@@ -32,7 +32,7 @@ def write(folder: Path, costs: dict[str, float], pairs=PAIRS, spread: float = 0.
     return read_runs([folder])
 
 
-def _run(folder: Path, seed: int, label: str, fault: str | None, accuracy: float) -> None:
+def _run(folder: Path, seed: int, label: str, fault: str | None, accuracy: float, load: float = 1.0) -> None:
     tree = {"fault": fault} if fault else {}
     scores = {"accuracy": accuracy, "loss": 1.0 + accuracy}
     path = write_run(
@@ -43,6 +43,7 @@ def _run(folder: Path, seed: int, label: str, fault: str | None, accuracy: float
         history=False,
         predictions=False,
         tree={**tree, "label": label, "lr_schedule": {"kind": "cosine"}},
+        more={"counters": {"stability": {"worst": {"audio": {"load": load}, "visual": {"load": 0.1}}}}},
     )
     result = json.loads((path / "result.json").read_text())
     (path / "result.json").write_text(json.dumps({**result, "test": scores, "test_best": scores}))
@@ -68,6 +69,15 @@ def test_costs_are_paired_by_seed_and_summed_seed_by_seed(tmp_path):
     assert summed_cost(some, "test") == mean_interval(per_seed)
     cells = {c.text for c in table(found).rows[0]}
     assert {"off_by_one", "staleness, tau 1", "3"} <= cells
+
+
+def test_a_delay_beyond_the_limit_is_told(tmp_path):
+    pair = next(p for p in PAIRS if p.label == "gamma 4 (staleness, tau 2)")
+    _run(tmp_path, 0, pair.settings, None, 0.9, load=1.5)
+    _run(tmp_path, 0, pair.label, None, 0.8, load=4.5)
+    (note,) = (n for n in table(find_pairs(read_runs([tmp_path]))).notes if "limit of stability" in n)
+    assert note.startswith("gamma 4 (staleness, tau 2): at its worst the delay stood at 4.5 times the limit")
+    assert "the exact code stood at 1.5" in note
 
 
 def test_what_is_missing_is_named_and_nothing_is_concluded(tmp_path):
