@@ -71,7 +71,8 @@ def summed_cost(found: Sequence[Found], split: str) -> Estimate | None:
 
 def table(found: Sequence[Found]) -> Table:
     """Return the table of all pairs: both accuracies, the paired difference and its tests, at both moments."""
-    numbers = [what.format(at) for at in SPLITS.values() for what in ("exact %\n{}", "faulty %\n{}", *DIFFERENCE)]
+    shown = ("exact %\n{at}", "faulty %\n{at}", *DIFFERENCE)
+    numbers = [what.format(at=at) for at in SPLITS.values() for what in shown]
     head = columns("fault", "settings", numbers=["seeds", *numbers])
     compared = {s: compare([(f.faulty, f.exact) for f in found], metric(s)) for s in SPLITS}
     rows = []

@@ -16,7 +16,8 @@ from suite.report.summary import Comparison, compare, equivalence_note, limit_no
 from suite.report.tables import ABSENT, PERCENT, Table, columns, estimate, number, texts
 
 SPLITS = {"test": "last epoch", "test_best": "best val. epoch"}
-DIFFERENCE = ("Δ\n{at} [95 %]", "p\n{at}", "p Holm\n{at}", "p within ±{margin:g}\n{at}")
+DIFFERENCE = ("Δ\n{at} [95 %]", "p\n{at}", "p Holm\n{at}")
+EQUIVALENCE = "p within ±{margin:g}\n{at}"
 MARGIN = 1.0  # percentage points within which two methods count as equivalent
 # A control stands below the method whose side effect it isolates.
 BELOW = {
@@ -80,7 +81,7 @@ def method_table(
     base, order = frames.base, ordered(frames, controlled(tuned))
     pairs = [(c, None if c is base else base) for c in order]
     found = {split: compare(pairs, metric(split), margin / PERCENT) for split in SPLITS}
-    shown = ("accuracy %\n{at}", *DIFFERENCE)
+    shown = ("accuracy %\n{at}", *DIFFERENCE, EQUIVALENCE)
     numbers = [what.format(at=at, margin=margin) for at in SPLITS.values() for what in shown]
     numbers += ["step time\n/ joint"] * times + ["peak memory\nMB"]
     rows = []
@@ -113,7 +114,7 @@ def control_table(
     pairs = [(by_label[below[c.label]], c) for c in ordered(frames, below) if below.get(c.label) in by_label]
     if not pairs:
         return None
-    numbers = [what.format(at=at, margin=margin) for at in SPLITS.values() for what in DIFFERENCE]
+    numbers = [what.format(at=at, margin=margin) for at in SPLITS.values() for what in (*DIFFERENCE, EQUIVALENCE)]
     head = columns("method", "control", numbers=numbers)
     found = [compare(pairs, metric(split), margin / PERCENT) for split in SPLITS]
     rows = [
