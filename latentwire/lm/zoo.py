@@ -97,7 +97,7 @@ SPECIES: tuple[Species, ...] = (
     _usual("Nemotron", "nemotron"),
     _usual("Helium", "helium"),
     _usual("EXAONE 4", "exaone4", sliding_window=24, layer_types=["sliding_attention", "full_attention"]),
-    _usual("SmolLM, Arcee", "arcee"),
+    _usual("Arcee", "arcee"),
     _usual("ERNIE 4.5", "ernie4_5"),
     _usual("Seed-OSS", "seed_oss"),
     _usual("gpt-oss", "gpt_oss", **EXPERTS, sliding_window=24),

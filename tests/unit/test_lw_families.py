@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from callbacks.errors import UserError
 from latentwire.adapters.linear import LinearAdapter
 from latentwire.encoders.lm_lora import LMLoRAEncoder
 from latentwire.encoders.pooling import ChunkMean
+from latentwire.families import moved, row, table
 from latentwire.injectors.deep_prefix import DeepPrefix
 from latentwire.injectors.rotary import RotaryPlacement
 from latentwire.lm import anatomy, loading, probe, zoo
@@ -19,6 +21,7 @@ from latentwire.lm.layout import Prefix
 from latentwire.lm.lora import LoRA
 from latentwire.lm.prompts import render
 
+PAGE = Path(__file__).parents[2] / "docs" / "results" / "families.md"
 KINDS = {species.name: species for species in zoo.SPECIES}
 TOKENIZER = zoo.tokenizer()
 
@@ -195,3 +198,26 @@ def test_what_a_token_takes_in_the_cache_is_counted_from_the_cache() -> None:
     lm = model("DeepSeek-V2")
     assert lm.anatomy.kv_numbers == sum(x.shape[1] * x.shape[3] for kv in lm.keys_and_values([5]) for x in kv)
     assert anatomy.Anatomy((), ((((2, 8)), (2, 4)),), (), ()).kv_numbers == 24
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["Llama", "SmolLM3", "Phi-3, window", "Falcon, multi-query", "OPT-350m, projected"])
+def test_the_page_shows_what_is_measured(name: str) -> None:
+    found = row(KINDS[name], TOKENIZER)
+    assert found.soft == "exact"
+    assert found.markdown() in PAGE.read_text(encoding="utf-8").splitlines()
+
+
+def test_a_wrong_placement_is_no_exact_deep_prefix() -> None:
+    lm = model("SmolLM3")
+    placement = RotaryPlacement(lm)
+    assert moved(lm, placement) < 1e-5
+    placement.turns = (True, True)  # as if the layer without positions had them
+    assert moved(lm, placement) > 0.05
+
+
+@pytest.mark.slow
+def test_the_page_is_what_the_command_writes_and_no_family_is_read_wrongly() -> None:
+    rows = [row(species, TOKENIZER) for species in zoo.SPECIES]
+    assert not [r.name for r in rows if "WRONG" in r.markdown()]
+    assert table(rows) in PAGE.read_text(encoding="utf-8")
