@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: demo test test-slow lint types bench accelerator report encoders stability theory settle faults avdigits methods methods-long pocket stories clean
+.PHONY: demo test test-slow lint types bench accelerator report encoders stability theory settle faults avdigits methods methods-long pocket stories families clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
@@ -87,6 +87,10 @@ methods-long: $(STAMP)
 stories: $(STAMP)
 	$(BIN)/python -m latentwire.run -m experiment=stories seed=0,1,2 paths.data=$(DATA)
 	$(BIN)/python -m suite.report runs --name stories
+
+# which families of language models are read exactly: docs/results/families.md; some seconds, no download
+families: $(STAMP)
+	$(BIN)/python -m latentwire.families
 
 report: $(STAMP)
 	$(BIN)/python -m suite.report runs

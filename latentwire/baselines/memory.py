@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import inject_adapter_in_model
 from torch import Tensor, nn
 from transformers import DynamicCache
 
@@ -20,7 +20,7 @@ from latentwire.data.base import Passage, Question
 from latentwire.injectors.rotary import RotaryPlacement
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Ids, KeysValues, Prefix, lay_out_text
-from latentwire.lm.lora import ATTENTION
+from latentwire.lm.lora import lora_config
 
 Read = Literal["embeddings", "keys"]
 
@@ -36,7 +36,7 @@ class _Compressor(nn.Module):
         self.lm, self.slots, self.read = lm, slots, read
         self.placement = RotaryPlacement(lm) if read == "keys" else None
         decoder: Any = copy.deepcopy(lm.decoder)
-        config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(ATTENTION))
+        config = lora_config(lm, rank, 2 * rank, f"baselines on {lm.name}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
             self.decoder = inject_adapter_in_model(config, decoder)
@@ -68,14 +68,14 @@ class _Compressor(nn.Module):
         states, kv, lengths = self.states(ids)
         if self.placement is None:
             return Prefix(embeds=self.adapter(states.float()))
-        return Prefix(kv=[(self._moved(keys, lengths), values) for keys, values in kv])
+        return Prefix(kv=[(self._moved(keys, lengths, i), values) for i, (keys, values) in enumerate(kv)])
 
-    def _moved(self, keys: Tensor, lengths: list[int]) -> Tensor:
+    def _moved(self, keys: Tensor, lengths: list[int], layer: int) -> Tensor:
         """Turn keys from behind the context, where they were made, to behind the head, where they are read."""
         assert self.placement is not None
         start, slot = len(self.lm.style.head), torch.arange(self.slots)
         rows = [
-            self.placement.place(self.placement.undo(keys[i : i + 1], start + n + slot), start + slot)
+            self.placement.place(self.placement.undo(keys[i : i + 1], start + n + slot, layer), start + slot, layer)
             for i, n in enumerate(lengths)
         ]
         return torch.cat(rows)
@@ -120,7 +120,7 @@ class MemorySlots(LearnedBaseline[_Compressor]):
         return found
 
     def message_bytes(self, lm: FrozenLM, slots: int) -> int | None:
-        per_slot = lm.d_model if self.read == "embeddings" else 2 * lm.n_layers * lm.kv_shape[0] * lm.kv_shape[1]
+        per_slot = lm.d_model if self.read == "embeddings" else lm.anatomy.kv_numbers
         return FP16_BYTES * slots * per_slot
 
 

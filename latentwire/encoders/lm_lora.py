@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
@@ -17,7 +17,7 @@ from latentwire.encoders.bottleneck import Bottleneck
 from latentwire.encoders.pooling import Pooling
 from latentwire.encoders.slots import LatentLayout
 from latentwire.lm.frozen import FrozenLM
-from latentwire.lm.lora import ATTENTION
+from latentwire.lm.lora import lora_config
 
 Self = TypeVar("Self", bound="LMLoRAEncoder")
 EPS = 1e-6
@@ -96,6 +96,13 @@ class LMLoRAEncoder(Encoder):
                 f"the {lm.max_tokens} positions of {lm.name}",
                 f"set encoder.max_tokens={lm.max_tokens - len(lm.style.head)} or less",
             )
+        if lm.d_hidden != lm.d_model:
+            raise UserError(
+                f"encoder on {lm.name}",
+                f"states {lm.d_hidden} wide and embeddings {lm.d_model} wide",
+                "one width",
+                "set encoder=token, or take another model: +lm@encoder_lm=pocket_llama",
+            )
         self.mix = nn.Parameter(torch.zeros(len(self.chosen)))
         self.register_buffer("mean", torch.zeros(len(self.chosen), lm.d_model))
         self.register_buffer("std", torch.zeros(len(self.chosen), lm.d_model))
@@ -105,9 +112,9 @@ class LMLoRAEncoder(Encoder):
         self.lora = nn.ParameterDict()
         if rank > 0:
             reach = max(self.chosen) if lora_layers is None else min(lora_layers, max(self.chosen))
-            self._add_lora(rank, alpha, lora_dropout, list(ATTENTION if targets is None else targets), reach)
+            self._add_lora(rank, alpha, lora_dropout, targets, reach)
 
-    def _add_lora(self, rank: int, alpha: float, dropout: float, targets: list[str], reach: int) -> None:
+    def _add_lora(self, rank: int, alpha: float, dropout: float, targets: list[str] | None, reach: int) -> None:
         if self.lm.adapted:
             raise UserError(
                 f"encoder on {self.lm.name}",
@@ -123,20 +130,7 @@ class LMLoRAEncoder(Encoder):
                 "set encoder.rank=0",
             )
         decoder = copy.deepcopy(self.lm.decoder)
-        names = [
-            f"layers.{i}.{name}"
-            for i, block in enumerate(decoder.layers[:reach])
-            for name, module in block.named_modules()
-            if isinstance(module, nn.Linear) and name.split(".")[-1] in targets
-        ]
-        unknown = set(targets) - {name.split(".")[-1] for name in names}
-        if unknown:
-            linear = {n.split(".")[-1] for n, m in decoder.layers[0].named_modules() if isinstance(m, nn.Linear)}
-            raise UserError(
-                "encoder.targets", ", ".join(sorted(unknown)), " | ".join(sorted(linear)), "set encoder.targets=null"
-            )
-        # whole names: peft drops a target without a match in silence, as long as another has one
-        config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=names)  # type: ignore[arg-type]
+        config = lora_config(self.lm, rank, alpha, "encoder", targets, reach, dropout)
         inject_adapter_in_model(config, decoder)
         for name, parameter in decoder.named_parameters():
             if parameter.requires_grad:

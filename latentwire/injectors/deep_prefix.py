@@ -85,7 +85,7 @@ class DeepPrefix(Injector):
         kv = self.mean[:, :, None, :, None] + scale * self.std[:, :, None, :, None] * self.raw(z)
         head = len(self.lm.style.head)
         positions = torch.arange(head, head + z.shape[1], device=z.device)
-        return Prefix(kv=[(self.placement.place(keys, positions), values) for keys, values in kv])
+        return Prefix(kv=[(self.placement.place(keys, positions, i), values) for i, (keys, values) in enumerate(kv)])
 
     @torch.no_grad()
     def calibrate(self, z: Tensor, texts: Sequence[str] | None = None, counts: Sequence[int] | None = None) -> None:

@@ -30,7 +30,7 @@ def measure_kv(lm: FrozenLM, placement: RotaryPlacement, texts: Sequence[str]) -
     """Measure texts, read one by one as `RotaryPlacement.of_text` does.
 
     Raises:
-        UserError: fewer than two tokens, or layers with caches of different shapes.
+        UserError: fewer than two tokens.
     """
     shape = (lm.n_layers, 2, *lm.kv_shape)
     count, total, square = 0, torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)

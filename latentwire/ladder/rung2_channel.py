@@ -60,7 +60,7 @@ def _kv_scales(lm: FrozenLM, kv: list[KeysValues], texts: list[str]) -> dict[str
     factors: dict[str, list[float]] = {"keys": [], "values": []}
     for layer, (keys, values) in enumerate(kv):
         at = torch.arange(start, start + keys.shape[2], device=keys.device)
-        for k, (what, x) in enumerate((("keys", placement.undo(keys.float(), at)), ("values", values))):
+        for k, (what, x) in enumerate((("keys", placement.undo(keys.float(), at, layer)), ("values", values))):
             mean, std = own.mean[layer, k].to(x.device), own.std[layer, k]
             factors[what].append(_rms(x.float() - mean[:, None]) / _rms(std))
     return {what: max(each, key=lambda f: max(f, 1 / f) if f > 0 else float("inf")) for what, each in factors.items()}

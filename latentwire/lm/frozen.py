@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from callbacks.errors import UserError
-from latentwire.lm import loading, prompts
-from latentwire.lm.layout import Ids, KeysValues, Prefix, lay_out_text, right_padded
+from latentwire.lm import anatomy, loading, probe, prompts
+from latentwire.lm.layout import Ids, KeysValues, Prefix, check_kv, lay_out_text, right_padded
 from latentwire.lm.results import AnswerLogprobs, Generation
 from suite.runs.reads import files_in, reads
 
@@ -33,30 +33,33 @@ class FrozenLM:
         name: name in tables and errors.
         is_chat: prompts in the tokenizer's chat template; None: where it has one.
 
+    Raises UserError for a model that does not read embeddings, or keys and values, as it reads the text (`probe`).
+
     Limits: sliding-window models are read up to their window. Adapters (LoRA) go through `adapt`.
     """
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, name: str, is_chat: bool | None = None):
+        anatomy.check_interface(model, name)
         frozen: Any = model.eval().requires_grad_(False)
         self.model = frozen
         self.tokenizer, self.name = tokenizer, name
         self._base = list(model.named_parameters())  # the same tensors under the same names after `adapt`
-        config = self.model.config.get_text_config(decoder=True)
-        self.d_model: int = config.hidden_size
-        self.n_layers: int = config.num_hidden_layers
-        heads: int = config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-        self.kv_shape: tuple[int, int] = (getattr(config, "num_key_value_heads", None) or heads, head_dim)
-        self.max_tokens: int = loading.positions(config, name)
-        self.dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
+        embedding = self.model.get_input_embeddings().weight
+        self.d_model, self.dtype = int(embedding.shape[1]), embedding.dtype  # projected embeddings: not d_hidden
         self.vocab_size: int = self.model.get_output_embeddings().weight.shape[0]
+        config = self.model.config.get_text_config(decoder=True)
+        self.d_hidden: int = config.hidden_size
+        self.max_tokens, self.window = loading.positions(config, name), loading.window(config)
+        self.adapted = False  # has it a PEFT adapter, on or off?
+        self.anatomy = anatomy.examine(self.model, name, self.input_device)
+        self.n_layers: int = len(self.anatomy.layers)
         wants_chat = tokenizer.chat_template is not None if is_chat is None else is_chat
         self.style = (prompts.chat if wants_chat else prompts.plain)(tokenizer, self.max_tokens)
         stop = getattr(self.model.generation_config, "eos_token_id", None)
         self.stop_ids = {self.style.eos, *([stop] if isinstance(stop, int) else stop or [])}
-        self.adapted = False  # has it a PEFT adapter, on or off?
         self._embedding_rms: Tensor | None = None
         self._head_kv: list[KeysValues] | None = None
+        probe.check(self)
 
     @classmethod
     @reads(given=lambda arguments: files_in(arguments["source"], "source", loading.FILES))
@@ -126,7 +129,7 @@ class FrozenLM:
 
     def layer_devices(self) -> list[torch.device]:
         """Return the device where each layer reads its keys and values."""
-        return [loading.device_of(layer) for layer in self.decoder.layers]
+        return [loading.device_of(self.decoder.get_submodule(name)) for name in self.anatomy.layers]
 
     # -- adapters -------------------------------------------------------------------------------------------------
     def adapt(self, config: Any) -> list[tuple[str, nn.Parameter]]:
@@ -193,12 +196,18 @@ class FrozenLM:
         """The stack of layers, below a PEFT adapter if there is one."""
         return (self.model.get_base_model() if self.adapted else self.model).get_decoder()
 
+    @property
+    def kv_shape(self) -> anatomy.Shape:
+        """Heads and width of keys and values, a UserError where layers differ."""
+        return self.anatomy.kv_shape(self.name)
+
     @torch.no_grad()
     def keys_and_values(self, ids: Sequence[int]) -> list[KeysValues]:
         """Read ids at positions 0 … T - 1; return keys (after RoPE) and values per layer, (1, kv_heads, T, head_dim).
 
-        Adapters are off.
+        Adapters are off. A windowed layer's cache holds one token less than its window.
         """
+        self._check_length(len(ids) + (self.window is not None))
         with self.adapters_off():
             return self._keys_and_values(ids)
 
@@ -248,6 +257,10 @@ class FrozenLM:
             raise ValueError("every example needs an answer of at least one token")
         # an answer's last token is only predicted: the last A input columns are those that predict answers
         given = self._inputs(prefix, question_ids, [a[:-1] for a in answer_ids])
+        if self.window is not None and given["attention_mask"].shape[1] > self.window and len(answer_ids) > 1:
+            # padding between a short text and its answer fills a window as text does; a row alone has none
+            rows = enumerate(zip(question_ids, answer_ids, strict=True))
+            return AnswerLogprobs.joined([self.answer_logprobs(prefix.select([i]), [q], [a]) for i, (q, a) in rows])
         tokens, valid = right_padded(answer_ids)
         cached = given["past_key_values"] is not None
         out = self.model(**given, use_cache=cached, logits_to_keep=tokens.shape[1])  # an int needs no device
@@ -343,10 +356,7 @@ class FrozenLM:
 
     def _cache(self, kv: list[KeysValues], batch: int) -> DynamicCache:
         """Return a new cache that holds the head and then the given keys and values."""
-        shape = (batch, self.kv_shape[0], kv[0][0].shape[2], self.kv_shape[1])
-        if len(kv) != self.n_layers or any(tuple(t.shape) != shape for pair in kv for t in pair):
-            found = sorted({tuple(t.shape) for pair in kv for t in pair})
-            raise ValueError(f"kv of {len(kv)} layers {found}, the model wants {self.n_layers} of {shape}")
+        check_kv(kv, batch, self.anatomy.kv_shapes)
         cache = self._head_cache(batch)
         for layer, (pair, device) in enumerate(zip(kv, self.layer_devices(), strict=True)):
             keys, values = (t.to(device, self.dtype) for t in pair)

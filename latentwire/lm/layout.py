@@ -58,6 +58,15 @@ class Prefix:
         )
 
 
+def check_kv(kv: Sequence[KeysValues], batch: int, shapes: Sequence[tuple[tuple[int, int], tuple[int, int]]]) -> None:
+    """Raise ValueError where keys and values are not `batch` rows of (heads, width) as `shapes` has them by layer."""
+    slots = kv[0][0].shape[2] if kv else 0
+    wanted = [[(batch, heads, slots, width) for heads, width in pair] for pair in shapes]
+    found = [[tuple(t.shape) for t in pair] for pair in kv]
+    if found != wanted:
+        raise ValueError(f"kv of {len(kv)} layers {found[:1]}, the model wants {len(wanted)} of {wanted[:1]}")
+
+
 @dataclass(frozen=True)
 class TextColumns:
     """Holds the text columns of a batch and the bookkeeping of all columns.

@@ -13,6 +13,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    DynamicCache,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
@@ -60,8 +61,29 @@ def positions(config: Any, name: str) -> int:
             "attention layers",
             "set lms.<model>.source to a Llama- or Qwen2-class model",
         )
-    limit = int(config.max_position_embeddings)
-    return min(limit, int(config.sliding_window)) if "sliding_attention" in kinds else limit
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is None:
+        raise UserError(
+            f"lm {name}",
+            "no max_position_embeddings",
+            "the number of its positions",
+            "write max_position_embeddings into the model's config.json",
+        )
+    width = window(config)
+    return int(limit) if width is None else min(int(limit), width)
+
+
+def window(config: Any) -> int | None:
+    """Return how many columns of input and cache, padding included, every layer sees; None: all.
+
+    A layer's window is that of the cache that transformers makes for it, whether the configuration lists kinds of
+    layers or not. The cache of GPT-Neo's local attention is whole; its `window_size` is the one name known here.
+    """
+    layers: list[Any] = DynamicCache(config=config).layers
+    widths = [int(layer.sliding_window) for layer in layers if layer.is_sliding]
+    if getattr(config, "window_size", None) is not None:
+        widths.append(int(config.window_size))
+    return min(widths, default=None)
 
 
 def _tokenizer(source: str, config: Any) -> PreTrainedTokenizerBase:

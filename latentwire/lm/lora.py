@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
+from callbacks.errors import UserError
 from latentwire.lm.frozen import FrozenLM
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 
 @dataclass
@@ -19,7 +24,7 @@ class LoRA:
         rank: inner width of the added matrices.
         alpha: numerator of their scale alpha / rank.
         layers: number of layers, from the first, that are adapted; None: all.
-        targets: linear layers by the last part of their name; None: those of the attention.
+        targets: linear layers by the last part of their name; None: all those of the attention.
     """
 
     rank: int = 8
@@ -29,13 +34,72 @@ class LoRA:
 
     def apply(self, lm: FrozenLM) -> list[tuple[str, nn.Parameter]]:
         """Put it on the model; return its parameters by name."""
-        from peft import LoraConfig
-
-        reach = lm.n_layers if self.layers is None else min(self.layers, lm.n_layers)
-        config = LoraConfig(
-            r=self.rank,
-            lora_alpha=self.alpha,  # type: ignore[arg-type]
-            target_modules=self.targets or list(ATTENTION),
-            layers_to_transform=list(range(reach)),
-        )
+        config = lora_config(lm, self.rank, self.alpha, f"adaptation.{lm.name}", self.targets, self.layers)
         return lm.adapt(config)
+
+
+def lora_targets(
+    lm: FrozenLM, where: str, targets: Sequence[str] | None = None, layers: int | None = None
+) -> list[str]:
+    """Return the names, within the model's decoder, of the linear maps that LoRA goes on.
+
+    Args:
+        lm: the model.
+        where: configuration key in errors; `where.targets` chooses maps.
+        targets: maps by the last part of their name; None: all those of the attention, however a family calls them.
+        layers: number of layers, from the first; None: all.
+
+    Raises:
+        UserError: a target that no layer has, or an attention whose maps cannot all be found.
+    """
+    blocks = lm.anatomy.layers[:layers]
+    if targets is None:
+        if rest := lm.anatomy.unreached:
+            raise UserError(
+                where,
+                f"weights in the attention of {lm.name} that are no linear layer: {', '.join(rest[:4])}",
+                "an attention made of linear layers",
+                f"choose layers by name, +{where}.targets=[…], or leave the model frozen",
+            )
+        return [name for projections in lm.anatomy.projections[:layers] for name in projections]
+    linear = [
+        f"{block}.{name}"
+        for block in blocks
+        for name, module in lm.decoder.get_submodule(block).named_modules()
+        if isinstance(module, (nn.Linear, Conv1D))
+    ]
+    last = {name.rpartition(".")[2] for name in linear}
+    if unknown := sorted(set(targets) - last):
+        raise UserError(
+            f"{where}.targets", ", ".join(unknown), " | ".join(sorted(last)), f"set {where}.targets=null for all"
+        )
+    return [name for name in linear if name.rpartition(".")[2] in targets]
+
+
+def lora_config(
+    lm: FrozenLM,
+    rank: int,
+    alpha: float,
+    where: str,
+    targets: Sequence[str] | None = None,
+    layers: int | None = None,
+    dropout: float = 0.0,
+) -> LoraConfig:
+    """Return PEFT's configuration, with every target by its whole name: PEFT drops one without a match in silence.
+
+    Args:
+        lm: the model; the configuration fits it, and a copy of its decoder.
+        rank: inner width of the added matrices.
+        alpha: numerator of their scale alpha / rank.
+        where: configuration key in errors.
+        targets: as in `lora_targets`.
+        layers: as in `lora_targets`.
+        dropout: dropout before the first matrix.
+    """
+    from peft import LoraConfig
+
+    names = lora_targets(lm, where, targets, layers)
+    settings: dict[str, Any] = {"r": rank, "lora_alpha": alpha, "lora_dropout": dropout, "target_modules": names}
+    # GPT-2's maps hold their weight transposed
+    turned = isinstance(lm.decoder.get_submodule(names[0]), Conv1D)
+    return LoraConfig(**settings, fan_in_fan_out=turned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,18 @@ class AnswerLogprobs:
     row: Tensor
     position: Tensor
     batch: int
+
+    @staticmethod
+    def joined(parts: Sequence[AnswerLogprobs]) -> AnswerLogprobs:
+        """Return several batches as one, in order."""
+        starts = [sum(p.batch for p in parts[:i]) for i in range(len(parts))]
+        return AnswerLogprobs(
+            torch.cat([p.scores for p in parts]),
+            torch.cat([p.tokens for p in parts]),
+            torch.cat([p.row + start for p, start in zip(parts, starts, strict=True)]),
+            torch.cat([p.position for p in parts]),
+            sum(p.batch for p in parts),
+        )
 
     @property
     def logprobs(self) -> Tensor:

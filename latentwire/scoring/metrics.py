@@ -92,8 +92,7 @@ def text_sizes(lm: FrozenLM, texts: Mapping[str, Sequence[int]], bits: Sequence[
     """
     n = len(texts)
     squeeze = zstandard.ZstdCompressor(level=19, write_content_size=False, write_checksum=False)
-    heads, width = lm.kv_shape
-    per_token = 2 * lm.n_layers * heads * width * lm.dtype.itemsize
+    per_token = lm.anatomy.kv_numbers * lm.dtype.itemsize
     tokens = [len(ids) for ids in texts.values()]
     sizes = {
         "utf8": sum(len(t.encode()) for t in texts) / n,

@@ -84,7 +84,7 @@ def test_deep_prefix_with_the_texts_own_keys_and_values_is_the_text(kind: str) -
     positions = torch.arange(head, head + len(ids))
     with torch.no_grad():
         for layer, (keys, values) in enumerate(lm.keys_and_values([*lm.style.head, *ids])):
-            true = torch.stack([injector.placement.undo(keys[:, :, head:], positions)[0], values[0, :, head:]])
+            true = torch.stack([injector.placement.undo(keys[:, :, head:], positions, layer)[0], values[0, :, head:]])
             true = (true - injector.mean[layer][:, :, None]) / injector.std[layer][:, :, None]
             linear: Any = injector.layers[layer]
             linear.weight.copy_(true.permute(0, 1, 3, 2).reshape(-1, len(ids)))
@@ -151,7 +151,7 @@ def test_deep_prefix_starts_with_the_scale_of_text() -> None:
     positions = torch.arange(1, M + 1)
     for layer, (keys, values) in enumerate(prefix.kv):
         assert keys.shape == values.shape == (32, lm.kv_shape[0], M, lm.kv_shape[1])
-        for which, x in enumerate((injector.placement.undo(keys, positions), values)):
+        for which, x in enumerate((injector.placement.undo(keys, positions, layer), values)):
             mean, std = injector.mean[layer, which][:, None], injector.std[layer, which][:, None]
             ratio = ((x - mean) / std).pow(2).mean().sqrt()
             assert float(ratio) == pytest.approx(1, rel=1e-3)
@@ -280,8 +280,8 @@ def test_a_later_slot_is_the_same_latent_at_a_later_position() -> None:
     same = latents()[:, :1].expand(-1, M, -1)
     kv = injector(same).kv
     assert kv is not None
-    for keys, values in kv:
-        bare = injector.placement.undo(keys, torch.arange(1, M + 1))
+    for layer, (keys, values) in enumerate(kv):
+        bare = injector.placement.undo(keys, torch.arange(1, M + 1), layer)
         torch.testing.assert_close(bare, bare[:, :, :1].expand_as(bare), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(values, values[:, :, :1].expand_as(values))
         assert not torch.allclose(keys[:, :, 0], keys[:, :, 1], atol=1e-2)
@@ -304,8 +304,8 @@ def test_placing_is_what_the_model_does_and_undoing_its_inverse(kind: str) -> No
     keys = lm.keys_and_values(ids)[1][0]
     hook.remove()
     positions = torch.arange(len(ids))
-    torch.testing.assert_close(placement.place(bare[0], positions), keys, rtol=0, atol=1e-9)
-    torch.testing.assert_close(placement.undo(keys, positions), bare[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(placement.place(bare[0], positions, 1), keys, rtol=0, atol=1e-9)
+    torch.testing.assert_close(placement.undo(keys, positions, 1), bare[0], rtol=0, atol=1e-6)
 
 
 def test_models_with_other_positions_are_refused() -> None:
