@@ -71,7 +71,8 @@ def part_of(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
     found: dict[str, Any] = {"state_dict": cut(checkpoint["state_dict"])}
     if KEY in checkpoint:
-        found[KEY] = {**checkpoint[KEY], "tensors": cut(checkpoint[KEY]["tensors"])}
+        manifest = checkpoint[KEY]
+        found[KEY] = {**manifest, **{k: cut(manifest[k]) for k in ("tensors", "others") if k in manifest}}
     return found
 
 

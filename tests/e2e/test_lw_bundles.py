@@ -56,6 +56,12 @@ def run(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
+def other(folder: Path) -> Path:
+    """Directory of a run with the same parts and another seed."""
+    return trained(folder, *VARIANTS["int8"], "seed=9")
+
+
+@pytest.fixture(scope="module")
 def loaded(run: Path) -> Loaded:
     return load(run)
 
@@ -97,7 +103,7 @@ def test_a_reader_needs_its_bundle_its_weights_and_nothing_else(
     code = (
         "import sys; from latentwire.answer import main; code = main()\n"
         "known = [m for m in sys.modules if m.split('.')[0] == 'lightning' or m == 'latentwire.data.biographies']\n"
-        "sys.exit(code or ', '.join(known[:3]))"
+        "sys.exit(code or ', '.join(known[:3]) or 0)"
     )
     line = ["m.wire", "--bundle", "bundle", "--lm", "source=weights", "--json"]
     asked = [arg for q in QUESTIONS for arg in ("--question", q)]
@@ -162,19 +168,20 @@ def test_no_flipped_bit_passes(name: str, copied: Path) -> None:
     intact = (copied / name).read_bytes()
     bundle.read(copied, "reader")
     last = len(intact) - 1
-    for place in sorted({0, 1, last, *range(7, last, max(1, last // 97))}):
-        for bit in range(8):
-            damaged = bytearray(intact)
-            damaged[place] ^= 1 << bit
-            (copied / name).write_bytes(damaged)
-            with pytest.raises(UserError) as told:
-                bundle.read(copied, "reader")
-            assert name in told.value.where
+    places = [0, 1, last, *range(7, last, max(1, last // 97))]
+    for number, place in enumerate(places):
+        damaged = bytearray(intact)
+        damaged[place] ^= 1 << number % 8
+        (copied / name).write_bytes(damaged)
+        with pytest.raises(UserError) as told:
+            bundle.read(copied, "reader")
+        assert name in told.value.where
 
 
 def test_what_a_reader_of_bundles_is_told(
-    folder: Path, exported: Path, copied: Path, message: bytes, capsys: pytest.CaptureFixture[str]
+    folder: Path, exported: Path, copied: Path, other: Path, message: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    capsys.readouterr()  # what training has printed
     assert reads(exported, message, "--model", "tiny_qwen2") == 0
     assert len(capsys.readouterr().out.splitlines()) == 1
     refused(reads(exported, message), capsys, "tiny_llama | tiny_qwen2")
@@ -187,9 +194,9 @@ def test_what_a_reader_of_bundles_is_told(
     refused(reads(copied, message, "--lm", f"source={folder / 'llama_0'}"), capsys, "weights", "reader.json")
     refused(reads(copied, b"LW" + message[2:-1] + b"\0"), capsys, "m.wire", "damaged")
 
-    other = load(trained(folder, *VARIANTS["int8"], "seed=9"))
-    refused(reads(copied, encode_text(other, TEXT)), capsys, "m.wire", "fingerprint")
-    export(other, copied.parent / "other", ["tiny_qwen2"])
+    stranger = load(other)
+    refused(reads(copied, encode_text(stranger, TEXT)), capsys, "m.wire", "fingerprint")
+    export(stranger, copied.parent / "other", ["tiny_qwen2"])
     theirs = copied.parent / "other" / "readers" / "tiny_qwen2"
     refused(reads(theirs, message), capsys, "m.wire", "fingerprint")
     shutil.copy(theirs / "reader.safetensors", copied)
@@ -226,8 +233,7 @@ def test_where_a_bundle_goes(run: Path, exported: Path, tmp_path: Path, capsys: 
     assert not (tmp_path / "x").exists()
 
 
-def test_another_run_s_checkpoint_in_a_run(folder: Path, run: Path, tmp_path: Path) -> None:
-    other = trained(folder, *VARIANTS["int8"], "seed=9")
+def test_another_run_s_checkpoint_in_a_run(run: Path, other: Path, tmp_path: Path) -> None:
     mixed = tmp_path / run.name
     shutil.copytree(run, mixed)
     shutil.copy(other / "checkpoints" / "best.ckpt", mixed / "checkpoints")
