@@ -86,6 +86,9 @@ class Writer:
         """
         found = bundle.read(Path(folder), "writer", trusted)
         s = found.settings
+        if s["encoder_lm"] is None and lm:
+            needed = "none: the encoder of this bundle stands on no language model"
+            raise UserError(f"--lm {next(iter(lm))}", "a setting of a language model", needed, "leave out --lm")
         stands_on = None if s["encoder_lm"] is None else _language_model(s["encoder_lm"], lm, found.path)
         layout = LatentLayout(s["layout"]["shared"], s["layout"]["private"])
         slices = [name for name, _ in layout.parts]

@@ -86,6 +86,9 @@ def test_bundles_write_the_run_s_messages_and_give_its_answers(
     asked = [QUESTIONS[0]] if ended.wire.whole_prompt else None
     sent = Writer.load(tmp_path / "ends" / "writer").encode([TEXT], asked)[0]
     assert sent == encode_text(ended, TEXT, asked[0] if asked else None)
+    if ended.wire.encoder.lm is None:
+        with pytest.raises(UserError, match="stands on no language model"):
+            Writer.load(tmp_path / "ends" / "writer", {"device": "cpu"})
     for model in ended.wire.models:
         questions = [] if ended.wire.whole_prompt else QUESTIONS
         reader = Reader.load(tmp_path / "ends" / "readers" / model)
