@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from callbacks.step.pipeline import StepPipeline
 from latentwire.checkpoints import read_checkpoint, take_over
 from latentwire.data.base import Corpus, Passage
 from latentwire.encoders.base import build_encoder
-from latentwire.encoders.slots import SHARED, LatentLayout
+from latentwire.encoders.slots import LatentLayout
 from latentwire.lm.frozen import FrozenLM
 from latentwire.objectives.base import Needs, Objective, together
 from latentwire.objectives.teacher import Teacher
@@ -88,40 +88,56 @@ def build_inputs(cfg: DictConfig) -> Inputs:
     return Inputs(lms, encoder_lm, corpus, texts, {name: count / len(texts) for name, count in tokens.items()})
 
 
-def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:
-    """Build the wire, calibrated on training texts; with `wire.from_run` encoder and codec are that run's and fixed."""
-    w, d_z = cfg.wire, int(cfg.wire.d_z)
-    earlier = None if w.from_run is None else read_checkpoint(Path(str(w.from_run)))
-    slots = w.slots
-    if slots is None:
-        slots = earlier["latentwire"]["slots"] if earlier else slots_for(inputs.tokens, float(w.ratio))
-    private = {str(k): int(v) for k, v in w.private.items()}
-    layout = LatentLayout(int(slots) - sum(private.values()), private)
-    slices = [name for name in (SHARED, *private) if {SHARED: layout.shared, **private}[name] > 0]
-    encoder = build_encoder(build_node(cfg.encoder), inputs.encoder_lm, d_z, slices)
+def bare_wire(
+    cfg: DictConfig, lms: Mapping[str, FrozenLM], encoder_lm: FrozenLM, slots: int, texts: Sequence[str] | None
+) -> LatentWire:
+    """Put the parts of a wire together, neither calibrated nor loaded.
+
+    Args:
+        cfg: the whole configuration.
+        lms: the models that read, by name; those of `adaptation` are adapted.
+        encoder_lm: the model that the encoder stands on.
+        slots: number of latents of a message, private ones included.
+        texts: training texts that the models are measured on; None: nothing is, as a saved state will be loaded.
+
+    Raises:
+        UserError: parts that do not fit together, or an adaptation of a model that does not read.
+    """
+    d_z, track = int(cfg.wire.d_z), str(cfg.wire.track)
+    private = {str(k): int(v) for k, v in cfg.wire.private.items()}
+    layout = LatentLayout(slots - sum(private.values()), private)
+    encoder = build_encoder(build_node(cfg.encoder), encoder_lm, d_z, [name for name, _ in layout.parts])
     codec = build_node(cfg.codec)(d_z=d_z)
     adapter = build_node(cfg.adapter)
     injectors = {
-        name: build_node(cfg.injector)(d_z=d_z, lm=lm, texts=inputs.texts, adapter=adapter)
-        for name, lm in inputs.lms.items()
+        name: build_node(cfg.injector)(d_z=d_z, lm=lm, texts=texts, adapter=adapter) for name, lm in lms.items()
     }
-    for lm in inputs.lms.values():
-        lm.measure(inputs.texts)
-    if unknown := set(map(str, cfg.adaptation)) - set(inputs.lms):
+    if texts is not None:
+        for lm in lms.values():
+            lm.measure(texts)
+    if unknown := set(map(str, cfg.adaptation)) - set(lms):
         place = f"adaptation.{min(unknown)}"
-        raise UserError(
-            place, "no such reader", " | ".join(inputs.lms), f"write +adaptation.{min(inputs.lms)} in its place"
-        )
-    adapted = {str(name): build_node(node).apply(inputs.lms[str(name)]) for name, node in cfg.adaptation.items()}
-    encoder.fit(inputs.texts, layout)
+        raise UserError(place, "no such reader", " | ".join(lms), f"write +adaptation.{min(lms)} in its place")
+    adapted = {str(name): build_node(node).apply(lms[str(name)]) for name, node in cfg.adaptation.items()}
     meaning = {
         "encoder": OmegaConf.to_container(cfg.encoder, resolve=True),
         "codec": OmegaConf.to_container(cfg.codec, resolve=True),
         "d_z": d_z,
-        "track": str(w.track),
+        "track": track,
         "encoder_lm": None if encoder.lm is None else encoder.lm.fingerprint(),
     }
-    wire = LatentWire(encoder, codec, injectors, layout, meaning, adapted, str(w.track) == "whole_prompt")
+    return LatentWire(encoder, codec, injectors, layout, meaning, adapted, track == "whole_prompt")
+
+
+def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:
+    """Build the wire, calibrated on training texts; with `wire.from_run` encoder and codec are that run's and fixed."""
+    w = cfg.wire
+    earlier = None if w.from_run is None else read_checkpoint(Path(str(w.from_run)))
+    slots = w.slots
+    if slots is None:
+        slots = earlier["latentwire"]["slots"] if earlier else slots_for(inputs.tokens, float(w.ratio))
+    wire = bare_wire(cfg, inputs.lms, inputs.encoder_lm, int(slots), inputs.texts)
+    wire.encoder.fit(inputs.texts, wire.layout)
     if earlier is not None:
         for name, part in (("encoder", wire.encoder), ("codec", wire.codec)):
             take_over(part, earlier, f"wire.{name}.", f"wire.from_run={w.from_run}")
@@ -131,8 +147,9 @@ def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:
     if begun is not None:
         take_over(wire.encoder, begun, "wire.encoder.", f"wire.start_from={start}")
     first: Period = build_node(cfg.stages[0])
-    codec.take(first.codes)
-    at_first = layout if first.ratio is None else layout.with_shared(slots_for(inputs.tokens, first.ratio))
+    wire.codec.take(first.codes)
+    own = wire.layout
+    at_first = own if first.ratio is None else own.with_shared(slots_for(inputs.tokens, first.ratio))
     wire.calibrate(inputs.texts, at_first)
     if begun is not None:
         for name, injector in wire.injectors.items():

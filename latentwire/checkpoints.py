@@ -58,6 +58,11 @@ def read_inputs(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
     return checkpoint.get("callbacks", {}).get(STATE_KEY, {}).get("inputs")
 
 
+def read_hash(checkpoint: Mapping[str, Any]) -> str | None:
+    """Return the hash of the run that wrote a checkpoint; None where it does not say."""
+    return checkpoint.get("callbacks", {}).get(STATE_KEY, {}).get("config_hash")
+
+
 def part_of(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """Return state and manifest of the submodule whose names begin with `prefix`, by its own names."""
 
@@ -66,7 +71,8 @@ def part_of(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
     found: dict[str, Any] = {"state_dict": cut(checkpoint["state_dict"])}
     if KEY in checkpoint:
-        found[KEY] = {**checkpoint[KEY], "tensors": cut(checkpoint[KEY]["tensors"])}
+        manifest = checkpoint[KEY]
+        found[KEY] = {**manifest, **{k: cut(manifest[k]) for k in ("tensors", "others") if k in manifest}}
     return found
 
 

@@ -1,4 +1,4 @@
-"""Write a message: `python -m latentwire.encode RUN --text FILE|- [-o message.wire]`.
+"""Write a message: `python -m latentwire.encode RUN|BUNDLE --text FILE|- [-o message.wire]`.
 
 The bytes that it writes are all that a reader gets (`latentwire.answer`); what they cost is told on stderr.
 """
@@ -7,55 +7,28 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from callbacks.errors import UserError
 from suite.runs.command import command
 
 if TYPE_CHECKING:
+    from latentwire.ends import Writer
+    from latentwire.lm.frozen import FrozenLM
     from latentwire.restore import Loaded
 
 
 def encode_text(loaded: Loaded, text: str, question: str | None = None) -> bytes:
-    """Write the message of one text, in the format of `latentwire.codec.message`.
+    """Write the message of one text; arguments and errors are those of `Writer.encode`.
 
     Args:
         loaded: the writer's run, as `latentwire.restore.load` returned it.
-        text: the text; every character counts, outer white space too.
-        question: the question, where messages hold it as well (`wire.track=whole_prompt`), and only there.
-
-    Raises:
-        UserError: an empty text, one that is longer than the encoder takes (also with `encoder.overflow=count`: a
-            message holds all of its text), or a question that is missing, empty or of no use.
+        text: the text.
+        question: the question, where messages hold it as well.
     """
-    import torch
-
-    from latentwire.codec.message import pack
-    from latentwire.data.base import Passage, Question
-    from latentwire.examples import whole_prompt_text
-
-    wire = loaded.wire
-    if wire.whole_prompt:
-        if not (question or "").strip():
-            raise UserError("--question", "none", "a question: this run's messages hold it", "add --question 'Who …?'")
-        asked = Question("", str(question), ("",), "")
-        text = whole_prompt_text(Passage("", text, (asked,), "", None), asked)
-    elif question is not None:
-        remedy = "leave out --question here and give it to python -m latentwire.answer"
-        raise UserError("--question", repr(question), "none: this run's messages hold the text alone", remedy)
-    tokens = wire.encoder.tokenize([text])
-    if tokens.cut[0]:
-        raise UserError(
-            "text to encode",
-            f"{tokens.cut[0]} tokens too long: {text[:60]!r}…",
-            f"at most {wire.encoder.max_tokens}, as nothing is cut off a message",
-            f"write several messages, or train with encoder.max_tokens={wire.encoder.max_tokens + tokens.cut[0]}",
-        )
-    with torch.no_grad():
-        z = wire.encoder(tokens.to(wire.device), wire.layout)[0]
-    return pack(z, wire.codec, wire.identity())
+    return loaded.writer().encode([text], None if question is None else [question])[0]
 
 
 def read_bytes(place: str) -> bytes:
@@ -89,27 +62,78 @@ def write_bytes(place: str, message: bytes) -> None:
         raise UserError(place, reason, "a file that can be written", "give -o another path") from error
 
 
-def cost(loaded: Loaded, text: str, message: bytes) -> str:
-    """Say in one line how many bytes the message and other ways to send the text take."""
+def cost(writer: Writer, text: str, message: bytes, lm: FrozenLM | None, name: str) -> str:
+    """Say in one line how many bytes the message and other ways to send the text take.
+
+    Args:
+        writer: what wrote the message.
+        text: the text.
+        message: the message.
+        lm: the model whose ids, keys and values are counted; None: none.
+        name: its name.
+    """
+    own = f"{len(message)} bytes, M = {writer.layout.slots}; the text: "
+    if lm is None:
+        return f"{own}{len(text.encode())} as UTF-8"
     from latentwire.scoring.metrics import text_sizes
 
-    name, lm = next(iter(loaded.inputs.lms.items()))
     other = text_sizes(lm, {text: lm.style.encode(text.strip() + "\n")}, [None])
     return (
-        f"{len(message)} bytes, M = {loaded.wire.slots}; the text: {other['utf8']:.0f} as UTF-8, "
-        f"{other['zstd']:.0f} by zstd, {other['token_ids']:.0f} as token ids and {other['kv']:.0f} as keys and values "
-        f"of {name}"
+        f"{own}{other['utf8']:.0f} as UTF-8, {other['zstd']:.0f} by zstd, {other['token_ids']:.0f} as token ids and "
+        f"{other['kv']:.0f} as keys and values of {name}"
     )
+
+
+def add_end_options(p: argparse.ArgumentParser) -> None:
+    """Add what `encode` and `answer` have in common."""
+    p.add_argument("--which", choices=["best", "last"], help="checkpoint of a run (default: best)")
+    p.add_argument(
+        "--lm",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="how a bundle's language model is loaded here, e.g. source=FOLDER or device=cuda",
+    )
+    p.add_argument(
+        "--trust", action="append", default=[], metavar="PACKAGE", help="a package of yours that a bundle may use"
+    )
+    p.add_argument("--lossy", action="store_true", help="go on without characters that the tokenizer cannot represent")
+
+
+def model_settings(given: Sequence[str]) -> dict[str, Any]:
+    """Parse the values of `--lm`. Raises UserError for one that is no `KEY=VALUE`."""
+    from omegaconf import OmegaConf
+
+    for item in given:
+        if not item.partition("=")[0] or "=" not in item:
+            raise UserError("--lm", item, "KEY=VALUE", "add --lm source=FOLDER")
+    found: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(given)))
+    return found
+
+
+def refuse_bundle_options(args: argparse.Namespace) -> None:
+    """Raise UserError where options of bundles are given with a run."""
+    for option, given in (("--lm", args.lm), ("--trust", args.trust)):
+        if given:
+            remedy = f"leave out {option}, or make a bundle: python -m latentwire.export RUN -o DIR"
+            raise UserError(option, given[0], "none with a run, whose configuration says it", remedy)
+
+
+def refuse_run_options(options: Mapping[str, str | None]) -> None:
+    """Raise UserError where options of runs are given with a bundle."""
+    for option, value in options.items():
+        if value is not None:
+            raise UserError(option, value, "none with a bundle, which is of one checkpoint", f"leave out {option}")
 
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     p = argparse.ArgumentParser("python -m latentwire.encode", description="Write the message of one text.")
-    p.add_argument("run", type=Path, help="directory of the finished run whose encoder and codec write")
+    p.add_argument("run", type=Path, help="writer bundle, or directory of a finished run")
     p.add_argument("--text", required=True, metavar="FILE", help="UTF-8 text, line ends at its end cut; - for stdin")
-    p.add_argument("--question", help="for runs with wire.track=whole_prompt, whose messages hold the question")
+    p.add_argument("--question", help="where messages hold their question (wire.track=whole_prompt)")
     p.add_argument("-o", "--out", default="-", metavar="FILE", help="where the message goes (default: stdout)")
-    p.add_argument("--which", choices=["best", "last"], default="best", help="checkpoint (default: best)")
+    add_end_options(p)
     return p
 
 
@@ -119,12 +143,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     text = read_text(args.text)
 
-    from latentwire.restore import load
+    from latentwire.bundle import is_bundle, writer_in
 
-    loaded = load(args.run, args.which)
-    message = encode_text(loaded, text, args.question)
+    if is_bundle(args.run):
+        refuse_run_options({"--which": args.which})
+        from latentwire.ends import Writer
+
+        writer = Writer.load(writer_in(args.run), model_settings(args.lm), args.trust)
+        lm = writer.encoder.lm
+        name = "" if lm is None else lm.name
+    else:
+        refuse_bundle_options(args)
+        from latentwire.restore import load
+
+        loaded = load(args.run, args.which or "best")
+        writer = loaded.writer()
+        name, lm = next(iter(loaded.inputs.lms.items()))
+    (message,) = writer.encode([text], None if args.question is None else [args.question], args.lossy)
     write_bytes(args.out, message)
-    print(cost(loaded, text, message), file=sys.stderr)
+    said = f"{text}\n{args.question}" if args.question else text
+    if lost := writer.lost(said):
+        from latentwire.ends import told_lost
+
+        print(told_lost(lost, said), file=sys.stderr)
+    print(cost(writer, text, message, lm, name), file=sys.stderr)
     return 0
 
 

@@ -35,7 +35,7 @@ def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def verify(checkpoint: Mapping[str, Any], module: nn.Module | None = None, where: str = "checkpoint") -> None:
-    """Prove that a checkpoint holds every trainable tensor that was trained, and that a module now has them.
+    """Prove that a checkpoint holds what was saved: every tensor in the file, and the trained ones now in a module.
 
     Args:
         checkpoint: the checkpoint as loaded.
@@ -50,7 +50,8 @@ def verify(checkpoint: Mapping[str, Any], module: nn.Module | None = None, where
         remedy = "train again with callbacks.CheckpointManifest among the callbacks"
         raise UserError(where, "no manifest", "a checkpoint written with CheckpointManifest", remedy)
     listed: Mapping[str, Entry] = checkpoint[KEY]["tensors"]
-    problems = _compare(listed, checkpoint["state_dict"], "the file")
+    others: Mapping[str, Entry] = checkpoint[KEY].get("others", {})  # none in a manifest of an earlier release
+    problems = _compare({**listed, **others}, checkpoint["state_dict"], "the file")
     if module is not None:
         here = trainable(module)
         problems += _compare(listed, here, "the model after loading")
@@ -78,7 +79,9 @@ def _compare(listed: Mapping[str, Entry], tensors: Mapping[str, Tensor], what: s
 
 
 class CheckpointManifest(L.Callback):
-    """Writes into every checkpoint name, shape, dtype and hash of every trainable tensor, and checks them on loading.
+    """Writes into every checkpoint name, shape, dtype and hash of every tensor, and checks them on loading.
+
+    Trainable tensors are checked in the file and in the module; all others (buffers, frozen weights) in the file.
 
     Saving is refused when a tensor that the optimiser moves is in no place of the saved `state_dict` (LoRA weights on a
     model that is not part of the module): such a checkpoint would come back smaller, in silence. Resuming checks the
@@ -89,7 +92,7 @@ class CheckpointManifest(L.Callback):
         callbacks:
           manifest: {_target_: callbacks.CheckpointManifest}
 
-    Limits: one copy of the trainable tensors is hashed per save (about 2 s per GB). It must come after a callback that
+    Limits: one copy of all tensors is hashed per save (about 2 s per GB). It must come after a callback that
     replaces the saved weights (`WeightAveraging`), so that it describes what the file holds. Parameters of sharded
     strategies are not gathered.
 
@@ -126,8 +129,10 @@ class CheckpointManifest(L.Callback):
                 "make it an nn.Parameter attribute of the module (of an adapter on a frozen model: its LoRA weights)",
             )
         names = trainable(pl_module)
+        fixed = [name for name, value in state.items() if name not in names and isinstance(value, Tensor)]
         checkpoint[KEY] = {
             "tensors": {name: entry_of(state[name]) for name in names},
+            "others": {name: entry_of(state[name]) for name in fixed},
             "parameters": sum(p.numel() for p in names.values()),
         }
 
@@ -135,7 +140,7 @@ class CheckpointManifest(L.Callback):
         verify(checkpoint)
         state = checkpoint.get(CURRENT, checkpoint["state_dict"])
         tensors = {name: entry_of(state[name]) for name in checkpoint[KEY]["tensors"]}
-        self._resumed = {KEY: {**checkpoint[KEY], "tensors": tensors}}
+        self._resumed = {KEY: {**checkpoint[KEY], "tensors": tensors, "others": {}}}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         resumed, self._resumed = self._resumed, None

@@ -70,6 +70,10 @@ class Encoder(nn.Module):
         """Return the ids of one text, no special tokens, not cut."""
         raise NotImplementedError
 
+    def lost(self, text: str) -> tuple[str, ...]:
+        """Return the runs of characters of a text that its ids do not hold; see `Style.lost`."""
+        return () if self.lm is None else self.lm.style.lost(text)
+
     def forward(self, tokens: Tokens, layout: LatentLayout) -> Tensor:
         """Encode B texts as latents (B, layout.slots, d_z)."""
         raise NotImplementedError
@@ -106,12 +110,12 @@ class Encoder(nn.Module):
         return self(self.tokenize(texts).to(device), layout)
 
 
-def build_encoder(factory: Callable[..., Encoder], lm: FrozenLM, d_z: int, slices: Sequence[str]) -> Encoder:
+def build_encoder(factory: Callable[..., Encoder], lm: FrozenLM | None, d_z: int, slices: Sequence[str]) -> Encoder:
     """Build an encoder from its configured partial; it gets what it has parameters for.
 
     Args:
         factory: e.g. a partial of `ByteEncoder`, which has no parameter `lm`.
-        lm: the language model that a pretrained encoder stands on.
+        lm: the language model that a pretrained encoder stands on; None for an encoder that stands on none.
         d_z: width of a latent.
         slices: names of the slices that layouts will use, `shared` first.
     """

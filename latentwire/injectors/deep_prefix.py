@@ -11,7 +11,7 @@ from latentwire.adapters.base import Adapter
 from latentwire.adapters.ridge import Ridge
 from latentwire.injectors.base import Injector, Start
 from latentwire.injectors.fitting import pooled_kv
-from latentwire.injectors.kv_statistics import measure_kv
+from latentwire.injectors.kv_statistics import measure_kv, unmeasured_kv
 from latentwire.injectors.rotary import RotaryPlacement
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
@@ -39,7 +39,7 @@ class DeepPrefix(Injector):
     Args:
         d_z: width of a latent.
         lm: the model that reads; grouped-query shapes are its `kv_shape`.
-        texts: real text to measure keys and values on.
+        texts: real text to measure keys and values on; None: a saved state will bring what was measured.
         adapter: factory that is called with `d_z`, `d_out=width` and `target=1.0`.
         width: width of h.
         start: `text`, the least-squares map, or `random`.
@@ -53,14 +53,14 @@ class DeepPrefix(Injector):
         self,
         d_z: int,
         lm: FrozenLM,
-        texts: Sequence[str],
+        texts: Sequence[str] | None,
         adapter: Callable[..., Adapter],
         width: int = 256,
         start: Start = "text",
     ):
         super().__init__(lm, start)
         self.placement = RotaryPlacement(lm)
-        measured = measure_kv(lm, self.placement, texts)
+        measured = unmeasured_kv(lm) if texts is None else measure_kv(lm, self.placement, texts)
         self.register_buffer("mean", measured.mean)
         self.register_buffer("std", measured.std)
         self.register_buffer("rms", torch.zeros(lm.n_layers, 2))

@@ -25,6 +25,12 @@ class KVStatistics:
     std: Tensor
 
 
+def unmeasured_kv(lm: FrozenLM) -> KVStatistics:
+    """Return zeros in the place of statistics that a saved state will bring."""
+    shape = (lm.n_layers, 2, *lm.kv_shape)
+    return KVStatistics(torch.zeros(shape), torch.zeros(shape))
+
+
 @torch.no_grad()
 def measure_kv(lm: FrozenLM, placement: RotaryPlacement, texts: Sequence[str]) -> KVStatistics:
     """Measure texts, read one by one as `RotaryPlacement.of_text` does.

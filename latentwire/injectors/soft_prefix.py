@@ -24,7 +24,8 @@ class SoftPrefix(Injector):
     Args:
         d_z: width of a latent.
         lm: the model that reads.
-        texts: real text to measure the embeddings on; the measurement stays with the model (`lm.measure`).
+        texts: real text to measure the embeddings on; the measurement stays with the model (`lm.measure`). None: a
+            saved state will bring the target.
         adapter: factory that is called with `d_z`, `d_out` and `target`.
         start: `text`, the least-squares map, or `random`.
     """
@@ -33,12 +34,12 @@ class SoftPrefix(Injector):
         self,
         d_z: int,
         lm: FrozenLM,
-        texts: Sequence[str],
+        texts: Sequence[str] | None,
         adapter: Callable[..., Adapter],
         start: Start = "text",
     ):
         super().__init__(lm, start)
-        target = float(lm.measure(texts).pow(2).mean().sqrt())
+        target = 1.0 if texts is None else float(lm.measure(texts).pow(2).mean().sqrt())
         self.adapter = adapter(d_z=d_z, d_out=lm.d_model, target=target)
 
     def forward(self, z: Tensor) -> Prefix:

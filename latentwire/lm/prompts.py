@@ -11,8 +11,12 @@ context stands before it as text, as latents or not at all:
 
 from __future__ import annotations
 
+import hashlib
+import json
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 from transformers import PreTrainedTokenizerBase
 
@@ -20,6 +24,7 @@ from callbacks.errors import UserError
 
 QUESTION = "Question: "
 ANSWER = "Answer:"
+PROBE = 'Who is 27, "Anna-Maria" or Zoë?\n\tThat\'s 3.14 <b>x</b> – 日本.'
 _CONTENT = "\ue000content\ue000"  # private use: occurs in no template
 
 
@@ -50,6 +55,31 @@ class Style:
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of generated ids, without special tokens and outer white space."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    def lost(self, text: str) -> tuple[str, ...]:
+        """Return the runs of characters of a text that its ids do not give back.
+
+        White space and the composition of characters (NFC) do not count: tokenizers of words keep neither.
+        """
+        given, kept = _bare(text), _bare(self.decode(self.encode(text)))
+        if given == kept:
+            return ()
+        pieces = SequenceMatcher(None, given, kept, autojunk=False).get_opcodes()
+        return tuple(given[start:end] for tag, start, end, _, _ in pieces if tag in ("delete", "replace"))
+
+    def fingerprint(self) -> str:
+        """Return SHA-256 of how text becomes ids and back: vocabulary, frame of a prompt, and one text both ways.
+
+        The weights of a model do not say which tokenizer belongs to them.
+        """
+        ids = self.encode(PROBE)
+        vocabulary = sorted(self.tokenizer.get_vocab().items())
+        told = [vocabulary, self.head, self.tail, self.eos, self.is_chat, ids, self.decode(ids)]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def _bare(text: str) -> str:
+    return "".join(unicodedata.normalize("NFC", text).split())
 
 
 def plain(tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Style:

@@ -82,6 +82,18 @@ def test_changed_bytes_and_other_shapes_are_named(tmp_path: Path) -> None:
         verify(checkpoint)
 
 
+def test_what_was_measured_and_not_trained_is_proven_too(tmp_path: Path) -> None:
+    cfg = config(tmp_path, "trainer.max_epochs=1")
+    fit(cfg)
+    path, checkpoint = saved(cfg)
+    load(run_dir(cfg))
+    for name in ("wire.encoder.std", "wire.injectors.tiny_llama.rms"):
+        state = checkpoint["state_dict"] | {name: checkpoint["state_dict"][name] * 1.01}
+        torch.save({**checkpoint, "state_dict": state}, path)
+        with pytest.raises(UserError, match=f"{name.removeprefix('wire.')} has other values in the file"):
+            load(run_dir(cfg))
+
+
 def test_trained_weights_that_no_state_dict_holds_cannot_be_saved(tmp_path: Path) -> None:
     """An adapter on the frozen model that went to the optimiser, but not into the module."""
     cfg = config(tmp_path, "trainer.max_epochs=1", "callbacks.audit=null")
