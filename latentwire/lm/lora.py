@@ -59,7 +59,7 @@ def lora_targets(
                 where,
                 f"weights in the attention of {lm.name} that are no linear layer: {', '.join(rest[:4])}",
                 "an attention made of linear layers",
-                "set readers=pocket_llama or another family's model; LoRA and encoders also take the names of layers as targets",
+                "set readers=pocket_llama, or name layers as targets where the part takes targets",
             )
         return [name for projections in lm.anatomy.projections[:layers] for name in projections]
     linear = [
