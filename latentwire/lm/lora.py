@@ -59,7 +59,7 @@ def lora_targets(
                 where,
                 f"weights in the attention of {lm.name} that are no linear layer: {', '.join(rest[:4])}",
                 "an attention made of linear layers",
-                f"choose layers by name, +{where}.targets=[…], or leave the model frozen",
+                "set readers=pocket_llama, or name layers as targets where the part takes targets",
             )
         return [name for projections in lm.anatomy.projections[:layers] for name in projections]
     linear = [
