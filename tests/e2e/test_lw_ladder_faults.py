@@ -12,12 +12,13 @@ import pytest
 import torch
 from lw_runs import config, fit
 
+from callbacks.errors import UserError
 from latentwire.adapters.calibration import Calibration
 from latentwire.encoders.base import Encoder, Tokens
 from latentwire.encoders.pooling import ChunkMean
 from latentwire.injectors.deep_prefix import DeepPrefix
 from latentwire.ladder.__main__ import main
-from latentwire.lm import frozen, prompts
+from latentwire.lm import frozen, probe, prompts
 from latentwire.lm.layout import TextColumns
 from latentwire.train.batches import Renderer
 from latentwire.wire import LatentWire
@@ -136,7 +137,15 @@ def test_a_configured_cut_of_the_question(climb: Any) -> None:
 # -- (c) no attention mask on the prefix --------------------------------------------------------------------------
 @pytest.mark.parametrize("injector", ["soft_prefix", "deep_prefix"])
 @pytest.mark.parametrize("mistake", ["all ones", "prefix masked"])
-def test_a_wrong_attention_mask(climb: Any, monkeypatch: pytest.MonkeyPatch, injector: str, mistake: str) -> None:
+def test_a_wrong_attention_mask(
+    climb: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    injector: str,
+    mistake: str,
+) -> None:
+    """It is refused on load; where it gets past that, the ladder names it."""
     right = frozen.lay_out_text
 
     def wrong(text: Any, answers: Any, cached: int, fixed: int) -> TextColumns:
@@ -149,6 +158,10 @@ def test_a_wrong_attention_mask(climb: Any, monkeypatch: pytest.MonkeyPatch, inj
         return replace(columns, mask=mask)
 
     monkeypatch.setattr(frozen, "lay_out_text", wrong)
+    folders = [f"paths.runs={tmp_path / 'refused'}", f"paths.cache={tmp_path / 'cache'}"]
+    assert main([*QUICK, f"injector={injector}", *folders]) == UserError.EXIT_CODE
+    assert "apart from the text itself" in capsys.readouterr().err
+    monkeypatch.setattr(probe, "check", lambda lm: None)
     rung, bad = climb(*QUICK, f"injector={injector}")
     assert rung == 1
     assert "attention_mask" in bad["remedy"]
