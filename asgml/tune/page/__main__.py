@@ -1,7 +1,7 @@
 """`python -m asgml.tune.page RUNS [--out FOLDER] [overrides]`: the page of `python -m asgml.study settle`.
 
     python -m asgml.tune.page runs                               # docs/results/asgml.md and asgml.svg
-    python -m asgml.tune.page runs --out /tmp/page sets=[avdigits] seeds=[0,1,2]
+    python -m asgml.tune.page runs --out page sets=[avdigits] seeds=[0,1,2]
 
 RUNS is the folder that the study had as `paths.runs`; it is only read. A study that was smaller than
 `conf/asgml/settle.yaml` says so with the same `sets=`, `rows=` and `seeds=` here, else the page calls it not finished.
