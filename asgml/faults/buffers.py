@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from callbacks.errors import UserError
-from callbacks.stages.stale_gradients import CopyRing, Ring
+from callbacks.stages.stale_gradients import CopyRing, Ring, StoredType
 from callbacks.stages.staleness import StalenessBuffer
 from callbacks.step.context import StepContext
 from callbacks.step.groups import Through
@@ -108,7 +108,7 @@ class AmpScaledBuffer(StalenessBuffer):
         mu: float = 0.04,
         through: Through = "auto",
         max_delay: int | None = None,
-        dtype: Literal["bfloat16", "float16", "float32"] | None = None,
+        dtype: StoredType | None = None,
         device: Literal["same", "cpu"] = "same",
         growth_interval: int = 2000,
         overflow_after: int = 1000,

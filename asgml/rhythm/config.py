@@ -13,6 +13,7 @@ from asgml.rhythm.parts import RhythmParts
 from asgml.rhythm.schedule import Adaptive, Boost
 from callbacks.errors import UserError
 from callbacks.stages.frequency import check_phases
+from callbacks.stages.stale_gradients import StoredType
 from callbacks.step.groups import Through
 
 Mode = Literal["sync", "frequency", "staleness", "adaptive", "boost"]
@@ -85,7 +86,7 @@ class Asgml:
     lambda_comp: float = 0.1
     mu: float = 0.04
     through: Through = "auto"
-    buffer_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    buffer_dtype: StoredType | None = None
     buffer_device: Literal["same", "cpu"] = "same"
     adaptive: Adaptive = field(default_factory=Adaptive)
     boost: Boost = field(default_factory=Boost)

@@ -12,6 +12,7 @@ from callbacks.errors import UserError
 from callbacks.step.groups import Group
 
 EMPTY = -1
+StoredType = Literal["bfloat16", "float16", "float32"]
 
 
 @dataclass

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from callbacks.errors import UserError
-from callbacks.stages.stale_gradients import CopyRing, Due, Ring, Stamps
+from callbacks.stages.stale_gradients import CopyRing, Due, Ring, Stamps, StoredType
 from callbacks.step.context import StepContext
 from callbacks.step.groups import Group, Through, require_groups, warn_if_scale_invariant
 from callbacks.step.phases import Phase
@@ -107,7 +107,7 @@ class StalenessBuffer(Stage):
         mu: float = 0.04,
         through: Through = "auto",
         max_delay: int | None = None,
-        dtype: Literal["bfloat16", "float16", "float32"] | None = None,
+        dtype: StoredType | None = None,
         device: Literal["same", "cpu"] = "same",
     ):
         for group, tau in delays.items():
