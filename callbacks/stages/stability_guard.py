@@ -85,7 +85,7 @@ class StabilityGuard(Stage):
         first: int = 20,
         every: int = 500,
         confirm: int = 10,
-        rows: int = 16,
+        rows: int = 64,
         products: int = 3,
         margin: float = 3.0,
         keys: dict[str, str] | None = None,
