@@ -18,7 +18,7 @@ from asgml.tune.studies import Declared
 from suite.runs.study import Command, Program, Study, main
 
 PROGRAM = Program("asgml", train, dead, Tree, judge=judge)
-DECLARED = ("settle", "cremad", "ave", "kinetics_sounds")
+DECLARED = ("settle", "phases", "cremad", "ave", "kinetics_sounds")
 ASGML = ("asgml_staleness", "asgml_frequency", "asgml_adaptive")
 STUDIES: dict[str, Study | Command] = {
     "demo": Study("cremad_mini", (0, 1), tuple((f"method={m}",) for m in ("joint", "ogm_ge", *ASGML))),

@@ -80,20 +80,21 @@ def rhythm(run: RunRecord) -> Asgml:
     return built
 
 
-def evidence(runs: Path, options: StudyTree) -> list[Evidence]:
+def evidence(runs: Path, options: StudyTree, study: str = STUDY) -> list[Evidence]:
     """Read what there is of every data set of a study.
 
     Args:
         runs: the folder that the study had as `paths.runs`.
         options: the study.
+        study: its name.
 
     Raises:
         UserError: no such folder, a damaged file, or runs of one data set that were made on different data.
     """
     if not runs.is_dir():
-        remedy = "python -m asgml.study settle --data FOLDER"
+        remedy = f"python -m asgml.study {study} --data FOLDER"
         raise UserError(str(runs), "no such directory", "the folder that the study had as paths.runs", remedy)
-    return [_of(runs / f"{STUDY}_{name}", name, options) for name in options.sets or options.data_sets]
+    return [_of(runs / f"{study}_{name}", name, options) for name in options.sets or options.data_sets]
 
 
 def _of(folder: Path, name: str, options: StudyTree) -> Evidence:

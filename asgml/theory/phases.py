@@ -1,0 +1,175 @@
+"""`python -m asgml.theory.phases RUNS`: the law of linear paths held against real networks.
+
+    python -m asgml.study phases --data FOLDER           # the runs: conf/asgml/phases.yaml
+    python -m asgml.theory.phases runs                   # docs/results/phases.md
+    python -m asgml.theory.phases runs --out page sets=[cremad_mini] seeds=[1,2,3]
+
+RUNS is the folder that the study had as `paths.runs`; it is only read. A study that was smaller than its YAML says so
+with the same `sets=`, `rows=` and `seeds=` here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from asgml.theory.phase_predictions import predicted
+from asgml.tune.command import asked
+from asgml.tune.options import StudyTree
+from asgml.tune.page.evidence import Evidence, evidence
+from asgml.tune.page.times import Stretch, load, stretch
+from callbacks.errors import UserError
+from suite.report.data import RunRecord
+from suite.report.html import write_text
+from suite.report.tables import ABSENT, Cell, Table, columns, markdown, number, texts
+from suite.runs.command import command
+
+STUDY, PAGE = "phases", "phases.md"
+WINDOW = 5  # logged losses in a mean: a single batch is noise
+HEAD = """# The law of linear paths, on real networks
+
+Written by `python -m asgml.theory.phases RUNS` from the runs of `python -m asgml.study phases --data FOLDER`, none of
+it by hand. Nothing is tuned: a row differs from the row that it is held against in its mechanism alone. The dominant
+modality's encoder is held back; fusion and heads are updated at every step.
+
+*Time*: the steps until the loss of a modality's own head on the training batches, a mean over {window} logged values,
+has fallen to half of that of guessing, ln(classes) / 2. Encoder and head are the path of the law. (Under `joint` and
+`ogm_ge` the head only reads the features and sends no gradient back.) A linear probe answers another question: it reads
+much out of an encoder that is not trained at all. ×: time over that of the reference with the same seed, geometric mean
+over seeds with 95 % t interval. Load: eta times curvature over the limit of stability, the largest that
+`StabilityGuard` found, median over seeds.
+
+{state}
+"""
+VERDICTS = """## Predictions of [docs/theory.md](../theory.md), section 4
+
+*Held*: the interval lies within what was predicted; *refuted*: it lies outside; *undecided*: it does both. The
+predictions were written down before the study, from linear networks without noise or normalisation.
+"""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A row, and the row that has all but its mechanism."""
+
+    row: str
+    of: str
+
+
+REFERENCES = (
+    Reference("hard_2", "gamma_1"),
+    Reference("hard_2/lr_matched", "gamma_1"),
+    Reference("hard_4", "gamma_1"),
+    Reference("soft_2", "gamma_1"),
+    Reference("delay_2", "gamma_1"),
+    Reference("delay_2_factor", "gamma_1"),
+    Reference("delay_2_factor/scale_only", "gamma_1"),
+    Reference("joint_hard_2", "joint"),
+    Reference("gamma_1", "joint"),
+    Reference("ogm_ge", "joint"),
+    Reference("gamma_4_hard_2", "gamma_4"),
+    Reference("momentum_hard_2", "momentum"),
+    Reference("momentum_hard_2/lr_matched", "momentum"),
+    Reference("adam", "gamma_1"),
+    Reference("adam_delay_2", "adam"),
+)
+
+
+def half_loss(run: RunRecord, modality: str) -> float | None:
+    """Return the steps until the loss of a modality's head is half of that of guessing; None where it never is."""
+    series, classes = run.series.get(f"train/loss/{modality}"), len(run.result.get("classes") or ())
+    if series is None or classes < 2 or len(series.value) < WINDOW:
+        return None
+    means = np.convolve(series.value, np.full(WINDOW, 1 / WINDOW), "valid")
+    there = np.flatnonzero(means <= math.log(classes) / 2)
+    return float(series.step[there[0] + WINDOW // 2]) if there.size else None
+
+
+def modalities(data: Evidence) -> tuple[str, str]:
+    """Return the dominant modality of a data set, as its runs name it, and the other.
+
+    Raises:
+        UserError: it names none, or there are not two modalities.
+    """
+    assert data.frames is not None
+    run = data.frames.runs[0]
+    first = run.config["data"].get("dominant")
+    names = sorted({k.removeprefix("train/loss/") for k in run.series if k.startswith("train/loss/")} - {"fusion"})
+    if len(names) != 2 or (first is not None and first not in names):
+        raise UserError(data.name, f"modalities {', '.join(names)}", "two, one of them data.dominant", "edit data_sets")
+    dominant = first or ("audio" if "audio" in names else names[0])
+    return dominant, next(m for m in names if m != dominant)
+
+
+def halves(data: Evidence, row: str, modality: str) -> dict[int, float]:
+    """Return a row's times by seed, without the runs that never got there."""
+    found = {seed: half_loss(run, modality) for seed, run in data.runs(row).items()}
+    return {seed: steps for seed, steps in found.items() if steps is not None}
+
+
+def times_table(data: Evidence) -> Table:
+    """Return the times of every row, and their ratios to the row's reference."""
+    dominant, slow = modalities(data)
+    of = {r.row: r.of for r in REFERENCES}
+    rows = []
+    for name in data.rows:
+        cells = texts(name, of.get(name, ABSENT))
+        for modality in (dominant, slow):
+            own = halves(data, name, modality)
+            cells += [_steps(own, len(data.runs(name))), *texts(_ratio(data, name, of.get(name), modality))]
+        rows.append([*cells, number(load(data.runs(name)), 2)])
+    head = columns("row", "against", numbers=[f"{dominant}: steps", "×", f"{slow}: steps", "×", "load"])
+    return Table("", head, rows, ["Steps: median over seeds; (n of m): seeds that got there, where not all did."])
+
+
+def _steps(found: Mapping[int, float], runs: int) -> Cell:
+    if not found:
+        return Cell(f"never (0 of {runs})")
+    mid = float(np.median(list(found.values())))
+    return Cell(f"{mid:.0f}" + ("" if len(found) == runs else f" ({len(found)} of {runs})"), mid)
+
+
+def _ratio(data: Evidence, row: str, of: str | None, modality: str) -> Stretch | str:
+    return (stretch(halves(data, row, modality), halves(data, of, modality)) if of else None) or ABSENT
+
+
+def page(sets: Sequence[Evidence]) -> str:
+    """Return the page as Markdown."""
+    usable = [data for data in sets if data.frames is not None]
+    state = " ".join(f"{data.name}: {data.state}." for data in sets)
+    parts = [HEAD.format(window=WINDOW, state=state)]
+    measured = []
+    for data in usable:
+        dominant, slow = modalities(data)
+        measured.append((data.name, {r: (halves(data, r, dominant), halves(data, r, slow)) for r in data.rows}))
+    parts += [VERDICTS, markdown([predicted(measured)])]
+    parts += [f"## {data.name}\n\n{markdown([times_table(data)])}" for data in usable]
+    return "\n".join(part if part.endswith("\n") else f"{part}\n" for part in parts)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page, and return the exit code: 0, or that of a UserError."""
+    parser = argparse.ArgumentParser(
+        prog="python -m asgml.theory.phases", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, help="the folder that the study had as paths.runs")
+    parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of the page (%(default)s)")
+    parser.add_argument("study", nargs="*", help="sets=, rows=, seeds= … as the study had them")
+    arguments = parser.parse_intermixed_args(argv)
+    wanted = asked(f"asgml/{STUDY}", arguments.study, StudyTree)
+    if wanted.line:
+        remedy = "give sets=, rows= or seeds=, or leave it out"
+        raise UserError(wanted.line[0], "not a key of the study", f"keys of conf/asgml/{STUDY}.yaml", remedy)
+    print(write_text(arguments.out / PAGE, page(evidence(arguments.runs, wanted.options, STUDY))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
