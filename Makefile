@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: demo test test-slow lint types bench accelerator report encoders stability theory settle faults avdigits methods methods-long pocket stories families clean
+.PHONY: demo test test-slow lint types bench accelerator report encoders stability theory phases settle faults avdigits methods methods-long pocket stories families clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
@@ -59,6 +59,12 @@ theory: $(STAMP)
 settle: $(STAMP)
 	$(BIN)/python -m asgml.study settle --data $(DATA)
 	$(BIN)/python -m asgml.tune.page runs
+
+# the law against real networks: how long each modality takes to be learned when one is held back; an hour of a core,
+# resumable
+phases: $(STAMP)
+	$(BIN)/python -m asgml.study phases --data $(DATA)
+	$(BIN)/python -m asgml.theory.phases runs
 
 # every default encoder against logistic regression, some ten minutes of a core; absent data sets are skipped
 encoders: $(STAMP)

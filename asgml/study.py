@@ -5,6 +5,7 @@ Example::
     python -m asgml.study demo                    # `make demo`; further overrides go to every run
     python -m asgml.study faults                  # `make faults`: what each fault of earlier code costs (asgml/faults)
     python -m asgml.study settle --data FOLDER    # equal tuning and ten seeds on every data set
+    python -m asgml.study phases --data FOLDER    # how long each modality takes to be learned, against docs/theory.md
     python -m asgml.study cremad --data FOLDER plan=true    # rows, runs and hours; then without plan=true: the study
     # ave and kinetics_sounds likewise; what these run stands in conf/asgml/<study>.yaml (asgml/tune/studies.py)
 """

@@ -29,6 +29,7 @@ class Row:
         actions: per encoder what it does in turn, step after step.
         probes: per encoder the steps at which its probe is first at 90 %, by seed.
         load: what `StabilityGuard` measured.
+        losses: per encoder the step at which its head's loss falls from that of guessing to 0.1, by seed.
     """
 
     test: Sequence[float]
@@ -39,11 +40,14 @@ class Row:
     actions: Mapping[str, Sequence[str]] = field(default_factory=lambda: {m: ["update"] for m in ENCODERS})
     probes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     load: float | None = None
+    losses: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
-def write_study(runs: Path, name: str, rows: Mapping[str, Row], npz: Path, trials: int = 8) -> Path:
+def write_study(
+    runs: Path, name: str, rows: Mapping[str, Row], npz: Path, trials: int = 8, study: str = "settle"
+) -> Path:
     """Write a data set of a study, every row with a seed for each of its accuracies, and return its folder."""
-    folder = runs / f"settle_{name}"
+    folder = runs / f"{study}_{name}"
     tuned = {}
     for label, row in rows.items():
         hashes = {str(seed): _write(folder, label, row, seed, npz) for seed in range(len(row.test))}
@@ -116,6 +120,8 @@ def _curves(run: Path, row: Row, seed: int) -> None:
             history.append((step, epoch, f"val/accuracy/{m}", accuracy / (1 + (m == "visual"))))
     for m, at in row.probes.items():
         history += [(step, 0, f"probe/accuracy/{m}", 0.9 if step >= at[seed] else 0.1) for step in range(1, 100)]
+    for m, at in row.losses.items():
+        history += [(step, 0, f"train/loss/{m}", 0.1 if step >= at[seed] else 1.386) for step in range(1, 200)]
     history.sort(key=lambda entry: entry[0])
     for step in range(len(row.curve) * PER_EPOCH):
         for m, turn in row.actions.items():
