@@ -1,4 +1,4 @@
-"""The law held against runs: times from losses, ratios by hand, verdicts from intervals, and rows that differ in one thing."""
+"""The law held against runs: times from losses, ratios and verdicts by hand, and rows that differ in one thing."""
 
 from __future__ import annotations
 
