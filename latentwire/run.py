@@ -283,6 +283,8 @@ def show(cfg: DictConfig, result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from latentwire.report.wires import bounds_of
+
     console = Console()
     table = Table(title=f"{cfg.name}: M = {result['M']}, {result['ratio']:.1f}x")
     for column in ("method", "F1", "95 %", "EM", "NLL", "top-1", "bytes"):
@@ -294,8 +296,8 @@ def show(cfg: DictConfig, result: dict[str, Any]) -> None:
     console.print(table)
     for v in result["acceptance"]:
         sign = "[green]passed[/]" if v["passed"] else "[red]failed[/]"
-        bounds = " ".join(f"{k} {v[k]:g}" for k in ("min", "max") if v[k] is not None)
-        console.print(f"{sign} {v['stage']}: {v['rule']} = {v['value']:.4g} ({bounds}; {v['what']})", highlight=False)
+        said = "; ".join(part for part in (bounds_of(v), v["what"], v["remark"]) if part)
+        console.print(f"{sign} {v['stage']}: {v['rule']} = {v['value']:.4g} ({said})", highlight=False)
 
 
 def task(cfg: DictConfig, run: Run) -> dict[str, Any]:

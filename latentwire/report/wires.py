@@ -124,6 +124,12 @@ def _of_text(run: RunRecord, model: str) -> float | None:
 
 
 # -- sections -----------------------------------------------------------------------------------------------------
+def bounds_of(verdict: Mapping[str, Any]) -> str:
+    """Say between what a verdict's value had to lie: `> 0` where equal fails, else `≥ 0`."""
+    signs = (("min", ">"), ("max", "<")) if verdict.get("strict") else (("min", "≥"), ("max", "≤"))
+    return " and ".join(f"{sign} {verdict[side]:g}" for side, sign in signs if verdict.get(side) is not None)
+
+
 def verdicts(frames: RunFrames) -> list[Item]:
     """Judge the acceptance thresholds."""
     rows, failed, total = [], 0, 0
@@ -131,12 +137,10 @@ def verdicts(frames: RunFrames) -> list[Item]:
         for run in c.runs:
             for v in run.result.get("acceptance") or []:
                 total, failed = total + 1, failed + (not v["passed"])
-                bounds = " and ".join(
-                    f"{sign} {v[side]:g}" for side, sign in (("min", "≥"), ("max", "≤")) if v.get(side) is not None
-                )
+                bounds = bounds_of(v)
                 told = texts(c.label, run.seed, v["stage"], v["rule"], v["what"])
-                verdict = texts(bounds, "pass" if v["passed"] else "FAIL")
-                rows.append([*told, number(_number(v["value"]), 3), *verdict])
+                verdict = Cell("pass" if v["passed"] else "FAIL", None, v.get("remark", ""))
+                rows.append([*told, number(_number(v["value"]), 3), *texts(bounds), verdict])
     if not rows:
         return []
     titles = ("configuration", "seed", "stage", "rule", "metric", "value", "bound", "verdict")

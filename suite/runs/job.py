@@ -86,6 +86,11 @@ class Outcome:
     exit_code: int = 0
     remarks: list[str] = field(default_factory=list)
 
+    @property
+    def accepted(self) -> bool:
+        """Whether it has reached what it was to reach, as far as its result says."""
+        return self.result.get("accepted") is not False
+
 
 def is_main_process() -> bool:
     """Return whether this is rank 0. Lightning starts the other ranks as copies of the command with LOCAL_RANK set."""

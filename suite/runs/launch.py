@@ -4,8 +4,9 @@
     python -m asgml.run -m experiment=cremad_mini asgml.tau=0,1,2     a sweep
     python -m asgml.run -m … --failed-only                            of a sweep, what failed or was stopped
 
-Exit codes: 0 if all jobs have finished (now or before), 1 if one failed, 2 if the user's input is at fault, 130 after
-Ctrl-C, 143 after SIGTERM.
+Exit codes: 0 if all jobs have finished (now or before), 1 if one failed, 2 if the user's input is at fault, 3 if all have
+finished and one did not reach what it was to reach (`accepted: false` in its result), 130 after Ctrl-C, 143 after
+SIGTERM.
 """
 
 from __future__ import annotations
@@ -39,11 +40,13 @@ from suite.runs.job import Earlier, Outcome, Run, Task, execute, is_main_process
 from suite.runs.planned import Job, PlannedJobs, job_of, join_twins
 from suite.runs.record import release_memory
 
-__all__ = ["Run", "Task", "launch", "plan"]
+__all__ = ["Run", "Task", "launch", "plan", "worse"]
 
 Judge = Callable[[DictConfig], None]
 
 FAILED_ONLY = "--failed-only"
+NOT_ACCEPTED = 3
+SEVERITY = (0, NOT_ACCEPTED, UserError.EXIT_CODE, 1)  # of exit codes, least first
 _LOCAL_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 _LOCAL_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
@@ -75,7 +78,8 @@ def launch(
         program: the program's name, and that of its primary config `<config_dir>/<program>/config.yaml`; see
             `suite.config.compose.Composer`.
         task: the function that does one run; it gets the tree and a `Run`, and returns `val`, `test`, `val_best`,
-            `test_best`, `counters` and whatever else belongs into `result.json`. It raises UserError for bad input, and
+            `test_best`, `counters` and whatever else belongs into `result.json`, `accepted: false` for a run that has
+            not reached what it was to reach. It raises UserError for bad input, and
             SystemExit(143) after SIGTERM, once everything is saved.
         dead: the keys without effect under a tree, with the reason; see `suite.config.check.check_effective`.
         schema: the dataclass of the plain nodes of the tree; see `suite.config.check.check`.
@@ -124,8 +128,15 @@ def launch(
     failed = [o for o in outcomes if o.status == "failed"]
     if code == 0 and failed:
         code = UserError.EXIT_CODE if all(o.user_error for o in failed) else 1
+    if code == 0 and any(not o.accepted for o in outcomes):
+        code = NOT_ACCEPTED
     if code:
         raise SystemExit(code)
+
+
+def worse(one: int, other: int) -> int:
+    """Return the exit code of two commands together: the more severe one."""
+    return max(one, other, key=lambda code: SEVERITY.index(code) if code in SEVERITY else len(SEVERITY))
 
 
 def plan(
@@ -340,6 +351,8 @@ def _show(planned: PlannedJobs, outcomes: Sequence[Outcome]) -> None:
     if failures is not None:
         console().print(failures)
         console().print(f"to repeat only these, add {FAILED_ONLY} to the same command")
+    if missed := [str(number) for number, outcome in enumerate(outcomes, 1) if not outcome.accepted]:
+        console().print(f"not accepted: {'job' if len(missed) == 1 else 'jobs'} {', '.join(missed)}")
 
 
 def _not_a_run(cfg: DictConfig) -> None:

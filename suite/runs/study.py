@@ -15,7 +15,7 @@ from callbacks.errors import UserError
 from suite.config.check import Dead
 from suite.report import RunRecord, compare_report, group_runs, markdown, read_runs, summary, terminal
 from suite.runs.job import Earlier, Task
-from suite.runs.launch import Judge, launch, plan
+from suite.runs.launch import Judge, launch, plan, worse
 
 REFERENCE = re.compile(r"<([^<>]+)>")
 
@@ -120,7 +120,7 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
         overrides: the overrides that go to every run.
 
     Returns:
-        The highest exit code of a launch.
+        The most severe exit code of a launch (`suite.runs.launch.worse`).
     """
     runs = Path(next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("paths.runs=")), "runs"))
     code, hashes = 0, set[str]()
@@ -148,7 +148,7 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
         except SystemExit as end:
             if end.code in (130, 143):
                 raise
-            code = max(code, int(end.code or 0))
+            code = worse(code, int(end.code or 0))
         if study.page is not None:
             hashes |= planned_hashes(program, argv)
     found = [run for run in read_runs([runs], name) if run.config.get("label")]
