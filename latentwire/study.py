@@ -6,10 +6,10 @@ python -m latentwire.study pocket       # `make pocket`: every number of docs/re
 
 from __future__ import annotations
 
-from latentwire.run import Tree, dead, earlier, train
+from latentwire.run import Tree, again, dead, earlier, train
 from suite.runs.study import Program, Study, main
 
-PROGRAM = Program("latentwire", train, dead, Tree, earlier)
+PROGRAM = Program("latentwire", train, dead, Tree, earlier, again=again)
 DEEP = ("label=4x deep_prefix", "wire.ratio=4")
 SOFT = ("label=4x soft_prefix", "injector=soft_prefix", "curriculum=from_text", "trainer.max_epochs=18")
 EIGHT = ("label=8x deep_prefix", "wire.ratio=8", "curriculum=ratio", "trainer.max_epochs=20")

@@ -42,6 +42,7 @@ SMALL = [
     "loader.eval_passages=4",
     "loader.eval_questions=2",
     "loader.eval_batch_size=4",
+    "loader.eval_max_new_tokens=3",
     "evaluation.passages=3",
     "evaluation.max_new_tokens=3",
     "evaluation.n_boot=20",

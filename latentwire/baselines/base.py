@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar, Generic, Literal, TypeVar
 
 from callbacks.errors import UserError
@@ -52,8 +53,16 @@ class Baseline:
         """Return the bytes to send per passage; None: the ids of the text that `prefix` returns, packed."""
         return None
 
-    def fit(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int) -> None:
-        """Learn from training passages; most baselines have nothing to learn."""
+    def fit(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int, folder: Path | None = None) -> None:
+        """Learn from training passages; most baselines have nothing to learn.
+
+        Args:
+            lm: the model that reads.
+            train: the passages.
+            slots: M, the number of places that the wire has.
+            steps: number of steps.
+            folder: of the run, not of one evaluation of it, for what is to be learned once; None: nowhere.
+        """
         return None
 
 
@@ -65,7 +74,7 @@ class LearnedBaseline(Baseline, Generic[T]):
     def __init__(self) -> None:
         self._learned: dict[tuple[str, int], T] = {}
 
-    def fit(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int) -> None:
+    def fit(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int, folder: Path | None = None) -> None:
         if not train:
             raise UserError(
                 f"baselines.{self.name}",

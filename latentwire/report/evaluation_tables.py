@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from suite.report.labels import Labels, labels
 from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, number, p_value, signed, texts
 
 Methods = Mapping[str, Mapping[str, Any]]
@@ -153,3 +154,29 @@ def kinds_table(title: str, kinds: Mapping[str, Mapping[str, Mapping[str, float]
         count = max(int(score.get("n", 0)) for score in found if score)
         rows.append([*texts(kind, count), *[number(score["f1"] * PERCENT if score else None, 1) for score in found]])
     return Table(title, columns("kind", numbers=["questions", *names]), rows)
+
+
+def evaluations_table(evaluations: Sequence[Mapping[str, Any]]) -> Table:
+    """Show F1 of every method in all evaluations of one run side by side, by what was asked differently."""
+    common = set.intersection(*(set(e["asked"]["baselines"]) for e in evaluations))
+    asked = [
+        {**e["asked"], "baselines": {k: v for k, v in e["asked"]["baselines"].items() if k in common}}
+        for e in evaluations
+    ]
+    told = labels(asked, Labels())
+    same = len(set(told)) < len(told)  # they differ in which baselines there are alone: the rows say so
+    named = [e["evaluation"][:6] if same else f"{text}\n{e['evaluation'][:6]}" for e, text in zip(evaluations, told)]
+    methods: dict[str, Mapping[str, Any]] = {}
+    for e in evaluations:
+        methods = {**methods, **{k: m for k, m in e["methods"].items() if k not in methods}}
+    rows = []
+    for name in ordered(methods):
+        found = [e["methods"].get(name) for e in evaluations]
+        cells = [Cell(ABSENT) if m is None else percent(m["f1"], m.get("f1_low"), m.get("f1_high")) for m in found]
+        rows.append([title(name, methods[name]), *cells])
+    questions = ", ".join(str(max(int(m["n"]) for m in e["methods"].values())) for e in evaluations)
+    note = (
+        f"F1 % [95 %], oldest first; {questions} questions. The folders are named by the hash in each column's title."
+    )
+    strong = {i for i, name in enumerate(ordered(methods)) if methods[name]["kind"] == "wire"}
+    return Table("Evaluations", columns("method", numbers=named), rows, [note], strong)

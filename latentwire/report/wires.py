@@ -9,6 +9,7 @@ from typing import Any
 from latentwire.report.capacity import capacity
 from latentwire.report.evaluation_tables import (
     ENDS,
+    evaluations_table,
     kinds_table,
     method_notes,
     method_table,
@@ -18,7 +19,7 @@ from latentwire.report.evaluation_tables import (
     sizes_table,
     tests_table,
 )
-from latentwire.report.stored import evaluated, f1_of, methods_of, plain, predictions
+from latentwire.report.stored import evaluated, evaluations, f1_of, methods_of, plain, predictions
 from suite.report import figures as fig
 from suite.report.data import RunRecord
 from suite.report.frames import RunFrames
@@ -190,6 +191,16 @@ def kinds(frames: RunFrames) -> list[Item]:
     return found
 
 
+def side_by_side(frames: RunFrames) -> list[Item]:
+    """Show all evaluations of a run, where there are several."""
+    found = []
+    for c in frames.configurations:
+        for run in evaluated(c):
+            if len(several := evaluations(run.path)) > 1:
+                found.append(Item(f"{c.label}, seed {run.seed}", as_html(evaluations_table(several))))
+    return found
+
+
 def answers(frames: RunFrames) -> list[Item]:
     """Show answers side by side: questions that the wire missed, then questions that it got."""
     found = []
@@ -256,6 +267,7 @@ def validation(frames: RunFrames) -> list[Item]:
 
 WIRES = [
     Section("Acceptance", verdicts, "acceptance in result.json"),
+    Section("Evaluations", side_by_side, "evaluations/"),
     Section("Capacity", capacity, "methods in result.json"),
     Section("Bytes", sizes, "sizes in result.json"),
     Section("Paired tests", paired, "tests in result.json"),

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -83,6 +84,7 @@ class Evaluator:
         fit_steps: number of steps that they train for.
         batch_size: number of questions at a time.
         n_boot: number of bootstrap draws.
+        rivals: folder of the run where baselines keep what they have learned; None: nowhere.
     """
 
     def __init__(
@@ -96,13 +98,14 @@ class Evaluator:
         fit_steps: int = 200,
         batch_size: int = 64,
         n_boot: int = 2000,
+        rivals: Path | None = None,
     ):
         if not lms or not sum(len(p.questions) for p in passages):
             found = f"{len(lms)} models, {len(passages)} passages"
             raise UserError("evaluation", found, "a model and a question", "set evaluation.passages=200")
         self.lms, self.passages, self.baselines = dict(lms), list(passages), dict(baselines)
         self.max_new_tokens, self.seed, self.train, self.fit_steps = max_new_tokens, seed, train, fit_steps
-        self.batch_size, self.n_boot = batch_size, n_boot
+        self.batch_size, self.n_boot, self.rivals = batch_size, n_boot, rivals
         self.examples = {name: examples(lm, self.passages) for name, lm in self.lms.items()}
 
     @torch.no_grad()
@@ -130,7 +133,7 @@ class Evaluator:
             m = self._slots(wires, sent, model, slots)
             for baseline in self.baselines.values():
                 with torch.enable_grad(), lm.adapters_off():
-                    baseline.fit(lm, self.train, m, self.fit_steps)
+                    baseline.fit(lm, self.train, m, self.fit_steps, self.rivals)
             methods = [self._baseline(name, b, lm, m) for name, b in self.baselines.items()]
             for name, wire in wires.items():
                 methods += self._wire(name, wire, sent[name], model, name in whole_prompt)

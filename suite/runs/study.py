@@ -14,7 +14,7 @@ from rich.console import Console
 from callbacks.errors import UserError
 from suite.config.check import Dead
 from suite.report import RunRecord, compare_report, group_runs, markdown, read_runs, summary, terminal
-from suite.runs.job import Earlier, Task
+from suite.runs.job import Again, Earlier, Task
 from suite.runs.launch import Judge, launch, plan, worse
 
 REFERENCE = re.compile(r"<([^<>]+)>")
@@ -31,6 +31,7 @@ class Program:
         schema: the dataclass of the plain nodes of its tree.
         earlier: the files of earlier runs that a tree names, by key.
         judge: what refuses a tree whose parts do not fit each other, before anything runs.
+        again: what asks a finished run what a tree wants to know of it.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Program:
     schema: type[Any]
     earlier: Earlier | None = None
     judge: Judge | None = None
+    again: Again | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
                 schema=program.schema,
                 earlier=program.earlier,
                 judge=program.judge,
+                again=program.again,
                 argv=argv,
             )
         except SystemExit as end:

@@ -65,7 +65,11 @@ def test_with_several_readers_every_one_is_judged() -> None:
                for model, wire in (("a", 0.8), ("b", 0.0)) for name, f1 in (("wire", wire), ("text", 0.9),
                                                                           ("token_budget", 0.0))}  # fmt: skip
     methods["wire/joint"] = row(0.8, "joint", "a+b")
-    rules = {"above": BUDGET, "named": Rule("methods.wire/a.f1", min=0.5), "joint": Rule("methods.wire/joint.f1", min=0.5)}
+    rules = {
+        "above": BUDGET,
+        "named": Rule("methods.wire/a.f1", min=0.5),
+        "joint": Rule("methods.wire/joint.f1", min=0.5),
+    }
     found = {"methods": methods, "kinds": {}}
     assert passed(rules, found) == {"above/a": True, "above/b": False, "named": True, "joint": False}
     methods["wire/b"] = row(0.7, "wire", "b")
