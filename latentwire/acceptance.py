@@ -110,10 +110,14 @@ def dead_wires(result: Mapping[str, Any]) -> dict[str, str]:
     for name, row in methods.items():
         if row.get("kind") != "wire" or row["f1"] != 0 or set(kinds.get(name) or ()) == {CONTINUATION}:
             continue
-        text = methods.get("text") or methods.get(f"text/{row['model']}") or {}
-        if text.get("f1", 0.0) > 0:
-            found[name] = f"{name} is dead: F1 0, the text has {text['f1']:.3g}"
+        texts = [m["f1"] for k, m in methods.items() if m.get("model") == row["model"] and _is_text(k)]
+        if max(texts, default=0.0) > 0:
+            found[name] = f"{name} is dead: F1 0, the text has {max(texts):.3g}"
     return found
+
+
+def _is_text(name: str) -> bool:
+    return name.partition("/")[0] in ("text", "text:frozen")
 
 
 def judge(

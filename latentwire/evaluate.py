@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.errors import UserError
 from latentwire.checkpoints import read_config
-from latentwire.run import Tree, ask, dead, show
+from latentwire.run import Tree, ask, dead, judge, show
 from suite.config.check import check, check_effective
 from suite.config.compose import Composer
 from suite.runs.command import command, split_config_dirs
@@ -62,6 +62,7 @@ def asked(run_dir: Path, overrides: Sequence[str], config_dirs: Sequence[Path] =
                 continue
         _apply(cfg, override)
     check(cfg, Tree)
+    judge(cfg)
     check_effective(cfg, [line for line in overrides if not line.startswith(f"{GROUP}=")], dead)
     return cfg
 

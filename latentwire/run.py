@@ -190,13 +190,23 @@ def earlier(cfg: DictConfig) -> dict[str, Path]:
     }
 
 
+def judge(cfg: DictConfig) -> None:
+    """Refuse a tree whose evaluation cannot be done, before any job runs."""
+    from latentwire.scoring.beforehand import refuse
+
+    refuse(cfg)
+
+
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """Do one run from data to result (see `suite.runs.launch`)."""
     from latentwire.build import build
+    from latentwire.scoring.beforehand import ready, refuse
     from suite.shell import closing_loggers, quiet_lightning
 
     quiet_lightning()
+    refuse(cfg)
     parts = build(cfg, run)
+    ready(cfg, parts.inputs, parts.module.wire)
     with closing_loggers(parts.trainer):
         return fit_and_evaluate(cfg, run, parts)
 
@@ -265,6 +275,7 @@ def ask(cfg: DictConfig, run_dir: Path, anew: bool = False) -> dict[str, Any]:
     """
     from latentwire.report.stored import read_evaluation
     from latentwire.restore import load
+    from latentwire.scoring.beforehand import ready, refuse
     from latentwire.scoring.finished import folder_of, numbers, score
     from suite.runs.job import seed_everything
     from suite.shell import quiet_lightning
@@ -272,7 +283,9 @@ def ask(cfg: DictConfig, run_dir: Path, anew: bool = False) -> dict[str, Any]:
     found = None if anew else read_evaluation(folder_of(run_dir, cfg))
     if found is None:
         quiet_lightning()
+        refuse(cfg)
         loaded = load(run_dir)
+        ready(cfg, loaded.inputs, loaded.wire)
         seed_everything(int(cfg.seed))
         found = score(cfg, run_dir, loaded.inputs, loaded.wire)
     return numbers(found)
@@ -325,7 +338,7 @@ def task(cfg: DictConfig, run: Run) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command."""
-    launch("latentwire", task, dead, schema=Tree, earlier=earlier, again=again)
+    launch("latentwire", task, dead, schema=Tree, earlier=earlier, judge=judge, again=again)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ python -m latentwire.study pocket       # `make pocket`: every number of docs/re
 
 from __future__ import annotations
 
-from latentwire.run import Tree, again, dead, earlier, train
+from latentwire.run import Tree, again, dead, earlier, judge, train
 from suite.runs.study import Program, Study, main
 
-PROGRAM = Program("latentwire", train, dead, Tree, earlier, again=again)
+PROGRAM = Program("latentwire", train, dead, Tree, earlier, judge, again)
 DEEP = ("label=4x deep_prefix", "wire.ratio=4")
 SOFT = ("label=4x soft_prefix", "injector=soft_prefix", "curriculum=from_text", "trainer.max_epochs=18")
 EIGHT = ("label=8x deep_prefix", "wire.ratio=8", "curriculum=ratio", "trainer.max_epochs=20")
@@ -40,6 +40,8 @@ WHOLE = (
     "label=4x whole prompt",
     "+wire.start_from=<4x deep_prefix>",
     "wire.track=whole_prompt",
+    "baseline=[text,no_context,whole_prompt_budget]",
+    "acceptance.evaluation.above_the_fair_budget.minus=methods.whole_prompt_budget.f1_high",
     "loader.batch_size=48",
     "loader.questions=1",
     "trainer.max_epochs=10",

@@ -24,6 +24,9 @@ class Baseline:
         name: name of its row in tables.
         track: `trained` where it has seen training passages (`fit`), else `frozen`.
         equal_lengths: whether a batch must have contexts of one length, as embeddings carry no mask.
+        adapts: whether an adapted model reads it with its adapter on, in a second row; the text and its budgets do.
+        tracks: the tracks of wires (`wire.track`) that it may stand beside.
+        bare: whether it cannot be fitted on a model with an adapter.
         fair: whether its row is an honest comparison.
         remark: what a reader of the table must know.
     """
@@ -31,6 +34,9 @@ class Baseline:
     name: ClassVar[str] = ""
     track: ClassVar[Track] = "frozen"
     equal_lengths: ClassVar[bool] = False
+    adapts: ClassVar[bool] = False
+    tracks: ClassVar[tuple[str, ...]] = ("question_text", "whole_prompt")
+    bare: ClassVar[bool] = False
     fair: ClassVar[bool] = True
     remark: ClassVar[str] = ""
 

@@ -97,6 +97,7 @@ class MemorySlots(LearnedBaseline[_Compressor]):
     """
 
     name = "memory"
+    bare = True
     remark = "a copy of the model with LoRA writes M memory slots; frozen reader, answers only"
 
     def __init__(self, read: Read = "embeddings", rank: int = 8, lr: float = 1e-3, batch: int = 16, seed: int = 0):

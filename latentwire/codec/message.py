@@ -32,6 +32,7 @@ MAGIC = b"LW"
 VERSION = 1
 HEADER = struct.Struct("<2sB4sH")
 CHECKSUM = struct.Struct("<I")
+MOST_SLOTS = 2**16 - 1  # what the header can count
 AGAIN = "write it again with python -m latentwire.encode"
 
 
@@ -82,8 +83,8 @@ def fingerprint(config: Mapping[str, Any], *modules: nn.Module) -> bytes:
 
 def pack(z: Tensor, codec: Codec, identity: bytes) -> bytes:
     """Write the message of one text's latents (M, d_z). `identity`: from `fingerprint`. Raises UserError on NaN."""
-    if z.dim() == 2 and not 1 <= z.shape[0] < 2**16:
-        raise UserError("latents", f"{z.shape[0]} slots", "1 to 65535", "set wire.slots=64")
+    if z.dim() == 2 and not 1 <= z.shape[0] <= MOST_SLOTS:
+        raise UserError("latents", f"{z.shape[0]} slots", f"1 to {MOST_SLOTS}", "set wire.slots=64")
     payload = codec.encode(z)
     body = HEADER.pack(MAGIC, VERSION, _checked(identity)[:4], z.shape[0]) + payload
     return body + CHECKSUM.pack(zlib.crc32(identity + body))

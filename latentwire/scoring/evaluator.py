@@ -2,7 +2,9 @@
 
 Batches are formed by the length of the context, all questions of a passage side by side, so that a passage is
 encoded once and its prefix shared. The teacher of the KL is the same model on the plain prompt, adapters off.
-Baselines are read with adapters off, wires with them on: a trained model is another track, never a better baseline.
+An adapted model (LoRA) is another track. Wires are read with its adapter on, and so are the text and its budgets beside
+them, under their own names; what the bare model makes of these stands in rows `<name>:frozen`. Every other baseline
+reads the bare model. Tests compare rows of one track.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -20,19 +22,19 @@ from torch import Tensor
 from callbacks.errors import UserError
 from callbacks.run.collapse import effective_rank
 from latentwire.baselines.base import Baseline
-from latentwire.baselines.controls import REMARKS, Control, control
+from latentwire.baselines.controls import REMARKS
 from latentwire.data.base import Passage
 from latentwire.data.squad_metrics import best, exact_match, f1
-from latentwire.examples import Example, examples, whole_prompt_text
+from latentwire.examples import Example, examples
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix, right_padded
 from latentwire.lm.metrics import first_token, kl
 from latentwire.scoring import two_readers as joint
 from latentwire.scoring.evaluation import Evaluation, paired_tests
+from latentwire.scoring.messages import Messages, send
 from latentwire.scoring.metrics import Row, by_example, by_kind, id_bytes, summarise, text_sizes
 
 FEW = 200  # questions below which an interval is too wide to rank methods by
-CONTROLS: tuple[Control, ...] = ("shuffled", "mean", "random")
 
 
 class Wire(Protocol):
@@ -64,7 +66,7 @@ class _Method:
     read: Callable[[list[Example]], Prefix]
     follows: Callable[[Example], tuple[int, ...]]
     sent: Callable[[Prefix, int], float]
-    equal_lengths: bool = False
+    baseline: Baseline | None = None
     adapters: bool = False
     kind: Literal["wire", "control", "baseline"] = "baseline"
 
@@ -128,13 +130,16 @@ class Evaluator:
             remedy = f"write baselines.<another name> in place of baselines.{both[0]}"
             raise UserError(f"baselines.{both[0]}", "the name of a wire as well", "different names", remedy)
         out = Evaluation()
-        sent = {name: self._messages(name, wire, name in whole_prompt) for name, wire in wires.items()}
+        sent = {
+            name: send(name, wire.encode, self.passages, name in whole_prompt, self.batch_size, self.seed)
+            for name, wire in wires.items()
+        }
         for model, lm in self.lms.items():
             m = self._slots(wires, sent, model, slots)
             for baseline in self.baselines.values():
                 with torch.enable_grad(), lm.adapters_off():
                     baseline.fit(lm, self.train, m, self.fit_steps, self.rivals)
-            methods = [self._baseline(name, b, lm, m) for name, b in self.baselines.items()]
+            methods = [row for name, b in self.baselines.items() for row in self._baseline(name, b, lm, m)]
             for name, wire in wires.items():
                 methods += self._wire(name, wire, sent[name], model, name in whole_prompt)
             numbers = self._measure(model, lm, methods, out)
@@ -154,38 +159,26 @@ class Evaluator:
         n = len(self.examples[next(iter(self.lms))])
         if n < FEW:
             out.notes.append(f"{n} questions: too few to rank methods by (±5.5 points of F1 even at {FEW}).")
-        if any(len(m.values) < 2 for m in sent.values()):
+        if any(m.shuffled is None for m in sent.values()):
             out.notes.append("One passage: a wire has no controls and no swap gap.")
-        out.tests = paired_tests(out.rows, wires, self.n_boot, self.seed)
+        out.tests = paired_tests(self._comparable(out), wires, self.n_boot, self.seed)
         return out
 
-    # -- what is read ---------------------------------------------------------------------------------------------
-    def _messages(self, name: str, wire: Wire, whole: bool) -> _Messages:
-        texts: dict[str, int] = {}
-        of: list[int] = []  # message of each question, in the order of the passages
-        for p in self.passages:
-            for q in p.questions:
-                text = whole_prompt_text(p, q) if whole else p.text
-                of.append(texts.setdefault(text, len(texts)))
-        listed = list(texts)
-        start = time.perf_counter()
-        values = torch.cat(
-            [wire.encode(listed[i : i + self.batch_size]) for i in range(0, len(listed), self.batch_size)]
-        )
-        _wait(values)
-        if not bool(torch.isfinite(values).all()):
-            remedy = "train again with lower rates: group_lr.encoder, group_lr.adapter, group_lr.injector"
-            raise UserError(f"latents of {name}", "NaN or infinite values", "finite values", remedy)
-        return _Messages(values, of, 1000 * (time.perf_counter() - start) / len(listed))
+    def _comparable(self, out: Evaluation) -> list[Row]:
+        """Return the rows on the track of their model's wires."""
+        track = {model: _track(lm, adapters=True) for model, lm in self.lms.items()}
+        mine = [r for r in out.rows if r["model"] in track]
+        return [r for r in mine if out.methods[self._key(r["method"], r["model"])]["track"] == track[r["model"]]]
 
-    def _slots(self, wires: Mapping[str, Wire], sent: Mapping[str, _Messages], model: str, slots: int | None) -> int:
+    # -- what is read ---------------------------------------------------------------------------------------------
+    def _slots(self, wires: Mapping[str, Wire], sent: Mapping[str, Messages], model: str, slots: int | None) -> int:
         read = {name: wire.prefix(sent[name].values[:1], model).latents for name, wire in wires.items()}
         found = set(read.values()) | ({slots} if slots is not None else set())
         if len(found) != 1:
             raise UserError(f"M on {model}", f"wires {read}, slots {slots}", "one M", "call run() for each M apart")
         return found.pop()
 
-    def _baseline(self, name: str, baseline: Baseline, lm: FrozenLM, slots: int) -> _Method:
+    def _baseline(self, name: str, baseline: Baseline, lm: FrozenLM, slots: int) -> list[_Method]:
         def read(batch: list[Example]) -> Prefix:
             return baseline.prefix(lm, [e.passage for e in batch], [e.question for e in batch], slots)
 
@@ -197,9 +190,12 @@ class Evaluator:
                 return known or 0
             return prefix.embeds.shape[1] * lm.d_model * lm.dtype.itemsize
 
-        return _Method(name, read, lambda e: baseline.follows(e.prompt), sent, baseline.equal_lengths)
+        own = _Method(name, read, lambda e: baseline.follows(e.prompt), sent, baseline)
+        if not (lm.adapted and baseline.adapts):
+            return [own]
+        return [replace(own, adapters=True), replace(own, name=f"{name}:frozen")]
 
-    def _wire(self, name: str, wire: Wire, sent: _Messages, model: str, whole: bool) -> list[_Method]:
+    def _wire(self, name: str, wire: Wire, sent: Messages, model: str, whole: bool) -> list[_Method]:
         def reader(values: Tensor) -> Callable[[list[Example]], Prefix]:
             def read(batch: list[Example]) -> Prefix:
                 messages = [sent.of[e.number] for e in batch]
@@ -214,8 +210,7 @@ class Evaluator:
 
         size = wire.message_bytes()
         found = [_Method(name, reader(sent.values), follows, lambda p, i: size, adapters=True, kind="wire")]
-        for kind in CONTROLS if len(sent.values) > 1 else ():
-            values = control(sent.values, kind, self.seed)
+        for kind, values in sent.controls(self.seed).items():
             found.append(
                 _Method(f"{name}:{kind}", reader(values), follows, lambda p, i: size, adapters=True, kind="control")
             )
@@ -237,7 +232,7 @@ class Evaluator:
                 )
             teacher = dict(zip([e.number for e in batch], by_example(text), strict=True))
             for method in methods:
-                for part in _parts(batch, method.equal_lengths):
+                for part in _parts(batch, method.baseline is not None and method.baseline.equal_lengths):
                     rows[method.name] += self._answer(model, lm, method, part, teacher, seconds[method.name])
         for method in methods:
             mine = sorted(rows[method.name], key=lambda r: r["number"])
@@ -307,8 +302,10 @@ class Evaluator:
         return name if len(self.lms) == 1 else f"{name}/{model}"
 
     def _summarise(self, method: _Method, model: str, slots: int, found: Mapping[str, Any], out: Evaluation) -> None:
-        baseline = self.baselines.get(method.name)
+        baseline = method.baseline
         remark = "" if baseline is None else baseline.remark
+        if method.name.endswith(":frozen"):
+            remark += "; the bare model"
         rows, key = found["rows"], self._key(method.name, model)
         out.methods[key] = {
             **summarise(rows, self.n_boot, self.seed),
@@ -317,7 +314,7 @@ class Evaluator:
             "M": slots,
             "model": model,
             "kind": method.kind,
-            "track": "adapted" if method.adapters and self.lms[model].adapted else "frozen",
+            "track": _track(self.lms[model], method.adapters),
             "learned": baseline is None or baseline.track == "trained",
             "fair": baseline is None or baseline.fair,
             "remark": REMARKS[method.name.rpartition(":")[2]] if method.kind == "control" else remark,
@@ -325,7 +322,7 @@ class Evaluator:
         out.kinds[key] = by_kind(rows)
 
     def _joint(
-        self, wires: Mapping[str, Wire], sent: Mapping[str, _Messages], whole: Collection[str], out: Evaluation
+        self, wires: Mapping[str, Wire], sent: Mapping[str, Messages], whole: Collection[str], out: Evaluation
     ) -> None:
         for name, wire in wires.items():
             readers = {
@@ -350,13 +347,8 @@ class Evaluator:
                 out.kinds[label] = by_kind(rows)
 
 
-@dataclass(frozen=True)
-class _Messages:
-    """Holds values (N, slots, d_z) of the different messages, which one each question has, and time per message."""
-
-    values: Tensor
-    of: list[int]
-    encode_ms: float
+def _track(lm: FrozenLM, adapters: bool) -> str:
+    return "adapted" if adapters and lm.adapted else "frozen"
 
 
 def _parts(batch: list[Example], equal: bool) -> list[list[Example]]:
@@ -366,9 +358,3 @@ def _parts(batch: list[Example], equal: bool) -> list[list[Example]]:
     for e in batch:
         parts.setdefault((len(e.prompt.context), len(e.prompt.question)), []).append(e)
     return list(parts.values())
-
-
-def _wait(values: Tensor) -> None:
-    """Wait for an accelerator, which computes on after the call, so that the clock is right."""
-    if values.device.type == "cuda":
-        torch.cuda.synchronize(values.device)

@@ -19,9 +19,11 @@ from latentwire.answer import main as answer_main
 from latentwire.data.base import Passage
 from latentwire.encode import encode_text
 from latentwire.encode import main as encode_main
+from latentwire.report.stored import predictions
 from latentwire.restore import Loaded, load
 from latentwire.run import train
 from latentwire.scoring.evaluator import Evaluator
+from suite.report import read_run
 from suite.runs.identity import run_dir
 from suite.runs.job import seed_everything
 
@@ -30,7 +32,8 @@ EVALUATED = 3  # passages, see lw_runs.SMALL
 WIRE = ["codec=int8", "codec.group=8", "trainer.max_epochs=1"]
 VARIANTS: dict[str, list[str]] = {
     "text": [],
-    "whole_prompt": ["wire.track=whole_prompt", "codec=fp16",
+    "whole_prompt": ["wire.track=whole_prompt", "codec=fp16", "baseline=[text,whole_prompt_budget]",
+                     "acceptance.evaluation.above_the_fair_budget.minus=methods.whole_prompt_budget.f1_high",
                      "+adaptation.tiny_qwen2={_target_:latentwire.lm.LoRA}"],
     "bytes_into_private_slots": ["encoder=byte", "encoder.heads=2", "injector=soft_prefix", "wire.slots=4",
                                  "wire.private={tiny_llama:1,tiny_qwen2:2}"],
@@ -78,9 +81,8 @@ def passages(loaded: Loaded) -> list[Passage]:
 
 def evaluated(run: Path, model: str) -> dict[tuple[str, str], str]:
     """(passage, question) -> what the run's own evaluation got for it."""
-    rows = [json.loads(line) for line in (run / "predictions.jsonl").open(encoding="utf-8")]
-    mine = [r for r in rows if r["method"] == "wire" and r["model"] == model]
-    return {(r["passage"], r["question"]): r["prediction"] for r in mine}
+    rows = predictions(read_run(run))["wire", model]
+    return {(r["passage"], r["question"]): r["prediction"] for r in rows}
 
 
 def python(arguments: Sequence[str], stdin: bytes) -> subprocess.CompletedProcess[bytes]:
