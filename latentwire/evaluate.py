@@ -19,6 +19,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -116,7 +117,7 @@ def _apply(cfg: DictConfig, override: Override) -> None:
         raise UserError(line, str(error).splitlines()[0], "a value for this key", f"leave {key} out") from error
 
 
-def evaluate(run_dir: Path, cfg: DictConfig, anew: bool = False) -> dict[str, object]:
+def evaluate(run_dir: Path, cfg: DictConfig, anew: bool = False) -> dict[str, Any]:
     """Evaluate a finished run as a tree asks; return its result with these numbers and verdicts.
 
     Args:
@@ -129,7 +130,6 @@ def evaluate(run_dir: Path, cfg: DictConfig, anew: bool = False) -> dict[str, ob
     """
     from latentwire.scoring.finished import judged
     from suite.report import single_report
-    from suite.runs.ledger import jsonable
 
     with held(run_dir.resolve()):
         trained = read_result(run_dir)
@@ -137,9 +137,9 @@ def evaluate(run_dir: Path, cfg: DictConfig, anew: bool = False) -> dict[str, ob
             found = trained.get("status", "no result.json")
             remedy = "repeat its command: it goes on, and evaluates"
             raise UserError(str(run_dir), f"a run that is {found}", "a finished run", remedy)
-        result = jsonable(judged(cfg, trained, ask(cfg, run_dir, anew)))
+        result = judged(cfg, trained, ask(cfg, run_dir, anew))
         single_report(run_dir)
-    return dict(result)
+    return result
 
 
 def parser() -> argparse.ArgumentParser:

@@ -303,7 +303,7 @@ def again(cfg: DictConfig, run: Run, before: dict[str, Any]) -> dict[str, Any] |
         return None
     write_config(cfg, run.dir)  # which the report shows
     result["report"] = single_report(run.dir, jsonable(result)).name
-    show(cfg, jsonable(result))
+    show(cfg, result)
     return result
 
 
@@ -320,7 +320,7 @@ def show(cfg: DictConfig, result: dict[str, Any]) -> None:
         table.add_column(column, justify="left" if column == "method" else "right")
     for name, m in sorted(result["methods"].items(), key=lambda item: -item[1]["f1"]):
         interval = f"{m['f1_low']:.3f}–{m['f1_high']:.3f}"
-        numbers = [f"{m[k]:.3f}" if k in m else "" for k in ("em", "nll", "first_token_top1")]
+        numbers = [f"{m[k]:.3f}" if m.get(k) is not None else "" for k in ("em", "nll", "first_token_top1")]
         table.add_row(name, f"{m['f1']:.3f}", interval, *numbers, f"{m['bytes']:.0f}" if "bytes" in m else "")
     console.print(table)
     for v in result["acceptance"]:

@@ -110,7 +110,10 @@ def test_evaluating_again_gives_the_same_numbers_beside_the_others(
 ) -> None:
     run(config(folder, *FEW))
     own = json.loads((trained / "result.json").read_text())
-    assert evaluate.main([str(trained), "--again"]) == 3, "a random model reaches nothing"
+    rule = "_target_:latentwire.Rule,metric:methods.wire.f1,over:methods.no_context.f1,min:0.5"
+    share = f"+acceptance.evaluation.share={{{rule}}}"
+    assert evaluate.main([str(trained), "--again", share]) == 3, "a random model reaches nothing"
+    assert "share = nan" in capsys.readouterr().out
     here = {e["evaluation"]: e for e in evaluations(trained)}
     assert exact(here[own["evaluation"]]["methods"]) == exact(own["methods"])
     capsys.readouterr()
