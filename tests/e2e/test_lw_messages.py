@@ -19,11 +19,9 @@ from latentwire.answer import main as answer_main
 from latentwire.data.base import Passage
 from latentwire.encode import encode_text
 from latentwire.encode import main as encode_main
-from latentwire.report.stored import predictions
 from latentwire.restore import Loaded, load
 from latentwire.run import train
 from latentwire.scoring.evaluator import Evaluator
-from suite.report import read_run
 from suite.runs.identity import run_dir
 from suite.runs.job import seed_everything
 
@@ -81,8 +79,10 @@ def passages(loaded: Loaded) -> list[Passage]:
 
 def evaluated(run: Path, model: str) -> dict[tuple[str, str], str]:
     """(passage, question) -> what the run's own evaluation got for it."""
-    rows = predictions(read_run(run))["wire", model]
-    return {(r["passage"], r["question"]): r["prediction"] for r in rows}
+    (path,) = run.glob("evaluations/*/predictions.jsonl")
+    rows = [json.loads(line) for line in path.open(encoding="utf-8")]
+    mine = [r for r in rows if r["method"] == "wire" and r["model"] == model]
+    return {(r["passage"], r["question"]): r["prediction"] for r in mine}
 
 
 def python(arguments: Sequence[str], stdin: bytes) -> subprocess.CompletedProcess[bytes]:
