@@ -86,14 +86,11 @@ class EvaluationNode:
     Attributes:
         split: the split that is evaluated.
         passages: number of its passages; all their questions are asked.
-        fit_passages: number of training passages for baselines that learn.
     """
 
     split: Literal["val", "test"]
     passages: int
     max_new_tokens: int
-    fit_passages: int
-    fit_steps: int
     batch_size: int
     n_boot: int
 
@@ -236,19 +233,20 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
 def evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
     """Evaluate the wire and every baseline at the same M on held-out passages, and judge them."""
     from latentwire.acceptance import Rule, judge
+    from latentwire.rivals import RIVALS, TRAINING, told_training, training_budget
     from latentwire.scoring.evaluator import Evaluator
     from suite.config.instantiate import build_node
 
     e, module, inputs = cfg.evaluation, parts.module, parts.inputs
-    passages, learn = inputs.corpus.split(str(e.split)), inputs.corpus.split("train")
+    passages = inputs.corpus.split(str(e.split))
     evaluator = Evaluator(
         inputs.lms,
         [passages[i] for i in range(min(len(passages), int(e.passages)))],
         {str(name): build_node(node) for name, node in cfg.baselines.items() if node is not None},
         max_new_tokens=int(e.max_new_tokens),
         seed=int(cfg.seed),
-        train=[learn[i] for i in range(min(len(learn), int(e.fit_passages)))],
-        fit_steps=int(e.fit_steps),
+        budget=training_budget(cfg, inputs.corpus, run.dir),
+        rivals=run.dir / RIVALS,
         batch_size=int(e.batch_size),
         n_boot=int(e.n_boot),
     )
@@ -267,6 +265,7 @@ def evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
         "compressed": "question and context" if wire.whole_prompt else "context",
         "identity": wire.identity().hex(),
         "gains": wire.gains(),
+        TRAINING: told_training(cfg, inputs.corpus, run.dir),
         "parameters": {name: sum(p.numel() for p in params) for name, params in module.groups().items()},
     }
     rules: dict[str, dict[str, Rule]] = {

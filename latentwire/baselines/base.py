@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Generic, Literal, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from callbacks.errors import UserError
 from latentwire.data.base import Passage, Question
 from latentwire.examples import context_ids
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 from latentwire.lm.prompts import Prompt
 
+if TYPE_CHECKING:
+    from latentwire.baselines.training import TrainingBudget
+
 Track = Literal["frozen", "trained"]
-T = TypeVar("T")
 
 
 class Baseline:
@@ -52,39 +54,20 @@ class Baseline:
         """Return the bytes to send per passage; None: the ids of the text that `prefix` returns, packed."""
         return None
 
-    def fit(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int) -> None:
-        """Learn from training passages; most baselines have nothing to learn."""
+    def fit(self, lm: FrozenLM, budget: TrainingBudget | None, slots: int, folder: Path | None = None) -> None:
+        """Learn from training passages; most baselines have nothing to learn.
+
+        Args:
+            lm: the model that reads.
+            budget: what there is to learn from; None: nothing.
+            slots: M, the number of places that the wire has.
+            folder: where what is learned is kept, and read if it is there; None: nowhere.
+        """
         return None
 
-
-class LearnedBaseline(Baseline, Generic[T]):
-    """Learns from training passages, and keeps what it has learned per model and M."""
-
-    track = "trained"
-
-    def __init__(self) -> None:
-        self._learned: dict[tuple[str, int], T] = {}
-
-    def fit(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int) -> None:
-        if not train:
-            raise UserError(
-                f"baselines.{self.name}",
-                "no training passages",
-                "passages of the train split",
-                "set evaluation.fit_passages=2000",
-            )
-        self._learned[lm.name, slots] = self.learn(lm, train, slots, steps)
-
-    def learn(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int) -> T:
-        """Learn from training passages in so many steps."""
-        raise NotImplementedError
-
-    def learned(self, lm: FrozenLM, slots: int) -> T:
-        """Return what `fit` has learned. Raises UserError where it has not been called for this model and M."""
-        if (lm.name, slots) not in self._learned:
-            expected = f"fit for {lm.name} at M={slots}"
-            raise UserError(f"baselines.{self.name}", "not fitted", expected, "call fit first")
-        return self._learned[lm.name, slots]
+    def told(self, lm: FrozenLM, slots: int) -> dict[str, Any]:
+        """Return further numbers of its row, e.g. `questions_seen` in training."""
+        return {}
 
 
 def contexts(lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question]) -> list[tuple[int, ...]]:

@@ -21,6 +21,7 @@ NUMBERS: tuple[tuple[str, str, float, int], ...] = (
     ("distinct", "distinct", 1, 2),
     ("effective\nrank", "effective_rank", 1, 1),
     ("bytes", "bytes", 1, 1),
+    ("questions\nseen", "questions_seen", 1, 0),
     ("encode\nms", "encode_ms", 1, 1),
     ("prefill\nms", "prefill_ms", 1, 1),
     ("answer\nms", "answer_ms", 1, 1),
@@ -49,8 +50,10 @@ def percent(value: float, low: float | None, high: float | None, note: str = "")
 
 
 def title(name: str, method: Mapping[str, Any]) -> Cell:
-    """Build the first cell of a row; what is no fair comparison says so."""
-    return Cell(name if method["fair"] else f"{name} (unfair)", None, str(method["remark"]))
+    """Build the first cell of a row; what is no fair comparison, or has less training than the wire, says so."""
+    share = float(method.get("budget_share", 1.0))
+    less = f" ({share * PERCENT:.3g} % of the wire's training)" if share < 1 else ""
+    return Cell(f"{name}{less}" if method["fair"] else f"{name}{less} (unfair)", None, str(method["remark"]))
 
 
 def remarks(methods: Methods) -> str:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -20,6 +21,7 @@ from callbacks.errors import UserError
 from callbacks.run.collapse import effective_rank
 from latentwire.baselines.base import Baseline
 from latentwire.baselines.controls import REMARKS, Control, control
+from latentwire.baselines.training import TrainingBudget
 from latentwire.data.base import Passage
 from latentwire.data.squad_metrics import best, exact_match, f1
 from latentwire.examples import Example, examples, whole_prompt_text
@@ -79,8 +81,8 @@ class Evaluator:
         baselines: baselines by name.
         max_new_tokens: longest answer, in tokens.
         seed: seed of controls and bootstrap.
-        train: passages that trained baselines learn from.
-        fit_steps: number of steps that they train for.
+        budget: what trained baselines learn from and for how long; None: there are none.
+        rivals: folder where what they have learned is kept, and read if it is there; None: nowhere.
         batch_size: number of questions at a time.
         n_boot: number of bootstrap draws.
     """
@@ -92,8 +94,8 @@ class Evaluator:
         baselines: Mapping[str, Baseline],
         max_new_tokens: int = 16,
         seed: int = 0,
-        train: Sequence[Passage] = (),
-        fit_steps: int = 200,
+        budget: TrainingBudget | None = None,
+        rivals: Path | None = None,
         batch_size: int = 64,
         n_boot: int = 2000,
     ):
@@ -101,7 +103,7 @@ class Evaluator:
             found = f"{len(lms)} models, {len(passages)} passages"
             raise UserError("evaluation", found, "a model and a question", "set evaluation.passages=200")
         self.lms, self.passages, self.baselines = dict(lms), list(passages), dict(baselines)
-        self.max_new_tokens, self.seed, self.train, self.fit_steps = max_new_tokens, seed, train, fit_steps
+        self.max_new_tokens, self.seed, self.budget, self.rivals = max_new_tokens, seed, budget, rivals
         self.batch_size, self.n_boot = batch_size, n_boot
         self.examples = {name: examples(lm, self.passages) for name, lm in self.lms.items()}
 
@@ -130,7 +132,7 @@ class Evaluator:
             m = self._slots(wires, sent, model, slots)
             for baseline in self.baselines.values():
                 with torch.enable_grad(), lm.adapters_off():
-                    baseline.fit(lm, self.train, m, self.fit_steps)
+                    baseline.fit(lm, self.budget, m, self.rivals)
             methods = [self._baseline(name, b, lm, m) for name, b in self.baselines.items()]
             for name, wire in wires.items():
                 methods += self._wire(name, wire, sent[name], model, name in whole_prompt)
@@ -319,6 +321,10 @@ class Evaluator:
             "fair": baseline is None or baseline.fair,
             "remark": REMARKS[method.name.rpartition(":")[2]] if method.kind == "control" else remark,
         }
+        if baseline is not None:
+            out.methods[key] |= baseline.told(self.lms[model], slots)
+        elif method.kind == "wire" and self.budget is not None:
+            out.methods[key] |= {"questions_seen": self.budget.amount.asked}
         out.kinds[key] = by_kind(rows)
 
     def _joint(
