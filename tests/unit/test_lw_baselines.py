@@ -165,7 +165,7 @@ def test_memory_slots_learn_what_is_told_and_leave_the_reader_alone(family: Fami
         prefix = memory.prefix(lm, told, questions, 4)
         return float(lm.answer_logprobs(prefix, [p.question for p in prompts], answers).nll().mean())
 
-    memory.fit(lm, lessons(told, 60, per_epoch=60), 4)
+    memory.fit(lm, lessons(told, 60), 4)
     right, wrong = nll([p.answer for p in prompts]), nll([p.answer for p in prompts][::-1])
     assert right < wrong - 1
     alone = memory.prefix(lm, told[1:], questions[1:], 4)
