@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from latentwire.codec.bits import packed_bytes, width_of
 from latentwire.data.base import Passage, Question
 from latentwire.examples import context_ids
 from latentwire.lm.frozen import FrozenLM
@@ -16,6 +18,14 @@ if TYPE_CHECKING:
     from latentwire.baselines.training import TrainingBudget
 
 Track = Literal["frozen", "trained"]
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Counts bytes of one text: what tells it from others, and the frame around that (header, checksum)."""
+
+    payload: int
+    frame: int = 0
 
 
 class Baseline:
@@ -51,7 +61,15 @@ class Baseline:
         return prompt.question
 
     def message_bytes(self, lm: FrozenLM, slots: int) -> int | None:
-        """Return the bytes to send per passage; None: the ids of the text that `prefix` returns, packed."""
+        """Return the bytes to send per passage; None: those of the text that `prefix` returns, see `sent`."""
+        return None
+
+    def sent(self, lm: FrozenLM, ids: tuple[int, ...]) -> Sent:
+        """Return the bytes that send a text of these ids: ceil(log2 vocabulary) bits each, without a frame."""
+        return Sent(packed_bytes(len(ids), width_of(lm.vocab_size)))
+
+    def allow(self, lm: FrozenLM, slots: int, message_bytes: float) -> None:
+        """Take the mean number of bytes of the wire's messages, for baselines that have as many."""
         return None
 
     def fit(self, lm: FrozenLM, budget: TrainingBudget | None, slots: int, folder: Path | None = None) -> None:

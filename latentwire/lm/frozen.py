@@ -5,6 +5,7 @@ How a batch lies in memory is `latentwire.lm.layout`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -287,17 +288,20 @@ class FrozenLM:
         """
         if max_new_tokens < 1:
             raise ValueError("max_new_tokens must be at least 1")
+        start = time.perf_counter()
         given = self._inputs(prefix, question_ids, None, reserve=max_new_tokens)
         if given["past_key_values"] is None:
             given["past_key_values"] = DynamicCache(config=self.model.config)
-        batch = len(question_ids)
+        batch, prefilled = len(question_ids), start
         tokens: list[list[int]] = [[] for _ in range(batch)]
         logprobs: list[list[float]] = [[] for _ in range(batch)]
         running = [True] * batch
         for step in range(max_new_tokens):
             out = self.model(**given, use_cache=True, logits_to_keep=1)
             best, chosen = out.logits[:, -1].float().log_softmax(-1).max(-1)
-            for i, (token, score) in enumerate(zip(chosen.tolist(), best.tolist(), strict=True)):
+            found = list(zip(chosen.tolist(), best.tolist(), strict=True))  # waits for an accelerator
+            prefilled = time.perf_counter() if step == 0 else prefilled
+            for i, (token, score) in enumerate(found):
                 if running[i]:
                     logprobs[i].append(score)
                     running[i] = token not in self.stop_ids
@@ -311,7 +315,7 @@ class FrozenLM:
                 "attention_mask": torch.cat([mask, mask.new_ones(batch, 1)], 1),
                 "position_ids": given["position_ids"][:, -1:] + 1,
             }
-        return Generation(tokens, logprobs)
+        return Generation(tokens, logprobs, prefilled - start, time.perf_counter() - prefilled)
 
     @torch.no_grad()
     def hidden(self, ids: Tensor, mask: Tensor, layers: Sequence[int]) -> Tensor:

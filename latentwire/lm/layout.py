@@ -45,6 +45,17 @@ class Prefix:
             raise ValueError("a prefix without latents")
         return max(found)
 
+    def positions(self, row: int) -> int:
+        """Return the number of places that the prefix of an example takes in the model's input and cache."""
+        latents = 0 if self.embeds is None and self.kv is None else self.latents
+        return latents + (0 if self.text_ids is None else len(self.text_ids[row]))
+
+    def wait(self) -> None:
+        """Wait for an accelerator that still computes it."""
+        held = [*([] if self.embeds is None else [self.embeds]), *(k for k, _ in self.kv or ())]
+        for device in {t.device for t in held if t.device.type == "cuda"}:
+            torch.cuda.synchronize(device)
+
     def select(self, rows: Sequence[int]) -> Prefix:
         """Return the examples `rows`, in that order; an example may come several times."""
 

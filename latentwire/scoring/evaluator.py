@@ -12,14 +12,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from callbacks.errors import UserError
 from callbacks.run.collapse import effective_rank
-from latentwire.baselines.base import Baseline
+from latentwire.baselines.base import Baseline, Sent
 from latentwire.baselines.controls import REMARKS, Control, control
 from latentwire.baselines.training import TrainingBudget
 from latentwire.data.base import Passage
@@ -30,31 +30,11 @@ from latentwire.lm.layout import Prefix, right_padded
 from latentwire.lm.metrics import first_token, kl
 from latentwire.scoring import two_readers as joint
 from latentwire.scoring.evaluation import Evaluation, paired_tests
-from latentwire.scoring.metrics import Row, by_example, by_kind, id_bytes, summarise, text_sizes
+from latentwire.scoring.metrics import Row, by_example, by_kind, summarise, text_sizes
+from latentwire.scoring.sending import Messages, Wire, send
 
 FEW = 200  # questions below which an interval is too wide to rank methods by
 CONTROLS: tuple[Control, ...] = ("shuffled", "mean", "random")
-
-
-class Wire(Protocol):
-    """Is what an evaluation needs of a wire; `latentwire.wire.LatentWire` is one."""
-
-    @property
-    def slots(self) -> int:
-        """The number of latents of a message."""
-        ...
-
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        """Return the values that the receiver of texts decodes, (B, slots, d_z)."""
-        ...
-
-    def prefix(self, values: Tensor, model: str) -> Prefix:
-        """Return what `model` reads for values."""
-        ...
-
-    def message_bytes(self) -> int:
-        """Return the bytes of a message, header, scales and checksum included."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +44,7 @@ class _Method:
     name: str
     read: Callable[[list[Example]], Prefix]
     follows: Callable[[Example], tuple[int, ...]]
-    sent: Callable[[Prefix, int], float]
+    sent: Callable[[Prefix, int, Example], Sent]
     equal_lengths: bool = False
     adapters: bool = False
     kind: Literal["wire", "control", "baseline"] = "baseline"
@@ -131,6 +111,8 @@ class Evaluator:
         for model, lm in self.lms.items():
             m = self._slots(wires, sent, model, slots)
             for baseline in self.baselines.values():
+                for messages in list(sent.values())[:1]:
+                    baseline.allow(lm, m, sum(messages.sizes) / len(messages.sizes))
                 with torch.enable_grad(), lm.adapters_off():
                     baseline.fit(lm, self.budget, m, self.rivals)
             methods = [self._baseline(name, b, lm, m) for name, b in self.baselines.items()]
@@ -144,6 +126,7 @@ class Evaluator:
                 out.methods[key] |= {
                     "effective_rank": effective_rank(sent[name].values.flatten(1)),
                     "encode_ms": sent[name].encode_ms,
+                    **({} if sent[name].send_ms is None else {"send_ms": sent[name].send_ms}),
                 }
             texts = {e.passage.text: e.prompt.context for e in self.examples[model]}
             bits = {p.text: p.bits for p in self.passages}
@@ -159,25 +142,16 @@ class Evaluator:
         return out
 
     # -- what is read ---------------------------------------------------------------------------------------------
-    def _messages(self, name: str, wire: Wire, whole: bool) -> _Messages:
+    def _messages(self, name: str, wire: Wire, whole: bool) -> Messages:
         texts: dict[str, int] = {}
         of: list[int] = []  # message of each question, in the order of the passages
         for p in self.passages:
             for q in p.questions:
                 text = whole_prompt_text(p, q) if whole else p.text
                 of.append(texts.setdefault(text, len(texts)))
-        listed = list(texts)
-        start = time.perf_counter()
-        values = torch.cat(
-            [wire.encode(listed[i : i + self.batch_size]) for i in range(0, len(listed), self.batch_size)]
-        )
-        _wait(values)
-        if not bool(torch.isfinite(values).all()):
-            remedy = "train again with lower rates: group_lr.encoder, group_lr.adapter, group_lr.injector"
-            raise UserError(f"latents of {name}", "NaN or infinite values", "finite values", remedy)
-        return _Messages(values, of, 1000 * (time.perf_counter() - start) / len(listed))
+        return send(name, wire, list(texts), of, self.batch_size)
 
-    def _slots(self, wires: Mapping[str, Wire], sent: Mapping[str, _Messages], model: str, slots: int | None) -> int:
+    def _slots(self, wires: Mapping[str, Wire], sent: Mapping[str, Messages], model: str, slots: int | None) -> int:
         read = {name: wire.prefix(sent[name].values[:1], model).latents for name, wire in wires.items()}
         found = set(read.values()) | ({slots} if slots is not None else set())
         if len(found) != 1:
@@ -188,17 +162,17 @@ class Evaluator:
         def read(batch: list[Example]) -> Prefix:
             return baseline.prefix(lm, [e.passage for e in batch], [e.question for e in batch], slots)
 
-        def sent(prefix: Prefix, i: int) -> float:
+        def sent(prefix: Prefix, i: int, e: Example) -> Sent:
             if prefix.text_ids is not None:
-                return id_bytes(lm, len(prefix.text_ids[i]))
+                return baseline.sent(lm, tuple(prefix.text_ids[i]))
             known = baseline.message_bytes(lm, slots)
             if known is not None or prefix.embeds is None:
-                return known or 0
-            return prefix.embeds.shape[1] * lm.d_model * lm.dtype.itemsize
+                return Sent(known or 0)
+            return Sent(prefix.embeds.shape[1] * lm.d_model * lm.dtype.itemsize)
 
         return _Method(name, read, lambda e: baseline.follows(e.prompt), sent, baseline.equal_lengths)
 
-    def _wire(self, name: str, wire: Wire, sent: _Messages, model: str, whole: bool) -> list[_Method]:
+    def _wire(self, name: str, wire: Wire, sent: Messages, model: str, whole: bool) -> list[_Method]:
         def reader(values: Tensor) -> Callable[[list[Example]], Prefix]:
             def read(batch: list[Example]) -> Prefix:
                 messages = [sent.of[e.number] for e in batch]
@@ -211,13 +185,13 @@ class Evaluator:
         def follows(e: Example) -> tuple[int, ...]:
             return e.prompt.cue if whole else e.prompt.question
 
-        size = wire.message_bytes()
-        found = [_Method(name, reader(sent.values), follows, lambda p, i: size, adapters=True, kind="wire")]
+        def size(prefix: Prefix, i: int, e: Example) -> Sent:
+            return Sent(sent.sizes[sent.of[e.number]] - sent.frame, sent.frame)
+
+        found = [_Method(name, reader(sent.values), follows, size, adapters=True, kind="wire")]
         for kind in CONTROLS if len(sent.values) > 1 else ():
             values = control(sent.values, kind, self.seed)
-            found.append(
-                _Method(f"{name}:{kind}", reader(values), follows, lambda p, i: size, adapters=True, kind="control")
-            )
+            found.append(_Method(f"{name}:{kind}", reader(values), follows, size, adapters=True, kind="control"))
         return found
 
     # -- measuring ------------------------------------------------------------------------------------------------
@@ -225,7 +199,7 @@ class Evaluator:
         """Add the rows of all methods to `out`; return rows and seconds per method."""
         ordered = sorted(self.examples[model], key=lambda e: (len(e.prompt.context), e.passage.id))
         rows: dict[str, list[Row]] = {m.name: [] for m in methods}
-        seconds = {m.name: {"prefill": 0.0, "answer": 0.0} for m in methods}
+        seconds = {m.name: {"inject": 0.0, "prefill": 0.0, "answer": 0.0} for m in methods}
         for start in range(0, len(ordered), self.batch_size):
             batch = ordered[start : start + self.batch_size]
             with lm.adapters_off():
@@ -265,12 +239,13 @@ class Evaluator:
         with nullcontext() if method.adapters else lm.adapters_off():
             start = time.perf_counter()
             prefix = method.read(batch)
+            prefix.wait()
+            seconds["inject"] += time.perf_counter() - start
+            generation = lm.generate_scored(prefix, follows, self.max_new_tokens)
+            seconds["prefill"] += generation.prefill_s
+            seconds["answer"] += generation.decode_s
             scored = lm.answer_logprobs(prefix, follows, [e.prompt.answer for e in batch])
-            nll = scored.nll().tolist()  # brings the numbers here, so the clock has waited for them
-            prefilled = time.perf_counter()
-            made = lm.generate(prefix, follows, self.max_new_tokens)
-            seconds["prefill"] += prefilled - start
-            seconds["answer"] += time.perf_counter() - prefilled
+        made, nll = generation.tokens, scored.nll().tolist()
         divergence = kl(torch.cat([teacher[e.number] for e in batch]), scored).tolist()
         right, known = right_padded([e.first for e in batch])
         first = first_token(scored, right.masked_fill(~known, -1))
@@ -278,6 +253,7 @@ class Evaluator:
         rows = []
         for i, (e, head, tokens) in enumerate(zip(batch, heads, made, strict=True)):
             answer, references = lm.style.decode(tokens), e.question.answers
+            sent = method.sent(prefix, i, e)
             rows.append(
                 {
                     "number": e.number,
@@ -296,7 +272,9 @@ class Evaluator:
                     **dict(zip(("first_token_top1", "first_token_top5", "entropy", "margin"), head, strict=True)),
                     "kl_to_text": divergence[i],
                     "stopped": float(len(tokens) < self.max_new_tokens),
-                    "bytes": method.sent(prefix, i),
+                    "bytes": sent.payload + sent.frame,
+                    "payload": sent.payload,
+                    "positions": prefix.positions(i),
                 }
             )
         return rows
@@ -311,6 +289,7 @@ class Evaluator:
         rows, key = found["rows"], self._key(method.name, model)
         out.methods[key] = {
             **summarise(rows, self.n_boot, self.seed),
+            "inject_ms": 1000 * found["inject"] / len(rows),
             "prefill_ms": 1000 * found["prefill"] / len(rows),
             "answer_ms": 1000 * found["answer"] / len(rows),
             "M": slots,
@@ -328,7 +307,7 @@ class Evaluator:
         out.kinds[key] = by_kind(rows)
 
     def _joint(
-        self, wires: Mapping[str, Wire], sent: Mapping[str, _Messages], whole: Collection[str], out: Evaluation
+        self, wires: Mapping[str, Wire], sent: Mapping[str, Messages], whole: Collection[str], out: Evaluation
     ) -> None:
         for name, wire in wires.items():
             readers = {
@@ -348,18 +327,10 @@ class Evaluator:
                     "learned": True,
                     "fair": not label.endswith("/oracle"),
                     "remark": joint.remark(label),
-                    "bytes": wire.message_bytes(),
+                    "bytes": sum(sent[name].sizes[m] for m in sent[name].of) / len(sent[name].of),
+                    "positions": wire.slots,
                 }
                 out.kinds[label] = by_kind(rows)
-
-
-@dataclass(frozen=True)
-class _Messages:
-    """Holds values (N, slots, d_z) of the different messages, which one each question has, and time per message."""
-
-    values: Tensor
-    of: list[int]
-    encode_ms: float
 
 
 def _parts(batch: list[Example], equal: bool) -> list[list[Example]]:
@@ -369,9 +340,3 @@ def _parts(batch: list[Example], equal: bool) -> list[list[Example]]:
     for e in batch:
         parts.setdefault((len(e.prompt.context), len(e.prompt.question)), []).append(e)
     return list(parts.values())
-
-
-def _wait(values: Tensor) -> None:
-    """Wait for an accelerator, which computes on after the call, so that the clock is right."""
-    if values.device.type == "cuda":
-        torch.cuda.synchronize(values.device)
