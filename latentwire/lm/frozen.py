@@ -5,7 +5,6 @@ How a batch lies in memory is `latentwire.lm.layout`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from callbacks.errors import UserError
-from latentwire.lm import anatomy, loading, probe, prompts
+from latentwire.lm import anatomy, generation, loading, probe, prompts
 from latentwire.lm.layout import Ids, KeysValues, Prefix, check_kv, lay_out_text, right_padded
 from latentwire.lm.results import AnswerLogprobs, Generation
 from suite.runs.reads import files_in, reads
@@ -280,42 +279,14 @@ class FrozenLM:
     def generate_scored(self, prefix: Prefix, question_ids: Ids, max_new_tokens: int) -> Generation:
         """Answer as `generate` does, with log-probabilities.
 
-        The loop is written out as that of transformers loses embeddings that are given beside a cache.
-
         Raises:
             ValueError: sizes that do not fit.
             UserError: prompt and new tokens are longer than the model's positions.
         """
         if max_new_tokens < 1:
             raise ValueError("max_new_tokens must be at least 1")
-        start = time.perf_counter()
         given = self._inputs(prefix, question_ids, None, reserve=max_new_tokens)
-        if given["past_key_values"] is None:
-            given["past_key_values"] = DynamicCache(config=self.model.config)
-        batch, prefilled = len(question_ids), start
-        tokens: list[list[int]] = [[] for _ in range(batch)]
-        logprobs: list[list[float]] = [[] for _ in range(batch)]
-        running = [True] * batch
-        for step in range(max_new_tokens):
-            out = self.model(**given, use_cache=True, logits_to_keep=1)
-            best, chosen = out.logits[:, -1].float().log_softmax(-1).max(-1)
-            found = list(zip(chosen.tolist(), best.tolist(), strict=True))  # waits for an accelerator
-            prefilled = time.perf_counter() if step == 0 else prefilled
-            for i, (token, score) in enumerate(found):
-                if running[i]:
-                    logprobs[i].append(score)
-                    running[i] = token not in self.stop_ids
-                    if running[i]:
-                        tokens[i].append(token)
-            if not any(running) or step + 1 == max_new_tokens:
-                break
-            mask = given["attention_mask"]
-            given |= {
-                "inputs_embeds": self.embed(chosen[:, None]),
-                "attention_mask": torch.cat([mask, mask.new_ones(batch, 1)], 1),
-                "position_ids": given["position_ids"][:, -1:] + 1,
-            }
-        return Generation(tokens, logprobs, prefilled - start, time.perf_counter() - prefilled)
+        return generation.greedy(self, given, len(question_ids), max_new_tokens)
 
     @torch.no_grad()
     def hidden(self, ids: Tensor, mask: Tensor, layers: Sequence[int]) -> Tensor:
