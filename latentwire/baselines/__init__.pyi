@@ -9,6 +9,7 @@ from .coded import LMByteBudget as LMByteBudget
 from .coded import LMCodedText as LMCodedText
 from .coded import ZstdByteBudget as ZstdByteBudget
 from .coded import ZstdText as ZstdText
+from .compaction import KVCompaction as KVCompaction
 from .memory import MemorySlots as MemorySlots
 from .pca import PCA as PCA
 from .pooled import MeanPooled as MeanPooled

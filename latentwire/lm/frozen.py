@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from callbacks.errors import UserError
-from latentwire.lm import anatomy, generation, loading, probe, prompts
+from latentwire.lm import anatomy, attention, generation, loading, probe, prompts
 from latentwire.lm.layout import Ids, KeysValues, Prefix, check_kv, lay_out_text, right_padded
 from latentwire.lm.results import AnswerLogprobs, Generation
 from suite.runs.reads import files_in, reads
@@ -207,7 +207,7 @@ class FrozenLM:
 
         Adapters are off. A windowed layer's cache holds one token less than its window.
         """
-        self._check_length(len(ids) + (self.window is not None))
+        self.check_length(len(ids) + (self.window is not None))
         with self.adapters_off():
             return self._keys_and_values(ids)
 
@@ -228,7 +228,7 @@ class FrozenLM:
             return prefix
         batch, slots = prefix.embeds.shape[:2]
         head = len(self.style.head)
-        self._check_length(head + slots)
+        self.check_length(head + slots)
         cache = self._head_cache(batch)
         positions = torch.arange(head, head + slots, device=self.input_device)
         self.decoder(
@@ -263,7 +263,8 @@ class FrozenLM:
             return AnswerLogprobs.joined([self.answer_logprobs(prefix.select([i]), [q], [a]) for i, (q, a) in rows])
         tokens, valid = right_padded(answer_ids)
         cached = given["past_key_values"] is not None
-        out = self.model(**given, use_cache=cached, logits_to_keep=tokens.shape[1])  # an int needs no device
+        with attention.biased(self, prefix.bias, len(self.style.head)):
+            out = self.model(**given, use_cache=cached, logits_to_keep=tokens.shape[1])  # an int needs no device
         device = out.logits.device
         valid = valid.to(device)
         row, position = valid.nonzero(as_tuple=True)
@@ -286,7 +287,8 @@ class FrozenLM:
         if max_new_tokens < 1:
             raise ValueError("max_new_tokens must be at least 1")
         given = self._inputs(prefix, question_ids, None, reserve=max_new_tokens)
-        return generation.greedy(self, given, len(question_ids), max_new_tokens)
+        with attention.biased(self, prefix.bias, len(self.style.head)):
+            return generation.greedy(self, given, len(question_ids), max_new_tokens)
 
     @torch.no_grad()
     def hidden(self, ids: Tensor, mask: Tensor, layers: Sequence[int]) -> Tensor:
@@ -298,7 +300,7 @@ class FrozenLM:
             layers: numbers from 0 (embeddings) to n_layers (the last state, normalised).
         """
         mask = mask.to(self.input_device, torch.long)
-        self._check_length(int(mask.sum(1).max()))
+        self.check_length(int(mask.sum(1).max()))
         out = self.decoder(
             input_ids=ids.to(self.input_device),
             attention_mask=mask,
@@ -310,7 +312,8 @@ class FrozenLM:
         return states.masked_fill(~mask.bool().to(states.device)[None, :, :, None], 0)
 
     # -- inside ---------------------------------------------------------------------------------------------------
-    def _check_length(self, length: int) -> None:
+    def check_length(self, length: int) -> None:
+        """Raise UserError for more tokens than the model has positions."""
         if length > self.max_tokens:
             raise UserError(
                 f"input of {self.name}",
@@ -364,12 +367,16 @@ class FrozenLM:
         columns = lay_out_text(text, answer_ids, cached, fixed)
         if fixed == cached and width == 0:
             raise ValueError("a kv prefix needs a question (or a cue) as text: its cache alone predicts nothing")
-        self._check_length(columns.longest + reserve)
+        positions, beyond = columns.positions, 0
+        if prefix.stands_for is not None and prefix.kv is not None:
+            shift = torch.tensor(prefix.stands_for) - prefix.latents
+            positions, beyond = positions + shift[:, None], int(shift.max())
+        self.check_length(columns.longest + reserve + beyond)
         if columns.ids.shape[1]:
             parts.append(self.embed(columns.ids))
         return {
             "inputs_embeds": torch.cat(parts, 1),
             "attention_mask": columns.mask.to(device),
-            "position_ids": columns.positions.to(device),
+            "position_ids": positions.to(device),
             "past_key_values": cache,
         }

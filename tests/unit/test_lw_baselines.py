@@ -249,6 +249,6 @@ def test_every_baseline_config_builds_under_its_own_name() -> None:
         own = {"token_budget_last": "token_budget"}.get(path.stem, path.stem)  # the same row, its other end
         assert path.read_text().startswith(f"# @package baselines.{own}\n")
         built[path.stem] = instantiate(OmegaConf.merge({"seed": 0}, {"node": OmegaConf.load(path)}).node)
-    assert len(built) == 20
+    assert len(built) == 21
     assert all(isinstance(b, Baseline) for b in built.values())
     assert [name for name, b in built.items() if not b.fair] == ["legacy_truncation"]
