@@ -1,13 +1,16 @@
 """Named studies of latentwire (see `suite.runs.study`).
 
+python -m latentwire.study breakeven RUN    # from how many reads on a finished run's wire takes less time than text
 python -m latentwire.study wire_demo    # the second half of `make demo`: two minutes
 python -m latentwire.study pocket       # `make pocket`: every number of docs/results/pocket.md; hours
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from latentwire.run import Tree, dead, earlier, train
-from suite.runs.study import Program, Study, main
+from suite.runs.study import Command, Program, Study, main
 
 PROGRAM = Program("latentwire", train, dead, Tree, earlier)
 DEEP = ("label=4x deep_prefix", "wire.ratio=4")
@@ -44,7 +47,17 @@ WHOLE = (
     "loader.questions=1",
     "trainer.max_epochs=10",
 )
-STUDIES = {
+
+
+def breakeven(program: Program, words: Sequence[str]) -> int:
+    """Measure when the wire of a finished run pays in time (`latentwire.breakeven`)."""
+    from latentwire.breakeven import main as measure
+
+    return measure(words)
+
+
+STUDIES: dict[str, Study | Command] = {
+    "breakeven": breakeven,
     "wire_demo": Study(
         "pocket_smoke", (0,), (("label=4x deep_prefix", "wire.ratio=4"), ("label=8x deep_prefix", "wire.ratio=8"))
     ),
