@@ -13,10 +13,15 @@ from latentwire.run import Tree, dead, earlier, train
 from suite.runs.study import Command, Program, Study, main
 
 PROGRAM = Program("latentwire", train, dead, Tree, earlier)
-DEEP = ("label=4x deep_prefix", "wire.ratio=4")
+# Training-free rivals are in the experiment; these train for as long as the wire, which more than doubles a run.
+TRAINED = (
+    "baseline=[text,no_context,token_budget,best_sentence,legacy_truncation,mean_pooled,pca,replay,kv_compaction,"
+    "text_lm_coded,text_zstd,lm_byte_budget,zstd_byte_budget,id_byte_budget,static_prefix,gist,icae]"
+)
+DEEP = ("label=4x deep_prefix", "wire.ratio=4", TRAINED)
 SOFT = ("label=4x soft_prefix", "injector=soft_prefix", "curriculum=from_text", "trainer.max_epochs=18")
-EIGHT = ("label=8x deep_prefix", "wire.ratio=8", "curriculum=ratio", "trainer.max_epochs=20")
-SIXTEEN = ("label=16x deep_prefix", "wire.ratio=16", "curriculum=ratio_16", "trainer.max_epochs=30")
+EIGHT = ("label=8x deep_prefix", "wire.ratio=8", "curriculum=ratio", "trainer.max_epochs=20", TRAINED)
+SIXTEEN = ("label=16x deep_prefix", "wire.ratio=16", "curriculum=ratio_16", "trainer.max_epochs=30", TRAINED)
 EIGHT_RVQ = (
     "label=8x rvq 16 bits",
     "+wire.start_from=<8x deep_prefix>",

@@ -123,13 +123,12 @@ def asked(lm: FrozenLM, ids: Tensor, mask: Tensor) -> list[Asked]:
 
     Args:
         lm: the model.
-        ids: token ids, padded on the right.
+        ids: token ids, padded on the right, no more than the model's positions.
         mask: (B, T), true on tokens.
 
     Raises:
         UserError: the model's attention does not go through the interface, or is no plain softmax attention.
     """
-    lm.check_length(ids.shape[1])
     with lm.adapters_off(), _watched(lm, _Watch(keep=True)) as watch:
         lm.decoder(input_ids=ids.to(lm.input_device), attention_mask=mask.long().to(lm.input_device), use_cache=False)
     if sorted(watch.asked) != list(range(lm.n_layers)):

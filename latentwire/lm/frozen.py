@@ -207,7 +207,7 @@ class FrozenLM:
 
         Adapters are off. A windowed layer's cache holds one token less than its window.
         """
-        self.check_length(len(ids) + (self.window is not None))
+        self._check_length(len(ids) + (self.window is not None))
         with self.adapters_off():
             return self._keys_and_values(ids)
 
@@ -228,7 +228,7 @@ class FrozenLM:
             return prefix
         batch, slots = prefix.embeds.shape[:2]
         head = len(self.style.head)
-        self.check_length(head + slots)
+        self._check_length(head + slots)
         cache = self._head_cache(batch)
         positions = torch.arange(head, head + slots, device=self.input_device)
         self.decoder(
@@ -300,7 +300,7 @@ class FrozenLM:
             layers: numbers from 0 (embeddings) to n_layers (the last state, normalised).
         """
         mask = mask.to(self.input_device, torch.long)
-        self.check_length(int(mask.sum(1).max()))
+        self._check_length(int(mask.sum(1).max()))
         out = self.decoder(
             input_ids=ids.to(self.input_device),
             attention_mask=mask,
@@ -312,8 +312,7 @@ class FrozenLM:
         return states.masked_fill(~mask.bool().to(states.device)[None, :, :, None], 0)
 
     # -- inside ---------------------------------------------------------------------------------------------------
-    def check_length(self, length: int) -> None:
-        """Raise UserError for more tokens than the model has positions."""
+    def _check_length(self, length: int) -> None:
         if length > self.max_tokens:
             raise UserError(
                 f"input of {self.name}",
@@ -371,7 +370,7 @@ class FrozenLM:
         if prefix.stands_for is not None and prefix.kv is not None:
             shift = torch.tensor(prefix.stands_for) - prefix.latents
             positions, beyond = positions + shift[:, None], int(shift.max())
-        self.check_length(columns.longest + reserve + beyond)
+        self._check_length(columns.longest + reserve + beyond)
         if columns.ids.shape[1]:
             parts.append(self.embed(columns.ids))
         return {

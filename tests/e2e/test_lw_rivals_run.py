@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from lw_runs import config, run_of
+from omegaconf import open_dict
 
 from callbacks.errors import UserError
 from latentwire.baselines.learned import LearnedBaseline
@@ -73,8 +74,9 @@ def test_an_evaluation_again_fits_nothing(run, monkeypatch) -> None:
         monkeypatch.setattr(rival, "learn", lambda *_: pytest.fail("fitted again"))
     seed_everything(1)
     fewer = copy.deepcopy(cfg)
-    for name in set(fewer.baselines) - {"static_prefix", "gist", "icae", "pca"}:
-        del fewer.baselines[name]
+    with open_dict(fewer):
+        for name in set(fewer.baselines) - {"static_prefix", "gist", "icae", "pca"}:
+            del fewer.baselines[name]
     again = evaluate(fewer, made, build(cfg, made))
     for name in ("static_prefix", "gist", "icae", "pca"):
         assert again["methods"][name]["nll"] == pytest.approx(result["methods"][name]["nll"], abs=1e-6), name
