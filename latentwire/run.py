@@ -91,14 +91,11 @@ class EvaluationNode:
     Attributes:
         split: the split that is evaluated.
         passages: number of its passages; all their questions are asked.
-        fit_passages: number of training passages for baselines that learn.
     """
 
     split: Literal["val", "test"]
     passages: int
     max_new_tokens: int
-    fit_passages: int
-    fit_steps: int
     batch_size: int
     n_boot: int
 
@@ -251,6 +248,8 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
 
 def facts(cfg: DictConfig, parts: Any) -> dict[str, Any]:
     """Return what a result says of the trained wire, whatever it is asked."""
+    from latentwire.rivals import TRAINING, told_training
+
     wire = parts.module.wire
     return {
         "tokens": parts.inputs.lengths,
@@ -258,6 +257,7 @@ def facts(cfg: DictConfig, parts: Any) -> dict[str, Any]:
         "compressed": "question and context" if wire.whole_prompt else "context",
         "identity": wire.identity().hex(),
         "gains": wire.gains(),
+        TRAINING: told_training(cfg, parts.inputs.corpus),
         "parameters": {name: sum(p.numel() for p in params) for name, params in parts.module.groups().items()},
     }
 

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from callbacks.errors import UserError
+from latentwire.codec.bits import packed_bytes, width_of
 from latentwire.data.base import Passage, Question
 from latentwire.examples import context_ids
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 from latentwire.lm.prompts import Prompt
 
+if TYPE_CHECKING:
+    from latentwire.baselines.training import TrainingBudget
+
 Track = Literal["frozen", "trained"]
-T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Counts bytes of one text: what tells it from others, and the frame around that (header, checksum)."""
+
+    payload: int
+    frame: int = 0
 
 
 class Baseline:
@@ -56,50 +67,31 @@ class Baseline:
         return prompt.question
 
     def message_bytes(self, lm: FrozenLM, slots: int) -> int | None:
-        """Return the bytes to send per passage; None: the ids of the text that `prefix` returns, packed."""
+        """Return the bytes to send per passage; None: those of the text that `prefix` returns, see `sent`."""
         return None
 
-    def fit(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int, folder: Path | None = None) -> None:
+    def sent(self, lm: FrozenLM, ids: tuple[int, ...]) -> Sent:
+        """Return the bytes that send a text of these ids: ceil(log2 vocabulary) bits each, without a frame."""
+        return Sent(packed_bytes(len(ids), width_of(lm.vocab_size)))
+
+    def allow(self, lm: FrozenLM, slots: int, message_bytes: float) -> None:
+        """Take the mean number of bytes of the wire's messages, for baselines that have as many."""
+        return None
+
+    def fit(self, lm: FrozenLM, budget: TrainingBudget | None, slots: int, folder: Path | None = None) -> None:
         """Learn from training passages; most baselines have nothing to learn.
 
         Args:
             lm: the model that reads.
-            train: the passages.
+            budget: what there is to learn from; None: nothing.
             slots: M, the number of places that the wire has.
-            steps: number of steps.
-            folder: of the run, not of one evaluation of it, for what is to be learned once; None: nowhere.
+            folder: where what is learned is kept, and read if it is there; None: nowhere.
         """
         return None
 
-
-class LearnedBaseline(Baseline, Generic[T]):
-    """Learns from training passages, and keeps what it has learned per model and M."""
-
-    track = "trained"
-
-    def __init__(self) -> None:
-        self._learned: dict[tuple[str, int], T] = {}
-
-    def fit(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int, folder: Path | None = None) -> None:
-        if not train:
-            raise UserError(
-                f"baselines.{self.name}",
-                "no training passages",
-                "passages of the train split",
-                "set evaluation.fit_passages=2000",
-            )
-        self._learned[lm.name, slots] = self.learn(lm, train, slots, steps)
-
-    def learn(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int) -> T:
-        """Learn from training passages in so many steps."""
-        raise NotImplementedError
-
-    def learned(self, lm: FrozenLM, slots: int) -> T:
-        """Return what `fit` has learned. Raises UserError where it has not been called for this model and M."""
-        if (lm.name, slots) not in self._learned:
-            expected = f"fit for {lm.name} at M={slots}"
-            raise UserError(f"baselines.{self.name}", "not fitted", expected, "call fit first")
-        return self._learned[lm.name, slots]
+    def told(self, lm: FrozenLM, slots: int) -> dict[str, Any]:
+        """Return further numbers of its row, e.g. `questions_seen` in training."""
+        return {}
 
 
 def contexts(lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question]) -> list[tuple[int, ...]]:

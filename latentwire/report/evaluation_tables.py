@@ -21,8 +21,13 @@ NUMBERS: tuple[tuple[str, str, float, int], ...] = (
     ("swap gap\nnats", "swap_gap", 1, 3),
     ("distinct", "distinct", 1, 2),
     ("effective\nrank", "effective_rank", 1, 1),
+    ("positions", "positions", 1, 1),
     ("bytes", "bytes", 1, 1),
+    ("payload\nbytes", "payload", 1, 1),
+    ("questions\nseen", "questions_seen", 1, 0),
     ("encode\nms", "encode_ms", 1, 1),
+    ("send\nms", "send_ms", 1, 2),
+    ("inject\nms", "inject_ms", 1, 2),
     ("prefill\nms", "prefill_ms", 1, 1),
     ("answer\nms", "answer_ms", 1, 1),
 )
@@ -50,8 +55,10 @@ def percent(value: float, low: float | None, high: float | None, note: str = "")
 
 
 def title(name: str, method: Mapping[str, Any]) -> Cell:
-    """Build the first cell of a row; what is no fair comparison says so."""
-    return Cell(name if method["fair"] else f"{name} (unfair)", None, str(method["remark"]))
+    """Build the first cell of a row; what is no fair comparison, or has less training than the wire, says so."""
+    share = float(method.get("budget_share", 1.0))
+    less = f" ({share * PERCENT:.3g} % of the wire's training)" if share < 1 else ""
+    return Cell(f"{name}{less}" if method["fair"] else f"{name}{less} (unfair)", None, str(method["remark"]))
 
 
 def remarks(methods: Methods) -> str:
@@ -89,7 +96,10 @@ def method_notes(methods: Methods) -> list[str]:
     return [
         f"{', '.join(map(str, questions))} questions; intervals: percentile bootstrap over passages. "
         "NLL and KL: mean over the answer's tokens, then over questions. Distinct: different answers over different "
-        "gold answers. Bytes of text: packed token ids.",
+        "gold answers. Positions: what the reader spends before the question. Bytes of text: packed token ids, without "
+        "a frame; of messages and coded texts: header and checksum included, the payload without. Encode and send: per "
+        "message; inject, prefill (up to the answer's first token) and answer (the tokens after it): per question, in "
+        "batches.",
         remarks(methods),
     ]
 

@@ -20,6 +20,7 @@ from latentwire.report.evaluation_tables import (
     tests_table,
 )
 from latentwire.report.stored import evaluated, evaluations, f1_of, methods_of, plain, predictions
+from latentwire.report.timing import timing
 from suite.report import figures as fig
 from suite.report.data import RunRecord
 from suite.report.frames import RunFrames
@@ -27,7 +28,11 @@ from suite.report.sections import COMMON, Item, Section, loss_shares, one_line
 from suite.report.summary import state, state_table
 from suite.report.tables import ABSENT, PERCENT, Cell, Column, Table, as_html, columns, estimate, number, texts
 
-SHOWN = ("wire", "joint", "oracle")  # kinds of rows of a comparison, beside these:
+SHOWN = ("wire", "joint", "oracle")  # kinds of rows of a comparison, beside the ends and these:
+RIVALS: tuple[str, ...] = (
+    *("gist", "icae", "static_prefix", "kv_compaction", "text_lm_coded", "text_zstd"),
+    *("lm_byte_budget", "zstd_byte_budget", "id_byte_budget"),
+)
 ANSWERS = 24
 INDICATORS = (
     ("collapse/distinct", "different answers / different gold answers"),
@@ -74,12 +79,12 @@ def _comparison(frames: RunFrames) -> Table:
     for c in frames.configurations:
         runs = evaluated(c)
         if not runs:
-            rows.append([*texts(c.label, ABSENT, state(c)), *[Cell(ABSENT)] * 7])
+            rows.append([*texts(c.label, ABSENT, state(c)), *[Cell(ABSENT)] * 9])
             continue
         methods = methods_of(runs[0])
         for key in ordered(methods):
             m = methods[key]
-            if m["kind"] not in SHOWN and plain(key, m) not in ENDS:
+            if m["kind"] not in SHOWN and plain(key, m) not in (*ENDS, *RIVALS):
                 continue
             text = {run.seed: _of_text(run, m["model"]) for run in runs}
             relative = {
@@ -95,10 +100,23 @@ def _comparison(frames: RunFrames) -> Table:
                     estimate(relative, 1, 3),
                     _mean(runs, _reader(key, "em"), 1, PERCENT),
                     _mean(runs, _reader(key, "nll"), 3),
+                    _mean(runs, _reader(key, "positions"), 1),
                     _mean(runs, _reader(key, "bytes"), 1),
+                    _mean(runs, _reader(key, "questions_seen"), 0),
                 ]
             )
-    numbers = ["seeds", "M", "tokens\nper latent", "F1 %\n[95 %]", "F1 /\ntext F1", "EM %", "NLL\nnats/token", "bytes"]
+    numbers = [
+        "seeds",
+        "M",
+        "tokens\nper latent",
+        "F1 %\n[95 %]",
+        "F1 /\ntext F1",
+        "EM %",
+        "NLL\nnats/token",
+        "positions",
+        "bytes",
+    ]
+    numbers += ["questions\nseen"]
     note = "F1: bootstrap over seeds and passages; others: mean ± 95 % t interval. "
     note += "The reports of single runs have all baselines."
     head = columns("configuration", "method", numbers=numbers)
@@ -270,6 +288,7 @@ WIRES = [
     Section("Evaluations", side_by_side, "evaluations/"),
     Section("Capacity", capacity, "methods in result.json"),
     Section("Bytes", sizes, "sizes in result.json"),
+    Section("Break-even", timing, "breakeven.json (python -m latentwire.study breakeven RUN)"),
     Section("Paired tests", paired, "tests in result.json"),
     Section("Kinds of questions", kinds, "kinds in result.json"),
     Section("Answers side by side", answers, "predictions.jsonl"),

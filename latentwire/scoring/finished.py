@@ -20,6 +20,7 @@ from latentwire.build import Inputs
 from latentwire.data.base import Passage
 from latentwire.report.evaluation_tables import result_table, tests_table
 from latentwire.report.stored import ASKED, EVALUATIONS
+from latentwire.rivals import RIVALS, training_budget
 from latentwire.scoring.evaluator import Evaluator
 from latentwire.wire import LatentWire
 from suite.config.instantiate import build_node
@@ -29,7 +30,6 @@ from suite.runs.identity import AFTERWARDS, evaluation_hash
 from suite.runs.ledger import jsonable, write_json
 from suite.runs.provenance import RESULT
 
-RIVALS = "rivals"  # folder of a run that its trained baselines keep what they have learned in
 TABLE = "table.md"
 NUMBERS = ("M", "ratio", "methods", "kinds", "tests", "sizes", "evaluation_notes")  # of one evaluation
 SPLITS = ("test_best", "evaluated")  # of which one holds the wire's own numbers
@@ -65,18 +65,16 @@ def score(cfg: DictConfig, run_dir: Path, inputs: Inputs, wire: LatentWire) -> d
         The numbers of the evaluation, as `result.json` holds them.
     """
     e, start = cfg.evaluation, time.perf_counter()
-    learn = inputs.corpus.split("train")
     evaluator = Evaluator(
         inputs.lms,
         passages_of(cfg, inputs),
         {str(name): build_node(node) for name, node in cfg.baselines.items() if node is not None},
         max_new_tokens=int(e.max_new_tokens),
         seed=int(cfg.seed),
-        train=[learn[i] for i in range(min(len(learn), int(e.fit_passages)))],
-        fit_steps=int(e.fit_steps),
+        budget=training_budget(cfg, inputs.corpus, run_dir),
+        rivals=run_dir / RIVALS,
         batch_size=int(e.batch_size),
         n_boot=int(e.n_boot),
-        rivals=run_dir / RIVALS,
     )
     device = device_of(cfg)
     wire.to(device).eval()

@@ -22,11 +22,10 @@ from suite.runs.job import Outcome, execute
 from suite.runs.ledger import Ledger
 
 FEW = ["trainer.max_epochs=1", "baseline=[text,no_context,token_budget]"]
-MEASURED = ("prefill_ms", "answer_ms", "encode_ms")
 
 
 def exact(methods: dict[str, Any]) -> dict[str, Any]:
-    return {name: {k: v for k, v in m.items() if k not in MEASURED} for name, m in methods.items()}
+    return {name: {k: v for k, v in m.items() if not k.endswith("_ms")} for name, m in methods.items()}
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +129,20 @@ def test_evaluating_again_gives_the_same_numbers_beside_the_others(
     for name in ("asked.yaml", "predictions.jsonl", "result.json", "table.md"):
         assert (trained / "evaluations" / found["evaluation"] / name).is_file()
     assert "Evaluations" in (trained / "report.html").read_text()
+
+
+def test_a_rival_learns_once_per_run(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = [str(trained), "baseline=[static_prefix]", "~acceptance.evaluation"]
+    assert evaluate.main(line) == 0
+
+    def never(*_: Any) -> Any:
+        raise AssertionError("fitted again")
+
+    monkeypatch.setattr("latentwire.baselines.static.StaticPrefix.learn", never)
+    assert evaluate.main([*line, "evaluation.n_boot=50", "evaluation.max_new_tokens=2"]) == 0
+    both = [e["methods"]["static_prefix"]["nll"] for e in evaluations(trained) if "static_prefix" in e["methods"]]
+    assert len(both) == 2
+    assert both[0] == both[1]
 
 
 def test_what_belongs_to_the_training_is_refused(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
