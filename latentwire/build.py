@@ -195,9 +195,17 @@ def build_module(
         inputs.tokens,
         teachers,
         int(cfg.teacher.top_k),
-        int(cfg.evaluation.max_new_tokens),
+        validation_length(cfg),
     )
     return module, needs
+
+
+def validation_length(cfg: DictConfig) -> int:
+    """Return how long an answer in validation may be, in tokens; it decides which weights are kept.
+
+    Runs of versions that had no such key validated with the length of their evaluation.
+    """
+    return int(cfg.loader.get("eval_max_new_tokens", cfg.evaluation.max_new_tokens))
 
 
 def build(cfg: DictConfig, run: Run) -> Parts:

@@ -99,7 +99,7 @@ class Writer:
 
     @property
     def message_bytes(self) -> int:
-        """The bytes of every message."""
+        """The bytes of a message; of the longest where they are entropy-coded."""
         return message_bytes(self.codec, self.layout.slots).total
 
     def lost(self, text: str) -> tuple[str, ...]:

@@ -1,8 +1,11 @@
-"""`python -m latentwire.run experiment=pocket`: train a wire, evaluate it against every baseline, judge it."""
+"""`python -m latentwire.run experiment=pocket`: train a wire, evaluate it against every baseline, judge it.
+
+What acts on the finished weights alone (`evaluation`, `baselines`, `acceptance`) makes no other run: the same command
+with other such keys finds the finished training and evaluates it (see `latentwire.evaluate`).
+"""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +31,7 @@ class Loader:
         eval_questions: number of questions about each of them.
         eval_batch_size: number of contexts in a validation batch.
         workers: number of loader processes; it changes no number.
+        eval_max_new_tokens: longest answer in validation, in tokens.
     """
 
     batch_size: int
@@ -37,6 +41,7 @@ class Loader:
     eval_questions: int
     eval_batch_size: int
     workers: int
+    eval_max_new_tokens: int = 8
 
 
 @dataclass
@@ -86,14 +91,11 @@ class EvaluationNode:
     Attributes:
         split: the split that is evaluated.
         passages: number of its passages; all their questions are asked.
-        fit_passages: number of training passages for baselines that learn.
     """
 
     split: Literal["val", "test"]
     passages: int
     max_new_tokens: int
-    fit_passages: int
-    fit_steps: int
     batch_size: int
     n_boot: int
 
@@ -185,13 +187,23 @@ def earlier(cfg: DictConfig) -> dict[str, Path]:
     }
 
 
+def judge(cfg: DictConfig) -> None:
+    """Refuse a tree whose evaluation cannot be done, before any job runs."""
+    from latentwire.scoring.beforehand import refuse
+
+    refuse(cfg)
+
+
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """Do one run from data to result (see `suite.runs.launch`)."""
     from latentwire.build import build
+    from latentwire.scoring.beforehand import ready, refuse
     from suite.shell import closing_loggers, quiet_lightning
 
     quiet_lightning()
+    refuse(cfg)
     parts = build(cfg, run)
+    ready(cfg, parts.inputs, parts.module.wire)
     with closing_loggers(parts.trainer):
         return fit_and_evaluate(cfg, run, parts)
 
@@ -199,6 +211,7 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
 def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
     """Train, then evaluate the weights of the best validation, which must reproduce what they were saved for."""
     from callbacks.run.manifest import verify
+    from latentwire.scoring.finished import judged, score
     from suite.report import single_report
     from suite.shell import best_checkpoint, best_moment
 
@@ -227,55 +240,71 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
     if reproduced != recorded:
         raise RuntimeError(f"{best} does not reproduce what it was saved for: {recorded} then, {reproduced} now")
     result["val_best"] = reproduced
-    result.update(evaluate(cfg, run, parts))
-    result["accepted"] = all(v["passed"] for v in result["acceptance"])
+    result.update(facts(cfg, parts))
+    result = judged(cfg, result, score(cfg, run.dir, parts.inputs, module.wire))
     result["report"] = single_report(run.dir, {**result, "status": "finished"}).name
     return result
 
 
-def evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
-    """Evaluate the wire and every baseline at the same M on held-out passages, and judge them."""
-    from latentwire.acceptance import Rule, judge
-    from latentwire.scoring.evaluator import Evaluator
-    from suite.config.instantiate import build_node
+def facts(cfg: DictConfig, parts: Any) -> dict[str, Any]:
+    """Return what a result says of the trained wire, whatever it is asked."""
+    from latentwire.rivals import TRAINING, told_training
 
-    e, module, inputs = cfg.evaluation, parts.module, parts.inputs
-    passages, learn = inputs.corpus.split(str(e.split)), inputs.corpus.split("train")
-    evaluator = Evaluator(
-        inputs.lms,
-        [passages[i] for i in range(min(len(passages), int(e.passages)))],
-        {str(name): build_node(node) for name, node in cfg.baselines.items() if node is not None},
-        max_new_tokens=int(e.max_new_tokens),
-        seed=int(cfg.seed),
-        train=[learn[i] for i in range(min(len(learn), int(e.fit_passages)))],
-        fit_steps=int(e.fit_steps),
-        batch_size=int(e.batch_size),
-        n_boot=int(e.n_boot),
-    )
-    module.place()
-    wire = module.wire.eval()
-    evaluation = evaluator.run({"wire": wire}, whole_prompt=["wire"] if wire.whole_prompt else [])
-    evaluation.write(run.dir)
-    found = evaluation.result()
-    first = next(iter(inputs.lms))
-    key = "wire" if len(inputs.lms) == 1 else f"wire/{first}"
-    own = {k: v for k, v in found["methods"][key].items() if isinstance(v, int | float) and math.isfinite(v)}
-    found["test_best" if str(e.split) == "test" else "evaluated"] = {"loss": own["nll"], **own}
-    found |= {
-        "tokens": inputs.lengths,
-        "track": {name: "trained" if name in cfg.adaptation else "frozen" for name in inputs.lms},
+    wire = parts.module.wire
+    return {
+        "tokens": parts.inputs.lengths,
+        "track": {name: "trained" if name in cfg.adaptation else "frozen" for name in parts.inputs.lms},
         "compressed": "question and context" if wire.whole_prompt else "context",
         "identity": wire.identity().hex(),
         "gains": wire.gains(),
-        "parameters": {name: sum(p.numel() for p in params) for name, params in module.groups().items()},
+        TRAINING: told_training(cfg, parts.inputs.corpus),
+        "parameters": {name: sum(p.numel() for p in params) for name, params in parts.module.groups().items()},
     }
-    rules: dict[str, dict[str, Rule]] = {
-        str(stage): {str(name): build_node(node) for name, node in named.items() if node is not None}
-        for stage, named in cfg.acceptance.items()
-        if named is not None
-    }
-    found["acceptance"] = judge(rules, module.curriculum.by_period, found)
-    return found
+
+
+def ask(cfg: DictConfig, run_dir: Path, anew: bool = False) -> dict[str, Any]:
+    """Return the numbers of the evaluation that a tree asks a finished run for, measured now unless they are there.
+
+    Args:
+        cfg: the tree.
+        run_dir: the run's directory.
+        anew: whether numbers that are there are measured again.
+
+    Raises:
+        UserError: a run or a checkpoint that `latentwire.restore.load` refuses, or an evaluation that cannot be done.
+    """
+    from latentwire.report.stored import read_evaluation
+    from latentwire.restore import load
+    from latentwire.scoring.beforehand import ready, refuse
+    from latentwire.scoring.finished import folder_of, numbers, score
+    from suite.runs.job import seed_everything
+    from suite.shell import quiet_lightning
+
+    found = None if anew else read_evaluation(folder_of(run_dir, cfg))
+    if found is None:
+        quiet_lightning()
+        refuse(cfg)
+        loaded = load(run_dir)
+        ready(cfg, loaded.inputs, loaded.wire)
+        seed_everything(int(cfg.seed))
+        found = score(cfg, run_dir, loaded.inputs, loaded.wire)
+    return numbers(found)
+
+
+def again(cfg: DictConfig, run: Run, before: dict[str, Any]) -> dict[str, Any] | None:
+    """Ask a finished run what a tree wants to know of it; None where its result says so already."""
+    from latentwire.scoring.finished import judged
+    from suite.report import single_report
+    from suite.runs.job import write_config
+    from suite.runs.ledger import jsonable
+
+    result = judged(cfg, before, ask(cfg, run.dir))
+    if jsonable(result) == before:
+        return None
+    write_config(cfg, run.dir)  # which the report shows
+    result["report"] = single_report(run.dir, jsonable(result)).name
+    show(cfg, result)
+    return result
 
 
 def show(cfg: DictConfig, result: dict[str, Any]) -> None:
@@ -283,19 +312,21 @@ def show(cfg: DictConfig, result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from latentwire.report.wires import bounds_of
+
     console = Console()
     table = Table(title=f"{cfg.name}: M = {result['M']}, {result['ratio']:.1f}x")
     for column in ("method", "F1", "95 %", "EM", "NLL", "top-1", "bytes"):
         table.add_column(column, justify="left" if column == "method" else "right")
     for name, m in sorted(result["methods"].items(), key=lambda item: -item[1]["f1"]):
         interval = f"{m['f1_low']:.3f}–{m['f1_high']:.3f}"
-        numbers = [f"{m[k]:.3f}" if k in m else "" for k in ("em", "nll", "first_token_top1")]
+        numbers = [f"{m[k]:.3f}" if m.get(k) is not None else "" for k in ("em", "nll", "first_token_top1")]
         table.add_row(name, f"{m['f1']:.3f}", interval, *numbers, f"{m['bytes']:.0f}" if "bytes" in m else "")
     console.print(table)
     for v in result["acceptance"]:
         sign = "[green]passed[/]" if v["passed"] else "[red]failed[/]"
-        bounds = " ".join(f"{k} {v[k]:g}" for k in ("min", "max") if v[k] is not None)
-        console.print(f"{sign} {v['stage']}: {v['rule']} = {v['value']:.4g} ({bounds}; {v['what']})", highlight=False)
+        said = "; ".join(part for part in (bounds_of(v), v["what"], v["remark"]) if part)
+        console.print(f"{sign} {v['stage']}: {v['rule']} = {v['value']:.4g} ({said})", highlight=False)
 
 
 def task(cfg: DictConfig, run: Run) -> dict[str, Any]:
@@ -307,7 +338,7 @@ def task(cfg: DictConfig, run: Run) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command."""
-    launch("latentwire", task, dead, schema=Tree, earlier=earlier)
+    launch("latentwire", task, dead, schema=Tree, earlier=earlier, judge=judge, again=again)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,27 @@
 """Named studies of latentwire (see `suite.runs.study`).
 
+python -m latentwire.study breakeven RUN    # from how many reads on a finished run's wire takes less time than text
 python -m latentwire.study wire_demo    # the second half of `make demo`: two minutes
 python -m latentwire.study pocket       # `make pocket`: every number of docs/results/pocket.md; hours
 """
 
 from __future__ import annotations
 
-from latentwire.run import Tree, dead, earlier, train
-from suite.runs.study import Program, Study, main
+from collections.abc import Sequence
 
-PROGRAM = Program("latentwire", train, dead, Tree, earlier)
-DEEP = ("label=4x deep_prefix", "wire.ratio=4")
+from latentwire.run import Tree, again, dead, earlier, judge, train
+from suite.runs.study import Command, Program, Study, main
+
+PROGRAM = Program("latentwire", train, dead, Tree, earlier, judge, again)
+# Training-free rivals are in the experiment; these train for as long as the wire, which more than doubles a run.
+TRAINED = (
+    "baseline=[text,no_context,token_budget,best_sentence,legacy_truncation,mean_pooled,pca,replay,kv_compaction,"
+    "text_lm_coded,text_zstd,lm_byte_budget,zstd_byte_budget,id_byte_budget,static_prefix,gist,icae]"
+)
+DEEP = ("label=4x deep_prefix", "wire.ratio=4", TRAINED)
 SOFT = ("label=4x soft_prefix", "injector=soft_prefix", "curriculum=from_text", "trainer.max_epochs=18")
-EIGHT = ("label=8x deep_prefix", "wire.ratio=8", "curriculum=ratio", "trainer.max_epochs=20")
-SIXTEEN = ("label=16x deep_prefix", "wire.ratio=16", "curriculum=ratio_16", "trainer.max_epochs=30")
+EIGHT = ("label=8x deep_prefix", "wire.ratio=8", "curriculum=ratio", "trainer.max_epochs=20", TRAINED)
+SIXTEEN = ("label=16x deep_prefix", "wire.ratio=16", "curriculum=ratio_16", "trainer.max_epochs=30", TRAINED)
 EIGHT_RVQ = (
     "label=8x rvq 16 bits",
     "+wire.start_from=<8x deep_prefix>",
@@ -40,11 +48,23 @@ WHOLE = (
     "label=4x whole prompt",
     "+wire.start_from=<4x deep_prefix>",
     "wire.track=whole_prompt",
+    "baseline=[text,no_context,whole_prompt_budget]",
+    "acceptance.evaluation.above_the_fair_budget.minus=methods.whole_prompt_budget.f1_high",
     "loader.batch_size=48",
     "loader.questions=1",
     "trainer.max_epochs=10",
 )
-STUDIES = {
+
+
+def breakeven(program: Program, words: Sequence[str]) -> int:
+    """Measure when the wire of a finished run pays in time (`latentwire.breakeven`)."""
+    from latentwire.breakeven import main as measure
+
+    return measure(words)
+
+
+STUDIES: dict[str, Study | Command] = {
+    "breakeven": breakeven,
     "wire_demo": Study(
         "pocket_smoke", (0,), (("label=4x deep_prefix", "wire.ratio=4"), ("label=8x deep_prefix", "wire.ratio=8"))
     ),

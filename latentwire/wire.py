@@ -104,13 +104,30 @@ class LatentWire(nn.Module):
         self.train(training)
         return torch.cat(parts)
 
+    @torch.no_grad()
+    def latents_of(self, texts: Sequence[str], batch: int = 64) -> Tensor:
+        """Return the encoder's latents of texts, (B, slots, d_z), in evaluation mode; the codec has not seen them."""
+        training = self.training
+        self.eval()
+        parts = [self.encoder.encode(texts[i : i + batch], self.layout) for i in range(0, len(texts), batch)]
+        self.train(training)
+        return torch.cat(parts)
+
+    def pack(self, z: Tensor, identity: bytes) -> list[bytes]:
+        """Write the messages of latents (B, slots, d_z). `identity`: from `identity`."""
+        return [message.pack(row, self.codec, identity) for row in z]
+
+    def unpack(self, messages: Sequence[bytes], identity: bytes) -> Tensor:
+        """Read messages: the values that their receiver has, (B, slots, d_z)."""
+        return torch.stack([message.unpack(m, self.codec, identity) for m in messages]).to(self.device)
+
     def prefix(self, values: Tensor, model: str, layout: LatentLayout | None = None) -> Prefix:
         """Return what `model` reads for values (B, slots, d_z)."""
         found: Prefix = self.injectors[model]((layout or self.layout).read(values, model))
         return found
 
     def message_bytes(self) -> int:
-        """Return the bytes of every message: header, scales, codes, checksum."""
+        """Return the bytes of a message, header, scales, codes, checksum: of the longest where they differ."""
         return message.message_bytes(self.codec, self.slots).total
 
     def identity(self) -> bytes:

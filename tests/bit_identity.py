@@ -50,8 +50,8 @@ SHORT = {
     "paths.runs={out}/runs paths.data={data}",
     "latentwire": "experiment=pocket_smoke trainer.max_epochs=2 loader.steps_per_epoch=6 loader.batch_size=4 "
     "loader.questions=2 loader.eval_passages=6 loader.eval_questions=2 corpus.train=200 wire.measured_texts=16 "
-    "evaluation.passages=6 evaluation.n_boot=50 evaluation.max_new_tokens=4 evaluation.fit_passages=24 "
-    "evaluation.fit_steps=4 lr_schedule.warmup_steps=2 trainer.log_every_n_steps=1 callbacks.progress=null "
+    "evaluation.passages=6 evaluation.n_boot=50 evaluation.max_new_tokens=4 "
+    "lr_schedule.warmup_steps=2 trainer.log_every_n_steps=1 callbacks.progress=null "
     "callbacks.audit.within=6 callbacks.diagnostics.every=2 "
     "paths.runs={out}/runs paths.data={data} paths.cache={out}/cache",
 }

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from lw_toys import tiny_lm
 from torch import Tensor
 
+from callbacks.stages.lr import LRSchedule
+from latentwire.baselines.training import Amount, TrainingBudget
 from latentwire.codec.base import Codec
 from latentwire.codec.fp16 import FP16
 from latentwire.codec.fsq import FSQ
 from latentwire.codec.integer import Integer
 from latentwire.codec.rvq import RVQ
+from latentwire.data.base import Passage
 from latentwire.encoders.base import Encoder, build_encoder
 from latentwire.encoders.byte import ByteEncoder
 from latentwire.encoders.lm_lora import LMLoRAEncoder
@@ -81,3 +84,10 @@ def make_encoder(
 
 def rms(z: Tensor) -> Tensor:
     return z.pow(2).mean().sqrt()
+
+
+def lessons(train: Sequence[Passage], steps: int, val: Sequence[Passage] | None = None, per_epoch: int = 20, **changes):
+    """A budget of `steps` steps on four contexts with one question each, validated on `val` or the same passages."""
+    given = dict(schedule=LRSchedule(), seed=0, metric="nll", max_new_tokens=4, data="toy") | changes
+    amount = Amount(steps, 4, 1, 4 * steps)
+    return TrainingBudget(train, train if val is None else val, 1, amount, per_epoch, **given)  # type: ignore[arg-type]

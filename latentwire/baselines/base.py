@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Generic, Literal, TypeVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from callbacks.errors import UserError
+from latentwire.codec.bits import packed_bytes, width_of
 from latentwire.data.base import Passage, Question
 from latentwire.examples import context_ids
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 from latentwire.lm.prompts import Prompt
 
+if TYPE_CHECKING:
+    from latentwire.baselines.training import TrainingBudget
+
 Track = Literal["frozen", "trained"]
-T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Counts bytes of one text: what tells it from others, and the frame around that (header, checksum)."""
+
+    payload: int
+    frame: int = 0
 
 
 class Baseline:
@@ -23,6 +35,9 @@ class Baseline:
         name: name of its row in tables.
         track: `trained` where it has seen training passages (`fit`), else `frozen`.
         equal_lengths: whether a batch must have contexts of one length, as embeddings carry no mask.
+        adapts: whether an adapted model reads it with its adapter on, in a second row; the text and its budgets do.
+        tracks: the tracks of wires (`wire.track`) that it may stand beside.
+        bare: whether it cannot be fitted on a model with an adapter.
         fair: whether its row is an honest comparison.
         remark: what a reader of the table must know.
     """
@@ -30,6 +45,9 @@ class Baseline:
     name: ClassVar[str] = ""
     track: ClassVar[Track] = "frozen"
     equal_lengths: ClassVar[bool] = False
+    adapts: ClassVar[bool] = False
+    tracks: ClassVar[tuple[str, ...]] = ("question_text", "whole_prompt")
+    bare: ClassVar[bool] = False
     fair: ClassVar[bool] = True
     remark: ClassVar[str] = ""
 
@@ -49,42 +67,31 @@ class Baseline:
         return prompt.question
 
     def message_bytes(self, lm: FrozenLM, slots: int) -> int | None:
-        """Return the bytes to send per passage; None: the ids of the text that `prefix` returns, packed."""
+        """Return the bytes to send per passage; None: those of the text that `prefix` returns, see `sent`."""
         return None
 
-    def fit(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int) -> None:
-        """Learn from training passages; most baselines have nothing to learn."""
+    def sent(self, lm: FrozenLM, ids: tuple[int, ...]) -> Sent:
+        """Return the bytes that send a text of these ids: ceil(log2 vocabulary) bits each, without a frame."""
+        return Sent(packed_bytes(len(ids), width_of(lm.vocab_size)))
+
+    def allow(self, lm: FrozenLM, slots: int, message_bytes: float) -> None:
+        """Take the mean number of bytes of the wire's messages, for baselines that have as many."""
         return None
 
+    def fit(self, lm: FrozenLM, budget: TrainingBudget | None, slots: int, folder: Path | None = None) -> None:
+        """Learn from training passages; most baselines have nothing to learn.
 
-class LearnedBaseline(Baseline, Generic[T]):
-    """Learns from training passages, and keeps what it has learned per model and M."""
+        Args:
+            lm: the model that reads.
+            budget: what there is to learn from; None: nothing.
+            slots: M, the number of places that the wire has.
+            folder: where what is learned is kept, and read if it is there; None: nowhere.
+        """
+        return None
 
-    track = "trained"
-
-    def __init__(self) -> None:
-        self._learned: dict[tuple[str, int], T] = {}
-
-    def fit(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int) -> None:
-        if not train:
-            raise UserError(
-                f"baselines.{self.name}",
-                "no training passages",
-                "passages of the train split",
-                "set evaluation.fit_passages=2000",
-            )
-        self._learned[lm.name, slots] = self.learn(lm, train, slots, steps)
-
-    def learn(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int) -> T:
-        """Learn from training passages in so many steps."""
-        raise NotImplementedError
-
-    def learned(self, lm: FrozenLM, slots: int) -> T:
-        """Return what `fit` has learned. Raises UserError where it has not been called for this model and M."""
-        if (lm.name, slots) not in self._learned:
-            expected = f"fit for {lm.name} at M={slots}"
-            raise UserError(f"baselines.{self.name}", "not fitted", expected, "call fit first")
-        return self._learned[lm.name, slots]
+    def told(self, lm: FrozenLM, slots: int) -> dict[str, Any]:
+        """Return further numbers of its row, e.g. `questions_seen` in training."""
+        return {}
 
 
 def contexts(lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question]) -> list[tuple[int, ...]]:

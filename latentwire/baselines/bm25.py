@@ -45,6 +45,7 @@ class BestSentence(Baseline):
     """Gives the context's best sentence by BM25 with the question, cut at M tokens; the first of equals."""
 
     name = "best_sentence"
+    adapts = True
     remark = "its sender knows the question, which a wire's does not"
 
     def prefix(self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int) -> Prefix:

@@ -21,6 +21,8 @@ class TokenBudget(Baseline):
     """
 
     name = "token_budget"
+    adapts = True
+    tracks = ("question_text",)
     remark = "M context tokens, question kept"
 
     def __init__(self, keep: Literal["first", "last"] = "first"):
@@ -40,6 +42,8 @@ class WholePromptBudget(Baseline):
     """
 
     name = "whole_prompt_budget"
+    adapts = True
+    tracks = ("whole_prompt",)
     remark = "question + first M - |question| context tokens; for wires that compress the question"
 
     def prefix(self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int) -> Prefix:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 Control = Literal["shuffled", "mean", "random"]
 REMARKS: dict[str, str] = {
-    "shuffled": "the wire's latents of another passage",
+    "shuffled": "the wire's latents of another passage, for the same question",
     "mean": "the mean of the wire's latents over the passages",
     "random": "normal, with mean and spread per slot and channel of the wire's latents",
 }
@@ -32,7 +32,12 @@ def control(values: Tensor, kind: Control, seed: int) -> Tensor:
     if kind == "random":
         noise = torch.randn(values.shape, generator=generator).to(values)
         return values.mean(0) + values.std(0) * noise
-    order = torch.randperm(n, generator=generator)
+    return values[torch.tensor(derangement(n, seed), device=values.device)]
+
+
+def derangement(n: int, seed: int) -> list[int]:
+    """Return a drawn order of 0 … n - 1 in which nothing stays in its place, n >= 2."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     other = torch.empty_like(order)
     other[order] = order.roll(1)
-    return values[other.to(values.device)]
+    return [int(i) for i in other]

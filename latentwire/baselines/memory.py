@@ -13,9 +13,10 @@ from transformers import DynamicCache
 
 from callbacks.errors import UserError
 from latentwire.adapters.linear import LinearAdapter
-from latentwire.baselines.base import LearnedBaseline, contexts
+from latentwire.baselines.base import contexts
+from latentwire.baselines.learned import LearnedBaseline
 from latentwire.baselines.pooled import FP16_BYTES
-from latentwire.baselines.training import learn_answers, prompt_batches
+from latentwire.baselines.training import Amount, TrainingBudget, learn_answers
 from latentwire.data.base import Passage, Question
 from latentwire.injectors.rotary import RotaryPlacement
 from latentwire.lm.frozen import FrozenLM
@@ -84,35 +85,35 @@ class _Compressor(nn.Module):
 class MemorySlots(LearnedBaseline[_Compressor]):
     """Learns M memory slots, ICAE-style (Ge et al., 2024) or gist-style (Mu et al., 2023; 500xCompressor, 2024).
 
-    Trained on answers alone, with the reader frozen; the originals also reconstruct text (ICAE) or train the reader
-    (gist), and all train for far longer: a row of this table is an anchor of the kind, not a reproduction.
+    Trained on answers alone, with the reader frozen, on what the wire was trained on; the originals also reconstruct
+    text (ICAE) or train the reader (gist), and all train for far longer: a row of this table is the kind at the wire's
+    budget, not a reproduction.
 
     Args:
         read: what is read of the memory tokens: `embeddings`, their last states, calibrated, as embeddings (ICAE);
             `keys`, their keys and values in every layer (gist, 500x).
         rank: rank of the LoRA on the compressor's attention.
-        lr: learning rate of Adam.
-        batch: number of passages per step, with one question each.
-        seed: seed of initial weights and order of training.
+        lr: learning rate of Adam, before the factor of the wire's schedule.
+        seed: seed of the initial weights.
+        share: share of the wire's training that it gets.
     """
 
     name = "memory"
+    bare = True
     remark = "a copy of the model with LoRA writes M memory slots; frozen reader, answers only"
 
-    def __init__(self, read: Read = "embeddings", rank: int = 8, lr: float = 1e-3, batch: int = 16, seed: int = 0):
-        super().__init__()
-        self.read, self.rank, self.lr, self.batch, self.seed = read, rank, lr, batch, seed
+    def __init__(self, read: Read = "embeddings", rank: int = 8, lr: float = 1e-3, seed: int = 0, share: float = 1.0):
+        super().__init__(share)
+        self.read, self.rank, self.lr, self.seed = read, rank, lr, seed
 
-    def learn(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int) -> _Compressor:
-        generator = torch.Generator().manual_seed(self.seed)
-        net = _Compressor(lm, slots, self.read, self.rank, generator)
-        first = [train[i] for i in range(min(self.batch, len(train)))]
+    def make(self, lm: FrozenLM, budget: TrainingBudget, slots: int) -> _Compressor:
+        return _Compressor(lm, slots, self.read, self.rank, torch.Generator().manual_seed(self.seed))
+
+    def learn(self, net: _Compressor, lm: FrozenLM, budget: TrainingBudget, amount: Amount, slots: int) -> None:
+        first = [budget.train[i] for i in range(min(amount.contexts, len(budget.train)))]
         with torch.no_grad():
             net.adapter.calibrate(net.states(contexts(lm, first, [p.questions[0] for p in first]))[0].float())
-        batches = prompt_batches(lm, train, self.batch, steps, self.seed)
-        trained = [p for p in net.parameters() if p.requires_grad]
-        learn_answers(lm, batches, lambda prompts: net([p.context for p in prompts]), trained, self.lr)
-        return net.requires_grad_(False).eval()
+        learn_answers(lm, budget, amount, lambda p, q: net(contexts(lm, p, q)), net, self.lr)
 
     @torch.no_grad()
     def prefix(self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int) -> Prefix:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from latentwire.baselines.base import LearnedBaseline
+from latentwire.baselines.learned import LearnedBaseline
 from latentwire.baselines.pooled import FP16_BYTES
+from latentwire.baselines.training import Amount, TrainingBudget
 from latentwire.data.base import Passage, Question
 from latentwire.encoders.pca import PCAEncoder
 from latentwire.encoders.slots import LatentLayout
@@ -35,13 +37,21 @@ class PCA(LearnedBaseline[PCAEncoder]):
         super().__init__()
         self.d_z, self.texts, self.headroom = d_z, texts, headroom
 
-    def learn(self, lm: FrozenLM, train: Sequence[Passage], slots: int, steps: int) -> PCAEncoder:
-        texts = [_text(p, p.questions[0]) for p in (train[i] for i in range(min(self.texts, len(train))))]
-        longest = max(len(lm.style.encode(t)) for t in texts)
+    def make(self, lm: FrozenLM, budget: TrainingBudget, slots: int) -> PCAEncoder:
+        longest = max(len(lm.style.encode(t)) for t in self._texts(budget))
         chunk = int(-(-longest * self.headroom // slots))
         encoder = PCAEncoder(lm, min(self.d_z, chunk * lm.d_model), chunk, max_tokens=lm.max_tokens)
-        encoder.to(lm.input_device).fit(texts, LatentLayout(slots))
-        return encoder
+        return encoder.to(lm.input_device)
+
+    def learn(self, net: PCAEncoder, lm: FrozenLM, budget: TrainingBudget, amount: Amount, slots: int) -> None:
+        net.fit(self._texts(budget), LatentLayout(slots))
+
+    def _texts(self, budget: TrainingBudget) -> list[str]:
+        first = (budget.train[i] for i in range(min(self.texts, len(budget.train))))
+        return [_text(p, p.questions[0]) for p in first]
+
+    def told(self, lm: FrozenLM, slots: int) -> dict[str, Any]:
+        return {"questions_seen": 0}
 
     @torch.no_grad()
     def prefix(self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int) -> Prefix:

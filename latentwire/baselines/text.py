@@ -14,6 +14,7 @@ class Text(Baseline):
     """Gives the whole context as text: the upper bound."""
 
     name = "text"
+    adapts = True
     remark = "upper bound: the whole context"
 
     def prefix(self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int) -> Prefix:
@@ -24,6 +25,7 @@ class NoContext(Baseline):
     """Gives nothing but the question: the lower bound."""
 
     name = "no_context"
+    adapts = True
     remark = "lower bound: the question alone"
 
     def prefix(self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int) -> Prefix:

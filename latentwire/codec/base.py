@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.errors import UserError
+from latentwire.codec import arithmetic
+
+TOTAL_BITS = 24  # of the frequencies of symbols
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -122,6 +125,48 @@ class Codec(nn.Module):
             raise bad_payload(f"{len(data)} bytes", f"{expected} bytes for {slots} slots")
         with torch.no_grad():
             return self.from_bytes(data, slots)
+
+    # -- entropy coding
+    def usage(self) -> Tensor | None:
+        """Return how often each symbol is used at each place of a slot, (n, symbols); None: no entropy coding."""
+        return None
+
+    def symbols(self, z: Tensor) -> Tensor:
+        """Return the symbols (M, n) of latents (M, d_z); of codecs with a `usage`."""
+        raise NotImplementedError
+
+    def values_of(self, symbols: Tensor) -> Tensor:
+        """Return the latents (M, d_z) of symbols (M, n); of codecs with a `usage`."""
+        raise NotImplementedError
+
+    def squeeze(self, z: Tensor) -> bytes | None:
+        """Turn latents (M, d_z) into a payload whose length follows from the symbols' usage; None without a usage.
+
+        Invariant: `expand(squeeze(z))` equals `decode(encode(z))`.
+        """
+        tables = self._tables()
+        if tables is None:
+            return None
+        with torch.no_grad():
+            codes = self.symbols(z.detach().float()).flatten().tolist()
+        return arithmetic.encode(codes, tables * len(z))
+
+    def expand(self, data: bytes, slots: int) -> Tensor:
+        """Undo `squeeze`. Raises UserError where the payload cannot have come from it."""
+        tables = self._tables()
+        if tables is None:
+            raise bad_payload("entropy-coded symbols", f"what {type(self).__name__} writes")
+        codes = arithmetic.decode(data, tables * slots)
+        if arithmetic.encode(codes, tables * slots) != data:
+            raise bad_payload(f"{len(data)} bytes that code no message", f"the symbols of {slots} slots")
+        with torch.no_grad():
+            return self.values_of(torch.tensor(codes).view(slots, -1))
+
+    def _tables(self) -> list[arithmetic.Cumulative] | None:
+        used = self.usage()
+        if used is None:
+            return None
+        return [arithmetic.cumulative(row, 1 << TOTAL_BITS) for row in used.detach().double().cpu().numpy()]
 
     def to_bytes(self, z: Tensor) -> bytes:
         """Encode checked float32 input."""

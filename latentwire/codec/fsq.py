@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,6 +15,8 @@ from latentwire.codec.base import Codec, Coded, Payload, bad_payload, straight_t
 from latentwire.codec.bits import pack, packed_bytes, unpack, width_of
 
 EPS = 1e-3
+DECAY = 0.99  # of the usage of codes, per batch
+LARGEST_TABLE = 2**16
 
 
 class FSQ(Codec):
@@ -35,7 +38,8 @@ class FSQ(Codec):
     which is how few bits are reached (nested dropout, Rippel et al., 2014, with a schedule in place of chance). The
     components stand in order, so the least important ones go first.
 
-    Payload: one index sum_i c_i prod_{j<i} L_j per code, packed in ceil(log2 prod L) bits.
+    Payload: one index sum_i c_i prod_{j<i} L_j per code, packed in ceil(log2 prod L) bits; with `entropy` an arithmetic
+    code of the indices with their frequencies in training (a moving average over batches), one table per code.
 
     Args:
         d_z: width of a latent.
@@ -43,12 +47,17 @@ class FSQ(Codec):
         codes: number of codes per slot.
         project: whether learned maps stand around the quantiser; without them d_z must be codes * len(levels).
         spare: number of further codes for the beginning of training.
+        entropy: whether messages are entropy-coded where that is shorter; it changes no value. A product of levels of
+            at most 2^16.
     """
 
     levels: Tensor
     basis: Tensor
+    used: Tensor
 
-    def __init__(self, d_z: int, levels: list[int], codes: int = 1, project: bool = True, spare: int = 0):
+    def __init__(
+        self, d_z: int, levels: list[int], codes: int = 1, project: bool = True, spare: int = 0, entropy: bool = False
+    ):
         super().__init__(d_z)
         if not levels or any(not 2 <= level <= 256 for level in levels):
             raise UserError(
@@ -80,6 +89,16 @@ class FSQ(Codec):
                 "less than 2^31",
                 "set codec.levels=[8,6,5] and codec.codes=2",
             )
+        self.entropy = entropy
+        if entropy:
+            if self.size > LARGEST_TABLE:
+                raise UserError(
+                    "codec.levels with codec.entropy=true",
+                    f"a product of {self.size}",
+                    f"at most {LARGEST_TABLE}",
+                    "set codec.levels=[8,6,5], or codec.entropy=false",
+                )
+            self.register_buffer("used", torch.ones(codes, self.size))
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         self.register_buffer(
             "basis", torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]), persistent=False
@@ -144,6 +163,8 @@ class FSQ(Codec):
 
     def forward(self, z: Tensor) -> Coded:
         channels, indices = self.quantise(z.float())
+        if self.entropy and self.training:
+            self._count(indices)
         return Coded(self.restore(channels), channels.new_zeros(()), indices)
 
     def restore(self, channels: Tensor) -> Tensor:
@@ -156,12 +177,29 @@ class FSQ(Codec):
     def payload(self, slots: int) -> Payload:
         return Payload(codes=packed_bytes(slots * self.codes, width_of(self.size)))
 
+    @torch.no_grad()
+    def _count(self, indices: Tensor) -> None:
+        """Move the usage of codes by the indices (…, n) of a batch, those of all ranks together."""
+        sent = indices[..., : self.codes].reshape(-1, self.codes)
+        counts = torch.stack([torch.bincount(column, minlength=self.size) for column in sent.T]).to(self.used)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(counts)
+        self.used.mul_(DECAY).add_(counts, alpha=1 - DECAY)
+
+    def usage(self) -> Tensor | None:
+        return self.used if self.entropy else None
+
+    def symbols(self, z: Tensor) -> Tensor:
+        return self.quantise(z)[1]
+
+    def values_of(self, symbols: Tensor) -> Tensor:
+        return self.restore(self.values(symbols.to(self.levels.device)))
+
     def to_bytes(self, z: Tensor) -> bytes:
-        return pack(self.quantise(z)[1].flatten().cpu().numpy(), width_of(self.size))
+        return pack(self.symbols(z).flatten().cpu().numpy(), width_of(self.size))
 
     def from_bytes(self, data: bytes, slots: int) -> Tensor:
         indices = unpack(data, width_of(self.size), slots * self.codes)
         if (indices >= self.size).any():
             raise bad_payload(f"code {indices.max()}", f"less than {self.size}")
-        codes = torch.from_numpy(indices).view(slots, self.codes).to(self.levels.device)
-        return self.restore(self.values(codes))
+        return self.values_of(torch.from_numpy(indices).view(slots, self.codes))

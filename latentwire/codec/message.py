@@ -2,10 +2,10 @@
 
     offset  bytes  content
     0       2      "LW"
-    2       1      format version, 1
+    2       1      format version: 1, a payload whose length follows from codec and slots; 2, entropy-coded
     3       4      first bytes of the configuration's fingerprint
     7       2      number of slots, little-endian
-    9       n      payload, see the codec; n follows from codec and slots
+    9       n      payload, see the codec; in version 2 it is shorter than that of version 1
     9 + n   4      CRC-32 of the whole 32-byte fingerprint followed by everything before, little-endian
 
 The checksum covers the fingerprint without sending it: a message of another configuration passes with probability
@@ -29,9 +29,10 @@ from callbacks.errors import UserError
 from latentwire.codec.base import Codec
 
 MAGIC = b"LW"
-VERSION = 1
+FIXED, SQUEEZED = 1, 2  # versions
 HEADER = struct.Struct("<2sB4sH")
 CHECKSUM = struct.Struct("<I")
+MOST_SLOTS = 2**16 - 1  # what the header can count
 AGAIN = "write it again with python -m latentwire.encode"
 
 
@@ -51,7 +52,7 @@ class MessageBytes:
 
 
 def message_bytes(codec: Codec, slots: int) -> MessageBytes:
-    """Return the size of every message of `slots` latents."""
+    """Return the size of a message of `slots` latents: of every one, or of the longest where they are entropy-coded."""
     payload = codec.payload(slots)
     return MessageBytes(HEADER.size, payload.scales, payload.codes, CHECKSUM.size)
 
@@ -81,11 +82,17 @@ def fingerprint(config: Mapping[str, Any], *modules: nn.Module) -> bytes:
 
 
 def pack(z: Tensor, codec: Codec, identity: bytes) -> bytes:
-    """Write the message of one text's latents (M, d_z). `identity`: from `fingerprint`. Raises UserError on NaN."""
-    if z.dim() == 2 and not 1 <= z.shape[0] < 2**16:
-        raise UserError("latents", f"{z.shape[0]} slots", "1 to 65535", "set wire.slots=64")
-    payload = codec.encode(z)
-    body = HEADER.pack(MAGIC, VERSION, _checked(identity)[:4], z.shape[0]) + payload
+    """Write the message of one text's latents (M, d_z), entropy-coded where the codec can and it is shorter.
+
+    `identity`: from `fingerprint`. Raises UserError on NaN.
+    """
+    if z.dim() == 2 and not 1 <= z.shape[0] <= MOST_SLOTS:
+        raise UserError("latents", f"{z.shape[0]} slots", f"1 to {MOST_SLOTS}", "set wire.slots=64")
+    payload, version = codec.encode(z), FIXED
+    squeezed = codec.squeeze(z)
+    if squeezed is not None and len(squeezed) < len(payload):
+        payload, version = squeezed, SQUEEZED
+    body = HEADER.pack(MAGIC, version, _checked(identity)[:4], z.shape[0]) + payload
     return body + CHECKSUM.pack(zlib.crc32(identity + body))
 
 
@@ -102,14 +109,15 @@ def unpack(message: bytes, codec: Codec, identity: bytes, where: str = "message"
         UserError: not a message, another version, another configuration, or damaged in any byte.
     """
     _checked(identity)
-    smallest = message_bytes(codec, 1).total
+    smallest = HEADER.size + CHECKSUM.size
     if message[:2] != MAGIC:
         raise UserError(where, f"first bytes {message[:2]!r}", f"{MAGIC!r}", "pass a file that latentwire.encode wrote")
     if len(message) < smallest:
         raise UserError(where, f"{len(message)} bytes", f"{smallest} or more", AGAIN)
     _, version, start, slots = HEADER.unpack_from(message)
-    if version != VERSION:
-        raise UserError(where, f"format version {version}", f"version {VERSION}", "check out the release that wrote it")
+    if version not in (FIXED, SQUEEZED):
+        known = f"version {FIXED} or {SQUEEZED}"
+        raise UserError(where, f"format version {version}", known, "check out the release that wrote it")
     if start != identity[:4]:
         raise UserError(
             where,
@@ -118,12 +126,14 @@ def unpack(message: bytes, codec: Codec, identity: bytes, where: str = "message"
             "read it with the run that wrote it; if that is this run, the message is damaged",
         )
     expected = message_bytes(codec, slots).total
-    if slots < 1 or len(message) != expected:
-        raise UserError(where, f"{len(message)} bytes, {slots} slots", f"{expected} bytes", AGAIN)
+    fits = len(message) == expected if version == FIXED else len(message) < expected
+    if slots < 1 or not fits:
+        told = f"{expected} bytes" if version == FIXED else f"fewer than {expected} bytes"
+        raise UserError(where, f"{len(message)} bytes, {slots} slots", told, AGAIN)
     body, (checksum,) = message[: -CHECKSUM.size], CHECKSUM.unpack(message[-CHECKSUM.size :])
     if zlib.crc32(identity + body) != checksum:
         raise UserError(where, "a checksum that does not match: the message is damaged", "an intact message", AGAIN)
-    return codec.decode(body[HEADER.size :], slots)
+    return (codec.decode if version == FIXED else codec.expand)(body[HEADER.size :], slots)
 
 
 def _checked(identity: bytes) -> bytes:

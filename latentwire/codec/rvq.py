@@ -27,7 +27,8 @@ class RVQ(Codec):
     counts and sums, so their codebooks stay equal. All of it is state (buffers), none of it has gradients.
 
     Loss: commitment * mean over q of mean (r_q - sg e_q)^2; z gets the straight-through gradient besides.
-    Payload: per slot `stages` indices of ceil(log2 size) bits.
+    Payload: per slot `stages` indices of ceil(log2 size) bits; with `entropy` an arithmetic code of the indices with
+    the frequencies n that training has left, one table per codebook, which both ends have.
 
     Args:
         d_z: width of a latent.
@@ -36,6 +37,7 @@ class RVQ(Codec):
         decay: weight g of the past.
         commitment: weight of the loss.
         dead: smoothed count per batch below which an entry is replaced; 0 keeps all.
+        entropy: whether messages are entropy-coded where that is shorter; it changes no value.
     """
 
     codebooks: Tensor
@@ -51,8 +53,10 @@ class RVQ(Codec):
         decay: float = 0.99,
         commitment: float = 0.25,
         dead: float = 0.01,
+        entropy: bool = False,
     ):
         super().__init__(d_z)
+        self.entropy = entropy
         if stages < 1 or not 2 <= size <= 2**20:
             raise UserError(
                 "codec.stages, codec.size",
@@ -115,24 +119,33 @@ class RVQ(Codec):
     def payload(self, slots: int) -> Payload:
         return Payload(codes=packed_bytes(slots * self.stages, width_of(self.size)))
 
-    def to_bytes(self, z: Tensor) -> bytes:
+    def usage(self) -> Tensor | None:
+        return self.counts if self.entropy else None
+
+    def symbols(self, z: Tensor) -> Tensor:
         self._must_be_filled()
         residual, codes = z, []
         for stage in range(self.stages):
             codes.append(self.nearest(stage, residual))
             residual = residual - self.codebooks[stage][codes[-1]]
-        return pack(torch.stack(codes, 1).flatten().cpu().numpy(), width_of(self.size))
+        return torch.stack(codes, 1)
 
-    def from_bytes(self, data: bytes, slots: int) -> Tensor:
+    def values_of(self, symbols: Tensor) -> Tensor:
         self._must_be_filled()
-        codes = unpack(data, width_of(self.size), slots * self.stages)
-        if (codes >= self.size).any():
-            raise bad_payload(f"code {codes.max()}", f"less than {self.size}")
-        index = torch.from_numpy(codes).view(slots, self.stages).to(self.codebooks.device)
-        total = self.codebooks.new_zeros(slots, self.d_z)
+        index = symbols.to(self.codebooks.device)
+        total = self.codebooks.new_zeros(len(index), self.d_z)
         for stage in range(self.stages):
             total = total + self.codebooks[stage][index[:, stage]]
         return total
+
+    def to_bytes(self, z: Tensor) -> bytes:
+        return pack(self.symbols(z).flatten().cpu().numpy(), width_of(self.size))
+
+    def from_bytes(self, data: bytes, slots: int) -> Tensor:
+        codes = unpack(data, width_of(self.size), slots * self.stages)
+        if (codes >= self.size).any():
+            raise bad_payload(f"code {codes.max()}", f"less than {self.size}")
+        return self.values_of(torch.from_numpy(codes).view(slots, self.stages))
 
     def _must_be_filled(self) -> None:
         if not bool(self.filled):

@@ -11,6 +11,7 @@ import lightning as L
 from omegaconf import OmegaConf
 
 from callbacks.stages.lr import LRSchedule
+from latentwire.build import validation_length
 from latentwire.ladder.subject import Subject
 from latentwire.objectives.likelihood import AnswerCE
 from latentwire.train.curriculum import Constant, Curriculum, Period
@@ -51,7 +52,7 @@ def module_of(subject: Subject, steps: int, lr_schedule: LRSchedule) -> WireModu
         lr_schedule,
         rates,
         subject.inputs.tokens,
-        max_new_tokens=int(cfg.evaluation.max_new_tokens),
+        max_new_tokens=validation_length(cfg),
     )
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from latentwire.baselines.training import Amount
 from latentwire.data.base import Passage
 from latentwire.examples import is_continuation, prompt_of
 from latentwire.ladder import options
@@ -19,6 +22,7 @@ from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.prompts import ANSWER, Prompt
 from latentwire.objectives.base import Needs
 from latentwire.objectives.teacher import ask
+from latentwire.rivals import training_budget
 from latentwire.scoring.evaluator import Evaluator
 from latentwire.train import batches, validation
 from latentwire.train.batches import Contexts
@@ -160,13 +164,18 @@ def _paths(subject: Subject, name: str, passage: Passage, prompt: Prompt, learne
     with tapped(lm) as seen:
         evaluator.run({"wire": wire}, whole_prompt=["wire"] if subject.whole else [])
     yield "evaluation", before, follows, seen[1:]  # the first is the teacher of its KL
-    train = subject.passages("train", int(subject.cfg.evaluation.fit_passages))
+    few = Amount(steps=1, contexts=2, questions=1, asked=2)
+    budget = training_budget(subject.cfg, subject.inputs.corpus, amount=few)
     for key, baseline in subject.baselines.items():
         if not baseline.fair or (baseline.track == "trained" and not learned):
             continue  # an unfair one is cut on purpose, and says so in its row
-        evaluator = Evaluator(own, [passage], {key: baseline}, max_new_tokens=1, train=train, fit_steps=1, n_boot=2)
-        with tapped(lm) as seen:
-            evaluator.run({}, slots=wire.slots)
+        with TemporaryDirectory() as folder:
+            given: dict[str, Any] = {"budget": budget, "rivals": Path(folder)}
+            with lm.adapters_off():
+                baseline.fit(lm, budget, wire.slots, Path(folder))  # training reads other questions
+            evaluator = Evaluator(own, [passage], {key: baseline}, max_new_tokens=1, n_boot=2, **given)
+            with tapped(lm) as seen:
+                evaluator.run({}, slots=wire.slots)
         yield f"baseline {key}", None, prompt.question, seen[1:]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from callbacks.errors import UserError
-from latentwire.lm import anatomy, loading, probe, prompts
+from latentwire.lm import anatomy, attention, generation, loading, probe, prompts
 from latentwire.lm.layout import Ids, KeysValues, Prefix, check_kv, lay_out_text, right_padded
 from latentwire.lm.results import AnswerLogprobs, Generation
 from suite.runs.reads import files_in, reads
@@ -263,7 +263,8 @@ class FrozenLM:
             return AnswerLogprobs.joined([self.answer_logprobs(prefix.select([i]), [q], [a]) for i, (q, a) in rows])
         tokens, valid = right_padded(answer_ids)
         cached = given["past_key_values"] is not None
-        out = self.model(**given, use_cache=cached, logits_to_keep=tokens.shape[1])  # an int needs no device
+        with attention.biased(self, prefix.bias, len(self.style.head)):
+            out = self.model(**given, use_cache=cached, logits_to_keep=tokens.shape[1])  # an int needs no device
         device = out.logits.device
         valid = valid.to(device)
         row, position = valid.nonzero(as_tuple=True)
@@ -279,8 +280,6 @@ class FrozenLM:
     def generate_scored(self, prefix: Prefix, question_ids: Ids, max_new_tokens: int) -> Generation:
         """Answer as `generate` does, with log-probabilities.
 
-        The loop is written out as that of transformers loses embeddings that are given beside a cache.
-
         Raises:
             ValueError: sizes that do not fit.
             UserError: prompt and new tokens are longer than the model's positions.
@@ -288,30 +287,8 @@ class FrozenLM:
         if max_new_tokens < 1:
             raise ValueError("max_new_tokens must be at least 1")
         given = self._inputs(prefix, question_ids, None, reserve=max_new_tokens)
-        if given["past_key_values"] is None:
-            given["past_key_values"] = DynamicCache(config=self.model.config)
-        batch = len(question_ids)
-        tokens: list[list[int]] = [[] for _ in range(batch)]
-        logprobs: list[list[float]] = [[] for _ in range(batch)]
-        running = [True] * batch
-        for step in range(max_new_tokens):
-            out = self.model(**given, use_cache=True, logits_to_keep=1)
-            best, chosen = out.logits[:, -1].float().log_softmax(-1).max(-1)
-            for i, (token, score) in enumerate(zip(chosen.tolist(), best.tolist(), strict=True)):
-                if running[i]:
-                    logprobs[i].append(score)
-                    running[i] = token not in self.stop_ids
-                    if running[i]:
-                        tokens[i].append(token)
-            if not any(running) or step + 1 == max_new_tokens:
-                break
-            mask = given["attention_mask"]
-            given |= {
-                "inputs_embeds": self.embed(chosen[:, None]),
-                "attention_mask": torch.cat([mask, mask.new_ones(batch, 1)], 1),
-                "position_ids": given["position_ids"][:, -1:] + 1,
-            }
-        return Generation(tokens, logprobs)
+        with attention.biased(self, prefix.bias, len(self.style.head)):
+            return generation.greedy(self, given, len(question_ids), max_new_tokens)
 
     @torch.no_grad()
     def hidden(self, ids: Tensor, mask: Tensor, layers: Sequence[int]) -> Tensor:
@@ -389,12 +366,16 @@ class FrozenLM:
         columns = lay_out_text(text, answer_ids, cached, fixed)
         if fixed == cached and width == 0:
             raise ValueError("a kv prefix needs a question (or a cue) as text: its cache alone predicts nothing")
-        self._check_length(columns.longest + reserve)
+        positions, beyond = columns.positions, 0
+        if prefix.stands_for is not None and prefix.kv is not None:
+            shift = torch.tensor(prefix.stands_for) - prefix.latents
+            positions, beyond = positions + shift[:, None], int(shift.max())
+        self._check_length(columns.longest + reserve + beyond)
         if columns.ids.shape[1]:
             parts.append(self.embed(columns.ids))
         return {
             "inputs_embeds": torch.cat(parts, 1),
             "attention_mask": columns.mask.to(device),
-            "position_ids": columns.positions.to(device),
+            "position_ids": positions.to(device),
             "past_key_values": cache,
         }

@@ -30,11 +30,16 @@ class Prefix:
         kv: per layer keys and values (B, kv_heads, M, head_dim) of M latents, keys as the attention reads them
             (a model's own keys are stored after RoPE); the head's own stand before them.
         text_ids: B contexts as token ids; with embeds or kv they follow the latents.
+        bias: per layer (B, kv_heads, M) on the attention's logits for the keys of `kv`; None: none.
+        stands_for: with `kv`, the number of positions of each example that the latents stand for: what follows is read
+            that far behind the head; None: M.
     """
 
     embeds: Tensor | None = None
     kv: list[KeysValues] | None = None
     text_ids: Ids | None = None
+    bias: list[Tensor] | None = None
+    stands_for: list[int] | None = None
 
     @property
     def latents(self) -> int:
@@ -44,6 +49,17 @@ class Prefix:
         if not found:
             raise ValueError("a prefix without latents")
         return max(found)
+
+    def positions(self, row: int) -> int:
+        """Return the number of places that the prefix of an example takes in the model's input and cache."""
+        latents = 0 if self.embeds is None and self.kv is None else self.latents
+        return latents + (0 if self.text_ids is None else len(self.text_ids[row]))
+
+    def wait(self) -> None:
+        """Wait for an accelerator that still computes it."""
+        held = [*([] if self.embeds is None else [self.embeds]), *(k for k, _ in self.kv or ())]
+        for device in {t.device for t in held if t.device.type == "cuda"}:
+            torch.cuda.synchronize(device)
 
     def select(self, rows: Sequence[int]) -> Prefix:
         """Return the examples `rows`, in that order; an example may come several times."""
@@ -55,6 +71,8 @@ class Prefix:
             embeds=None if self.embeds is None else pick(self.embeds),
             kv=None if self.kv is None else [(pick(k), pick(v)) for k, v in self.kv],
             text_ids=None if self.text_ids is None else [self.text_ids[i] for i in rows],
+            bias=None if self.bias is None else [pick(b) for b in self.bias],
+            stands_for=None if self.stands_for is None else [self.stands_for[i] for i in rows],
         )
 
 

@@ -60,7 +60,15 @@ class Generation:
     """Holds greedy continuations without the stop token, and log-probabilities of all tokens, the stop token too.
 
     Fewer than `max_new_tokens` tokens: the model stopped by itself.
+
+    Attributes:
+        tokens: ids of each example.
+        logprobs: log-probability of each token.
+        prefill_s: seconds of the forward pass over prefix and prompt, which ends with the first token's distribution.
+        decode_s: seconds of all further passes.
     """
 
     tokens: list[list[int]]
     logprobs: list[list[float]]
+    prefill_s: float = 0.0
+    decode_s: float = 0.0

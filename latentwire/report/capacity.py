@@ -1,4 +1,4 @@
-"""The capacity curve: F1 over compression, and over the bits of a message."""
+"""F1 over what a method costs: compression, positions of the reader, and bytes down to the entropy of the facts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZES = ("ratio=", "slots=", "d_z=", "bits=", "levels=", "stages=")  # what a ca
 
 
 def capacity(frames: RunFrames) -> list[Item]:
-    """Draw F1 over compression, and over the bits of a message down to the entropy of the facts."""
+    """Draw F1 over compression, over positions, and over bytes down to the entropy of the facts: all rows."""
     points = _points(frames)
     if not points:
         return []
@@ -36,15 +36,22 @@ def capacity(frames: RunFrames) -> list[Item]:
     )
     figures = [
         _curve(points, tint, "ratio", "tokens per latent", {}),
-        _curve(points, tint, "bits", "bits per message", _limits(frames)),
+        _curve(points, tint, "positions", "positions before the question", {}),
+        _curve(points, tint, "bytes", "bytes per text", _limits(frames)),
     ]
     return [
         Item("F1 over compression", figures[0], caption),
         Item(
-            "F1 over message bits",
+            "F1 over positions",
             figures[1],
-            "Dashed: the entropy of the facts, below which no code can hold them all; dotted: the text as UTF-8 and as "
-            "packed token ids. Text methods: packed ids of what is read. Methods that send nothing are left out.",
+            "What a reader spends on the context before every question. Methods that spend none are left out.",
+        ),
+        Item(
+            "F1 over bytes",
+            figures[2],
+            "Rate and distortion. Dashed: the entropy of the facts, below which no code can hold them all; dotted: the "
+            "text as UTF-8 and as packed token ids. Messages and coded texts with header and checksum; other text as "
+            "packed ids of what is read. Methods that send nothing are left out.",
         ),
     ]
 
@@ -70,10 +77,17 @@ def _points(frames: RunFrames) -> list[dict[str, Any]]:
                     "low": PERCENT * (f1.mean if f1.low is None else f1.low),
                     "high": PERCENT * (f1.mean if f1.high is None else f1.high),
                     "ratio": ratio,
-                    "bits": 8 * float(np.mean([s["bytes"] for s in known])) if m.get("bytes") else None,
+                    "positions": _mean(known, "positions"),
+                    "bytes": _mean(known, "bytes"),
                 }
             )
     return points
+
+
+def _mean(methods: list[dict[str, Any]], key: str) -> float | None:
+    """Return the mean of a number over runs; None where a method has none, or 0, which no logarithm shows."""
+    values = [float(m[key]) for m in methods if m.get(key)]
+    return float(np.mean(values)) if values else None
 
 
 def _series(name: str, label: str) -> str:
@@ -112,7 +126,7 @@ def _curve(
                 },
                 text=[html.escape(p["label"]) for p in mine],
                 hovertemplate="%{fullData.name}<br>%{text}<br>%{x:.4g}: %{y:.1f} %<extra></extra>",
-                visible=True if is_wire or end else "legendonly",
+                visible=True if is_wire or end or x != "ratio" else "legendonly",
             )
         )
     shapes = [
@@ -145,7 +159,7 @@ def _curve(
 
 
 def _limits(frames: RunFrames) -> dict[str, tuple[float, str]]:
-    """Return vertical lines in bits: entropy, UTF-8, token ids; of every different corpus among the runs."""
+    """Return vertical lines in bytes: entropy, UTF-8, token ids; of every different corpus among the runs."""
     out: dict[str, tuple[float, str]] = {}
     for c in frames.configurations:
         for run in evaluated(c):
@@ -155,6 +169,6 @@ def _limits(frames: RunFrames) -> dict[str, tuple[float, str]]:
                     ("utf8", "text, UTF-8", "dot"),
                     ("token_ids", f"token ids, {model}", "dot"),
                 ):
-                    if key in sizes and all(abs(8 * sizes[key] - at) > 1e-6 for at, _ in out.values()):
-                        out[text if text not in out else f"{text} ({c.label})"] = (8 * sizes[key], dash)
+                    if key in sizes and all(abs(sizes[key] - at) > 1e-6 for at, _ in out.values()):
+                        out[text if text not in out else f"{text} ({c.label})"] = (sizes[key], dash)
     return out

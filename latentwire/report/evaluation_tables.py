@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from suite.report.labels import Labels, labels
 from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, number, p_value, signed, texts
 
 Methods = Mapping[str, Mapping[str, Any]]
@@ -20,8 +21,13 @@ NUMBERS: tuple[tuple[str, str, float, int], ...] = (
     ("swap gap\nnats", "swap_gap", 1, 3),
     ("distinct", "distinct", 1, 2),
     ("effective\nrank", "effective_rank", 1, 1),
+    ("positions", "positions", 1, 1),
     ("bytes", "bytes", 1, 1),
+    ("payload\nbytes", "payload", 1, 1),
+    ("questions\nseen", "questions_seen", 1, 0),
     ("encode\nms", "encode_ms", 1, 1),
+    ("send\nms", "send_ms", 1, 2),
+    ("inject\nms", "inject_ms", 1, 2),
     ("prefill\nms", "prefill_ms", 1, 1),
     ("answer\nms", "answer_ms", 1, 1),
 )
@@ -49,8 +55,10 @@ def percent(value: float, low: float | None, high: float | None, note: str = "")
 
 
 def title(name: str, method: Mapping[str, Any]) -> Cell:
-    """Build the first cell of a row; what is no fair comparison says so."""
-    return Cell(name if method["fair"] else f"{name} (unfair)", None, str(method["remark"]))
+    """Build the first cell of a row; what is no fair comparison, or has less training than the wire, says so."""
+    share = float(method.get("budget_share", 1.0))
+    less = f" ({share * PERCENT:.3g} % of the wire's training)" if share < 1 else ""
+    return Cell(f"{name}{less}" if method["fair"] else f"{name}{less} (unfair)", None, str(method["remark"]))
 
 
 def remarks(methods: Methods) -> str:
@@ -88,7 +96,10 @@ def method_notes(methods: Methods) -> list[str]:
     return [
         f"{', '.join(map(str, questions))} questions; intervals: percentile bootstrap over passages. "
         "NLL and KL: mean over the answer's tokens, then over questions. Distinct: different answers over different "
-        "gold answers. Bytes of text: packed token ids.",
+        "gold answers. Positions: what the reader spends before the question. Bytes of text: packed token ids, without "
+        "a frame; of messages and coded texts: header and checksum included, the payload without. Encode and send: per "
+        "message; inject, prefill (up to the answer's first token) and answer (the tokens after it): per question, in "
+        "batches.",
         remarks(methods),
     ]
 
@@ -153,3 +164,29 @@ def kinds_table(title: str, kinds: Mapping[str, Mapping[str, Mapping[str, float]
         count = max(int(score.get("n", 0)) for score in found if score)
         rows.append([*texts(kind, count), *[number(score["f1"] * PERCENT if score else None, 1) for score in found]])
     return Table(title, columns("kind", numbers=["questions", *names]), rows)
+
+
+def evaluations_table(evaluations: Sequence[Mapping[str, Any]]) -> Table:
+    """Show F1 of every method in all evaluations of one run side by side, by what was asked differently."""
+    common = set.intersection(*(set(e["asked"]["baselines"]) for e in evaluations))
+    asked = [
+        {**e["asked"], "baselines": {k: v for k, v in e["asked"]["baselines"].items() if k in common}}
+        for e in evaluations
+    ]
+    told = labels(asked, Labels())
+    same = len(set(told)) < len(told)  # they differ in which baselines there are alone: the rows say so
+    named = [e["evaluation"][:6] if same else f"{text}\n{e['evaluation'][:6]}" for e, text in zip(evaluations, told)]
+    methods: dict[str, Mapping[str, Any]] = {}
+    for e in evaluations:
+        methods = {**methods, **{k: m for k, m in e["methods"].items() if k not in methods}}
+    rows = []
+    for name in ordered(methods):
+        found = [e["methods"].get(name) for e in evaluations]
+        cells = [Cell(ABSENT) if m is None else percent(m["f1"], m.get("f1_low"), m.get("f1_high")) for m in found]
+        rows.append([title(name, methods[name]), *cells])
+    questions = ", ".join(str(max(int(m["n"]) for m in e["methods"].values())) for e in evaluations)
+    note = (
+        f"F1 % [95 %], oldest first; {questions} questions. The folders are named by the hash in each column's title."
+    )
+    strong = {i for i, name in enumerate(ordered(methods)) if methods[name]["kind"] == "wire"}
+    return Table("Evaluations", columns("method", numbers=named), rows, [note], strong)

@@ -9,11 +9,42 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from callbacks.errors import UserError
 from suite.report.data import RunRecord
 from suite.report.frames import Configuration
 from suite.report.summary import N_BOOT
+from suite.runs.provenance import RESULT
 from suite.statistics import hierarchical_bootstrap, mean_interval
+
+EVALUATIONS = "evaluations"  # folder of a run: one folder for each evaluation, by its hash
+ASKED = "asked.yaml"  # in it, what was asked
+
+
+def read_evaluation(folder: Path) -> dict[str, Any] | None:
+    """Read one evaluation; None where there is none. Raises UserError for a file that is no JSON object."""
+    path, found = folder / RESULT, None
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        said = str(error)
+    else:
+        said = type(found).__name__
+    if not isinstance(found, dict):
+        raise UserError(str(path), said, "one JSON object", f"rm -r {folder}, then evaluate again")
+    return found
+
+
+def evaluations(run_dir: Path) -> list[dict[str, Any]]:
+    """Return all evaluations of a run, oldest first, each with what was asked, `asked`."""
+    found = []
+    for path in (run_dir / EVALUATIONS).glob(f"*/{RESULT}"):
+        asked = yaml.safe_load((path.parent / ASKED).read_text(encoding="utf-8"))
+        found.append({**(read_evaluation(path.parent) or {}), "asked": asked})
+    return sorted(found, key=lambda e: (str(e["finished"]), str(e["evaluation"])))
 
 
 def methods_of(run: RunRecord) -> dict[str, dict[str, Any]]:
@@ -38,7 +69,9 @@ def _rows(path: Path, stamp: int) -> dict[tuple[str, str], list[dict[str, Any]]]
 
 def predictions(run: RunRecord) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Return (method, model) -> rows of `predictions.jsonl`, empty where there is none."""
-    path = run.path / "predictions.jsonl"
+    named = run.result.get("evaluation")  # absent where a run has its only evaluation beside its result
+    folder = run.path if named is None else run.path / EVALUATIONS / str(named)
+    path = folder / "predictions.jsonl"
     return _rows(path, path.stat().st_mtime_ns) if path.is_file() else {}
 
 

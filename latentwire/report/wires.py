@@ -9,6 +9,7 @@ from typing import Any
 from latentwire.report.capacity import capacity
 from latentwire.report.evaluation_tables import (
     ENDS,
+    evaluations_table,
     kinds_table,
     method_notes,
     method_table,
@@ -18,7 +19,8 @@ from latentwire.report.evaluation_tables import (
     sizes_table,
     tests_table,
 )
-from latentwire.report.stored import evaluated, f1_of, methods_of, plain, predictions
+from latentwire.report.stored import evaluated, evaluations, f1_of, methods_of, plain, predictions
+from latentwire.report.timing import timing
 from suite.report import figures as fig
 from suite.report.data import RunRecord
 from suite.report.frames import RunFrames
@@ -26,7 +28,11 @@ from suite.report.sections import COMMON, Item, Section, loss_shares, one_line
 from suite.report.summary import state, state_table
 from suite.report.tables import ABSENT, PERCENT, Cell, Column, Table, as_html, columns, estimate, number, texts
 
-SHOWN = ("wire", "joint", "oracle")  # kinds of rows of a comparison, beside these:
+SHOWN = ("wire", "joint", "oracle")  # kinds of rows of a comparison, beside the ends and these:
+RIVALS: tuple[str, ...] = (
+    *("gist", "icae", "static_prefix", "kv_compaction", "text_lm_coded", "text_zstd"),
+    *("lm_byte_budget", "zstd_byte_budget", "id_byte_budget"),
+)
 ANSWERS = 24
 INDICATORS = (
     ("collapse/distinct", "different answers / different gold answers"),
@@ -73,12 +79,12 @@ def _comparison(frames: RunFrames) -> Table:
     for c in frames.configurations:
         runs = evaluated(c)
         if not runs:
-            rows.append([*texts(c.label, ABSENT, state(c)), *[Cell(ABSENT)] * 7])
+            rows.append([*texts(c.label, ABSENT, state(c)), *[Cell(ABSENT)] * 9])
             continue
         methods = methods_of(runs[0])
         for key in ordered(methods):
             m = methods[key]
-            if m["kind"] not in SHOWN and plain(key, m) not in ENDS:
+            if m["kind"] not in SHOWN and plain(key, m) not in (*ENDS, *RIVALS):
                 continue
             text = {run.seed: _of_text(run, m["model"]) for run in runs}
             relative = {
@@ -94,10 +100,23 @@ def _comparison(frames: RunFrames) -> Table:
                     estimate(relative, 1, 3),
                     _mean(runs, _reader(key, "em"), 1, PERCENT),
                     _mean(runs, _reader(key, "nll"), 3),
+                    _mean(runs, _reader(key, "positions"), 1),
                     _mean(runs, _reader(key, "bytes"), 1),
+                    _mean(runs, _reader(key, "questions_seen"), 0),
                 ]
             )
-    numbers = ["seeds", "M", "tokens\nper latent", "F1 %\n[95 %]", "F1 /\ntext F1", "EM %", "NLL\nnats/token", "bytes"]
+    numbers = [
+        "seeds",
+        "M",
+        "tokens\nper latent",
+        "F1 %\n[95 %]",
+        "F1 /\ntext F1",
+        "EM %",
+        "NLL\nnats/token",
+        "positions",
+        "bytes",
+    ]
+    numbers += ["questions\nseen"]
     note = "F1: bootstrap over seeds and passages; others: mean ± 95 % t interval. "
     note += "The reports of single runs have all baselines."
     head = columns("configuration", "method", numbers=numbers)
@@ -124,6 +143,12 @@ def _of_text(run: RunRecord, model: str) -> float | None:
 
 
 # -- sections -----------------------------------------------------------------------------------------------------
+def bounds_of(verdict: Mapping[str, Any]) -> str:
+    """Say between what a verdict's value had to lie: `> 0` where equal fails, else `≥ 0`."""
+    signs = (("min", ">"), ("max", "<")) if verdict.get("strict") else (("min", "≥"), ("max", "≤"))
+    return " and ".join(f"{sign} {verdict[side]:g}" for side, sign in signs if verdict.get(side) is not None)
+
+
 def verdicts(frames: RunFrames) -> list[Item]:
     """Judge the acceptance thresholds."""
     rows, failed, total = [], 0, 0
@@ -131,12 +156,10 @@ def verdicts(frames: RunFrames) -> list[Item]:
         for run in c.runs:
             for v in run.result.get("acceptance") or []:
                 total, failed = total + 1, failed + (not v["passed"])
-                bounds = " and ".join(
-                    f"{sign} {v[side]:g}" for side, sign in (("min", "≥"), ("max", "≤")) if v.get(side) is not None
-                )
+                bounds = bounds_of(v)
                 told = texts(c.label, run.seed, v["stage"], v["rule"], v["what"])
-                verdict = texts(bounds, "pass" if v["passed"] else "FAIL")
-                rows.append([*told, number(_number(v["value"]), 3), *verdict])
+                verdict = Cell("pass" if v["passed"] else "FAIL", None, v.get("remark", ""))
+                rows.append([*told, number(_number(v["value"]), 3), *texts(bounds), verdict])
     if not rows:
         return []
     titles = ("configuration", "seed", "stage", "rule", "metric", "value", "bound", "verdict")
@@ -183,6 +206,16 @@ def kinds(frames: RunFrames) -> list[Item]:
         names = [k for k in ordered(methods) if methods[k]["kind"] == "wire" or plain(k, methods[k]) in ENDS]
         known = [k for k in names if k in run.result["kinds"]]
         found.append(Item("", as_html(kinds_table(f"{c.label}, seed {run.seed}", run.result["kinds"], known))))
+    return found
+
+
+def side_by_side(frames: RunFrames) -> list[Item]:
+    """Show all evaluations of a run, where there are several."""
+    found = []
+    for c in frames.configurations:
+        for run in evaluated(c):
+            if len(several := evaluations(run.path)) > 1:
+                found.append(Item(f"{c.label}, seed {run.seed}", as_html(evaluations_table(several))))
     return found
 
 
@@ -252,8 +285,10 @@ def validation(frames: RunFrames) -> list[Item]:
 
 WIRES = [
     Section("Acceptance", verdicts, "acceptance in result.json"),
+    Section("Evaluations", side_by_side, "evaluations/"),
     Section("Capacity", capacity, "methods in result.json"),
     Section("Bytes", sizes, "sizes in result.json"),
+    Section("Break-even", timing, "breakeven.json (python -m latentwire.study breakeven RUN)"),
     Section("Paired tests", paired, "tests in result.json"),
     Section("Kinds of questions", kinds, "kinds in result.json"),
     Section("Answers side by side", answers, "predictions.jsonl"),

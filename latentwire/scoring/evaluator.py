@@ -2,7 +2,9 @@
 
 Batches are formed by the length of the context, all questions of a passage side by side, so that a passage is
 encoded once and its prefix shared. The teacher of the KL is the same model on the plain prompt, adapters off.
-Baselines are read with adapters off, wires with them on: a trained model is another track, never a better baseline.
+An adapted model (LoRA) is another track. Wires are read with its adapter on, and so are the text and its budgets beside
+them, under their own names; what the bare model makes of these stands in rows `<name>:frozen`. Every other baseline
+reads the bare model. Tests compare rows of one track.
 """
 
 from __future__ import annotations
@@ -10,49 +12,31 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from callbacks.errors import UserError
 from callbacks.run.collapse import effective_rank
-from latentwire.baselines.base import Baseline
-from latentwire.baselines.controls import REMARKS, Control, control
+from latentwire.baselines.base import Baseline, Sent
+from latentwire.baselines.controls import REMARKS, control
+from latentwire.baselines.training import TrainingBudget
 from latentwire.data.base import Passage
 from latentwire.data.squad_metrics import best, exact_match, f1
-from latentwire.examples import Example, examples, whole_prompt_text
+from latentwire.examples import Example, examples
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix, right_padded
 from latentwire.lm.metrics import first_token, kl
 from latentwire.scoring import two_readers as joint
 from latentwire.scoring.evaluation import Evaluation, paired_tests
-from latentwire.scoring.metrics import Row, by_example, by_kind, id_bytes, summarise, text_sizes
+from latentwire.scoring.messages import other_texts, texts_of
+from latentwire.scoring.metrics import Row, by_example, by_kind, summarise, text_sizes
+from latentwire.scoring.sending import Messages, Wire, send
 
 FEW = 200  # questions below which an interval is too wide to rank methods by
-CONTROLS: tuple[Control, ...] = ("shuffled", "mean", "random")
-
-
-class Wire(Protocol):
-    """Is what an evaluation needs of a wire; `latentwire.wire.LatentWire` is one."""
-
-    @property
-    def slots(self) -> int:
-        """The number of latents of a message."""
-        ...
-
-    def encode(self, texts: Sequence[str]) -> Tensor:
-        """Return the values that the receiver of texts decodes, (B, slots, d_z)."""
-        ...
-
-    def prefix(self, values: Tensor, model: str) -> Prefix:
-        """Return what `model` reads for values."""
-        ...
-
-    def message_bytes(self) -> int:
-        """Return the bytes of a message, header, scales and checksum included."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -62,8 +46,8 @@ class _Method:
     name: str
     read: Callable[[list[Example]], Prefix]
     follows: Callable[[Example], tuple[int, ...]]
-    sent: Callable[[Prefix, int], float]
-    equal_lengths: bool = False
+    sent: Callable[[Prefix, int, Example], Sent]
+    baseline: Baseline | None = None
     adapters: bool = False
     kind: Literal["wire", "control", "baseline"] = "baseline"
 
@@ -79,8 +63,8 @@ class Evaluator:
         baselines: baselines by name.
         max_new_tokens: longest answer, in tokens.
         seed: seed of controls and bootstrap.
-        train: passages that trained baselines learn from.
-        fit_steps: number of steps that they train for.
+        budget: what trained baselines learn from and for how long; None: there are none.
+        rivals: folder where what they have learned is kept, and read if it is there; None: nowhere.
         batch_size: number of questions at a time.
         n_boot: number of bootstrap draws.
     """
@@ -92,8 +76,8 @@ class Evaluator:
         baselines: Mapping[str, Baseline],
         max_new_tokens: int = 16,
         seed: int = 0,
-        train: Sequence[Passage] = (),
-        fit_steps: int = 200,
+        budget: TrainingBudget | None = None,
+        rivals: Path | None = None,
         batch_size: int = 64,
         n_boot: int = 2000,
     ):
@@ -101,7 +85,7 @@ class Evaluator:
             found = f"{len(lms)} models, {len(passages)} passages"
             raise UserError("evaluation", found, "a model and a question", "set evaluation.passages=200")
         self.lms, self.passages, self.baselines = dict(lms), list(passages), dict(baselines)
-        self.max_new_tokens, self.seed, self.train, self.fit_steps = max_new_tokens, seed, train, fit_steps
+        self.max_new_tokens, self.seed, self.budget, self.rivals = max_new_tokens, seed, budget, rivals
         self.batch_size, self.n_boot = batch_size, n_boot
         self.examples = {name: examples(lm, self.passages) for name, lm in self.lms.items()}
 
@@ -129,9 +113,11 @@ class Evaluator:
         for model, lm in self.lms.items():
             m = self._slots(wires, sent, model, slots)
             for baseline in self.baselines.values():
+                for messages in list(sent.values())[:1]:
+                    baseline.allow(lm, m, sum(messages.sizes) / len(messages.sizes))
                 with torch.enable_grad(), lm.adapters_off():
-                    baseline.fit(lm, self.train, m, self.fit_steps)
-            methods = [self._baseline(name, b, lm, m) for name, b in self.baselines.items()]
+                    baseline.fit(lm, self.budget, m, self.rivals)
+            methods = [row for name, b in self.baselines.items() for row in self._baseline(name, b, lm, m)]
             for name, wire in wires.items():
                 methods += self._wire(name, wire, sent[name], model, name in whole_prompt)
             numbers = self._measure(model, lm, methods, out)
@@ -142,6 +128,7 @@ class Evaluator:
                 out.methods[key] |= {
                     "effective_rank": effective_rank(sent[name].values.flatten(1)),
                     "encode_ms": sent[name].encode_ms,
+                    **({} if sent[name].send_ms is None else {"send_ms": sent[name].send_ms}),
                 }
             texts = {e.passage.text: e.prompt.context for e in self.examples[model]}
             bits = {p.text: p.bits for p in self.passages}
@@ -151,52 +138,52 @@ class Evaluator:
         n = len(self.examples[next(iter(self.lms))])
         if n < FEW:
             out.notes.append(f"{n} questions: too few to rank methods by (±5.5 points of F1 even at {FEW}).")
-        if any(len(m.values) < 2 for m in sent.values()):
+        if any(m.shuffled is None for m in sent.values()):
             out.notes.append("One passage: a wire has no controls and no swap gap.")
-        out.tests = paired_tests(out.rows, wires, self.n_boot, self.seed)
+        out.tests = paired_tests(self._comparable(out), wires, self.n_boot, self.seed)
         return out
 
-    # -- what is read ---------------------------------------------------------------------------------------------
-    def _messages(self, name: str, wire: Wire, whole: bool) -> _Messages:
-        texts: dict[str, int] = {}
-        of: list[int] = []  # message of each question, in the order of the passages
-        for p in self.passages:
-            for q in p.questions:
-                text = whole_prompt_text(p, q) if whole else p.text
-                of.append(texts.setdefault(text, len(texts)))
-        listed = list(texts)
-        start = time.perf_counter()
-        values = torch.cat(
-            [wire.encode(listed[i : i + self.batch_size]) for i in range(0, len(listed), self.batch_size)]
-        )
-        _wait(values)
-        if not bool(torch.isfinite(values).all()):
-            remedy = "train again with lower rates: group_lr.encoder, group_lr.adapter, group_lr.injector"
-            raise UserError(f"latents of {name}", "NaN or infinite values", "finite values", remedy)
-        return _Messages(values, of, 1000 * (time.perf_counter() - start) / len(listed))
+    def _comparable(self, out: Evaluation) -> list[Row]:
+        """Return the rows on the track of their model's wires."""
+        track = {model: _track(lm, adapters=True) for model, lm in self.lms.items()}
+        mine = [r for r in out.rows if r["model"] in track]
+        return [r for r in mine if out.methods[self._key(r["method"], r["model"])]["track"] == track[r["model"]]]
 
-    def _slots(self, wires: Mapping[str, Wire], sent: Mapping[str, _Messages], model: str, slots: int | None) -> int:
+    # -- what is read ---------------------------------------------------------------------------------------------
+    def _messages(self, name: str, wire: Wire, whole: bool) -> Messages:
+        texts, of = texts_of(self.passages, whole)
+        sent, shuffled = send(name, wire, texts, of, self.batch_size), None
+        if whole and (others := other_texts(self.passages, self.seed)):
+            shuffled = send(name, wire, others, [], self.batch_size).values
+        elif not whole and len(texts) > 1:
+            shuffled = control(sent.values, "shuffled", self.seed)
+        return replace(sent, shuffled=shuffled)
+
+    def _slots(self, wires: Mapping[str, Wire], sent: Mapping[str, Messages], model: str, slots: int | None) -> int:
         read = {name: wire.prefix(sent[name].values[:1], model).latents for name, wire in wires.items()}
         found = set(read.values()) | ({slots} if slots is not None else set())
         if len(found) != 1:
             raise UserError(f"M on {model}", f"wires {read}, slots {slots}", "one M", "call run() for each M apart")
         return found.pop()
 
-    def _baseline(self, name: str, baseline: Baseline, lm: FrozenLM, slots: int) -> _Method:
+    def _baseline(self, name: str, baseline: Baseline, lm: FrozenLM, slots: int) -> list[_Method]:
         def read(batch: list[Example]) -> Prefix:
             return baseline.prefix(lm, [e.passage for e in batch], [e.question for e in batch], slots)
 
-        def sent(prefix: Prefix, i: int) -> float:
+        def sent(prefix: Prefix, i: int, e: Example) -> Sent:
             if prefix.text_ids is not None:
-                return id_bytes(lm, len(prefix.text_ids[i]))
+                return baseline.sent(lm, tuple(prefix.text_ids[i]))
             known = baseline.message_bytes(lm, slots)
             if known is not None or prefix.embeds is None:
-                return known or 0
-            return prefix.embeds.shape[1] * lm.d_model * lm.dtype.itemsize
+                return Sent(known or 0)
+            return Sent(prefix.embeds.shape[1] * lm.d_model * lm.dtype.itemsize)
 
-        return _Method(name, read, lambda e: baseline.follows(e.prompt), sent, baseline.equal_lengths)
+        own = _Method(name, read, lambda e: baseline.follows(e.prompt), sent, baseline)
+        if not (lm.adapted and baseline.adapts):
+            return [own]
+        return [replace(own, adapters=True), replace(own, name=f"{name}:frozen")]
 
-    def _wire(self, name: str, wire: Wire, sent: _Messages, model: str, whole: bool) -> list[_Method]:
+    def _wire(self, name: str, wire: Wire, sent: Messages, model: str, whole: bool) -> list[_Method]:
         def reader(values: Tensor) -> Callable[[list[Example]], Prefix]:
             def read(batch: list[Example]) -> Prefix:
                 messages = [sent.of[e.number] for e in batch]
@@ -209,13 +196,12 @@ class Evaluator:
         def follows(e: Example) -> tuple[int, ...]:
             return e.prompt.cue if whole else e.prompt.question
 
-        size = wire.message_bytes()
-        found = [_Method(name, reader(sent.values), follows, lambda p, i: size, adapters=True, kind="wire")]
-        for kind in CONTROLS if len(sent.values) > 1 else ():
-            values = control(sent.values, kind, self.seed)
-            found.append(
-                _Method(f"{name}:{kind}", reader(values), follows, lambda p, i: size, adapters=True, kind="control")
-            )
+        def size(prefix: Prefix, i: int, e: Example) -> Sent:
+            return Sent(sent.sizes[sent.of[e.number]] - sent.frame, sent.frame)
+
+        found = [_Method(name, reader(sent.values), follows, size, adapters=True, kind="wire")]
+        for kind, values in sent.controls(self.seed).items():
+            found.append(_Method(f"{name}:{kind}", reader(values), follows, size, adapters=True, kind="control"))
         return found
 
     # -- measuring ------------------------------------------------------------------------------------------------
@@ -223,7 +209,7 @@ class Evaluator:
         """Add the rows of all methods to `out`; return rows and seconds per method."""
         ordered = sorted(self.examples[model], key=lambda e: (len(e.prompt.context), e.passage.id))
         rows: dict[str, list[Row]] = {m.name: [] for m in methods}
-        seconds = {m.name: {"prefill": 0.0, "answer": 0.0} for m in methods}
+        seconds = {m.name: {"inject": 0.0, "prefill": 0.0, "answer": 0.0} for m in methods}
         for start in range(0, len(ordered), self.batch_size):
             batch = ordered[start : start + self.batch_size]
             with lm.adapters_off():
@@ -234,7 +220,7 @@ class Evaluator:
                 )
             teacher = dict(zip([e.number for e in batch], by_example(text), strict=True))
             for method in methods:
-                for part in _parts(batch, method.equal_lengths):
+                for part in _parts(batch, method.baseline is not None and method.baseline.equal_lengths):
                     rows[method.name] += self._answer(model, lm, method, part, teacher, seconds[method.name])
         for method in methods:
             mine = sorted(rows[method.name], key=lambda r: r["number"])
@@ -263,12 +249,13 @@ class Evaluator:
         with nullcontext() if method.adapters else lm.adapters_off():
             start = time.perf_counter()
             prefix = method.read(batch)
+            prefix.wait()
+            seconds["inject"] += time.perf_counter() - start
+            generation = lm.generate_scored(prefix, follows, self.max_new_tokens)
+            seconds["prefill"] += generation.prefill_s
+            seconds["answer"] += generation.decode_s
             scored = lm.answer_logprobs(prefix, follows, [e.prompt.answer for e in batch])
-            nll = scored.nll().tolist()  # brings the numbers here, so the clock has waited for them
-            prefilled = time.perf_counter()
-            made = lm.generate(prefix, follows, self.max_new_tokens)
-            seconds["prefill"] += prefilled - start
-            seconds["answer"] += time.perf_counter() - prefilled
+        made, nll = generation.tokens, scored.nll().tolist()
         divergence = kl(torch.cat([teacher[e.number] for e in batch]), scored).tolist()
         right, known = right_padded([e.first for e in batch])
         first = first_token(scored, right.masked_fill(~known, -1))
@@ -276,6 +263,7 @@ class Evaluator:
         rows = []
         for i, (e, head, tokens) in enumerate(zip(batch, heads, made, strict=True)):
             answer, references = lm.style.decode(tokens), e.question.answers
+            sent = method.sent(prefix, i, e)
             rows.append(
                 {
                     "number": e.number,
@@ -294,7 +282,9 @@ class Evaluator:
                     **dict(zip(("first_token_top1", "first_token_top5", "entropy", "margin"), head, strict=True)),
                     "kl_to_text": divergence[i],
                     "stopped": float(len(tokens) < self.max_new_tokens),
-                    "bytes": method.sent(prefix, i),
+                    "bytes": sent.payload + sent.frame,
+                    "payload": sent.payload,
+                    "positions": prefix.positions(i),
                 }
             )
         return rows
@@ -304,25 +294,32 @@ class Evaluator:
         return name if len(self.lms) == 1 else f"{name}/{model}"
 
     def _summarise(self, method: _Method, model: str, slots: int, found: Mapping[str, Any], out: Evaluation) -> None:
-        baseline = self.baselines.get(method.name)
+        baseline = method.baseline
         remark = "" if baseline is None else baseline.remark
+        if method.name.endswith(":frozen"):
+            remark += "; the bare model"
         rows, key = found["rows"], self._key(method.name, model)
         out.methods[key] = {
             **summarise(rows, self.n_boot, self.seed),
+            "inject_ms": 1000 * found["inject"] / len(rows),
             "prefill_ms": 1000 * found["prefill"] / len(rows),
             "answer_ms": 1000 * found["answer"] / len(rows),
             "M": slots,
             "model": model,
             "kind": method.kind,
-            "track": "adapted" if method.adapters and self.lms[model].adapted else "frozen",
+            "track": _track(self.lms[model], method.adapters),
             "learned": baseline is None or baseline.track == "trained",
             "fair": baseline is None or baseline.fair,
             "remark": REMARKS[method.name.rpartition(":")[2]] if method.kind == "control" else remark,
         }
+        if baseline is not None:
+            out.methods[key] |= baseline.told(self.lms[model], slots)
+        elif method.kind == "wire" and self.budget is not None:
+            out.methods[key] |= {"questions_seen": self.budget.amount.asked}
         out.kinds[key] = by_kind(rows)
 
     def _joint(
-        self, wires: Mapping[str, Wire], sent: Mapping[str, _Messages], whole: Collection[str], out: Evaluation
+        self, wires: Mapping[str, Wire], sent: Mapping[str, Messages], whole: Collection[str], out: Evaluation
     ) -> None:
         for name, wire in wires.items():
             readers = {
@@ -342,18 +339,14 @@ class Evaluator:
                     "learned": True,
                     "fair": not label.endswith("/oracle"),
                     "remark": joint.remark(label),
-                    "bytes": wire.message_bytes(),
+                    "bytes": sum(sent[name].sizes[m] for m in sent[name].of) / len(sent[name].of),
+                    "positions": wire.slots,
                 }
                 out.kinds[label] = by_kind(rows)
 
 
-@dataclass(frozen=True)
-class _Messages:
-    """Holds values (N, slots, d_z) of the different messages, which one each question has, and time per message."""
-
-    values: Tensor
-    of: list[int]
-    encode_ms: float
+def _track(lm: FrozenLM, adapters: bool) -> str:
+    return "adapted" if adapters and lm.adapted else "frozen"
 
 
 def _parts(batch: list[Example], equal: bool) -> list[list[Example]]:
@@ -363,9 +356,3 @@ def _parts(batch: list[Example], equal: bool) -> list[list[Example]]:
     for e in batch:
         parts.setdefault((len(e.prompt.context), len(e.prompt.question)), []).append(e)
     return list(parts.values())
-
-
-def _wait(values: Tensor) -> None:
-    """Wait for an accelerator, which computes on after the call, so that the clock is right."""
-    if values.device.type == "cuda":
-        torch.cuda.synchronize(values.device)

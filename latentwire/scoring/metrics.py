@@ -28,6 +28,8 @@ MEANS = (
     "margin",
     "stopped",
     "bytes",
+    "payload",
+    "positions",
 )
 
 

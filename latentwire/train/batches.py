@@ -25,6 +25,7 @@ from latentwire.lm.layout import Prefix, right_padded
 from latentwire.lm.prompts import Prompt
 from latentwire.lm.results import AnswerLogprobs
 from latentwire.objectives.base import Needs, RowKind
+from latentwire.train.stream import Stream
 
 Ids = tuple[int, ...]
 
@@ -89,10 +90,7 @@ class Renderer:
 
 
 class Contexts(Dataset[Batch]):
-    """Makes training batches from a split; everything in a batch is a function of (seed, epoch, indices).
-
-    An epoch has `per_epoch` contexts and goes on where the last one ended: a long generated split is never repeated,
-    a short one is read in a new order every time.
+    """Makes training batches of what a `Stream` draws; everything in a batch is a function of (seed, epoch, indices).
 
     Args:
         passages: the split.
@@ -121,35 +119,19 @@ class Contexts(Dataset[Batch]):
                 "1 or more each",
                 "set loader.questions=1, loader.eval_questions=1 and loader.eval_passages=1 or more",
             )
-        self.passages, self.encoder, self.needs, self.seed = passages, encoder, needs, seed
-        self.questions = questions
-        self.per_epoch = per_epoch or len(passages)
+        self.encoder, self.needs = encoder, needs
+        self.stream = Stream(passages, questions, seed, per_epoch)
         self.renderers = {name: Renderer(lm) for name, lm in lms.items()}
-        self._orders: dict[int, list[int]] = {}
 
     def __len__(self) -> int:
-        return self.per_epoch
+        return self.stream.per_epoch
 
     def __getitem__(self, item: tuple[int, int]) -> Batch:
         return self.__getitems__([item])
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
-        draws = [random.Random(f"{self.seed}/{epoch}/{index}") for index, epoch in items]
-        passages = [self.passages[self._place(epoch * self.per_epoch + index)] for index, epoch in items]
-        asked = [
-            (b, q)
-            for b, (p, draw) in enumerate(zip(passages, draws, strict=True))
-            for q in draw.sample(p.questions, min(self.questions, len(p.questions)))
-        ]
+        passages, asked, draws = self.stream.draw(items)
         return make_batch(passages, asked, draws, self.encoder, self.renderers, self.needs)
-
-    def _place(self, position: int) -> int:
-        cycle, offset = divmod(position, len(self.passages))
-        if cycle not in self._orders:
-            self._orders.clear()
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + cycle)
-            self._orders[cycle] = torch.randperm(len(self.passages), generator=generator).tolist()
-        return self._orders[cycle][offset]
 
 
 def make_batch(

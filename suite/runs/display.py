@@ -12,7 +12,7 @@ from rich.table import Table
 
 from suite.runs.job import Outcome
 
-_COLOURS = {"finished": "green", "skipped": "yellow", "same": "dim", "not started": "dim"}
+_COLOURS = {"finished": "green", "evaluated": "green", "skipped": "yellow", "same": "dim", "not started": "dim"}
 
 
 def console() -> Console:
@@ -48,8 +48,9 @@ def finished(outcome: Outcome) -> str:
 
 
 def reused(outcome: Outcome) -> str:
-    """Return one line on a result that is taken as it is: its numbers, its data, and whether its code has changed."""
-    line = f"finished before, result reused (resume=never runs it again) {_numbers(outcome.result, ('val', 'test'))}"
+    """Return one line on a run that was not trained again: its numbers, its data, and whether its code has changed."""
+    used = "evaluated now" if outcome.status == "evaluated" else "result reused"
+    line = f"finished before, {used} (resume=never runs it again) {_numbers(outcome.result, ('val', 'test'))}"
     line = line.rstrip()
     return "; ".join([line, *outcome.remarks])
 

@@ -1,8 +1,9 @@
 """Identity: two runs are the same run when everything that can change their numbers is the same.
 
 A run's directory, its lock, its ledger row and its W&B id derive from `config_hash`. What is left out of the hash, and
-why, is the table `NOT_MEANINGFUL`; whatever is not in it counts. So does the content of the files that the user gives,
-wherever they lie; keys that act on nothing at the other values (`suite.runs.reads`) count as their defaults.
+why, are the tables `NOT_MEANINGFUL` and `AFTERWARDS`; whatever is not in them counts. So does the content of the files
+that the user gives, wherever they lie; keys that act on nothing at the other values (`suite.runs.reads`) count as their
+defaults.
 """
 
 from __future__ import annotations
@@ -49,6 +50,16 @@ NOT_MEANINGFUL: dict[str, str] = {
     "callbacks.reliance": "measured on the finished weights",
 }
 
+# Keys that act on finished weights alone. They make no other run; what is measured by them on one run has a hash of its
+# own, `evaluation_hash`.
+AFTERWARDS: dict[str, str] = {
+    "evaluation": "what the finished weights are asked",
+    "baselines": "what they are compared with",
+}
+
+# Keys that judge numbers which are there: neither another run nor another evaluation.
+JUDGED = ("acceptance",)
+
 # Mappings whose order matters: methods are applied one after the other.
 ORDERED = ("methods",)
 
@@ -67,15 +78,8 @@ def meaningful(cfg: DictConfig, *, inputs: bool = True, idle: bool = False) -> d
         inputs: whether the content of given files counts.
         idle: whether the values of keys that act on nothing count.
     """
-    tree = copy.deepcopy(cfg)
-    with read_write(tree), open_dict(tree):
-        paths = tree.get("paths")
-        if isinstance(paths, DictConfig):
-            for name in paths:
-                paths[name] = f"<paths.{name!s}>"
-    plain: Any = OmegaConf.to_container(tree, resolve=True)
-    assert isinstance(plain, dict)
-    for dotted in NOT_MEANINGFUL:
+    plain = _portable(cfg)
+    for dotted in (*NOT_MEANINGFUL, *AFTERWARDS, *JUDGED):
         _take(plain, dotted)
     for dotted in {} if idle else inert(cfg):
         node = _parent(plain, dotted)
@@ -84,7 +88,7 @@ def meaningful(cfg: DictConfig, *, inputs: bool = True, idle: bool = False) -> d
             _take(plain, dotted)
             if default is not inspect.Parameter.empty:
                 node[dotted.rpartition(".")[2]] = default
-    if inputs and (given := fingerprints(cfg, given_files(cfg))):
+    if inputs and (given := fingerprints(cfg, {r: f for r, f in given_files(cfg).items() if not afterwards(r)})):
         for role in given:
             _take(plain, role)
         plain["inputs"] = digests(given)
@@ -94,9 +98,25 @@ def meaningful(cfg: DictConfig, *, inputs: bool = True, idle: bool = False) -> d
     return _canonical(plain)
 
 
+def afterwards(dotted: str) -> bool:
+    """Return whether a dotted key acts on finished weights alone."""
+    return dotted.partition(".")[0] in AFTERWARDS
+
+
+def evaluation_hash(cfg: DictConfig) -> str:
+    """Return what tells the evaluations of one run apart: a hash as `config_hash`, over the keys of `AFTERWARDS`."""
+    plain = _portable(cfg)
+    counted = {key: plain.get(key) for key in AFTERWARDS}
+    given = fingerprints(cfg, {role: files for role, files in given_files(cfg).items() if afterwards(role)})
+    return _digest(_canonical({**counted, "inputs": digests(given)} if given else counted))
+
+
 def config_hash(cfg: DictConfig, *, inputs: bool = True, idle: bool = False) -> str:
     """Return twelve hexadecimal digits of SHA-256 over the canonical JSON of `meaningful`, arguments as there."""
-    counted = meaningful(cfg, inputs=inputs, idle=idle)
+    return _digest(meaningful(cfg, inputs=inputs, idle=idle))
+
+
+def _digest(counted: Mapping[str, Any]) -> str:
     text = json.dumps(counted, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
 
@@ -114,6 +134,19 @@ def runs_root(cfg: DictConfig) -> Path:
 def run_dir(cfg: DictConfig) -> Path:
     """Return the absolute `<paths.runs>/<name>/<hash>`; nothing is created."""
     return runs_root(cfg) / str(cfg.name) / config_hash(cfg)
+
+
+def _portable(cfg: DictConfig) -> dict[str, Any]:
+    """Return a tree as plain containers in which a value that refers to `paths` stands as the reference."""
+    tree = copy.deepcopy(cfg)
+    with read_write(tree), open_dict(tree):
+        paths = tree.get("paths")
+        if isinstance(paths, DictConfig):
+            for name in paths:
+                paths[name] = f"<paths.{name!s}>"
+    plain: Any = OmegaConf.to_container(tree, resolve=True)
+    assert isinstance(plain, dict)
+    return plain
 
 
 def _parent(plain: Mapping[str, Any], dotted: str) -> dict[str, Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -27,6 +26,7 @@ from suite.runs.fingerprint import remembered
 from suite.runs.identity import fingerprints, run_dir, runs_root
 from suite.runs.inputs import all_files, given_files
 from suite.runs.ledger import FILE_NAME, Ledger, jsonable, write_json
+from suite.runs.lock import held
 from suite.runs.provenance import RESULT, code_remark, inputs_read, on_other_data, provenance, remarks
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -60,6 +60,7 @@ class Run:
 
 Earlier = Callable[[DictConfig], Mapping[str, Path]]
 Task = Callable[[DictConfig, Run], dict[str, Any]]
+Again = Callable[[DictConfig, Run, dict[str, Any]], dict[str, Any] | None]
 
 
 @dataclass
@@ -69,7 +70,8 @@ class Outcome:
     Attributes:
         hash: the run's identity.
         dir: the run directory.
-        status: how it ended; `skipped` reuses an earlier result, `same` is that of another job of the sweep.
+        status: how it ended; `skipped` reuses an earlier result, `evaluated` has asked the finished run something
+            else, `same` is that of another job of the sweep.
         result: the content of `result.json`.
         error: what went wrong, empty if nothing did.
         user_error: whether that was the user's input.
@@ -79,12 +81,24 @@ class Outcome:
 
     hash: str
     dir: Path
-    status: Literal["finished", "skipped", "same", "failed", "stopped", "not started"]
+    status: Literal["finished", "skipped", "evaluated", "same", "failed", "stopped", "not started"]
     result: dict[str, Any] = field(default_factory=dict)
     error: str = ""
     user_error: bool = False
     exit_code: int = 0
     remarks: list[str] = field(default_factory=list)
+
+    def ended_by(self, error: BaseException) -> None:
+        """Note what ended the job before its end: an error, or somebody who stopped it."""
+        self.exit_code = _stop_code(error)
+        self.status = "stopped" if self.exit_code else "failed"
+        self.error = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        self.user_error = isinstance(error, UserError)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether it has reached what it was to reach, as far as its result says."""
+        return self.result.get("accepted") is not False
 
 
 def is_main_process() -> bool:
@@ -109,7 +123,12 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def execute(
-    cfg: DictConfig, program: str, task: Task, earlier: Earlier | None = None, tell: Callable[[str], None] = print
+    cfg: DictConfig,
+    program: str,
+    task: Task,
+    earlier: Earlier | None = None,
+    tell: Callable[[str], None] = print,
+    again: Again | None = None,
 ) -> Outcome:
     """Run one job to its end without raising: failures, SIGTERM and Ctrl-C become the `Outcome`.
 
@@ -121,6 +140,8 @@ def execute(
         task: the function that does one run.
         earlier: the function from a tree to the files of earlier runs that it names, by key.
         tell: where to say, in one line each, what becomes of earlier attempts.
+        again: the function that asks a finished run what a tree wants to know of it (`identity.AFTERWARDS`); it gets
+            the tree, the run and its result, and returns the run's new result, None where that says it already.
     """
     folder = run_dir(cfg)
     run_hash = folder.name
@@ -134,7 +155,7 @@ def execute(
         task(cfg, Run(folder, run_hash, str(cfg.name), int(cfg.seed), resume, is_main=False, earlier=stands_on))
         return Outcome(run_hash, folder, "finished")
     try:
-        with _lock(folder.parent.parent / ".locks" / folder.parent.name / run_hash, folder):
+        with held(folder):
             before = {} if cfg.resume == "never" else read_result(folder)
             made_of = provenance(cfg)
             remembered(runs_root(cfg)).save()
@@ -144,7 +165,11 @@ def execute(
                 changed = differing(before.get("inputs"), now)
                 if not changed:
                     _note(cfg, folder, before)
-                    return Outcome(run_hash, folder, "skipped", before, remarks=remarks(before, now, made_of["code"]))
+                    said = remarks(before, now, made_of["code"])
+                    if again is None:
+                        return Outcome(run_hash, folder, "skipped", before, remarks=said)
+                    run = Run(folder, run_hash, str(cfg.name), int(cfg.seed), None, is_main=True, earlier=stands_on)
+                    return _once_more(cfg, again, run, before, said)
                 if cfg.resume == "must":
                     refuse_other_inputs(before["inputs"], now, f"resume=must {folder}")
                 tell(f"finished before on other data, kept aside; runs anew: {'; '.join(changed)}")
@@ -183,7 +208,7 @@ def _attempt(cfg: DictConfig, program: str, task: Task, run: Run, made_of: dict[
         "error_type": None,
     }
     run.dir.mkdir(parents=True, exist_ok=True)
-    (run.dir / CONFIG).write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    write_config(cfg, run.dir)
     write_json(run.dir / RESULT, {**row, "pid": os.getpid(), "host": socket.gethostname()})
     memory, start = record.PeakMemory(), time.perf_counter()
     outcome = Outcome(run.hash, run.dir, "finished")
@@ -196,10 +221,7 @@ def _attempt(cfg: DictConfig, program: str, task: Task, run: Run, made_of: dict[
             row["inputs"] = inputs_read(cfg, run.earlier, made_of["inputs"])
     except BaseException as error:  # noqa: BLE001 (the row is written whatever ended the job)
         trace = traceback.format_exc()
-        outcome.exit_code = _stop_code(error)
-        outcome.status = "stopped" if outcome.exit_code else "failed"
-        outcome.error = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        outcome.user_error = isinstance(error, UserError)
+        outcome.ended_by(error)
         row["error"], row["error_type"] = outcome.error, type(error).__name__
     row["status"] = outcome.status
     row["seconds"] = round(time.perf_counter() - start, 3)
@@ -215,6 +237,31 @@ def _attempt(cfg: DictConfig, program: str, task: Task, run: Run, made_of: dict[
     if trace and outcome.status == "failed" and not outcome.user_error:
         print(trace, file=sys.stderr)
     return outcome
+
+
+def _once_more(cfg: DictConfig, again: Again, run: Run, before: dict[str, Any], said: list[str]) -> Outcome:
+    """Ask a finished run; whatever goes wrong, its result stays what it was."""
+    outcome = Outcome(run.hash, run.dir, "skipped", before, remarks=said)
+    try:
+        with _sigterm_exits():
+            seed_everything(run.seed)
+            found = again(cfg, run, before)
+    except BaseException as error:  # noqa: BLE001 (other jobs of a sweep go on)
+        outcome.ended_by(error)
+        if outcome.status == "failed" and not outcome.user_error:
+            traceback.print_exc()
+        return outcome
+    if found is not None:
+        outcome.status, outcome.result = "evaluated", jsonable(found)
+        write_config(cfg, run.dir)
+        write_json(run.dir / RESULT, found)
+        _append(cfg, run.dir, outcome.result, None)
+    return outcome
+
+
+def write_config(cfg: DictConfig, folder: Path) -> None:
+    """Write the configuration that a run's result was made with."""
+    (folder / CONFIG).write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
 
 
 def _append(cfg: DictConfig, folder: Path, row: dict[str, Any], trace: str | None) -> None:
@@ -260,31 +307,6 @@ def _make_room(cfg: DictConfig, folder: Path, other_data: bool = False) -> Path 
             number += 1
         shutil.move(folder, old)
     return None
-
-
-@contextmanager
-def _lock(path: Path, folder: Path) -> Iterator[None]:
-    """Hold a run for this process. The kernel frees it when the process dies: no stale lock needs removing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip() or "another process"
-            raise UserError(
-                str(folder),
-                f"in use by {owner}",
-                "one process per run",
-                "wait until it ends, or stop it with kill; another seed or configuration is another run",
-            ) from None
-        try:
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # also for descriptors inherited by data-loader workers
 
 
 @contextmanager

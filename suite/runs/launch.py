@@ -4,8 +4,9 @@
     python -m asgml.run -m experiment=cremad_mini asgml.tau=0,1,2     a sweep
     python -m asgml.run -m … --failed-only                            of a sweep, what failed or was stopped
 
-Exit codes: 0 if all jobs have finished (now or before), 1 if one failed, 2 if the user's input is at fault, 130 after
-Ctrl-C, 143 after SIGTERM.
+Exit codes: 0 if all jobs have finished (now or before), 1 if one failed, 2 if the user's input is at fault, 3 if all
+have finished and one did not reach what it was to reach (`accepted: false` in its result), 130 after Ctrl-C, 143 after
+SIGTERM.
 """
 
 from __future__ import annotations
@@ -35,15 +36,17 @@ from suite.config.compose import VERSION_BASE, Composer, merge_errors, pin_hydra
 from suite.config.trainer import check_trainer
 from suite.runs.display import console, failure_table, finished, reused, sweep_table
 from suite.runs.identity import run_dir
-from suite.runs.job import Earlier, Outcome, Run, Task, execute, is_main_process, ledger_of, read_result
+from suite.runs.job import Again, Earlier, Outcome, Run, Task, execute, is_main_process, ledger_of, read_result
 from suite.runs.planned import Job, PlannedJobs, job_of, join_twins
 from suite.runs.record import release_memory
 
-__all__ = ["Run", "Task", "launch", "plan"]
+__all__ = ["Run", "Task", "launch", "plan", "worse"]
 
 Judge = Callable[[DictConfig], None]
 
 FAILED_ONLY = "--failed-only"
+NOT_ACCEPTED = 3
+SEVERITY = (0, NOT_ACCEPTED, UserError.EXIT_CODE, 1)  # of exit codes, least first
 _LOCAL_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 _LOCAL_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
@@ -66,6 +69,7 @@ def launch(
     schema: type | None = None,
     earlier: Earlier | None = None,
     judge: Judge | None = None,
+    again: Again | None = None,
     config_dir: Path | None = None,
     argv: Sequence[str] | None = None,
 ) -> None:
@@ -75,13 +79,15 @@ def launch(
         program: the program's name, and that of its primary config `<config_dir>/<program>/config.yaml`; see
             `suite.config.compose.Composer`.
         task: the function that does one run; it gets the tree and a `Run`, and returns `val`, `test`, `val_best`,
-            `test_best`, `counters` and whatever else belongs into `result.json`. It raises UserError for bad input, and
+            `test_best`, `counters` and whatever else belongs into `result.json`, `accepted: false` for a run that has
+            not reached what it was to reach. It raises UserError for bad input, and
             SystemExit(143) after SIGTERM, once everything is saved.
         dead: the keys without effect under a tree, with the reason; see `suite.config.check.check_effective`.
         schema: the dataclass of the plain nodes of the tree; see `suite.config.check.check`.
         earlier: the function from a tree to the files of earlier runs that it names, by key.
         judge: what refuses a tree whose parts cannot be built or do not fit each other, whatever the data; it is asked
             about every job before the first one runs.
+        again: what asks a finished run what the tree wants to know of it, see `suite.runs.job.execute`.
         config_dir: the folder of the YAML files; None is `suite.config.compose.conf_dir()`.
         argv: the arguments in place of `sys.argv[1:]`.
 
@@ -102,7 +108,7 @@ def launch(
         planned = _plan(program, args, config_dir, dead, schema, judge)
     except UserError as error:
         _fail(error)
-    runner = _JobRunner(program, task, earlier, failed_only, planned)
+    runner = _JobRunner(program, task, earlier, again, failed_only, planned)
     code = 0
     try:
         _through_hydra(program, config_dir, _before_overrides(arguments, args, _HYDRA_SETTINGS), runner)
@@ -124,8 +130,15 @@ def launch(
     failed = [o for o in outcomes if o.status == "failed"]
     if code == 0 and failed:
         code = UserError.EXIT_CODE if all(o.user_error for o in failed) else 1
+    if code == 0 and any(not o.accepted for o in outcomes):
+        code = NOT_ACCEPTED
     if code:
         raise SystemExit(code)
+
+
+def worse(one: int, other: int) -> int:
+    """Return the exit code of two commands together: the more severe one."""
+    return max(one, other, key=lambda code: SEVERITY.index(code) if code in SEVERITY else len(SEVERITY))
 
 
 def plan(
@@ -187,8 +200,17 @@ def _plan(
 class _JobRunner:
     """What Hydra calls for each job. It catches everything, because Hydra shows only the first failure of a sweep."""
 
-    def __init__(self, program: str, task: Task, earlier: Earlier | None, failed_only: bool, planned: PlannedJobs):
-        self.program, self.task, self.earlier, self.failed_only = program, task, earlier, failed_only
+    def __init__(
+        self,
+        program: str,
+        task: Task,
+        earlier: Earlier | None,
+        again: Again | None,
+        failed_only: bool,
+        planned: PlannedJobs,
+    ):
+        self.program, self.task, self.earlier, self.again = program, task, earlier, again
+        self.failed_only = failed_only
         self.total = len(planned.jobs) if planned.multirun else 0
         self.same = [(job.same_as, job.idle) for job in planned.jobs]
         self.outcomes: dict[int, Outcome] = {}
@@ -215,14 +237,14 @@ class _JobRunner:
         if self.outcomes:
             release_memory()
         try:
-            outcome = execute(cfg, self.program, self.task, self.earlier, tell)
+            outcome = execute(cfg, self.program, self.task, self.earlier, tell, self.again)
         except Exception as error:
             if not is_main_process():
                 raise
             traceback.print_exc()  # a full disk, most likely: the result itself could not be written
             outcome = Outcome(run_hash, folder, "failed", {}, f"{type(error).__name__}: {error}")
         self.outcomes[number] = outcome
-        if outcome.status == "skipped" and is_main_process():
+        if outcome.status in ("skipped", "evaluated") and is_main_process():
             tell(reused(outcome))
         elif outcome.status == "finished" and not self.total and is_main_process():
             tell(finished(outcome))
@@ -340,6 +362,8 @@ def _show(planned: PlannedJobs, outcomes: Sequence[Outcome]) -> None:
     if failures is not None:
         console().print(failures)
         console().print(f"to repeat only these, add {FAILED_ONLY} to the same command")
+    if missed := [str(number) for number, outcome in enumerate(outcomes, 1) if not outcome.accepted]:
+        console().print(f"not accepted: {'job' if len(missed) == 1 else 'jobs'} {', '.join(missed)}")
 
 
 def _not_a_run(cfg: DictConfig) -> None:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from callbacks.errors import UserError
 from suite.runs.display import varying
-from suite.runs.identity import config_hash, run_dir
+from suite.runs.identity import config_hash, evaluation_hash, run_dir
 from suite.runs.inputs import inert
 
 
@@ -23,6 +23,7 @@ class Job:
         cfg: its tree.
         hash: its identity.
         dir: its run directory.
+        evaluation: the hash of what its finished weights are asked.
         typed: the hash of its tree with the values of keys that act on nothing, as they were typed.
         same_as: the earlier job that is the same run, from 0; None where it is the first.
         idle: what to say of keys that act on nothing: for a job of its own, where the user typed them; for one that is
@@ -33,6 +34,7 @@ class Job:
     cfg: DictConfig
     hash: str
     dir: Path
+    evaluation: str
     typed: str
     same_as: int | None = None
     idle: str = ""
@@ -60,19 +62,22 @@ def job_of(cfg: DictConfig, overrides: list[str]) -> Job:
     idle = _idle(cfg, typed)
     # without keys that act on nothing there is nothing to tell apart, and hashing takes longer than checking
     as_typed = config_hash(cfg, idle=True) if inert(cfg) else folder.name
-    return Job(overrides, cfg, folder.name, folder, as_typed, idle=idle)
+    return Job(overrides, cfg, folder.name, folder, evaluation_hash(cfg), as_typed, idle=idle)
 
 
 def join_twins(jobs: Sequence[Job]) -> None:
     """Mark jobs that are the same run because they differ in keys that act on nothing.
 
+    Jobs of one run that ask its finished weights something else are not the same: the run is trained once.
+
     Raises:
         UserError: two jobs that differ in nothing that counts.
     """
-    first: dict[str, int] = {}
-    by_typed: dict[str, int] = {}
+    first: dict[tuple[str, str], int] = {}
+    by_typed: dict[tuple[str, str], int] = {}
     for number, job in enumerate(jobs):
-        earlier, twin = first.setdefault(job.hash, number), by_typed.setdefault(job.typed, number)
+        earlier = first.setdefault((job.hash, job.evaluation), number)
+        twin = by_typed.setdefault((job.typed, job.evaluation), number)
         if twin != number:
             raise _twins(jobs, twin, number)
         if earlier != number:
@@ -97,6 +102,6 @@ def _twins(jobs: Sequence[Job], earlier: int, number: int) -> UserError:
     return UserError(
         f"{one} | {other}" if one or other else " ".join(jobs[number].overrides),
         f"jobs {earlier + 1} and {number + 1} of the sweep are the same run ({jobs[number].hash})",
-        "jobs that differ in more than device, speed, display, paths and resume",
+        "jobs that differ in more than device, speed, display, paths, resume and acceptance",
         remedy,
     )

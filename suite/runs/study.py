@@ -14,8 +14,8 @@ from rich.console import Console
 from callbacks.errors import UserError
 from suite.config.check import Dead
 from suite.report import RunRecord, compare_report, group_runs, markdown, read_runs, summary, terminal
-from suite.runs.job import Earlier, Task
-from suite.runs.launch import Judge, launch, plan
+from suite.runs.job import Again, Earlier, Task
+from suite.runs.launch import Judge, launch, plan, worse
 
 REFERENCE = re.compile(r"<([^<>]+)>")
 
@@ -31,6 +31,7 @@ class Program:
         schema: the dataclass of the plain nodes of its tree.
         earlier: the files of earlier runs that a tree names, by key.
         judge: what refuses a tree whose parts do not fit each other, before anything runs.
+        again: what asks a finished run what a tree wants to know of it.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Program:
     schema: type[Any]
     earlier: Earlier | None = None
     judge: Judge | None = None
+    again: Again | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
         overrides: the overrides that go to every run.
 
     Returns:
-        The highest exit code of a launch.
+        The most severe exit code of a launch (`suite.runs.launch.worse`).
     """
     runs = Path(next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("paths.runs=")), "runs"))
     code, hashes = 0, set[str]()
@@ -143,12 +145,13 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
                 schema=program.schema,
                 earlier=program.earlier,
                 judge=program.judge,
+                again=program.again,
                 argv=argv,
             )
         except SystemExit as end:
             if end.code in (130, 143):
                 raise
-            code = max(code, int(end.code or 0))
+            code = worse(code, int(end.code or 0))
         if study.page is not None:
             hashes |= planned_hashes(program, argv)
     found = [run for run in read_runs([runs], name) if run.config.get("label")]

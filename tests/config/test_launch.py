@@ -19,7 +19,7 @@ import yaml
 
 from suite.runs import job
 from suite.runs.identity import config_hash
-from suite.runs.launch import Run, plan
+from suite.runs.launch import NOT_ACCEPTED, Run, plan, worse
 from suite.runs.ledger import Ledger
 
 Main = Callable[..., int]
@@ -240,6 +240,22 @@ def test_a_stop_ends_the_sweep_and_is_recorded(main: Main, tmp_path: Path, mode:
     assert row["status"] == result(tmp_path)["status"] == "stopped"
     assert len(fake_program.calls) == 1, "the second job did not start"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_misses_its_acceptance_is_finished_and_ends_with_its_own_code(
+    main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = fake_program.task
+    monkeypatch.setattr(fake_program, "task", lambda cfg, run: {**task(cfg, run), "accepted": cfg.seed != 1})
+    assert main("seed=0") == 0
+    assert main("seed=1") == NOT_ACCEPTED == 3
+    assert result(tmp_path)["status"] == "finished"
+    assert main("seed=1") == 3, "a result that is taken as it is says the same"
+    assert main("-m", "seed=0,1,2") == 3
+    assert "not accepted: job 2" in capsys.readouterr().out
+    assert [row["seed"] for row in rows(tmp_path)] == [0, 1, 2], "the sweep goes on"
+    assert main("-m", "seed=1,3", "speed.mode=boom,fast") == 1, "a failure is worse"
+    assert [worse(0, 3), worse(3, 1), worse(2, 3), worse(1, 2)] == [3, 1, 2, 1]
 
 
 def test_an_exit_inside_the_task_is_a_failure(main: Main, tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ EVALUATED = 3  # passages, see lw_runs.SMALL
 WIRE = ["codec=int8", "codec.group=8", "trainer.max_epochs=1"]
 VARIANTS: dict[str, list[str]] = {
     "text": [],
-    "whole_prompt": ["wire.track=whole_prompt", "codec=fp16",
+    "whole_prompt": ["wire.track=whole_prompt", "codec=fp16", "baseline=[text,whole_prompt_budget]",
+                     "acceptance.evaluation.above_the_fair_budget.minus=methods.whole_prompt_budget.f1_high",
                      "+adaptation.tiny_qwen2={_target_:latentwire.lm.LoRA}"],
     "bytes_into_private_slots": ["encoder=byte", "encoder.heads=2", "injector=soft_prefix", "wire.slots=4",
                                  "wire.private={tiny_llama:1,tiny_qwen2:2}"],
@@ -78,7 +79,8 @@ def passages(loaded: Loaded) -> list[Passage]:
 
 def evaluated(run: Path, model: str) -> dict[tuple[str, str], str]:
     """(passage, question) -> what the run's own evaluation got for it."""
-    rows = [json.loads(line) for line in (run / "predictions.jsonl").open(encoding="utf-8")]
+    (path,) = run.glob("evaluations/*/predictions.jsonl")
+    rows = [json.loads(line) for line in path.open(encoding="utf-8")]
     mine = [r for r in rows if r["method"] == "wire" and r["model"] == model]
     return {(r["passage"], r["question"]): r["prediction"] for r in mine}
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from suite.runs.identity import NOT_MEANINGFUL, config_hash, meaningful, run_dir
+from suite.runs.identity import AFTERWARDS, NOT_MEANINGFUL, config_hash, evaluation_hash, meaningful, run_dir
 
 TREE: dict[str, Any] = {
     "program": "fake",
@@ -56,6 +56,15 @@ def test_where_and_how_fast_do_not_count(key: str) -> None:
     cfg = tree()
     OmegaConf.update(cfg, key, {"runs": "elsewhere", "data": "/big/disk"} if key == "paths" else "changed", merge=False)
     assert config_hash(cfg) == config_hash(tree())
+
+
+def test_what_is_asked_of_finished_weights_has_a_hash_of_its_own() -> None:
+    asked = [tree(), *(tree(**{key: {"size": 1}}) for key in AFTERWARDS), tree(evaluation={"size": 2})]
+    assert {config_hash(cfg) for cfg in asked} == {config_hash(tree())}
+    assert len({evaluation_hash(cfg) for cfg in asked}) == len(asked)
+    other = tree(seed=1, evaluation={"size": 2}, acceptance={"rule": 1})
+    assert evaluation_hash(other) == evaluation_hash(asked[-1])
+    assert config_hash(tree(acceptance={"rule": 1})) == config_hash(tree())
 
 
 @pytest.mark.parametrize(

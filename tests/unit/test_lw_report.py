@@ -98,9 +98,11 @@ def test_a_sweep_has_every_section_and_its_wires_between_their_ends(runs) -> Non
     shown = {(row[0].text, row[1].text) for row in table.rows}
     assert shown == {(f"slots={m}", k) for m in (3, 6) for k in ("text", "wire", "token_budget", "no_context")}
     figures = [json.loads(f) for f in re.findall(r'<script type="application/json">(.*?)</script>', page, flags=re.S)]
-    bits = next(f for f in figures if f["layout"].get("xaxis", {}).get("title", {}).get("text") == "bits per message")
-    assert next(s["x0"] for s in bits["layout"]["shapes"]) == 28.0, "the entropy of the facts, 3.5 bytes"
-    assert {t["name"] for t in bits["data"]} == {"wire", "text", "token_budget"}, "no_context sends nothing"
+    over = {f["layout"].get("xaxis", {}).get("title", {}).get("text"): f for f in figures}
+    assert next(s["x0"] for s in over["bytes per text"]["layout"]["shapes"]) == 3.5, "the entropy of the facts"
+    for title in ("bytes per text", "positions before the question"):
+        names = {t["name"] for t in over[title]["data"]}
+        assert names == {"wire", "text", "token_budget"}, "no_context sends nothing and takes no position"
 
 
 def test_f1_over_seeds_is_the_bootstrap_over_seeds_and_passages(runs) -> None:

@@ -58,7 +58,7 @@ def test_the_error_says_what_is_wrong() -> None:
     for damaged, text in (
         (b"PK" + message[2:], "latentwire.encode"),
         (b"", "latentwire.encode"),
-        (message[:2] + b"\x02" + message[3:], "format version 2"),
+        (message[:2] + b"\x03" + message[3:], "format version 3"),
         (message[:9], "bytes"),
         (message[:-8], "bytes"),
         (message[:-5] + bytes([message[-5] ^ 1]) + message[-4:], "damaged"),

@@ -1,0 +1,187 @@
+"""Score a finished run again: `python -m latentwire.evaluate RUN evaluation.passages=400 baseline=[text,token_budget]`.
+
+Nothing is trained but baselines that learn, once per run. What is asked has a hash of its own, and lies with its
+numbers, answers and tables in `RUN/evaluations/HASH/`, beside all others of the run; asked twice, the numbers that are
+there are shown. Words after the run are overrides of its own configuration:
+
+    evaluation.*      how much is asked and how: split, passages, max_new_tokens, n_boot …
+    baseline=[…]      what the wire is compared with, by name as in conf/latentwire/baseline; baselines.* its settings
+    acceptance.*      the rules that judge the numbers; they are read anew each time
+    trainer.accelerator     where it computes
+
+`RUN/result.json` and the ledger keep the evaluation that `latentwire.run` has asked for last; its command with other
+keys of these makes another one the run's own, without training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from callbacks.errors import UserError
+from latentwire.checkpoints import read_config
+from latentwire.run import Tree, ask, dead, judge, show
+from suite.config.check import check, check_effective
+from suite.config.compose import Composer
+from suite.runs.command import command, split_config_dirs
+from suite.runs.job import read_result
+from suite.runs.launch import NOT_ACCEPTED
+from suite.runs.lock import held
+
+GROUP = "baseline"
+ALLOWED = ("evaluation", "baselines", "acceptance", "trainer.accelerator")
+
+
+def asked(run_dir: Path, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> DictConfig:
+    """Return the tree that a command line asks a run with: the run's own, changed.
+
+    Args:
+        run_dir: the run's directory.
+        overrides: the words after it.
+        config_dirs: further folders with choices of `baseline`.
+
+    Raises:
+        UserError: a key that belongs to the training, one that nothing understands, or no run.
+    """
+    cfg = read_config(run_dir)
+    for line in overrides:
+        override = _parsed(line)
+        _refuse(override, run_dir)
+        with open_dict(cfg):
+            if override.key_or_group == GROUP:
+                chosen = Composer("latentwire", extra_dirs=config_dirs).compose([line]).baselines
+                cfg.baselines = _following(chosen, cfg)
+                continue
+        _apply(cfg, override)
+    check(cfg, Tree)
+    judge(cfg)
+    check_effective(cfg, [line for line in overrides if not line.startswith(f"{GROUP}=")], dead)
+    return cfg
+
+
+def _parsed(line: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(line)
+    except HydraException as error:
+        remedy = "write key=value, in quotes where the shell would change it: 'baseline=[text,icae]'"
+        raise UserError(line, str(error).splitlines()[0], "an override", remedy) from error
+
+
+def _refuse(override: Override, run_dir: Path) -> None:
+    key, line = str(override.key_or_group), str(override.input_line)
+    if override.is_sweep_override():
+        remedy = "call the command once per value; what is there is not measured twice"
+        raise UserError(line, "several values", "one value", remedy)
+    if key != GROUP and not any(key == a or key.startswith(f"{a}.") for a in ALLOWED):
+        raise UserError(
+            line,
+            f"{key} belongs to the training of {run_dir}",
+            f"{GROUP}=[…] or one of {', '.join(ALLOWED)}",
+            f"train it with this key: python -m latentwire.run … {line}",
+        )
+
+
+def _following(chosen: DictConfig, cfg: DictConfig) -> DictConfig:
+    """Return chosen baselines as the run's own configuration would have them, `seed: ${seed}` among it."""
+    tree = OmegaConf.create({**{k: cfg[k] for k in cfg if k != "baselines"}, "baselines": {}})
+    tree.baselines = OmegaConf.create(OmegaConf.to_container(chosen, resolve=False))
+    found = OmegaConf.create(OmegaConf.to_container(tree.baselines, resolve=True))
+    assert isinstance(found, DictConfig)
+    return found
+
+
+def _apply(cfg: DictConfig, override: Override) -> None:
+    key, line = str(override.key_or_group), str(override.input_line)
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    known = isinstance(node, DictConfig) and name in node
+    if not known and not (override.is_add() or override.is_force_add()):
+        near = f"one of {', '.join(map(str, node))}" if isinstance(node, DictConfig) and node else "a key of the run"
+        raise UserError(line, f"the run has no {key}", near, f"write +{line} if it is meant to be added")
+    try:
+        with open_dict(cfg):
+            if override.is_delete():
+                del node[name]
+            else:
+                OmegaConf.update(cfg, key, override.value(), merge=True, force_add=True)
+    except OmegaConfBaseException as error:
+        raise UserError(line, str(error).splitlines()[0], "a value for this key", f"leave {key} out") from error
+
+
+def evaluate(run_dir: Path, cfg: DictConfig, anew: bool = False) -> dict[str, Any]:
+    """Evaluate a finished run as a tree asks; return its result with these numbers and verdicts.
+
+    Args:
+        run_dir: the run's directory.
+        cfg: the tree, see `asked`.
+        anew: whether numbers that are there are measured again.
+
+    Raises:
+        UserError: a run that is not finished or in use, or an evaluation that cannot be done.
+    """
+    from latentwire.scoring.finished import judged
+    from suite.report import single_report
+
+    with held(run_dir.resolve()):
+        trained = read_result(run_dir)
+        if trained.get("status") != "finished":
+            found = trained.get("status", "no result.json")
+            remedy = "repeat its command: it goes on, and evaluates"
+            raise UserError(str(run_dir), f"a run that is {found}", "a finished run", remedy)
+        result = judged(cfg, trained, ask(cfg, run_dir, anew))
+        single_report(run_dir)
+    return result
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
+    p = argparse.ArgumentParser(
+        "python -m latentwire.evaluate",
+        description=__doc__,
+        epilog=f"Exit codes: 0 done, 1 failed, 2 the input is at fault, {NOT_ACCEPTED} a rule of acceptance is missed.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("run", type=Path, help="directory of a finished run")
+    p.add_argument(
+        "overrides", nargs="*", help="evaluation.*, baseline=[…], baselines.*, acceptance.*, trainer.accelerator"
+    )
+    p.add_argument("--again", action="store_true", help="measure again what is there")
+    return p
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit code."""
+    config_dirs, rest = split_config_dirs(list(sys.argv[1:] if argv is None else argv))
+    args = parser().parse_intermixed_args(rest)
+    cfg = asked(args.run, args.overrides, config_dirs)
+    result = evaluate(args.run, cfg, args.again)
+    show(cfg, result)
+    show_all(args.run)
+    return 0 if result["accepted"] else NOT_ACCEPTED
+
+
+def show_all(run_dir: Path) -> None:
+    """Show all evaluations of a run side by side on the terminal."""
+    from latentwire.report.evaluation_tables import evaluations_table
+    from latentwire.report.stored import EVALUATIONS, evaluations
+    from suite.report import terminal
+    from suite.runs.display import console
+
+    if len(found := evaluations(run_dir)) > 1:
+        screen = console()
+        screen.print(terminal([evaluations_table(found)], screen.width))
+    console().print(str(run_dir / EVALUATIONS), style="dim", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
