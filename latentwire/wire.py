@@ -109,6 +109,15 @@ class LatentWire(nn.Module):
         found: Prefix = self.injectors[model]((layout or self.layout).read(values, model))
         return found
 
+    def adapted(self, latents: Tensor, model: str) -> Tensor:
+        """Return what the adapter of `model` makes of its latents (B, M, d_z), (B, M, d_adapter), in its own units.
+
+        A unit is what the adapter is calibrated to (`Calibration.unit`), so the RMS is about 1 at the start.
+        """
+        adapter = self.injectors[model].adapter
+        found: Tensor = adapter(latents) / adapter.calibration.unit()
+        return found
+
     def message_bytes(self) -> int:
         """Return the bytes of every message: header, scales, codes, checksum."""
         return message.message_bytes(self.codec, self.slots).total

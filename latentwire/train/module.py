@@ -24,13 +24,12 @@ from latentwire.objectives.base import Objective, ObjectiveOutput, RowKind, Seen
 from latentwire.objectives.teacher import Teacher, ask
 from latentwire.train import batches, validation
 from latentwire.train.batches import Batch
-from latentwire.train.curriculum import slots_for
+from latentwire.train.curriculum import KINDS, slots_for
 from latentwire.train.curriculum_stage import LOSS, OBSERVE, TERM, CurriculumStage
 from latentwire.wire import LatentWire
 from suite.shell import configure_optimizer
 
 CODEC = "codec"
-KINDS = ("encoder", "codec", "adapter", "injector", "lora", "head")  # of parameter groups
 
 
 class WireModule(L.LightningModule):
@@ -142,7 +141,7 @@ class WireModule(L.LightningModule):
         """Return the slots of the present period."""
         ratio = self.curriculum.period.ratio
         own = self.wire.layout
-        return own if ratio is None else own.with_shared(slots_for(self.tokens, ratio))
+        return own if ratio is None else own.with_slots(slots_for(self.tokens, ratio))
 
     def objective_outputs(
         self, batch: Batch, active: Mapping[str, Objective]
@@ -159,7 +158,15 @@ class WireModule(L.LightningModule):
             teacher = self._teach(batch, name) if any(o.teaches for o in active.values()) else None
             latents = layout.read(coded.values, name)[: len(batch.passages)]
             scale = self._scale(name) if name in batch.context else 1.0
-            seen = Seen(rows, latents, partial(self._embeddings, batch, name), scale, teacher)
+            seen = Seen(
+                rows,
+                latents,
+                partial(self._embeddings, batch, name),
+                scale,
+                teacher,
+                partial(self.wire.adapted, latents, name),
+                layout.counts(name),
+            )
             found[name] = {key: o(seen, name) for key, o in active.items()}
         return coded, found
 
@@ -182,6 +189,8 @@ class WireModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
+        if self.curriculum.period.batch_size is not None:
+            batch = batches.first(batch, self.curriculum.period.batch_size)
         weights = self.curriculum.weights
         active: dict[str, Any] = {name: o for name, o in self.objectives.items() if weights[name] > 0}
         if not active:
@@ -189,7 +198,7 @@ class WireModule(L.LightningModule):
                 "objectives",
                 f"all weights are 0 at step {self._pipeline.t}",
                 "something to learn in every step",
-                "set objectives.<name>.weight.start=0, or objectives.<name>.weight.below=100 of a gate",
+                "set objectives.<name>.weight.start=0, or objectives.<name>.weight.closed=0.1 of a gate",
             )
         coded, found = self.objective_outputs(batch, active)
         assert self._pipeline.ctx is not None

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks.errors import UserError
+from callbacks.errors import RunEnded, UserError
 from callbacks.run.inputs import differing, refuse_other_inputs
 from suite.runs import record
 from suite.runs.fingerprint import remembered
@@ -201,6 +201,8 @@ def _attempt(cfg: DictConfig, program: str, task: Task, run: Run, made_of: dict[
         outcome.error = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         outcome.user_error = isinstance(error, UserError)
         row["error"], row["error_type"] = outcome.error, type(error).__name__
+        if isinstance(error, RunEnded):
+            row.update(_checked(error.result, row))
     row["status"] = outcome.status
     row["seconds"] = round(time.perf_counter() - start, 3)
     row["peak_memory_mb"] = round(memory.host_mb(), 1)
