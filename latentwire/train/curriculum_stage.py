@@ -137,6 +137,7 @@ class CurriculumStage(Stage):
 
     def _plan(self, ctx: StepContext) -> None:
         active = [name for name, weight in self.weights.items() if weight > 0]
+        ctx.plan.part = ", ".join(active)
         reached = frozenset().union(*(self.reaches[name] for name in active))
         for group in ctx.groups:
             kind, _, objective = group.partition(":")

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import pytest
+import torch
 from lw_runs import config, fit, history, prepare, rows
 from omegaconf import open_dict
 
@@ -81,11 +82,25 @@ def test_reconstruct_then_generate_needs_no_list_of_groups(folder: Path) -> None
 def test_a_part_that_an_objective_should_reach_and_does_not_stops_the_run(folder: Path) -> None:
     parts = prepare(config(folder, RECIPE, "seed=2"))
     parts.module.curriculum.factors = {"latents": {"embedding_reconstruction": Constant()}}
-    inner = parts.module.wire.adapted
-    parts.module.wire.adapted = lambda z, model: inner(z, model).detach()  # type: ignore[method-assign]
+    past = torch.randn(8, 16)  # from the latents to the maps of the objective, without the adapter
+    parts.module.wire.adapted = lambda z, model: z @ past  # type: ignore[method-assign]
     with pytest.raises(AuditFailure, match=r"no gradient in 4 steps: .*\(adapter:tiny_llama\)") as error:
         parts.trainer.fit(parts.module, parts.train, parts.val)
     assert "(injector:tiny_llama)" not in str(error.value), "out of reach, and not missed"
+
+
+def test_what_one_stages_loss_has_reached_does_not_speak_for_the_next_one(folder: Path) -> None:
+    """Answers whose gradient ends before the encoder, which reconstruction has trained until then."""
+    cfg = config(folder, RECIPE, "seed=4")
+    parts = prepare(
+        staged(
+            cfg, {"name": "a", "weights": {"embedding_reconstruction": 1}}, {"name": "b", "weights": {"answer_ce": 1}}
+        )
+    )
+    inner = parts.module.wire.prefix
+    parts.module.wire.prefix = lambda z, *more: inner(z.detach(), *more)  # type: ignore[method-assign]
+    with pytest.raises(AuditFailure, match=r"no gradient in 4 steps with answer_ce: .*\(encoder\)"):
+        parts.trainer.fit(parts.module, parts.train, parts.val)
 
 
 def test_a_run_that_a_stage_ends_is_recorded_as_failed_with_what_it_found(folder: Path) -> None:

@@ -29,7 +29,7 @@ def stage_of(periods: list[Period], steps: int = 10, **schedules: Any) -> Curric
 def walk(stage: CurriculumStage, seen: list[dict[str, float]]) -> list[tuple[str, dict[str, float]]]:
     """Go through steps with what is observed in each; return period and weights of every step."""
     out = []
-    trainer = SimpleNamespace(loggers=[], current_epoch=0)
+    trainer = SimpleNamespace(loggers=[], current_epoch=0, is_global_zero=True)
     for t, observed in enumerate(seen):
         ctx: Any = SimpleNamespace(t=t, plan=StepPlan(), groups={}, events=[], trainer=trainer)
         stage.before_forward(ctx)
