@@ -209,6 +209,7 @@ def build_module(
         teachers,
         int(cfg.teacher.top_k),
         int(cfg.evaluation.max_new_tokens),
+        inputs.texts,
     )
     refuse_untrained(periods, objectives, module.groups())
     return module, needs

@@ -93,12 +93,12 @@ class LatentWire(nn.Module):
         return self.codec(self.encoder(tokens, layout or self.layout))
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str], batch: int = 64) -> Tensor:
+    def encode(self, texts: Sequence[str], batch: int = 64, layout: LatentLayout | None = None) -> Tensor:
         """Return the values that a receiver of texts decodes, (B, slots, d_z), in evaluation mode."""
         training = self.training
         self.eval()
         parts = [
-            self.codec(self.encoder.encode(texts[i : i + batch], self.layout)).values
+            self.codec(self.encoder.encode(texts[i : i + batch], layout or self.layout)).values
             for i in range(0, len(texts), batch)
         ]
         self.train(training)
@@ -147,6 +147,13 @@ class LatentWire(nn.Module):
         for name, injector in self.injectors.items():
             injector.calibrate(layout.read(values, name), texts, layout.counts(name))
         self.train(training)
+
+    @torch.no_grad()
+    def refit(self, texts: Sequence[str], layout: LatentLayout) -> None:
+        """Start what lies behind the adapters anew from training texts, for an encoder and adapters that have moved."""
+        values = self.encode(texts, layout=layout)
+        for name, injector in self.injectors.items():
+            injector.refit(layout.read(values, name), texts, layout.counts(name))
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Return trainable parameters by group: `encoder`, `codec`, `adapter:<lm>`, `injector:<lm>`, `lora:<lm>`.

@@ -42,6 +42,13 @@ class Injector(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
+    def refit(self, z: Tensor, texts: Sequence[str], counts: Sequence[int] | None = None) -> None:
+        """Start what lies behind the adapter anew from `texts`, for latents that have moved since; arguments as below.
+
+        An injector without such a part stays as it is.
+        """
+
+    @torch.no_grad()
     def calibrate(self, z: Tensor, texts: Sequence[str] | None = None, counts: Sequence[int] | None = None) -> None:
         """Measure scales on latents (B, M, d_z) of a training batch.
 

@@ -178,6 +178,9 @@ class Period:
             `warmup_steps`; None: the run's schedule goes on.
         batch_size: number of contexts in a batch of this period; None: `loader.batch_size`. The loader makes as many as
             the largest period wants; in a smaller one the rest of a batch is left unread.
+        refit: whether the period begins with a new start of what injectors have behind their adapters (the keys and
+            values of `deep_prefix`), from training texts as at the very beginning: after a period that moved the
+            latents and did not reach it.
         advance: what ends the period early; the steps that are left go to the later ones, by their shares.
         require: what the metric must fulfil at any step from `after` on, and once observed; otherwise the run ends with
             a `StageFailed`.
@@ -192,6 +195,7 @@ class Period:
     group_lr: dict[str, float] | None = None
     lr_schedule: LRSchedule | None = None
     batch_size: int | None = None
+    refit: bool = False
     advance: Criterion | None = None
     require: Criterion | None = None
 

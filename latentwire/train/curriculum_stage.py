@@ -55,6 +55,7 @@ class CurriculumStage(Stage):
     ):
         self.curriculum, self.schedules, self.smoothing = curriculum, dict(schedules), smoothing
         self.reaches = {name: frozenset((reaches or {}).get(name, READING)) for name in schedules}
+        self.entered: Callable[[Period], None] | None = None  # told when a period begins
         self.factors = {p.name: p.factors() for p in curriculum.periods}
         self.observed: dict[str, float] = {}
         self.by_period: dict[str, dict[str, float]] = {}  # last observed metrics of each period, for its acceptance
@@ -86,6 +87,8 @@ class CurriculumStage(Stage):
         if p.weights is not None:
             said += f", objectives {', '.join(p.weights)}"
         ctx.events.append(("stage", said))
+        if self.entered is not None:
+            self.entered(p)
 
     def _advances(self, ctx: StepContext) -> bool:
         asked = self.period.advance

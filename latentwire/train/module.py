@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -24,7 +24,7 @@ from latentwire.objectives.base import Objective, ObjectiveOutput, RowKind, Seen
 from latentwire.objectives.teacher import Teacher, ask
 from latentwire.train import batches, validation
 from latentwire.train.batches import Batch
-from latentwire.train.curriculum import KINDS, slots_for
+from latentwire.train.curriculum import KINDS, Period, slots_for
 from latentwire.train.curriculum_stage import LOSS, OBSERVE, TERM, CurriculumStage
 from latentwire.wire import LatentWire
 from suite.shell import configure_optimizer
@@ -57,6 +57,7 @@ class WireModule(L.LightningModule):
         teachers: cached teacher by model; a model without one is asked in every step.
         top_k: number of tokens of a teacher's distribution that are kept apart.
         max_new_tokens: longest answer in validation.
+        texts: training texts that injectors are measured on, for periods that fit them anew.
     """
 
     automatic_optimization: bool
@@ -74,6 +75,7 @@ class WireModule(L.LightningModule):
         teachers: Mapping[str, Teacher] | None = None,
         top_k: int = 32,
         max_new_tokens: int = 8,
+        texts: Sequence[str] = (),
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -83,6 +85,7 @@ class WireModule(L.LightningModule):
         self._optimizer, self._lr_schedule = optimizer, lr_schedule
         self.group_lr, self.tokens = dict(group_lr), tokens
         self.teachers, self.top_k, self.max_new_tokens = dict(teachers or {}), top_k, max_new_tokens
+        self.texts = list(texts)
         self.metrics: dict[str, dict[str, float]] = {}
         self.sample: CollapseSample | None = None
         self._scores: validation.Scores | None = None
@@ -135,6 +138,12 @@ class WireModule(L.LightningModule):
                 "leave out callbacks.gate=null",
             )
         self._pipeline = pipeline
+        self.curriculum.entered = self._entered
+
+    def _entered(self, period: Period) -> None:
+        self.wire.codec.take(period.codes)
+        if period.refit:
+            self.wire.refit(self.texts, self.layout())
 
     # -- forward
     def layout(self) -> LatentLayout:

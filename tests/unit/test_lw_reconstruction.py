@@ -12,6 +12,7 @@ from torch import Tensor
 
 from callbacks.errors import UserError
 from latentwire.encoders.slots import LatentLayout
+from latentwire.injectors.fitting import pooled_kv
 from latentwire.objectives.base import ReaderShape
 from latentwire.objectives.reconstruction import EmbeddingReconstruction
 from latentwire.train.curriculum import Constant, slots_for
@@ -103,6 +104,29 @@ def test_slots_of_every_stage_count_private_ones_and_chunks_hold_the_longest_tex
         longest = max(len(lm.style.encode(text)) for text in parts.inputs.texts)
         fewest = slots_for(tokens, 32) - 2
         assert objective.shapes[name].chunks == (-(-longest // fewest), -(-longest // 2) if name == "tiny_llama" else 0)
+
+
+def test_a_refit_brings_keys_and_values_back_to_those_of_the_text(folder: Path) -> None:
+    module = prepare(config(folder, "wire.slots=8", "wire.private={tiny_llama:3}", "wire.measured_texts=12")).module
+    wire, texts = module.wire, module.texts
+    injector: Any = wire.injectors["tiny_llama"]
+
+    def miss() -> float:
+        values = wire.eval().encode(texts)
+        kv = wire.prefix(values, "tiny_llama").kv
+        assert kv is not None
+        said = torch.stack([v for _, v in kv]).transpose(2, 3).flatten(3)  # (layers, texts, slots, heads * head_dim)
+        wanted = [pooled_kv(injector.lm, injector.placement, t, (5, 3))[..., said.shape[-1] :] for t in texts]
+        return float((said.transpose(0, 1) - torch.stack(wanted)).pow(2).mean().detach())
+
+    start = miss()
+    with torch.no_grad():
+        for p in [*wire.encoder.parameters(), *injector.adapter.parameters()]:
+            p.add_(0.3 * torch.randn_like(p))
+    moved = miss()
+    wire.refit(texts, wire.layout)
+    assert miss() < 0.7 * moved
+    assert start < 0.7 * moved
 
 
 def test_private_slots_leave_room_for_whom_they_are_not() -> None:

@@ -38,6 +38,7 @@ class Noted(L.Callback):
     def __init__(self) -> None:
         self.encoded: list[int] = []
         self.rates: dict[str, list[float]] = {}
+        self.refits: list[int] = []
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         inner = pl_module.wire.latents
@@ -48,6 +49,8 @@ class Noted(L.Callback):
             return inner(tokens, layout)
 
         pl_module.wire.latents = latents
+        refit = pl_module.wire.refit
+        pl_module.wire.refit = lambda *given: (self.refits.append(len(self.encoded)), refit(*given))
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         for options in optimizer.param_groups:
@@ -61,12 +64,14 @@ def test_reconstruct_then_generate_needs_no_list_of_groups(folder: Path) -> None
     cosine = {"_target_": "callbacks.LRSchedule", "kind": "cosine", "warmup_steps": 2}
     first = {"name": "reconstruct", "weights": {"embedding_reconstruction": 1.0}, "batch_size": 2,
              "group_lr": {"adapter": 0.01, "head": 0.0}, "lr_schedule": cosine}  # fmt: skip
-    second = {"name": "generate", "weights": {"answer_ce": 1.0, "embedding_reconstruction": 0.1}, "batch_size": 5}
+    second = {"name": "generate", "weights": {"answer_ce": 1.0, "embedding_reconstruction": 0.1}, "batch_size": 5,
+              "refit": True}  # fmt: skip
     noted = Noted()
     parts = fit(staged(cfg, first, second), [noted])
     audit: Any = next(c for c in parts.trainer.callbacks if type(c).__name__ == "TrainableAudit")  # type: ignore[attr-defined]
     assert audit.passed
     assert noted.encoded == [2] * 6 + [5] * 6
+    assert noted.refits == [6]
     assert [row[3] for row in rows(cfg, "events.csv") if row[2] == "stage"][1].startswith("generate")
     injector, adapter = (history(cfg, f"delta/{kind}:tiny_llama") for kind in ("injector", "adapter"))
     assert all(d == 0.0 for d in injector[:6])
