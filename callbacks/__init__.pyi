@@ -1,4 +1,5 @@
 # Public names: what YAML, run identities and users write. A module may move, its names stay.
+from .errors import RunEnded as RunEnded
 from .errors import UserError as UserError
 from .run.alarms import NothingLearnedAlarm as NothingLearnedAlarm
 from .run.audit import TrainableAudit as TrainableAudit

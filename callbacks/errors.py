@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class UserError(Exception):
     """Tells about bad input in one screen: where it is, what was found, what was expected, and what to do.
@@ -26,3 +29,22 @@ class UserError(Exception):
 
     def __reduce__(self):  # exceptions cross process borders (data-loader workers) by their constructor's arguments
         return type(self), (self.where, self.found, self.expected, self.remedy)
+
+
+class RunEnded(UserError):
+    """Reports that a run ended itself by a rule that its configuration holds; what it has found by then is recorded.
+
+    Args:
+        where: the key of the rule.
+        found: what the run has come to.
+        expected: what the rule asks.
+        remedy: the next thing to type or to edit.
+        result: what belongs into the run's `result.json` beside the error, plain values.
+    """
+
+    def __init__(self, where: str, found: str, expected: str, remedy: str, result: Mapping[str, Any] | None = None):
+        super().__init__(where, found, expected, remedy)
+        self.result = dict(result or {})
+
+    def __reduce__(self):
+        return type(self), (self.where, self.found, self.expected, self.remedy, self.result)

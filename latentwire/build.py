@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lightning as L
@@ -17,12 +17,13 @@ from latentwire.data.base import Corpus, Passage
 from latentwire.encoders.base import build_encoder
 from latentwire.encoders.slots import LatentLayout
 from latentwire.lm.frozen import FrozenLM
-from latentwire.objectives.base import Needs, Objective, together
+from latentwire.objectives.base import Needs, Objective, ReaderShape, together
 from latentwire.objectives.teacher import Teacher
 from latentwire.train.batches import Contexts
 from latentwire.train.curriculum import Curriculum, Period, slots_for
 from latentwire.train.curriculum_stage import CurriculumStage
 from latentwire.train.module import WireModule
+from latentwire.train.stages_check import StagesCheck, refuse_untrained
 from latentwire.wire import LatentWire
 from suite.config.instantiate import build_node
 from suite.loader import EpochBatches, ResumableLoader
@@ -149,7 +150,7 @@ def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:
     first: Period = build_node(cfg.stages[0])
     wire.codec.take(first.codes)
     own = wire.layout
-    at_first = own if first.ratio is None else own.with_shared(slots_for(inputs.tokens, first.ratio))
+    at_first = own if first.ratio is None else own.with_slots(slots_for(inputs.tokens, first.ratio))
     wire.calibrate(inputs.texts, at_first)
     if begun is not None:
         for name, injector in wire.injectors.items():
@@ -159,20 +160,31 @@ def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:
     return wire
 
 
+def reader_shape(
+    wire: LatentWire, name: str, lm: FrozenLM, texts: Sequence[str], layouts: Sequence[LatentLayout]
+) -> ReaderShape:
+    """Return how `lm` reads the wire under the layouts of all stages; chunks are those of the longest of the texts."""
+    longest = max(len(lm.style.encode(text)) for text in texts)
+    per_slice = zip(*(layout.counts(name) for layout in layouts), strict=True)
+    fewest = [min((n for n in counts if n > 0), default=0) for counts in per_slice]
+    chunks = tuple(-(-longest // n) if n else 0 for n in fewest)
+    injector = wire.injectors[name]
+    return ReaderShape(lm.d_model, injector.adapter.d_out, injector.embeds, chunks)
+
+
 def build_module(
     cfg: DictConfig, inputs: Inputs, steps: int, cache: Path, train: Sequence[Passage]
 ) -> tuple[WireModule, Needs]:
     """Build the module; return it and what its objectives need of a batch."""
+    periods, objectives = stages_of(cfg)
+    curriculum = Curriculum(periods, steps)
+    needs = together({name: o.needs for name, o in objectives.items()}, str(cfg.wire.track) == "whole_prompt")
     wire = build_wire(cfg, inputs)
-    objectives: dict[str, Objective] = {str(name): build_node(node) for name, node in cfg.objectives.items()}
-    if not objectives:
-        raise UserError("objectives", "none", "at least one", "set objective=[answer_ce]")
-    needs = together({name: o.needs for name, o in objectives.items()}, wire.whole_prompt)
-    curriculum = Curriculum([build_node(node) for node in cfg.stages], steps)
-    fewest = min([wire.slots, *(slots_for(inputs.tokens, p.ratio) for p in curriculum.periods if p.ratio is not None)])
-    longest = max(len(lm.style.encode(text)) for lm in inputs.lms.values() for text in inputs.texts)
+    ratios = [p.ratio for p in curriculum.periods if p.ratio is not None]
+    layouts = [wire.layout, *(wire.layout.with_slots(slots_for(inputs.tokens, ratio)) for ratio in ratios)]
+    readers = {name: reader_shape(wire, name, lm, inputs.texts, layouts) for name, lm in inputs.lms.items()}
     for objective in objectives.values():
-        objective.prepare({n: lm.d_model for n, lm in inputs.lms.items()}, int(cfg.wire.d_z), -(-longest // fewest))
+        objective.prepare(readers, int(cfg.wire.d_z))
     teachers: dict[str, Teacher] = {}
     if cfg.teacher.cache and any(o.teaches for o in objectives.values()):
         if len(train) > LARGEST_CACHE:
@@ -184,11 +196,12 @@ def build_module(
             )
         teachers = {name: Teacher.cached(lm, train, int(cfg.teacher.top_k), cache) for name, lm in inputs.lms.items()}
     weights = {name: o.weight for name, o in objectives.items()}
+    reaches = {name: o.reaches for name, o in objectives.items()}
     module = WireModule(
         wire,
         inputs.lms,
         objectives,
-        CurriculumStage(curriculum, weights, float(cfg.observe_smoothing)),
+        CurriculumStage(curriculum, weights, float(cfg.observe_smoothing), reaches),
         build_node(cfg.optimizer),
         build_node(cfg.lr_schedule),
         {str(k): float(v) for k, v in cfg.group_lr.items()},
@@ -196,7 +209,9 @@ def build_module(
         teachers,
         int(cfg.teacher.top_k),
         validation_length(cfg),
+        inputs.texts,
     )
+    refuse_untrained(periods, objectives, module.groups())
     return module, needs
 
 
@@ -206,6 +221,20 @@ def validation_length(cfg: DictConfig) -> int:
     Runs of versions that had no such key validated with the length of their evaluation.
     """
     return int(cfg.loader.get("eval_max_new_tokens", cfg.evaluation.max_new_tokens))
+
+
+def stages_of(cfg: DictConfig) -> tuple[list[Period], dict[str, Objective]]:
+    """Build periods and objectives, which fit each other; a period without a batch size has the loader's.
+
+    Raises:
+        UserError: one error with all that does not fit, see `StagesCheck`.
+    """
+    objectives: dict[str, Objective] = {str(name): build_node(node) for name, node in cfg.objectives.items()}
+    if not objectives:
+        raise UserError("objectives", "none", "at least one", "set objective=[answer_ce]")
+    periods: list[Period] = [build_node(node) for node in cfg.stages]
+    StagesCheck(periods, objectives, [str(name) for name in cfg.lms]).refuse()
+    return [replace(p, batch_size=p.batch_size or int(cfg.loader.batch_size)) for p in periods], objectives
 
 
 def build(cfg: DictConfig, run: Run) -> Parts:
@@ -221,13 +250,15 @@ def build(cfg: DictConfig, run: Run) -> Parts:
             "1: runs of a sweep can share a machine instead",
             "set trainer.devices=1",
         )
+    periods, _ = stages_of(cfg)
     inputs = build_inputs(cfg)
     n = cfg.loader
     passages = inputs.corpus.split("train")
-    per_epoch = len(passages) if n.steps_per_epoch is None else int(n.steps_per_epoch) * int(n.batch_size)
+    largest = max((p.batch_size or 1 for p in periods), default=int(n.batch_size))
+    per_epoch = len(passages) if n.steps_per_epoch is None else int(n.steps_per_epoch) * largest
     limits = [int(cfg.trainer.max_steps)] if cfg.trainer.max_steps > 0 else []
     if (cfg.trainer.max_epochs or -1) > 0:
-        limits.append(int(cfg.trainer.max_epochs) * max(1, per_epoch // int(n.batch_size)))
+        limits.append(int(cfg.trainer.max_epochs) * max(1, per_epoch // largest))
     if not limits:
         remedy = "set trainer.max_epochs=16"
         raise UserError("trainer.max_epochs, trainer.max_steps", "neither", "an end of training", remedy)
@@ -241,7 +272,7 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     asked = Needs(whole_prompt=needs.whole_prompt)
     val = Contexts(held, encoder, inputs.lms, int(n.eval_questions), asked, 0)
     loaders = [
-        ResumableLoader(train, EpochBatches(len(train), int(n.batch_size), int(cfg.seed), train=True), int(n.workers)),
+        ResumableLoader(train, EpochBatches(len(train), largest, int(cfg.seed), train=True), int(n.workers)),
         ResumableLoader(val, EpochBatches(len(val), int(n.eval_batch_size), 0, train=False), 0),
     ]
     trainer, pipeline = assemble(cfg, run, build_callbacks(cfg, run), [module.curriculum, LRStep()])

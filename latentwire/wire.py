@@ -93,12 +93,12 @@ class LatentWire(nn.Module):
         return self.codec(self.encoder(tokens, layout or self.layout))
 
     @torch.no_grad()
-    def encode(self, texts: Sequence[str], batch: int = 64) -> Tensor:
+    def encode(self, texts: Sequence[str], batch: int = 64, layout: LatentLayout | None = None) -> Tensor:
         """Return the values that a receiver of texts decodes, (B, slots, d_z), in evaluation mode."""
         training = self.training
         self.eval()
         parts = [
-            self.codec(self.encoder.encode(texts[i : i + batch], self.layout)).values
+            self.codec(self.encoder.encode(texts[i : i + batch], layout or self.layout)).values
             for i in range(0, len(texts), batch)
         ]
         self.train(training)
@@ -124,6 +124,15 @@ class LatentWire(nn.Module):
     def prefix(self, values: Tensor, model: str, layout: LatentLayout | None = None) -> Prefix:
         """Return what `model` reads for values (B, slots, d_z)."""
         found: Prefix = self.injectors[model]((layout or self.layout).read(values, model))
+        return found
+
+    def adapted(self, latents: Tensor, model: str) -> Tensor:
+        """Return what the adapter of `model` makes of its latents (B, M, d_z), (B, M, d_adapter), in its own units.
+
+        A unit is what the adapter is calibrated to (`Calibration.unit`), so the RMS is about 1 at the start.
+        """
+        adapter = self.injectors[model].adapter
+        found: Tensor = adapter(latents) / adapter.calibration.unit()
         return found
 
     def message_bytes(self) -> int:
@@ -155,6 +164,13 @@ class LatentWire(nn.Module):
         for name, injector in self.injectors.items():
             injector.calibrate(layout.read(values, name), texts, layout.counts(name))
         self.train(training)
+
+    @torch.no_grad()
+    def refit(self, texts: Sequence[str], layout: LatentLayout) -> None:
+        """Start what lies behind the adapters anew from training texts, for an encoder and adapters that have moved."""
+        values = self.encode(texts, layout=layout)
+        for name, injector in self.injectors.items():
+            injector.refit(layout.read(values, name), texts, layout.counts(name))
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Return trainable parameters by group: `encoder`, `codec`, `adapter:<lm>`, `injector:<lm>`, `lora:<lm>`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from callbacks.errors import UserError
+from callbacks.step.plan import StepPlan
 from callbacks.step.stage import find_pipeline
 
 SHOWN = 8
@@ -25,7 +27,8 @@ class TrainableAudit(L.Callback):
     exactly one group. After `within` backward passes each must have had a gradient with a value other than zero.
     Adapters that nobody gave to the optimiser, adapters used in one loss of five, parameters in two groups: each of
     these goes unseen for weeks. Steps in which the `StepPlan` gives a group no gradient on purpose (the head of an
-    objective that has not begun) do not count for that group.
+    objective that has not begun) do not count for that group. Where the plan names parts (`StepPlan.part`: other
+    losses), the same holds within each of them: what one loss has reached does not speak for the next one.
 
     Example::
 
@@ -48,23 +51,23 @@ class TrainableAudit(L.Callback):
         if within < 1:
             raise UserError("TrainableAudit.within", str(within), "1 or more passes", "set within=20")
         self.within, self.ignore = within, set(ignore or [])
-        self.passed = False
-        self._passes: dict[str, int] = {}  # by group
-        self._seen: dict[str, Tensor] = {}  # by parameter, on the device: whether it has had a gradient
-        self._known: set[str] = set()
+        self._ledgers: dict[str, _Ledger] = {}  # by part; "": of the whole run
         self._group: dict[str, str] = {}
+
+    @property
+    def passed(self) -> bool:
+        """Whether every parameter has had a gradient."""
+        return "" in self._ledgers and self._ledgers[""].passed
 
     @property
     def state_key(self) -> str:
         return "TrainableAudit"
 
     def state_dict(self) -> dict[str, Any]:
-        had = sorted(self._known | {name for name, flag in self._seen.items() if bool(flag)})
-        return {"passed": self.passed, "passes": dict(self._passes), "had": had}
+        return {"parts": {part: ledger.state() for part, ledger in self._ledgers.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.passed, self._passes = bool(state_dict["passed"]), dict(state_dict["passes"])
-        self._known = set(state_dict["had"])
+        self._ledgers = {part: _Ledger.of(state) for part, state in state_dict["parts"].items()}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         names = {id(p): name for name, p in pl_module.named_parameters() if p.requires_grad}
@@ -97,38 +100,72 @@ class TrainableAudit(L.Callback):
         self._group = {names[key]: label for key, label in owner.items()}
 
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.passed:
-            return
         pipeline = find_pipeline(trainer)
-        idle = set() if pipeline is None or pipeline.ctx is None else pipeline.ctx.plan.without_gradient
-        for group in set(self._group.values()) - idle:
-            self._passes[group] = self._passes.get(group, 0) + 1
-        open_ = [(n, p) for n, p in pl_module.named_parameters() if n in self._group and n not in self._known]
+        plan = StepPlan() if pipeline is None or pipeline.ctx is None else pipeline.ctx.plan
+        for part in dict.fromkeys(["", plan.part]):
+            ledger = self._ledgers.setdefault(part, _Ledger())
+            if not ledger.passed:
+                self._look(ledger, part, plan, pl_module)
+
+    def _look(self, ledger: _Ledger, part: str, plan: StepPlan, pl_module: L.LightningModule) -> None:
+        for group in set(self._group.values()) - plan.without_gradient:
+            ledger.passes[group] = ledger.passes.get(group, 0) + 1
+        open_ = [(n, p) for n, p in pl_module.named_parameters() if n in self._group and n not in ledger.known]
         for name, p in open_:
             if p.grad is not None:
                 moved = (p.grad != 0).any()
-                self._seen[name] = moved | self._seen[name] if name in self._seen else moved
-        if max(self._passes.values(), default=0) >= self.within:
-            self._judge(open_)
+                ledger.seen[name] = moved | ledger.seen[name] if name in ledger.seen else moved
+        if max(ledger.passes.values(), default=0) >= self.within:
+            self._judge(ledger, part, [name for name, _ in open_])
 
-    def _judge(self, open_: list[tuple[str, Any]]) -> None:
-        if self._seen:
-            flags = torch.stack([flag.cpu() for flag in self._seen.values()]).tolist()
-            self._known |= {name for name, flag in zip(self._seen, flags, strict=True) if flag}
-            self._seen = {name: flag for name, flag in self._seen.items() if name not in self._known}
-        without = [n for n, _ in open_ if n not in self._known and n not in self.ignore]
-        dead = [n for n in without if self._passes.get(self._group[n], 0) >= self.within]
+    def _judge(self, ledger: _Ledger, part: str, open_: list[str]) -> None:
+        ledger.read()
+        without = [n for n in open_ if n not in ledger.known and n not in self.ignore]
+        dead = [n for n in without if ledger.passes.get(self._group[n], 0) >= self.within]
         if dead:
+            steps = f"{self.within} steps" + (f" with {part}" if part else "")
             raise self._failure(
-                f"no gradient in {self.within} steps: {_listed([f'{n} ({self._group[n]})' for n in dead])}",
+                f"no gradient in {steps}: {_listed([f'{n} ({self._group[n]})' for n in dead])}",
                 "a gradient other than zero for every trainable parameter",
                 "freeze what no loss uses with requires_grad_(False), or list it in `ignore` of TrainableAudit",
             )
-        self.passed = not without
+        ledger.passed = not without
 
     @staticmethod
     def _failure(found: str, expected: str, remedy: str) -> AuditFailure:
         return AuditFailure("trainable parameters", found, expected, remedy)
+
+
+@dataclass
+class _Ledger:
+    """Holds what was seen so far.
+
+    Attributes:
+        passed: whether every parameter has had a gradient.
+        passes: number of backward passes in which a gradient was due, by group.
+        known: parameters that have had one.
+        seen: whether the others have had one, by parameter, on the device.
+    """
+
+    passed: bool = False
+    passes: dict[str, int] = field(default_factory=dict)
+    known: set[str] = field(default_factory=set)
+    seen: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, state: dict[str, Any]) -> _Ledger:
+        return cls(bool(state["passed"]), dict(state["passes"]), set(state["had"]))
+
+    def state(self) -> dict[str, Any]:
+        had = sorted(self.known | {name for name, flag in self.seen.items() if bool(flag)})
+        return {"passed": self.passed, "passes": dict(self.passes), "had": had}
+
+    def read(self) -> None:
+        """Bring what was seen to the host."""
+        if self.seen:
+            flags = torch.stack([flag.cpu() for flag in self.seen.values()]).tolist()
+            self.known |= {name for name, flag in zip(self.seen, flags, strict=True) if flag}
+            self.seen = {name: flag for name, flag in self.seen.items() if name not in self.known}
 
 
 def _listed(names: list[str]) -> str:

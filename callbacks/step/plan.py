@@ -38,9 +38,12 @@ class StepPlan:
 
     Attributes:
         groups: the plans by group, as far as any stage has asked for them.
+        part: the name of what is trained on in this step (the losses that count), where that changes over a run: what
+            one part has reached may be out of reach in the next.
     """
 
     groups: dict[str, GroupPlan] = field(default_factory=dict)
+    part: str = ""
 
     def __getitem__(self, group: str) -> GroupPlan:
         return self.groups.setdefault(group, GroupPlan())
@@ -78,4 +81,4 @@ class StepPlan:
 
     def copy(self) -> StepPlan:
         """Return an independent copy."""
-        return StepPlan({name: replace(plan) for name, plan in self.groups.items()})
+        return StepPlan({name: replace(plan) for name, plan in self.groups.items()}, self.part)

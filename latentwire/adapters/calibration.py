@@ -42,6 +42,10 @@ class Calibration(nn.Module):
         self.register_buffer("target", torch.tensor(float(target)))
         self.register_buffer("measured", torch.zeros(()))
 
+    def unit(self) -> Tensor | float:
+        """Return the size of calibrated outputs at the start: the target, or 1 where nothing is scaled."""
+        return 1.0 if self.gain is None else self.target
+
     @torch.no_grad()
     def measure(self, y: Tensor) -> float:
         """Take the RMS of uncalibrated outputs (…, d) of a representative batch; return it."""

@@ -47,9 +47,22 @@ class LatentLayout:
         """The pairs (slice, slots) in message order, empty slices left out."""
         return [(name, n) for name, n in ((SHARED, self.shared), *self.private.items()) if n > 0]
 
-    def with_shared(self, shared: int) -> LatentLayout:
-        """Return the same with another number of shared slots (ratio curriculum)."""
-        return replace(self, shared=shared)
+    def with_slots(self, slots: int) -> LatentLayout:
+        """Return the same with another number of slots in all; private slots stay, shared ones are what is left.
+
+        Raises:
+            UserError: fewer slots than the private ones, or none for a model that reads shared slots only.
+        """
+        private = sum(self.private.values())
+        if slots < private + (0 in self.private.values()) or slots < 1:
+            least = max(1, private + (0 in self.private.values()))
+            raise UserError(
+                "wire.private",
+                f"{private} private slots of {slots} in all: {dict(self.private)}",
+                f"at least {least} slots in every stage (wire.slots, or tokens of a text over the ratio)",
+                "set wire.private={}, or a smaller ratio",
+            )
+        return replace(self, shared=slots - private)
 
     def indices(self, model: str) -> list[int]:
         """Return the slots that `model` reads. Raises UserError for a model that the layout does not name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ class Injector(nn.Module):
 
     Attributes:
         adapter: the part that brings latents to the injector's width, a parameter group of its own.
+        embeds: whether what the adapter returns is read as embeddings.
 
     Args:
         lm: the model that reads.
@@ -30,6 +31,7 @@ class Injector(nn.Module):
     """
 
     adapter: Adapter
+    embeds: ClassVar[bool] = False
 
     def __init__(self, lm: FrozenLM, start: Start):
         super().__init__()
@@ -38,6 +40,13 @@ class Injector(nn.Module):
     def forward(self, z: Tensor) -> Prefix:
         """Turn latents (B, M, d_z) into what this model reads them as."""
         raise NotImplementedError
+
+    @torch.no_grad()
+    def refit(self, z: Tensor, texts: Sequence[str], counts: Sequence[int] | None = None) -> None:
+        """Start what lies behind the adapter anew from `texts`, for latents that have moved since; arguments as below.
+
+        An injector without such a part stays as it is.
+        """
 
     @torch.no_grad()
     def calibrate(self, z: Tensor, texts: Sequence[str] | None = None, counts: Sequence[int] | None = None) -> None:

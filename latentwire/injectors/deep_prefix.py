@@ -90,6 +90,11 @@ class DeepPrefix(Injector):
     @torch.no_grad()
     def calibrate(self, z: Tensor, texts: Sequence[str] | None = None, counts: Sequence[int] | None = None) -> None:
         self.adapter.calibrate(z)
+        self.refit(z, texts, counts)
+
+    @torch.no_grad()
+    def refit(self, z: Tensor, texts: Sequence[str] | None, counts: Sequence[int] | None = None) -> None:
+        """Set W_l, c_l and rms_l for latents (B, M, d_z), the adapter as it is; see `calibrate`."""
         training = self.training
         self.eval()
         h = self.adapter(z).float()

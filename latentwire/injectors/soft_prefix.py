@@ -30,6 +30,8 @@ class SoftPrefix(Injector):
         start: `text`, the least-squares map, or `random`.
     """
 
+    embeds = True
+
     def __init__(
         self,
         d_z: int,

@@ -2,6 +2,7 @@
 from .base import Needs as Needs
 from .base import Objective as Objective
 from .base import ObjectiveOutput as ObjectiveOutput
+from .base import ReaderShape as ReaderShape
 from .base import Seen as Seen
 from .contrast import MismatchHinge as MismatchHinge
 from .distillation import AnswerKD as AnswerKD

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -14,6 +14,8 @@ from latentwire.train.curriculum import Schedule
 
 # Rows of an LM forward: questions with the right latents, with those of another text, the text itself, its end.
 RowKind = Literal["answer", "wrong", "text", "continuation"]
+# What a gradient through a language model's forward pass on latents reaches: kinds of parameter groups.
+READING = frozenset({"encoder", "codec", "adapter", "injector", "lora"})
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,24 @@ class TopK:
     tail: Tensor
 
 
+@dataclass(frozen=True)
+class ReaderShape:
+    """Describes how one language model reads latents, for objectives with parameters of their own.
+
+    Attributes:
+        d_model: width of its embeddings.
+        d_adapter: width of what its adapter makes of a latent.
+        embeds: whether that is read as embeddings (`soft_prefix`), so that d_adapter is d_model.
+        chunks: largest number of its tokens per slot, over all stages, for each slice that it reads: the shared slots,
+            then its own; 0 for a slice without slots.
+    """
+
+    d_model: int
+    d_adapter: int
+    embeds: bool
+    chunks: tuple[int, ...]
+
+
 @dataclass
 class Seen:
     """Holds what one language model made of one batch; only what some objective asked for.
@@ -87,6 +107,8 @@ class Seen:
         embeddings: () -> embeddings (B, T, d_model) of the texts and mask (B, T), without gradient.
         scale: RMS of this model's embeddings of real text.
         teacher: distributions at the positions of `rows["answer"]`, in the same order.
+        adapted: () -> (B, M, d_adapter) what this model's adapter makes of `latents`, in units of its calibration.
+        counts: number of slots of each slice in M, the shared ones first; every slice covers the whole text.
     """
 
     rows: dict[RowKind, AnswerLogprobs]
@@ -94,6 +116,8 @@ class Seen:
     embeddings: Callable[[], tuple[Tensor, Tensor]]
     scale: float
     teacher: TopK | None = None
+    adapted: Callable[[], Tensor] | None = None
+    counts: Sequence[int] = ()
 
 
 @dataclass
@@ -110,6 +134,9 @@ class Objective(nn.Module):
     Attributes:
         needs: what it needs of a batch.
         teaches: whether it needs `Seen.teacher`.
+        reaches: kinds of parameter groups that its gradient reaches, beside its own parameters. The audit holds it to
+            this: a group that no objective of a stage reaches needs no gradient there, every other one does.
+        observes: names of the metrics in `ObjectiveOutput.observed`, which gates and criteria of stages may read.
 
     Args:
         weight: its weight over time, see `latentwire.train.curriculum`.
@@ -117,18 +144,19 @@ class Objective(nn.Module):
 
     needs = Needs()
     teaches = False
+    reaches: frozenset[str] = READING
+    observes: tuple[str, ...] = ()
 
     def __init__(self, weight: Schedule):
         super().__init__()
         self.weight = weight
 
-    def prepare(self, models: dict[str, int], d_z: int, chunk: int) -> None:
+    def prepare(self, readers: Mapping[str, ReaderShape], d_z: int) -> None:
         """Build parameters of its own, if it has any.
 
         Args:
-            models: width of each language model by name.
+            readers: the language models that read, by name.
             d_z: width of a latent.
-            chunk: largest number of tokens per slot.
         """
 
     def forward(self, seen: Seen, model: str) -> ObjectiveOutput:

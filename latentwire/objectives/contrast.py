@@ -24,6 +24,7 @@ class MismatchHinge(Objective):
     """
 
     needs = Needs(frozenset({"answer", "wrong"}))
+    observes = ("swap_gap",)
 
     def __init__(self, weight: Schedule, margin: float = 1.0):
         super().__init__(weight)

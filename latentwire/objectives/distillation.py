@@ -47,6 +47,7 @@ class AnswerKD(Objective):
     """
 
     teaches = True
+    observes = ("kl_to_text",)
 
     def __init__(self, weight: Schedule, first: int | None = None):
         super().__init__(weight)

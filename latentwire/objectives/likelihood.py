@@ -14,6 +14,7 @@ from latentwire.train.curriculum import Schedule
 class AnswerCE(Objective):
     """Scores all tokens of the answer, EOS included: -1/|a| sum_i log p(a_i | latents, question, a_<i)."""
 
+    observes = ("first_token_top1",)
     first: int | None = None  # so many tokens of each answer; None: all
 
     def forward(self, seen: Seen, model: str) -> ObjectiveOutput:
@@ -47,6 +48,8 @@ class KTokenCE(Objective):
 
 class TextReconstruction(Objective):
     """Autoencodes through the language model (ICAE, Ge et al., 2024): NLL of the whole text, asked for by `cue`.
+
+    The text is the answer to the cue, forced along its own tokens: what the latents do not say, earlier tokens may.
 
     Args:
         weight: its weight over time.

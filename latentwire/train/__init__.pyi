@@ -1,4 +1,5 @@
 # Public names: what YAML, run identities and users write. A module may move, its names stay.
+from .criterion import Criterion as Criterion
 from .curriculum import Constant as Constant
 from .curriculum import Cosine as Cosine
 from .curriculum import Delayed as Delayed

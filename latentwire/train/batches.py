@@ -63,6 +63,8 @@ class Batch:
         asked: pairs (index of the passage, question) in the order of the rows `answer`.
         rows: rows by language model and kind.
         context: ids (B, T) of the contexts and their mask by language model, for reconstruction.
+        continued: index of the passage of each beginning that is to be continued.
+        whole_prompt: whether the question is encoded with its context.
     """
 
     tokens: Tokens
@@ -70,6 +72,8 @@ class Batch:
     asked: list[tuple[int, Question]]
     rows: dict[str, dict[RowKind, Rows]]
     context: dict[str, tuple[Tensor, Tensor]]
+    continued: list[int] = field(default_factory=list)
+    whole_prompt: bool = False
 
 
 class Renderer:
@@ -153,6 +157,7 @@ def make_batch(
                 at = min(max(1, round(len(words) * draw.uniform(*needs.words))), len(words) - 1)
                 cut.append((b, " ".join(words[:at]), " ".join(words[at:])))
     tokens = encoder.tokenize([*texts, *(head for _, head, _ in cut)])
+    others = _elsewhere(asked, len(passages), whole)
     rows: dict[str, dict[RowKind, Rows]] = {}
     context: dict[str, tuple[Tensor, Tensor]] = {}
     for name, renderer in renderers.items():
@@ -163,7 +168,7 @@ def make_batch(
                 prompt = renderer.ask(passages[b], question)
                 follows = prompt.cue if whole else prompt.question
                 answer.add(i if whole else b, follows, prompt.answer)
-                wrong.add(_elsewhere(asked, i) if whole else (b + 1) % len(passages), follows, prompt.answer)
+                wrong.add(others[i], follows, prompt.answer)
             kinds["answer"] = answer
             if "wrong" in needs.kinds:
                 kinds["wrong"] = wrong
@@ -181,13 +186,50 @@ def make_batch(
         rows[name] = kinds
         if needs.context:
             context[name] = right_padded([renderer.style.encode(text) for text in texts])
-    return Batch(tokens, passages, asked, rows, context)
+    return Batch(tokens, passages, asked, rows, context, [b for b, _, _ in cut], whole)
 
 
-def _elsewhere(asked: Sequence[tuple[int, Question]], i: int) -> int:
-    """Return the number of the next question, in a circle, about another passage."""
-    after = [*range(i + 1, len(asked)), *range(i)]
-    return next((j for j in after if asked[j][0] != asked[i][0]), i)
+def first(batch: Batch, n: int) -> Batch:
+    """Return the batch of the first n passages alone, as `make_batch` makes it; the encoder's tokens may have more
+    padding."""
+    if n >= len(batch.passages):
+        return batch
+    asked = [pair for pair in batch.asked if pair[0] < n]
+    encoded, texts = (len(batch.asked), len(asked)) if batch.whole_prompt else (len(batch.passages), n)
+    kept = [*range(texts), *(encoded + i for i, b in enumerate(batch.continued) if b < n)]
+    number = {old: new for new, old in enumerate(kept)}
+    others = _elsewhere(asked, n, batch.whole_prompt)
+    rows: dict[str, dict[RowKind, Rows]] = {}
+    for name, kinds in batch.rows.items():
+        rows[name] = {kind: _numbered(r, number) for kind, r in kinds.items() if kind != "wrong"}
+        if "wrong" in kinds:
+            rows[name]["wrong"] = replace(rows[name]["answer"], source=others)
+    tokens = Tokens(batch.tokens.ids[kept], batch.tokens.mask[kept], tuple(batch.tokens.cut[i] for i in kept))
+    context = {}
+    for name, (ids, mask) in batch.context.items():
+        longest = int(mask[:texts].sum(1).max())
+        context[name] = (ids[:texts, :longest], mask[:texts, :longest])
+    continued = [b for b in batch.continued if b < n]
+    return Batch(tokens, batch.passages[:n], asked, rows, context, continued, batch.whole_prompt)
+
+
+def _numbered(rows: Rows, number: Mapping[int, int]) -> Rows:
+    """Return the rows whose texts have a new number, with that."""
+    kept = [i for i, source in enumerate(rows.source) if source in number]
+    return Rows(
+        [number[rows.source[i]] for i in kept], [rows.question[i] for i in kept], [rows.answer[i] for i in kept]
+    )
+
+
+def _elsewhere(asked: Sequence[tuple[int, Question]], passages: int, whole: bool) -> list[int]:
+    """Return, for each question, the index of a text about another passage: the next one, in a circle."""
+    if not whole:
+        return [(b + 1) % passages for b, _ in asked]
+    found = []
+    for i, (passage, _) in enumerate(asked):
+        after = [*range(i + 1, len(asked)), *range(i)]
+        found.append(next((j for j in after if asked[j][0] != passage), i))
+    return found
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:

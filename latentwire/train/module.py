@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
@@ -24,13 +24,12 @@ from latentwire.objectives.base import Objective, ObjectiveOutput, RowKind, Seen
 from latentwire.objectives.teacher import Teacher, ask
 from latentwire.train import batches, validation
 from latentwire.train.batches import Batch
-from latentwire.train.curriculum import slots_for
+from latentwire.train.curriculum import KINDS, Period, slots_for
 from latentwire.train.curriculum_stage import LOSS, OBSERVE, TERM, CurriculumStage
 from latentwire.wire import LatentWire
 from suite.shell import configure_optimizer
 
 CODEC = "codec"
-KINDS = ("encoder", "codec", "adapter", "injector", "lora", "head")  # of parameter groups
 
 
 class WireModule(L.LightningModule):
@@ -58,6 +57,7 @@ class WireModule(L.LightningModule):
         teachers: cached teacher by model; a model without one is asked in every step.
         top_k: number of tokens of a teacher's distribution that are kept apart.
         max_new_tokens: longest answer in validation.
+        texts: training texts that injectors are measured on, for periods that fit them anew.
     """
 
     automatic_optimization: bool
@@ -75,6 +75,7 @@ class WireModule(L.LightningModule):
         teachers: Mapping[str, Teacher] | None = None,
         top_k: int = 32,
         max_new_tokens: int = 8,
+        texts: Sequence[str] = (),
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -84,6 +85,7 @@ class WireModule(L.LightningModule):
         self._optimizer, self._lr_schedule = optimizer, lr_schedule
         self.group_lr, self.tokens = dict(group_lr), tokens
         self.teachers, self.top_k, self.max_new_tokens = dict(teachers or {}), top_k, max_new_tokens
+        self.texts = list(texts)
         self.metrics: dict[str, dict[str, float]] = {}
         self.sample: CollapseSample | None = None
         self._scores: validation.Scores | None = None
@@ -136,13 +138,19 @@ class WireModule(L.LightningModule):
                 "leave out callbacks.gate=null",
             )
         self._pipeline = pipeline
+        self.curriculum.entered = self._entered
+
+    def _entered(self, period: Period) -> None:
+        self.wire.codec.take(period.codes)
+        if period.refit:
+            self.wire.refit(self.texts, self.layout())
 
     # -- forward
     def layout(self) -> LatentLayout:
         """Return the slots of the present period."""
         ratio = self.curriculum.period.ratio
         own = self.wire.layout
-        return own if ratio is None else own.with_shared(slots_for(self.tokens, ratio))
+        return own if ratio is None else own.with_slots(slots_for(self.tokens, ratio))
 
     def objective_outputs(
         self, batch: Batch, active: Mapping[str, Objective]
@@ -159,7 +167,15 @@ class WireModule(L.LightningModule):
             teacher = self._teach(batch, name) if any(o.teaches for o in active.values()) else None
             latents = layout.read(coded.values, name)[: len(batch.passages)]
             scale = self._scale(name) if name in batch.context else 1.0
-            seen = Seen(rows, latents, partial(self._embeddings, batch, name), scale, teacher)
+            seen = Seen(
+                rows,
+                latents,
+                partial(self._embeddings, batch, name),
+                scale,
+                teacher,
+                partial(self.wire.adapted, latents, name),
+                layout.counts(name),
+            )
             found[name] = {key: o(seen, name) for key, o in active.items()}
         return coded, found
 
@@ -182,6 +198,8 @@ class WireModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
+        if self.curriculum.period.batch_size is not None:
+            batch = batches.first(batch, self.curriculum.period.batch_size)
         weights = self.curriculum.weights
         active: dict[str, Any] = {name: o for name, o in self.objectives.items() if weights[name] > 0}
         if not active:
@@ -189,7 +207,7 @@ class WireModule(L.LightningModule):
                 "objectives",
                 f"all weights are 0 at step {self._pipeline.t}",
                 "something to learn in every step",
-                "set objectives.<name>.weight.start=0, or objectives.<name>.weight.below=100 of a gate",
+                "set objectives.<name>.weight.start=0, or objectives.<name>.weight.closed=0.1 of a gate",
             )
         coded, found = self.objective_outputs(batch, active)
         assert self._pipeline.ctx is not None

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks.errors import UserError
+from callbacks.errors import RunEnded, UserError
 from callbacks.run.inputs import differing, refuse_other_inputs
 from suite.runs import record
 from suite.runs.fingerprint import remembered
@@ -223,6 +223,8 @@ def _attempt(cfg: DictConfig, program: str, task: Task, run: Run, made_of: dict[
         trace = traceback.format_exc()
         outcome.ended_by(error)
         row["error"], row["error_type"] = outcome.error, type(error).__name__
+        if isinstance(error, RunEnded):
+            row.update(_checked(error.result, row))
     row["status"] = outcome.status
     row["seconds"] = round(time.perf_counter() - start, 3)
     row["peak_memory_mb"] = round(memory.host_mb(), 1)

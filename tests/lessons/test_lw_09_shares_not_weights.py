@@ -38,7 +38,6 @@ def test_generation_can_start_after_reconstruction_is_stable(tmp_path: Path) -> 
     cfg = config(tmp_path, "objective=[embedding_reconstruction,answer_ce]", "trainer.log_every_n_steps=1")
     with open_dict(cfg):
         cfg.objectives.answer_ce.weight = {"_target_": "latentwire.train.Delayed", "start": 5}
-        cfg.callbacks.audit = None  # until step 5 nothing reads the latents
     fit(cfg)
     share = history(cfg, "share/answer_ce")
     assert len(share) == 12 - 5

@@ -22,7 +22,7 @@ from latentwire.encoders.pooling import ChunkMean, CrossAttention, Hierarchical,
 from latentwire.examples import prompt_of
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
-from latentwire.objectives.base import Seen
+from latentwire.objectives.base import ReaderShape, Seen
 from latentwire.objectives.reconstruction import EmbeddingReconstruction, embedding_loss
 from latentwire.pocket import architecture as pocket
 from latentwire.scoring.evaluator import Evaluator
@@ -74,10 +74,11 @@ def test_the_mean_is_not_what_reconstruction_asks_for() -> None:
     torch.manual_seed(0)
     tokens = torch.randn(2, 6, 8) + 3 * torch.randn(8)
     objective = EmbeddingReconstruction(Constant())
-    objective.prepare({"lm": 8}, d_z=24, chunk=2)
+    objective.prepare({"lm": ReaderShape(8, 24, False, (2, 0))}, d_z=24)
     latents = torch.zeros(2, 3, 24, requires_grad=True)
     optimizer = torch.optim.Adam([latents, *objective.parameters()], lr=0.03)
-    seen = Seen({}, latents, lambda: (tokens, torch.ones(2, 6, dtype=torch.bool)), 1.0, None)
+    texts = (tokens, torch.ones(2, 6, dtype=torch.bool))
+    seen = Seen({}, latents, lambda: texts, 1.0, None, lambda: latents, (3, 0))
     for _ in range(200):
         outcome = objective(seen, "lm")
         optimizer.zero_grad()
@@ -86,7 +87,7 @@ def test_the_mean_is_not_what_reconstruction_asks_for() -> None:
     mean = tokens.mean(1, keepdim=True).expand_as(tokens)
     assert float(embedding_loss(mean, tokens, 1.0, 0.1)[1]) > 0.9
     assert float(outcome.loss.detach()) < 0.1 * float(embedding_loss(mean, tokens, 1.0, 0.1)[0])
-    predicted = objective.predict(latents, torch.tensor([6, 6]), "lm").detach()
+    predicted = objective.predict(latents, (3, 0), torch.tensor([6, 6]), "lm").detach()
     nearest = torch.cdist(predicted, tokens).argmin(2)
     assert nearest.tolist() == [list(range(6))] * 2, "each of the six is nearest to its own token"
 

@@ -10,6 +10,7 @@ import lightning as L
 import pytest
 import torch
 from lw_runs import config, fit, prepare, rows
+from omegaconf import open_dict
 
 from callbacks.errors import UserError
 from callbacks.run.signals import GracefulStop
@@ -25,6 +26,8 @@ MODES: dict[str, list[str]] = {
     "lora-stages": ["+adaptation.tiny_llama={_target_:latentwire.lm.LoRA,rank:2}", "curriculum=adaptation"],
     "teacher-cached": ["objective=[answer_ce,answer_kd]", "teacher.cache=true", "corpus.train=7",
                        "injector=soft_prefix"],
+    # two steps, six and four: the first stop falls into the stage with a batch, rates and a schedule of its own
+    "reconstruct-first": ["curriculum=reconstruct_then_generate", "wire.private={tiny_llama:1}", "loader.batch_size=2"],
     "gated-ema": ["averaging=ema", "objective=[answer_ce,mismatch_hinge]"],
     "whole-prompt-bytes": ["wire.track=whole_prompt", "encoder=byte", "encoder.heads=2"],
 }  # fmt: skip
@@ -75,6 +78,14 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, mode: str) -> 
     if mode == "gated-ema":
         for cfg in trees:
             cfg.objectives.mismatch_hinge.weight = GATE
+    if mode == "reconstruct-first":
+        for cfg in trees:
+            with open_dict(cfg):
+                cfg.stages[0].update(share=3.0, batch_size=1, require=None)
+                cfg.stages[0].advance.update(above=-1.0, after=2)
+                cfg.stages[1].update(share=4.2, batch_size=3, group_lr={"adapter": 0.01})
+                cfg.stages[1].weights.text_reconstruction.steps = 4
+                cfg.stages[2].update(share=2.8, require={**cfg.stages[0].advance, "above": -2.0})
     whole, broken = trees
     expected = fit(whole)
 
@@ -93,6 +104,8 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, mode: str) -> 
     assert expected.pipeline.counters() == resumed.pipeline.counters()
     for table in ("history.csv", "events.csv"):
         assert rows(whole, table) == rows(broken, table), table
+    if mode == "reconstruct-first":
+        assert [row[0] for row in rows(whole, "events.csv") if row[2] == "stage"] == ["1", "3", "9"]
 
 
 def test_another_language_model_is_refused_on_resuming(tmp_path: Path) -> None:

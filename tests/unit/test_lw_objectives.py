@@ -21,7 +21,7 @@ from latentwire.examples import prompt_of
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 from latentwire.lm.results import AnswerLogprobs
-from latentwire.objectives.base import Needs, Seen, together
+from latentwire.objectives.base import Needs, ReaderShape, Seen, together
 from latentwire.objectives.contrast import MismatchHinge, hinge
 from latentwire.objectives.distillation import AnswerKD, kl_top_k, top_k
 from latentwire.objectives.likelihood import AnswerCE, Continuation, FirstTokenCE, KTokenCE, TextReconstruction
@@ -89,21 +89,28 @@ def test_the_hinge_is_zero_beyond_its_margin_and_costs_the_margin_where_latents_
     assert float(MismatchHinge(Constant(), 0.7)(seen(answer=a, wrong=a), "lm").loss) == pytest.approx(0.7)
 
 
+def copy_through(objective: EmbeddingReconstruction) -> None:
+    """Let the numbers of a slot of the first slice be the embeddings of its chunk, one after the other."""
+    with torch.no_grad():
+        for p in objective.parameters():
+            p.zero_()
+        for layer in objective.heads["lm"][0]:  # type: ignore[union-attr, index]
+            layer.weight.copy_(torch.eye(len(layer.weight)))
+
+
 def test_reconstruction_gives_every_token_a_target_of_its_own() -> None:
     x = torch.randn(6, 4)
     assert float(embedding_loss(x, x, 1.0, 0.1)[0]) == pytest.approx(0.0, abs=1e-6)
     assert float(embedding_loss(-x, x, 1.0, 0.0)[0]) == pytest.approx(2.0, abs=1e-5)
     objective = EmbeddingReconstruction(Constant())
-    objective.prepare({"lm": 3}, d_z=6, chunk=2)
-    with torch.no_grad():
-        objective.heads["lm"].weight.copy_(torch.eye(6))
-        objective.heads["lm"].bias.zero_()
+    objective.prepare({"lm": ReaderShape(3, 6, False, (2, 0))}, d_z=6)
+    copy_through(objective)
     tokens = torch.randn(2, 4, 3)
     lengths = torch.tensor([4, 3])
     tokens[1, 3] = 0
     latents = torch.stack([tokens[0].reshape(2, 6), torch.cat([tokens[1, 0], torch.zeros(3), tokens[1, 1:3].flatten()])
                            .reshape(2, 6)])  # fmt: skip
-    predicted = objective.predict(latents, lengths, "lm")
+    predicted = objective.predict(latents, (2, 0), lengths, "lm")
     assert torch.allclose(predicted[0], tokens[0])
     assert torch.allclose(predicted[1, :3], tokens[1, :3])
 

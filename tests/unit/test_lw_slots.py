@@ -33,7 +33,7 @@ def test_a_layout_names_who_reads_what() -> None:
     z = torch.arange(6.0).view(1, 6, 1)
     assert LAYOUT.read(z, "b").flatten().tolist() == [0, 1, 2, 5]
     assert LatentLayout(2).indices("anything") == [0, 1]
-    assert LAYOUT.with_shared(1).indices("b") == [0, 3]
+    assert LAYOUT.with_slots(4).indices("b") == [0, 3], "four in all, three of them private"
 
 
 def test_a_model_that_came_later_reads_the_shared_slots_of_the_same_messages() -> None:
