@@ -28,7 +28,7 @@ from suite.report.summary import state, state_table
 from suite.report.tables import ABSENT, PERCENT, Cell, Column, Table, as_html, columns, estimate, number, texts
 
 SHOWN = ("wire", "joint", "oracle")  # kinds of rows of a comparison, beside the ends and these:
-RIVALS = ("gist", "icae", "static_prefix", "kv_compaction", "text_lm_coded", "text_zstd")
+RIVALS: tuple[str, ...] = ("gist", "icae", "static_prefix", "kv_compaction", "text_lm_coded", "text_zstd")
 RIVALS += ("lm_byte_budget", "zstd_byte_budget", "id_byte_budget")
 ANSWERS = 24
 INDICATORS = (
