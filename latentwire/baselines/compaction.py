@@ -169,15 +169,20 @@ class KVCompaction(Baseline):
         text = [*lm.style.head, *ids]
         again = ids[: max(0, lm.max_tokens - len(text))] if self.repeat else ()
         read = torch.tensor([[*text, *again]])
-        own = asked(lm, read, torch.ones_like(read))
+        own = _asked(lm, read, torch.ones_like(read))
         queries = [[layer.queries[0, :, len(text) :]] for layer in own]
         room = lm.max_tokens - len(text)
         follows = [q for q in (render(lm.style, None, q.text).question for q in self._asked) if len(q) <= room]
         if follows:
             rows, valid = right_padded([[*text, *question] for question in follows])
-            for part, layer in zip(queries, asked(lm, rows, valid), strict=True):
+            for part, layer in zip(queries, _asked(lm, rows, valid), strict=True):
                 behind = valid[:, len(text) :].to(layer.queries.device)
                 part.append(layer.queries[:, :, len(text) :].transpose(0, 1)[:, behind])
         if not any(part.shape[1] for part in queries[0]):  # no position is left behind the text: its own queries
             queries = [[layer.queries[0, :, -1:]] for layer in own]
         return own, [torch.cat(part, 1) for part in queries]
+
+
+def _asked(lm: FrozenLM, ids: Tensor, mask: Tensor) -> list[Asked]:
+    with lm.adapters_off():
+        return asked(lm.decoder, ids.to(lm.input_device), mask.to(lm.input_device))

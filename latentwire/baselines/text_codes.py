@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -12,11 +11,10 @@ import zstandard
 
 from callbacks.errors import UserError
 from latentwire.codec.arithmetic import ArithmeticDecoder, Cumulative, cumulative, encode, read_symbol
+from latentwire.codec.message import CHECKSUM, HEADER
 from latentwire.lm.frozen import FrozenLM
 
-MAGIC, VERSION = b"LT", 1
-HEADER = struct.Struct("<2sB4sH")  # as in a wire's message: magic, version, fingerprint, count
-CHECKSUM = struct.Struct("<I")
+MAGIC, VERSION = b"LT", 1  # the count in the header is that of ids
 FRAME = HEADER.size + CHECKSUM.size  # bytes around every payload, those of a wire's message
 TOTAL = 1 << 26  # of the frequencies of tokens
 LEVEL = 19  # of zstd

@@ -93,11 +93,15 @@ def unread_words(lm: FrozenLM, pair: Pair, most: int) -> list[str]:
 # -- what models read ---------------------------------------------------------------------------------------------
 @contextmanager
 def tapped(lm: FrozenLM) -> Iterator[list[Tensor]]:
-    """Collect the embeddings (columns, d_model) that enter the model without gradient, one entry per forward."""
+    """Collect the embeddings (columns, d_model) that enter the model without gradient, one entry per forward.
+
+    Prompts are always read as embeddings; what is read as ids (a text that is coded) is none.
+    """
     seen: list[Tensor] = []
 
     def note(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        if not torch.is_grad_enabled():  # a baseline that learns reads training batches
+        # a baseline that learns reads training batches
+        if not torch.is_grad_enabled() and kwargs.get("inputs_embeds") is not None:
             seen.append(kwargs["inputs_embeds"][0])
 
     hook = lm.model.register_forward_pre_hook(note, with_kwargs=True)
@@ -171,6 +175,7 @@ def _paths(subject: Subject, name: str, passage: Passage, prompt: Prompt, learne
             continue  # an unfair one is cut on purpose, and says so in its row
         with TemporaryDirectory() as folder:
             given: dict[str, Any] = {"budget": budget, "rivals": Path(folder)}
+            baseline.allow(lm, wire.slots, wire.message_bytes())
             with lm.adapters_off():
                 baseline.fit(lm, budget, wire.slots, Path(folder))  # training reads other questions
             evaluator = Evaluator(own, [passage], {key: baseline}, max_new_tokens=1, n_boot=2, **given)

@@ -7,10 +7,10 @@ after any rotation and normalisation; no family is known by its name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,6 @@ from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
 from callbacks.errors import UserError
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    from latentwire.lm.frozen import FrozenLM
 
 NAME = "latentwire_biased"
 
@@ -94,8 +89,8 @@ AttentionMaskInterface.register(NAME, eager_mask)
 
 
 @contextmanager
-def _watched(lm: FrozenLM, watch: _Watch) -> Iterator[_Watch]:
-    config = lm.decoder.config
+def _watched(decoder: Any, watch: _Watch) -> Iterator[_Watch]:
+    config = decoder.config
     before = config._attn_implementation
     token = _WATCH.set(watch)
     config._attn_implementation = NAME
@@ -106,36 +101,37 @@ def _watched(lm: FrozenLM, watch: _Watch) -> Iterator[_Watch]:
         _WATCH.reset(token)
 
 
-def biased(lm: FrozenLM, bias: Sequence[Tensor] | None, start: int) -> AbstractContextManager[Any]:
+def biased(decoder: Any, bias: Sequence[Tensor] | None, start: int) -> AbstractContextManager[Any]:
     """Add a bias to the logits of cached keys within the block; without one nothing changes.
 
     Args:
-        lm: the model.
+        decoder: the stack of layers.
         bias: (B, kv_heads, M) per layer, on the keys in columns start … start + M - 1.
         start: number of columns before.
     """
-    return nullcontext() if bias is None else _watched(lm, _Watch(bias, start))
+    return nullcontext() if bias is None else _watched(decoder, _Watch(bias, start))
 
 
 @torch.no_grad()
-def asked(lm: FrozenLM, ids: Tensor, mask: Tensor) -> list[Asked]:
-    """Read ids (B, T) at positions 0 … T - 1 with adapters off; return what every layer's attention was given.
+def asked(decoder: Any, ids: Tensor, mask: Tensor) -> list[Asked]:
+    """Read ids (B, T) at positions 0 … T - 1; return what every layer's attention was given.
 
     Args:
-        lm: the model.
+        decoder: the stack of layers, adapters off.
         ids: token ids, padded on the right, no more than the model's positions.
         mask: (B, T), true on tokens.
 
     Raises:
         UserError: the model's attention does not go through the interface, or is no plain softmax attention.
     """
-    with lm.adapters_off(), _watched(lm, _Watch(keep=True)) as watch:
-        lm.decoder(input_ids=ids.to(lm.input_device), attention_mask=mask.long().to(lm.input_device), use_cache=False)
-    if sorted(watch.asked) != list(range(lm.n_layers)):
+    with _watched(decoder, _Watch(keep=True)) as watch:
+        decoder(input_ids=ids, attention_mask=mask.long(), use_cache=False)
+    layers = int(decoder.config.num_hidden_layers)
+    if sorted(watch.asked) != list(range(layers)):
         raise UserError(
-            f"attention of {lm.name}",
-            f"{len(watch.asked)} of {lm.n_layers} layers go through the attention interface",
+            f"attention of {type(decoder).__name__}",
+            f"{len(watch.asked)} of {layers} layers go through the attention interface",
             "all layers",
             "leave out ~baselines.kv_compaction",
         )
-    return [watch.asked[i] for i in range(lm.n_layers)]
+    return [watch.asked[i] for i in range(layers)]

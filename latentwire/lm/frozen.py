@@ -263,7 +263,7 @@ class FrozenLM:
             return AnswerLogprobs.joined([self.answer_logprobs(prefix.select([i]), [q], [a]) for i, (q, a) in rows])
         tokens, valid = right_padded(answer_ids)
         cached = given["past_key_values"] is not None
-        with attention.biased(self, prefix.bias, len(self.style.head)):
+        with attention.biased(self.decoder, prefix.bias, len(self.style.head)):
             out = self.model(**given, use_cache=cached, logits_to_keep=tokens.shape[1])  # an int needs no device
         device = out.logits.device
         valid = valid.to(device)
@@ -287,8 +287,8 @@ class FrozenLM:
         if max_new_tokens < 1:
             raise ValueError("max_new_tokens must be at least 1")
         given = self._inputs(prefix, question_ids, None, reserve=max_new_tokens)
-        with attention.biased(self, prefix.bias, len(self.style.head)):
-            return generation.greedy(self, given, len(question_ids), max_new_tokens)
+        with attention.biased(self.decoder, prefix.bias, len(self.style.head)):
+            return generation.greedy(self.model, self.embed, self.stop_ids, given, len(question_ids), max_new_tokens)
 
     @torch.no_grad()
     def hidden(self, ids: Tensor, mask: Tensor, layers: Sequence[int]) -> Tensor:

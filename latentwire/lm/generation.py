@@ -6,35 +6,43 @@ The loop is written out as that of transformers loses embeddings that are given 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection
+from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import DynamicCache
 
 from latentwire.lm.results import Generation
 
-if TYPE_CHECKING:
-    from latentwire.lm.frozen import FrozenLM
-
 
 @torch.no_grad()
-def greedy(lm: FrozenLM, given: dict[str, Any], batch: int, max_new_tokens: int) -> Generation:
+def greedy(
+    model: Any,
+    embed: Callable[[Tensor], Tensor],
+    stop_ids: Collection[int],
+    given: dict[str, Any],
+    batch: int,
+    max_new_tokens: int,
+) -> Generation:
     """Continue the inputs of a batch, as the model's forward takes them, greedily until a stop token.
 
     Args:
-        lm: the model.
+        model: the model.
+        embed: ids to the model's input embeddings.
+        stop_ids: ids that end an answer.
         given: embeddings, mask, positions and cache of what is read; a new cache is added where there is none.
         batch: number of rows.
         max_new_tokens: number of new tokens at most, 1 or more.
     """
     start = prefilled = time.perf_counter()
     if given["past_key_values"] is None:
-        given["past_key_values"] = DynamicCache(config=lm.model.config)
+        given["past_key_values"] = DynamicCache(config=model.config)
     tokens: list[list[int]] = [[] for _ in range(batch)]
     logprobs: list[list[float]] = [[] for _ in range(batch)]
     running = [True] * batch
     for step in range(max_new_tokens):
-        out = lm.model(**given, use_cache=True, logits_to_keep=1)
+        out = model(**given, use_cache=True, logits_to_keep=1)
         best, chosen = out.logits[:, -1].float().log_softmax(-1).max(-1)
         found = list(zip(chosen.tolist(), best.tolist(), strict=True))  # waits for an accelerator
         if step == 0:
@@ -42,14 +50,14 @@ def greedy(lm: FrozenLM, given: dict[str, Any], batch: int, max_new_tokens: int)
         for i, (token, score) in enumerate(found):
             if running[i]:
                 logprobs[i].append(score)
-                running[i] = token not in lm.stop_ids
+                running[i] = token not in stop_ids
                 if running[i]:
                     tokens[i].append(token)
         if not any(running) or step + 1 == max_new_tokens:
             break
         mask = given["attention_mask"]
         given |= {
-            "inputs_embeds": lm.embed(chosen[:, None]),
+            "inputs_embeds": embed(chosen[:, None]),
             "attention_mask": torch.cat([mask, mask.new_ones(batch, 1)], 1),
             "position_ids": given["position_ids"][:, -1:] + 1,
         }

@@ -172,6 +172,13 @@ def test_a_sound_wire_passes_parity_and_replay_with_both_families(folder: Path, 
     assert sum("keys and values" in c.name for c in again.checks) == (4 if "wire.track=whole_prompt" in more else 0)
 
 
+def test_rivals_that_code_or_compact_the_text_read_the_same_question(folder: Path) -> None:
+    subject = build(folder, "baseline=[text_lm_coded,lm_byte_budget,id_byte_budget,kv_compaction,gist]")
+    found = parity.parity(subject, ParityOptions(passages=1, words=1))
+    assert found.status == "pass", found.found
+    assert found.checks[-1].value == 4 + 5
+
+
 def test_a_baseline_that_reads_another_question_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from latentwire.baselines.budget import TokenBudget
 
