@@ -171,12 +171,12 @@ class FrozenLM:
         Raises:
             UserError: fewer than two tokens.
         """
-        ids = [i for text in texts for i in self.style.encode(text)]
-        if len(ids) < 2:
+        ids = [torch.tensor(self.style.encode(text), dtype=torch.long) for text in texts]
+        if (tokens := sum(map(len, ids))) < 2:
             raise UserError(
-                "texts to measure embeddings on", f"{len(ids)} tokens", "2 at least", "set wire.measured_texts=256"
+                "texts to measure embeddings on", f"{tokens} tokens", "2 at least", "set wire.measured_texts=256"
             )
-        self._embedding_rms = self.embed(torch.tensor(ids)).float().cpu().pow(2).mean(-1).sqrt()
+        self._embedding_rms = torch.cat([self.embed(x).float().cpu().pow(2).mean(-1).sqrt() for x in ids])
         return self._embedding_rms
 
     @property
