@@ -47,7 +47,8 @@ class Calibration(nn.Module):
     @torch.no_grad()
     def measure(self, parts: Iterable[Tensor]) -> float:
         """Take the RMS of uncalibrated outputs of a representative batch, given in parts (…, d); return it."""
-        total, count = 0.0, 0
+        total: Tensor | float = 0.0
+        count = 0
         for y in parts:
             total, count = total + y.double().pow(2).sum(), count + y.numel()
         rms = torch.as_tensor(total / count).sqrt().float()
