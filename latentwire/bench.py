@@ -25,14 +25,13 @@ import lightning as L
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
 
 from callbacks.errors import UserError
 from latentwire.build import Parts, build
 from latentwire.lm.frozen import FrozenLM
-from latentwire.lm.layout import KeysValues, Prefix, lay_out_text, right_padded
+from latentwire.lm.layout import Prefix, lay_out_text, right_padded
 from latentwire.train.batches import Batch, Rows
 from suite.config.compose import Composer
 from suite.runs.identity import config_hash
@@ -143,39 +142,47 @@ def encoder_pass(encoder: Any, batch: Batch) -> Callable[[], Any]:
 
 
 def reader_pass(lm: FrozenLM, prefix: Prefix, rows: Rows) -> Callable[[], Any]:
-    """Return forward and backward of the reader on questions and answers behind latents, laid out already."""
+    """Return forward and backward of the reader on questions and answers behind latents, laid out already.
+
+    Every question has keys and values of its own, so that none are gathered here.
+    """
     head, slots = lm.style.head, prefix.latents
-    contexts = max(rows.source) + 1
     with torch.no_grad():
         heads = lm.keys_and_values(head) if head else []
+        own: Any = lm.cached(prefix).select(rows.source).kv
+    leaves = [tuple(t.detach().requires_grad_() for t in pair) for pair in own]
     text = lay_out_text(rows.question, [a[:-1] for a in rows.answer], len(head) + slots, len(head) + slots)
-    ids, (answers, valid), source = text.ids, right_padded(rows.answer), torch.tensor(rows.source)
-    places = torch.arange(len(head), len(head) + slots).expand(contexts, -1)
+    embeds = lm.embed(text.ids)
+    answers, valid = right_padded(rows.answer)
+    places = torch.arange(len(head), len(head) + slots)
 
-    def cache_of(batch: int, pairs: Sequence[KeysValues]) -> DynamicCache:
+    def cache_of(batch: int, pairs: Sequence[Any]) -> DynamicCache:
         cache = DynamicCache(config=lm.model.config)
-        for kv in ([tuple(t.expand(batch, -1, -1, -1) for t in pair) for pair in heads], pairs):
+        for kv in ([[t.expand(batch, -1, -1, -1) for t in pair] for pair in heads], pairs):
             for layer, (keys, values) in enumerate(kv):
                 cache.update(keys, values, layer)
         return cache
 
-    def run() -> Tensor:
-        pairs: Any = prefix.kv
-        if pairs is None:  # every context's latents are read once, whatever is asked about it
-            read = cache_of(contexts, ())
-            lm.decoder(inputs_embeds=prefix.embeds, position_ids=places, past_key_values=read, use_cache=True)
-            pairs = [(k[:, :, len(head) :], v[:, :, len(head) :]) for k, v, _ in read]
+    def run() -> None:
+        if prefix.embeds is not None:  # latents that are embeddings are read once, whatever is asked about them
+            read = cache_of(len(prefix.embeds), ())
+            lm.decoder(
+                inputs_embeds=prefix.embeds,
+                position_ids=places.expand(len(prefix.embeds), -1),
+                past_key_values=read,
+                use_cache=True,
+            )
+            made = [t for keys, values, _ in read for t in (keys, values)]
+            torch.autograd.backward(made, [torch.ones_like(t) for t in made])
         out = lm.model(
-            input_ids=ids,
+            inputs_embeds=embeds,
             attention_mask=text.mask,
             position_ids=text.positions,
-            past_key_values=cache_of(len(source), [(k[source], v[source]) for k, v in pairs]),
+            past_key_values=cache_of(len(rows), leaves),
             use_cache=True,
             logits_to_keep=answers.shape[1],
         )
-        loss = F.cross_entropy(out.logits[valid].float(), answers[valid])
-        loss.backward()
-        return loss
+        F.cross_entropy(out.logits[valid].float(), answers[valid]).backward()
 
     return run
 
@@ -192,7 +199,7 @@ def measure(overrides: Sequence[str], steps: int, folder: Path) -> Turns:
         UserError: several readers, or an encoder that is no frozen language model.
     """
     parts = _parts(overrides, steps + WARM_UP + 1, folder)
-    encoder = parts.module.wire.encoder
+    encoder: Any = parts.module.wire.encoder
     if len(parts.module.lms) != 1 or encoder.lm is None or not hasattr(encoder, "mix") or len(encoder.lora):
         raise UserError(
             "latentwire.bench",

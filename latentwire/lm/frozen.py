@@ -332,7 +332,7 @@ class FrozenLM:
             output_hidden_states=True,
         )
         states = torch.stack([out.hidden_states[i].to(self.output_device) for i in layers])
-        return states.masked_fill(~mask.bool().to(states.device)[None, :, :, None], 0)
+        return states.masked_fill_(~mask.bool().to(states.device)[None, :, :, None], 0)
 
     # -- inside ---------------------------------------------------------------------------------------------------
     def _check_length(self, length: int) -> None:

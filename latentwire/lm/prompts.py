@@ -17,6 +17,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
@@ -50,7 +51,25 @@ class Style:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the ids of plain text: no special token is added, and none that the text spells out is obeyed."""
-        return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return the ids of several plain texts, as `encode` does of each."""
+        if not texts:
+            return []
+        found = self.tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        return [tuple(ids) for ids in found["input_ids"]]
+
+    @cached_property
+    def cue(self) -> tuple[int, ...]:
+        """The ids between a question and its answer."""
+        return self.encode(ANSWER) + self.tail
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of generated ids, without special tokens and outer white space."""
@@ -166,14 +185,55 @@ def render(
     Raises:
         UserError: the prompt is too long.
     """
+    return render_all(style, [(context, question, answer)], max_tokens=max_tokens)[0]
+
+
+Asked = tuple[str | None, str, str | None]  # context, question, answer, as `render` takes them
+
+
+def render_all(style: Style, asked: Sequence[Asked], *, max_tokens: int | None = None) -> list[Prompt]:
+    """Render several prompts as `render` does, their texts tokenised together and equal ones once.
+
+    Args:
+        style: of the model that reads.
+        asked: context, question and answer of each.
+        max_tokens: limit for a whole prompt, answer included; None: the model's positions.
+
+    Raises:
+        UserError: a prompt is too long.
+    """
+    texts = [_texts(style, *one) for one in asked]
+    unique = list(dict.fromkeys(text for parts in texts for text in parts if text is not None))
+    ids = dict(zip(unique, style.encode_all(unique), strict=True))
+    return [
+        _prompt(
+            style,
+            () if context is None else ids[context],
+            ids[words],
+            () if answer is None else (*ids[answer], style.eos),
+            question,
+            max_tokens,
+        )
+        for (context, words, answer), (_, question, _) in zip(texts, asked, strict=True)
+    ]
+
+
+def _texts(style: Style, context: str | None, question: str, answer: str | None) -> Asked:
+    said = None if answer is None else answer.strip() if style.is_chat else " " + answer.strip()
+    return None if context is None else context.strip() + "\n", f"{QUESTION}{question.strip()}\n", said
+
+
+def _prompt(
+    style: Style,
+    context_ids: tuple[int, ...],
+    asked_ids: tuple[int, ...],
+    answer_ids: tuple[int, ...],
+    question: str,
+    max_tokens: int | None,
+) -> Prompt:
     limit = style.max_tokens if max_tokens is None else min(max_tokens, style.max_tokens)
-    context_ids = () if context is None else style.encode(context.strip() + "\n")
-    cue = style.encode(ANSWER) + style.tail
-    question_ids = style.encode(f"{QUESTION}{question.strip()}\n") + cue
-    answer_ids: tuple[int, ...] = ()
-    if answer is not None:
-        answer_ids = (*style.encode(answer.strip() if style.is_chat else " " + answer.strip()), style.eos)
-    prompt = Prompt(style.head, context_ids, question_ids, cue, answer_ids)
+    question_ids = asked_ids + style.cue
+    prompt = Prompt(style.head, context_ids, question_ids, style.cue, answer_ids)
     if len(prompt.ids) > limit:
         raise UserError(
             f"prompt for the question {question.strip()[:60]!r}",
