@@ -105,6 +105,7 @@ class Tree(Common):
     Attributes:
         corpus: the passages and their questions.
         lms: the frozen models that read, by name.
+        hf: what `readers=hf` reads: `lms.hf` takes its values from here.
         encoder_lm: the model that the encoder stands on; null takes the first that reads.
         encoder: text to latents, a factory that is called with the model, `d_z` and the names of the slices.
         adapter: latents to the width of a model, a factory that the injectors call.
@@ -154,6 +155,7 @@ class Tree(Common):
     callbacks: dict[str, Any]
     logger: dict[str, Any]
     label: str | None
+    hf: Any
 
 
 def dead(cfg: DictConfig) -> dict[str, str]:

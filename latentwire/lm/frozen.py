@@ -5,7 +5,7 @@ How a batch lies in memory is `latentwire.lm.layout`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from callbacks.errors import UserError
 from latentwire.lm import anatomy, loading, probe, prompts
+from latentwire.lm.generation import greedy
 from latentwire.lm.layout import Ids, KeysValues, Prefix, check_kv, lay_out_text, right_padded
 from latentwire.lm.results import AnswerLogprobs, Generation
 from suite.runs.reads import files_in, reads
@@ -32,13 +33,23 @@ class FrozenLM:
         tokenizer: its tokenizer.
         name: name in tables and errors.
         is_chat: prompts in the tokenizer's chat template; None: where it has one.
+        template: keyword arguments of the chat template; see `prompts.chat`.
+        date: the day that a chat template takes it to be.
 
     Raises UserError for a model that does not read embeddings, or keys and values, as it reads the text (`probe`).
 
     Limits: sliding-window models are read up to their window. Adapters (LoRA) go through `adapt`.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, name: str, is_chat: bool | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        is_chat: bool | None = None,
+        template: Mapping[str, Any] | None = None,
+        date: str = prompts.DATE,
+    ):
         anatomy.check_interface(model, name)
         frozen: Any = model.eval().requires_grad_(False)
         self.model = frozen
@@ -54,7 +65,10 @@ class FrozenLM:
         self.anatomy = anatomy.examine(self.model, name, self.input_device)
         self.n_layers: int = len(self.anatomy.layers)
         wants_chat = tokenizer.chat_template is not None if is_chat is None else is_chat
-        self.style = (prompts.chat if wants_chat else prompts.plain)(tokenizer, self.max_tokens)
+        if wants_chat:
+            self.style = prompts.chat(tokenizer, self.max_tokens, template, date, name)
+        else:
+            self.style = prompts.plain(tokenizer, self.max_tokens)
         stop = getattr(self.model.generation_config, "eos_token_id", None)
         self.stop_ids = {self.style.eos, *([stop] if isinstance(stop, int) else stop or [])}
         self._embedding_rms: Tensor | None = None
@@ -71,6 +85,9 @@ class FrozenLM:
         device_map: str | None = None,
         is_chat: bool | None = None,
         name: str | None = None,
+        attn: str | None = None,
+        template: dict[str, Any] | None = None,
+        date: str = prompts.DATE,
     ) -> FrozenLM:
         """Load a folder (or a hub id) with weights and tokenizer.
 
@@ -83,14 +100,17 @@ class FrozenLM:
             device_map: accelerate's placement, e.g. `auto`.
             is_chat: prompts in the tokenizer's chat template; None: where it has one.
             name: the model's name in tables and errors; None: the last part of `source`.
+            attn: implementation of the attention, `eager`, `sdpa` or `flash_attention_2`; None: transformers' choice.
+            template: keyword arguments of the chat template, e.g. `{enable_thinking: false}`.
+            date: the day that a chat template takes it to be, whatever the day.
 
         Raises:
             UserError: nothing to load, or weights that do not fill the model exactly.
         """
-        model, tokenizer = loading.load(source, dtype, device_map)
+        model, tokenizer = loading.load(source, dtype, device_map, attn, name or "<model>")
         if device_map is None:
             model = model.to(device)
-        return cls(model, tokenizer, name or Path(source).name, is_chat)
+        return cls(model, tokenizer, name or Path(source).name, is_chat, template, date)
 
     # -- identity -------------------------------------------------------------------------------------------------
     def fingerprint(self) -> str:
@@ -279,8 +299,6 @@ class FrozenLM:
     def generate_scored(self, prefix: Prefix, question_ids: Ids, max_new_tokens: int) -> Generation:
         """Answer as `generate` does, with log-probabilities.
 
-        The loop is written out as that of transformers loses embeddings that are given beside a cache.
-
         Raises:
             ValueError: sizes that do not fit.
             UserError: prompt and new tokens are longer than the model's positions.
@@ -288,30 +306,7 @@ class FrozenLM:
         if max_new_tokens < 1:
             raise ValueError("max_new_tokens must be at least 1")
         given = self._inputs(prefix, question_ids, None, reserve=max_new_tokens)
-        if given["past_key_values"] is None:
-            given["past_key_values"] = DynamicCache(config=self.model.config)
-        batch = len(question_ids)
-        tokens: list[list[int]] = [[] for _ in range(batch)]
-        logprobs: list[list[float]] = [[] for _ in range(batch)]
-        running = [True] * batch
-        for step in range(max_new_tokens):
-            out = self.model(**given, use_cache=True, logits_to_keep=1)
-            best, chosen = out.logits[:, -1].float().log_softmax(-1).max(-1)
-            for i, (token, score) in enumerate(zip(chosen.tolist(), best.tolist(), strict=True)):
-                if running[i]:
-                    logprobs[i].append(score)
-                    running[i] = token not in self.stop_ids
-                    if running[i]:
-                        tokens[i].append(token)
-            if not any(running) or step + 1 == max_new_tokens:
-                break
-            mask = given["attention_mask"]
-            given |= {
-                "inputs_embeds": self.embed(chosen[:, None]),
-                "attention_mask": torch.cat([mask, mask.new_ones(batch, 1)], 1),
-                "position_ids": given["position_ids"][:, -1:] + 1,
-            }
-        return Generation(tokens, logprobs)
+        return greedy(self, given, max_new_tokens)
 
     @torch.no_grad()
     def hidden(self, ids: Tensor, mask: Tensor, layers: Sequence[int]) -> Tensor:
