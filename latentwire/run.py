@@ -101,12 +101,36 @@ class EvaluationNode:
 
 
 @dataclass
+class HFNode:
+    """The `hf` node of `readers=hf`; see `latentwire.lm.FrozenLM.load`.
+
+    Attributes:
+        source: the folder of the model, or its hub id.
+        dtype: type of its weights, `float32`, `bfloat16` or `float16`.
+        device_map: accelerate's placement, e.g. `auto`; null: one device.
+        attn: implementation of the attention, `eager`, `sdpa` or `flash_attention_2`; null: transformers' choice.
+        is_chat: whether prompts stand in the tokenizer's chat template; null: where it has one.
+        template: keyword arguments of the chat template, e.g. `{enable_thinking: false}`.
+        date: the day that a chat template takes it to be, so that a prompt is the same on every day.
+    """
+
+    source: str
+    dtype: str
+    device_map: str | None
+    attn: str | None
+    is_chat: bool | None
+    template: dict[str, Any] | None
+    date: str
+
+
+@dataclass
 class Tree(Common):
     """Names the plain nodes of the latentwire configuration tree.
 
     Attributes:
         corpus: the passages and their questions.
         lms: the frozen models that read, by name.
+        hf: what `readers=hf` reads: `lms.hf` takes its values from here.
         encoder_lm: the model that the encoder stands on; null takes the first that reads.
         encoder: text to latents, a factory that is called with the model, `d_z` and the names of the slices.
         adapter: latents to the width of a model, a factory that the injectors call.
@@ -156,6 +180,7 @@ class Tree(Common):
     callbacks: dict[str, Any]
     logger: dict[str, Any]
     label: str | None
+    hf: HFNode | None
 
 
 def dead(cfg: DictConfig) -> dict[str, str]:

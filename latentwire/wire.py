@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.errors import UserError
+from latentwire.adapters.calibration import AT_ONCE
 from latentwire.codec import message
 from latentwire.codec.base import Codec, Coded
 from latentwire.encoders.base import Encoder, Tokens
@@ -147,20 +148,23 @@ class LatentWire(nn.Module):
     def calibrate(self, texts: Sequence[str], layout: LatentLayout | None = None) -> None:
         """Fill what is measured once, on training texts: the codec's codebooks, then where every injector starts.
 
+        Everything goes through in batches of `AT_ONCE` texts. Only the latents, slots * d_z numbers a text, are kept of
+        all of them.
+
         Args:
             texts: the training texts.
             layout: slots in the first period of training; None: those of the messages.
         """
         layout = layout or self.layout
-        tokens = self.encoder.tokenize(texts).to(self.device)
+        batches = [self.encoder.tokenize(texts[i : i + AT_ONCE]).to(self.device) for i in range(0, len(texts), AT_ONCE)]
         training = self.training
         self.train()
-        z = self.encoder(tokens, layout)
+        z = torch.cat([self.encoder(tokens, layout) for tokens in batches])
         if not self.fixed:
             self.codec.calibrate(z)
         self.codec(z)
         self.eval()
-        values = self.codec(self.encoder(tokens, layout)).values
+        values = self.codec(torch.cat([self.encoder(tokens, layout) for tokens in batches])).values
         for name, injector in self.injectors.items():
             injector.calibrate(layout.read(values, name), texts, layout.counts(name))
         self.train(training)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
-from latentwire.adapters.calibration import Calibration, Mode
+from latentwire.adapters.calibration import AT_ONCE, Calibration, Mode
 
 
 class Adapter(nn.Module):
@@ -36,12 +38,15 @@ class Adapter(nn.Module):
         """Measure the uncalibrated scale on latents (B, M, d_z) of a training batch; dropout is off meanwhile."""
         training = self.training
         self.eval()
-        self.calibration.measure(self.raw(z))
+        self.calibration.measure(self.raw(part) for part in z.split(AT_ONCE))
         self.train(training)
 
     @torch.no_grad()
-    def fit(self, z: Tensor, y: Tensor) -> None:
-        """Start from the least-squares map of latents (B, M, d_z) to targets (B, M, d_out), before `calibrate`.
+    def fit(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Start from the least-squares map of latents to targets, before `calibrate`.
 
         Adapters without a linear map of their own stay as they are (FiLM, affine).
+
+        Args:
+            pairs: batches of latents (B, M, d_z) and of their targets (B, M, d_out); read once, one at a time.
         """

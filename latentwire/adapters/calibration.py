@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from callbacks.errors import UserError
 
 Mode = Literal["batch", "token", "none"]
+AT_ONCE = 8  # texts: what is measured or fitted on many goes through in batches of so many, in flat memory
 
 
 class Calibration(nn.Module):
@@ -47,9 +49,13 @@ class Calibration(nn.Module):
         return 1.0 if self.gain is None else self.target
 
     @torch.no_grad()
-    def measure(self, y: Tensor) -> float:
-        """Take the RMS of uncalibrated outputs (…, d) of a representative batch; return it."""
-        rms = y.float().pow(2).mean().sqrt()
+    def measure(self, parts: Iterable[Tensor]) -> float:
+        """Take the RMS of uncalibrated outputs of a representative batch, given in parts (…, d); return it."""
+        total: Tensor | float = 0.0
+        count = 0
+        for y in parts:
+            total, count = total + y.double().pow(2).sum(), count + y.numel()
+        rms = torch.as_tensor(total / count).sqrt().float()
         if not (torch.isfinite(rms) and rms > 0):
             raise UserError("adapter output", f"RMS {float(rms)}", "finite and not zero", "set adapter=linear")
         self.measured.copy_(rms)

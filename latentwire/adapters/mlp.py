@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -43,7 +45,8 @@ class MLPAdapter(Adapter):
         return x + self.mlp(x)
 
     @torch.no_grad()
-    def fit(self, z: Tensor, y: Tensor) -> None:
+    def fit(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
         least = Ridge()
-        least.add(z, y)
+        for z, y in pairs:
+            least.add(z, y)
         least.solve_into(self.linear)

@@ -70,6 +70,10 @@ class Encoder(nn.Module):
         """Return the ids of one text, no special tokens, not cut."""
         raise NotImplementedError
 
+    def all_ids(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
+        """Return the ids of several texts, as `ids` does of each."""
+        return [self.ids(text) for text in texts] if self.lm is None else self.lm.style.encode_all(texts)
+
     def lost(self, text: str) -> tuple[str, ...]:
         """Return the runs of characters of a text that its ids do not hold; see `Style.lost`."""
         return () if self.lm is None else self.lm.style.lost(text)
@@ -84,8 +88,8 @@ class Encoder(nn.Module):
     def tokenize(self, texts: Sequence[str]) -> Tokens:
         """Tokenise on the CPU. Raises UserError for an empty text and, with `refuse`, for a long one."""
         rows, cut = [], []
-        for text in texts:
-            ids = list(self.ids(text))
+        for text, found in zip(texts, self.all_ids(texts), strict=True):
+            ids = list(found)
             if not ids:
                 raise UserError(
                     "text to encode", repr(text), "at least one token", "take the empty texts out of the corpus"

@@ -63,11 +63,12 @@ class Bottleneck(nn.Module):
         x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
         h = self.pooling(self.project(x), mask, counts)
         device = h.device
-        owner = torch.repeat_interleave(
-            torch.arange(len(counts), device=device), torch.tensor(counts, device=device)
-        )  # (slots,)
+        # an index would cost more in its backward pass than the refiner's attention
+        named = torch.cat(
+            [self.slice_embedding[i : i + 1].expand(n, -1) for i, n in enumerate(counts)]
+        )  # (slots, width)
         positions = torch.cat([torch.arange(n, device=device) for n in counts])
-        h = self.norm(self.refiner(h + self.slice_embedding[owner], positions=positions))
+        h = self.norm(self.refiner(h + named, positions=positions))
         used = [(output, n) for output, n in zip(self.outputs, counts, strict=True) if n > 0]
         pieces = h.split([n for _, n in used], 1)
         return torch.cat([output(piece) for (output, _), piece in zip(used, pieces, strict=True)], 1)

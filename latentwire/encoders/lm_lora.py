@@ -160,7 +160,10 @@ class LMLoRAEncoder(Encoder):
         if float(self.std[0, 0]) == 0:
             raise RuntimeError("encoder not fitted: call fit(texts) first, or load a state")
         states = self._states(tokens).to(self.mix)  # (layers, B, T, d_model)
-        states = (states - self.mean[:, None, None]) / self.std[:, None, None]
+        if states.requires_grad:
+            states = (states - self.mean[:, None, None]) / self.std[:, None, None]
+        else:  # what nobody needs again is not copied
+            states = (states - self.mean[:, None, None]).div_(self.std[:, None, None])
         mixed = torch.einsum("l,lbtd->btd", self.mix.softmax(0), states)
         return self.bottleneck(mixed, tokens.mask, layout)
 

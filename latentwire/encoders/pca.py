@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from callbacks.errors import UserError
+from latentwire.adapters.calibration import AT_ONCE
 from latentwire.encoders.base import Encoder, Overflow, Tokens
 from latentwire.encoders.pooling import chunk_borders, unchunk
 from latentwire.encoders.slots import SHARED, LatentLayout
@@ -63,38 +64,44 @@ class PCAEncoder(Encoder):
         """Find mean and components on the chunks of training texts.
 
         Exact eigenvectors in float64 of the smaller of covariance and Gram matrix: memory grows with the square of
-        min(chunks, chunk * d_model). A component's largest entry is positive, so a fit is reproducible.
+        min(chunks, chunk * d_model), and no more with the number of texts. A component's largest entry is positive, so
+        a fit is reproducible.
 
         Raises:
             UserError: fewer than d_z + 1 chunks.
         """
-        rows, filled = [], []
-        for text in texts:
-            x, inside = self._chunks(self.tokenize([text]), layout)
-            rows.append(x[0].double())
-            filled.append(inside[0])
-        x, inside = torch.cat(rows), torch.cat(filled).double()
-        if len(x) <= self.d_z:
+        batches = [self.tokenize(texts[i : i + AT_ONCE]).to(self.mean.device) for i in range(0, len(texts), AT_ONCE)]
+        chunks = len(texts) * layout.slots
+        if chunks <= self.d_z:
             raise UserError(
-                "texts to fit on", f"{len(x)} chunks", f"more than d_z = {self.d_z}", "set wire.measured_texts=256"
+                "texts to fit on", f"{chunks} chunks", f"more than d_z = {self.d_z}", "set wire.measured_texts=256"
             )
-        mean = (x * inside).sum(0) / inside.sum(0).clamp(min=1)
-        centred = (x - mean) * inside
-        total = centred.pow(2).sum()
-        if len(x) < x.shape[1]:
-            values, left = torch.linalg.eigh(centred @ centred.T)
+        # looking embeddings up twice costs less than all of them at once would take
+        sums, filled, squares = torch.zeros(3, len(self.mean), dtype=torch.float64, device=self.mean.device)
+        for x, inside in self._rows(batches, layout):
+            sums += x.sum(0)
+            filled += inside.sum(0)
+            squares += x.pow(2).sum(0)
+        mean = sums / filled.clamp(min=1)
+        centred = ((x - mean) * inside for x, inside in self._rows(batches, layout))
+        if chunks < len(mean):
+            rows = torch.cat(list(centred))
+            values, left = torch.linalg.eigh(rows @ rows.T)
             order = values.argsort(descending=True)[: self.d_z]
-            components = torch.nn.functional.normalize((centred.T @ left[:, order]).T, dim=1)
+            components = torch.nn.functional.normalize((rows.T @ left[:, order]).T, dim=1)
         else:
-            values, vectors = torch.linalg.eigh(centred.T @ centred)
+            covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=mean.device)
+            for part in centred:
+                covariance.addmm_(part.T, part)
+            values, vectors = torch.linalg.eigh(covariance)
             order = values.argsort(descending=True)[: self.d_z]
             components = vectors[:, order].T
         largest = components.gather(1, components.abs().argmax(1, keepdim=True))
         components = components * torch.where(largest < 0, -1.0, 1.0)
         self.mean.copy_(mean)
         self.components.copy_(components)
-        self.scale.copy_((x.pow(2).sum() / inside.sum()).sqrt())
-        self.explained.copy_(values[order].clamp(min=0).sum() / total)
+        self.scale.copy_((squares.sum() / filled.sum()).sqrt())
+        self.explained.copy_(values[order].clamp(min=0).sum() / (squares - sums.pow(2) / filled.clamp(min=1)).sum())
         self.fitted.fill_(True)
 
     def forward(self, tokens: Tokens, layout: LatentLayout) -> Tensor:
@@ -108,6 +115,12 @@ class PCAEncoder(Encoder):
         x = (z * self.scale @ self.components + self.mean).unflatten(2, (self.chunk, -1))  # (B, M, chunk, d_model)
         beyond = torch.arange(int(lengths.max()), device=z.device) >= lengths.unsqueeze(1)
         return unchunk(x, lengths).masked_fill(beyond.unsqueeze(2), 0.0)
+
+    def _rows(self, batches: Sequence[Tokens], layout: LatentLayout) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the chunks (n, chunk * d_model) of each batch, and which of their numbers are filled; float64."""
+        for tokens in batches:
+            x, inside = self._chunks(tokens, layout)
+            yield x.flatten(0, 1).double(), inside.flatten(0, 1).double()
 
     def _chunks(self, tokens: Tokens, layout: LatentLayout) -> tuple[Tensor, Tensor]:
         """Return the chunks' embeddings (B, M, chunk * d_model), zero where empty, and which are filled (bool)."""

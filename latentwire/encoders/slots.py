@@ -92,7 +92,8 @@ class LatentLayout:
         """Pick the M slots that `model` reads; (B, slots, d_z) -> (B, M, d_z)."""
         if z.dim() != 3 or z.shape[1] != self.slots:
             raise ValueError(f"latents {tuple(z.shape)} for a layout of {self.slots} slots")
-        return z[:, self.indices(model)]
+        found = self.indices(model)
+        return z if len(found) == self.slots else z[:, found]
 
     def identity(self) -> dict[str, int]:
         """Return what the wire's fingerprint covers: equal where layouts differ in models without private slots."""

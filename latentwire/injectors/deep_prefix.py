@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from latentwire.adapters.base import Adapter
+from latentwire.adapters.calibration import AT_ONCE
 from latentwire.adapters.ridge import Ridge
 from latentwire.injectors.base import Injector, Start
 from latentwire.injectors.fitting import pooled_kv
@@ -97,18 +98,24 @@ class DeepPrefix(Injector):
         """Set W_l, c_l and rms_l for latents (B, M, d_z), the adapter as it is; see `calibrate`."""
         training = self.training
         self.eval()
-        h = self.adapter(z).float()
         if texts is not None and self.start == "text":
-            self._fit(h, texts, counts or [z.shape[1]])
-        self.rms.copy_(self.raw(z).float().pow(2).mean((2, 3, 4, 5)).sqrt())
+            self._fit(z, texts, counts or [z.shape[1]])
+        total = torch.zeros_like(self.rms, dtype=torch.float64)
+        count = 0
+        for part in z.split(AT_ONCE):
+            squares = self.raw(part).double().pow(2)  # (L, 2, B, H, M, D)
+            total += squares.sum((2, 3, 4, 5))
+            count += squares[0, 0].numel()
+        self.rms.copy_((total / count).sqrt())
         self.train(training)
 
-    def _fit(self, h: Tensor, texts: Sequence[str], counts: Sequence[int]) -> None:
+    def _fit(self, z: Tensor, texts: Sequence[str], counts: Sequence[int]) -> None:
         least = [Ridge() for _ in self.layers]
         mean, std = (x.flatten(1)[:, None] for x in (self.mean, self.std.clamp(min=1e-6)))
-        for row, text in zip(h, texts, strict=True):
+        for row, text in zip(z.split(1), texts, strict=True):
+            h = self.adapter(row)[0].float()
             kv = pooled_kv(self.lm, self.placement, text, counts).to(h)
             for layer, target in zip(least, (kv - mean) / std, strict=True):
-                layer.add(row, target)
+                layer.add(h, target)
         for linear, solved in zip(self.layers, least, strict=True):
             solved.solve_into(linear)

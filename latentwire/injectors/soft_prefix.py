@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from latentwire.adapters.base import Adapter
+from latentwire.adapters.calibration import AT_ONCE
 from latentwire.injectors.base import Injector, Start
 from latentwire.injectors.fitting import pooled_embeddings
 from latentwire.lm.frozen import FrozenLM
@@ -51,5 +52,9 @@ class SoftPrefix(Injector):
     @torch.no_grad()
     def calibrate(self, z: Tensor, texts: Sequence[str] | None = None, counts: Sequence[int] | None = None) -> None:
         if texts is not None and self.start == "text":
-            self.adapter.fit(z, pooled_embeddings(self.lm, texts, counts or [z.shape[1]]).to(z))
+            n = counts or [z.shape[1]]
+            self.adapter.fit(
+                (part, pooled_embeddings(self.lm, texts[i * AT_ONCE : (i + 1) * AT_ONCE], n).to(z))
+                for i, part in enumerate(z.split(AT_ONCE))
+            )
         self.adapter.calibrate(z)

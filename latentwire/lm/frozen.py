@@ -5,7 +5,7 @@ How a batch lies in memory is `latentwire.lm.layout`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,23 @@ class FrozenLM:
         tokenizer: its tokenizer.
         name: name in tables and errors.
         is_chat: prompts in the tokenizer's chat template; None: where it has one.
+        template: keyword arguments of the chat template; see `prompts.chat`.
+        date: the day that a chat template takes it to be.
 
     Raises UserError for a model that does not read embeddings, or keys and values, as it reads the text (`probe`).
 
     Limits: sliding-window models are read up to their window. Adapters (LoRA) go through `adapt`.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, name: str, is_chat: bool | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        is_chat: bool | None = None,
+        template: Mapping[str, Any] | None = None,
+        date: str = prompts.DATE,
+    ):
         anatomy.check_interface(model, name)
         frozen: Any = model.eval().requires_grad_(False)
         self.model = frozen
@@ -54,7 +64,10 @@ class FrozenLM:
         self.anatomy = anatomy.examine(self.model, name, self.input_device)
         self.n_layers: int = len(self.anatomy.layers)
         wants_chat = tokenizer.chat_template is not None if is_chat is None else is_chat
-        self.style = (prompts.chat if wants_chat else prompts.plain)(tokenizer, self.max_tokens)
+        if wants_chat:
+            self.style = prompts.chat(tokenizer, self.max_tokens, template, date, name)
+        else:
+            self.style = prompts.plain(tokenizer, self.max_tokens)
         stop = getattr(self.model.generation_config, "eos_token_id", None)
         self.stop_ids = {self.style.eos, *([stop] if isinstance(stop, int) else stop or [])}
         self._embedding_rms: Tensor | None = None
@@ -71,6 +84,9 @@ class FrozenLM:
         device_map: str | None = None,
         is_chat: bool | None = None,
         name: str | None = None,
+        attn: str | None = None,
+        template: dict[str, Any] | None = None,
+        date: str = prompts.DATE,
     ) -> FrozenLM:
         """Load a folder (or a hub id) with weights and tokenizer.
 
@@ -83,14 +99,17 @@ class FrozenLM:
             device_map: accelerate's placement, e.g. `auto`.
             is_chat: prompts in the tokenizer's chat template; None: where it has one.
             name: the model's name in tables and errors; None: the last part of `source`.
+            attn: implementation of the attention, `eager`, `sdpa` or `flash_attention_2`; None: transformers' choice.
+            template: keyword arguments of the chat template, e.g. `{enable_thinking: false}`.
+            date: the day that a chat template takes it to be, whatever the day.
 
         Raises:
             UserError: nothing to load, or weights that do not fill the model exactly.
         """
-        model, tokenizer = loading.load(source, dtype, device_map)
+        model, tokenizer = loading.load(source, dtype, device_map, attn, name or "<model>")
         if device_map is None:
             model = model.to(device)
-        return cls(model, tokenizer, name or Path(source).name, is_chat)
+        return cls(model, tokenizer, name or Path(source).name, is_chat, template, date)
 
     # -- identity -------------------------------------------------------------------------------------------------
     def fingerprint(self) -> str:
@@ -171,12 +190,12 @@ class FrozenLM:
         Raises:
             UserError: fewer than two tokens.
         """
-        ids = [i for text in texts for i in self.style.encode(text)]
-        if len(ids) < 2:
+        ids = [torch.tensor(self.style.encode(text), dtype=torch.long) for text in texts]
+        if (tokens := sum(map(len, ids))) < 2:
             raise UserError(
-                "texts to measure embeddings on", f"{len(ids)} tokens", "2 at least", "set wire.measured_texts=256"
+                "texts to measure embeddings on", f"{tokens} tokens", "2 at least", "set wire.measured_texts=256"
             )
-        self._embedding_rms = self.embed(torch.tensor(ids)).float().cpu().pow(2).mean(-1).sqrt()
+        self._embedding_rms = torch.cat([self.embed(x).float().cpu().pow(2).mean(-1).sqrt() for x in ids])
         return self._embedding_rms
 
     @property
@@ -309,7 +328,7 @@ class FrozenLM:
             output_hidden_states=True,
         )
         states = torch.stack([out.hidden_states[i].to(self.output_device) for i in layers])
-        return states.masked_fill(~mask.bool().to(states.device)[None, :, :, None], 0)
+        return states.masked_fill_(~mask.bool().to(states.device)[None, :, :, None], 0)
 
     # -- inside ---------------------------------------------------------------------------------------------------
     def _check_length(self, length: int) -> None:

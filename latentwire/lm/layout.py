@@ -21,6 +21,22 @@ Ids = Sequence[Sequence[int]]
 KeysValues = tuple[Tensor, Tensor]  # of one layer
 
 
+class _Rows(torch.autograd.Function):
+    # a row is read by several questions; index_select adds their gradients up one number at a time on the CPU, which
+    # costs more than the reader's attention
+    @staticmethod
+    def forward(ctx, x: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.batch = len(x)
+        return x.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (rows,) = ctx.saved_tensors
+        reads = torch.arange(ctx.batch, device=rows.device)[:, None] == rows  # (B, N)
+        return (reads.to(gradient) @ gradient.flatten(1)).view(ctx.batch, *gradient.shape[1:]), None
+
+
 @dataclass
 class Prefix:
     """Holds what a model reads between the head and the question; an empty one is the no-context baseline.
@@ -65,7 +81,7 @@ class Prefix:
         """Return the examples `rows`, in that order; an example may come several times."""
 
         def pick(x: Tensor) -> Tensor:
-            return x.index_select(0, torch.tensor(rows, device=x.device))
+            return _Rows.apply(x, torch.tensor(rows, device=x.device))
 
         return Prefix(
             embeds=None if self.embeds is None else pick(self.embeds),

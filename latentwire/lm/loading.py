@@ -21,34 +21,45 @@ from transformers import (
 from callbacks.errors import UserError
 
 FILES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")  # of a folder that a model is read from
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load(source: str, dtype: str, device_map: str | None) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+def load(
+    source: str, dtype: str, device_map: str | None, attn: str | None = None, name: str = "<model>"
+) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """Return model and tokenizer; arguments and errors are those of `FrozenLM.load`."""
     if dtype not in DTYPES:
-        raise UserError("lms.<model>.dtype", dtype, " | ".join(DTYPES), "set lms.<model>.dtype=float32")
+        raise UserError(f"lms.{name}.dtype", dtype, " | ".join(DTYPES), f"set lms.{name}.dtype=float32")
+    if attn not in (None, *ATTENTIONS):
+        raise UserError(f"lms.{name}.attn", str(attn), " | ".join(ATTENTIONS), f"set lms.{name}.attn=sdpa")
+    chosen: dict[str, Any] = {} if attn is None else {"attn_implementation": attn}
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = configuration(source)
         tokenizer = _tokenizer(source, config)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=DTYPES[dtype], device_map=device_map, output_loading_info=True
+            source, config=config, dtype=DTYPES[dtype], device_map=device_map, output_loading_info=True, **chosen
         )
         model, report = loaded
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise UserError(
-            f"lms.<model>.source {source}",
+            f"lms.{name}.source {source}",
             str(error).strip().splitlines()[0],
             "a folder (or hub id) with config.json, tokenizer.json and model.safetensors",
-            "set lms.<model>.source to such a folder; a hub model must be downloaded or reachable",
+            f"set lms.{name}.source to such a folder; a hub model must be downloaded or reachable",
         ) from error
     # transformers only warns and draws missing weights at random
     wrong = {k: sorted(map(str, report[k])) for k in ("missing_keys", "mismatched_keys") if report.get(k)}
     if wrong:
         raise UserError(
-            f"lms.<model>.source {source}", str(wrong)[:300], "all weights", f"fetch the files of {source} again"
+            f"lms.{name}.source {source}", str(wrong)[:300], "all weights", f"fetch the files of {source} again"
         )
     return model, tokenizer
+
+
+def configuration(source: str) -> Any:
+    """Return the configuration of a model in a folder or on the hub; raises OSError or ValueError without one."""
+    return AutoConfig.from_pretrained(source)
 
 
 def positions(config: Any, name: str) -> int:

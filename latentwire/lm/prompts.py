@@ -13,10 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from difflib import SequenceMatcher
+from functools import cached_property
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -25,6 +29,8 @@ from callbacks.errors import UserError
 QUESTION = "Question: "
 ANSWER = "Answer:"
 PROBE = 'Who is 27, "Anna-Maria" or Zoë?\n\tThat\'s 3.14 <b>x</b> – 日本.'
+DATE = "2024-07-26"  # the day that a chat template takes it to be
+DIRECTIVES = (*"aAwdbBmyYHIMSfzZjUWcxXGuVe", "-d", "-m", "-H", "-I", "-M", "%")  # of strftime
 _CONTENT = "\ue000content\ue000"  # private use: occurs in no template
 
 
@@ -50,7 +56,25 @@ class Style:
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the ids of plain text: no special token is added, and none that the text spells out is obeyed."""
-        return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        return self.encode_all([text])[0]
+
+    def encode_all(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        """Return the ids of several plain texts, as `encode` does of each."""
+        if not texts:
+            return []
+        found = self.tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        return [tuple(ids) for ids in found["input_ids"]]
+
+    @cached_property
+    def cue(self) -> tuple[int, ...]:
+        """The ids between a question and its answer."""
+        return self.encode(ANSWER) + self.tail
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of generated ids, without special tokens and outer white space."""
@@ -89,37 +113,75 @@ def plain(tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Style:
     return Style(tokenizer, head, (), _eos(tokenizer), max_tokens, False)
 
 
-def chat(tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Style:
+def chat(
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int,
+    template: Mapping[str, Any] | None = None,
+    date: str = DATE,
+    name: str = "<model>",
+) -> Style:
     """Make the style of a chat model: its template, rendered once around a user's message and cut at the message.
 
+    The clock of the template stands: `date` is what it prints, as `date_string` (Llama 3) or by `strftime_now`, on
+    whatever day; else no cached teacher and no message would be that of yesterday.
+
+    Args:
+        tokenizer: the model's own.
+        max_tokens: number of positions that the model has.
+        template: keyword arguments of the template, by the names that it uses.
+        date: the day, `2024-07-26`.
+        name: the model's name in errors.
+
     Raises:
-        UserError: the tokenizer has no template, or the template drops or repeats the message.
+        UserError: the tokenizer has no template, or one that drops or repeats the message or does not know an argument.
     """
     if tokenizer.chat_template is None:
         raise UserError(
-            "lms.<model>.is_chat",
+            f"lms.{name}.is_chat",
             "a tokenizer without a chat template",
             "a chat model",
-            "set +lms.<model>.is_chat=false",
+            f"set ++lms.{name}.is_chat=false",
         )
-    # Llama 3 templates print a date: without one given, some print today's, and cached teachers would not match.
+    try:
+        day = datetime.strptime(date, "%Y-%m-%d")
+    except ValueError as error:
+        raise UserError(
+            f"lms.{name}.date", repr(date), "a day, as 2024-07-26", f"set ++lms.{name}.date={DATE}"
+        ) from error
+    source = tokenizer.get_chat_template()
+    known = set(re.findall(r"[A-Za-z_]\w*", source))
+    if unknown := sorted(set(template or {}) - known):
+        raise UserError(
+            f"lms.{name}.template",
+            f"{', '.join(unknown)}, which the chat template does not mention",
+            "keyword arguments that act",
+            f"set ++lms.{name}.template={{}}",
+        )
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": _CONTENT}],
         tokenize=False,
         add_generation_prompt=True,
-        date_string="26 Jul 2024",
+        chat_template=_stopped_clock(day) + source,
+        **{"date_string": day.strftime("%d %b %Y"), **(template or {})},
     )
     parts = str(text).split(_CONTENT)
     if len(parts) != 2:
         raise UserError(
-            "chat template",
+            f"chat template of {name}",
             f"the user's message appears {len(parts) - 1} times",
             "exactly once",
-            "set +lms.<model>.is_chat=false",
+            f"set ++lms.{name}.is_chat=false",
         )
     # The template's text carries its own BOS: adding special tokens again would double it.
     head, tail = (tuple(tokenizer(p, add_special_tokens=False)["input_ids"]) for p in parts)
     return Style(tokenizer, head, tail, _eos(tokenizer), max_tokens, True)
+
+
+def _stopped_clock(day: datetime) -> str:
+    """Return a `strftime_now` of one day to put before a template: that of transformers knows only today."""
+    told = "".join(f".replace({f!r}, {day.strftime(f)!r})" for f in (f"%{c}" for c in DIRECTIVES))
+    # the empty expression keeps a line break at the beginning of the template
+    return "{% macro strftime_now(format) %}{{ format" + told + " }}{% endmacro %}{{ '' }}"
 
 
 def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -166,14 +228,55 @@ def render(
     Raises:
         UserError: the prompt is too long.
     """
+    return render_all(style, [(context, question, answer)], max_tokens=max_tokens)[0]
+
+
+Asked = tuple[str | None, str, str | None]  # context, question, answer, as `render` takes them
+
+
+def render_all(style: Style, asked: Sequence[Asked], *, max_tokens: int | None = None) -> list[Prompt]:
+    """Render several prompts as `render` does, their texts tokenised together and equal ones once.
+
+    Args:
+        style: of the model that reads.
+        asked: context, question and answer of each.
+        max_tokens: limit for a whole prompt, answer included; None: the model's positions.
+
+    Raises:
+        UserError: a prompt is too long.
+    """
+    texts = [_texts(style, *one) for one in asked]
+    unique = list(dict.fromkeys(text for parts in texts for text in parts if text is not None))
+    ids = dict(zip(unique, style.encode_all(unique), strict=True))
+    return [
+        _prompt(
+            style,
+            () if context is None else ids[context],
+            ids[words],
+            () if answer is None else (*ids[answer], style.eos),
+            question,
+            max_tokens,
+        )
+        for (context, words, answer), (_, question, _) in zip(texts, asked, strict=True)
+    ]
+
+
+def _texts(style: Style, context: str | None, question: str, answer: str | None) -> Asked:
+    said = None if answer is None else answer.strip() if style.is_chat else " " + answer.strip()
+    return None if context is None else context.strip() + "\n", f"{QUESTION}{question.strip()}\n", said
+
+
+def _prompt(
+    style: Style,
+    context_ids: tuple[int, ...],
+    asked_ids: tuple[int, ...],
+    answer_ids: tuple[int, ...],
+    question: str,
+    max_tokens: int | None,
+) -> Prompt:
     limit = style.max_tokens if max_tokens is None else min(max_tokens, style.max_tokens)
-    context_ids = () if context is None else style.encode(context.strip() + "\n")
-    cue = style.encode(ANSWER) + style.tail
-    question_ids = style.encode(f"{QUESTION}{question.strip()}\n") + cue
-    answer_ids: tuple[int, ...] = ()
-    if answer is not None:
-        answer_ids = (*style.encode(answer.strip() if style.is_chat else " " + answer.strip()), style.eos)
-    prompt = Prompt(style.head, context_ids, question_ids, cue, answer_ids)
+    question_ids = asked_ids + style.cue
+    prompt = Prompt(style.head, context_ids, question_ids, style.cue, answer_ids)
     if len(prompt.ids) > limit:
         raise UserError(
             f"prompt for the question {question.strip()[:60]!r}",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -28,6 +27,7 @@ from latentwire.objectives.base import Needs, RowKind
 from latentwire.train.stream import Stream
 
 Ids = tuple[int, ...]
+REMEMBERED = 65536  # prompts of questions, by model
 
 
 @dataclass
@@ -81,16 +81,17 @@ class Renderer:
 
     def __init__(self, lm: FrozenLM):
         self.lm, self.style = lm, lm.style
-        self._ask = lru_cache(maxsize=65536)(self._asked)
+        self._known: dict[tuple[str, str], Prompt] = {}
 
-    def _asked(self, question: str, answer: str) -> Prompt:
-        return prompts.render(self.style, None, question, answer)
-
-    def ask(self, passage: Passage, question: Question) -> Prompt:
-        """Return what `prompt_of` does, except that the context is left out where it is not needed."""
-        if is_continuation(question):
-            return prompt_of(self.lm, passage, question)
-        return self._ask(question.text, question.answers[0])
+    def ask(self, asked: Sequence[tuple[Passage, Question]]) -> list[Prompt]:
+        """Return what `prompt_of` does of each, except that contexts are left out where they are not needed."""
+        texts = {(q.text, q.answers[0]) for _, q in asked if not is_continuation(q)}
+        if len(self._known) > REMEMBERED:
+            self._known.clear()
+        new = [key for key in texts if key not in self._known]
+        rendered = prompts.render_all(self.style, [(None, question, answer) for question, answer in new])
+        self._known.update(zip(new, rendered, strict=True))
+        return [prompt_of(self.lm, p, q) if is_continuation(q) else self._known[q.text, q.answers[0]] for p, q in asked]
 
 
 class Contexts(Dataset[Batch]):
@@ -164,8 +165,8 @@ def make_batch(
         kinds: dict[RowKind, Rows] = {}
         if needs.kinds & {"answer", "wrong"}:
             answer, wrong = Rows(), Rows()
-            for i, (b, question) in enumerate(asked):
-                prompt = renderer.ask(passages[b], question)
+            rendered = renderer.ask([(passages[b], question) for b, question in asked])
+            for i, ((b, _), prompt) in enumerate(zip(asked, rendered, strict=True)):
                 follows = prompt.cue if whole else prompt.question
                 answer.add(i if whole else b, follows, prompt.answer)
                 wrong.add(others[i], follows, prompt.answer)
@@ -185,7 +186,7 @@ def make_batch(
                     kinds["continuation"].add(len(passages) + i, ids[:1], ids[1:])
         rows[name] = kinds
         if needs.context:
-            context[name] = right_padded([renderer.style.encode(text) for text in texts])
+            context[name] = right_padded(renderer.style.encode_all(texts))
     return Batch(tokens, passages, asked, rows, context, [b for b, _, _ in cut], whole)
 
 

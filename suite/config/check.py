@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 from pydantic import Field, ValidationError
 
 from callbacks.errors import UserError
@@ -159,6 +159,8 @@ def _plain(node: Any, key: str, problems: list[UserError]) -> Any:
                 )
             else:
                 found[name] = _plain(node[name], inner, problems)
+        except InterpolationToMissingValueError:
+            continue  # what it refers to is told as missing under its own key
         except OmegaConfBaseException as error:
             text = str(error).strip().splitlines()[0]
             problems.append(UserError(inner, text, "a reference to an existing key", f"set {inner}=VALUE"))

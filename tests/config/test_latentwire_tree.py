@@ -26,7 +26,7 @@ def test_every_option_composes_and_is_another_run(group: str) -> None:
     options = composer().options(group)
     for option in options:
         value = f"[{option}]" if group in ("objective", "baseline") else option
-        cfg = composer().compose([f"{group}={value}"])
+        cfg = composer().compose([f"{group}={value}", *(["hf.source=models/mine"] if option == "hf" else [])])
         check(cfg, Tree)
         hashes.add(config_hash(cfg))
     assert len(hashes) == len(options) > 0

@@ -72,13 +72,12 @@ def test_a_sound_wire_climbs_to_the_rungs_that_need_training(climb: Any) -> None
 
 # -- (a) the question is cut off ----------------------------------------------------------------------------------
 def test_a_question_cut_before_the_reader_in_training_alone(climb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Renderer._asked
+    whole = Renderer.ask
 
-    def cut(self: Renderer, question: str, answer: str) -> prompts.Prompt:
-        prompt = whole(self, question, answer)
-        return replace(prompt, question=prompt.question[:4])
+    def cut(self: Renderer, asked: Any) -> list[prompts.Prompt]:
+        return [replace(prompt, question=prompt.question[:4]) for prompt in whole(self, asked)]
 
-    monkeypatch.setattr(Renderer, "_asked", cut)
+    monkeypatch.setattr(Renderer, "ask", cut)
     rung, bad = climb(*QUICK)
     assert rung == 0
     assert "training reads" in bad["found"]
@@ -86,14 +85,13 @@ def test_a_question_cut_before_the_reader_in_training_alone(climb: Any, monkeypa
 
 
 def test_a_question_cut_before_the_reader_everywhere(climb: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = prompts.render
+    whole = prompts._prompt
 
-    def cut(*args: Any, **kwargs: Any) -> prompts.Prompt:
-        prompt = whole(*args, **kwargs)
+    def cut(*args: Any) -> prompts.Prompt:
+        prompt = whole(*args)
         return replace(prompt, question=prompt.question[:6])
 
-    for place in ("latentwire.lm.prompts", "latentwire.examples"):
-        monkeypatch.setattr(f"{place}.render", cut)
+    monkeypatch.setattr(prompts, "_prompt", cut)
     rung, bad = climb(*QUICK)
     assert rung == 0
     assert "of the question" in bad["found"]

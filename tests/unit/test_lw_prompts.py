@@ -6,6 +6,7 @@ import pytest
 from lw_toys import BOS, EOS, byte_tokenizer
 
 from callbacks.errors import UserError
+from latentwire.lm import prompts
 from latentwire.lm.prompts import chat, plain, render
 
 LONG = "word " * 30
@@ -61,3 +62,28 @@ def test_a_tokenizer_without_eos_is_refused() -> None:
     tokenizer.eos_token = None
     with pytest.raises(UserError, match="no EOS token"):
         plain(tokenizer, 64)
+
+
+SAID = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+CLOCK = "{{ strftime_now('%d %B %Y, %-d') }}|{% if calm %}calm|{% endif %}" + SAID
+
+
+def test_a_template_with_a_clock_says_the_same_on_every_day() -> None:
+    """Both ways in which templates ask: a function of today's date, and a string that some replace by today."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = CLOCK
+    style = prompts.chat(tokenizer, 256, {"calm": True}, "2023-02-01")
+    assert style.decode(style.head) == "01 February 2023, 1|calm|"
+    assert prompts.chat(tokenizer, 256).head != style.head
+    tokenizer.chat_template = "\n{{ date_string }}|" + SAID
+    head = tokenizer.decode(prompts.chat(tokenizer, 256).head)
+    assert head == "\n26 Jul 2024|"
+
+
+def test_an_argument_that_a_template_does_not_know_is_refused() -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = CLOCK
+    with pytest.raises(UserError, match=r"calmly, which the chat template does not mention"):
+        prompts.chat(tokenizer, 256, {"calmly": True})
+    with pytest.raises(UserError, match="a day, as 2024-07-26"):
+        prompts.chat(tokenizer, 256, date="today")
