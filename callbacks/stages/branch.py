@@ -26,10 +26,11 @@ class Branch(nn.Module):
 
     - `on`: the stream with the branch;
     - `off`: the stream alone;
-    - `inflated`: the stream alone, every token scaled to the norm that it has with the branch (a constant factor). What
-      this changes is what the branch does by its size alone, before a normalisation downstream;
-    - `turned`: the stream with the branch, every token scaled back to the norm that it has without (a constant factor).
-      What this changes is what the branch does by its direction.
+    - `inflated`: the stream, every token at the norm that it has with the branch, under the gradient of the stream
+      alone. What this changes is what the branch does by its size: a normalisation downstream divides the gradient by
+      the norm that it finds;
+    - `turned`: the stream with the branch, every token scaled back to the norm that it has without, under the gradient
+      of their sum. What this changes is what the branch does by its direction.
 
     It has neither parameters nor state, and moves no weights of a model that contains it.
 
@@ -64,12 +65,12 @@ class Branch(nn.Module):
             return full
         if self.mode == "off":
             return stream
+        shown, size = (stream, full) if self.mode == "inflated" else (full, stream)
         with torch.no_grad():
-            with_branch, without = _size(full), _size(stream)
-            tiny = torch.finfo(full.dtype).tiny
-        if self.mode == "inflated":
-            return stream * torch.where(without > tiny, with_branch / without.clamp_min(tiny), 1.0)
-        return full * torch.where(with_branch > tiny, without / with_branch.clamp_min(tiny), 1.0)
+            own, tiny = _size(shown), torch.finfo(full.dtype).tiny
+            factor = torch.where(own > tiny, _size(size) / own.clamp_min(tiny), 1.0)
+            change = (factor - 1.0) * shown
+        return shown + change  # the factor is in the value and not in the gradient
 
 
 def _size(x: Tensor) -> Tensor:
