@@ -47,7 +47,7 @@ class SurfaceDataset(Dataset[dict[str, Any]]):
         self.classes = list(classes or dict.fromkeys(s.class_name for s in samples))
         strange = [s.class_name for s in samples if s.class_name not in self.classes]
         if strange:
-            raise UserError("data.classes", strange[0], ", ".join(self.classes), f"add {strange[0]} to the classes")
+            raise UserError("classes", strange[0], ", ".join(self.classes), f"add {strange[0]} to the classes")
         self._mean = torch.tensor(mean).view(3, 1, 1)
         self._std = torch.tensor(std).view(3, 1, 1)
         check_files(self.samples)

@@ -104,15 +104,11 @@ def _check_mode(picture: Image.Image, modes: Sequence[str], expected: str) -> No
     mode = "RGBA" if transparent else picture.mode
     found = f"mode {picture.mode}: {WHY.get(mode, 'it is of another type')}"
     if mode in DEEP:  # the largest value becomes white
-        change = (
-            "import numpy as np; a = np.asarray(i, float); i = Image.fromarray((a * 255 / a.max()).astype('uint8'))"
-        )
+        change = "import numpy as np; a = np.asarray(i, float); i = Image.fromarray((a * (255 / a.max())).astype('B'))"
     else:
         change = f"i = i.convert('{modes[0]}')"
-    remedy = (
-        f"convert it once: python -c \"from PIL import Image; i = Image.open('{name}'); {change}; i.save('{name}')\""
-    )
-    raise UserError(name, found, expected, remedy)
+    program = f"from PIL import Image; i = Image.open('{name}'); {change}; i.save('{name}')"
+    raise UserError(name, found, expected, f'convert it once: python -c "{program}"')
 
 
 def _check_mask(mask: Image.Image, sample: Sample, size: tuple[int, int]) -> None:

@@ -38,23 +38,23 @@ def zero_shot(
     for key, classes in (("test_classes", test_classes), ("train_classes", chosen)):
         for name in classes:
             if name not in names:
-                raise UserError(f"data.{key}", name, f"classes of the data: {', '.join(names)}", f"leave {name} out")
+                raise UserError(key, name, f"classes of the data: {', '.join(names)}", f"leave {name} out of {key}")
     both = [n for n in chosen if n in test_classes]
     if both:
         remedy = f"leave {both[0]} out of one of the lists"
-        raise UserError("data.train_classes", f"{both[0]}, which is tested", "classes that are not tested", remedy)
+        raise UserError("train_classes", f"{both[0]}, which is tested", "classes that are not tested", remedy)
     train = [s for s in samples if s.class_name in chosen and s.split == train_split]
     test = [s for s in samples if s.class_name in test_classes and s.split == "test"]
     if not train or not test:
         found = "nothing to train on" if not train else "nothing to test"
         expected = f"classes to train on and others to test, of {', '.join(names)}"
-        raise UserError("data.test_classes", found, expected, f"set data.test_classes=[{names[0]}]")
+        raise UserError("test_classes", found, expected, f"write test_classes: [{names[0]}]")
     for name in test_classes:
         kinds = {s.anomalous for s in test if s.class_name == name}
         if kinds != {True, False}:
             found = "only defects" if kinds == {True} else "no defect" if kinds else "no picture"
             expected = "normal and anomalous pictures in test: every metric needs both"
-            raise UserError(f"class {name}", found, expected, f"leave {name} out of data.test_classes")
+            raise UserError(f"class {name}", found, expected, f"leave {name} out of test_classes")
     return train, test
 
 
@@ -73,7 +73,7 @@ def few_shot(samples: Sequence[Sample], shots: int, seed: int = 0) -> list[Sampl
         UserError: less than one shot.
     """
     if shots < 1:
-        raise UserError("data.shots", str(shots), "1 or more, or null for all", "set data.shots=32")
+        raise UserError("shots", str(shots), "1 or more, or null for all", "write shots: 32")
     groups: dict[tuple[str, bool], list[int]] = {}
     for i, s in enumerate(samples):
         groups.setdefault((s.class_name, s.anomalous), []).append(i)
