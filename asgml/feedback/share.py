@@ -1,10 +1,12 @@
 """`python -m asgml.feedback.share`: how much gradient each variant of a branch leaves to an encoder, over seeds.
 
-An image encoder and a text encoder (small, random, vectors of 16 numbers) feed a fusion with a branch; the text feature
-comes at several times the norm of the image feature. Measured is the gradient of the image encoder with the branch over
-that without it: same weights, same batch, so that all variants have one denominator. Two controls tell what the branch
-does by its size from what it does by its direction, which `callbacks.Branch` describes: *size alone* is the stream at
-the norm that it has with the branch, *direction alone* the stream with the branch at the norm that it has without.
+Every branch joins what comes from an image with what comes from a text, whose size is multiplied by `--context`: in
+the fusions of the suite between small encoders of vectors, and in a small CLIP with adapters on generated surfaces,
+before the image adapters (`clip`, as published) or behind the first (`clip_behind`). Measured is the gradient of the
+image encoder, or of the image adapters, with the branch over that without it: same weights, same batch, so that all
+variants of a system have one denominator. Two controls tell what the branch does by its size from what it does by its
+direction, which `callbacks.Branch` describes: *size alone* is the stream at the norm that it has with the branch,
+*direction alone* the stream with the branch at the norm that it has without.
 """
 
 from __future__ import annotations
@@ -16,41 +18,41 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from asgml.data.spec import DataSpec, ModalitySpec
+from asgml.feedback.measured import AdaptedCLIP, System, Towers
 from asgml.model.cross_attention import VARIANTS
-from asgml.model.encoders.small import MLP
-from asgml.model.fusion.base import Fusion
 from asgml.model.fusion.cross_attention import CrossAttention
 from asgml.model.fusion.film import FiLM
 from asgml.model.fusion.gated import Gated
-from asgml.model.net import MultimodalNet
 from callbacks.errors import UserError
 from callbacks.stages.branch import Mode, branches_of, measured, norm_sums, switched
-from callbacks.stages.gradient_share import THRESHOLD, gradient_share
+from callbacks.stages.gradient_share import THRESHOLD, gradient_norm, gradient_share
 from suite.runs.command import command
 from suite.statistics import Estimate, mean_interval
 
-#: every branch of the suite's fusions, by the name of its row
-FUSIONS: dict[str, Callable[..., Fusion]] = {
-    **{f"cross_attention {name}": partial(CrossAttention, variant=name) for name in VARIANTS},
-    "film": partial(FiLM, modulator="text"),
-    "gated": Gated,
+#: every branch by system and by the name of its row: the builder of what is measured, of the factor on the context
+SYSTEMS: dict[str, dict[str, Callable[[float], System]]] = {
+    "fusions": {
+        **{f"cross_attention {name}": partial(Towers, partial(CrossAttention, variant=name)) for name in VARIANTS},
+        "film": partial(Towers, partial(FiLM, modulator="text")),
+        "gated": partial(Towers, Gated),
+    },
+    "clip": {f"clip {name}": partial(AdaptedCLIP, name, 1) for name in VARIANTS},
+    "clip_behind": {f"clip_behind {name}": partial(AdaptedCLIP, name, 2) for name in VARIANTS},
 }
+BRANCHES = {name: build for rows in SYSTEMS.values() for name, build in rows.items()}
 LEAST = 10  # seeds: one draw is noise
-WIDTH, CLASSES, ROWS = 16, 4, 32
+CONTROLS: tuple[Mode, Mode] = ("inflated", "turned")
 
 
 @dataclass(frozen=True)
 class Row:
-    """Holds what one branch leaves to the image encoder, at one size of the context.
+    """Holds what one branch leaves to what stands before it, at one size of the context.
 
     Attributes:
-        name: the fusion and its variant.
-        context: the factor on the text feature.
+        name: the system and its variant.
+        context: the factor on what is read.
         share: the mean of the shares over seeds, with its interval.
         norm_ratio: the mean norm of the branch over that of the stream.
         size: the share that the size of the branch alone leaves.
@@ -67,74 +69,40 @@ class Row:
     references: list[float]
 
 
-class Towers(nn.Module):
-    """Two encoders and a fusion that are drawn anew for every seed, with a batch of their own."""
-
-    def __init__(self, fusion: Callable[..., Fusion], context: float):
-        super().__init__()
-        modalities = {m: ModalitySpec(m, "vector", (WIDTH,)) for m in ("image", "text")}
-        self.spec, self.factory = DataSpec(modalities, [str(c) for c in range(CLASSES)]), fusion
-        self.context = context
-        self.net, self.seed = self._build(0), 0
-        own = self.net.fusion
-        #: where a branch joins the image stream; in cross-attention the text has one of its own, which stays off
-        self.joins: nn.Module = own.branches["image"] if isinstance(own, CrossAttention) else own
-
-    def _build(self, seed: int) -> MultimodalNet:
-        return MultimodalNet(self.spec, partial(MLP, dim=32), {}, self.factory, seed)
-
-    def loss(self, seed: int, mode: Mode = "on") -> Tensor:
-        """Return the fused loss of the seed's batch in the seed's weights, with the branches in a mode."""
-        if seed != self.seed:
-            self.net.load_state_dict(self._build(seed).state_dict())
-            self.seed = seed
-        generator = torch.Generator().manual_seed(seed)
-        y = torch.randint(CLASSES, (ROWS,), generator=generator)
-        features = {}
-        for m in self.net.modalities:
-            x = torch.randn(ROWS, WIDTH, generator=generator) + F.one_hot(y, WIDTH)
-            features[m] = self.net.encode(m, x)
-        features["text"] = self.context * features["text"]
-        one = {b.mode for b in branches_of(self.joins)} == {"on"}
-        others = [b for b in branches_of(self.net) if all(b is not own for own in branches_of(self.joins))]
-        for b in others:
-            b.mode = "off"
-        with switched(self.joins, mode if one else "off"):
-            return F.cross_entropy(self.net.fusion(features), y)
-
-
 def measure(name: str, context: float, seeds: Sequence[int]) -> Row:
-    """Measure one branch of `FUSIONS` at one factor on the context.
+    """Measure one branch of `BRANCHES` at one factor on the context.
 
     Raises:
         UserError: fewer than ten seeds, or no such branch.
     """
     if len(seeds) < LEAST:
         raise UserError("--seeds", str(len(seeds)), f"at least {LEAST}: one draw is noise", f"--seeds {LEAST}")
-    if name not in FUSIONS:
-        raise UserError("--branches", name, ", ".join(map(repr, FUSIONS)), f"--branches {next(iter(FUSIONS))!r}")
-    towers = Towers(FUSIONS[name], context)
-    encoder, found = towers.net.encoders["image"], {}
+    if name not in BRANCHES:
+        raise UserError("--branches", name, ", ".join(map(repr, BRANCHES)), f"--branches {next(iter(BRANCHES))!r}")
+    system = BRANCHES[name](context)
     sizes: list[Tensor] = []
 
+    def loss(seed: int, mode: Mode = "on") -> Tensor:
+        """Return the loss in a mode, unless the branch is switched off."""
+        if any(b.mode == "off" for b in branches_of(system.joins)):
+            return system.loss(seed)
+        with measured(system.joins) as branches, switched(system.joins, mode):
+            found = system.loss(seed)
+        sizes.append(norm_sums(branches))
+        return found
+
     def norms() -> tuple[float, float]:
-        branch, stream = sizes.pop().tolist()
+        branch, stream = sizes[-1].tolist()
         return branch, stream
 
-    def watched(seed: int) -> Tensor:
-        with measured(towers.joins) as branches:
-            loss = towers.loss(seed)
-        sizes.append(norm_sums(branches))
-        return loss
-
-    off = partial(switched, towers.joins, "off")
-    found["on"] = gradient_share(encoder, watched, off, seeds, norms, warn=False)
-    for mode in ("inflated", "turned"):
-        found[mode] = gradient_share(encoder, partial(towers.loss, mode=mode), off, seeds, warn=False)
-    on = found["on"]
+    on = gradient_share(system.under_test, loss, partial(switched, system.joins, "off"), seeds, norms, warn=False)
+    size, direction = (
+        sum(gradient_norm(system.under_test, loss(s, mode)) / r for s, r in zip(seeds, on.references, strict=True))
+        for mode in CONTROLS
+    )
+    n = len(seeds)
     assert on.norm_ratio is not None
-    sizes_share, direction = found["inflated"].share, found["turned"].share
-    return Row(name, context, mean_interval(on.shares), on.norm_ratio, sizes_share, direction, on.references)
+    return Row(name, context, mean_interval(on.shares), on.norm_ratio, size / n, direction / n, on.references)
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -161,11 +129,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m asgml.feedback.share", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=LEAST, help=f"the number of seeds, at least {LEAST}")
-    parser.add_argument("--branches", nargs="+", default=list(FUSIONS), metavar="NAME", help=", ".join(FUSIONS))
-    parser.add_argument("--context", nargs="+", type=float, default=[1.0, 5.0], help="factors on the text feature")
+    parser.add_argument(
+        "--systems", nargs="+", default=["fusions"], choices=SYSTEMS, help="whose branches are measured"
+    )
+    parser.add_argument("--branches", nargs="+", metavar="ROW", help="these in place of a system's: 'clip full', gated")
+    parser.add_argument("--context", nargs="+", type=float, default=[1.0, 7.0], help="factors on what comes from text")
     parser.add_argument("--json", type=Path, default=None, help="also write the rows to this file")
     given = parser.parse_args(argv)
-    rows = [measure(name, context, range(given.seeds)) for context in given.context for name in given.branches]
+    names = given.branches or [name for system in given.systems for name in SYSTEMS[system]]
+    rows = [measure(name, context, range(given.seeds)) for context in given.context for name in names]
     print(table(rows), end="")
     print(f"! below {THRESHOLD:g}. Means over {given.seeds} seeds with 95 % intervals (Student's t).")
     if given.json is not None:

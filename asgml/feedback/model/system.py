@@ -169,7 +169,7 @@ class FeedbackModel(nn.Module):
             loops: the number of loops, in place of the model's own.
         """
         count = self.loops if loops is None else loops
-        text, start = self.text(classes), self._image_start(pixels)
+        text, start = self.text(classes), self.image_start(pixels)
         if count == 0:
             return [self.image(start, text, reads=False)]
         found = [self.image(start, text)]
@@ -216,7 +216,7 @@ class FeedbackModel(nn.Module):
         return self._tokenized["ids"]
 
     # -- image
-    def _image_start(self, pixels: Tensor) -> Tensor:
+    def image_start(self, pixels: Tensor) -> Tensor:
         """Return the tokens behind the block after which the image reads, and before that: the same in every loop."""
         x = self.clip.image_start(pixels)
         for n in range(1, self.layers.image_reads + 1):
@@ -229,7 +229,7 @@ class FeedbackModel(nn.Module):
         """Return one pass of the image tower.
 
         Args:
-            start: the tokens from which a loop begins, of `_image_start`.
+            start: the tokens from which a loop begins, of `image_start`.
             text: what it reads, and what its patches are compared with.
             reads: whether it reads the text's tokens.
         """
