@@ -27,7 +27,7 @@ from asgml.model.fusion.film import FiLM
 from asgml.model.fusion.gated import Gated
 from callbacks.errors import UserError
 from callbacks.stages.branch import Mode, branches_of, measured, norm_sums, switched
-from callbacks.stages.gradient_share import THRESHOLD, gradient_norm, gradient_share
+from callbacks.stages.gradient_share import THRESHOLD, GradientShare, gradient_norm, gradient_share
 from suite.runs.command import command
 from suite.statistics import Estimate, mean_interval
 
@@ -95,14 +95,18 @@ def measure(name: str, context: float, seeds: Sequence[int]) -> Row:
         branch, stream = sizes[-1].tolist()
         return branch, stream
 
-    on = gradient_share(system.under_test, loss, partial(switched, system.joins, "off"), seeds, norms, warn=False)
-    size, direction = (
-        sum(gradient_norm(system.under_test, loss(s, mode)) / r for s, r in zip(seeds, on.references, strict=True))
-        for mode in CONTROLS
-    )
-    n = len(seeds)
-    assert on.norm_ratio is not None
-    return Row(name, context, mean_interval(on.shares), on.norm_ratio, size / n, direction / n, on.references)
+    found: list[GradientShare] = []
+    controls: dict[Mode, list[float]] = {mode: [] for mode in CONTROLS}
+    for seed in seeds:  # all modes of a seed together: drawing the weights is most of the work
+        one = gradient_share(system.under_test, loss, partial(switched, system.joins, "off"), [seed], norms, warn=False)
+        found.append(one)
+        for mode, shares in controls.items():
+            shares.append(gradient_norm(system.under_test, loss(seed, mode)) / one.references[0])
+    ratios = [one.norm_ratio for one in found if one.norm_ratio is not None]
+    size, direction = (sum(shares) / len(seeds) for shares in controls.values())
+    share = mean_interval([one.share for one in found])
+    references = [one.references[0] for one in found]
+    return Row(name, context, share, sum(ratios) / len(ratios), size, direction, references)
 
 
 def table(rows: Sequence[Row]) -> str:

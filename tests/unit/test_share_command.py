@@ -58,6 +58,7 @@ def norm(module: nn.Module) -> float:
     return sum(p.grad.square().sum().item() for p in module.parameters()) ** 0.5
 
 
+@pytest.mark.slow
 def test_the_adapters_of_a_clip_keep_their_gradient_beside_a_matched_branch():
     row = measure("clip norm_matched", 7.0, range(10))
     assert row.norm_ratio == pytest.approx(0.1, rel=1e-4)
