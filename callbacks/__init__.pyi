@@ -18,6 +18,8 @@ from .run.progress import StepProgress as StepProgress
 from .run.rng import RNGState as RNGState
 from .run.signals import GracefulStop as GracefulStop
 from .run.tracking import wandb_logger as wandb_logger
+from .stages.branch import Branch as Branch
+from .stages.branch_share import BranchShare as BranchShare
 from .stages.clip import GroupClip as GroupClip
 from .stages.diagnostics import GradientNorms as GradientNorms
 from .stages.frequency import FrequencyMask as FrequencyMask

@@ -1,4 +1,5 @@
 # Public names: what YAML, run identities and users write. A module may move, its names stay.
+from .cross_attention import CrossAttentionBranch as CrossAttentionBranch
 from .encoders.base import Encoder as Encoder
 from .encoders.hf_text import HFTextEncoder as HFTextEncoder
 from .encoders.resnet import ResNet18 as ResNet18
@@ -9,6 +10,7 @@ from .encoders.small import TemporalConv as TemporalConv
 from .encoders.small import auto_encoder as auto_encoder
 from .fusion.base import Fusion as Fusion
 from .fusion.concat import Concat as Concat
+from .fusion.cross_attention import CrossAttention as CrossAttention
 from .fusion.film import FiLM as FiLM
 from .fusion.gated import Gated as Gated
 from .fusion.mlp import ConcatMLP as ConcatMLP

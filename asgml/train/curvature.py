@@ -1,4 +1,4 @@
-"""The training loss with a graph to one group only: what `callbacks.StabilityGuard` measures the curvature of."""
+"""Losses for measurements: of one group for `callbacks.StabilityGuard`, of all for `callbacks.BranchShare`."""
 
 from __future__ import annotations
 
@@ -40,3 +40,9 @@ def loss_of_group(module: HasLosses, batch: Batch, group: str) -> Tensor:
     if module.trains_heads or not module.fusion_loss:
         terms += [module.gamma * step.losses[m] for m in module.active]
     return torch.stack(terms).sum()
+
+
+def fused_loss(module: HasLosses, batch: Batch) -> Tensor:
+    """Return the fused loss (0-d) of a batch with a graph to every group, whatever the methods train on."""
+    step = module.forward_pass(batch, plan=None, measure=False, t=0, epoch=0, epochs=-1, rank=0)
+    return step.losses[FUSION]

@@ -17,7 +17,7 @@ from asgml.data.dataset import Batch, first_rows, to_device
 from asgml.methods.base import Epoch, Method, Step, Survey, uses
 from asgml.model.net import FUSION, MultimodalNet
 from asgml.rhythm.stage import Rhythm
-from asgml.train.curvature import loss_of_group
+from asgml.train.curvature import fused_loss, loss_of_group
 from asgml.train.distributed import means_over_ranks
 from asgml.train.forward import Encoded, Forward
 from asgml.train.method_support import (
@@ -318,10 +318,14 @@ class MultimodalModule(L.LightningModule):
             out[m] = (f, y) if here is None else (f.index_select(0, here), y.index_select(0, here))
         return out
 
-    # -- curvature
+    # -- measurements
     def curvature_loss(self, batch: Batch, rows: int, group: str) -> Tensor:
         """Return the loss of a batch's first rows with a graph to a group's weights (see `StabilityGuard`)."""
         return loss_of_group(self, first_rows(batch, rows), group)
+
+    def share_loss(self, batch: Batch, rows: int) -> Tensor:
+        """Return the fused loss of a batch's first rows with a graph to every group (see `BranchShare`)."""
+        return fused_loss(self, first_rows(batch, rows))
 
     def forward_training_data(self) -> None:
         """Run the forward pass over the training data, always the same batches (see `callbacks.SWAWeights`)."""

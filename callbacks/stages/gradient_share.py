@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -21,20 +21,46 @@ class GradientShare:
         share: the mean of `shares`.
         shares: per seed, the gradient norm at the module with the branch over that without it.
         norm_ratio: the mean over seeds of ‖branch output‖ / ‖stream‖, None where it was not measured.
+        references: per seed, the gradient norm without the branch: the denominator of its share.
     """
 
     share: float
     shares: list[float]
     norm_ratio: float | None
+    references: list[float]
 
 
 def gradient_norm(module: nn.Module, loss: Tensor) -> float:
     """Return the L2 norm of d loss / d parameters of a module, 0 where the loss reaches none of them."""
-    params = [p for p in module.parameters() if p.requires_grad]
-    gradients = [g for g in torch.autograd.grad(loss, params, allow_unused=True) if g is not None]
-    if not gradients:
-        return 0.0
-    return float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))))
+    return float(gradient_norms([module.parameters()], loss)[0])
+
+
+def gradient_norms(groups: Sequence[Iterable[nn.Parameter]], loss: Tensor) -> Tensor:
+    """Return the L2 norm of d loss / d parameters of each group, (G,) on the device; 0 where the loss does not reach.
+
+    Args:
+        groups: the parameters of each group; frozen ones are left out.
+        loss: a 0-d tensor with a graph.
+    """
+    trained = [[p for p in params if p.requires_grad] for params in groups]
+    flat = [p for params in trained for p in params]
+    found = torch.autograd.grad(loss, flat, allow_unused=True) if flat and loss.requires_grad else [None] * len(flat)
+    by_parameter = iter(found)
+    norms = []
+    for params in trained:
+        gradients = [g for _ in params if (g := next(by_parameter)) is not None]
+        own = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))) if gradients else loss.new_zeros(())
+        norms.append(own.detach())
+    return torch.stack(norms)
+
+
+def advice(name: str, share: float, norm_ratio: float | None) -> str:
+    """Return one sentence on a branch that leaves a module too little gradient, and what to do."""
+    beside = "" if norm_ratio is None else f", at {norm_ratio:.2g} times the norm of its stream,"
+    return (
+        f"the branch{beside} leaves {name} only {share:.0%} of its gradient (below {THRESHOLD:.0%}): "
+        "normalise the branch, match its norm to the stream and scale it (0.1)"
+    )
 
 
 def gradient_share(
@@ -43,6 +69,7 @@ def gradient_share(
     without_branch: Callable[[], AbstractContextManager[None]],
     seeds: Sequence[int],
     norms: Callable[[], tuple[float, float]] | None = None,
+    warn: bool = True,
 ) -> GradientShare:
     """Measure the gradient norm that reaches a module with a branch over that without it, as a mean over seeds.
 
@@ -55,11 +82,12 @@ def gradient_share(
         without_branch: a context manager that switches the branch off.
         seeds: the seeds, at least ten of them: one draw is noise.
         norms: a function that returns `(‖branch output‖, ‖stream‖)` of the last forward pass with the branch.
+        warn: whether a mean below 0.8 warns.
 
     Raises:
         ValueError: the module gets no gradient even without the branch.
     """
-    shares, ratios = [], []
+    shares, ratios, references = [], [], []
     for seed in seeds:
         with_branch = gradient_norm(module_under_test, loss(seed))
         if norms is not None:
@@ -72,11 +100,9 @@ def gradient_share(
                 f"{type(module_under_test).__name__} gets no gradient even without the branch (seed {seed})"
             )
         shares.append(with_branch / reference)
+        references.append(reference)
     share = sum(shares) / len(shares)
-    if share < THRESHOLD:
-        warnings.warn(
-            f"the branch leaves {type(module_under_test).__name__} only {share:.0%} of its gradient "
-            f"(below {THRESHOLD:.0%}): normalise the branch, match its norm to the stream and scale it (0.1)",
-            stacklevel=2,
-        )
-    return GradientShare(share, shares, sum(ratios) / len(ratios) if ratios else None)
+    ratio = sum(ratios) / len(ratios) if ratios else None
+    if warn and share < THRESHOLD:
+        warnings.warn(advice(type(module_under_test).__name__, share, ratio), stacklevel=2)
+    return GradientShare(share, shares, ratio, references)

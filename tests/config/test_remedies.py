@@ -39,6 +39,8 @@ ONLY = {
 #: what users have chosen who see the messages of a file, one or the other
 CHOSEN = {
     "asgml/model/fusion/film.py": ["fusion=film"],
+    "asgml/model/cross_attention.py": ["fusion=cross_attention"],
+    "asgml/model/fusion/cross_attention.py": ["fusion=cross_attention"],
     "asgml/model/fusion/transformer.py": ["fusion=transformer"],
     "callbacks/run/averaging.py": ["averaging=swa", "averaging=ema"],
     "callbacks/stages/lr.py": ["lr_schedule=step"],

@@ -33,6 +33,7 @@ MODES: dict[str, list[str]] = {
         "asgml.adaptive.gap_full=0.2",
     ],
     "ogm_ge": ["method=ogm_ge"],
+    "cross_attention": ["method=uniform", "fusion=cross_attention"],
     "ema-clipped": ["averaging=ema", "callbacks.averaging.decay=0.9", "callbacks.clip.max_norm=0.5"],
     **{m: [f"method={m}"] for m in ("pmr", "agm", "cml", "mmpareto", "mla")},
     "amss": ["method=amss"],

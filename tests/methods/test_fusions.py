@@ -23,12 +23,14 @@ from asgml.methods.ogm_ge import OGMGE
 from asgml.methods.opm import OPM
 from asgml.methods.reconboost import ReconBoost
 from asgml.methods.uniform import Uniform
+from asgml.model.fusion.cross_attention import CrossAttention
 from asgml.model.fusion.mlp import ConcatMLP
 from asgml.model.fusion.transformer import LateTransformer
 
 FUSIONS = {
     "mlp": partial(ConcatMLP, dim=6),
     "transformer": partial(LateTransformer, dim=6, heads=2, layers=1, feedforward=8),
+    "cross_attention": partial(CrossAttention, dim=6, heads=2, tokens=2),
 }
 METHODS: dict[str, Any] = {
     "joint": Joint,

@@ -21,6 +21,7 @@ from asgml.methods.mmpareto import MMPareto
 from asgml.methods.shared.draws import generator
 from asgml.methods.uniform import Uniform
 from asgml.methods.valuation import Valuation
+from asgml.model.fusion.cross_attention import CrossAttention
 from asgml.model.fusion.film import FiLM
 from asgml.model.fusion.gated import Gated
 from asgml.model.fusion.mlp import ConcatMLP
@@ -103,7 +104,7 @@ def test_two_methods_with_the_same_exclusive_hook_are_refused():
         train(methods={"a": Valuation(), "b": Valuation()})
 
 
-@pytest.mark.parametrize("fusion", [None, Sum, FiLM, Gated, ConcatMLP, LateTransformer])
+@pytest.mark.parametrize("fusion", [None, Sum, FiLM, Gated, ConcatMLP, LateTransformer, CrossAttention])
 def test_a_fused_subset_is_the_fusion_of_a_batch_without_the_others(fusion):
     found: list[Any] = []
 

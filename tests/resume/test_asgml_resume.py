@@ -60,6 +60,8 @@ MODES: dict[str, list[str]] = {
             "callbacks.averaging.cycle=2.0", "callbacks.averaging.swa_lr=0.02"],
     "adamw-cosine": ["optimizer=adamw", "optimizer.lr=0.01", "lr_schedule=cosine", "lr_schedule.warmup_steps=4"],
     "fp16": ["trainer.precision=16-mixed"],
+    "cross_attention": ["method=uniform", "fusion=cross_attention", "model.fusion.variant=learnable",
+                        "callbacks=[default,share]", "callbacks.share.every=3"],
 }  # fmt: skip
 
 # What makes a restart hard: dropout, running statistics, missing modalities.

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from asgml.model.fusion.base import Fusion
 from asgml.model.fusion.concat import Concat
+from asgml.model.fusion.cross_attention import CrossAttention
 from asgml.model.fusion.film import FiLM
 from asgml.model.fusion.gated import Gated
 from asgml.model.fusion.mlp import ConcatMLP
@@ -27,6 +28,9 @@ FUSIONS: dict[str, Callable[..., Fusion]] = {
     "gated_sigmoid": partial(Gated, dim=6, gate="sigmoid"),
     "mlp": partial(ConcatMLP, dim=7),
     "transformer": partial(LateTransformer, dim=8, heads=2, feedforward=12),
+    "cross_attention": partial(CrossAttention, dim=8, heads=2, tokens=2),
+    "cross_attention_full": partial(CrossAttention, dim=8, heads=2, tokens=2, variant="full"),
+    "cross_attention_learnable": partial(CrossAttention, dim=8, heads=2, tokens=2, variant="learnable"),
 }
 DIMS = {"audio": 3, "visual": 4, "text": 2}
 B, C = 6, 5
@@ -77,7 +81,7 @@ def test_concat_slice_is_the_block_of_the_weight():
     assert torch.allclose(fusion.unimodal_logits(f, "visual"), expected, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", ["film", "gated", "mlp", "transformer"])
+@pytest.mark.parametrize("name", ["film", "gated", "mlp", "transformer", "cross_attention"])
 def test_fusions_that_mix_have_no_slices(name):
     assert build(name).unimodal_logits(features(), "audio") is None
 

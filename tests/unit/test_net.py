@@ -192,7 +192,7 @@ def test_bad_parts_are_told_with_their_place():
 
 
 @pytest.mark.parametrize("model_name", ["small", "resnet18", "resnet18_gn"])
-@pytest.mark.parametrize("fusion_name", ["concat", "sum", "film", "gated", "mlp", "transformer"])
+@pytest.mark.parametrize("fusion_name", ["concat", "sum", "film", "gated", "mlp", "transformer", "cross_attention"])
 def test_configs_build(model_name, fusion_name):
     config = OmegaConf.load(ROOT / f"conf/asgml/model/{model_name}.yaml")
     text = (ROOT / f"conf/asgml/fusion/{fusion_name}.yaml").read_text()

@@ -7,11 +7,14 @@ from torch import Tensor, nn
 
 
 def keep(value: Tensor, present: Tensor | None) -> Tensor:
-    """Return `value` (B, d) with 0 in the rows where `present` (B,) is False; None keeps all.
+    """Return `value` (B, …) with 0 in the rows where `present` (B,) is False; None keeps all.
 
-    This is a selection, not a product: NaN in an absent row reaches neither the result nor a gradient.
+    A mask of more axes selects along them as well: (B, T) for the steps of (B, T, d). This is a selection, not a
+    product: NaN in an absent row reaches neither the result nor a gradient.
     """
-    return value if present is None else torch.where(present.unsqueeze(1), value, 0.0)
+    if present is None:
+        return value
+    return torch.where(present.reshape(*present.shape, *[1] * (value.dim() - present.dim())), value, 0.0)
 
 
 class Fusion(nn.Module):

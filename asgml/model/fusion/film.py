@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from asgml.model.fusion.base import Fusion, keep
 from asgml.model.modality_dict import ModalityDict
 from callbacks.errors import UserError
+from callbacks.stages.branch import Branch
 
 
 class FiLM(Fusion):
@@ -47,6 +48,7 @@ class FiLM(Fusion):
         self.scales = ModalityDict({m: nn.Linear(dims[self.modulator], dim) for m in others})
         self.projections = ModalityDict({m: nn.Linear(d, dim) for m, d in others.items()})
         self.linear = nn.Linear(dim, classes)
+        self.branch = Branch()
 
     def fuse(self, features: dict[str, Tensor], present: dict[str, Tensor] | None) -> Tensor:
         masks: dict[str, Tensor | None] = {m: None if present is None else present[m] for m in self.dims}
@@ -56,4 +58,7 @@ class FiLM(Fusion):
             if m != self.modulator:
                 scale = 1.0 + keep(self.scales[m](condition), given)
                 h = h + keep(torch.mul(scale, self.projections[m](features[m])), masks[m])
+        if self.branch.watched:  # without it h is what nobody modulates: delta = 0, beta = 0
+            others = [keep(p(features[m]), masks[m]) for m, p in self.projections.items()]
+            h = self.branch(h, torch.stack(others).sum(0) if others else torch.zeros_like(h))
         return self.linear(h)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from asgml.model.fusion.base import Fusion
 from asgml.model.modality_dict import ModalityDict
+from callbacks.stages.branch import Branch
 
 
 class Gated(Fusion):
@@ -39,6 +40,7 @@ class Gated(Fusion):
         self.projections = ModalityDict({m: nn.Linear(d, dim) for m, d in dims.items()})
         self.scores = ModalityDict({m: nn.Linear(sum(dims.values()), dim) for m in dims})
         self.linear = nn.Linear(dim, classes)
+        self.branch = Branch()
 
     def fuse(self, features: dict[str, Tensor], present: dict[str, Tensor] | None) -> Tensor:
         everything = torch.cat([features[m] for m in self.dims], dim=1)
@@ -46,6 +48,8 @@ class Gated(Fusion):
         scores = torch.stack([self.scores[m](everything) for m in self.dims], dim=1)
         mask = None if present is None else torch.stack([present[m] for m in self.dims], dim=1)  # (B, M)
         mixed = (self._gates(scores, mask) * hidden).sum(1)
+        if self.branch.watched:  # without it all scores are 0: equal shares, or half of everything
+            mixed = self.branch(mixed, (self._gates(torch.zeros_like(scores), mask) * hidden).sum(1))
         return self.linear(mixed)
 
     def _gates(self, scores: Tensor, mask: Tensor | None) -> Tensor:
