@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 from typing import Any
 
+from callbacks.ranges import Count
 from callbacks.step.context import StepContext
 from callbacks.step.phases import Phase
 from callbacks.step.stage import Stage
@@ -59,7 +60,7 @@ class StepGate(Stage):
     name = "gate"
     phase = Phase.VERDICT
 
-    def __init__(self, max_consecutive_skips: int = 20):
+    def __init__(self, max_consecutive_skips: Count = 20):
         self.max_consecutive_skips = max_consecutive_skips
         self.skipped = 0
         self.consecutive = 0
