@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from asgml.data.ranges import BatchSize, MissingRate
 from asgml.faults.catalogue import fault_of, marks, warning
 from asgml.rhythm.config import dead_keys
 from asgml.sweep import for_the_data
 from callbacks.errors import UserError
+from callbacks.ranges import Count, Rate, Steps, Workers
 from suite.config.check import Common
 from suite.runs.job import Run
 from suite.runs.launch import launch
@@ -24,11 +26,11 @@ if TYPE_CHECKING:
 class Loader:
     """Types the `loader` node; `asgml.data.MultimodalData` says what its keys mean."""
 
-    batch_size: int
-    eval_batch_size: int
-    workers: int
-    limit: int | None
-    missing: dict[str, float]
+    batch_size: BatchSize
+    eval_batch_size: BatchSize
+    workers: Workers
+    limit: Count | None
+    missing: dict[str, MissingRate]
 
 
 @dataclass
@@ -59,14 +61,14 @@ class Tree(Common):
     model: Any
     optimizer: Any
     lr_schedule: Any
-    group_lr: dict[str, float]
+    group_lr: dict[str, Rate]
     methods: dict[str, Any]
     asgml: Any
     trainer: Any
     callbacks: dict[str, Any]
     logger: dict[str, Any]
     loss: str
-    cosine_every: int
+    cosine_every: Steps
     debug: str | None
     label: str | None
     fault: str | None = None

@@ -235,6 +235,7 @@ def train(
 ) -> Trained:
     """Run ASGML on batches in memory, with every stage in the declared order; this takes about 50 ms.
 
+    A batch whose loss is NaN is skipped, unless a gate of the test's own says otherwise.
     `before(module, pipeline)` may change anything once all is built.
     """
     config = config or asgml()
@@ -248,7 +249,7 @@ def train(
     for method in methods.values():
         active = [m for m in method.active(net.modalities) if m in active]
     rhythm, stages = rhythm_stages(config, active, spec.dominant, probe, seed)
-    own = [Modulation(methods), gate or StepGate(), LRStep(), probe, *extra]
+    own = [Modulation(methods), gate or StepGate(bad_loss="skip"), LRStep(), probe, *extra]
     pipeline, trace = StepPipeline.ordered([*stages, *own], announce=False), Trace()
     rows: list[tuple[int, str, str, int, float]] = []
     record: Any = pipeline.stage("record")

@@ -17,6 +17,7 @@ from asgml.data.counter_rng import integers, shuffled
 from asgml.data.idx import FETCH, idx_path, read_idx
 from asgml.data.spec import SPLITS, DataSpec, ModalitySpec, Split, Table
 from callbacks.errors import UserError
+from callbacks.ranges import Count, Seed
 
 FSDD = "github.com/Jakobovski/free-spoken-digit-dataset"
 RATE = 8000
@@ -191,8 +192,8 @@ class AVDigits:
         split: Literal["speaker_disjoint", "official"] = "speaker_disjoint",
         val_speakers: list[str] | None = None,
         test_speakers: list[str] | None = None,
-        copies: int = 1,
-        pairing_seed: int = 0,
+        copies: Count = 1,
+        pairing_seed: Seed = 0,
         augment: bool = True,
     ):
         self.path = path

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from asgml.data.media_source import Clip, MediaSource, label_of, read_rows
+from asgml.data.ranges import Pixels, Seconds
 from asgml.data.spec import SPLITS, Split
 from callbacks.errors import UserError
 
@@ -76,8 +77,8 @@ Annotations.txt                        all events, same columns; if there, the l
     )
     GROUPED_BY: ClassVar[str | None] = "video"
 
-    seconds: float = 10.0
-    store: list[int] = field(default_factory=lambda: [256, 340])
+    seconds: Seconds = 10.0
+    store: list[Pixels] = field(default_factory=lambda: [256, 340])
     segment: bool = True
     audio_dir: str = "Audios"
     frame_dir: str = "Image-01-FPS"

@@ -9,9 +9,11 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from asgml.data.media_source import Clip, MediaSource, label_of, read_rows, require_unique
+from asgml.data.ranges import Pixels
 from asgml.data.spec import Split
 from asgml.data.splits import cut
 from callbacks.errors import UserError
+from callbacks.ranges import OpenShare, Seed
 
 EMOTIONS = ["NEU", "HAP", "SAD", "FEA", "DIS", "ANG"]
 
@@ -48,11 +50,11 @@ Image-01-FPS/<id>/00000.jpg …       one frame per second"""
     DOMINANT: ClassVar[str | None] = "audio"
     GROUPED_BY: ClassVar[str | None] = "actor"
 
-    store: list[int] = field(default_factory=lambda: [270, 360])
+    store: list[Pixels] = field(default_factory=lambda: [270, 360])
     split: Literal["published", "speaker_disjoint"] = "published"
-    val_fraction: float = 0.1
-    test_fraction: float = 0.2
-    split_seed: int = 0
+    val_fraction: OpenShare = 0.1
+    test_fraction: OpenShare = 0.2
+    split_seed: Seed = 0
     train_list: str = "train.csv"
     test_list: str = "test.csv"
 

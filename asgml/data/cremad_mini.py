@@ -10,16 +10,18 @@ import wave
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from asgml.data.counter_rng import integers, sample_keys, shuffled, uniform
 from asgml.data.cremad import EMOTIONS, CremaD
 from asgml.data.cremad_mini_render import Actor, draw_actor, render_face, render_voice
+from asgml.data.ranges import Bands, Pixels, SampleRate, Seconds
 from asgml.data.shards import bar, fingerprint
 from asgml.data.spec import Split, Table
 from callbacks.errors import UserError
+from callbacks.ranges import MANY, Bounds, Count, OpenShare, PositiveShare, Seed, Share
 
 RENDERER = 1  # raise when the same parameters give other files
 SENTENCES = ("IEO", "TIE", "IOM", "IWW", "TAI", "MTI", "IWL", "ITH", "DFA", "ITS", "TSI", "WSI")
@@ -58,6 +60,10 @@ def ceilings(tables: dict[str, np.ndarray]) -> dict[str, float]:
     assert joint is not None
     out["fused"] = float(joint.max(axis=0).sum() / len(joint))
     return out
+
+
+Actors = Annotated[int, Bounds("a whole number from 3 to a billion, one per split", ge=3, le=MANY)]
+Ambiguity = Annotated[float, Bounds("a rate of 0 or more, below 0.5", ge=0, lt=0.5)]
 
 
 @dataclass(frozen=True)
@@ -105,21 +111,21 @@ class CremadMini(CremaD):
     DOMINANT: ClassVar[str | None] = "audio"
 
     audio: Literal["ogm", "fbank"] = "fbank"
-    sample_rate: int | None = 8000
-    seconds: float = 1.0
-    mels: int = 32
-    size: int = 32
-    store: list[int] = field(default_factory=lambda: [40, 40])
-    crop_scale: list[float] = field(default_factory=lambda: [0.8, 1.0])
+    sample_rate: SampleRate | None = 8000
+    seconds: Seconds = 1.0
+    mels: Bands = 32
+    size: Pixels = 32
+    store: list[Pixels] = field(default_factory=lambda: [40, 40])
+    crop_scale: list[PositiveShare] = field(default_factory=lambda: [0.8, 1.0])
     split: Literal["published", "speaker_disjoint"] = "speaker_disjoint"
-    val_fraction: float = 0.15
-    test_fraction: float = 0.25
-    samples: int = 1200
-    actors: int = 24
-    dominance: float = 0.8
-    ambiguity: dict[str, float] = field(default_factory=lambda: {"audio": 0.1, "visual": 0.1})
+    val_fraction: OpenShare = 0.15
+    test_fraction: OpenShare = 0.25
+    samples: Count = 1200
+    actors: Actors = 24
+    dominance: Share = 0.8
+    ambiguity: dict[str, Ambiguity] = field(default_factory=lambda: {"audio": 0.1, "visual": 0.1})
     confusion: Literal["uniform", "complementary"] = "complementary"
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,9 +10,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from asgml.data.counter_rng import shuffled
 from asgml.data.dataset import Batch, MultimodalDataset
 from asgml.data.missing import check_rates, drop
+from asgml.data.ranges import BatchSize, MissingRate
 from asgml.data.spec import SPLITS, DataSpec, Source, Split, Table, subset
 from asgml.data.validate import validate
 from callbacks.errors import UserError
+from callbacks.ranges import Count, Seed, Workers
 from suite.loader import EpochBatches, ResumableLoader
 
 
@@ -39,12 +41,12 @@ class MultimodalData(lightning.LightningDataModule):
     def __init__(
         self,
         source: Source,
-        batch_size: int,
-        eval_batch_size: int,
-        workers: int = 0,
-        seed: int = 0,
-        missing: dict[str, float] | None = None,
-        limit: int | None = None,
+        batch_size: BatchSize,
+        eval_batch_size: BatchSize,
+        workers: Workers = 0,
+        seed: Seed = 0,
+        missing: dict[str, MissingRate] | None = None,
+        limit: Count | None = None,
     ):
         super().__init__()
         for key, value, least in (

@@ -17,6 +17,7 @@ from asgml.data.standardize import Standardize, Tokens, statistics
 from asgml.data.targets import Targets, read_targets
 from asgml.data.validate import nonfinite, place
 from callbacks.errors import UserError
+from callbacks.ranges import OpenShare, Seed
 
 # The ranks of one stored sample that each kind accepts; missing leading or channel dimensions are added.
 _RANKS: dict[Kind, tuple[int, ...]] = {
@@ -74,9 +75,9 @@ class Features:
         task: Literal["auto", "classification", "regression"] = "auto",
         classes: list[str] | None = None,
         kinds: dict[str, Kind] | None = None,
-        val_fraction: float = 0.15,
-        test_fraction: float = 0.15,
-        split_seed: int = 0,
+        val_fraction: OpenShare = 0.15,
+        test_fraction: OpenShare = 0.15,
+        split_seed: Seed = 0,
     ):
         self.path = path
         self.dominant = dominant

@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from asgml.data.media_source import Clip, MediaSource, label_of, read_rows, require_unique
+from asgml.data.ranges import Pixels, Seconds
 from asgml.data.spec import Split
 from asgml.data.splits import cut
 from callbacks.errors import UserError
+from callbacks.ranges import OpenShare, Seed
 
 CLASSES = 31
 # YouTube ids have 11 characters of A-Z a-z 0-9 - _; the train list adds _<start>_<end>, the test list _<start>.
@@ -48,10 +50,10 @@ train_img/Image-01-FPS/<clip>/00000.jpg …    test_img/Image-01-FPS/<clip>/0000
         " sound to {split}_wav/<clip>.wav and one frame per second to {split}_img/Image-01-FPS/<clip>/00000.jpg"
     )
 
-    seconds: float = 10.0
-    store: list[int] = field(default_factory=lambda: [256, 340])
-    val_fraction: float = 0.1
-    split_seed: int = 0
+    seconds: Seconds = 10.0
+    store: list[Pixels] = field(default_factory=lambda: [256, 340])
+    val_fraction: OpenShare = 0.1
+    split_seed: Seed = 0
     train_list: str = "my_train.txt"
     test_list: str = "my_test.txt"
     audio_dir: str = "{split}_wav"

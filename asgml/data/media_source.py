@@ -15,9 +15,11 @@ import numpy as np
 
 from asgml.data.media import AudioProfile, Fbank, OgmSpectrogram, decode_audio, decode_frames
 from asgml.data.media_transforms import ImageTransform, SpectrogramTransform
+from asgml.data.ranges import Bands, Frames, Pixels, SampleRate, Seconds
 from asgml.data.shards import Shard, ShardJob, Signature, check_space, fingerprint, stale_rows, write_shard
 from asgml.data.spec import SPLITS, DataSpec, Kind, ModalitySpec, Split, Table, Transform
 from callbacks.errors import UserError
+from callbacks.ranges import PositiveShare
 
 log = logging.getLogger(__name__)
 
@@ -83,14 +85,14 @@ class MediaSource:
 
     path: str
     audio: Literal["ogm", "fbank"] = "ogm"
-    sample_rate: int | None = None
-    seconds: float = 3.0
-    mels: int = 128
+    sample_rate: SampleRate | None = None
+    seconds: Seconds = 3.0
+    mels: Bands = 128
     pad_mode: Literal["constant", "reflect"] = "constant"
-    frames: int = 1
-    size: int = 224
-    store: list[int] = field(default_factory=lambda: [256, 256])
-    crop_scale: list[float] = field(default_factory=lambda: [0.08, 1.0])
+    frames: Frames = 1
+    size: Pixels = 224
+    store: list[Pixels] = field(default_factory=lambda: [256, 256])
+    crop_scale: list[PositiveShare] = field(default_factory=lambda: [0.08, 1.0])
     prepared: str | None = None
     corrupt: Literal["refuse", "missing"] = "refuse"
 

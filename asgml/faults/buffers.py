@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from callbacks.errors import UserError
+from callbacks.ranges import Count, Delay, NonNegative
 from callbacks.stages.stale_gradients import CopyRing, Ring, StoredType
 from callbacks.stages.staleness import StalenessBuffer
 from callbacks.step.context import StepContext
@@ -101,17 +102,17 @@ class AmpScaledBuffer(StalenessBuffer):
 
     def __init__(
         self,
-        delays: dict[str, int],
+        delays: dict[str, Delay],
         warmup: Literal["skip", "fresh"] = "skip",
         compensation: Literal["none", "inverse", "delay_compensated"] = "inverse",
-        lambda_comp: float = 0.1,
-        mu: float = 0.04,
+        lambda_comp: NonNegative = 0.1,
+        mu: NonNegative = 0.04,
         through: Through = "auto",
-        max_delay: int | None = None,
+        max_delay: Delay | None = None,
         dtype: StoredType | None = None,
         device: Literal["same", "cpu"] = "same",
-        growth_interval: int = 2000,
-        overflow_after: int = 1000,
+        growth_interval: Count = 2000,
+        overflow_after: Count = 1000,
     ):
         super().__init__(delays, warmup, compensation, lambda_comp, mu, through, max_delay, dtype, device)
         if not 1 <= overflow_after < growth_interval:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import torch
 
+from callbacks.ranges import Count, Seed, Share, Steps
 from callbacks.stages.frequency import Cadence, FrequencyMask, Masking
 from callbacks.step.context import StepContext
 
@@ -32,12 +33,12 @@ class InPhaseMask(FrequencyMask):
 
     def __init__(
         self,
-        every: dict[str, int],
+        every: dict[str, Count],
         masking: Masking = "soft",
-        soft_scale: float = 0.1,
-        phases: dict[str, int] | None = None,
+        soft_scale: Share = 0.1,
+        phases: dict[str, Steps] | None = None,
         rule: Literal["fixed", "elapsed", "random"] = "fixed",
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         super().__init__(every, masking, soft_scale, phases, rule, seed)
         self.cadence = InPhaseCadence(every, rule, dict.fromkeys(every, 0), seed)

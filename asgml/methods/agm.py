@@ -12,6 +12,7 @@ from asgml.methods.base import SAVED, Method, Step
 from asgml.methods.shared.gradients import scale_feature_gradient
 from asgml.methods.shared.losses import cross_entropy
 from asgml.methods.shared.shapley import coalitions, subsets
+from callbacks.ranges import NonNegative, Steps
 
 
 def responses(step: Step) -> dict[str, Tensor]:
@@ -69,9 +70,9 @@ class AGM(Method):
     """
 
     min_modalities: ClassVar[int] = 2
-    alpha: float = 1.0
-    begins: int = 0
-    ends: int = 20
+    alpha: NonNegative = 1.0
+    begins: Steps = 0
+    ends: Steps = 20
     _running: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
     _seen: dict[str, int] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
 

@@ -14,6 +14,7 @@ from asgml.methods.shared.draws import generator
 from asgml.methods.shared.losses import cross_entropy
 from asgml.methods.shared.presence import has, mean_where
 from callbacks.errors import UserError
+from callbacks.ranges import PositiveShare, Share, ShareBelowOne
 
 
 @dataclass
@@ -47,9 +48,9 @@ class AMCo(Method):
     """
 
     min_modalities: ClassVar[int] = 2
-    sigma: float = 0.5
-    eps: float = 0.3
-    most: float = 0.9
+    sigma: Share = 0.5
+    eps: PositiveShare = 0.3
+    most: ShareBelowOne = 0.9
 
     def setup(self) -> None:
         self.require("eps", self.eps > 0, "above 0")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from asgml.methods.base import Method, Step
 from asgml.methods.shared.draws import generator
 from asgml.methods.shared.losses import cross_entropy, entropy
+from callbacks.ranges import Bounds, NonNegative, Positive
 
 
 def significance(step: Step, margin: float) -> dict[str, Tensor]:
@@ -99,9 +100,9 @@ class AMSS(Method):
     """
 
     min_modalities: ClassVar[int] = 2
-    temperature: float = 0.2
-    margin: float = 0.5
-    least: float = 0.1
+    temperature: Positive = 0.2
+    margin: NonNegative = 0.5
+    least: Annotated[float, Bounds("a share above 0, 0.5 at most", gt=0, le=0.5)] = 0.1
     unbiased: bool = False
 
     def setup(self) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
 from asgml.methods.base import Method, Step
 from asgml.methods.shared.losses import FUSED, task_loss
+from callbacks.ranges import NOT_EMPTY, Count
 
 
 @dataclass
@@ -30,8 +31,8 @@ class AMST(Method):
     for_regression: ClassVar[bool] = True
     replaces_fusion_loss: ClassVar[bool] = True
     modality: str = "audio"
-    factor: int = 5
-    factors: dict[str, int] | None = None
+    factor: Count = 5
+    factors: Annotated[dict[str, Count], NOT_EMPTY] | None = None
     _factors: dict[str, int] = field(default_factory=dict, init=False, repr=False)
 
     def setup(self) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from asgml.methods.base import Method, Step
 from asgml.methods.shared.gradients import scale_feature_gradient
 from asgml.methods.shared.losses import cross_entropy, entropy
+from callbacks.ranges import NonNegative, Positive, PositiveShare, Steps
 
 
 @dataclass
@@ -38,10 +39,10 @@ class ARL(Method):
     """
 
     min_modalities: ClassVar[int] = 2
-    temperature: float = 8.0
-    gamma: float = 4.0
-    begins: int = 6
-    floor: float = 0.3
+    temperature: Positive = 8.0
+    gamma: NonNegative = 4.0
+    begins: Steps = 6
+    floor: PositiveShare = 0.3
 
     def weights(self, step: Step, alone: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return w_m, 0-d, of the logits z_m (B, C), without gradient."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from asgml.methods.shared.confidence import confidence, scores
 from asgml.methods.shared.losses import cross_entropy
 from asgml.methods.shared.presence import has
 from asgml.model.modality_dict import ModalityDict
+from callbacks.ranges import NOT_EMPTY, Count, NonNegative, Positive, Share, Width
 
 
 class Boosted(nn.Module):
@@ -98,13 +99,13 @@ class AUG(Method):
     min_modalities: ClassVar[int] = 2
     trains_heads: ClassVar[bool] = True
     replaces_fusion_loss: ClassVar[bool] = True
-    residual: float = 0.5
-    every: int = 20
-    sigma: float = 1.0
-    tau: float = 0.01
-    width: int = 256
-    most: int = 10
-    weights: dict[str, float] | None = None
+    residual: Share = 0.5
+    every: Count = 20
+    sigma: Positive = 1.0
+    tau: NonNegative = 0.01
+    width: Width = 256
+    most: Count = 10
+    weights: Annotated[dict[str, Positive], NOT_EMPTY] | None = None
     _heads: dict[str, Boosted] = field(default_factory=dict, init=False, repr=False)
     # [sum over steps of the confidence, steps] of this epoch
     _sums: dict[str, list[float]] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)

@@ -10,6 +10,7 @@ from torch import Tensor
 from asgml.methods.base import Step
 from asgml.methods.shared.simplex import minimise, supports
 from asgml.methods.shared.tasks import TaskGradients, Tasks
+from callbacks.ranges import OpenShare
 
 
 def worst_case(gram: Tensor, radius: Tensor) -> Tensor:
@@ -61,7 +62,7 @@ class CAGrad(Tasks):
         c: radius around the mean gradient, in units of its length, in (0, 1).
     """
 
-    c: float = 0.4
+    c: OpenShare = 0.4
 
     def setup(self) -> None:
         self.require("c", 0 < self.c < 1, "above 0 and below 1")

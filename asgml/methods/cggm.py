@@ -11,6 +11,7 @@ from torch import Tensor
 from asgml.methods.base import SAVED, Method, Step
 from asgml.methods.shared.gradients import scale_feature_gradient
 from asgml.methods.shared.presence import has, zeroed
+from callbacks.ranges import NonNegative
 
 
 def residual(logits: Tensor, y: Tensor) -> Tensor:
@@ -66,8 +67,8 @@ class CGGM(Method):
     """
 
     min_modalities: ClassVar[int] = 2
-    rho: float = 1.3
-    weight: float = 0.2
+    rho: NonNegative = 1.3
+    weight: NonNegative = 0.2
     _last: dict[str, float] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)  # accuracies
 
     def balance(self, accuracy: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from asgml.methods.base import Method, Step
 from asgml.methods.shared.losses import FUSED
 from asgml.methods.shared.presence import has, mean_where, sum_where
+from callbacks.ranges import NonNegative
 
 
 @dataclass
@@ -41,7 +42,7 @@ class CML(Method):
 
     min_modalities: ClassVar[int] = 2
     replaces_fusion_loss: ClassVar[bool] = True
-    lam: float = 0.1
+    lam: NonNegative = 0.1
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         names = step.here

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from asgml.methods.base import Method, Step
 from asgml.methods.shared.losses import task_loss
+from callbacks.ranges import Positive
 
 
 @dataclass
@@ -30,7 +31,7 @@ class DGL(Method):
     """
 
     for_regression: ClassVar[bool] = True
-    alpha: float = 4.0
+    alpha: Positive = 4.0
 
     def setup(self) -> None:
         self.require("alpha", self.alpha > 0, "above 0: nothing else moves the encoders")

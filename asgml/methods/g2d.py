@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from asgml.methods.shared.checkpoints import by_modality, given_files
 from asgml.methods.shared.confidence import scores
 from asgml.methods.shared.gradients import scale_feature_gradient
 from callbacks.errors import UserError
+from callbacks.ranges import NOT_EMPTY, NonNegative, Positive, Share
 
 
 @dataclass
@@ -53,10 +54,10 @@ class G2D(Method):
 
     min_modalities: ClassVar[int] = 2
     reads_teacher_logits: ClassVar[bool] = True
-    features: float = 1.0
-    logits: float = 1.0
-    temperature: float = 1.0
-    alone: float | list[float] = 0.5
+    features: NonNegative = 1.0
+    logits: NonNegative = 1.0
+    temperature: Positive = 1.0
+    alone: Share | Annotated[list[Share], NOT_EMPTY] = 0.5
     checkpoints: str | dict[str, str] = "auto"
 
     def setup(self) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from asgml.methods.base import SAVED, Epoch, Method, Step, Survey
 from asgml.methods.shared.losses import FUSED
+from callbacks.ranges import Count
 
 LEAST_GROWTH = 1e-3  # of the gap between validation and training loss
 
@@ -46,7 +47,7 @@ class GBlending(Method):
     for_regression: ClassVar[bool] = True
     trains_heads: ClassVar[bool] = True
     replaces_fusion_loss: ClassVar[bool] = True
-    super_epoch: int = 10
+    super_epoch: Count = 10
     _weights: dict[str, float] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
     _train: dict[str, float] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
     _val: dict[str, float] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from asgml.methods.base import SAVED, Step
 from asgml.methods.shared.losses import FUSED
 from asgml.methods.shared.tasks import Tasks, task_gradients
+from callbacks.ranges import NonNegative, Rate
 
 SMALLEST = 1e-3  # of a weight: below 0 a task would be unlearned
 
@@ -35,8 +36,8 @@ class GradNorm(Tasks):
     """
 
     replaces_fusion_loss: ClassVar[bool] = True
-    alpha: float = 1.5
-    lr: float = 0.025
+    alpha: NonNegative = 1.5
+    lr: Rate = 0.025
     _weights: dict[str, float] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
     _first: dict[str, float] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from asgml.methods.base import SAVED, Method, Step
 from asgml.methods.shared.presence import has, zeroed
 from asgml.model.modality_dict import ModalityDict
+from callbacks.ranges import Count, Finite, Steps
 
 
 class MMTM(nn.Module):
@@ -67,10 +68,10 @@ class Greedy(Method):
 
     for_regression: ClassVar[bool] = True
     min_modalities: ClassVar[int] = 2
-    ratio: int = 4
-    tolerance: float = 0.01
-    window: int = 5
-    begins: int = 1
+    ratio: Count = 4
+    tolerance: Finite = 0.01
+    window: Count = 5
+    begins: Steps = 1
     _mmtm: MMTM | None = field(default=None, init=False, repr=False)
     # sums over steps of mu(theta'_m) and mu(theta_m), sums over samples of the gates (d_m,), and their number
     _paths: dict[str, float] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)

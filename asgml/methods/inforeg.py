@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from asgml.methods.base import SAVED, Epoch, Method, Step
 from asgml.methods.shared.confidence import scores
+from callbacks.ranges import NOT_EMPTY, Count, Finite, NonNegative
 
 
 @dataclass
@@ -41,9 +42,9 @@ class InfoReg(Method):
 
     min_modalities: ClassVar[int] = 2
     trains_heads: ClassVar[bool] = True
-    beta: float | dict[str, float] = 0.95
-    threshold: float = 0.04
-    span: int = 10
+    beta: NonNegative | Annotated[dict[str, NonNegative], NOT_EMPTY] = 0.95
+    threshold: Finite = 0.04
+    span: Count = 10
     # traces per epoch, [sum, steps] of the squared norms of this epoch, its first weights and its number
     _traces: dict[str, list[float]] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
     _squares: dict[str, list[float]] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)

@@ -15,6 +15,7 @@ from asgml.methods.base import Method, Step
 from asgml.methods.shared.losses import FUSED
 from asgml.methods.shared.presence import has, mean_where
 from callbacks.errors import UserError
+from callbacks.ranges import NonNegative, Positive
 
 #: alpha_0 by epoch, lowest order first: the authors' fit to what the learned weighting gave on CREMA-D.
 FITTED = (2.04623704e-01, 3.35472727e-03, 1.22989557e-04, -2.92947416e-06, 2.23835486e-08, -5.39717505e-11)
@@ -62,8 +63,8 @@ class LFM(Method):
     replaces_fusion_loss: ClassVar[bool] = True
     alignment: str = "contrastive"
     schedule: str = "heuristic"
-    decay: float = 0.3
-    temperature: float = 0.07
+    decay: NonNegative = 0.3
+    temperature: Positive = 0.07
 
     def setup(self) -> None:
         for key, known in (("alignment", ("contrastive", "js")), ("schedule", ("heuristic", "fitted"))):

@@ -14,6 +14,7 @@ from asgml.methods.base import Method, Step
 from asgml.methods.shared.confidence import confidence
 from asgml.methods.shared.presence import has, mean_where
 from callbacks.errors import UserError
+from callbacks.ranges import NonNegative
 
 
 @dataclass
@@ -39,8 +40,8 @@ class MBSD(Method):
 
     min_modalities: ClassVar[int] = 2
     trains_heads: ClassVar[bool] = True
-    kl: float = 1.0
-    similarity: float = 1.0
+    kl: NonNegative = 1.0
+    similarity: NonNegative = 1.0
 
     def modules(self, dims: dict[str, int], classes: int) -> dict[str, nn.Module]:
         if self.similarity and len(set(dims.values())) > 1:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from asgml.methods.base import SAVED, Epoch, Method, Step
+from callbacks.ranges import NonNegative
 
 
 def utilisation(fused: float, alone: dict[str, float]) -> dict[str, float]:
@@ -39,8 +40,8 @@ class MILES(Method):
 
     min_modalities: ClassVar[int] = 2
     trains_heads: ClassVar[bool] = True
-    threshold: float = 0.2
-    reduction: float = 0.5
+    threshold: NonNegative = 0.2
+    reduction: NonNegative = 0.5
     _slowed: list[str] = field(default_factory=list, init=False, repr=False, metadata=SAVED)
 
     def setup(self) -> None:

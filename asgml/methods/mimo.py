@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from asgml.methods.base import Method, Step
+from callbacks.ranges import Positive
 
 
 @dataclass
@@ -31,8 +32,8 @@ class MIMO(Method):
 
     for_regression: ClassVar[bool] = True
     trains_heads: ClassVar[bool] = True
-    lam: float = 1.0
-    mu: float = 0.5
+    lam: Positive = 1.0
+    mu: Positive = 0.5
 
     def setup(self) -> None:
         for key in ("lam", "mu"):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from asgml.methods.base import SAVED, Method, Step
 from asgml.methods.shared.presence import has
 from callbacks.errors import UserError
+from callbacks.ranges import Positive
 
 
 def entropy_weights(step: Step, probabilities: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -60,7 +61,7 @@ class MLA(Method):
 
     trains_heads: ClassVar[bool] = True
     replaces_fusion_loss: ClassVar[bool] = True
-    alpha: float = 0.1
+    alpha: Positive = 0.1
     _head: nn.Linear | None = field(default=None, init=False, repr=False)
     _projection: Tensor | None = field(default=None, init=False, repr=False, metadata=SAVED)
     _last: Tensor | None = field(default=None, init=False, repr=False, metadata=SAVED)  # mean feature of the last turn

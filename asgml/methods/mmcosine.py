@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from asgml.methods.base import Method
 from asgml.model.fusion.base import Fusion
+from callbacks.ranges import Positive
 
 
 class Cosine(Fusion):
@@ -49,7 +50,7 @@ class MMCosine(Method):
         scale: factor s on the cosines.
     """
 
-    scale: float = 15.0
+    scale: Positive = 15.0
 
     def setup(self) -> None:
         self.require("scale", self.scale > 0, "above 0")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from asgml.methods.base import Step
 from asgml.methods.shared.tasks import Tasks, dot, encoder_gradients
+from callbacks.ranges import Positive
 
 
 def pareto_weight(fused: Tensor, unimodal: Tensor, inner: Tensor) -> Tensor:
@@ -47,7 +48,7 @@ class MMPareto(Tasks):
         rescale: factor on the restored norm; 1.5 published.
     """
 
-    rescale: float = 1.5
+    rescale: Positive = 1.5
 
     def setup(self) -> None:
         self.require("rescale", self.rescale > 0, "above 0")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from asgml.methods.base import SAVED, Epoch, Method
+from callbacks.ranges import Count, NonNegative
 
 
 @dataclass
@@ -26,8 +27,8 @@ class MSES(Method):
 
     for_regression: ClassVar[bool] = True
     trains_heads: ClassVar[bool] = True
-    patience: int = 5
-    min_delta: float = 0.0
+    patience: Count = 5
+    min_delta: NonNegative = 0.0
     _lowest: dict[str, float] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
     _waited: dict[str, int] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
     _stopped: list[str] = field(default_factory=list, init=False, repr=False, metadata=SAVED)

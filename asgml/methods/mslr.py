@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from asgml.methods.base import SAVED, Epoch, Method, Step
+from callbacks.ranges import NOT_EMPTY, NonNegative, Several
 
 
 @dataclass
@@ -29,8 +31,8 @@ class MSLR(Method):
     """
 
     strategy: str = "dynamic"
-    history: int = 5
-    factors: dict[str, float] | None = None
+    history: Several = 5
+    factors: Annotated[dict[str, NonNegative], NOT_EMPTY] | None = None
     _rates: dict[str, float] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
     _seen: dict[str, list[float]] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
 

@@ -13,6 +13,7 @@ from asgml.methods.base import Method, Step
 from asgml.methods.shared.confidence import discrepancy, scores
 from asgml.methods.shared.draws import NoiseTable
 from callbacks.errors import UserError
+from callbacks.ranges import NonNegative, Steps
 
 
 def coefficient(rho: Tensor, alpha: float) -> Tensor:
@@ -48,9 +49,9 @@ class OGMGE(Method):
     """
 
     min_modalities: ClassVar[int] = 2
-    alpha: float = 0.8
-    begins: int = 0
-    ends: int = 51
+    alpha: NonNegative = 0.8
+    begins: Steps = 0
+    ends: Steps = 51
     noise: bool = True
     kernels: str = "auto"
     _table: NoiseTable = field(default_factory=lambda: NoiseTable(0), init=False, repr=False)

@@ -12,6 +12,7 @@ from asgml.methods.base import Method, Step
 from asgml.methods.shared.confidence import confidence
 from asgml.methods.shared.draws import generator
 from asgml.methods.shared.presence import has
+from callbacks.ranges import NonNegative, Probability, Steps
 
 
 @dataclass
@@ -38,10 +39,10 @@ class OPM(Method):
     """
 
     min_modalities: ClassVar[int] = 2
-    q_base: float = 0.5
-    lam: float = 0.5
-    p_exe: float = 0.7
-    begins: int = 6
+    q_base: Probability = 0.5
+    lam: NonNegative = 0.5
+    p_exe: Probability = 0.7
+    begins: Steps = 6
 
     def setup(self) -> None:
         for key in ("q_base", "p_exe"):

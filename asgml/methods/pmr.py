@@ -12,6 +12,7 @@ from asgml.methods.base import SAVED, Epoch, Method, Step
 from asgml.methods.shared.confidence import discrepancy, scores
 from asgml.methods.shared.losses import cross_entropy, entropy
 from asgml.methods.shared.presence import has, zeroed
+from callbacks.ranges import NonNegative, ShareBelowOne, Steps
 
 
 def class_sums(step: Step, m: str, classes: int) -> tuple[Tensor, Tensor]:
@@ -50,11 +51,11 @@ class PMR(Method):
     """
 
     min_modalities: ClassVar[int] = 2
-    alpha: float = 1.0
-    momentum: float = 0.5
-    mu: float = 0.01
-    entropy_epochs: int = 5
-    ends: int = 70
+    alpha: NonNegative = 1.0
+    momentum: ShareBelowOne = 0.5
+    mu: NonNegative = 0.01
+    entropy_epochs: Steps = 5
+    ends: Steps = 70
     _prototypes: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
     _sums: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)
     _counts: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, metadata=SAVED)

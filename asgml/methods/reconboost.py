@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from asgml.methods.base import Method, Step
 from asgml.methods.shared.losses import cross_entropy
 from asgml.methods.shared.presence import zeroed
+from callbacks.ranges import Count, NonNegative, Steps
 
 
 def ensemble(step: Step, names: list[str]) -> Tensor:
@@ -51,10 +52,10 @@ class ReconBoost(Method):
     min_modalities: ClassVar[int] = 2
     trains_heads: ClassVar[bool] = True
     replaces_fusion_loss: ClassVar[bool] = True
-    stage_epochs: int = 4
-    rectify_epochs: int = 4
-    reconcile: float = 0.2
-    consolidate: float = 0.5
+    stage_epochs: Count = 4
+    rectify_epochs: Steps = 4
+    reconcile: NonNegative = 0.2
+    consolidate: NonNegative = 0.5
 
     def setup(self) -> None:
         self.require("stage_epochs", self.stage_epochs >= 1, "1 or more")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from asgml.methods.base import SAVED, Epoch, Method, Survey
 from asgml.methods.shared.draws import generator
+from callbacks.ranges import Count, NonNegative, Steps
 
 ROUNDS = 50  # of one k-means, at most
 STARTS = 10  # of k-means, of which the tightest clustering counts
@@ -89,9 +90,9 @@ class Relearn(Method):
     """
 
     keeps_initial: ClassVar[bool] = True
-    every: int = 20
-    times: int = 3
-    strength: float = 3.0
+    every: Count = 20
+    times: Steps = 3
+    strength: NonNegative = 3.0
     _done: int = field(default=0, init=False, repr=False, metadata=SAVED)
 
     def setup(self) -> None:

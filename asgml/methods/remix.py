@@ -11,6 +11,7 @@ from torch import Tensor
 
 from asgml.methods.base import Epoch, Method, Selection, Step, Survey
 from asgml.methods.shared.draws import generator
+from callbacks.ranges import Count, NonNegative
 
 
 def separability(survey: Survey) -> dict[str, Tensor]:
@@ -49,9 +50,9 @@ class Remix(Method):
 
     min_modalities: ClassVar[int] = 2
     trains_heads: ClassVar[bool] = True
-    begins: int = 10
-    alpha: float = 0.5
-    gamma: float = 1.0
+    begins: Count = 10
+    alpha: NonNegative = 0.5
+    gamma: NonNegative = 1.0
 
     def setup(self) -> None:
         self.require("begins", self.begins >= 1, "1 or more: before it the heads know nothing")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from asgml.methods.base import Method, Step
 from asgml.methods.shared.presence import has
+from callbacks.ranges import NOT_EMPTY, Positive
 
 
 @dataclass
@@ -26,7 +27,7 @@ class UME(Method):
 
     trains_heads: ClassVar[bool] = True
     replaces_fusion_loss: ClassVar[bool] = True
-    weights: dict[str, float] | None = None
+    weights: Annotated[dict[str, Positive], NOT_EMPTY] | None = None
 
     def setup(self) -> None:
         known = self.weights is None or (set(self.weights) == set(self._modalities) and min(self.weights.values()) > 0)

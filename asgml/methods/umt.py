@@ -12,6 +12,7 @@ from torch import Tensor
 
 from asgml.methods.base import Method, Step
 from asgml.methods.shared.checkpoints import by_modality, given_files
+from callbacks.ranges import NonNegative
 
 
 @dataclass
@@ -28,7 +29,7 @@ class UMT(Method):
     """
 
     for_regression: ClassVar[bool] = True
-    weight: float = 10.0
+    weight: NonNegative = 10.0
     checkpoints: str | dict[str, str] = "auto"
 
     @staticmethod

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from asgml.methods.base import Method, Step
+from callbacks.ranges import NonNegative
 
 
 @dataclass
@@ -24,7 +25,7 @@ class Uniform(Method):
 
     for_regression: ClassVar[bool] = True
     trains_heads: ClassVar[bool] = True
-    gamma: float = 1.0
+    gamma: NonNegative = 1.0
 
     def loss(self, step: Step) -> dict[str, Tensor]:
         return {m: self.gamma * step.losses[m] for m in step.here}

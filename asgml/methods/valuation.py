@@ -11,6 +11,7 @@ from torch import Tensor
 from asgml.methods.base import Epoch, Method, Selection, Survey
 from asgml.methods.shared.draws import generator
 from asgml.methods.shared.shapley import coalitions, subsets
+from callbacks.ranges import NonNegative, Steps
 
 
 def contributions(survey: Survey) -> dict[str, Tensor]:
@@ -58,9 +59,9 @@ class Valuation(Method):
 
     min_modalities: ClassVar[int] = 2
     level: str = "sample"
-    begins: int = 5
-    repeats: float = 2.0
-    strength: float = 2 / 3
+    begins: Steps = 5
+    repeats: NonNegative = 2.0
+    strength: NonNegative = 2 / 3
 
     def setup(self) -> None:
         self.require("level", self.level in ("sample", "modality"), "sample or modality")

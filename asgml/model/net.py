@@ -16,6 +16,7 @@ from asgml.model.encoders.base import no_rows
 from asgml.model.fusion.base import Fusion
 from asgml.model.modality_dict import ModalityDict
 from callbacks.errors import UserError
+from callbacks.ranges import Seed
 
 #: The name of the parameter group of fusion and heads.
 FUSION = "fusion"
@@ -58,7 +59,7 @@ class MultimodalNet(nn.Module):
         encoder: Callable[..., nn.Module],
         encoders: dict[str, Callable[..., nn.Module]],
         fusion: Callable[..., Fusion],
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         super().__init__()
         self.modalities = list(spec.modalities)

@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from asgml.rhythm.inert import inert_keys
 from asgml.rhythm.parts import RhythmParts
 from asgml.rhythm.schedule import Adaptive, Boost
 from callbacks.errors import UserError
+from callbacks.ranges import NOT_EMPTY, Count, Delay, NonNegative, Share, Steps
 from callbacks.stages.frequency import check_phases
 from callbacks.stages.stale_gradients import StoredType
 from callbacks.step.groups import Through
@@ -69,22 +70,21 @@ class Asgml:
         parts: the classes that the rhythm is built of, for variations of your own.
 
     Raises:
-        UserError: a control that has nothing to control under the mode, a `gamma`, `lambda_comp` or `mu` that is
-            negative or infinite, a `soft_scale` outside 0 to 1, or a `delayed` that names nobody.
+        UserError: a control that has nothing to control under the mode, or a value out of its range.
     """
 
     mode: Mode = "sync"
-    gamma: float = 1.0
-    delayed: str | list[str] = "dominant"
-    tau: int | dict[str, int] = 2
-    k: int | dict[str, int] = 2
+    gamma: NonNegative = 1.0
+    delayed: Annotated[str, NOT_EMPTY] | Annotated[list[str], NOT_EMPTY] = "dominant"
+    tau: Delay | Annotated[dict[str, Delay], NOT_EMPTY] = 2
+    k: Count | Annotated[dict[str, Count], NOT_EMPTY] = 2
     masking: Literal["soft", "hard", "fusion_preserving", "accumulate"] = "soft"
-    soft_scale: float = 0.1
-    phases: dict[str, int] | None = None
+    soft_scale: Share = 0.1
+    phases: Annotated[dict[str, Steps], NOT_EMPTY] | None = None
     warmup: Literal["skip", "fresh"] = "skip"
     compensation: Literal["none", "inverse", "delay_compensated"] = "inverse"
-    lambda_comp: float = 0.1
-    mu: float = 0.04
+    lambda_comp: NonNegative = 0.1
+    mu: NonNegative = 0.04
     through: Through = "auto"
     buffer_dtype: StoredType | None = None
     buffer_device: Literal["same", "cpu"] = "same"

@@ -8,6 +8,7 @@ from operator import mul
 from typing import Any
 
 from asgml.rhythm.schedule import relative, speed_score
+from callbacks.ranges import Count, PositiveShare, Several
 
 
 def slope_weights(window: int) -> list[float]:
@@ -39,7 +40,7 @@ class DynamicsTracker:
         first: the first `window` values of `‖g_m‖ / sqrt(parameters of m)` above 0, of each modality.
     """
 
-    def __init__(self, sizes: Mapping[str, int], window: int = 50, ema: float = 0.1):
+    def __init__(self, sizes: Mapping[str, Count], window: Several = 50, ema: PositiveShare = 0.1):
         self.roots = {m: max(1, n) ** 0.5 for m, n in sizes.items()}
         self.window, self.ema = window, ema
         self.sums = dict.fromkeys(self.roots, 0.0)

@@ -6,10 +6,22 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from asgml.theory.together import interval_of
 from callbacks.errors import UserError
+from callbacks.ranges import (
+    NOT_EMPTY,
+    Count,
+    Delay,
+    Multiple,
+    NonNegative,
+    Positive,
+    PositiveShare,
+    Several,
+    Share,
+    Steps,
+)
 from callbacks.step.groups import Through
 
 Signal = Literal["speed", "utilisation", "hybrid", "blend", "theory"]
@@ -47,19 +59,19 @@ class Adaptive:
 
     kind: Literal["staleness", "frequency"] = "staleness"
     signal: Signal = "hybrid"
-    blend_weight: float = 0.5
-    beta: float = 0.5
-    tau_base: int = 0
-    tau_min: int = 0
-    tau_max: int = 2
-    threshold_delta: float = 0.1
-    gap_full: float = 0.3
-    kappa: float = 3.0
-    update_every: int = 10
-    ramp_steps: int = 0
-    window: int = 50
-    ema: float = 0.1
-    ceilings: dict[str, float] | Literal["auto"] | None = None
+    blend_weight: Share = 0.5
+    beta: Share = 0.5
+    tau_base: Delay = 0
+    tau_min: Delay = 0
+    tau_max: Delay = 2
+    threshold_delta: NonNegative = 0.1
+    gap_full: Positive = 0.3
+    kappa: Multiple = 3.0
+    update_every: Count = 10
+    ramp_steps: Steps = 0
+    window: Several = 50
+    ema: PositiveShare = 0.1
+    ceilings: Annotated[dict[str, PositiveShare], NOT_EMPTY] | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.tau_min <= self.tau_max:
@@ -146,11 +158,11 @@ class Boost:
     """
 
     enabled: bool = False
-    alpha: float = 0.5
-    cap: float = 2.0
-    ema: float = 0.3
-    threshold_delta: float = 0.1
-    gap_full: float = 0.3
+    alpha: NonNegative = 0.5
+    cap: Multiple = 2.0
+    ema: PositiveShare = 0.3
+    threshold_delta: NonNegative = 0.1
+    gap_full: Positive = 0.3
     relative: bool = False
     through: Through = "auto"
 

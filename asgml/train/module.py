@@ -36,6 +36,7 @@ from asgml.train.task import Classification, Task, score_sums
 from callbacks.errors import UserError
 from callbacks.stages.lr import LRSchedule
 from callbacks.step.context import StepContext
+from callbacks.step.divergence import refuse_divergence
 from callbacks.step.groups import require_groups
 from callbacks.step.ranks import sum_over_ranks
 from callbacks.step.stage import find_pipeline
@@ -357,6 +358,7 @@ class MultimodalModule(L.LightningModule):
         predictions = Predictions.gather(parts)
         self.predictions[split] = predictions
         self.metrics[split] = self.task.evaluate(predictions, self.gamma)
+        refuse_divergence(self.trainer, split, self._pipeline.t, self.metrics[split])
         named = {f"{split}/{k}": v for k, v in self.metrics[split].items()}
         for name, value in named.items():  # for callbacks that monitor
             self.log(name, value, logger=False, prog_bar=name == f"{split}/{self.task.score}", sync_dist=False)

@@ -12,12 +12,11 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from asgml.rhythm.config import Control
 from asgml.tune.space import MAX_KNOBS, Range
 from callbacks.errors import UserError
+from callbacks.ranges import NOT_EMPTY, Count, Positive, Seed
 from suite.config.check import Typed, check
 from suite.config.compose import Composer, shorten
 
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Seeds = Annotated[list[Seed], Field(min_length=1)]
-Positive = Annotated[float, Field(gt=0)]
+Seeds = Annotated[list[Seed], NOT_EMPTY]
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class TuneTree(Typed):
     """
 
     plan: bool
-    trials: Annotated[int, Field(ge=1)]
+    trials: Count
     tune_seeds: Seeds
     seeds: Seeds
     draw_seed: Seed
@@ -100,10 +99,10 @@ class DataSet:
 
     use: tuple[str, ...]
     also: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    trials: Annotated[int, Field(ge=1)] | None = None
+    trials: Count | None = None
     noise: dict[str, Positive] = field(default_factory=dict)
     noise_seed: Seed = 0
-    train_samples: Annotated[int, Field(ge=1)] | None = None
+    train_samples: Count | None = None
     step_seconds: Positive | None = None
 
     def own(self, options: StudyTree) -> StudyTree:

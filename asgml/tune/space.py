@@ -10,6 +10,8 @@ import numpy as np
 from pydantic import ConfigDict
 from scipy.stats import qmc
 
+from callbacks.ranges import Finite, Positive
+
 MAX_KNOBS = 2
 Setting = float | int | str | bool
 Point = dict[str, Setting]  # dotted key -> value
@@ -30,8 +32,8 @@ class Range:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    log: tuple[float, float] | None = None
-    uniform: tuple[float, float] | None = None
+    log: tuple[Positive, Positive] | None = None
+    uniform: tuple[Finite, Finite] | None = None
     choice: tuple[Setting, ...] | None = field(default=None)
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from callbacks.errors import UserError
+from callbacks.ranges import Count
 from callbacks.step.plan import StepPlan
 from callbacks.step.stage import find_pipeline
 
@@ -47,7 +48,7 @@ class TrainableAudit(L.Callback):
         AuditFailure: a parameter that is in no group, in two, or without a gradient.
     """
 
-    def __init__(self, within: int = 20, ignore: list[str] | None = None):
+    def __init__(self, within: Count = 20, ignore: list[str] | None = None):
         if within < 1:
             raise UserError("TrainableAudit.within", str(within), "1 or more passes", "set within=20")
         self.within, self.ignore = within, set(ignore or [])

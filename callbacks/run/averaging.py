@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import lightning as L
 import torch
@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from callbacks.errors import UserError
+from callbacks.ranges import NOT_EMPTY, Count, Multiple, Rate, ShareBelowOne, Steps
 from callbacks.step.groups import named_groups, require_groups
 from callbacks.step.modes import evaluating
 from callbacks.step.norm import recompute_statistics, running_layers
@@ -30,7 +31,7 @@ class _CommittedAveraging(WeightAveraging):
 
     _pipeline = None
 
-    def __init__(self, every: int, start: int, statistics: Statistics):
+    def __init__(self, every: Count, start: Steps, statistics: Statistics):
         name = type(self).__name__
         if every < 1:
             raise UserError(f"{name}.every", str(every), "1 step or more", "set callbacks.averaging.every=1")
@@ -200,7 +201,9 @@ class EMAWeights(_CommittedAveraging):
         UserError: a number out of its range, or `recomputed` with a module that cannot pass over its training data.
     """
 
-    def __init__(self, decay: float = 0.999, every: int = 1, start: int = 0, statistics: Statistics = "averaged"):
+    def __init__(
+        self, decay: ShareBelowOne = 0.999, every: Count = 1, start: Steps = 0, statistics: Statistics = "averaged"
+    ):
         super().__init__(every, start, statistics)
         if not 0 <= decay < 1:
             raise UserError("EMAWeights.decay", str(decay), "from 0 to below 1", "set callbacks.averaging.decay=0.999")
@@ -251,10 +254,10 @@ class SWAWeights(_CommittedAveraging):
 
     def __init__(
         self,
-        start: int,
-        every: int = 100,
-        swa_lr: float | dict[str, float] | None = None,
-        cycle: float = 1.0,
+        start: Steps,
+        every: Count = 100,
+        swa_lr: Rate | Annotated[dict[str, Rate], NOT_EMPTY] | None = None,
+        cycle: Multiple = 1.0,
         statistics: Statistics = "recomputed",
     ):
         super().__init__(every, start, statistics)

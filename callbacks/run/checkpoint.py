@@ -16,6 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.hooks import RemovableHandle
 
 from callbacks.errors import UserError
+from callbacks.ranges import Count
 from callbacks.run import restart
 from callbacks.run.inputs import refuse_other_inputs
 
@@ -73,8 +74,8 @@ class StepCheckpoint(Checkpoint):
     def __init__(
         self,
         dirpath: str,
-        every_n_steps: int | None = None,
-        every_n_epochs: int = 1,
+        every_n_steps: Count | None = None,
+        every_n_epochs: Count = 1,
         monitor: str | None = "val/accuracy",
         mode: Literal["max", "min", "auto"] = "max",
         config_hash: str | None = None,

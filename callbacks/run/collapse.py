@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from callbacks.errors import UserError
+from callbacks.ranges import Count, NonNegative, Share, Steps
 from callbacks.run.history_logger import find_history
 from callbacks.step.stage import find_pipeline
 
@@ -99,10 +100,10 @@ class CollapseMonitor(L.Callback):
 
     def __init__(
         self,
-        min_distinct: float = 0.1,
-        min_rank: float = 1.5,
-        patience: int = 3,
-        grace: int = 200,
+        min_distinct: Share = 0.1,
+        min_rank: NonNegative = 1.5,
+        patience: Count = 3,
+        grace: Steps = 200,
         action: Literal["warn", "stop"] = "warn",
     ):
         if action not in ("warn", "stop"):

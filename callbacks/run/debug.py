@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 
 from callbacks.errors import UserError
+from callbacks.ranges import Positive
 from callbacks.stages.diagnostics import GradientNorms
 from callbacks.step.console import rank_zero_print
 from callbacks.step.stage import find_pipeline
@@ -33,7 +34,7 @@ class OverfitCheck(L.Callback):
         idle: the groups that may stand still (frozen on purpose).
     """
 
-    def __init__(self, loss_below: float | None = 0.05, monitor: str = "train/loss", idle: list[str] | None = None):
+    def __init__(self, loss_below: Positive | None = 0.05, monitor: str = "train/loss", idle: list[str] | None = None):
         self.loss_below, self.monitor, self.idle = loss_below, monitor, set(idle or [])
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import lightning as L
 
 from callbacks.errors import UserError
+from callbacks.ranges import Count, ShareBelowOne
 from callbacks.run.checkpoint import StepCheckpoint
 
 
@@ -36,11 +37,11 @@ class PeakCheckpoint(StepCheckpoint):
     def __init__(
         self,
         dirpath: str,
-        every_n_steps: int | None = None,
-        every_n_epochs: int = 1,
+        every_n_steps: Count | None = None,
+        every_n_epochs: Count = 1,
         monitor: str | None = "val/f1",
         mode: Literal["max", "min"] = "max",
-        smoothing: float = 0.5,
+        smoothing: ShareBelowOne = 0.5,
         config_hash: str | None = None,
         config: dict[str, Any] | None = None,
         inputs: dict[str, dict[str, Any]] | None = None,

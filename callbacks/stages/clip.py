@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from callbacks.errors import UserError
+from callbacks.ranges import Positive
 from callbacks.step.context import StepContext
 from callbacks.step.groups import require_groups
 from callbacks.step.phases import Phase
@@ -35,7 +36,7 @@ class GroupClip(Stage):
     name = "clip"
     phase = Phase.CLIP
 
-    def __init__(self, max_norm: float | None, groups: dict[str, float] | None = None):
+    def __init__(self, max_norm: Positive | None, groups: dict[str, Positive] | None = None):
         self.max_norm, self.bounds = max_norm, dict(groups or {})
         for name, bound in {"max_norm": max_norm, **self.bounds}.items():
             if bound is not None and bound <= 0:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from callbacks.ranges import Count, PositiveShare
 from callbacks.step.console import rank_zero_print
 from callbacks.step.context import StepContext, host_read
 from callbacks.step.phases import Phase
@@ -43,7 +44,7 @@ class GradientNorms(Stage):
     name = "diagnostics"
     phase = Phase.MEASURE
 
-    def __init__(self, every: int = 10, fisher_ema: float = 0.1, announce: bool = True):
+    def __init__(self, every: Count = 10, fisher_ema: PositiveShare = 0.1, announce: bool = True):
         self.every, self.fisher_ema, self.announce = every, fisher_ema, announce
         self.fisher: dict[str, float] = {}
         self.moved: dict[str, float] = {}

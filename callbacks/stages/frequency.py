@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from callbacks.errors import UserError
+from callbacks.ranges import Count, Seed, Share, Steps
 from callbacks.run.history import ActionCounts
 from callbacks.step.context import StepContext
 from callbacks.step.groups import require_groups
@@ -19,10 +20,17 @@ from callbacks.step.stage import Stage
 Masking = Literal["soft", "hard", "fusion_preserving", "accumulate"]
 
 
+def _enough(every: Mapping[str, int]) -> bool:
+    """Return whether there are as many updates as steps, without which no phases cover every step."""
+    return sum(1 / k for k in every.values()) >= 1 - 1e-9
+
+
 def covers(every: Mapping[str, int], phases: Mapping[str, int]) -> bool:
     """Return whether some encoder is due in every step, i.e. has `(t - phase) mod k == 0`."""
     if 1 in every.values():
         return True
+    if not _enough(every):
+        return False
     period = math.lcm(*every.values())
     return all(any((t - phases[m]) % k == 0 for m, k in every.items()) for t in range(period))
 
@@ -37,7 +45,7 @@ def covering_phases(every: Mapping[str, int]) -> dict[str, int] | None:
     Args:
         every: the interval k of each encoder, in steps.
     """
-    if sum(1 / k for k in every.values()) < 1 - 1e-9:
+    if not _enough(every):
         return None
     names = sorted(every, key=every.__getitem__)
     period = 1 if 1 in every.values() else math.lcm(*every.values())
@@ -145,10 +153,10 @@ class Cadence:
 
     def __init__(
         self,
-        every: dict[str, int],
+        every: dict[str, Count],
         rule: Literal["fixed", "elapsed", "random"],
-        phases: dict[str, int],
-        seed: int = 0,
+        phases: dict[str, Steps],
+        seed: Seed = 0,
     ):
         self.every, self.rule, self.phases, self.seed = dict(every), rule, dict(phases), seed
         self.last: dict[str, int] = dict.fromkeys(every, -(10**9))
@@ -233,12 +241,12 @@ class FrequencyMask(Stage):
 
     def __init__(
         self,
-        every: dict[str, int],
+        every: dict[str, Count],
         masking: Masking = "soft",
-        soft_scale: float = 0.1,
-        phases: dict[str, int] | None = None,
+        soft_scale: Share = 0.1,
+        phases: dict[str, Steps] | None = None,
         rule: Literal["fixed", "elapsed", "random"] = "fixed",
-        seed: int = 0,
+        seed: Seed = 0,
     ):
         found = check_phases(every, phases, "FrequencyMask.every") if rule == "fixed" else dict.fromkeys(every, 0)
         self.cadence = Cadence(every, rule, found, seed)

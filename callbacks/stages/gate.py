@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import Any
+from typing import Any, Literal
 
+from callbacks.ranges import Count
 from callbacks.step.context import StepContext
+from callbacks.step.divergence import LOSSES, diverged_step, not_finite
 from callbacks.step.phases import Phase
 from callbacks.step.stage import Stage
 
@@ -31,12 +33,18 @@ def veto_reason(fresh: dict[str, float], applied: dict[str, float], held: Collec
     return None
 
 
+NOT_FINITE = ("fresh gradient not finite", "applied gradient not finite")  # kinds of reasons
+
+
 class TooManySkips(RuntimeError):
-    """Reports that `max_consecutive_skips` steps in a row were vetoed, so that training stands still."""
+    """Reports that so many steps in a row were vetoed that training stands still."""
 
 
 class StepGate(Stage):
     """Decides whether the optimiser moves, counts every skip by reason, and raises when nothing but skips happens.
+
+    A loss that is NaN or infinite ends the run: its name begins with `loss/` or `term/` among the values that the
+    module has the step read (`StepContext.reads`). Gradients alone that are not finite skip the step.
 
     Example::
 
@@ -48,7 +56,14 @@ class StepGate(Stage):
     first step has been taken, skips are counted but do not add up to the failure.
 
     Args:
-        max_consecutive_skips: the number of vetoes in a row at which `TooManySkips` is raised.
+        max_consecutive_skips: the number of vetoes in a row at which `TooManySkips` is raised; with
+            `bad_loss: stop` also at the end of an epoch in which gradients were not finite in every step.
+        bad_loss: what becomes of a step with a loss that is not finite: `stop` ends the run, `skip` counts it as one
+            more skip (for data with single bad batches).
+
+    Raises:
+        Diverged: a loss is not finite, with `bad_loss: stop`.
+        TooManySkips: see `max_consecutive_skips`.
 
     Attributes:
         skipped: the number of vetoed steps.
@@ -59,8 +74,8 @@ class StepGate(Stage):
     name = "gate"
     phase = Phase.VERDICT
 
-    def __init__(self, max_consecutive_skips: int = 20):
-        self.max_consecutive_skips = max_consecutive_skips
+    def __init__(self, max_consecutive_skips: Count = 20, bad_loss: Literal["stop", "skip"] = "stop"):
+        self.max_consecutive_skips, self.bad_loss = max_consecutive_skips, bad_loss
         self.skipped = 0
         self.consecutive = 0
         self.reasons: dict[str, int] = {}
@@ -77,6 +92,9 @@ class StepGate(Stage):
 
     def decide(self, ctx: StepContext) -> str | None:
         host = ctx.read_to_host()
+        bad = not_finite({name: value for name, value in host.items() if name.startswith(LOSSES)})
+        if bad and self.bad_loss == "stop":
+            raise diverged_step(ctx, bad)
         fresh, applied = ({g: host[f"{what}/{g}"] for g in ctx.groups} for what in ("fresh", "applied"))
         return veto_reason(fresh, applied, ctx.plan.idle)
 
@@ -91,14 +109,27 @@ class StepGate(Stage):
         self.reasons[kind] = self.reasons.get(kind, 0) + 1
         ctx.metrics["gate/skipped"] = float(self.skipped)
         ctx.events.append(("skip", reason))
-        scaler = getattr(ctx.trainer.precision_plugin, "scaler", None)
-        if scaler is not None and ctx.t == 0:
+        if self._searching(ctx):
             return
         self.consecutive += 1
         if self.consecutive >= self.max_consecutive_skips:
-            held = ", ".join(f"{group} ({why})" for group, why in ctx.plan.reasons.items())
-            raise TooManySkips(
-                f"{self.consecutive} optimiser steps in a row were skipped at t={ctx.t} "
-                f"(batch {ctx.trainer.global_step}): {reason}. {f'Held or delayed: {held}. ' if held else ''}"
-                "Nothing is being learned: look at the learning rate, the loss and the data of these batches."
-            )
+            raise self._too_many(ctx, reason)
+
+    def end_epoch(self, ctx: StepContext) -> None:
+        reason = ctx.veto or ""
+        everything = self.consecutive >= ctx.trainer.num_training_batches and reason.partition(":")[0] in NOT_FINITE
+        if self.bad_loss == "stop" and everything and not self._searching(ctx):
+            raise self._too_many(ctx, reason)
+
+    @staticmethod
+    def _searching(ctx: StepContext) -> bool:
+        """Return whether an fp16 scaler still searches its first scale."""
+        return getattr(ctx.trainer.precision_plugin, "scaler", None) is not None and ctx.t == 0
+
+    def _too_many(self, ctx: StepContext, reason: str) -> TooManySkips:
+        held = ", ".join(f"{group} ({why})" for group, why in ctx.plan.reasons.items())
+        return TooManySkips(
+            f"{self.consecutive} optimiser steps in a row were skipped at t={ctx.t} "
+            f"(batch {ctx.trainer.global_step}): {reason}. {f'Held or delayed: {held}. ' if held else ''}"
+            "Nothing is being learned: look at the learning rate, the loss and the data of these batches."
+        )

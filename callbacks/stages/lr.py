@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
 from callbacks.errors import UserError
+from callbacks.ranges import Count, PositiveShare, Steps
 from callbacks.step.context import StepContext
 from callbacks.step.phases import Phase
 from callbacks.step.stage import Stage
@@ -66,9 +67,9 @@ class LRSchedule:
     def __init__(
         self,
         kind: Literal["constant", "step", "cosine"] = "constant",
-        step_epochs: int = 70,
-        step_gamma: float = 0.1,
-        warmup_steps: int = 0,
+        step_epochs: Count = 70,
+        step_gamma: PositiveShare = 0.1,
+        warmup_steps: Steps = 0,
     ):
         if kind not in ("constant", "step", "cosine"):
             remedy = "set lr_schedule=constant, lr_schedule=step or lr_schedule=cosine"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from callbacks.errors import UserError
+from callbacks.ranges import Bounds, Count, OpenShare, Positive, PositiveShare, Rate, Seed
 from callbacks.run.rng import capture, restore
 from callbacks.stages.holdout import FeatureBuffer, Features, held_out, held_positions
 from callbacks.stages.probe_heads import ProbeHeads
@@ -106,16 +107,16 @@ class ProbeEMA(Stage):
 
     def __init__(
         self,
-        classes: int,
-        every: int = 10,
+        classes: Count,
+        every: Count = 10,
         holdout: Literal["buffer", "half", "validation"] = "buffer",
-        holdout_size: int = 256,
-        holdout_share: float = 0.25,
-        budget: float | None = 0.03,
-        hidden: int = 0,
-        lr: float = 1e-3,
-        ema: float = 0.1,
-        seed: int = 0,
+        holdout_size: Count = 256,
+        holdout_share: OpenShare = 0.25,
+        budget: Positive | None = 0.03,
+        hidden: Annotated[int, Bounds("a width from 0 (linear) to 65536", ge=0, le=65536)] = 0,
+        lr: Rate = 1e-3,
+        ema: PositiveShare = 0.1,
+        seed: Seed = 0,
     ):
         for key, value, fits, expected, default in (
             ("every", every, every >= 1, "1 or more", 10),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from callbacks.errors import UserError
+from callbacks.ranges import Count, Positive
 from callbacks.stages.curvature import curvature_along, sharpest_direction
 from callbacks.stages.delay_stability import stability_limit, stable_delay
 from callbacks.step.context import StepContext, host_read
@@ -82,12 +83,12 @@ class StabilityGuard(Stage):
 
     def __init__(
         self,
-        first: int = 20,
-        every: int = 500,
-        confirm: int = 10,
-        rows: int = 64,
-        products: int = 3,
-        margin: float = 3.0,
+        first: Count = 20,
+        every: Count = 500,
+        confirm: Count = 10,
+        rows: Count = 64,
+        products: Count = 3,
+        margin: Positive = 3.0,
         keys: dict[str, str] | None = None,
     ):
         counts = {"first": first, "every": every, "confirm": confirm, "rows": rows, "products": products}

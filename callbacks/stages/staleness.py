@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from callbacks.errors import UserError
+from callbacks.ranges import Delay, NonNegative
 from callbacks.stages.stale_gradients import CopyRing, Due, Ring, Stamps, StoredType
 from callbacks.step.context import StepContext
 from callbacks.step.groups import Group, Through, require_groups, warn_if_scale_invariant
@@ -100,13 +101,13 @@ class StalenessBuffer(Stage):
 
     def __init__(
         self,
-        delays: dict[str, int],
+        delays: dict[str, Delay],
         warmup: Literal["skip", "fresh"] = "skip",
         compensation: Literal["none", "inverse", "delay_compensated"] = "inverse",
-        lambda_comp: float = 0.1,
-        mu: float = 0.04,
+        lambda_comp: NonNegative = 0.1,
+        mu: NonNegative = 0.04,
         through: Through = "auto",
-        max_delay: int | None = None,
+        max_delay: Delay | None = None,
         dtype: StoredType | None = None,
         device: Literal["same", "cpu"] = "same",
     ):

@@ -13,6 +13,7 @@ import torch
 from torch.optim import Optimizer
 
 from callbacks.errors import UserError
+from callbacks.ranges import Count
 from callbacks.run.history_logger import find_history
 from callbacks.step.console import rank_zero_print
 from callbacks.step.context import StepContext
@@ -68,7 +69,7 @@ class StepPipeline(L.Callback):
         undeclared = [s for s in acting if s.phase is None]
         return cls(undeclared or sorted(acting, key=lambda s: s.phase or 0), announce=announce)
 
-    def __init__(self, stages: Iterable[StepHooks], log_every: int | None = None, announce: bool = True):
+    def __init__(self, stages: Iterable[StepHooks], log_every: Count | None = None, announce: bool = True):
         self.stages = list(stages)
         check_order(self.stages)
         self.log_every, self.announce = log_every, announce

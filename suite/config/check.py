@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -21,15 +22,11 @@ from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseExce
 from pydantic import Field, ValidationError
 
 from callbacks.errors import UserError
+from callbacks.ranges import NOT_EMPTY, Seed
 from suite.config.compose import merge_errors, nearest, shorten
 from suite.config.signature import adapter, locate, parameters, type_name
-
-# Third-party targets that pass their **kwargs on: the keys are then checked against the receiver's signature.
-KWARGS_RECEIVER = {
-    "lightning.pytorch.loggers.wandb.WandbLogger": "wandb.init",
-    "lightning.pytorch.callbacks.weight_averaging.WeightAveraging": "torch.optim.swa_utils.AveragedModel",
-    "lightning.pytorch.callbacks.weight_averaging.EMAWeightAveraging": "torch.optim.swa_utils.AveragedModel",
-}
+from suite.config.third_party import KWARGS_RECEIVER, RANGES, USUAL
+from suite.config.wording import bounds_in, declares, inside, nullable, type_text
 
 Dead = Callable[[DictConfig], Mapping[str, str]]
 
@@ -42,7 +39,7 @@ _FOLDER = r"[A-Za-z0-9_+=,-][A-Za-z0-9._+=,-]*"  # the name becomes a folder
 class Paths:
     """The keys of `paths` that the launcher uses."""
 
-    runs: Annotated[str, Field(min_length=1)]
+    runs: Annotated[str, NOT_EMPTY]
 
 
 class Typed:
@@ -64,7 +61,7 @@ class Common(Typed):
 
     program: str
     name: Annotated[str, Field(pattern=rf"^{_FOLDER}(/{_FOLDER})*$")]
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    seed: Seed
     resume: Literal["auto", "never", "must"]
     paths: Any
 
@@ -176,7 +173,8 @@ def _walk(value: Any, key: str, problems: list[UserError]) -> None:
     elif isinstance(value, list):
         for i, child in enumerate(value):
             _walk(child, f"{key}.{i}", problems)
-    elif isinstance(value, float) and math.isnan(value):  # compares false with every limit, so that none refuses it
+    elif isinstance(value, float) and math.isnan(value) and all(p.where != key for p in problems):
+        # compares false with every limit of a plain number, so that none refuses it
         problems.append(UserError(key, "nan", "a number", f"set {key}=VALUE with a number"))
 
 
@@ -243,6 +241,8 @@ def _bind(
         receiver = parameters(locate(KWARGS_RECEIVER[title]))
         names += receiver.names
         annotations = {**receiver.annotations, **annotations}
+    annotations |= RANGES.get(title, {})
+    usual = accepted.defaults | USUAL.get(title, {})
     for name, value in given.items():
         inner = f"{key}.{name}" if key else str(name)
         if name not in names or name in filled:
@@ -250,7 +250,7 @@ def _bind(
             remedy = f"did you mean {' or '.join(near)}?" if near else f"leave {inner} out"
             problems.append(UserError(inner, f"{title} has no parameter {name!r}", f"one of: {shorten(names)}", remedy))
         elif name in annotations and not (value is None and accepted.defaults.get(name, _BROKEN) is None):
-            _check_type(value, annotations[name], inner, problems)
+            _check_type(value, annotations[name], inner, problems, usual.get(name, _BROKEN))
     if not partial:
         for name in accepted.required:
             if name not in given and name not in filled:
@@ -262,7 +262,7 @@ def _bind(
                 problems.append(UserError(inner, f"missing, {title} needs it", kind, remedy))
 
 
-def _check_type(value: Any, annotation: Any, key: str, problems: list[UserError]) -> None:
+def _check_type(value: Any, annotation: Any, key: str, problems: list[UserError], default: Any = _BROKEN) -> None:
     fields = _dataclass_in(annotation)
     if fields is not None and isinstance(value, dict) and "_target_" not in value:
         _bind(fields, value, key, problems)
@@ -276,21 +276,73 @@ def _check_type(value: Any, annotation: Any, key: str, problems: list[UserError]
         # JSON mode: YAML, like JSON, has only lists, so that a list may fill a tuple; everything else is strict.
         types_of.validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        inside = _paths_in(value)
-        loc = "" if error.error_count() > 1 else ".".join(str(x) for x in first["loc"] if str(x) in inside)
-        expected = type_name(annotation)
-        if error.error_count() == 1:
-            value = first["input"]
-            expected += f" ({first['msg']})"
+        problems += _misfits(value, annotation, key, error, default)
+
+
+def _misfits(value: Any, annotation: Any, key: str, error: ValidationError, default: Any) -> list[UserError]:
+    """Return what is wrong with a value, one problem for each place in it that is at fault."""
+    faults: dict[tuple[str | int, ...], str] = {}
+    for fault in error.errors(include_url=False):
+        faults.setdefault(_place(value, fault["loc"]), fault["msg"])
+    places = [place for place in faults if place] or [()]  # of a union, the branches that came farther
+    problems = []
+    for place in places:
+        found = value
+        for step in place:
+            found = found[step]
+        kind = inside(annotation, place)
+        if kind is not None and declares(kind):
+            expected = type_text(kind)
+        else:
+            kind, expected = None, type_name(annotation) + (f" ({faults[place]})" if len(faults) == 1 else "")
+        where = ".".join(map(str, (key, *place)))
         problems.append(
-            UserError(
-                f"{key}.{loc}" if loc else key,
-                f"{_show(value)} ({type(value).__name__})",
-                expected,
-                f"set {key}=VALUE with a value of that type",
-            )
+            UserError(where, f"{_show(found)} ({type(found).__name__})", expected, _remedy(key, place, kind, default))
         )
+    return problems
+
+
+def _place(value: Any, loc: Sequence[str | int]) -> tuple[str | int, ...]:
+    """Return the part of a validator's location that is a path into the value; names of union branches are not."""
+    place: list[str | int] = []
+    for step in loc:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            continue
+        place.append(step)
+    return tuple(place)
+
+
+def _remedy(key: str, place: Sequence[str | int], kind: Any, default: Any) -> str:
+    """Return what to type: the parameter's default, else an example of the range, else null where it is taken.
+
+    Args:
+        key: the parameter's key.
+        place: where in its value the fault is.
+        kind: the declared annotation of that place, or None.
+        default: the parameter's default, `_BROKEN` where there is none.
+    """
+    known = isinstance(default, bool | int | float | list | tuple | dict)
+    if known or (isinstance(default, str) and re.fullmatch(r"[\w./-]+", default)):
+        return f"set {key}={_typed(default)}"
+    bounds = None if kind is None else bounds_in(kind)
+    entry = bool(place) and all(isinstance(step, str) for step in place)
+    if bounds is not None and bounds.example is not None and (entry or (not place and default is not None)):
+        where = ".".join(map(str, (key, *place)))
+        return f"set {'++' if entry else ''}{where}={bounds.example}"
+    if default is None or (not place and nullable(kind)):
+        return f"set {key}=null"
+    return f"set {key}=VALUE with a value of that type"
+
+
+def _typed(value: Any) -> str:
+    """Return a value as it is typed on a command line."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_typed, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{k}:{_typed(v)}' for k, v in value.items())}}}"
+    return {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))
 
 
 def _dataclass_in(annotation: Any) -> type | None:
@@ -312,14 +364,6 @@ def _holds_node(value: Any) -> bool:
     if isinstance(value, list):
         return any(_holds_node(v) for v in value)
     return value is _BROKEN
-
-
-def _paths_in(value: Any) -> set[str]:
-    if isinstance(value, dict):
-        return {str(k) for k in value}.union(*(_paths_in(v) for v in value.values()))
-    if isinstance(value, list):
-        return {str(i) for i in range(len(value))}.union(*(_paths_in(v) for v in value))
-    return set()
 
 
 def _leaves(key: str, value: Any) -> list[str]:

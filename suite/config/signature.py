@@ -84,8 +84,16 @@ def parameters(target: Callable[..., Any]) -> Parameters:
         positional=tuple(p.name for p in listed if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)),
         kwargs=any(p.kind is kinds.VAR_KEYWORD for p in listed),
         annotations={name: hint for name, hint in hints.items() if hint not in (kinds.empty, Any)},
-        defaults={p.name: p.default for p in named if p.default is not kinds.empty},
+        defaults={p.name: _default(target, p) for p in named if p.default is not kinds.empty},
     )
+
+
+def _default(target: Callable[..., Any], parameter: inspect.Parameter) -> Any:
+    """Return the default of a parameter; of a dataclass's field with a factory, what the factory makes."""
+    made = getattr(target, "__dataclass_fields__", {}).get(parameter.name)
+    if made is not None and made.default_factory is not dataclasses.MISSING:
+        return made.default_factory()
+    return parameter.default
 
 
 def _hint(target: Callable[..., Any], parameter: inspect.Parameter) -> Any:

@@ -115,7 +115,7 @@ MODES = {
 def test_fp16_and_fp32_skip_the_same_steps_and_agree(data: Path, tmp_path: Path, mode: str, value: float) -> None:
     """With the same injected overflow: same vetoes, same t, same timeline, weights within fp16 tolerance."""
     seen, parts, tables = [], [], []
-    same = [*MODES[mode], "optimizer.lr=0.01"]
+    same = [*MODES[mode], "optimizer.lr=0.01", "+callbacks.gate.bad_loss=skip"]
     for name, scale in (("32", None), ("16", 1024.0)):
         seen.append(Watch(value))
         parts.append(run(data, tmp_path / name, *same, scale=scale, watch=seen[-1]))
@@ -166,8 +166,9 @@ def test_the_search_for_the_first_scale_is_no_failure(data: Path, tmp_path: Path
 
 def test_overflow_without_end_is_a_failure(data: Path, tmp_path: Path) -> None:
     watch = Watch(where=tuple((0, i) for i in range(3, 10)))
+    more = ["callbacks.gate.max_consecutive_skips=3", "+callbacks.gate.bad_loss=skip"]
     with pytest.raises(TooManySkips, match="3 optimiser steps in a row"):
-        run(data, tmp_path, "callbacks.gate.max_consecutive_skips=3", scale=1024.0, watch=watch)
+        run(data, tmp_path, *more, scale=1024.0, watch=watch)
     assert watch.scales[:5] == [1024.0, 1024.0, 1024.0, 512.0, 256.0]
 
 

@@ -186,7 +186,7 @@ def test_the_finite_check_looks_at_gradients_that_would_not_be_applied():
         def loss(self, step):
             return {"audio": step.features["audio"].sum() * float("nan")} if step.t == 1 else {}
 
-    gate = StepGate(max_consecutive_skips=3)
+    gate = StepGate(max_consecutive_skips=3, bad_loss="skip")
     with pytest.raises(RuntimeError, match="skipped at t=1"):
         train(config, toy_batches(6, spec), methods={"uniform": Uniform(), "poison": Poison()}, gate=gate)
     assert gate.reasons == {"fresh gradient not finite": 3}

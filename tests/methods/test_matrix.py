@@ -46,7 +46,8 @@ def line(npz: Path, runs: Path, name: str, teacher: Path | None, *more: str) -> 
             "experiment=features", f"method={name}", f"data.path={npz}", "data.dominant=audio", f"paths.runs={runs}",
             "loader.batch_size=8", "loader.eval_batch_size=16", "optimizer.lr=0.05", "trainer.max_epochs=3",
             "trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "callbacks.progress=null",
-            "callbacks.diagnostics=null", "model.encoder.dim=8", "cosine_every=0", *quiet, *given,
+            "callbacks.diagnostics=null", "+callbacks.gate.bad_loss=skip", "model.encoder.dim=8", "cosine_every=0",
+            *quiet, *given,
         ]
     )  # fmt: skip
     if "yoked" in name:

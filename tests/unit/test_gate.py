@@ -93,7 +93,7 @@ def test_a_loss_without_gradient_is_skipped_counted_and_named():
 
 def test_a_run_of_skips_fails_loudly_and_says_why():
     spec = toy_spec()
-    gate = StepGate(max_consecutive_skips=3)
+    gate = StepGate(max_consecutive_skips=3, bad_loss="skip")
     with pytest.raises(
         TooManySkips, match=r"3 optimiser steps in a row.*t=2.*fresh gradient not finite: .*audio"
     ) as error:
@@ -103,14 +103,14 @@ def test_a_run_of_skips_fails_loudly_and_says_why():
 
 
 def test_a_run_of_skips_names_who_waits_and_why():
-    gate = StepGate(max_consecutive_skips=2)
+    gate = StepGate(max_consecutive_skips=2, bad_loss="skip")
     batches = toy_batches(4, toy_spec(), poison=[2, 3])
     with pytest.raises(TooManySkips, match=r"Held or delayed: audio \(applies the gradient of 2 steps ago\)\. "):
         train(asgml("staleness", tau=2), batches, gate=gate)
 
 
 def test_skips_with_steps_between_do_not_add_up():
-    gate = StepGate(max_consecutive_skips=2)
+    gate = StepGate(max_consecutive_skips=2, bad_loss="skip")
     run = train(asgml(), toy_batches(9, toy_spec(), poison=[0, 2, 4, 6, 8]), gate=gate)
     assert (run.pipeline.t, gate.skipped, gate.consecutive) == (4, 5, 1)
 

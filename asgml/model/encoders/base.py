@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from asgml.data.spec import RANK
 from callbacks.errors import UserError
+from callbacks.ranges import Count
 
 KIND_OF_RANK: dict[int, str] = {1: "vector", 2: "sequence", 3: "image", 4: "frames"}
 
@@ -84,7 +85,7 @@ class Encoder(nn.Module):
     takes_lengths: ClassVar[bool] = False
     out_dim: int
 
-    def __init__(self, shape: tuple[int, ...], kind: str | None):
+    def __init__(self, shape: tuple[Count, ...], kind: str | None):
         super().__init__()
         self.shape = tuple(shape)
         self.kind = resolve_kind(self.shape, kind, self.accepts, type(self).__name__)

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel
 
 from asgml.model.encoders.base import Encoder
 from callbacks.errors import UserError
+from callbacks.ranges import Count, Width
 
 
 class HFTextEncoder(Encoder):
@@ -41,12 +42,12 @@ class HFTextEncoder(Encoder):
 
     def __init__(
         self,
-        shape: tuple[int, ...],
+        shape: tuple[Count, ...],
         model: str | None = None,
         config: dict[str, Any] | None = None,
         pooling: Literal["mean", "cls"] = "mean",
         frozen: bool = False,
-        dim: int | None = None,
+        dim: Width | None = None,
         local_files_only: bool = False,
         kind: str | None = None,
     ):

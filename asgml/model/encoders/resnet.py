@@ -18,6 +18,7 @@ from torchvision.models.resnet import BasicBlock
 from asgml.model.encoders.base import Encoder, mean_over_frames
 from asgml.model.encoders.norms import Norm, norm2d
 from callbacks.errors import UserError
+from callbacks.ranges import Count, Width
 
 CLASSIFIER = ("fc.weight", "fc.bias")
 
@@ -47,10 +48,10 @@ class ResNet18(Encoder):
 
     def __init__(
         self,
-        shape: tuple[int, ...],
+        shape: tuple[Count, ...],
         weights: str | None = None,
         norm: Norm = "batch",
-        width: int = 64,
+        width: Width = 64,
         kind: str | None = None,
     ):
         super().__init__(shape, kind)

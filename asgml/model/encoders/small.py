@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from asgml.model.encoders.base import Encoder, resolve_kind
 from asgml.model.encoders.norms import Norm, norm0d, norm1d, norm2d
 from asgml.model.encoders.valid_steps import lengths_after, masked_norm, only_valid, valid_mask
 from callbacks.errors import UserError
+from callbacks.ranges import NOT_EMPTY, Count, DropoutRate, Layers, Width
 
 
 def _checked(name: str, sizes: list[int], example: str) -> list[int]:
@@ -69,11 +71,11 @@ class SmallCNN(Encoder):
 
     def __init__(
         self,
-        shape: tuple[int, ...],
-        dim: int = 64,
-        channels: list[int] | None = None,
+        shape: tuple[Count, ...],
+        dim: Width = 64,
+        channels: Annotated[list[Width], NOT_EMPTY] | None = None,
         norm: Norm = "group",
-        grid: int = 4,
+        grid: Layers = 4,
         kind: str | None = None,
     ):
         super().__init__(shape, kind)
@@ -164,11 +166,11 @@ class TemporalConv(Encoder):
 
     def __init__(
         self,
-        shape: tuple[int, ...],
-        dim: int = 64,
-        channels: list[int] | None = None,
+        shape: tuple[Count, ...],
+        dim: Width = 64,
+        channels: Annotated[list[Width], NOT_EMPTY] | None = None,
         norm: Norm = "group",
-        grid: int = 4,
+        grid: Layers = 4,
         kind: str | None = None,
     ):
         super().__init__(shape, kind)
@@ -217,11 +219,11 @@ class FrameCNN(Encoder):
 
     def __init__(
         self,
-        shape: tuple[int, ...],
-        dim: int = 64,
-        channels: list[int] | None = None,
+        shape: tuple[Count, ...],
+        dim: Width = 64,
+        channels: Annotated[list[Width], NOT_EMPTY] | None = None,
         norm: Norm = "group",
-        grid: int = 4,
+        grid: Layers = 4,
         kind: str | None = None,
     ):
         super().__init__(shape, kind)
@@ -256,11 +258,11 @@ class MLP(Encoder):
 
     def __init__(
         self,
-        shape: tuple[int, ...],
-        dim: int = 64,
-        hidden: int = 128,
-        layers: int = 1,
-        dropout: float = 0.0,
+        shape: tuple[Count, ...],
+        dim: Width = 64,
+        hidden: Width = 128,
+        layers: Layers = 1,
+        dropout: DropoutRate = 0.0,
         norm: Norm = "group",
         kind: str | None = None,
     ):
@@ -278,7 +280,7 @@ class MLP(Encoder):
         return self.layers(x)
 
 
-def auto_encoder(shape: tuple[int, ...], dim: int = 64, norm: Norm = "group", kind: str | None = None) -> Encoder:
+def auto_encoder(shape: tuple[Count, ...], dim: Width = 64, norm: Norm = "group", kind: str | None = None) -> Encoder:
     """Return the small encoder for a kind of input: MLP, TemporalConv, SmallCNN or FrameCNN.
 
     Args:

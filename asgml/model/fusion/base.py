@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from callbacks.ranges import Count, Width
+
 
 def keep(value: Tensor, present: Tensor | None) -> Tensor:
     """Return `value` (B, …) with 0 in the rows where `present` (B,) is False; None keeps all.
@@ -25,7 +27,7 @@ class Fusion(nn.Module):
         classes: the number of classes.
     """
 
-    def __init__(self, dims: dict[str, int], classes: int):
+    def __init__(self, dims: dict[str, Width], classes: Count):
         super().__init__()
         self.dims = dict(dims)
         self.classes = classes

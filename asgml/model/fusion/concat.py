@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asgml.model.fusion.base import Fusion
+from callbacks.ranges import Count, Width
 
 
 class Concat(Fusion):
@@ -20,7 +21,7 @@ class Concat(Fusion):
         classes: the number of classes.
     """
 
-    def __init__(self, dims: dict[str, int], classes: int):
+    def __init__(self, dims: dict[str, Width], classes: Count):
         super().__init__(dims, classes)
         self.linear = nn.Linear(sum(dims.values()), classes)
         self.slices: dict[str, slice] = {}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from asgml.model.fusion.base import Fusion, keep
 from asgml.model.modality_dict import ModalityDict
 from callbacks.errors import UserError
+from callbacks.ranges import Count, Width
 from callbacks.stages.branch import Branch
 
 
@@ -32,7 +33,7 @@ class FiLM(Fusion):
         UserError: a modulator that is no modality.
     """
 
-    def __init__(self, dims: dict[str, int], classes: int, dim: int = 128, modulator: str | None = None):
+    def __init__(self, dims: dict[str, Width], classes: Count, dim: Width = 128, modulator: str | None = None):
         super().__init__(dims, classes)
         if modulator is not None and modulator not in dims:
             near = difflib.get_close_matches(modulator, dims, 1)

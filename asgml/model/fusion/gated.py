@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from asgml.model.fusion.base import Fusion
 from asgml.model.modality_dict import ModalityDict
+from callbacks.ranges import Count, Width
 from callbacks.stages.branch import Branch
 
 
@@ -30,9 +31,9 @@ class Gated(Fusion):
 
     def __init__(
         self,
-        dims: dict[str, int],
-        classes: int,
-        dim: int = 128,
+        dims: dict[str, Width],
+        classes: Count,
+        dim: Width = 128,
         gate: Literal["softmax", "sigmoid"] = "softmax",
     ):
         super().__init__(dims, classes)

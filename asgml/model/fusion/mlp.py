@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from asgml.model.fusion.base import Fusion
+from callbacks.ranges import Count, Width
 
 
 class ConcatMLP(Fusion):
@@ -20,7 +21,7 @@ class ConcatMLP(Fusion):
         dim: the width of the hidden layer.
     """
 
-    def __init__(self, dims: dict[str, int], classes: int, dim: int = 128):
+    def __init__(self, dims: dict[str, Width], classes: Count, dim: Width = 128):
         super().__init__(dims, classes)
         self.hidden = nn.Linear(sum(dims.values()), dim)
         self.linear = nn.Linear(dim, classes)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from asgml.model.fusion.base import Fusion, keep
 from asgml.model.modality_dict import ModalityDict
+from callbacks.ranges import Count, Width
 
 
 class Sum(Fusion):
@@ -16,7 +17,7 @@ class Sum(Fusion):
         classes: the number of classes.
     """
 
-    def __init__(self, dims: dict[str, int], classes: int):
+    def __init__(self, dims: dict[str, Width], classes: Count):
         super().__init__(dims, classes)
         self.linears = ModalityDict({m: nn.Linear(dim, classes) for m, dim in dims.items()})
 

@@ -9,6 +9,7 @@ from asgml.model.encoders.base import no_rows
 from asgml.model.fusion.base import Fusion
 from asgml.model.modality_dict import ModalityDict
 from callbacks.errors import UserError
+from callbacks.ranges import Count, DropoutRate, Layers, Width
 
 
 class LateTransformer(Fusion):
@@ -41,13 +42,13 @@ class LateTransformer(Fusion):
 
     def __init__(
         self,
-        dims: dict[str, int],
-        classes: int,
-        dim: int = 128,
-        heads: int = 4,
-        layers: int = 2,
-        feedforward: int = 256,
-        dropout: float = 0.0,
+        dims: dict[str, Width],
+        classes: Count,
+        dim: Width = 128,
+        heads: Layers = 4,
+        layers: Layers = 2,
+        feedforward: Width = 256,
+        dropout: DropoutRate = 0.0,
     ):
         super().__init__(dims, classes)
         if heads < 1 or dim < 1 or dim % heads:

@@ -7,10 +7,10 @@ import importlib.util
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Any
 
 import yaml
 
@@ -18,9 +18,9 @@ from suite.config.check import Common, Typed
 from suite.config.reference.docstrings import first_sentence, meanings, phrase, place, summary
 from suite.config.reference.files import ConfigFile, packages
 from suite.config.signature import locate, parameters
+from suite.config.wording import NODE, type_text
 
 _OF_HYDRA = "hydra"
-NODE = "node"
 
 
 @dataclass
@@ -194,37 +194,6 @@ def has_target(value: Any) -> bool:
     if isinstance(value, dict):
         return "_target_" in value or any(has_target(v) for v in value.values())
     return isinstance(value, list) and any(has_target(v) for v in value)
-
-
-def type_text(annotation: Any) -> str:
-    """Return an annotation in words."""
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is Annotated:
-        return type_text(arguments[0])
-    if annotation in (Any, inspect.Parameter.empty):
-        return "any"
-    if annotation in (None, NoneType):
-        return "null"
-    if origin is Literal:
-        return _one_of(arguments)
-    if origin in (typing.Union, UnionType):
-        listed = [v for a in arguments if typing.get_origin(a) is Literal for v in typing.get_args(a)]
-        words = [type_text(a) for a in arguments if typing.get_origin(a) is not Literal]
-        return " or ".join(dict.fromkeys([*([_one_of(listed)] if listed else []), *words]))
-    if origin is not None and isinstance(origin, type):
-        inside = [type_text(a) for a in arguments if a is not ...]
-        if issubclass(origin, dict):
-            return f"{{{inside[0]}: {inside[1]}}}"
-        if issubclass(origin, tuple):
-            return f"[{', '.join(inside)}]"
-        if issubclass(origin, list) or origin.__name__ in ("Sequence", "Iterable"):
-            return f"list of {inside[0]}"
-        return NODE
-    return str(getattr(annotation, "__name__", annotation))
-
-
-def _one_of(values: Iterable[Any]) -> str:
-    return "one of " + ", ".join(dict.fromkeys(map(str, values)))
 
 
 def _type_of(value: Any) -> str:

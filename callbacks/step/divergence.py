@@ -1,0 +1,79 @@
+"""A loss that is no number any more: what it is told as, with step, batch, groups and a smaller learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import lightning as L
+import torch
+
+from callbacks.errors import UserError
+from callbacks.step.context import StepContext
+from callbacks.step.groups import Group, named_groups
+
+LOSSES = ("loss/", "term/")  # how the names of losses begin among the values that a step brings to the host
+
+
+class Diverged(UserError):
+    """Reports a loss that is NaN or infinite."""
+
+
+def not_finite(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the values that are NaN or infinite."""
+    return {name: value for name, value in values.items() if not math.isfinite(value)}
+
+
+def diverged_step(ctx: StepContext, losses: Mapping[str, float]) -> Diverged:
+    """Return the error of a training step whose losses are not finite.
+
+    Args:
+        ctx: the step.
+        losses: the losses that are not finite, by name.
+    """
+    bad = _bad_weights(ctx.groups)
+    epoch, batch = ctx.trainer.current_epoch, ctx.trainer.fit_loop.batch_idx
+    where = f"training loss, step {ctx.t}, batch {batch} of epoch {epoch}"
+    return Diverged(where, _found(losses, bad), "finite losses", _remedy(ctx.trainer, ctx.groups, bad))
+
+
+def refuse_divergence(trainer: L.Trainer, split: str, t: int, metrics: Mapping[str, float]) -> None:
+    """Refuse losses of an evaluation that are not finite.
+
+    Args:
+        trainer: the trainer.
+        split: what is evaluated.
+        t: the number of committed steps.
+        metrics: the metrics of the split; `loss` and `loss/…` are read.
+
+    Raises:
+        Diverged: one of them is NaN or infinite.
+    """
+    losses = {name: value for name, value in metrics.items() if name == "loss" or name.startswith(LOSSES)}
+    if found := not_finite(losses):
+        groups = named_groups(trainer.optimizers[0]) if trainer.optimizers else {}
+        bad = _bad_weights(groups)
+        where = f"{split} loss after step {t}"
+        raise Diverged(where, _found(found, bad), "finite losses", _remedy(trainer, groups, bad))
+
+
+def _bad_weights(groups: Mapping[str, Group]) -> list[str]:
+    return [name for name, group in groups.items() if not all(bool(torch.isfinite(p).all()) for p in group.params)]
+
+
+def _found(losses: Mapping[str, float], bad: list[str]) -> str:
+    told = ", ".join(f"{name.removeprefix('loss/')} {value}" for name, value in losses.items())
+    return f"{told}; weights that are not finite: {', '.join(bad) or 'none'}"
+
+
+def _remedy(trainer: L.Trainer, groups: Mapping[str, Group], bad: list[str]) -> str:
+    """Return a tenth of the learning rate at fault: of `group_lr` where a group with bad weights has one of its own."""
+    if not trainer.optimizers:
+        return "train anew with a smaller optimizer.lr"
+    base = float(trainer.optimizers[0].defaults["lr"])
+    settings = []
+    for name in bad:
+        own = float(groups[name].options.get("initial_lr", base))
+        if own != base:
+            settings.append(f"++group_lr.{name}={own / 10:g}")
+    return "set " + " ".join(settings or [f"optimizer.lr={base / 10:g}"])

@@ -1,0 +1,109 @@
+"""Types in words: what a parameter takes, as documentation and errors say it."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal
+
+from callbacks.ranges import Bounds, NotEmpty
+
+NODE = "node"
+
+
+def type_text(annotation: Any) -> str:
+    """Return an annotation in words; a number with a declared range in the words of the range."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _annotated(arguments)
+    if annotation in (Any, inspect.Parameter.empty):
+        return "any"
+    if annotation in (None, NoneType):
+        return "null"
+    if origin is Literal:
+        return _one_of(arguments)
+    if origin in (typing.Union, UnionType):
+        listed = [v for a in arguments if typing.get_origin(a) is Literal for v in typing.get_args(a)]
+        words = [type_text(a) for a in arguments if typing.get_origin(a) is not Literal]
+        return " or ".join(dict.fromkeys([*([_one_of(listed)] if listed else []), *words]))
+    if origin is not None and isinstance(origin, type):
+        inside = [type_text(a) for a in arguments if a is not ...]
+        if issubclass(origin, Mapping):
+            return f"{{{inside[0]}: {inside[1]}}}"
+        if issubclass(origin, tuple):
+            return f"[{', '.join(inside)}]"
+        if issubclass(origin, list) or origin.__name__ in ("Sequence", "Iterable"):
+            return f"list of {inside[0]}"
+        return NODE
+    return str(getattr(annotation, "__name__", annotation))
+
+
+def _annotated(arguments: tuple[Any, ...]) -> str:
+    kind, *notes = arguments
+    found = next((note for note in notes if isinstance(note, Bounds)), None)
+    if found is not None:
+        return found.words
+    return ("non-empty " if any(isinstance(note, NotEmpty) for note in notes) else "") + type_text(kind)
+
+
+def _one_of(values: Iterable[Any]) -> str:
+    words = list(dict.fromkeys(map(str, values)))
+    return words[0] if len(words) == 1 else "one of " + ", ".join(words)
+
+
+def bounds_in(annotation: Any) -> Bounds | None:
+    """Return the first range that an annotation declares for a number itself, not for what a list or mapping holds."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return next((note for note in arguments[1:] if isinstance(note, Bounds)), None)
+    if origin in (typing.Union, UnionType):
+        return next((found for found in map(bounds_in, arguments) if found is not None), None)
+    return None
+
+
+def nullable(annotation: Any) -> bool:
+    """Return whether an annotation takes null."""
+    return NoneType in typing.get_args(annotation) or annotation in (None, NoneType)
+
+
+def declares(annotation: Any) -> bool:
+    """Return whether an annotation holds a range, or the demand that something is not empty, anywhere."""
+    if typing.get_origin(annotation) is Annotated:
+        return any(isinstance(note, Bounds | NotEmpty) for note in typing.get_args(annotation)[1:]) or declares(
+            typing.get_args(annotation)[0]
+        )
+    return any(declares(a) for a in typing.get_args(annotation))
+
+
+def undeclared(annotation: Any) -> bool:
+    """Return whether an annotation holds a number without a range anywhere."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return not any(isinstance(note, Bounds) for note in arguments[1:]) and undeclared(arguments[0])
+    if origin is Literal:
+        return False
+    return annotation in (int, float) or any(undeclared(a) for a in arguments)
+
+
+def inside(annotation: Any, path: Sequence[str | int]) -> Any:
+    """Return the annotation of what lies at a path of names and indices below a value; None where it cannot be told."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if not path:
+        return annotation
+    if origin is Annotated:
+        return inside(arguments[0], path)
+    if origin in (typing.Union, UnionType):
+        found = [a for a in (inside(option, path) for option in arguments) if a is not None]
+        return found[0] if len(found) == 1 else None
+    if not isinstance(origin, type) or not arguments:
+        return None
+    first, rest = path[0], path[1:]
+    if issubclass(origin, Mapping):
+        return inside(arguments[1], rest) if isinstance(first, str) else None
+    if isinstance(first, str):
+        return None
+    if issubclass(origin, tuple) and arguments[-1] is not ...:
+        return inside(arguments[first], rest) if first < len(arguments) else None
+    return inside(arguments[0], rest)
