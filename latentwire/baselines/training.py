@@ -157,8 +157,8 @@ def load_state(net: nn.Module, saved: dict[str, Tensor]) -> None:
 
 def _rows(renderer: Renderer, passages: Sequence[Passage], asked: Asked) -> Rows:
     rows = Rows()
-    for b, question in asked:
-        prompt = renderer.ask(passages[b], question)
+    prompts = renderer.ask([(passages[b], question) for b, question in asked])
+    for (b, _), prompt in zip(asked, prompts, strict=True):
         rows.add(b, prompt.question, prompt.answer)
     return rows
 
