@@ -36,7 +36,8 @@ class Branch(nn.Module):
 
     Attributes:
         mode: what passes on.
-        norms: with `measured`, the sums of the norms of branch and stream over all tokens, (2,) on the device.
+        norms: with `measured`, the sums of the norms of branch and stream over the tokens that the branch reaches, (2,)
+            on the device.
     """
 
     def __init__(self) -> None:
@@ -59,7 +60,8 @@ class Branch(nn.Module):
         """
         if self._measuring:
             with torch.no_grad():
-                sizes = torch.stack([_size(full - stream).sum(), _size(stream).sum()])
+                added = _size(full - stream)
+                sizes = torch.stack([added.sum(), torch.where(added > 0, _size(stream), 0.0).sum()])
                 self.norms = sizes if self.norms is None else self.norms + sizes
         if self.mode == "on":
             return full

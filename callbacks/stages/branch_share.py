@@ -35,9 +35,9 @@ class BranchShare(Stage):
 
     A group's *share* is ‖d loss / d group‖ with all `Branch`es of the module on, over that with all off: same weights,
     same rows, same random draws, so that every variant of a branch has one and the same denominator. Measured are the
-    first ten steps, then every `every`-th committed step. After ten measurements the shares are printed with the norm
-    ratio of branch and stream; a mean of the last ten below 0.8 is warned of, once per group. Logged are `share/<g>`,
-    `share/norm_ratio` and the verdict on the gradient norms below as `share/grad_norm/<g>`.
+    first ten steps, then every `every`-th committed step. After ten measurements the shares so far are printed with the
+    norm ratio of branch and stream; a mean of the last ten below 0.8 is warned of, once per group. Logged are
+    `share/<g>`, `share/norm_ratio` and the gradient norms below as `share/grad_norm/<g>`.
 
     The fresh gradient norm of each group, as a mean since the last measurement, is judged as well: within `healthy` it
     is healthy, below `vanishing` a group does not learn, which is warned of once. The bounds are those seen in the
@@ -164,13 +164,13 @@ class BranchShare(Stage):
 
     def _judge(self, ctx: StepContext) -> None:
         ratio = _mean(self.ratios) if self.ratios else None
-        means = {g: _mean(values) for g, values in self.shares.items() if len(values) == WINDOW}
+        means = {g: _mean(values) for g, values in self.shares.items()}
         if self._count == WINDOW:
             rows = ", ".join(f"{g} {share:.3f}" for g, share in means.items())
             beside = "" if ratio is None else f"; branch/stream norm {ratio:.3g}"
             rank_zero_print(f"gradient with the branch over that without, mean of {WINDOW} batches: {rows}{beside}")
         for g, share in means.items():
-            if share < THRESHOLD and g not in self.warned:
+            if share < THRESHOLD and len(self.shares[g]) == WINDOW and g not in self.warned:
                 self.warned.append(g)
                 self._warn(ctx, f"at step {ctx.t} {advice(g, share, ratio)}")
 

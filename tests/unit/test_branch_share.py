@@ -130,6 +130,16 @@ def test_a_loud_branch_in_front_of_a_normalisation_is_named_once_and_a_quiet_one
     assert capsys.readouterr().out.count("mean of 10 batches") == 2
 
 
+def test_a_modality_that_some_batches_lack_is_printed_with_the_share_of_the_others(capsys):
+    stage = BranchShare()
+    spec = toy_spec(2)
+    batches = toy_batches(10, spec, missing={3: ["visual"]}, partly={5: ["audio"]})
+    train(asgml(), batches, spec=spec, fusion=FUSIONS["cross_attention"], extra=[stage])
+    assert "mean of 10 batches: audio 0." in capsys.readouterr().out.replace("audio 1.", "audio 0.")
+    assert len(stage.shares["visual"]) == 9
+    assert list(stage.ratios) == pytest.approx([0.1] * len(stage.ratios), rel=1e-9)  # where there is something to read
+
+
 def test_gradients_that_vanish_are_named_and_the_others_have_a_word():
     stage = BranchShare(every=1)
     assert any("the gradient of a vanishes: mean norm" in m for m in warned(branched(0.1, small=1e-5), stage))

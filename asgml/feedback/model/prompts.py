@@ -11,4 +11,8 @@ TEMPLATES = ("{}.", "a photo of {}.")
 def prompts(class_name: str) -> tuple[list[str], list[str]]:
     """Return the prompts for a normal and for a damaged thing of a class; `metal_nut` is read as metal nut."""
     name = class_name.replace("_", " ")
-    return tuple([t.format(s.format(name)) for s in states for t in TEMPLATES] for states in (NORMAL, DAMAGED))  # type: ignore[return-value]
+
+    def texts(states: tuple[str, ...]) -> list[str]:
+        return [template.format(state.format(name)) for state in states for template in TEMPLATES]
+
+    return texts(NORMAL), texts(DAMAGED)
