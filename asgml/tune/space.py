@@ -76,6 +76,13 @@ def around(value: float, factors: tuple[float, float]) -> Range:
     return Range(log=(value * factors[0], value * factors[1]))
 
 
+def ends(ranges: Mapping[str, Range]) -> list[Point]:
+    """Return points that together set every key to both ends of its range, or to each of its choices."""
+    values = {key: at.choice or at.log or at.uniform or () for key, at in ranges.items()}
+    many = max(map(len, values.values()), default=0)
+    return [{key: listed[min(i, len(listed) - 1)] for key, listed in values.items()} for i in range(many)]
+
+
 def draws(count: int, seed: int) -> np.ndarray:
     """Return `count` points of a scrambled Halton sequence, (count, 1 + MAX_KNOBS) in [0, 1).
 

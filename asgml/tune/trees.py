@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from asgml.data.spec import modality_names
 from asgml.sweep import not_applicable
 from asgml.tune.rows import Row
-from asgml.tune.space import Point
+from asgml.tune.space import Point, Range, ends
 from callbacks.errors import UserError
 from suite.config.check import check, check_effective
 from suite.config.compose import Composer
@@ -78,6 +78,24 @@ class Trees:
                 self.program.judge(cfg)
             self._rows[row.name] = cfg
         return self._rows[row.name]
+
+    def refuse_ends(self, row: Row, lr: Range) -> None:
+        """Refuse what trials would set to a value that the row's tree does not take: both ends are tried.
+
+        Args:
+            row: the row.
+            lr: the range of the learning rate.
+
+        Raises:
+            UserError: an end, or a choice, outside of what its key takes.
+        """
+        for point in ends({self.lr: lr, **row.knobs}):
+            try:
+                check(self.tree(row, point, 0), self.program.schema)
+            except UserError as error:
+                where = "lr_factors" if error.where == self.lr else f"space.{row.name}.knobs"
+                found = f"{error.where} = {error.found} at an end of its range"
+                raise UserError(where, found, error.expected, f"edit {where}") from error
 
     def applies(self, row: Row, modalities: Sequence[str]) -> str:
         """Return why a row cannot run on data with these modalities, "" if it can."""

@@ -20,6 +20,7 @@ from asgml.tune.rows import Row, rows_of
 from asgml.tune.space import Point, Range, around, points
 from asgml.tune.trees import TRIALS, Trees
 from callbacks.stages.gate import TooManySkips
+from callbacks.step.divergence import Diverged
 from suite.report.tables import Table, markdown
 from suite.runs.display import console
 from suite.runs.identity import config_hash, run_dir, runs_root
@@ -86,6 +87,9 @@ class Tuner:
             if why:
                 console().print(escape(f"{name} left out: {why}"), style="yellow", highlight=False, soft_wrap=True)
         self.rows = [row for row in rows if not reasons[row.name]]
+        if options.trials > 1:
+            for row in self.rows:
+                trees.refuse_ends(row, self.lr_range)
         self.folder = runs_root(trees.plain) / str(trees.plain.name)
         self.name = str(trees.plain.name)
         self.chosen: dict[str, Chosen] = {}
@@ -302,5 +306,5 @@ def why(outcome: Outcome) -> str:
 
 
 def diverged(result: dict[str, Any]) -> bool:
-    """Return whether a run ended because its gradients were no longer finite."""
-    return result.get("status") == "failed" and result.get("error_type") == TooManySkips.__name__
+    """Return whether a run ended because its losses or gradients were no longer finite."""
+    return result.get("status") == "failed" and result.get("error_type") in (Diverged.__name__, TooManySkips.__name__)

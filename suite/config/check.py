@@ -89,7 +89,20 @@ def check(cfg: DictConfig, schema: type | None = None) -> None:
         _bind(Paths, {k: v for k, v in tree["paths"].items() if k == "runs"}, "paths", problems)
     _walk(tree, "", problems)
     if problems:
-        raise merge_errors(problems, "configuration")
+        raise merge_errors(_distinct(problems, cfg), "configuration")
+
+
+def _distinct(problems: list[UserError], cfg: DictConfig) -> list[UserError]:
+    """Return the problems without those of a key that only refers to another one whose value is refused already."""
+
+    def refers(key: str) -> bool:
+        above, _, name = key.rpartition(".")
+        node = OmegaConf.select(cfg, above) if above else cfg
+        return isinstance(node, DictConfig) and name in node and OmegaConf.is_interpolation(node, name)
+
+    copies = [p for p in problems if refers(p.where)]
+    refused = {p.found for p in problems if p not in copies}
+    return [p for p in problems if p not in copies or p.found not in refused]
 
 
 def check_effective(

@@ -7,6 +7,7 @@ import dataclasses
 import importlib
 import inspect
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,10 +16,14 @@ import yaml
 from asgml_runs import compose, overrides, write_features
 
 from asgml.run import Tree, dead, judge, train
+from asgml.study import PROGRAM
 from asgml.tune.options import DataSet, RowOptions, StudyTree
+from asgml.tune.rows import Row
 from asgml.tune.space import Range
+from asgml.tune.trees import Trees
 from callbacks.errors import UserError
 from suite.config.check import Common, check
+from suite.config.compose import Composer
 from suite.config.reference.files import packages
 from suite.config.signature import locate, parameters
 from suite.config.third_party import RANGES
@@ -205,6 +210,11 @@ def test_values_with_a_meaning_pass(line):
     check(compose(["experiment=features", "data.path=x.npz", *line]), Tree)
 
 
+def test_a_value_that_another_key_refers_to_is_refused_once():
+    error = problem("asgml.gamma=-1")  # methods.uniform.gamma is ${asgml.gamma}
+    assert (error.where, error.remedy) == ("asgml.gamma", "set asgml.gamma=1.0")
+
+
 def test_such_a_run_ends_with_code_2_on_one_screen(tmp_path, capsys):
     line = [*overrides(write_features(tmp_path / "f.npz"), tmp_path / "runs"), "+group_lr.audio=-1"]
     with pytest.raises(SystemExit) as end:
@@ -216,3 +226,20 @@ def test_such_a_run_ends_with_code_2_on_one_screen(tmp_path, capsys):
     for told in ("group_lr.audio", "-1", "a learning rate above 0", "set ++group_lr.audio=0.001"):
         assert told in text
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_trials_would_set_is_judged_before_the_first_one():
+    """Every end of a knob's range and every choice; the learning rate's range, too."""
+    line = ["experiment=features", "data.path=x.npz", "method=uniform"]
+    trees = Trees(replace(PROGRAM, judge=None), Composer("asgml"), line[:2], "optimizer.lr")
+    good = Range(log=(0.01, 1.0))
+    for knobs, lr, where in (
+        ({"asgml.gamma": Range(uniform=(-1.0, 1.0))}, good, "space.uniform.knobs"),
+        ({"asgml.gamma": Range(choice=(1.0, 2.0, -3.0))}, good, "space.uniform.knobs"),
+        ({}, Range(log=(0.1, 1e30)), "lr_factors"),
+    ):
+        with pytest.raises(UserError) as error:
+            trees.refuse_ends(Row("uniform", tuple(line[2:]), knobs), lr)
+        assert error.value.where == where
+        assert "at an end of its range" in error.value.found
+    trees.refuse_ends(Row("uniform", tuple(line[2:]), {"asgml.gamma": Range(log=(0.25, 4.0))}), good)

@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 
 from asgml.build import Parts
 from callbacks.errors import UserError
+from callbacks.step.divergence import LOSSES, not_finite
 from suite.runs.identity import run_dir
 
 SLOW = {"asgml_frequency", "asgml_adaptive_frequency"} | {name for name in METHODS if name.startswith("control_")}
@@ -70,6 +71,9 @@ def teachers(features: dict[int, Path], tmp_path_factory: pytest.TempPathFactory
 class Trouble(L.Callback):
     """A batch without audio and a batch with a NaN, whose step must leave nothing behind."""
 
+    def __init__(self) -> None:
+        self.bad: dict[str, float] = {}  # losses of other batches that would end the run
+
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         at = (trainer.current_epoch, batch_idx)
         if at == ALONE:
@@ -83,6 +87,9 @@ class Trouble(L.Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if (trainer.current_epoch, batch_idx) == POISONED:
             self.traces = unequal(self.before, self.look(trainer, pl_module))
+        else:
+            host = pl_module._pipeline.ctx.host
+            self.bad |= not_finite({name: value for name, value in host.items() if name.startswith(LOSSES)})
 
     @staticmethod
     def look(trainer: Any, module: Any) -> Any:
@@ -150,6 +157,7 @@ def test_it_trains_with_missing_modalities_and_a_veto_leaves_no_trace(
     vetoed = 1 + (name in AUDIO_ONLY)
     assert (parts.pipeline.t, parts.pipeline.vetoed) == (12 - vetoed, vetoed)
     assert trouble.traces == []
+    assert trouble.bad == {}
     assert all(torch.isfinite(v).all() for v in end.values())
     for m in parts.module.modalities:
         moved = any(not torch.equal(start[k], end[k]) for k in start if k.startswith(f"net.encoders.{m}."))

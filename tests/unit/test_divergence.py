@@ -12,6 +12,7 @@ from toys import asgml, fit, toy_batches, toy_spec, train
 
 from asgml.run import Tree, dead, judge
 from asgml.run import train as run_of_asgml
+from asgml.tune.tuner import diverged
 from callbacks.stages.gate import StepGate, TooManySkips
 from callbacks.step.divergence import Diverged
 from callbacks.step.pipeline import StepPipeline
@@ -65,3 +66,10 @@ def test_such_a_run_fails_with_code_2_on_one_screen(line, where, tmp_path: Path,
         assert told in text
     (result,) = (tmp_path / "runs").rglob("result.json")
     assert json.loads(result.read_text())["status"] == "failed"
+
+
+def test_a_trial_whose_loss_is_no_number_has_diverged():
+    """And is the worst of a row's trials, in place of a comparison that cannot go on."""
+    for error in (Diverged, TooManySkips):
+        assert diverged({"status": "failed", "error_type": error.__name__})
+    assert not diverged({"status": "failed", "error_type": "UserError"})
