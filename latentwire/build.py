@@ -23,6 +23,7 @@ from latentwire.train.batches import Contexts
 from latentwire.train.curriculum import Curriculum, Period, slots_for
 from latentwire.train.curriculum_stage import CurriculumStage
 from latentwire.train.module import WireModule
+from latentwire.train.positions import check_training
 from latentwire.wire import LatentWire
 from suite.config.instantiate import build_node
 from suite.loader import EpochBatches, ResumableLoader
@@ -226,7 +227,12 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     module, needs = build_module(cfg, inputs, min(limits), Path(str(cfg.paths.cache)) / "teacher", passages)
     if "wrong" in needs.kinds and int(n.batch_size) < 2:
         raise UserError("loader.batch_size", "1 with mismatched latents", "2 or more", "set loader.batch_size=2")
-    encoder = module.wire.encoder
+    encoder, layout = module.wire.encoder, module.wire.layout
+    ratios = [p.ratio for p in module.curriculum.curriculum.periods if p.ratio is not None]
+    layouts = [layout, *(layout.with_shared(slots_for(inputs.tokens, ratio)) for ratio in ratios)]
+    slots = {name: max(sum(at.counts(name)) for at in layouts) for name in inputs.lms}
+    teaches = any(o.teaches for o in module.objectives.values())
+    check_training(passages, encoder, inputs.lms, slots, needs, teaches)
     train = Contexts(passages, encoder, inputs.lms, int(n.questions), needs, int(cfg.seed), per_epoch)
     held = inputs.corpus.split("val")
     held = [held[i] for i in range(min(len(held), int(n.eval_passages)))]
