@@ -11,11 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from callbacks.errors import UserError
 from callbacks.stages.lr import LRStep
+from callbacks.step.console import rank_zero_print
 from callbacks.step.pipeline import StepPipeline
 from latentwire.checkpoints import read_checkpoint, take_over
 from latentwire.data.base import Corpus, Passage
 from latentwire.encoders.base import build_encoder
 from latentwire.encoders.slots import LatentLayout
+from latentwire.footprint import line
 from latentwire.lm.frozen import FrozenLM
 from latentwire.objectives.base import Needs, Objective, together
 from latentwire.objectives.teacher import Teacher
@@ -69,15 +71,15 @@ class Parts:
     val: ResumableLoader
 
 
-def build_inputs(cfg: DictConfig) -> Inputs:
-    """Build language models and corpus."""
+def build_inputs(cfg: DictConfig, announce: bool = False) -> Inputs:
+    """Build corpus and language models.
+
+    Args:
+        cfg: the whole configuration.
+        announce: whether memory and time are estimated and said before any model is loaded.
+    """
     if not cfg.lms:
         raise UserError("lms", "no language model", "at least one that reads", "set readers=pocket_llama")
-    lms: dict[str, FrozenLM] = {str(name): build_node(node) for name, node in cfg.lms.items()}
-    encoder_lm = next(iter(lms.values()))
-    if cfg.encoder_lm is not None:
-        same = [str(name) for name, node in cfg.lms.items() if node == cfg.encoder_lm]
-        encoder_lm = lms[same[0]] if same else build_node(cfg.encoder_lm)
     corpus: Corpus = build_node(cfg.corpus)
     passages = corpus.split("train")
     texts = [passages[i].text for i in range(min(int(cfg.wire.measured_texts), len(passages)))]
@@ -85,6 +87,13 @@ def build_inputs(cfg: DictConfig) -> Inputs:
         raise UserError(
             "corpus.train, wire.measured_texts", "no training text", "one or more", "set wire.measured_texts=256"
         )
+    if announce:
+        rank_zero_print(line(cfg, passages))
+    lms: dict[str, FrozenLM] = {str(name): build_node(node) for name, node in cfg.lms.items()}
+    encoder_lm = next(iter(lms.values()))
+    if cfg.encoder_lm is not None:
+        same = [str(name) for name, node in cfg.lms.items() if node == cfg.encoder_lm]
+        encoder_lm = lms[same[0]] if same else build_node(cfg.encoder_lm)
     tokens = {name: sum(len(lm.style.encode(text.strip() + "\n")) for text in texts) for name, lm in lms.items()}
     return Inputs(lms, encoder_lm, corpus, texts, {name: count / len(texts) for name, count in tokens.items()})
 
@@ -214,7 +223,7 @@ def build(cfg: DictConfig, run: Run) -> Parts:
             "1: runs of a sweep can share a machine instead",
             "set trainer.devices=1",
         )
-    inputs = build_inputs(cfg)
+    inputs = build_inputs(cfg, announce=True)
     n = cfg.loader
     passages = inputs.corpus.split("train")
     per_epoch = len(passages) if n.steps_per_epoch is None else int(n.steps_per_epoch) * int(n.batch_size)

@@ -20,7 +20,9 @@ def passages(n: int) -> list[Passage]:
     found = []
     for i in range(n):
         text = "Ada lives in Oslo. " * (3 if i == n - 2 else 1)
-        asked = [Question(f"{i}/{k}", "Where?" + " Say" * (20 * k if i == n - 1 else k), ("Oslo",), "city") for k in (0, 1)]
+        asked = [
+            Question(f"{i}/{k}", "Where?" + " Say" * (20 * k if i == n - 1 else k), ("Oslo",), "city") for k in (0, 1)
+        ]
         found.append(Passage(str(i), text, tuple(asked), str(i), None))
     return found
 
