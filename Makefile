@@ -34,6 +34,7 @@ bench: $(STAMP)
 	$(BIN)/python -m asgml.bench
 	$(BIN)/python -m asgml.bench.method_costs --encoder mlp
 	$(BIN)/python -m asgml.bench.method_costs --encoder resnet18
+	$(BIN)/python -m latentwire.bench
 
 # what only an accelerator can show; without a network, beside a .venv that was brought along: make -o .venv/.installed accelerator
 OUT ?= runs/accelerator

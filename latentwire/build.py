@@ -11,11 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from callbacks.errors import UserError
 from callbacks.stages.lr import LRStep
+from callbacks.step.console import rank_zero_print
 from callbacks.step.pipeline import StepPipeline
 from latentwire.checkpoints import read_checkpoint, take_over
 from latentwire.data.base import Corpus, Passage
 from latentwire.encoders.base import build_encoder
 from latentwire.encoders.slots import LatentLayout
+from latentwire.footprint import line
 from latentwire.lm.frozen import FrozenLM
 from latentwire.objectives.base import Needs, Objective, ReaderShape, together
 from latentwire.objectives.teacher import Teacher
@@ -23,6 +25,7 @@ from latentwire.train.batches import Contexts
 from latentwire.train.curriculum import Curriculum, Period, slots_for
 from latentwire.train.curriculum_stage import CurriculumStage
 from latentwire.train.module import WireModule
+from latentwire.train.positions import check_training
 from latentwire.train.stages_check import StagesCheck, refuse_untrained
 from latentwire.wire import LatentWire
 from suite.config.instantiate import build_node
@@ -69,15 +72,15 @@ class Parts:
     val: ResumableLoader
 
 
-def build_inputs(cfg: DictConfig) -> Inputs:
-    """Build language models and corpus."""
+def build_inputs(cfg: DictConfig, announce: bool = False) -> Inputs:
+    """Build corpus and language models.
+
+    Args:
+        cfg: the whole configuration.
+        announce: whether memory and time are estimated and said before any model is loaded.
+    """
     if not cfg.lms:
         raise UserError("lms", "no language model", "at least one that reads", "set readers=pocket_llama")
-    lms: dict[str, FrozenLM] = {str(name): build_node(node) for name, node in cfg.lms.items()}
-    encoder_lm = next(iter(lms.values()))
-    if cfg.encoder_lm is not None:
-        same = [str(name) for name, node in cfg.lms.items() if node == cfg.encoder_lm]
-        encoder_lm = lms[same[0]] if same else build_node(cfg.encoder_lm)
     corpus: Corpus = build_node(cfg.corpus)
     passages = corpus.split("train")
     texts = [passages[i].text for i in range(min(int(cfg.wire.measured_texts), len(passages)))]
@@ -85,6 +88,13 @@ def build_inputs(cfg: DictConfig) -> Inputs:
         raise UserError(
             "corpus.train, wire.measured_texts", "no training text", "one or more", "set wire.measured_texts=256"
         )
+    if announce:
+        rank_zero_print(line(cfg, passages))
+    lms: dict[str, FrozenLM] = {str(name): build_node(node) for name, node in cfg.lms.items()}
+    encoder_lm = next(iter(lms.values()))
+    if cfg.encoder_lm is not None:
+        same = [str(name) for name, node in cfg.lms.items() if node == cfg.encoder_lm]
+        encoder_lm = lms[same[0]] if same else build_node(cfg.encoder_lm)
     tokens = {name: sum(len(lm.style.encode(text.strip() + "\n")) for text in texts) for name, lm in lms.items()}
     return Inputs(lms, encoder_lm, corpus, texts, {name: count / len(texts) for name, count in tokens.items()})
 
@@ -251,7 +261,7 @@ def build(cfg: DictConfig, run: Run) -> Parts:
             "set trainer.devices=1",
         )
     periods, _ = stages_of(cfg)
-    inputs = build_inputs(cfg)
+    inputs = build_inputs(cfg, announce=True)
     n = cfg.loader
     passages = inputs.corpus.split("train")
     largest = max((p.batch_size or 1 for p in periods), default=int(n.batch_size))
@@ -265,7 +275,12 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     module, needs = build_module(cfg, inputs, min(limits), Path(str(cfg.paths.cache)) / "teacher", passages)
     if "wrong" in needs.kinds and int(n.batch_size) < 2:
         raise UserError("loader.batch_size", "1 with mismatched latents", "2 or more", "set loader.batch_size=2")
-    encoder = module.wire.encoder
+    encoder, layout = module.wire.encoder, module.wire.layout
+    ratios = [p.ratio for p in module.curriculum.curriculum.periods if p.ratio is not None]
+    layouts = [layout, *(layout.with_shared(slots_for(inputs.tokens, ratio)) for ratio in ratios)]
+    slots = {name: max(sum(at.counts(name)) for at in layouts) for name in inputs.lms}
+    teaches = any(o.teaches for o in module.objectives.values())
+    check_training(passages, encoder, inputs.lms, slots, needs, teaches)
     train = Contexts(passages, encoder, inputs.lms, int(n.questions), needs, int(cfg.seed), per_epoch)
     held = inputs.corpus.split("val")
     held = [held[i] for i in range(min(len(held), int(n.eval_passages)))]

@@ -36,7 +36,7 @@ def load(
     chosen: dict[str, Any] = {} if attn is None else {"attn_implementation": attn}
     try:
         config = configuration(source)
-        tokenizer = _tokenizer(source, config)
+        tokenizer = tokenizer_of(source, config)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, config=config, dtype=DTYPES[dtype], device_map=device_map, output_loading_info=True, **chosen
         )
@@ -97,7 +97,8 @@ def window(config: Any) -> int | None:
     return min(widths, default=None)
 
 
-def _tokenizer(source: str, config: Any) -> PreTrainedTokenizerBase:
+def tokenizer_of(source: str, config: Any) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a folder or hub id; `tokenizer.json` alone gets its special tokens from `config`."""
     folder = Path(source)
     if not (folder / "tokenizer.json").is_file() or (folder / "tokenizer_config.json").is_file():
         return AutoTokenizer.from_pretrained(source)
