@@ -15,7 +15,7 @@ import pytest
 import yaml
 from asgml_runs import compose, overrides, write_features
 
-from asgml.run import Tree, dead, judge, train
+from asgml.run import Tree, main
 from asgml.study import PROGRAM
 from asgml.tune.options import DataSet, RowOptions, StudyTree
 from asgml.tune.rows import Row
@@ -28,7 +28,6 @@ from suite.config.reference.files import packages
 from suite.config.signature import locate, parameters
 from suite.config.third_party import RANGES
 from suite.config.wording import undeclared
-from suite.runs.launch import launch
 
 ROOT = Path(__file__).parents[2]
 
@@ -215,10 +214,12 @@ def test_a_value_that_another_key_refers_to_is_refused_once():
     assert (error.where, error.remedy) == ("asgml.gamma", "set asgml.gamma=1.0")
 
 
-def test_such_a_run_ends_with_code_2_on_one_screen(tmp_path, capsys):
+def test_such_a_run_ends_with_code_2_on_one_screen(tmp_path, capsys, monkeypatch):
+    """`python -m asgml.run … +group_lr.audio=-1`."""
     line = [*overrides(write_features(tmp_path / "f.npz"), tmp_path / "runs"), "+group_lr.audio=-1"]
+    monkeypatch.setattr("sys.argv", ["asgml.run", *line])
     with pytest.raises(SystemExit) as end:
-        launch("asgml", train, dead, schema=Tree, judge=judge, argv=line)
+        main()
     seen = capsys.readouterr()
     text = seen.out + seen.err
     assert end.value.code == 2
