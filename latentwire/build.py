@@ -277,7 +277,7 @@ def build(cfg: DictConfig, run: Run) -> Parts:
         raise UserError("loader.batch_size", "1 with mismatched latents", "2 or more", "set loader.batch_size=2")
     encoder, layout = module.wire.encoder, module.wire.layout
     ratios = [p.ratio for p in module.curriculum.curriculum.periods if p.ratio is not None]
-    layouts = [layout, *(layout.with_shared(slots_for(inputs.tokens, ratio)) for ratio in ratios)]
+    layouts = [layout, *(layout.with_slots(slots_for(inputs.tokens, ratio)) for ratio in ratios)]
     slots = {name: max(sum(at.counts(name)) for at in layouts) for name in inputs.lms}
     teaches = any(o.teaches for o in module.objectives.values())
     check_training(passages, encoder, inputs.lms, slots, needs, teaches)
