@@ -102,7 +102,7 @@ def test_a_key_without_effect(tmp_path, capsys):
         ("+trainer.gradient_clip_val=1.0", "callbacks.clip.max_norm"),
         ("+trainer.accumulate_grad_batches=2", "loader.batch_size"),
         ("callbacks.gate=null", "leave callbacks.gate=null out"),
-        ("asgml.lambda_comp=nan", "a number"),
+        ("asgml.lambda_comp=nan", "a finite number of 0 or more"),
     ],
 )
 def test_what_the_step_cannot_do_without_is_refused_before_data_are_read(override, told, tmp_path, capsys):

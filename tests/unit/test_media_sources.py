@@ -16,6 +16,7 @@ from asgml.data.ave import EVENTS, Ave
 from asgml.data.cremad import EMOTIONS, CremaD
 from asgml.data.kinetics_sounds import KineticsSounds
 from asgml.data.media import decode_audio, decode_frames
+from asgml.data.ranges import Frames, SampleRate
 from asgml.data.spec import SPLITS
 from asgml.data.validate import validate
 from callbacks.errors import UserError
@@ -244,8 +245,8 @@ def test_constructors_carry_their_types():
     """Configs are type-checked against them; a subclass must not lose what it inherits."""
     for cls in (CremaD, Ave, KineticsSounds):
         inherited = {f.name: f.type for f in fields(cls)}
-        assert inherited["frames"] is int
-        assert inherited["sample_rate"] == int | None
+        assert inherited["frames"] is Frames
+        assert inherited["sample_rate"] == SampleRate | None
 
 
 # -- AVE --------------------------------------------------------------------------------------------------------
