@@ -61,7 +61,7 @@ def run(place: Place, mode: str, precision: str) -> tuple[torch.Tensor, torch.Te
             plugin.scaler = torch.amp.GradScaler(place.device.type, init_scale=SCALE)
 
     clips = PICTURES.tiny() if place.dry else PICTURES
-    parts = trained(place, clips, mode, STEPS, {"trainer.precision": precision}, [overflow], prepare)
+    parts = trained(place, clips, mode, STEPS, {"trainer.precision": precision, "callbacks.gate.bad_loss": "skip"}, [overflow], prepare)
     return began[0], weights(parts), skips.batches, overflow.dtypes
 
 

@@ -31,7 +31,7 @@ def test_overfit_reaches_zero(npz, tmp_path, capsys):
 
 
 def test_a_dead_group_is_named(npz, tmp_path, capsys):
-    assert run(npz, tmp_path, "debug=overfit", "trainer.max_epochs=12", "+group_lr.visual=0") == 2
+    assert run(npz, tmp_path, "debug=overfit", "trainer.max_epochs=12", "+group_lr.visual=1e-30") == 2
     assert "parameter groups visual" in capsys.readouterr().err
 
 

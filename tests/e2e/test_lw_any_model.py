@@ -27,7 +27,8 @@ QUICK = [
     "trainer.max_epochs=1",
     "lr_schedule.warmup_steps=0",
     "baseline=[text,no_context]",
-    "acceptance={}",
+    "~acceptance",
+    "+acceptance={}",
 ]
 
 

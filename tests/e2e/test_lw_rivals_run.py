@@ -66,7 +66,7 @@ def test_the_table_counts_questions_positions_and_bytes(run) -> None:
 def test_an_evaluation_again_fits_nothing(run, monkeypatch) -> None:
     made, result, cfg = run
     from latentwire.build import build
-    from latentwire.run import evaluate
+    from latentwire.scoring.finished import score
 
     kept = {path: path.stat().st_mtime_ns for path in (made.dir / RIVALS).iterdir()}
     assert len(kept) == 4
@@ -77,7 +77,8 @@ def test_an_evaluation_again_fits_nothing(run, monkeypatch) -> None:
     with open_dict(fewer):
         for name in set(fewer.baselines) - {"static_prefix", "gist", "icae", "pca"}:
             del fewer.baselines[name]
-    again = evaluate(fewer, made, build(cfg, made))
+    parts = build(cfg, made)
+    again = score(fewer, made.dir, parts.inputs, parts.module.wire)
     for name in ("static_prefix", "gist", "icae", "pca"):
         assert again["methods"][name]["nll"] == pytest.approx(result["methods"][name]["nll"], abs=1e-6), name
     assert {path: path.stat().st_mtime_ns for path in (made.dir / RIVALS).iterdir()} == kept

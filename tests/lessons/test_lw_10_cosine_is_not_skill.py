@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lw_parts import lessons
 from lw_runs import config, fit, history
 from torch import Tensor
 
@@ -37,7 +38,7 @@ def test_embeddings_at_a_cosine_of_three_quarters_answer_next_to_nothing() -> No
     train = [corpus.split("train")[i] for i in range(100)]
     slots = len(prompt_of(lm, passages[0], passages[0].questions[0]).context) // 4
     pca = PCA(d_z=32)
-    evaluator = Evaluator({lm.name: lm}, passages, {"text": Text(), "pca": pca}, 6, train=train, n_boot=20)
+    evaluator = Evaluator({lm.name: lm}, passages, {"text": Text(), "pca": pca}, 6, budget=lessons(train, 1), n_boot=20)
     found = evaluator.run({"wire": MeanRepeated(lm, slots)}).methods
     cosines = []
     for p in passages:

@@ -70,7 +70,7 @@ def test_a_tree_whose_evaluation_cannot_be_done_is_refused_before_any_job(
          "set evaluation.passages=5"),
         (["evaluation.max_new_tokens=500"], "test split on tiny_llama", "set evaluation.max_new_tokens="),
         (["loader.eval_max_new_tokens=500"], "val split on tiny_llama", "set loader.eval_max_new_tokens="),
-        (["wire.slots=500"], "tokens of prompt", "reader with more positions"),
+        (["wire.slots=500"], "tokens of latents, question and answer", "reader with more positions"),
     ],
 )  # fmt: skip
 def test_data_and_models_that_an_evaluation_would_fail_on_are_refused_before_the_training(

@@ -203,7 +203,7 @@ def test_a_stage_may_take_more_codes_than_are_sent(folder: Path) -> None:
     take = parts.module.wire.codec.take
     parts.module.wire.codec.take = lambda codes: (seen.append(codes), take(codes))  # type: ignore[method-assign]
     parts.trainer.fit(parts.module, parts.train, parts.val)
-    assert seen == [4] * 3 + [None] * 3
+    assert seen == [4] * 4 + [None] * 4, "on entering a stage, and at each of its three steps"
     assert parts.module.wire.message_bytes() == 13 + -(-3 * 2 * 2 // 8)
 
 
