@@ -61,7 +61,8 @@ def run(place: Place, mode: str, precision: str) -> tuple[torch.Tensor, torch.Te
             plugin.scaler = torch.amp.GradScaler(place.device.type, init_scale=SCALE)
 
     clips = PICTURES.tiny() if place.dry else PICTURES
-    parts = trained(place, clips, mode, STEPS, {"trainer.precision": precision, "callbacks.gate.bad_loss": "skip"}, [overflow], prepare)
+    given = {"trainer.precision": precision, "callbacks.gate.bad_loss": "skip"}
+    parts = trained(place, clips, mode, STEPS, given, [overflow], prepare)
     return began[0], weights(parts), skips.batches, overflow.dtypes
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from callbacks.errors import UserError
+from callbacks.ranges import Count, Finite, Width
 from callbacks.stages.branch import Branch
 
 VariantName = Literal["full", "scaled", "normalised", "norm_matched", "learnable"]
@@ -96,12 +97,12 @@ class CrossAttentionBranch(nn.Module):
 
     def __init__(
         self,
-        dim: int,
-        context_dim: int,
-        heads: int = 4,
-        width: int | None = None,
+        dim: Width,
+        context_dim: Width,
+        heads: Count = 4,
+        width: Width | None = None,
         variant: VariantName = "norm_matched",
-        weight: float | None = None,
+        weight: Finite | None = None,
         where: str = "model.fusion",
     ):
         super().__init__()

@@ -13,6 +13,7 @@ import torch
 from callbacks.run.audit import AuditFailure, TrainableAudit
 from callbacks.stages.gate import TooManySkips
 from callbacks.stages.lr import LRStep
+from callbacks.step.divergence import Diverged
 from callbacks.step.pipeline import StepPipeline
 from latentwire.data.base import Passage
 from latentwire.ladder import options
@@ -141,6 +142,8 @@ def _train(subject: Subject, module: WireModule, loader: ResumableLoader, known:
         return [error.found]
     except TooManySkips as error:
         return [f"no step was taken: {error}"]
+    except Diverged as error:
+        return [error.found]
     return []
 
 

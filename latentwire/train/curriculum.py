@@ -63,7 +63,14 @@ class Delayed(Schedule):
 
 
 class Linear(Schedule):
-    """Goes from `first` (until `start`) to `last` (from `start + steps` on) in a straight line."""
+    """Goes in a straight line.
+
+    Args:
+        first: the weight until `start`.
+        last: the weight from `start + steps` on.
+        steps: the length of the way.
+        start: where it begins.
+    """
 
     def __init__(self, first: float, last: float, steps: int, start: int = 0):
         self.first, self.last = _not_negative("first", first), _not_negative("last", last)
@@ -78,7 +85,14 @@ class Linear(Schedule):
 
 
 class Cosine(Linear):
-    """Goes where `Linear` goes, along half a cosine: flat at both ends."""
+    """Goes where `Linear` goes, along half a cosine: flat at both ends.
+
+    Args:
+        first: the weight until `start`.
+        last: the weight from `start + steps` on.
+        steps: the length of the way.
+        start: where it begins.
+    """
 
     def done(self, progress: float) -> float:
         return 0.5 - 0.5 * math.cos(math.pi * progress)

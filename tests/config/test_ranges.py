@@ -36,7 +36,8 @@ PENDING = {
     f"latentwire.{module}"
     for module in """
     acceptance adapters.affine adapters.base adapters.film adapters.linear adapters.mlp baselines.coded
-    baselines.compaction baselines.memory baselines.pca baselines.static codec.base codec.fp16 codec.fsq codec.integer codec.rvq data.base data.biographies data.squad
+    baselines.compaction baselines.memory baselines.pca baselines.static
+    codec.base codec.fp16 codec.fsq codec.integer codec.rvq data.base data.biographies data.squad
     data.stories encoders.base encoders.byte encoders.lm_lora encoders.pca encoders.pooling encoders.slots
     encoders.token injectors.deep_prefix injectors.soft_prefix lm.layout lm.lora lm.results objectives.base
     objectives.contrast objectives.distillation objectives.likelihood objectives.reconstruction pocket.architecture

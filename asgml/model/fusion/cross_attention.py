@@ -12,6 +12,7 @@ from asgml.model.cross_attention import CrossAttentionBranch, VariantName
 from asgml.model.fusion.base import Fusion, keep
 from asgml.model.modality_dict import ModalityDict
 from callbacks.errors import UserError
+from callbacks.ranges import Count, Finite, Width
 
 
 class CrossAttention(Fusion):
@@ -43,14 +44,14 @@ class CrossAttention(Fusion):
 
     def __init__(
         self,
-        dims: dict[str, int],
-        classes: int,
-        dim: int = 64,
-        tokens: int = 4,
-        heads: int = 4,
+        dims: dict[str, Count],
+        classes: Count,
+        dim: Width = 64,
+        tokens: Count = 4,
+        heads: Count = 4,
         variant: VariantName = "norm_matched",
-        weight: float | None = None,
-        weights: Mapping[str, float] | None = None,
+        weight: Finite | None = None,
+        weights: Mapping[str, Finite] | None = None,
     ):
         super().__init__(dims, classes)
         if tokens < 1:
