@@ -114,7 +114,9 @@ def build_module(cfg: DictConfig, classes: list[str], plan: Plan) -> FeedbackMod
         clip,
         classes,
         loops=int(cfg.loops) if cfg.feedback else 0,
-        layers=None if layers is None else Layers(**{k: tuple(v) if isinstance(v, list) else v for k, v in layers.items()}),
+        layers=None
+        if layers is None
+        else Layers(**{k: tuple(v) if isinstance(v, list) else v for k, v in layers.items()}),
         adapter_weight=float(cfg.adapter_weight),
         variant=cfg.variant,
         image_weight=cfg.image_weight,

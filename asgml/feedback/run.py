@@ -208,8 +208,8 @@ def dead(cfg: DictConfig) -> dict[str, str]:
 
 def earlier(cfg: DictConfig) -> dict[str, Path]:
     """Return the checkpoints of the runs that this one starts from, by the key that names them."""
-    named = {key: cfg.init[key] for key in ("text_adapter", "image_adapter")}
-    return {f"init.{key}": Path(str(run)) / "checkpoints" / "best.ckpt" for key, run in named.items() if run is not None}
+    named = {f"init.{key}": cfg.init[key] for key in ("text_adapter", "image_adapter")}
+    return {key: Path(str(run)) / "checkpoints" / "best.ckpt" for key, run in named.items() if run is not None}
 
 
 def judge(cfg: DictConfig) -> None:
@@ -238,6 +238,8 @@ def fit_and_evaluate(run: Run, parts: Parts) -> dict[str, Any]:
     """
     import torch
 
+    from asgml.feedback.pictures import save_pictures
+    from asgml.feedback.report.sections import FOLDER
     from suite.report import single_report
     from suite.shell import best_checkpoint, best_moment
 
@@ -263,6 +265,7 @@ def fit_and_evaluate(run: Run, parts: Parts) -> dict[str, Any]:
             result[f"{split}{suffix}"] = dict(module.metrics[split])
             result["per_class"][f"{split}{suffix}"] = module.per_class[split]
     if run.is_main:
+        save_pictures(module, data.surfaces["test"], run.dir / FOLDER)
         result["report"] = single_report(run.dir, {**result, "status": "finished"}).name
     return result
 

@@ -36,7 +36,8 @@ class StageClock(Stage):
     def before_forward(self, ctx: StepContext) -> None:
         stage = self.present = self.plan.stage(ctx.trainer.current_epoch)
         if self._begun != stage.name:
-            ctx.events.append(("stage", f"{stage.name}: trains {', '.join(g for g in ctx.groups if g in stage.trains)}"))
+            moved = ", ".join(g for g in ctx.groups if g in stage.trains)
+            ctx.events.append(("stage", f"{stage.name}: trains {moved}"))
             self._begun = stage.name
         ctx.plan.part = stage.name
         for name, group in ctx.groups.items():
