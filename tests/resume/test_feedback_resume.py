@@ -42,8 +42,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Any]:
 
 
 # stage text: steps 1-2 and 3-4; stage image: steps 5-7 and 8-10
-@pytest.mark.parametrize("step", [2, 3, 5, 6, 8, 9])
-@pytest.mark.parametrize("graceful", [False, True])
+# within a stage, and where one stage has just ended; the others take long
+OFTEN = [(2, False), (4, True), (6, False), (9, True)]
+RARE = [(s, g) for s in (2, 3, 5, 6, 8, 9) for g in (False, True) if (s, g) not in OFTEN]
+
+
+@pytest.mark.parametrize(("step", "graceful"), [*OFTEN, *(pytest.param(*c, marks=pytest.mark.slow) for c in RARE)])
 def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, whole: Any, step: int, graceful: bool) -> None:
     place, cfg, expected = whole
     broken = config(place / "data", tmp_path / "runs", EVERY)
