@@ -11,7 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from asgml.feedback.data.sources import SurfaceSource
 from asgml.feedback.model.clip import FrozenCLIP
@@ -109,14 +109,11 @@ def build_module(cfg: DictConfig, classes: list[str], plan: Plan) -> FeedbackMod
         UserError: a CLIP that is not there, layers that it does not have, or an earlier run that does not fit.
     """
     clip: FrozenCLIP = build_node(cfg.clip)
-    layers: Any = None if cfg.layers is None else OmegaConf.to_container(cfg.layers)
     model = FeedbackModel(
         clip,
         classes,
         loops=int(cfg.loops) if cfg.feedback else 0,
-        layers=None
-        if layers is None
-        else Layers(**{k: tuple(v) if isinstance(v, list) else v for k, v in layers.items()}),
+        layers=layers_of(cfg.layers),
         adapter_weight=float(cfg.adapter_weight),
         variant=cfg.variant,
         image_weight=cfg.image_weight,
@@ -140,6 +137,14 @@ def build_module(cfg: DictConfig, classes: list[str], plan: Plan) -> FeedbackMod
         if cfg.init[key] is not None:
             take_over(module, key, Path(str(cfg.init[key])).expanduser())
     return module
+
+
+def layers_of(node: DictConfig | None) -> Layers | None:
+    """Return the places that the `layers` node names; None for the published ones."""
+    if node is None:
+        return None
+    image, text, levels = (tuple(map(int, node[key])) for key in ("image_adapters", "text_adapters", "levels"))
+    return Layers(image, text, levels, int(node.image_reads), int(node.text_reads))
 
 
 def by_stages(cfg: DictConfig, plan: Plan) -> DictConfig:

@@ -8,7 +8,7 @@ from asgml.feedback.metrics.loops import MEAN, NAMES
 from suite.report.data import RunRecord
 from suite.report.frames import Configuration, RunFrames
 from suite.report.summary import compare, limit_notes, per_seed, state
-from suite.report.tables import ABSENT, PERCENT, Table, columns, estimate, number, texts
+from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, estimate, number, texts
 
 TITLES = {
     "pixel_auroc": "pixel\nAUROC %",
@@ -47,7 +47,8 @@ def loops_of(c: Configuration) -> int:
 
 def loop_table(frames: RunFrames) -> Table:
     """Show the metrics of the test after every loop, as means over its classes."""
-    rows, strong = [], set()
+    rows: list[list[Cell]] = []
+    strong: set[int] = set()
     for c in frames.configurations:
         count = loops_of(c)
         for loop in range(1, count + 1):
@@ -67,7 +68,8 @@ def loop_table(frames: RunFrames) -> Table:
 
 def comparison_table(frames: RunFrames) -> Table:
     """Show what the last loop gains over the baseline, and over its own first loop, paired by seed."""
-    rows, base = [], frames.base
+    rows: list[list[Cell]] = []
+    base = frames.base
     titles = []
     for n in COMPARED:
         titles += [f"Δ {TITLES[n]}\nto the baseline", "p\npaired t", "p\nHolm"]
