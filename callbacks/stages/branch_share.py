@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from callbacks.errors import UserError
+from callbacks.ranges import Count, NonNegative
 from callbacks.stages.branch import branches_of, measured, norm_sums, owners_of, switched
 from callbacks.stages.gradient_share import THRESHOLD, advice, gradient_norms
 from callbacks.step.console import rank_zero_print
@@ -76,11 +77,11 @@ class BranchShare(Stage):
 
     def __init__(
         self,
-        every: int = 50,
-        rows: int = 64,
+        every: Count = 50,
+        rows: Count = 64,
         groups: list[str] | None = None,
-        healthy: tuple[float, float] = (0.05, 0.15),
-        vanishing: float = 1e-3,
+        healthy: tuple[NonNegative, NonNegative] = (0.05, 0.15),
+        vanishing: NonNegative = 1e-3,
     ):
         for key, value in (("every", every), ("rows", rows)):
             if value < 1:

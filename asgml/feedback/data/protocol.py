@@ -9,6 +9,7 @@ import numpy as np
 from asgml.data.counter_rng import splitmix64, word
 from asgml.feedback.data.sample import Sample, SurfaceSplit
 from callbacks.errors import UserError
+from callbacks.ranges import Count, OpenShare, Seed
 
 
 def zero_shot(
@@ -58,7 +59,7 @@ def zero_shot(
     return train, test
 
 
-def few_shot(samples: Sequence[Sample], shots: int, seed: int = 0) -> list[Sample]:
+def few_shot(samples: Sequence[Sample], shots: Count, seed: Seed = 0) -> list[Sample]:
     """Return at most `shots` normal and `shots` anomalous samples of each class, in the order of the list.
 
     Which ones is decided by a hash of seed and file name, so that more shots contain the fewer, and other samples
@@ -83,7 +84,7 @@ def few_shot(samples: Sequence[Sample], shots: int, seed: int = 0) -> list[Sampl
     return [s for i, s in enumerate(samples) if i in kept]
 
 
-def divide(samples: Sequence[Sample], share: float, seed: int = 0) -> tuple[list[Sample], list[Sample]]:
+def divide(samples: Sequence[Sample], share: OpenShare, seed: Seed = 0) -> tuple[list[Sample], list[Sample]]:
     """Return the samples without a share of them, and that share, each in the order of the list.
 
     Every class and kind of defect gives its share, rounded, and at least one sample where it has two. Which ones is

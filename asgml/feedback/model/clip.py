@@ -14,8 +14,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from transformers.models.clip.configuration_clip import CLIPConfig
 from transformers.models.clip.modeling_clip import CLIPModel
 
+from asgml.data.ranges import Pixels
 from asgml.model.net import component_rng
 from callbacks.errors import UserError
+from callbacks.ranges import Count, Layers, Seed, Width
 from suite.runs.reads import files_in, reads
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -171,13 +173,13 @@ def load_clip(source: str, local_files_only: bool = False) -> FrozenCLIP:
 
 
 def tiny_clip(
-    image_size: int = 64,
-    patch_size: int = 8,
-    image_dim: int = 64,
-    text_dim: int = 48,
-    blocks: int = 4,
-    heads: int = 4,
-    seed: int = 0,
+    image_size: Pixels = 64,
+    patch_size: Pixels = 8,
+    image_dim: Width = 64,
+    text_dim: Width = 48,
+    blocks: Layers = 4,
+    heads: Count = 4,
+    seed: Seed = 0,
 ) -> FrozenCLIP:
     """Build a small CLIP of the same classes with random weights, and a tokenizer of bytes.
 
