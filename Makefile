@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: demo test test-slow lint types bench accelerator report encoders stability theory phases settle faults avdigits methods methods-long pocket stories families clean
+.PHONY: demo test test-slow lint types bench accelerator report encoders stability theory phases settle faults avdigits methods methods-long pocket stories families feedback clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
@@ -98,6 +98,12 @@ stories: $(STAMP)
 # which families of language models are read exactly: docs/results/families.md; some seconds, no download
 families: $(STAMP)
 	$(BIN)/python -m latentwire.families
+
+# anomaly maps with cross-attention feedback against the same model without, three seeds, both stages and the evaluation,
+# on rendered surfaces and on magnetic tiles (below DATA); a quarter of an hour of a core, resumable
+feedback: $(STAMP)
+	$(BIN)/python -m asgml.feedback.study feedback
+	$(BIN)/python -m asgml.feedback.study magnetic_tile paths.data=$(DATA)
 
 report: $(STAMP)
 	$(BIN)/python -m suite.report runs

@@ -69,7 +69,7 @@ class Composer:
 
     Args:
         program: the program's name; `asgml` means `<config_dir>/asgml/config.yaml`, `latentwire/ladder` means
-            `<config_dir>/latentwire/ladder.yaml`.
+            `<config_dir>/latentwire/ladder.yaml`, and of a package inside of another the last name counts.
         config_dir: the absolute folder of the YAML files; None is `conf_dir()`.
         extra_dirs: the folders to search before the program's own (Hydra's `--config-dir`).
 
@@ -220,7 +220,7 @@ def primary(program: str, config_dir: Path | None = None) -> tuple[Path, str, li
     """Return a program's folder of YAML files, the name of its primary config there, and the shared folders."""
     root = (config_dir or conf_dir()).resolve()
     folder, _, name = program.partition("/")
-    return root / folder, name or "config", [f for f in (root / "common",) if f.is_dir()]
+    return root / folder.rpartition(".")[2], name or "config", [f for f in (root / "common",) if f.is_dir()]
 
 
 def compose(program: str, overrides: Sequence[str] = (), config_dir: Path | None = None) -> DictConfig:

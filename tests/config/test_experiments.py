@@ -42,7 +42,7 @@ def composes(program: str, experiment: str, methods: Sequence[str | None]) -> No
         if more := missing(cfg):
             cfg = composer(program).compose([*overrides, *more])
         check(cfg)
-        assert (cfg.program, cfg.name) == (program, experiment)
+        assert (cfg.program.rpartition(".")[2], cfg.name) == (program, experiment)
         twin = hashes.setdefault(config_hash(cfg), str(method))
         assert twin == str(method), f"method={method} and method={twin} are one run"
 

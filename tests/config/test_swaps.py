@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from suite.config.check import check
 from suite.config.compose import Composer, conf_dir
 
-PROGRAMS = ("asgml", "latentwire")
+PROGRAMS = ("asgml", "feedback", "latentwire")
 
 
 @cache

@@ -4,6 +4,10 @@ from .generator import write_surfaces as write_surfaces
 from .layouts import read_jsonl as read_jsonl
 from .layouts import read_mvtec as read_mvtec
 from .layouts import read_visa as read_visa
+from .protocol import divide as divide
 from .protocol import few_shot as few_shot
 from .protocol import zero_shot as zero_shot
 from .sample import Sample as Sample
+from .sources import RenderedSurfaces as RenderedSurfaces
+from .sources import Splits as Splits
+from .sources import SurfaceFolders as SurfaceFolders

@@ -9,6 +9,7 @@ import numpy as np
 from asgml.data.counter_rng import splitmix64, word
 from asgml.feedback.data.sample import Sample, SurfaceSplit
 from callbacks.errors import UserError
+from callbacks.ranges import Count, OpenShare, Seed
 
 
 def zero_shot(
@@ -58,7 +59,7 @@ def zero_shot(
     return train, test
 
 
-def few_shot(samples: Sequence[Sample], shots: int, seed: int = 0) -> list[Sample]:
+def few_shot(samples: Sequence[Sample], shots: Count, seed: Seed = 0) -> list[Sample]:
     """Return at most `shots` normal and `shots` anomalous samples of each class, in the order of the list.
 
     Which ones is decided by a hash of seed and file name, so that more shots contain the fewer, and other samples
@@ -79,7 +80,34 @@ def few_shot(samples: Sequence[Sample], shots: int, seed: int = 0) -> list[Sampl
         groups.setdefault((s.class_name, s.anomalous), []).append(i)
     kept: set[int] = set()
     for members in groups.values():
-        names = [f"{samples[i].class_name}/{samples[i].defect}/{samples[i].image.name}" for i in members]
-        keys = np.array([int(splitmix64(splitmix64(word(seed)) ^ word(name))[0]) for name in names], dtype=np.uint64)
-        kept.update(members[j] for j in np.argsort(keys, kind="stable")[:shots])
+        kept.update(_shuffled(samples, members, seed)[:shots])
     return [s for i, s in enumerate(samples) if i in kept]
+
+
+def divide(samples: Sequence[Sample], share: OpenShare, seed: Seed = 0) -> tuple[list[Sample], list[Sample]]:
+    """Return the samples without a share of them, and that share, each in the order of the list.
+
+    Every class and kind of defect gives its share, rounded, and at least one sample where it has two. Which ones is
+    decided as in `few_shot`.
+
+    Args:
+        samples: the samples to divide.
+        share: the share that is taken out, above 0 and below 1.
+        seed: the seed of the choice.
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    for i, s in enumerate(samples):
+        groups.setdefault((s.class_name, s.defect), []).append(i)
+    out: set[int] = set()
+    for members in groups.values():
+        count = min(max(1, round(share * len(members))), len(members) - 1)
+        out.update(_shuffled(samples, members, seed)[:count])
+    kept, taken = ([s for i, s in enumerate(samples) if (i in out) is wanted] for wanted in (False, True))
+    return kept, taken
+
+
+def _shuffled(samples: Sequence[Sample], members: Sequence[int], seed: int) -> list[int]:
+    """Return members of the list in an order that depends on the seed and on each one's file name alone."""
+    names = [f"{samples[i].class_name}/{samples[i].defect}/{samples[i].image.name}" for i in members]
+    keys = np.array([int(splitmix64(splitmix64(word(seed)) ^ word(name))[0]) for name in names], dtype=np.uint64)
+    return [members[j] for j in np.argsort(keys, kind="stable")]

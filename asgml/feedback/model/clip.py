@@ -14,8 +14,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from transformers.models.clip.configuration_clip import CLIPConfig
 from transformers.models.clip.modeling_clip import CLIPModel
 
+from asgml.data.ranges import Pixels
 from asgml.model.net import component_rng
 from callbacks.errors import UserError
+from callbacks.ranges import Count, Layers, Seed, Width
 from suite.runs.reads import files_in, reads
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -38,6 +40,7 @@ class FrozenCLIP:
         text_blocks: that of the text tower.
         image_dim: the width of the image tower.
         text_dim: the width of the text tower.
+        projection_dim: the width of the space in which CLIP compares pictures and texts.
     """
 
     def __init__(self, model: CLIPModel, tokenizer: PreTrainedTokenizerBase, name: str):
@@ -46,6 +49,7 @@ class FrozenCLIP:
         vision, text = model.config.vision_config, model.config.text_config
         self.image_blocks, self.text_blocks = int(vision.num_hidden_layers), int(text.num_hidden_layers)
         self.image_dim, self.text_dim = int(vision.hidden_size), int(text.hidden_size)
+        self.projection_dim = int(model.config.projection_dim)
         self.patch_size, self.positions = int(vision.patch_size), int(text.max_position_embeddings)
         self._end = int(text.eos_token_id)
 
@@ -90,6 +94,10 @@ class FrozenCLIP:
     def image_end(self, x: Tensor) -> Tensor:
         """Return normalised tokens (…, image_dim): CLIP's last LayerNorm of the image tower."""
         return self.model.vision_model.post_layernorm(x)
+
+    def image_project(self, x: Tensor) -> Tensor:
+        """Return normalised tokens (…, projection width) in the space that CLIP compares pictures and texts in."""
+        return self.model.visual_projection(x)
 
     def value_value(self, number: int, x: Tensor) -> Tensor:
         """Return what block `number` adds where values attend to values, (B, T, image_dim).
@@ -165,13 +173,13 @@ def load_clip(source: str, local_files_only: bool = False) -> FrozenCLIP:
 
 
 def tiny_clip(
-    image_size: int = 64,
-    patch_size: int = 8,
-    image_dim: int = 64,
-    text_dim: int = 48,
-    blocks: int = 4,
-    heads: int = 4,
-    seed: int = 0,
+    image_size: Pixels = 64,
+    patch_size: Pixels = 8,
+    image_dim: Width = 64,
+    text_dim: Width = 48,
+    blocks: Layers = 4,
+    heads: Count = 4,
+    seed: Seed = 0,
 ) -> FrozenCLIP:
     """Build a small CLIP of the same classes with random weights, and a tokenizer of bytes.
 

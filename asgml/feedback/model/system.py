@@ -258,13 +258,20 @@ class FeedbackModel(nn.Module):
         return Loop(maps, logits, anchors, levels[0])
 
     def frozen_levels(self, pixels: Tensor, surgery: int | None = None) -> list[Tensor]:
-        """Return the patches of each level of the frozen tower, (B, N, image_dim): what stage 1 learns texts from.
+        """Return the patches of each level of the frozen tower, (B, N, image_dim); arguments as in `frozen_tokens`."""
+        return self.frozen_tokens(pixels, surgery)[0]
+
+    def frozen_tokens(self, pixels: Tensor, surgery: int | None = None) -> tuple[list[Tensor], Tensor]:
+        """Return the patches of each level of the frozen tower, and its class token behind the last block.
 
         Args:
             pixels: the pictures, (B, 3, H, H).
             surgery: the block from which on a second path adds what values read of values, without the blocks' MLPs
-                (CLIP Surgery, arXiv 2304.05653), and is returned in place of the tower's own; AA-CLIP has 20 of 24.
-                None is the tower as it is.
+                (CLIP Surgery, arXiv 2304.05653), and whose patches are returned in place of the tower's own; AA-CLIP
+                has 20 of 24. None is the tower as it is.
+
+        Returns:
+            Per level (B, N, image_dim), and (B, image_dim).
         """
         with torch.no_grad():
             x = self.clip.image_start(pixels)
@@ -276,7 +283,33 @@ class FeedbackModel(nn.Module):
                 path = path + added if added is not None else x
                 if n in self.layers.levels:
                     levels.append(path[:, 1:])
-        return levels
+        return levels, x[:, 0]
+
+    def frozen_maps(self, pixels: Tensor, anchors: Tensor, surgery: int | None = None) -> list[Tensor]:
+        """Return per level the logits (B, 2, h, w) of the frozen tower's patches: what stage 1 learns texts from.
+
+        Patches go through CLIP's own projection and are normalised; the class token of the last block, normalised, is
+        added to each, as AA-CLIP does (arXiv 2503.06661).
+
+        Args:
+            pixels: the pictures, (B, 3, H, H).
+            anchors: the directions of normal and damaged, (B, 2, text_dim).
+            surgery: as in `frozen_tokens`.
+
+        Raises:
+            UserError: a CLIP that compares in another width than that of its texts.
+        """
+        clip = self.clip
+        if clip.projection_dim != clip.text_dim:
+            found = f"texts of width {clip.text_dim} and a projection to {clip.projection_dim}"
+            remedy = "choose such a CLIP (OpenAI's are), or set stages.text.epochs=0"
+            raise UserError(f"stage text of {clip.name}", found, "equal widths", remedy)
+        levels, token = self.frozen_tokens(pixels, surgery)
+        with torch.no_grad():
+            of_class = F.normalize(clip.image_project(clip.image_end(token)), dim=-1).unsqueeze(1)
+            patches = [F.normalize(clip.image_project(clip.image_end(x)), dim=-1) + of_class for x in levels]
+        side = round(levels[0].shape[1] ** 0.5)
+        return [(SCALE * p @ anchors.transpose(1, 2)).transpose(1, 2).unflatten(2, (side, side)) for p in patches]
 
 
 def _check_layers(layers: Layers, clip: FrozenCLIP) -> None:

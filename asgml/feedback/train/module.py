@@ -1,0 +1,239 @@
+"""FeedbackModule: the Lightning shell around a `FeedbackModel`. One backward, one optimiser, one step, two stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from asgml.feedback.losses import image_loss, text_loss
+from asgml.feedback.metrics.loops import MEAN, NAMES, AnomalyMetrics, Scores
+from asgml.feedback.model.system import FeedbackModel, Loop
+from asgml.feedback.scores import anomaly_map, picture_score
+from asgml.feedback.train.stage_clock import StageClock
+from asgml.feedback.train.stages import Plan
+from asgml.train.distributed import means_over_ranks
+from callbacks.errors import UserError
+from callbacks.stages.lr import LRSchedule
+from callbacks.step.stage import find_pipeline
+from suite.shell import configure_optimizer
+
+Batch = dict[str, Tensor]
+LOW, HIGH = -0.5, 1.5  # of a pixel's score
+
+
+class FeedbackModule(L.LightningModule):
+    """Trains the adapters of a frozen CLIP in two stages, under manual optimisation.
+
+    Stage `text`: anchors of the adapted text tower against the frozen image tower's patches. Stage `image`: the whole
+    model, the text adapters held; its loss is the mean over the supervised loops. Validation and test are always those
+    of the whole model as it stands, so that `best.ckpt` compares like with like.
+
+    The CLIP is in no checkpoint; its fingerprint is, and another CLIP's is refused.
+
+    Args:
+        model: the model.
+        clock: the stage of the pipeline that knows the stage of training.
+        optimizer: the factory that is called with the parameter groups.
+        supervised: whether the loss is of all loops (their mean) or of the last one.
+        surgery: the block from which on stage `text` reads values by values; None is the tower as it is.
+        apart: the weight of anchors that look alike in stage `text`.
+        blur: the side of the Gaussian on maps, in patches.
+        sigma: its standard deviation, in patches.
+        detection: the share of a picture's own probability in its score.
+
+    Attributes:
+        metrics: by split, the metrics of the last loop as means over classes, and of every loop as `<name>/loop<n>`.
+        per_class: by split and loop, the metrics by class.
+    """
+
+    automatic_optimization: bool
+
+    def __init__(
+        self,
+        model: FeedbackModel,
+        clock: StageClock,
+        optimizer: Callable[..., Optimizer],
+        supervised: Literal["all", "last"] = "all",
+        surgery: int | None = None,
+        apart: float = 0.1,
+        blur: int = 7,
+        sigma: float = 1.0,
+        detection: float = 0.5,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.model, self.clock, self._optimizer = model, clock, optimizer
+        self.supervised, self.surgery, self.apart = supervised, surgery, apart
+        self.blur, self.sigma, self.detection = blur, sigma, detection
+        self.metrics: dict[str, dict[str, float]] = {}
+        self.per_class: dict[str, list[dict[str, dict[str, float | None]]]] = {}
+        self.fingerprint = model.clip.fingerprint()
+        self._scores: AnomalyMetrics | None = None
+        for name, params in model.groups().items():
+            if name not in self.trained:
+                for p in params:
+                    p.requires_grad_(False)
+
+    @property
+    def plan(self) -> Plan:
+        """The stages over epochs."""
+        return self.clock.plan
+
+    @property
+    def trained(self) -> set[str]:
+        """The groups that some stage trains and some loop uses: in one loop nobody reads the image."""
+        unused = {0: {"image_reads", "text_reads"}, 1: {"text_reads"}}.get(self.model.loops, set())
+        return {g for s in self.plan.stages for g in s.trains} - unused
+
+    # -- optimiser
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """Return the parameters that are trained, by group."""
+        return {name: params for name, params in self.model.groups().items() if name in self.trained}
+
+    def configure_optimizers(self) -> Any:
+        rates = {group: rate for group, rate in self.plan.rates.items() if group in self.trained}
+        return configure_optimizer(self.trainer, self.groups(), rates, self._optimizer, LRSchedule("constant"))
+
+    # -- life
+    def setup(self, stage: str) -> None:
+        self.model.clip.to(self.device)
+
+    def on_fit_start(self) -> None:
+        self.model.clip.to(self.device)
+
+    def on_train_start(self) -> None:
+        pipeline = find_pipeline(self.trainer)
+        if pipeline is None or pipeline.ctx is None or pipeline.stage(self.clock.name) is not self.clock:
+            remedy = "build the trainer with asgml.feedback.build.build(cfg, run)"
+            raise UserError("callbacks", "no StepPipeline with this module's StageClock", "both in one", remedy)
+        self._pipeline = pipeline
+
+    # -- training
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad(set_to_none=True)
+        stage = self.clock.present
+        assert stage is not None
+        assert self._pipeline.ctx is not None
+        with self._only(stage.trains):
+            loss = self.text_loss(batch) if stage.name == "text" else self.image_loss(batch)
+            self.manual_backward(loss)
+        self._pipeline.ctx.reads.update(means_over_ranks({f"loss/{stage.name}": loss}))
+        self.log("train/loss", loss.detach(), logger=False)
+        optimizer.step()
+
+    @contextmanager
+    def _only(self, groups: Sequence[str]) -> Iterator[None]:
+        """Build graphs to the weights of these groups alone."""
+        others = [p for name, params in self.groups().items() if name not in groups for p in params]
+        for p in others:
+            p.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for p in others:
+                p.requires_grad_(True)
+
+    def text_loss(self, batch: Batch) -> Tensor:
+        """Return the loss of stage `text` (0-d)."""
+        anchors = self.model.text(batch["class"]).anchors
+        levels = self.model.frozen_maps(batch["image"], anchors, self.surgery)
+        return text_loss(levels, batch["mask"], anchors, self.apart)
+
+    def image_loss(self, batch: Batch) -> Tensor:
+        """Return the loss of stage `image` (0-d)."""
+        loops = self.model(batch["image"], batch["class"])
+        chosen = loops if self.supervised == "all" else loops[-1:]
+        losses = [image_loss(x.patches, x.logits, batch["mask"], batch["label"]) for x in chosen]
+        return torch.stack(losses).mean()
+
+    def share_loss(self, batch: Batch, rows: int) -> Tensor:
+        """Return the loss of stage `image` of a batch's first rows, with a graph to every group (see `BranchShare`)."""
+        return self.image_loss({name: value[:rows] for name, value in batch.items()})
+
+    # -- evaluation
+    def maps(self, loops: Sequence[Loop], size: int) -> tuple[Tensor, Tensor]:
+        """Return the scores of pixels (B, loops, H, W) and of pictures (B, loops) after every loop."""
+        maps = [anomaly_map(x.patches, size, self.blur, self.sigma).clamp(LOW, HIGH) for x in loops]
+        pictures = [picture_score(m, x.logits, self.detection) for m, x in zip(maps, loops, strict=True)]
+        return torch.stack(maps, 1), torch.stack(pictures, 1)
+
+    def _begin(self) -> None:
+        self._scores = AnomalyMetrics(self.model.classes, max(1, self.model.loops), LOW, HIGH)
+
+    def _evaluate(self, batch: Batch) -> None:
+        assert self._scores is not None
+        maps, pictures = self.maps(self.model(batch["image"], batch["class"]), batch["mask"].shape[-1])
+        self._scores.update(maps, batch["mask"], pictures, batch["label"], batch["class"].cpu())
+
+    def _finish(self, split: str) -> None:
+        assert self._scores is not None
+        found, self._scores = self._scores.compute(), None
+        if self.trainer.sanity_checking:
+            return
+        self.per_class[split] = [{name: plain(row) for name, row in rows.items()} for rows in found]
+        self.metrics[split] = flat(self.per_class[split])
+        named = {f"{split}/{k}": v for k, v in self.metrics[split].items()}
+        for name, value in named.items():
+            self.log(name, value, logger=False, prog_bar=name == f"{split}/pixel_auroc")
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            for logger in self.trainer.loggers:
+                logger.log_metrics({**named, "epoch": self.current_epoch}, step=self._pipeline.t)
+
+    def on_validation_epoch_start(self) -> None:
+        self._begin()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._finish("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._begin()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self._finish("test")
+
+    # -- state
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["feedback"] = {
+            "clip": self.fingerprint,
+            "stage": self.plan.stage(self.current_epoch).name,
+            "val": dict(self.metrics.get("val", {})),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint["feedback"]
+        if saved["clip"] != self.fingerprint:
+            found = f"adapters of another CLIP ({saved['clip'][:12]})"
+            expected = f"those of {self.model.clip.name} ({self.fingerprint[:12]})"
+            raise UserError("checkpoint", found, expected, "set clip as it was in that run")
+        if saved["val"]:
+            self.metrics["val"] = dict(saved["val"])
+
+
+def plain(scores: Scores) -> dict[str, float | None]:
+    """Return metrics as numbers; None where there is none."""
+    return {name: None if value is None else value.value for name, value in scores.items()}
+
+
+def flat(loops: Sequence[dict[str, dict[str, float | None]]]) -> dict[str, float]:
+    """Return the means over classes: of the last loop by name, of every loop as `<name>/loop<n>`."""
+    found: dict[str, float] = {}
+    for name in NAMES:
+        values = [rows[MEAN][name] for rows in loops]
+        if values[-1] is not None:
+            found[name] = values[-1]
+        found |= {f"{name}/loop{n}": v for n, v in enumerate(values, 1) if v is not None}
+    return found
