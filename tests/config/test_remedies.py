@@ -33,6 +33,8 @@ ONLY = {
     "asgml/data/kinetics_sounds.py": ["kinetics_sounds"],
     "asgml/data/media_source.py": ["cremad", "cremad_mini", "ave", "kinetics_sounds"],
     "asgml/data/shards.py": ["cremad", "cremad_mini", "ave", "kinetics_sounds"],
+    "asgml/feedback/data/rendered.py": ["surfaces"],
+    "asgml/feedback/data/folders.py": ["magnetic_tile", "mvtec_feedback", "visa_feedback"],
 }
 
 
@@ -48,19 +50,19 @@ CHOSEN = {
 
 
 @cache
-def tree(experiment: str, choices: tuple[str, ...]) -> DictConfig:
-    line = [f"experiment={experiment}", "++data.path=given", *choices]
-    return Composer("asgml").compose(line)
+def tree(program: str, experiment: str, choices: tuple[str, ...]) -> DictConfig:
+    given = {"asgml": "++data.path=given", "feedback": "++data.root=given"}[program]
+    return Composer(program).compose([f"experiment={experiment}", given, *choices])
 
 
 @cache
-def keys(experiment: str, choices: tuple[str, ...]) -> set[str]:
-    return set(dotted_keys(tree(experiment, choices)))
+def keys(program: str, experiment: str, choices: tuple[str, ...]) -> set[str]:
+    return set(dotted_keys(tree(program, experiment, choices)))
 
 
 @cache
-def groups() -> set[str]:
-    return set(Composer("asgml").groups())
+def groups(program: str) -> set[str]:
+    return set(Composer(program).groups())
 
 
 def settings(path: Path) -> Iterator[tuple[int, str]]:
@@ -88,11 +90,12 @@ def test_every_key_of_a_remedy_exists_in_every_experiment(path: str) -> None:
     method = Path(path).stem if parts[:2] == ("asgml", "methods") else ""
     own = [f"method={method}"] if method in Composer("asgml").options("method") else []
     choices = [(chosen, *own) for chosen in CHOSEN[path]] if path in CHOSEN else [tuple(own)]
+    program = "feedback" if parts[:2] == ("asgml", "feedback") else "asgml"
     wrong = []
     for _, line, key in (c for c in cases() if c[0] == path):
-        if key in groups() or key.endswith("._"):
+        if key in groups(program) or key.endswith("._"):
             continue
-        for experiment in ONLY.get(path, Composer("asgml").options("experiment")):
-            if not any(key in keys(experiment, choice) for choice in choices):
+        for experiment in ONLY.get(path, Composer(program).options("experiment")):
+            if not any(key in keys(program, experiment, choice) for choice in choices):
                 wrong.append(f"{path}:{line} {key} in experiment={experiment}")
     assert wrong == []

@@ -1,25 +1,13 @@
-"""Where a run's surfaces come from: rendered ones, or folders in a published layout, divided into three splits."""
+"""What a source of surfaces gives: the samples of training, of selection and of the test."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
-from asgml.data.ranges import Pixels
-from asgml.feedback.data.generator import write_surfaces
-from asgml.feedback.data.layouts import VISA_LIST, read_jsonl, read_mvtec, read_visa
-from asgml.feedback.data.protocol import divide, few_shot, zero_shot
+from asgml.feedback.data.protocol import divide, few_shot
 from asgml.feedback.data.sample import Sample
-from asgml.feedback.data.textures import TEXTURES
 from callbacks.errors import UserError
-from callbacks.ranges import Count, OpenShare, Seed, Share
-
-LayoutName = Literal["mvtec", "visa", "jsonl"]
-SUFFIXES = (".csv", ".jsonl", ".json", ".png", ".jpg", ".jpeg", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -50,159 +38,19 @@ class SurfaceSource(Protocol):
         ...
 
 
-class RenderedSurfaces:
-    """Textured surfaces with scratches, spots and missing parts, rendered once; tested on classes never trained on.
-
-    They are written to a folder of their own below `root`, named after what they are made of, and kept.
+def finish(rest: list[Sample], test: list[Sample], shots: int | None, val_share: float, seed: int) -> Splits:
+    """Return the splits, with a part of the samples of training held out to select the weights.
 
     Args:
-        root: the folder below which they are written.
-        classes: the textures: wood, granite, brushed, weave, tiles, leather.
-        test_classes: those that are tested; all others are trained on.
-        size: the side of a picture in pixels.
-        good: the number of normal pictures per class.
-        per_defect: the number of pictures per class and kind of defect.
-        difficulty: from 0, seen at once, to 1, hardly seen.
-        data_seed: the seed of the pictures.
-        val_share: the share of the training classes' pictures that select the weights.
-        shots: the number of pictures per class and label that are trained on; null is all.
-    """
-
-    def __init__(
-        self,
-        root: str,
-        classes: Sequence[str] = tuple(TEXTURES),
-        test_classes: Sequence[str] = ("tiles", "leather"),
-        size: Pixels = 64,
-        good: Count = 16,
-        per_defect: Count = 6,
-        difficulty: Share = 0.3,
-        data_seed: Seed = 0,
-        val_share: OpenShare = 0.25,
-        shots: Count | None = None,
-    ):
-        self.root, self.classes, self.test_classes = Path(root).expanduser(), list(classes), list(test_classes)
-        self.size, self.good, self.per_defect = size, good, per_defect
-        self.difficulty, self.data_seed = difficulty, data_seed
-        self.val_share, self.shots = val_share, shots
-        strange = [name for name in (*classes, *test_classes) if name not in TEXTURES]
-        if strange:
-            raise UserError("data.classes", strange[0], ", ".join(TEXTURES), "set data.classes=[wood,granite,tiles]")
-
-    def splits(self, seed: int) -> Splits:
-        """Render what is not there yet, and return the splits."""
-        made_of = [self.classes, self.size, self.good, self.per_defect, self.difficulty, self.data_seed]
-        name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]
-        folder = write_surfaces(
-            self.root / name, self.classes, self.size, 0, self.good, self.per_defect, self.difficulty, self.data_seed
-        )
-        return _splits(read_mvtec(folder), None, self.test_classes, None, self.shots, self.val_share, seed)
-
-
-class SurfaceFolders:
-    """Pictures of surfaces in a published layout.
-
-    Args:
-        root: the folder of the data set, of `jsonl` the list itself.
-        layout: how it is laid out: `mvtec` (MVTec AD), `visa` (VisA, with its list), `jsonl` (a list of objects).
-        test_classes: the classes that are tested, and not trained on. Null divides every class: trained on, and tested,
-            are other pictures of the same classes.
-        train_classes: the classes that are trained on; null is all that are not tested.
-        test_root: another data set that is tested in place of `root`, which is trained on whole.
-        test_layout: how that one is laid out.
-        test_share: the share of pictures that are tested where every class is divided.
-        val_share: the share of the training classes' pictures that select the weights.
-        shots: the number of pictures per class and label that are trained on; null is all.
+        rest: the samples that are not tested.
+        test: those that are.
+        shots: the number of samples per class and label that are trained on; None is all.
+        val_share: the share of `rest` that selects the weights.
+        seed: of the draws.
 
     Raises:
-        UserError: keys that exclude each other.
+        UserError: a split without a sample.
     """
-
-    def __init__(
-        self,
-        root: str,
-        layout: LayoutName = "mvtec",
-        test_classes: Sequence[str] | None = None,
-        train_classes: Sequence[str] | None = None,
-        test_root: str | None = None,
-        test_layout: LayoutName = "mvtec",
-        test_share: OpenShare = 0.4,
-        val_share: OpenShare = 0.2,
-        shots: Count | None = None,
-    ):
-        if train_classes is not None and test_classes is None and test_root is None:
-            expected = "test_classes or test_root beside it: without them every class is divided"
-            raise UserError("data.train_classes", str(list(train_classes)), expected, "set data.train_classes=null")
-        self.root, self.layout, self.test_root, self.test_layout = root, layout, test_root, test_layout
-        self.test_classes, self.train_classes = test_classes, train_classes
-        self.test_share, self.val_share, self.shots = test_share, val_share, shots
-
-    @staticmethod
-    def input_files(arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Return lists, pictures and masks, those of one folder as one."""
-        found = {}
-        for role in ("root", "test_root"):
-            given = arguments.get(role)
-            if given is None:
-                continue
-            place = Path(given).expanduser()
-            place = place.parent if place.is_file() else place
-            files = sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-            if files:
-                found[f"{role}/files"] = files
-        return found
-
-    @staticmethod
-    def inert_keys(arguments: Mapping[str, Any]) -> dict[str, str]:
-        """Return the keys of a division that is not made, or of a second data set that is not there."""
-        found = {}
-        whole, second = arguments.get("test_classes") is not None, arguments.get("test_root") is not None
-        if whole or second:
-            found["test_share"] = "data.test_classes or data.test_root says what is tested"
-        if not second:
-            found["test_layout"] = "data.test_root is null"
-        return found
-
-    def splits(self, seed: int) -> Splits:
-        """Read the folders, and return the splits."""
-        samples = _read(self.root, self.layout)
-        other = None if self.test_root is None else _read(self.test_root, self.test_layout)
-        if other is None and self.test_classes is None:
-            labelled = [s for s in samples if s.split == "test"]
-            rest, test = divide(labelled, self.test_share, seed)
-            return _finish(rest, test, self.shots, self.val_share, seed)
-        return _splits(samples, other, self.test_classes, self.train_classes, self.shots, self.val_share, seed)
-
-
-def _read(root: str, layout: LayoutName) -> list[Sample]:
-    if layout == "visa":
-        return read_visa(root, split_csv=VISA_LIST)
-    return read_jsonl(root) if layout == "jsonl" else read_mvtec(root)
-
-
-def _splits(
-    samples: list[Sample],
-    other: list[Sample] | None,
-    test_classes: Sequence[str] | None,
-    train_classes: Sequence[str] | None,
-    shots: int | None,
-    val_share: float,
-    seed: int,
-) -> Splits:
-    if other is None:
-        train, test = zero_shot(samples, test_classes or (), train_classes)
-        return _finish(train, test, shots, val_share, seed)
-    train = [s for s in samples if s.split == "test" and (train_classes is None or s.class_name in train_classes)]
-    seen = {s.class_name for s in train}
-    test = [s for s in other if s.split == "test" and (test_classes is None or s.class_name in test_classes)]
-    both = sorted(seen & {s.class_name for s in test})
-    if both:
-        remedy = f"leave {both[0]} out with data.train_classes or data.test_classes"
-        raise UserError("data.test_root", f"{both[0]}, which is trained on", "other classes", remedy)
-    return _finish(train, test, shots, val_share, seed)
-
-
-def _finish(rest: list[Sample], test: list[Sample], shots: int | None, val_share: float, seed: int) -> Splits:
     train, val = divide(rest, val_share, seed)
     train = train if shots is None else few_shot(train, shots, seed)
     for name, found in (("train", train), ("val", val), ("test", test)):
