@@ -28,6 +28,7 @@ class Prediction:
         low: the least predicted mean.
         high: the greatest.
         log: whether the number is a ratio, so that its mean is the geometric one.
+        delayed: the row with a delay of which it speaks, below its limit of stability; "" for none.
     """
 
     number: str
@@ -36,6 +37,7 @@ class Prediction:
     low: float
     high: float
     log: bool = True
+    delayed: str = ""
 
 
 def _stretch(row: str, of: str, which: int = DOMINANT) -> Callable[[Rows, int], float]:
@@ -64,9 +66,16 @@ PREDICTIONS = (
     Prediction("1", "interval 4, hard, stretches the dominant time by 1.9 to 4", _stretch("hard_4", "gamma_1"), 1.9, 4),
     Prediction("1", "interval 2, hard: 1.39 to 2", _stretch("hard_2", "gamma_1"), 1.39, 2),
     Prediction("1", "interval 2, soft: 1.3 to 1.8", _stretch("soft_2", "gamma_1"), 1.3, 1.8),
-    Prediction("1", "delay 2 with its factor: 1.2 to 1.4", _stretch("delay_2_factor", "gamma_1"), 1.2, 1.4),
+    Prediction(
+        "1",
+        "delay 2 with its factor: 1.2 to 1.4",
+        _stretch("delay_2_factor", "gamma_1"),
+        1.2,
+        1.4,
+        delayed="delay_2_factor",
+    ),
     Prediction("1", "the factor alone: 1.08 to 1.2", _stretch(FACTOR, "gamma_1"), 1.08, 1.2),
-    Prediction("1", "delay 2 alone: 1.0 to 1.41", _stretch("delay_2", "gamma_1"), 1.0, 1.41),
+    Prediction("1", "delay 2 alone: 1.0 to 1.41", _stretch("delay_2", "gamma_1"), 1.0, 1.41, delayed="delay_2"),
     Prediction("1", "order: interval 4 above interval 2", _stretch("hard_4", "hard_2"), 1, EVER),
     Prediction("1", "hard at least soft", _stretch("hard_2", "soft_2"), 1, EVER),
     Prediction("1", "soft above the delay with its factor", _stretch("soft_2", "delay_2_factor"), 1, EVER),
@@ -127,25 +136,27 @@ PREDICTIONS = (
         -2,
         2,
         False,
+        "adam_delay_2",
     ),
     Prediction("8", "OGM-GE (0.8) stretches the dominant time by 1.7 or more", _stretch("ogm_ge", "joint"), 1.7, EVER),
 )
 
 
-def predicted(sets: Sequence[tuple[str, Rows]]) -> Table:
+def predicted(sets: Sequence[tuple[str, Rows, Mapping[str, float | None]]]) -> Table:
     """Return every prediction with what each data set shows, and the verdict on it.
 
     Args:
-        sets: the times of every row, by data set.
+        sets: by data set the times of every row, and the load of every row that has one.
     """
     rows = []
     for p in PREDICTIONS:
         cells = []
-        for _, found in sets:
-            got = measured(p, found)
-            cells.append("no times" if got is None else f"{shown(p, got)}: {judged(p, got)}")
+        for _, found, loads in sets:
+            got, load = measured(p, found), loads.get(p.delayed) or 0.0
+            verdict = "" if got is None else f"unstable, load {load:.2g}" if load >= 1 else judged(p, got)
+            cells.append("no times" if got is None else f"{shown(p, got)}: {verdict}")
         rows.append(texts(p.number, p.words, *cells))
-    return Table("", columns("no.", "predicted", *(name for name, _ in sets)), rows, [])
+    return Table("", columns("no.", "predicted", *(name for name, _, _ in sets)), rows, [])
 
 
 def measured(p: Prediction, rows: Rows) -> Estimate | None:

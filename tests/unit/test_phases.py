@@ -68,7 +68,14 @@ def test_a_ratio_has_a_geometric_mean_over_the_seeds_that_got_there() -> None:
     assert math.exp(got.mean) == pytest.approx(math.sqrt(8))
     assert shown(p, got).endswith(", 2 seeds")
     assert measured(p, {"a": ({}, {})}) is None
-    assert predicted([("one", {})]).rows[0][2].text == "no times"
+    assert predicted([("one", {}, {})]).rows[0][2].text == "no times"
+
+
+def test_a_delay_beyond_its_limit_is_no_evidence() -> None:
+    rows = {"delay_2": (times(60.0, 62.0, 61.0), {}), "gamma_1": (times(20.0, 20.0, 20.0), {})}
+    at = next(i for i, p in enumerate(PREDICTIONS) if p.words.startswith("delay 2 alone"))
+    assert predicted([("one", rows, {"delay_2": 0.4})]).rows[at][2].text.endswith("refuted")
+    assert predicted([("one", rows, {"delay_2": 4.0})]).rows[at][2].text.endswith("unstable, load 4")
 
 
 def composed(row: str) -> dict[str, Any]:
