@@ -111,6 +111,21 @@ def test_a_row_is_beyond_its_controls_only_if_it_beats_every_one(text: str) -> N
     assert "2 do no more than some control" in part
 
 
+def test_being_above_a_run_that_delays_everybody_is_no_gain_of_asynchrony(tmp_path: Path) -> None:
+    bare = {**LATE, "compensation": "none"}
+    rows = {name: STUDY[name] for name in ("joint", "uniform")}
+    rows["staleness_2_none"] = Row(UNIFORM, bare)
+    rows["staleness_2_none/all_delayed"] = Row(
+        plus(-5, -5.1, -4.9, -5), {**bare, "control": "all_delayed"}, of="staleness_2_none"
+    )
+    write_study(tmp_path / "runs", "avdigits", rows, write_features(tmp_path / "f.npz"))
+    words = ["sets=[avdigits]", "rows=[joint,uniform,staleness_2_none]", "seeds=[0,1,2,3]"]
+    assert main([str(tmp_path / "runs"), "--out", str(tmp_path), *words]) == 0
+    part = section((tmp_path / "asgml.md").read_text(encoding="utf-8"), "### 2. ")
+    assert "1 row has no control without a delay (`all_delayed` alone), and no part in this." in part
+    assert "staleness_2_none" not in part
+
+
 def test_three_axes_and_the_budget_against_a_hand_count(text: str) -> None:
     # MLPs 6-5-3 and 10-5-3 on 2 rows: 4 operations a weight forward; backward as many for each layer's weights, and
     # again for the input of the second: audio 180 and 240, visual 260 and 320. Hard saves 240 of 1000 in every other

@@ -18,6 +18,7 @@ from suite.report.summary import Comparison, compare
 from suite.report.tables import ABSENT, PERCENT, Table, columns, number, texts
 
 HARD = "frequency_hard"
+ALL_DELAYED = "all_delayed"  # the control that delays every encoder
 SHARE = 0.75  # of joint training's compute
 TEST = metric("test_best")
 
@@ -89,9 +90,13 @@ def holding_back(sets: Sequence[Evidence], margin: float) -> tuple[Answer, list[
 def asynchrony(sets: Sequence[Evidence], margin: float) -> tuple[Answer, list[Pair]]:
     """Answer whether a row gains over its matched and yoked controls, which lack its asynchrony alone.
 
-    A row is beyond its controls where it is above every one of them; where one does as well, or better, it is not.
+    A row is beyond its controls where it is above every one of them; where one does as well, or better, it is not. Rows
+    whose only control delays everybody are left out: being above it says nothing of a run without a delay.
     """
-    family = [(data, row, control) for data in sets for row, control in data.controls()]
+    every = [(data, row, control) for data in sets for row, control in data.controls()]
+    judged = {(data.name, row.label) for data, row, control in every if not control.label.endswith(f"/{ALL_DELAYED}")}
+    family = [(data, row, control) for data, row, control in every if (data.name, row.label) in judged]
+    left_out = len({(data.name, row.label) for data, row, _ in every} - judged)
     pairs = tested(family, TEST, margin)
     verdicts = [verdict(p.found, margin) for p in pairs]
     by_row: dict[tuple[str, str], list[Verdict]] = {}
@@ -115,6 +120,9 @@ def asynchrony(sets: Sequence[Evidence], margin: float) -> tuple[Answer, list[Pa
             f"Pair by pair: {counted(verdicts, margin)}.",
             *_extremes(pairs, margin),
         ]
+    if left_out:
+        have = "row has" if left_out == 1 else "rows have"
+        parts.append(f"{left_out} {have} no control without a delay (`{ALL_DELAYED}` alone), and no part in this.")
     parts += _reach(pairs)
     question = "Does asynchrony help beyond its matched and yoked controls?"
     return Answer(question, " ".join(parts), family_table(pairs, margin)), pairs
