@@ -17,10 +17,10 @@ import lightning as L
 import pytest
 import torch
 from asgml_runs import ROOT, compose, config, fit, overrides, rows, unequal, weights, write_features
+from kills import Kill, Killed
 
 from asgml.run import Tree, dead, train
 from callbacks.errors import UserError
-from callbacks.run.signals import GracefulStop
 from suite.runs.identity import run_dir
 from suite.runs.launch import launch
 
@@ -80,23 +80,6 @@ class Poison(L.Callback):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if (trainer.current_epoch, batch_idx) in ((0, 4), (1, 2)):
             batch["x"]["visual"][:1] = torch.nan
-
-
-class Killed(RuntimeError):
-    """Stands for the end of a process."""
-
-
-class Kill(L.Callback):
-    """Ends the run after `step` batches: without a word, or by asking `GracefulStop` as a signal would."""
-
-    def __init__(self, step: int, graceful: bool):
-        self.step, self.graceful = step, graceful
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.fit_loop.total_batch_idx + 1 == self.step:
-            if not self.graceful:
-                raise Killed
-            next(c for c in trainer.callbacks if isinstance(c, GracefulStop)).received = True
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -5,33 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
 from asgml_runs import rows, unequal
 from feedback_runs import config, fit, weights
+from kills import Kill, Killed
 
-from callbacks.run.signals import GracefulStop
 from suite.runs.identity import run_dir
 
 EVERY = "callbacks.checkpoint.every_n_steps=1"
-
-
-class Killed(RuntimeError):
-    """Stands for the end of a process."""
-
-
-class Kill(L.Callback):
-    """Ends the run in a step: without a word, or by asking `GracefulStop` as a signal would."""
-
-    def __init__(self, step: int, graceful: bool):
-        self.step, self.graceful = step, graceful
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.fit_loop.total_batch_idx + 1 == self.step:
-            if not self.graceful:
-                raise Killed
-            next(c for c in trainer.callbacks if isinstance(c, GracefulStop)).received = True
 
 
 @pytest.fixture(scope="module")

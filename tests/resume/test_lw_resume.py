@@ -6,14 +6,13 @@ import random
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
+from kills import Kill, Killed
 from lw_runs import config, fit, prepare, rows
 from omegaconf import open_dict
 
 from callbacks.errors import UserError
-from callbacks.run.signals import GracefulStop
 from suite.runs.identity import run_dir
 
 ALL = (
@@ -37,23 +36,6 @@ GATE = {
     "above": 0.0,
     "schedule": {"_target_": "latentwire.train.PeakAndDecay", "peak": 1.0, "rise": 5, "decay": 10},
 }
-
-
-class Killed(RuntimeError):
-    """Stands for the end of a process."""
-
-
-class Kill(L.Callback):
-    """Ends the run after `step` batches: without a word, or by asking `GracefulStop` as a signal would."""
-
-    def __init__(self, step: int, graceful: bool):
-        self.step, self.graceful = step, graceful
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.fit_loop.total_batch_idx + 1 == self.step:
-            if not self.graceful:
-                raise Killed
-            next(c for c in trainer.callbacks if isinstance(c, GracefulStop)).received = True
 
 
 def unequal(a: Any, b: Any, path: str = "") -> list[str]:

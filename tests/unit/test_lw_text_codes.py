@@ -25,7 +25,7 @@ from latentwire.lm.frozen import FrozenLM
 from latentwire.pocket import load
 from latentwire.scoring.evaluator import Evaluator
 
-DATA = Path(os.environ.get("SUITE_DATA", "/work/shared/data"))
+DATA = Path(os.environ.get("SUITE_DATA", Path(__file__).parents[3] / "shared" / "data"))
 NEVER_SEEN = (
     'Zürich\'s ½ Σ ⚡ is, well, "not" in any vocabulary!',
     "Once upon a time there was a little girl called Lily.",
