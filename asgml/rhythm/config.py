@@ -62,11 +62,11 @@ class Asgml:
         boost: the boost of the weak modality.
         control: `none`, or the control that separates asynchrony from its side effects: `lr_matched` (no skipping,
             but the mean factor that the masking applies: `(1 + (k - 1) * soft_scale) / k` for `soft`, else `1 / k`),
-            `random_skip` (skips at random at the same rate), `scale_only` (`c(tau) * g_m(t)` without delay),
-            `all_delayed` (every modality alike), or one that replays the finished adaptive run of the same
-            configuration and seed: `yoked_scale` (its factors without delay), `yoked_skip` (as many skips at other
-            steps), `yoked_lr` (its mean factor per window as learning rate) or `yoked_swap` (its delays given to the
-            other modality).
+            `random_skip` (skips at random at the same rate), `scale_only` (`c(tau) * g_m(t)` without delay;
+            a compensation other than `inverse` has no `c`, and the run is plain), `all_delayed` (every modality
+            alike), or one that replays the finished adaptive run of the same configuration and seed: `yoked_scale`
+            (its factors without delay), `yoked_skip` (as many skips at other steps), `yoked_lr` (its mean factor per
+            window as learning rate) or `yoked_swap` (its delays given to the other modality).
         parts: the classes that the rhythm is built of, for variations of your own.
 
     Raises:
@@ -140,10 +140,10 @@ class Asgml:
             )
         if self.yoked:
             self._check_yoked()
-        if self.control in ("scale_only", "yoked_scale") and self.compensation != "inverse":
+        if self.control == "yoked_scale" and self.compensation != "inverse":
             raise UserError(
                 "asgml.control",
-                f"'{self.control}' with compensation '{self.compensation}'",
+                f"'yoked_scale' with compensation '{self.compensation}'",
                 "asgml.compensation=inverse: without a factor c(tau) this control has none to apply",
                 "set asgml.compensation=inverse",
             )

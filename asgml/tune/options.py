@@ -78,6 +78,15 @@ class TuneTree(Typed):
     lean: bool
     space: dict[str, Any]
 
+    def names(self) -> list[str]:
+        """Return the rows in order, `<row>/<control>` for a control; a row for each modality stands there once."""
+        found: list[str] = []
+        for name in self.space if self.rows is None else self.rows:
+            found.append(name)
+            if self.controls and name in self.space:
+                found += [f"{name}/{control}" for control in self.space[name].controls]
+        return found
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -85,6 +94,7 @@ class DataSet:
 
     Attributes:
         use: the overrides that choose it.
+        rows: of the study's rows and their controls (`<row>/<control>`) those that are made here; null is all of them.
         also: further overrides of single rows, and so of their controls, by the row's name in `space`.
         trials: the number of trials of every row here, in place of the study's.
         noise: the standard deviation of the Gaussian noise that is added to features, by modality, before the study
@@ -98,6 +108,7 @@ class DataSet:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     use: tuple[str, ...]
+    rows: Annotated[tuple[str, ...], NOT_EMPTY] | None = None
     also: dict[str, tuple[str, ...]] = field(default_factory=dict)
     trials: Count | None = None
     noise: dict[str, Positive] = field(default_factory=dict)
@@ -109,14 +120,22 @@ class DataSet:
         """Return the options of a study as they are on this data set.
 
         Raises:
-            UserError: overrides of a row that does not exist.
+            UserError: rows, or overrides of a row, that do not exist.
         """
         for name in self.also:
             if name not in options.space:
                 where = f"data_sets.*.also.{name}"
                 raise UserError(where, "no such row", f"one of {shorten(options.space)}", f"edit {where}")
         space = {name: replace(row, use=(*row.use, *self.also.get(name, ()))) for name, row in options.space.items()}
-        return replace(options, space=space, trials=self.trials or options.trials)
+        own = replace(options, space=space, trials=self.trials or options.trials)
+        if self.rows is None:
+            return own
+        there = {name for row, given in space.items() for name in (row, *(f"{row}/{c}" for c in given.controls))}
+        for name in self.rows:
+            if name not in there:
+                where = "data_sets.*.rows"
+                raise UserError(where, f"no row {name!r}", f"one of {shorten(sorted(there))}", f"edit {where}")
+        return replace(own, rows=[name for name in own.names() if name in self.rows], controls=False)
 
 
 @dataclass

@@ -199,6 +199,13 @@ def test_scale_only_is_a_plain_run_with_the_learning_rate_times_c(optimizer):
     assert run.ages("audio") == [0] * 8
 
 
+@pytest.mark.parametrize("compensation", ["none", "delay_compensated"])
+def test_scale_only_without_a_factor_is_the_plain_run(compensation):
+    run = train(asgml("staleness", tau=4, compensation=compensation, control="scale_only"))
+    assert not differences(weights(train(asgml())), weights(run))
+    assert differences(weights(train(asgml())), weights(train(asgml("staleness", tau=4, compensation=compensation))))
+
+
 def test_random_skip_has_the_rate_of_the_mask_it_controls_and_another_draw_per_seed():
     spec, steps = toy_spec(), 60
     batches = toy_batches(steps, spec)
@@ -237,7 +244,7 @@ def test_all_delayed_under_the_schedule_gives_everybody_the_largest_delay():
         ("staleness", {"control": "random_skip"}),
         ("frequency", {"control": "scale_only"}),
         ("staleness", {"control": "lr_matched"}),
-        ("staleness", {"control": "scale_only", "compensation": "none"}),
+        ("adaptive", {"control": "yoked_scale", "compensation": "none"}),
         ("adaptive", {"control": "random_skip"}),
         ("adaptive", {"control": "scale_only", "adaptive": {"kind": "frequency"}}),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -94,14 +94,15 @@ def evidence(runs: Path, options: StudyTree, study: str = STUDY) -> list[Evidenc
     if not runs.is_dir():
         remedy = f"python -m asgml.study {study} --data FOLDER"
         raise UserError(str(runs), "no such directory", "the folder that the study had as paths.runs", remedy)
-    return [_of(runs / f"{study}_{name}", name, options) for name in options.sets or options.data_sets]
+    sets = options.sets or options.data_sets
+    return [_of(runs / f"{study}_{name}", name, options.data_sets[name].own(options)) for name in sets]
 
 
 def _of(folder: Path, name: str, options: StudyTree) -> Evidence:
     tuned = read_tuned(folder)
     if not tuned:
         return Evidence(name, "not begun")
-    expected = _expected(options)
+    expected = options.names()
     there = [row for row in expected if any(_is(label, row, options) for label in tuned)]
     done = f"{len(there)} of {len(expected)} rows tuned"
     if not any((folder / run).is_dir() for row in tuned.values() for run in row.runs.values()):
@@ -141,16 +142,6 @@ def _named(run: RunRecord, label: str) -> RunRecord:
 def _failed(frames: RunFrames) -> str:
     found = [f"{c.label} seed {run.seed}" for c in frames.configurations for run in c.runs if run.status == "failed"]
     return f"; failed: {', '.join(found)}" if found else ""
-
-
-def _expected(options: StudyTree) -> Sequence[str]:
-    """Return the rows of a study; one that is a row for each modality counts once."""
-    found: list[str] = []
-    for name in options.space if options.rows is None else options.rows:
-        found.append(name)
-        if options.controls and "/" not in name:
-            found += [f"{name}/{control}" for control in options.space[name].controls]
-    return found
 
 
 def _is(label: str, row: str, options: StudyTree) -> bool:
