@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from asgml.report.tuned import read_tuned
 from asgml.run import Tree, dead, judge, train
-from asgml.tune.options import StudyTree, TuneTree, read_options
+from asgml.tune.options import DataSet, StudyTree, TuneTree, read_options
 from asgml.tune.rows import rows_of
 from asgml.tune.studies import Declared
 from callbacks.errors import UserError
@@ -146,6 +147,17 @@ def test_every_method_of_the_sweep_is_a_row_or_a_control() -> None:
     listed = {name.strip() for name in sweep["hydra"]["sweeper"]["params"]["method"].split(",")}
     assert {name for name in listed - used if not name.startswith("control_")} == {"asgml_staleness"} - used
     assert set(options.rows or ()) <= set(options.space)
+
+
+def test_a_data_set_has_the_rows_that_it_names_of_those_of_the_study() -> None:
+    options = read_options(Composer("asgml/settle"), [], StudyTree)
+    few: DataSet = options.data_sets["avdigits"]
+    assert few.rows is not None
+    assert set(few.own(options).names()) == set(few.rows) <= set(options.names())
+    asked = read_options(Composer("asgml/settle"), ["rows=[joint,umt,adaptive]"], StudyTree)
+    assert few.own(asked).names() == ["joint", "adaptive", "adaptive/yoked_scale"]
+    with pytest.raises(UserError, match="no row 'staleness/none'"):
+        replace(few, rows=("staleness/none",)).own(options)
 
 
 @pytest.mark.slow

@@ -57,13 +57,13 @@ STUDY = {
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
-    write_study(folder / "runs", "avdigits", STUDY, write_features(folder / "f.npz"))
+    write_study(folder / "runs", "grid_digit", STUDY, write_features(folder / "f.npz"))
     return folder
 
 
 @pytest.fixture(scope="module")
 def text(written: Path) -> str:
-    words = ["sets=[avdigits,grid_digit]", ROWS, "seeds=[0,1,2,3]"]
+    words = ["sets=[grid_digit,grid_digit_noisy]", ROWS, "seeds=[0,1,2,3]"]
     assert main([str(written / "runs"), "--out", str(written), *words]) == 0
     return (written / "asgml.md").read_text(encoding="utf-8")
 
@@ -87,12 +87,12 @@ def test_holding_back_over_uniform(text: str) -> None:
     part = section(text, "### 1. ")
     # differences 1.0, 0.8, 1.2, 1.0: sd sqrt(0.08 / 3), half 3.1824 * sd / 2; Holm doubles the smaller of two p
     half = 3.1824 * math.sqrt(0.08 / 3) / 2
-    hard = cells(part, "avdigits", "frequency_hard", "uniform")
+    hard = cells(part, "grid_digit", "frequency_hard", "uniform")
     assert hard[3:6] == ["4", "8", f"+1.00 [+{1 - half:.2f}, +{1 + half:.2f}]"]
     assert float(hard[7]) == pytest.approx(2 * float(hard[6]), rel=0.01)
     assert hard[8] == "0.5", "the margin is the mean, so either side is as likely"
     assert hard[-1] == "helps"
-    late = cells(part, "avdigits", "staleness_2_inverse", "uniform")
+    late = cells(part, "grid_digit", "staleness_2_inverse", "uniform")
     assert late[5] == "0.00 [−0.18, +0.18]"
     assert late[-1] == "equivalent within ±1 point"
     assert "**It helps in 1 of 2 comparisons.**" in part
@@ -103,9 +103,9 @@ def test_holding_back_over_uniform(text: str) -> None:
 
 def test_a_row_is_beyond_its_controls_only_if_it_beats_every_one(text: str) -> None:
     part = section(text, "### 2. ")
-    assert cells(part, "avdigits", "frequency_hard", "frequency_hard/random_skip")[-1] == "helps"
-    assert cells(part, "avdigits", "frequency_hard", "frequency_hard/lr_matched")[-1] == "equivalent within ±1 point"
-    wide = cells(part, "avdigits", "staleness_2_inverse", "staleness_2_inverse/all_delayed")
+    assert cells(part, "grid_digit", "frequency_hard", "frequency_hard/random_skip")[-1] == "helps"
+    assert cells(part, "grid_digit", "frequency_hard", "frequency_hard/lr_matched")[-1] == "equivalent within ±1 point"
+    wide = cells(part, "grid_digit", "staleness_2_inverse", "staleness_2_inverse/all_delayed")
     assert wide[-1].startswith("undecided: interval [−")
     assert "**No: no row is above every one of its controls.**" in part
     assert "2 do no more than some control" in part
@@ -118,8 +118,8 @@ def test_being_above_a_run_that_delays_everybody_is_no_gain_of_asynchrony(tmp_pa
     rows["staleness_2_none/all_delayed"] = Row(
         plus(-5, -5.1, -4.9, -5), {**bare, "control": "all_delayed"}, of="staleness_2_none"
     )
-    write_study(tmp_path / "runs", "avdigits", rows, write_features(tmp_path / "f.npz"))
-    words = ["sets=[avdigits]", "rows=[joint,uniform,staleness_2_none]", "seeds=[0,1,2,3]"]
+    write_study(tmp_path / "runs", "grid_digit", rows, write_features(tmp_path / "f.npz"))
+    words = ["sets=[grid_digit]", "rows=[joint,uniform,staleness_2_none]", "seeds=[0,1,2,3]"]
     assert main([str(tmp_path / "runs"), "--out", str(tmp_path), *words]) == 0
     part = section((tmp_path / "asgml.md").read_text(encoding="utf-8"), "### 2. ")
     assert "1 row has no control without a delay (`all_delayed` alone), and no part in this." in part
@@ -129,7 +129,7 @@ def test_being_above_a_run_that_delays_everybody_is_no_gain_of_asynchrony(tmp_pa
 def test_three_axes_and_the_budget_against_a_hand_count(text: str) -> None:
     # MLPs 6-5-3 and 10-5-3 on 2 rows: 4 operations a weight forward; backward as many for each layer's weights, and
     # again for the input of the second: audio 180 and 240, visual 260 and 320. Hard saves 240 of 1000 in every other
-    part = section(section(text, "## Three axes"), "### avdigits")
+    part = section(section(text, "## Three axes"), "### grid_digit")
     assert cells(part, "frequency_hard")[1:] == [
         "4 of 4",
         "0.50 (0.50–0.50)",
@@ -144,13 +144,13 @@ def test_three_axes_and_the_budget_against_a_hand_count(text: str) -> None:
     # within 0.75 of 16 steps' compute: 13 steps of hard, three epochs; joint's best is 0.8, hard's by then 0.85
     assert "first has joint's best validation accuracy within 0.75 with 4 of 4 seeds, at 0.44 (0.44–0.44)" in answered
     assert "a whole run of it costs 0.88 of joint's" in answered
-    row = cells(answered, "avdigits", "frequency_hard", "joint")
+    row = cells(answered, "grid_digit", "frequency_hard", "joint")
     assert row[5] == "+5.00 [+5.00, +5.00]"
     assert row[-1] == "undecided: all differences are equal: no test"
 
 
 def test_every_row_with_its_gap_and_its_differences(text: str) -> None:
-    part = section(section(text, "## Every row"), "### avdigits")
+    part = section(section(text, "## Every row"), "### grid_digit")
     row = cells(part, "frequency_hard")
     assert row[1:4] == ["4", "8", "lr 0.1"]
     assert row[4].startswith("82.50 ± ")
@@ -170,7 +170,7 @@ def test_predictions_are_held_against_the_runs(text: str) -> None:
         return next(found for predicted, found in verdicts.items() if words in predicted)
 
     # 24, 24, 26, 26 steps against 20: a geometric mean of sqrt(1.2 * 1.3)
-    assert of("a delay of 2 alone")[0].startswith(f"avdigits: {math.sqrt(1.2 * 1.3):.2f} [1.")
+    assert of("a delay of 2 alone")[0].startswith(f"grid_digit: {math.sqrt(1.2 * 1.3):.2f} [1.")
     assert of("a delay of 2 alone")[1] == "held"
     assert of("have equivalent accuracies")[1] == "held"
     assert of("is equivalent to c alone")[1] == "held"
@@ -181,37 +181,37 @@ def test_predictions_are_held_against_the_runs(text: str) -> None:
 
 
 def test_what_is_missing_is_said(written: Path, text: str, tmp_path: Path) -> None:
-    assert "Finished: avdigits." in text
-    assert "- grid_digit: not begun (left out" in text
-    assert main([str(written / "runs"), "--out", str(tmp_path), "sets=[avdigits]", ROWS]) == 0
+    assert "Finished: grid_digit." in text
+    assert "- grid_digit_noisy: not begun (left out" in text
+    assert main([str(written / "runs"), "--out", str(tmp_path), "sets=[grid_digit]", ROWS]) == 0
     page = (tmp_path / "asgml.md").read_text()
-    assert "- avdigits: 9 of 9 rows tuned; 4 of 10 seeds of all of these evaluated (in the numbers below)" in page
-    assert "### avdigits (not finished)" in page
+    assert "- grid_digit: 9 of 9 rows tuned; 4 of 10 seeds of all of these evaluated (in the numbers below)" in page
+    assert "### grid_digit (not finished)" in page
     few = tmp_path / "runs"
     two = {name: Row(STUDY[name].test[:2]) for name in ("joint", "uniform")}
-    write_study(few, "avdigits", two, written / "f.npz")
-    assert main([str(few), "--out", str(tmp_path), "sets=[avdigits]", ROWS, "seeds=[0,1]"]) == 0
+    write_study(few, "grid_digit", two, written / "f.npz")
+    assert main([str(few), "--out", str(tmp_path), "sets=[grid_digit]", ROWS, "seeds=[0,1]"]) == 0
     page = (tmp_path / "asgml.md").read_text()
-    assert "- avdigits: 2 of 9 rows tuned; 2 of 2 seeds of all of these evaluated (left out: fewer than 3" in page
+    assert "- grid_digit: 2 of 9 rows tuned; 2 of 2 seeds of all of these evaluated (left out: fewer than 3" in page
     assert page.count("**Not answered: nothing to compare has finished.**") == 3
 
 
 def test_rows_that_chose_the_same_settings_share_their_runs(written: Path, tmp_path: Path) -> None:
     rows = {name: STUDY["uniform"] for name in ("joint", "uniform", "gamma_1")}
-    path = write_study(tmp_path, "avdigits", rows, written / "f.npz") / "tuned.json"
+    path = write_study(tmp_path, "grid_digit", rows, written / "f.npz") / "tuned.json"
     tuned = json.loads(path.read_text())
     tuned["rows"]["gamma_1"]["runs"] = tuned["rows"]["uniform"]["runs"]
     path.write_text(json.dumps(tuned))
-    assert main([str(tmp_path), "--out", str(tmp_path), "sets=[avdigits]"]) == 0
+    assert main([str(tmp_path), "--out", str(tmp_path), "sets=[grid_digit]"]) == 0
     part = section((tmp_path / "asgml.md").read_text(), "## Every row")
     assert cells(part, "gamma_1")[4:] == [*cells(part, "uniform")[4:-1], "0.00 [0.00, 0.00]"]
 
 
 def test_without_the_data_only_compute_is_missing(written: Path, tmp_path: Path) -> None:
-    write_study(tmp_path / "runs", "avdigits", STUDY, tmp_path / "gone.npz")
-    assert main([str(tmp_path / "runs"), "--out", str(tmp_path), "sets=[avdigits]", ROWS, "seeds=[0,1,2,3]"]) == 0
+    write_study(tmp_path / "runs", "grid_digit", STUDY, tmp_path / "gone.npz")
+    assert main([str(tmp_path / "runs"), "--out", str(tmp_path), "sets=[grid_digit]", ROWS, "seeds=[0,1,2,3]"]) == 0
     page = (tmp_path / "asgml.md").read_text()
-    assert "Compute is not counted on avdigits: data.path" in page
+    assert "Compute is not counted on grid_digit: data.path" in page
     assert "**It helps in 1 of 2 comparisons.**" in page
     assert cells(section(page, "## Three axes"), "frequency_hard")[1:] == [
         "4 of 4",
@@ -335,5 +335,5 @@ def test_what_a_row_does_in_a_step() -> None:
 
 
 def test_operations_are_those_of_matrix_products(written: Path) -> None:
-    config = read_runs([written / "runs" / "settle_avdigits"])[0].config
+    config = read_runs([written / "runs" / "settle_grid_digit"])[0].config
     assert encoder_passes(config) == {"audio": Passes(180, 240), "visual": Passes(260, 320)}
