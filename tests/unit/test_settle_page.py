@@ -82,6 +82,14 @@ def cells(text: str, *first: str) -> list[str]:
     return next(row for row in found if [cell.strip("*") for cell in row[: len(first)]] == list(first))
 
 
+def test_the_short_table_has_the_accuracy_of_every_row(text: str) -> None:
+    part = section(text, "## In short")
+    assert "grid_digit<br>4 seeds" in part
+    assert cells(part, "uniform") == ["uniform", f"81.50 ± {3.1824 * math.sqrt(5 / 3) / 2:.2f}"]
+    rows = [line.split(" | ")[0] for line in part.splitlines()]
+    assert rows.index("| — its lr_matched") == rows.index("| frequency_hard") + 1
+
+
 # -- the numbers, by hand: four seeds, so t_{3, 0.975} = 3.1824
 def test_holding_back_over_uniform(text: str) -> None:
     part = section(text, "### 1. ")

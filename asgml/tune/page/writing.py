@@ -14,6 +14,7 @@ from asgml.tune.page.passes import Passes, encoder_passes
 from asgml.tune.page.predictions import predictions, predictions_table
 from asgml.tune.page.questions import Answer, asynchrony, holding_back, skipping
 from asgml.tune.page.rows_table import rows_table
+from asgml.tune.page.short import short_table
 from asgml.tune.page.wording import points
 from callbacks.errors import UserError
 from suite.report.summary import ALPHA, FEWEST
@@ -28,8 +29,13 @@ hand. Rows, data sets and budget ({trials} trials of every row from the same dis
 What was predicted beforehand is in [docs/theory.md](../theory.md).
 
 {state}
+"""
+SHORT = """## In short
 
-## The three questions
+Test accuracy in % at the best validation epoch, mean ± half of the 95 % t interval over seeds: the rows that every
+data set has.
+"""
+QUESTIONS = """## The three questions
 
 Test accuracy at the best validation epoch where nothing else is said; differences in percentage points, paired by seed,
 with 95 % t intervals; p from paired t tests with Holm's correction over all comparisons of a question, all data sets
@@ -82,10 +88,15 @@ def page(sets: Sequence[Evidence], options: StudyTree, margin: float = MARGIN) -
     back, over_uniform = holding_back(usable, margin)
     beyond, over_controls = asynchrony(usable, margin)
     reach, _ = skipping(courses, margin)
-    head = HEAD.format(
-        trials=options.trials, seeds=len(options.seeds), state=_state(sets), points=points(margin), alpha=ALPHA
-    )
-    parts = [head, *(_answered(number, a) for number, a in enumerate((back, beyond, reach), start=1))]
+    head = HEAD.format(trials=options.trials, seeds=len(options.seeds), state=_state(sets))
+    questions = QUESTIONS.format(points=points(margin), alpha=ALPHA)
+    short = [SHORT, markdown([short_table(usable)])] if usable else []
+    parts = [
+        head,
+        *short,
+        questions,
+        *(_answered(number, a) for number, a in enumerate((back, beyond, reach), start=1)),
+    ]
     figure = forest(usable, over_uniform, margin) if over_uniform else ""
     if figure:
         parts.append(f"![What every row gains over uniform, per data set]({FIGURE})\n\n{caption(margin)}\n")
