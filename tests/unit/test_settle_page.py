@@ -188,6 +188,18 @@ def test_predictions_are_held_against_the_runs(text: str) -> None:
     assert of("under Adam")[1] == "not tested"
 
 
+def test_a_control_that_was_added_later_stands_below_its_row(written: Path, tmp_path: Path) -> None:
+    rows = {name: row for name, row in STUDY.items() if name != "frequency_hard/lr_matched"}
+    path = write_study(tmp_path, "grid_digit", {**rows, "frequency_hard/lr_matched": STUDY["joint"]}, written / "f.npz")
+    tuned = json.loads((path / "tuned.json").read_text())
+    tuned["rows"]["frequency_hard/lr_matched"]["of"] = "frequency_hard"
+    (path / "tuned.json").write_text(json.dumps(tuned))
+    assert main([str(tmp_path), "--out", str(tmp_path), "sets=[grid_digit]", ROWS, "seeds=[0,1,2,3]"]) == 0
+    part = section((tmp_path / "asgml.md").read_text(), "## In short")
+    rows_there = [line.split(" | ")[0].strip("| ") for line in part.splitlines()]
+    assert rows_there.index("— its lr_matched") == rows_there.index("frequency_hard") + 2
+
+
 def test_what_is_missing_is_said(written: Path, text: str, tmp_path: Path) -> None:
     assert "Finished: grid_digit." in text
     assert "- grid_digit_noisy: not begun (left out" in text

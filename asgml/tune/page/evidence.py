@@ -99,7 +99,7 @@ def evidence(runs: Path, options: StudyTree, study: str = STUDY) -> list[Evidenc
 
 
 def _of(folder: Path, name: str, options: StudyTree) -> Evidence:
-    tuned = read_tuned(folder)
+    tuned = _ordered(read_tuned(folder))
     if not tuned:
         return Evidence(name, "not begun")
     expected = options.names()
@@ -114,6 +114,13 @@ def _of(folder: Path, name: str, options: StudyTree) -> Evidence:
     state = f"{done}; {len(full)} of {len(options.seeds)} seeds of all of these evaluated{_failed(frames)}"
     finished = len(there) == len(expected) and len(full) == len(options.seeds)
     return Evidence(name, "finished" if finished else state, finished, tuned, frames)
+
+
+def _ordered(tuned: Mapping[str, TunedRow]) -> dict[str, TunedRow]:
+    """Return rows with their controls right below them, also those that were added to a study later."""
+    own = [name for name, row in tuned.items() if not row.of]
+    below = {name: [control for control, row in tuned.items() if row.of == name] for name in own}
+    return {name: tuned[name] for row in own for name in (row, *below[row])}
 
 
 def _frames(folder: Path, tuned: Mapping[str, TunedRow]) -> RunFrames:
