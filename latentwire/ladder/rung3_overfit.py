@@ -19,7 +19,7 @@ from latentwire.data.base import Passage
 from latentwire.ladder import options
 from latentwire.ladder.bare_trainer import Gentle, module_of, trainer_of
 from latentwire.ladder.ranks import slot_rank
-from latentwire.ladder.subject import Subject, spread, unregistered
+from latentwire.ladder.subject import Subject, unregistered
 from latentwire.ladder.verdict import Check, Verdict, judged
 from latentwire.objectives.base import Needs
 from latentwire.train import batches, validation

@@ -24,7 +24,7 @@ from latentwire.ladder.bare_trainer import Gentle, module_of
 from latentwire.ladder.options import LadderOptions, ParityOptions, ReplayOptions
 from latentwire.ladder.ranks import rank_of, slot_rank
 from latentwire.ladder.rung2_channel import scales
-from latentwire.ladder.subject import Subject, questions_without_a_word, spread, unregistered
+from latentwire.ladder.subject import Subject, questions_without_a_word, unregistered
 from latentwire.ladder.verdict import Check, Verdict, judged, refused
 from suite.config.compose import compose
 from suite.runs.identity import config_hash
