@@ -15,7 +15,7 @@ from callbacks.stages.gate import TooManySkips
 from callbacks.stages.lr import LRStep
 from callbacks.step.divergence import Diverged
 from callbacks.step.pipeline import StepPipeline
-from latentwire.data.base import Passage
+from latentwire.data.base import Passage, spread
 from latentwire.ladder import options
 from latentwire.ladder.bare_trainer import Gentle, module_of, trainer_of
 from latentwire.ladder.ranks import slot_rank

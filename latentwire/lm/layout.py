@@ -70,7 +70,8 @@ class Prefix:
         """Return what stands at the latents' places, (B, M, width) per layer, by part: embeddings, keys, values."""
         found = {} if self.embeds is None else {"embeddings": [self.embeds]}
         if self.kv is not None:
-            found["keys"], found["values"] = ([x.transpose(1, 2).flatten(2) for x in part] for part in zip(*self.kv, strict=True))
+            for part, layers in zip(("keys", "values"), zip(*self.kv, strict=True), strict=True):
+                found[part] = [x.transpose(1, 2).flatten(2) for x in layers]
         return found
 
     def positions(self, row: int) -> int:

@@ -60,7 +60,8 @@ class Monitor(L.Callback):
         history = find_history(trainer)
         if number % self.every or history is None:
             return
-        assert isinstance(pl_module, WireModule) and pl_module.validated is not None
+        assert isinstance(pl_module, WireModule)
+        assert pl_module.validated is not None
         pipeline = find_pipeline(trainer)
         step, epoch = pipeline.t if pipeline else trainer.global_step, trainer.current_epoch
         metrics, found = self.record(pl_module, pl_module.validated)

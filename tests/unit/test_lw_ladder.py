@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 
 from callbacks.errors import UserError
+from latentwire.data.base import spread
 from latentwire.ladder import climb as climbing
 from latentwire.ladder import rung0_parity as parity
 from latentwire.ladder import rung1_replay as replay
