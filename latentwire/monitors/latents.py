@@ -44,9 +44,10 @@ class LatentMonitor(Monitor):
         callbacks:
           latents: {_target_: latentwire.monitors.LatentMonitor, every: 1, texts: 32, samples: 4}
 
-    Limits: one pass of `texts` latents through the injectors and `8192` rows of the vocabulary at a time. What it
-    costs was measured on one core: COST. A nearest token is a name for a direction, no reading: trained latents are far
-    from all tokens, which the cosine says.
+    Limits: a record costs one pass of the latents of `texts` through the injectors and one product of the decoded
+    latents with the vocabulary, 8192 tokens at a time; 24 ms of one core, 0.2 % of an epoch of
+    `experiment=pocket_smoke` (11.7 s; 468 tokens). A spectrum is that of 1024 latents at most. A nearest token is a
+    name for a direction, no reading: trained latents are far from all tokens, which the cosine says.
 
     Args:
         every: the number of validations from one record to the next.
