@@ -128,15 +128,15 @@ def tokens(frames: RunFrames) -> list[Item]:
             names = [f"text {i + 1}" for i in range(len(last["nearest"]))]
             notes = [f"{n}: {_short(text)}" for n, text in zip(names, kept[-1]["samples"], strict=True)]
             head = f"{title}: {model}, {unit} {at_end}"
-            table = Table(head, columns("slot", *names), _by_slot(last["nearest"]), notes)
-            told = f"Cosine with the {space}; further tokens on hover."
-            found.append(Item("", as_html(table), told))
+            table = Table("", columns("slot", *names), _by_slot(last["nearest"]), notes)
+            told = f"The token whose row is nearest by cosine with the {space}; further tokens on hover."
+            found.append(Item(head, as_html(table), told))
             chosen = some(kept)
             if len(chosen) > 1:
                 several = [r["models"][model]["nearest"][0] for r in chosen]
                 when = [f"{unit} {moment}" for moment in moments(chosen)[1]]
-                over = Table(f"{title}: {model}, text 1 over training", columns("slot", *when), _by_slot(several))
-                found.append(Item("", as_html(over)))
+                over = Table("", columns("slot", *when), _by_slot(several))
+                found.append(Item(f"{title}: {model}, text 1 over training", as_html(over)))
     return found
 
 
@@ -183,8 +183,8 @@ def over_training(frames: RunFrames) -> list[Item]:
                 for i, sample in enumerate(kept[-1]["samples"])
             ]
             head = columns("question", "gold", *(f"{unit} {moment}" for moment in at))
-            table = Table(f"{title}: {model}", head, rows, ["✓: exact match. The context of a question on hover."])
-            found.append(Item("", as_html(table)))
+            told = "✓: exact match. The context of a question on hover."
+            found.append(Item(f"{title}: {model}", as_html(Table("", head, rows)), told))
     return found
 
 

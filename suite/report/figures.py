@@ -234,8 +234,9 @@ def ratios(z: np.ndarray, columns: Sequence[float], x: str, y: str) -> Figure:
         x, y: the titles of the axes.
     """
     power = np.log2(np.maximum(z, 2.0**-20))
-    most = max(1.0, min(6.0, float(np.ceil(np.nanmax(np.abs(power))))))
-    marks = np.linspace(-most, most, 5)
+    most = max(1, min(6, int(np.ceil(np.nanmax(np.abs(power))))))
+    most += most % 2 if most > 3 else 0
+    marks = list(range(-most, most + 1, 1 if most <= 3 else 2))
     numbers = [i + 1 for i in range(z.shape[0])]
     trace = {
         **{"type": "heatmap", "x": list(columns), "y": numbers, "z": power, "zmin": -most, "zmax": most},
@@ -247,7 +248,8 @@ def ratios(z: np.ndarray, columns: Sequence[float], x: str, y: str) -> Figure:
     height = min(640, max(240, 110 + 14 * z.shape[0]))
     whole = {"tickformat": "d"} if len(numbers) > 12 else {"tickmode": "array", "tickvals": numbers}
     at = {"type": "category"} if len(columns) <= 24 else {}
-    return style([trace], height, xaxis=axis_of(x, showgrid=False, **at), yaxis=axis_of(y, showgrid=False, **whole))
+    yaxis = axis_of(y, showgrid=False, autorange="reversed", **whole)
+    return style([trace], height, xaxis=axis_of(x, showgrid=False, **at), yaxis=yaxis)
 
 
 def bars(names: Sequence[str], series: Mapping[str, tuple[Sequence[float], str]], x: str) -> Figure:

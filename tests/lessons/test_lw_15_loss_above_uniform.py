@@ -56,9 +56,8 @@ def in_validation() -> bool:
 def test_labels_that_are_one_place_off_end_the_run_at_its_first_step(
     tmp_path: Path, injector: str, objective: str
 ) -> None:
-    said = (
-        rf"objectives\.{objective} on {MODEL}\n.*at the start of training\n.*ln\(468\) \+ 2 = {math.log(468) + 2:.3f}"
-    )
+    ends = rf"at the start of training\n.*ln\(468\) \+ 2 = {math.log(468) + 2:.3f}"
+    said = rf"objectives\.{objective} on {MODEL}\n.*{ends}"
     _, parts, _ = run(tmp_path, lambda: True, f"injector={injector}", f"objective=[{objective}]")
     with pytest.raises(UserError, match=said):
         fit(parts)
