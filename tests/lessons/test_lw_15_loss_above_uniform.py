@@ -51,8 +51,7 @@ def in_validation() -> bool:
     return not torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize("injector", ["deep_prefix", "soft_prefix"])
-@pytest.mark.parametrize("objective", ["answer_ce", "continuation"])
+@pytest.mark.parametrize(("injector", "objective"), [("deep_prefix", "answer_ce"), ("soft_prefix", "continuation")])
 def test_labels_that_are_one_place_off_end_the_run_at_its_first_step(
     tmp_path: Path, injector: str, objective: str
 ) -> None:
@@ -85,9 +84,3 @@ def test_a_later_validation_above_the_bound_is_one_event(tmp_path: Path) -> None
         fit(parts)
     assert [row[2] for row in rows(cfg, "events.csv") if row[2] == "above_uniform"] == ["above_uniform"]
     assert bound.warned
-
-
-def test_a_wider_margin_is_the_users_word(tmp_path: Path) -> None:
-    _, parts, bound = run(tmp_path, lambda: True, "callbacks.uniform_bound.margin=50", "trainer.max_epochs=1")
-    fit(parts)
-    assert bound.checked == 1
