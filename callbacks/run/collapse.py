@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning as L
-import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from callbacks.errors import UserError
 from callbacks.ranges import Count, NonNegative, Share, Steps
 from callbacks.run.history_logger import find_history
+from callbacks.run.spectrum import entropy_rank, singular_values
 from callbacks.step.stage import find_pipeline
 
 
@@ -56,17 +56,11 @@ def most_common_share(outputs: Sequence[str]) -> float:
 def effective_rank(x: Tensor) -> float:
     """Return the effective rank of rows (n, d) (Roy and Vetterli, 2007), from 1 to min(n, d).
 
-    It is exp of the entropy of the normalised singular values of the centred rows; 0 where all rows are the same, so
-    that nothing is sent.
+    It is `entropy_rank` of the centred rows; 0 where all rows are the same, so that nothing is sent.
     """
     centred = x.double() - x.double().mean(0)
-    values = torch.linalg.svdvals(centred)
-    total = values.sum()
-    if not total > 1e-9 * max(1.0, float(x.double().norm())):
-        return 0.0
-    p = values / total
-    p = p[p > 0]
-    return float(torch.exp(-(p * p.log()).sum()))
+    values = singular_values(centred)
+    return entropy_rank(values) if values.sum() > 1e-9 * max(1.0, float(x.double().norm())) else 0.0
 
 
 class Collapsed(RuntimeError):

@@ -51,3 +51,12 @@ class Corpus(Protocol):
     def split(self, name: Split) -> Sequence[Passage]:
         """Return the passages of a split."""
         ...
+
+
+def spread(n: int, most: int) -> list[int]:
+    """Return at most so many of 0 … n - 1, evenly, first and last among them."""
+    if n <= most:
+        return list(range(n))
+    if most == 1:
+        return [0]
+    return sorted({round(i * (n - 1) / (most - 1)) for i in range(most)})

@@ -32,6 +32,14 @@ def f1(prediction: str, reference: str) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
+def contains(prediction: str, reference: str) -> float:
+    """Return 1.0 where the normalised reference stands in the normalised prediction as whole words, else 0.0.
+
+    A reference of which nothing is left after `normalize` is in every prediction.
+    """
+    return float(f" {normalize(reference)} " in f" {normalize(prediction)} " or not normalize(reference))
+
+
 def best(score: Callable[[str, str], float], prediction: str, references: Sequence[str]) -> float:
     """Score against the reference that suits the prediction best.
 

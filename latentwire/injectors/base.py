@@ -41,6 +41,13 @@ class Injector(nn.Module):
         """Turn latents (B, M, d_z) into what this model reads them as."""
         raise NotImplementedError
 
+    def text_rms(self) -> dict[str, Tensor]:
+        """Return how large text is where its latents are read, as measured: RMS per layer, (layers,) float32, by part.
+
+        Parts are those of `Prefix.parts`; a part that was not measured is left out.
+        """
+        return {}
+
     @torch.no_grad()
     def refit(self, z: Tensor, texts: Sequence[str], counts: Sequence[int] | None = None) -> None:
         """Start what lies behind the adapter anew from `texts`, for latents that have moved since; arguments as below.

@@ -88,6 +88,10 @@ class DeepPrefix(Injector):
         positions = torch.arange(head, head + z.shape[1], device=z.device)
         return Prefix(kv=[(self.placement.place(keys, positions, i), values) for i, (keys, values) in enumerate(kv)])
 
+    def text_rms(self) -> dict[str, Tensor]:
+        rms = (self.mean.pow(2) + self.std.pow(2)).mean((2, 3)).sqrt()  # RoPE turns keys and keeps their length
+        return {"keys": rms[:, 0], "values": rms[:, 1]}
+
     @torch.no_grad()
     def calibrate(self, z: Tensor, texts: Sequence[str] | None = None, counts: Sequence[int] | None = None) -> None:
         self.adapter.calibrate(z)

@@ -49,6 +49,9 @@ class SoftPrefix(Injector):
         """Turn (B, M, d_z) into embeddings (B, M, d_model)."""
         return Prefix(embeds=self.adapter(z))
 
+    def text_rms(self) -> dict[str, Tensor]:
+        return {"embeddings": self.adapter.calibration.target.reshape(1)}
+
     @torch.no_grad()
     def calibrate(self, z: Tensor, texts: Sequence[str] | None = None, counts: Sequence[int] | None = None) -> None:
         if texts is not None and self.start == "text":

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from latentwire.baselines.training import Amount
-from latentwire.data.base import Passage
+from latentwire.data.base import Passage, spread
 from latentwire.examples import is_continuation, prompt_of
 from latentwire.ladder import options
-from latentwire.ladder.subject import Pair, Subject, questions_without_a_word, spread, without_word
+from latentwire.ladder.subject import Pair, Subject, questions_without_a_word, without_word
 from latentwire.ladder.verdict import Check, Verdict, judged
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.prompts import ANSWER, Prompt

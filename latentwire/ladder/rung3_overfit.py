@@ -15,11 +15,11 @@ from callbacks.stages.gate import TooManySkips
 from callbacks.stages.lr import LRStep
 from callbacks.step.divergence import Diverged
 from callbacks.step.pipeline import StepPipeline
-from latentwire.data.base import Passage
+from latentwire.data.base import Passage, spread
 from latentwire.ladder import options
 from latentwire.ladder.bare_trainer import Gentle, module_of, trainer_of
 from latentwire.ladder.ranks import slot_rank
-from latentwire.ladder.subject import Subject, spread, unregistered
+from latentwire.ladder.subject import Subject, unregistered
 from latentwire.ladder.verdict import Check, Verdict, judged
 from latentwire.objectives.base import Needs
 from latentwire.train import batches, validation

@@ -127,12 +127,3 @@ def questions_without_a_word(question: Question) -> list[Question]:
     if is_continuation(question) or len(words) < 2:
         return []
     return [replace(question, text=without_word(question.text.strip(), k)) for k in range(len(words))]
-
-
-def spread(n: int, most: int) -> list[int]:
-    """Return at most so many of 0 … n - 1, evenly, first and last among them."""
-    if n <= most:
-        return list(range(n))
-    if most == 1:
-        return [0]
-    return sorted({round(i * (n - 1) / (most - 1)) for i in range(most)})

@@ -66,6 +66,14 @@ class Prefix:
             raise ValueError("a prefix without latents")
         return max(found)
 
+    def parts(self) -> dict[str, list[Tensor]]:
+        """Return what stands at the latents' places, (B, M, width) per layer, by part: embeddings, keys, values."""
+        found = {} if self.embeds is None else {"embeddings": [self.embeds]}
+        if self.kv is not None:
+            for part, layers in zip(("keys", "values"), zip(*self.kv, strict=True), strict=True):
+                found[part] = [x.transpose(1, 2).flatten(2) for x in layers]
+        return found
+
     def positions(self, row: int) -> int:
         """Return the number of places that the prefix of an example takes in the model's input and cache."""
         latents = 0 if self.embeds is None and self.kv is None else self.latents

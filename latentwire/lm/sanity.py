@@ -21,6 +21,24 @@ class Bounds:
     shuffled: float
 
 
+def excess(nll: float, vocab_size: int) -> float:
+    """Return by how many nats per token an NLL is above ln(vocab_size), that of a uniform guess."""
+    return nll - math.log(vocab_size)
+
+
+def misaligned(where: str, nll: float, vocab_size: int, margin: float) -> UserError:
+    """Return the error of an NLL that is more than `margin` nats above a uniform guess; `where` names the metric."""
+    return UserError(
+        where,
+        f"{nll:.3f} nats per token at the start of training",
+        f"less than ln({vocab_size}) + {margin:g} = {math.log(vocab_size) + margin:.3f}, a uniform guess and a margin: "
+        "who guesses worse is certain of other tokens, as those are that stand one place off",
+        "check that labels are not shifted, where prompts end, positions, and the mask on the prefix "
+        "(python -m latentwire.ladder, rungs 0 and 1); for a reader that is that certain without a text set "
+        "callbacks.uniform_bound=null",
+    )
+
+
 @torch.no_grad()
 def check_bounds(lm: FrozenLM, prefix: Prefix, question_ids: Ids, answer_ids: Ids) -> Bounds:
     """Score a batch whose prefix tells the answers; demand nll < ln(vocabulary) and nll < shuffled.
@@ -37,7 +55,7 @@ def check_bounds(lm: FrozenLM, prefix: Prefix, question_ids: Ids, answer_ids: Id
     nll = lm.answer_logprobs(prefix, question_ids, answer_ids).nll().cpu()
     wrong = lm.answer_logprobs(prefix, question_ids, other).nll().cpu()
     found = Bounds(float(nll.mean()), math.log(lm.vocab_size), float(wrong[differs].mean()))
-    if found.nll >= found.uniform or float(nll[differs].mean()) >= found.shuffled:
+    if excess(found.nll, lm.vocab_size) >= 0 or float(nll[differs].mean()) >= found.shuffled:
         raise UserError(
             f"NLL of {lm.name}",
             f"{found.nll:.3f} nats per token; with other answers {found.shuffled:.3f}",

@@ -136,6 +136,7 @@ class Objective(nn.Module):
         teaches: whether it needs `Seen.teacher`.
         reaches: kinds of parameter groups that its gradient reaches, beside its own parameters. The audit holds it to
             this: a group that no objective of a stage reaches needs no gradient there, every other one does.
+        likelihood: whether its loss is a mean negative log-probability of tokens, in nats.
         observes: names of the metrics in `ObjectiveOutput.observed`, which gates and criteria of stages may read.
 
     Args:
@@ -144,6 +145,7 @@ class Objective(nn.Module):
 
     needs = Needs()
     teaches = False
+    likelihood = False
     reaches: frozenset[str] = READING
     observes: tuple[str, ...] = ()
 

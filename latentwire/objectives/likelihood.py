@@ -14,6 +14,7 @@ from latentwire.train.curriculum import Schedule
 class AnswerCE(Objective):
     """Scores all tokens of the answer, EOS included: -1/|a| sum_i log p(a_i | latents, question, a_<i)."""
 
+    likelihood = True
     observes = ("first_token_top1",)
     first: int | None = None  # so many tokens of each answer; None: all
 
@@ -36,6 +37,8 @@ class KTokenCE(Objective):
         k: number of tokens.
     """
 
+    likelihood = True
+
     def __init__(self, weight: Schedule, k: int = 4):
         super().__init__(weight)
         if k < 1:
@@ -56,6 +59,8 @@ class TextReconstruction(Objective):
         cue: the question that asks for the text, rendered like every other one.
     """
 
+    likelihood = True
+
     def __init__(self, weight: Schedule, cue: str = "Repeat the text."):
         super().__init__(weight)
         self.needs = Needs(frozenset({"text"}), cue=cue)
@@ -74,6 +79,8 @@ class Continuation(Objective):
         low: smallest share of the words that is encoded; the share is drawn.
         high: largest share.
     """
+
+    likelihood = True
 
     def __init__(self, weight: Schedule, low: float = 0.3, high: float = 0.8):
         super().__init__(weight)

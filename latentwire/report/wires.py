@@ -19,6 +19,7 @@ from latentwire.report.evaluation_tables import (
     sizes_table,
     tests_table,
 )
+from latentwire.report.inside import INSIDE
 from latentwire.report.stored import evaluated, evaluations, f1_of, methods_of, plain, predictions
 from latentwire.report.timing import timing
 from suite.report import figures as fig
@@ -293,6 +294,7 @@ WIRES = [
     Section("Kinds of questions", kinds, "kinds in result.json"),
     Section("Answers side by side", answers, "predictions.jsonl"),
     Section("Validation", validation, "val/f1 in history.csv"),
+    *INSIDE,
     Section("Loss shares", shares, "share/<objective> in history.csv"),
     Section("Collapse indicators", collapse, "collapse/<indicator> in history.csv"),
     *COMMON,

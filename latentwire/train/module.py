@@ -88,6 +88,7 @@ class WireModule(L.LightningModule):
         self.texts = list(texts)
         self.metrics: dict[str, dict[str, float]] = {}
         self.sample: CollapseSample | None = None
+        self.validated: validation.Scores | None = None  # all that the last validation saw
         self._scores: validation.Scores | None = None
 
     @cached_property
@@ -243,13 +244,13 @@ class WireModule(L.LightningModule):
         values = self.wire.latents(batch.tokens).values
         prefixes = {name: self.wire.prefix(values, name) for name in self.lms}
         validation.score(self._scores, batch, prefixes, self.lms, self.max_new_tokens)
-        self._scores.latents.append(values.flatten(1).float().cpu())
+        self._scores.sent(batch, values)
 
     def on_validation_epoch_end(self) -> None:
         scores, self._scores = self._scores, None
         if self.trainer.sanity_checking or scores is None:
             return
-        self.metrics["val"] = scores.metrics()
+        self.metrics["val"], self.validated = scores.metrics(), scores
         name = next(iter(scores.outputs))
         self.sample = CollapseSample(
             outputs=scores.outputs[name],

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from latentwire.data.base import Question
 from latentwire.data.squad_metrics import best, exact_match, f1
+from latentwire.examples import whole_prompt_text
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 from latentwire.lm.metrics import first_token
@@ -25,6 +27,8 @@ class Scores:
         outputs: answers given, by model.
         references: first reference of each question, by model.
         latents: (texts, slots * d_z) values sent, one tensor per batch.
+        texts: what each row of `latents` was made of.
+        asked: each question, with the row of `latents` that answers it; the order is that of `outputs`.
     """
 
     f1: dict[str, list[float]] = field(default_factory=dict)
@@ -37,6 +41,19 @@ class Scores:
     outputs: dict[str, list[str]] = field(default_factory=dict)
     references: dict[str, list[str]] = field(default_factory=dict)
     latents: list[Tensor] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    asked: list[tuple[int, Question]] = field(default_factory=list)
+
+    def sent(self, batch: Batch, values: Tensor) -> None:
+        """Add what was sent for one batch: values (texts, slots, d_z), after the codec."""
+        before = len(self.texts)
+        if batch.whole_prompt:
+            self.texts += [whole_prompt_text(batch.passages[b], question) for b, question in batch.asked]
+            self.asked += [(before + i, question) for i, (_, question) in enumerate(batch.asked)]
+        else:
+            self.texts += [passage.text for passage in batch.passages]
+            self.asked += [(before + b, question) for b, question in batch.asked]
+        self.latents.append(values.flatten(1).float().cpu())
 
     def metrics(self) -> dict[str, float]:
         """Average over questions and models, and with several models over each one's own as `<metric>/<lm>`.

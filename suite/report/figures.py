@@ -225,6 +225,52 @@ def matrix(counts: np.ndarray, names: Sequence[str], x: str, y: str) -> Figure:
     return style([trace], height, xaxis=axis_of(x, **ticks), yaxis=axis_of(y, autorange="reversed", **ticks))
 
 
+def ratios(z: np.ndarray, columns: Sequence[float], x: str, y: str) -> Figure:
+    """Draw ratios (rows, columns) as a map: white where they are 1, blue below, orange above, by powers of two.
+
+    Args:
+        z: the ratios; rows are numbered from 1.
+        columns: where the columns lie.
+        x, y: the titles of the axes.
+    """
+    power = np.log2(np.maximum(z, 2.0**-20))
+    most = max(1, min(6, int(np.ceil(np.nanmax(np.abs(power))))))
+    most += most % 2 if most > 3 else 0
+    marks = list(range(-most, most + 1, 1 if most <= 3 else 2))
+    numbers = [i + 1 for i in range(z.shape[0])]
+    trace = {
+        **{"type": "heatmap", "x": list(columns), "y": numbers, "z": power, "zmin": -most, "zmax": most},
+        "text": [[f"{value:.3g}" for value in row] for row in z],
+        "hovertemplate": f"{html.escape(x)} %{{x}}, {html.escape(y)} %{{y}}: × %{{text}}<extra></extra>",
+        "colorscale": [[0, PALETTE[0]], [0.5, "#ffffff"], [1, PALETTE[1]]],
+        "colorbar": {"thickness": 10, "tickvals": marks, "ticktext": [f"× {2.0**m:.3g}" for m in marks]},
+    }
+    height = min(640, max(240, 110 + 14 * z.shape[0]))
+    whole = {"tickformat": "d"} if len(numbers) > 12 else {"tickmode": "array", "tickvals": numbers}
+    at = {"type": "category"} if len(columns) <= 24 else {}
+    yaxis = axis_of(y, showgrid=False, autorange="reversed", **whole)
+    return style([trace], height, xaxis=axis_of(x, showgrid=False, **at), yaxis=yaxis)
+
+
+def bars(names: Sequence[str], series: Mapping[str, tuple[Sequence[float], str]], x: str) -> Figure:
+    """Draw horizontal bars, the first name on top; series: title -> (length of each bar, colour)."""
+    numbers = list(range(len(names)))  # two names may be equal
+    traces = [
+        {
+            **{"type": "bar", "orientation": "h", "x": list(lengths), "y": numbers, "name": html.escape(title)},
+            "marker": {"color": colour},
+            "text": [html.escape(name) for name in names],
+            "textposition": "none",
+            "hovertemplate": f"%{{text}}<br>{html.escape(title)}: %{{x:.4g}}<extra></extra>",
+        }
+        for title, (lengths, colour) in series.items()
+    ]
+    ticks = {"tickmode": "array", "tickvals": numbers, "ticktext": [html.escape(n) for n in names], "showgrid": False}
+    height = 90 + (14 + 10 * len(series)) * len(names)
+    yaxis = axis_of("", autorange="reversed", **ticks)
+    return style(traces, height, xaxis=axis_of(x), yaxis=yaxis, barmode="group", bargap=0.25)
+
+
 def share_ranges(figures: Sequence[Figure], log: bool = False) -> None:
     """Give every panel of a grid the same y range, so that panels can be compared by eye.
 

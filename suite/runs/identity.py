@@ -48,6 +48,9 @@ NOT_MEANINGFUL: dict[str, str] = {
     "callbacks.progress_bar": "display",
     "callbacks.model_summary": "display",
     "callbacks.reliance": "measured on the finished weights",
+    "callbacks.latents": "monitors do not disturb",
+    "callbacks.answers": "monitors do not disturb",
+    "callbacks.uniform_bound": "it ends a run or changes nothing",
 }
 
 # Keys that act on finished weights alone. They make no other run; what is measured by them on one run has a hash of its

@@ -13,6 +13,7 @@ from lw_runs import config, fit, prepare, rows
 from omegaconf import open_dict
 
 from callbacks.errors import UserError
+from latentwire.monitors import records
 from suite.runs.identity import run_dir
 
 ALL = (
@@ -86,6 +87,9 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, mode: str) -> 
     assert expected.pipeline.counters() == resumed.pipeline.counters()
     for table in ("history.csv", "events.csv"):
         assert rows(whole, table) == rows(broken, table), table
+    seen = [{p.name: p.read_text() for p in sorted((run_dir(c) / records.FOLDER).iterdir())} for c in trees]
+    assert len(seen[0]) == 4, "two validations, latents and answers"
+    assert seen[0] == seen[1]
     if mode == "reconstruct-first":
         assert [row[0] for row in rows(whole, "events.csv") if row[2] == "stage"] == ["1", "3", "9"]
 

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from pydantic import TypeAdapter
 
 from callbacks.errors import UserError
+from latentwire.data.base import spread
 from latentwire.ladder import climb as climbing
 from latentwire.ladder import rung0_parity as parity
 from latentwire.ladder import rung1_replay as replay
@@ -24,7 +25,7 @@ from latentwire.ladder.bare_trainer import Gentle, module_of
 from latentwire.ladder.options import LadderOptions, ParityOptions, ReplayOptions
 from latentwire.ladder.ranks import rank_of, slot_rank
 from latentwire.ladder.rung2_channel import scales
-from latentwire.ladder.subject import Subject, questions_without_a_word, spread, unregistered
+from latentwire.ladder.subject import Subject, questions_without_a_word, unregistered
 from latentwire.ladder.verdict import Check, Verdict, judged, refused
 from suite.config.compose import compose
 from suite.runs.identity import config_hash
