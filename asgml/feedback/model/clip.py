@@ -17,7 +17,7 @@ from transformers.models.clip.modeling_clip import CLIPModel
 from asgml.data.ranges import Pixels
 from asgml.model.net import component_rng
 from callbacks.errors import UserError
-from callbacks.ranges import Count, Layers, Seed, Width
+from callbacks.ranges import Count, Layers, Positive, Seed, Width
 from suite.runs.reads import files_in, reads
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -180,6 +180,7 @@ def tiny_clip(
     blocks: Layers = 4,
     heads: Count = 4,
     seed: Seed = 0,
+    text_norm: Positive | None = None,
 ) -> FrozenCLIP:
     """Build a small CLIP of the same classes with random weights, and a tokenizer of bytes.
 
@@ -193,6 +194,9 @@ def tiny_clip(
         blocks: the number of blocks of each tower.
         heads: the number of attention heads, a divisor of both widths.
         seed: the seed of the weights.
+        text_norm: the L2 norm of every vector of the text's embedding, of tokens and of positions; null is what the
+            initialisation gives, about 0.1. The text's tokens then have about this norm in all blocks, while those of
+            a picture have about sqrt(image_dim).
     """
     tokenizer = _byte_tokenizer()
     shared = {"num_hidden_layers": blocks, "num_attention_heads": heads}
@@ -214,6 +218,10 @@ def tiny_clip(
     config = CLIPConfig(text_config=text | shared, vision_config=vision | shared, projection_dim=text_dim)
     with component_rng(seed, "clip"):
         model = CLIPModel(config)
+    if text_norm is not None:
+        embedding = model.text_model.embeddings
+        for table in (embedding.token_embedding, embedding.position_embedding):
+            table.weight.data = text_norm * nn.functional.normalize(table.weight.data, dim=-1)
     return FrozenCLIP(model, tokenizer, "tiny CLIP")
 
 
