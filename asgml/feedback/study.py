@@ -10,13 +10,15 @@ Example::
 
 from __future__ import annotations
 
-from asgml.feedback.page.whole import Whole
+from asgml.feedback.page.whole import Part, Whole
 from asgml.feedback.run import PROGRAM
 from asgml.model.cross_attention import VARIANTS
-from suite.runs.study import Command, Study, main
+from asgml.run import Tree, dead, judge, train
+from suite.runs.study import Command, Program, Study, main
 
 SEEDS = (0, 1, 2)
 PAIR = (("label=base", "feedback=false"), ("label=feedback",))
+WEIGHTS = tuple((f"label=weights {w}", f"image_weight={w}", f"text_weight={w}") for w in (0.05, 0.2))
 # What starves an adapter: a text far larger than the picture, a single token to read, and the branch behind the
 # adapter. Short stages show it.
 STARVING = (
@@ -29,12 +31,33 @@ STARVING = (
     "callbacks.share.every=10",
     "trainer.log_every_n_steps=1",
 )
-PARTS = {
-    "surfaces": Study("surfaces", SEEDS, PAIR),
+SHORT = ("method=joint", "trainer.max_epochs=12")
+READS = (*SHORT, "fusion=cross_attention", "callbacks=[default,share]", "callbacks.share.every=10")
+FUSIONS = (
+    ("label=concat", "fusion=concat", *SHORT),
+    ("label=cross_attention", *READS),
+    ("label=cross_attention full", "model.fusion.variant=full", *READS),
+)
+TABLES = {
+    "surfaces": Study("surfaces", SEEDS, (*PAIR, *WEIGHTS)),
     "magnetic_tile": Study("magnetic_tile", SEEDS, PAIR),
     "variants": Study("surfaces", SEEDS, tuple((f"label={v}", f"variant={v}", *STARVING) for v in VARIANTS)),
 }
-STUDIES: dict[str, Study | Command] = {"feedback": Whole(PARTS), **PARTS}
+WHOLE = Whole(
+    [
+        Part("surfaces", TABLES["surfaces"], PROGRAM),
+        Part("magnetic_tile", TABLES["magnetic_tile"], PROGRAM, "magnetic_tile", "data.root={}"),
+        Part("variants", TABLES["variants"], PROGRAM),
+        Part(
+            "grid_digit",
+            Study("features", SEEDS, FUSIONS),
+            Program("asgml", train, dead, Tree, judge=judge),
+            "grid_digit/grid_digit.npz",
+            "data.path={}",
+        ),
+    ]
+)
+STUDIES: dict[str, Study | Command] = {"feedback": WHOLE, **TABLES}
 
 
 if __name__ == "__main__":

@@ -16,13 +16,14 @@ from asgml.feedback.page.scale import WEIGHTS, figure
 from asgml.feedback.page.shares import Kept
 from asgml.feedback.page.tables import gains, trained_variants
 from asgml.feedback.page.text import cause, causes, page
-from asgml.feedback.page.whole import Whole
 from asgml.feedback.report import tables as _registered  # noqa: F401
+from asgml.feedback.run import PROGRAM
 from asgml.feedback.share import Row, measure_system
-from asgml.feedback.study import PARTS
+from asgml.feedback.study import WHOLE
 from callbacks.run.history import HISTORY
 from suite.report import group_runs, read_runs
-from suite.runs.study import Program
+from suite.runs.launch import plan
+from suite.runs.study import label
 from suite.statistics import Estimate
 
 
@@ -56,8 +57,10 @@ def test_gains_are_paired_by_seed_to_the_base_and_to_the_first_loop(tmp_path):
         write(tmp_path, "s", "feedback", seed, [at + 0.02, at, at + 0.05 + 0.001 * seed])
     (frames,) = group_runs(read_runs([tmp_path]), "base")
     known = {c.label: c for c in frames.configurations}
-    found = gains(known["base"], known["feedback"])
-    assert [r[0].text for r in found.rows] == ["loop 3 − base", "loop 1 − base", "loop 3 − loop 1"]
+    found = gains(known["base"], [known["feedback"]])
+    assert [r[0].text for r in found.rows] == [
+        f"feedback: {d}" for d in ("loop 3 − base", "loop 1 − base", "loop 3 − loop 1")
+    ]
     assert [r[1].value for r in found.rows] == pytest.approx([5.1, 2.0, 3.1])
     assert found.rows[0][1].text.startswith("+5.10 [+4.")
 
@@ -91,7 +94,7 @@ def test_the_page_shows_what_there_is_and_says_what_was_left_out(tmp_path):
         write(tmp_path, "s", "feedback", seed, [0.6, 0.61 + 0.01 * seed])
         write(tmp_path, "v", "full", seed, [0.5])
     rows = {"fusions": [row("cross_attention full", 0.4, 0.3, 1.3), row("cross_attention norm_matched", 1.0, 1, 1)]}
-    text = page({"surfaces": read_runs([tmp_path], "s")}, read_runs([tmp_path], "v"), rows, {"tiles": "no folder"})
+    text = page({"surfaces": read_runs([tmp_path], "s")}, read_runs([tmp_path], "v"), [], rows, {"tiles": "no folder"})
     for told in ("2 of 2", "loop 2 − base", "Not run: no folder", "cross_attention full !", "norm 200.0"):
         assert told in text, told
 
@@ -130,26 +133,39 @@ def test_the_figure_has_a_line_for_every_system():
 
 
 def test_the_whole_study_runs_every_part_with_its_words_and_leaves_out_absent_data(tmp_path, monkeypatch, capsys):
-    begun: list[tuple[str, tuple[int, ...], list[str]]] = []
+    begun: list[tuple[str, str, tuple[int, ...], list[str]]] = []
 
     def run_study(program, study, name, overrides):
-        begun.append((name, study.seeds, list(overrides)))
+        begun.append((program.name, name, study.seeds, list(overrides)))
         study.page([])
         return 3 if name == "feedback_variants" else 0
 
     monkeypatch.setattr("asgml.feedback.page.whole.run_study", run_study)
     monkeypatch.setattr("asgml.feedback.page.whole.measured_shares", lambda runs: ({}, {}))
-    monkeypatch.setattr("asgml.feedback.page.whole.page", lambda *parts: str(sorted(parts[0])))
+    monkeypatch.setattr("asgml.feedback.page.whole.page", lambda *parts: str([*parts[0], *parts[-1]]))
     monkeypatch.setattr("asgml.feedback.page.whole.figure", lambda lines: "")
-    program = Program("asgml.feedback", None, None, None)  # type: ignore[arg-type]
-    words = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--seeds", "1", "loops=2"]
-    assert Whole(PARTS)(program, words) == 3
-    assert begun == [("feedback_surfaces", (0,), ["loops=2"]), ("feedback_variants", (0,), ["loops=2"])]
+    words = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--runs", "r", "--seeds", "1", "loops=2"]
+    assert WHOLE(PROGRAM, words) == 3
+    own = ["paths.runs=r", "loops=2"]
+    assert begun == [(PROGRAM.name, f"feedback_{n}", (0,), own) for n in ("surfaces", "variants")]
     assert "give its folder with --data FOLDER" in capsys.readouterr().out
-    assert (tmp_path / "out" / "feedback.md").read_text() == "['surfaces']"
+    assert (tmp_path / "out" / "feedback.md").read_text() == "['surfaces', 'magnetic_tile', 'grid_digit']"
     (tmp_path / "magnetic_tile").mkdir()
+    (tmp_path / "grid_digit").mkdir()
+    (tmp_path / "grid_digit" / "grid_digit.npz").touch()
     begun.clear()
-    Whole(PARTS)(program, words)
-    assert begun[1] == ("feedback_magnetic_tile", (0,), [f"data.root={tmp_path / 'magnetic_tile'}", "loops=2"])
-    assert Whole(PARTS)(program, ["--seeds", "0"]) == 2
+    WHOLE(PROGRAM, words)
+    tiles, grid = f"data.root={tmp_path / 'magnetic_tile'}", f"data.path={tmp_path / 'grid_digit' / 'grid_digit.npz'}"
+    assert begun[1] == (PROGRAM.name, "feedback_magnetic_tile", (0,), ["paths.runs=r", tiles, "loops=2"])
+    assert begun[3] == ("asgml", "feedback_grid_digit", (0,), ["paths.runs=r", grid])
+    assert WHOLE(PROGRAM, ["--seeds", "0"]) == 2
     assert "--seeds 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", WHOLE.parts, ids=lambda part: part.name)
+def test_every_row_of_the_study_is_a_tree_that_is_accepted(part, tmp_path):
+    data = [part.names_data.format(tmp_path / part.data)] if part.data else []
+    for row in part.study.rows[-1:]:
+        given = [f"label='{label(row)}'", *(o for o in row if not o.startswith("label=")), *data]
+        argv = [f"experiment={part.study.experiment}", "name=x", *given]
+        assert len(plan(part.program.name, argv, None, part.program.dead, part.program.schema).jobs) == 1

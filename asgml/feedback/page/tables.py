@@ -8,6 +8,7 @@ import numpy as np
 
 from asgml.feedback.metrics.loops import WITHIN
 from asgml.feedback.report.tables import TITLES, loop_table, loops_of, metric
+from asgml.report.naming import metric as accuracy
 from callbacks.stages.gradient_share import THRESHOLD
 from suite.report import RunRecord, group_runs
 from suite.report.frames import Configuration, Value
@@ -15,7 +16,7 @@ from suite.report.summary import Comparison, limit_notes, per_seed, state
 from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, difference, estimate, p_value, texts
 from suite.statistics import PairedTest, paired_t
 
-BASE, FEEDBACK = "base", "feedback"
+BASE = "base"
 COMPARED = ("pixel_auroc", "aupro", WITHIN)
 SHARE, RATIO, LOSS = "share/image_adapter", "share/norm_ratio", "train/loss/image"
 
@@ -31,17 +32,20 @@ def per_loop(runs: Sequence[RunRecord]) -> list[Table]:
     tables = [loop_table(frames) for frames in group_runs(runs, BASE)]
     for table in tables:
         table.title = ""
-    return [*tables, gains(known[BASE], known[FEEDBACK])] if {BASE, FEEDBACK} <= known.keys() else tables
+    others = [c for c in known.values() if c.label != BASE and c.finished]
+    return [*tables, gains(known[BASE], others)] if BASE in known and others else tables
 
 
-def gains(base: Configuration, feedback: Configuration) -> Table:
+def gains(base: Configuration, others: Sequence[Configuration]) -> Table:
     """Return differences paired by seed: of the last and the first loop to the base, and of the last to the first."""
-    last = loops_of(feedback)
-    pairs = [
-        (f"loop {last} − base", feedback, f"/loop{last}", base, "/loop1"),
-        ("loop 1 − base", feedback, "/loop1", base, "/loop1"),
-        (f"loop {last} − loop 1", feedback, f"/loop{last}", feedback, "/loop1"),
-    ]
+    pairs = []
+    for c in others:
+        last = loops_of(c)
+        pairs += [
+            (f"{c.label}: loop {last} − base", c, f"/loop{last}", base, "/loop1"),
+            (f"{c.label}: loop 1 − base", c, "/loop1", base, "/loop1"),
+            (f"{c.label}: loop {last} − loop 1", c, f"/loop{last}", c, "/loop1"),
+        ]
     rows, tests = [], []
     for title, a, after_a, b, after_b in pairs:
         cells = texts(title)
@@ -101,6 +105,21 @@ def trained_variants(runs: Sequence[RunRecord]) -> Table:
     notes = [
         "±: half of the 95 % t interval over seeds. Loss: of the first epoch of stage 2, by quarters of its steps."
     ]
+    return Table("", head, rows, notes)
+
+
+def fusions(runs: Sequence[RunRecord]) -> Table:
+    """Return accuracy, and what the fusion's branches leave to the encoders, of runs of `asgml.run`."""
+    known = by_label(runs)
+    shares = sorted({n for run in runs for n in run.series if n.startswith("share/") and n.count("/") == 1} - {RATIO})
+    rows = []
+    for name, c in known.items():
+        found = [estimate(per_seed(c, mean_of(n))) for n in shares]
+        size = estimate(per_seed(c, mean_of(RATIO)), digits=3)
+        rows.append([*texts(name, state(c)), estimate(per_seed(c, accuracy("test_best")), PERCENT), *found, size])
+    titles = [f"share of\n{n.removeprefix('share/')}" for n in shares]
+    head = columns("fusion", numbers=["seeds", "test\naccuracy %", *titles, "branch/stream\nnorm"])
+    notes = ["Best validation. Shares: means over a run's measurements. ±: half of the 95 % t interval over seeds."]
     return Table("", head, rows, notes)
 
 

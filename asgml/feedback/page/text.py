@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from asgml.feedback.page.tables import per_loop, trained_variants
+from asgml.feedback.page.tables import fusions, per_loop, trained_variants
 from asgml.feedback.share import Row, table
 from callbacks.stages.gradient_share import THRESHOLD
 from suite.report import RunRecord
@@ -43,11 +43,17 @@ TRAINED = """## The variants in training
 The same as *clip_mean*: a text with embeddings of norm {norm}, read as one token behind the adapters; one loop, short
 stages (`python -m asgml.feedback.study variants`). `BranchShare` measures during training, and warns of what starves.
 """
+GRID = """## The same block as a fusion: `fusion=cross_attention` on GRID digits
+
+Beside concatenation, `method=joint`, and with the branches at full scale.
+
+"""
 
 
 def page(
     sets: Mapping[str, Sequence[RunRecord]],
     variants: Sequence[RunRecord],
+    grid: Sequence[RunRecord],
     shares: Mapping[str, Sequence[Row]],
     skipped: Mapping[str, str],
 ) -> str:
@@ -56,6 +62,7 @@ def page(
     Args:
         sets: the runs with and without feedback, by data set.
         variants: the runs of the variants.
+        grid: the runs of fusions on GRID digits.
         shares: the measured rows by system.
         skipped: the data sets that were left out, with the reason.
     """
@@ -71,6 +78,8 @@ def page(
     parts.append(f"! below {THRESHOLD:g}. Means over seeds with 95 % t intervals.\n")
     norms = sorted({str(run.config["clip"]["text_norm"]) for run in variants})
     parts.append(TRAINED.format(norm=" or ".join(norms)) + "\n" + markdown([trained_variants(variants)]))
+    if grid:
+        parts.append(GRID + markdown([fusions(grid)]))
     return "\n".join(parts)
 
 
