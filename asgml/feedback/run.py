@@ -256,7 +256,7 @@ def fit_and_evaluate(run: Run, parts: Parts) -> dict[str, Any]:
 
     trainer, module, data = parts.trainer, parts.module, parts.data
     trainer.fit(module, datamodule=data, ckpt_path=str(run.resume_from) if run.resume_from else None, weights_only=True)
-    if module.model.clip.fingerprint() != module.fingerprint:
+    if module.model.clip.moved():
         raise RuntimeError(f"weights of {module.model.clip.name} have moved, which are frozen")
     result: dict[str, Any] = {
         "counters": parts.pipeline.counters(),

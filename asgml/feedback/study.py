@@ -18,7 +18,7 @@ from suite.runs.study import Command, Program, Study, main
 
 SEEDS = (0, 1, 2)
 PAIR = (("label=base", "feedback=false"), ("label=feedback",))
-WEIGHTS = tuple((f"label=weights {w}", f"image_weight={w}", f"text_weight={w}") for w in (0.05, 0.2))
+WEIGHTS = tuple((f"label=text_weight {w}", f"text_weight={w}") for w in (0.05, 0.2))
 # What starves an adapter: a text far larger than the picture, a single token to read, and the branch behind the
 # adapter. Short stages show it.
 STARVING = (

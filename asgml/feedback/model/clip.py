@@ -28,7 +28,7 @@ class FrozenCLIP:
     """Wraps a CLIP that stays in eval mode and whose weights never move.
 
     It is no `nn.Module`: held as an attribute of a module it is in no `parameters()`, no `state_dict()` and no
-    checkpoint, and a deep copy of the holder shares it. Devices are the caller's matter: see `to`.
+    checkpoint, and a deep copy of the holder shares it. Devices and precision are the caller's matter: see `to`.
 
     Args:
         model: the model; all its parameters are set to `requires_grad=False`.
@@ -52,17 +52,27 @@ class FrozenCLIP:
         self.projection_dim = int(model.config.projection_dim)
         self.patch_size, self.positions = int(vision.patch_size), int(text.max_position_embeddings)
         self._end = int(text.eos_token_id)
+        self._given = self._held = self._digest()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenCLIP:
         return self
 
-    def to(self, device: torch.device) -> FrozenCLIP:
-        """Move the weights, and return itself."""
-        self.model.to(device)
+    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> FrozenCLIP:
+        """Bring the weights to a device and a precision, and return itself."""
+        other = any(p.dtype != dtype for p in self.model.parameters())
+        self.model.to(device=device, dtype=dtype)
+        self._held = self._digest() if other else self._held
         return self
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of all weights, by name."""
+        """Return the SHA-256 of all weights, by name, as they were given."""
+        return self._given
+
+    def moved(self) -> bool:
+        """Return whether a weight has changed by anything but `to`."""
+        return self._digest() != self._held
+
+    def _digest(self) -> str:
         digest = hashlib.sha256()
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode())

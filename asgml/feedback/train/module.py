@@ -103,10 +103,10 @@ class FeedbackModule(L.LightningModule):
 
     # -- life
     def setup(self, stage: str) -> None:
-        self.model.clip.to(self.device)
+        self.model.clip.to(self.device, self.dtype)
 
     def on_fit_start(self) -> None:
-        self.model.clip.to(self.device)
+        self.model.clip.to(self.device, self.dtype)
 
     def on_train_start(self) -> None:
         pipeline = find_pipeline(self.trainer)
@@ -166,6 +166,7 @@ class FeedbackModule(L.LightningModule):
         return torch.stack(maps, 1), torch.stack(pictures, 1)
 
     def _begin(self) -> None:
+        self.model.clip.to(self.device, self.dtype)
         self._scores = AnomalyMetrics(self.model.classes, max(1, self.model.loops), LOW, HIGH)
 
     def _evaluate(self, batch: Batch) -> None:
