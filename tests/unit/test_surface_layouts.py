@@ -228,7 +228,7 @@ def test_magnetic_tiles_are_a_class_of_their_own():
 
 
 def test_two_processes_may_render_the_same_surfaces_at_once(tmp_path, monkeypatch):
-    options = {"classes": ["weave"], "size": 16, "good": 1, "per_defect": 1}
+    options = {"classes": ["weave"], "size": 16, "train": 1, "good": 1, "per_defect": 1}
     write = generator._write_class
 
     def slower(*arguments):  # the other one has finished in the meantime
@@ -239,7 +239,7 @@ def test_two_processes_may_render_the_same_surfaces_at_once(tmp_path, monkeypatc
     monkeypatch.setattr(generator, "_write_class", slower)
     assert write_surfaces(tmp_path / "s", **options) == tmp_path / "s"
     assert [p.name for p in tmp_path.iterdir()] == ["s"]
-    assert len(read_mvtec(tmp_path / "s")) == 4
+    assert len(read_mvtec(tmp_path / "s")) == 1 + 1 + 3
 
 
 def test_surfaces_are_written_once_and_read_as_mvtec(tmp_path):
