@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -43,7 +43,7 @@ CODE = (
 
 
 def measured_shares(
-    folder: Path, seeds: int = LEAST, contexts: dict[str, tuple[float, ...]] = CONTEXTS
+    folder: Path, seeds: int = LEAST, contexts: Mapping[str, Sequence[float]] = CONTEXTS
 ) -> tuple[dict[str, list[Row]], dict[str, list[tuple[float, Row]]]]:
     """Return the rows of every system, and those over the weight of a branch by line of the figure.
 
