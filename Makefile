@@ -100,10 +100,10 @@ families: $(STAMP)
 	$(BIN)/python -m latentwire.families
 
 # anomaly maps with cross-attention feedback against the same model without, three seeds, both stages and the evaluation,
-# on rendered surfaces and on magnetic tiles (below DATA); a quarter of an hour of a core, resumable
+# on rendered surfaces and on magnetic tiles (below DATA); what each kind of branch leaves to the adapters, over seeds and
+# in training; docs/results/feedback.md. About twenty minutes of a core, resumable
 feedback: $(STAMP)
-	$(BIN)/python -m asgml.feedback.study feedback
-	$(BIN)/python -m asgml.feedback.study magnetic_tile paths.data=$(DATA)
+	$(BIN)/python -m asgml.feedback.study feedback --data $(DATA)
 
 report: $(STAMP)
 	$(BIN)/python -m suite.report runs

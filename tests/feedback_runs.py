@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from asgml.feedback.build import Parts, build
 from suite.config.compose import Composer
+from suite.config.instantiate import build_node
 from suite.runs.identity import run_dir
 from suite.runs.job import Run, seed_everything
 
@@ -48,6 +49,11 @@ def overrides(place: Path, runs: Path) -> list[str]:
     ]
 
 
+def render(place: Path) -> None:
+    """Write the surfaces of `config` before several processes ask for them."""
+    build_node(config(place, place).data).splits(0)
+
+
 def config(place: Path, runs: Path, *more: str) -> DictConfig:
     """Compose `overrides` and more of them."""
     return _COMPOSER.compose([*overrides(place, runs), *more])
@@ -74,3 +80,8 @@ def fit(cfg: DictConfig, callbacks: Sequence[L.Callback] = (), resume: bool = Fa
 def weights(parts: Parts) -> dict[str, torch.Tensor]:
     """Return a copy of the module's parameters and buffers."""
     return {k: v.detach().clone() for k, v in parts.module.state_dict().items()}
+
+
+def compose(*words: str) -> DictConfig:
+    """Compose any command line of the program."""
+    return _COMPOSER.compose(list(words))

@@ -120,6 +120,7 @@ def build_module(cfg: DictConfig, classes: list[str], plan: Plan) -> FeedbackMod
         text_weight=cfg.text_weight,
         heads=int(cfg.heads),
         seed=int(cfg.seed),
+        image_context=cfg.image_context,
     )
     text = cfg.stages.text
     module = FeedbackModule(

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from asgml.train.distributed import rank_weight
+from callbacks.step.ranks import sum_over_ranks, world_size
+
 
 def probabilities(logits: Tensor, size: int) -> Tensor:
     """Return the probabilities of normal and damaged, (B, 2, size, size), of logits (B, 2, h, w), upsampled first."""
@@ -56,18 +59,34 @@ def map_loss(levels: Sequence[Tensor], mask: Tensor) -> Tensor:
     return total
 
 
-def anchors_apart(anchors: Tensor) -> Tensor:
-    """Return the squared mean inner product of both anchors, (B, 2, d), over pictures (0-d)."""
-    return (anchors[:, 0] * anchors[:, 1]).sum(1).mean().square()
+def anchors_apart(anchors: Tensor, weight: Tensor | float = 1.0) -> Tensor:
+    """Return the squared mean inner product of both anchors, (B, 2, d), over the pictures of all ranks (0-d).
+
+    With several ranks the mean over ranks of what is returned, and of its gradient, is that of one rank with all
+    pictures: `m (2 m_r - m)` of the mean m over ranks, which is taken as a number, and of this rank's m_r.
+
+    Args:
+        anchors: the anchors.
+        weight: what this rank's pictures count for (`rank_weight`).
+    """
+    own = weight * (anchors[:, 0] * anchors[:, 1]).sum(1).mean()
+    if world_size() == 1:
+        return own.square()
+    mean = sum_over_ranks(own.detach()) / world_size()
+    return mean * (2 * own - mean)
 
 
 def text_loss(levels: Sequence[Tensor], mask: Tensor, anchors: Tensor, apart: float = 0.1) -> Tensor:
-    """Return the loss of stage 1 (0-d): that of the maps, and that of anchors that look alike, weighted by `apart`."""
-    return map_loss(levels, mask) + apart * anchors_apart(anchors)
+    """Return the loss of stage 1 (0-d): that of the maps, and that of anchors that look alike, weighted by `apart`.
+
+    The mean over ranks is that of all pictures.
+    """
+    weight = rank_weight(len(mask), anchors)
+    return weight * map_loss(levels, mask) + apart * anchors_apart(anchors, weight)
 
 
 def image_loss(levels: Sequence[Tensor], logits: Tensor, mask: Tensor, label: Tensor) -> Tensor:
-    """Return the loss of stage 2 (0-d): that of the maps, and cross-entropy of the pictures.
+    """Return the loss of stage 2 (0-d): that of the maps, and cross-entropy of the pictures; over ranks as `text_loss`.
 
     Args:
         levels: per level the logits of patches, (B, 2, h, w).
@@ -75,4 +94,4 @@ def image_loss(levels: Sequence[Tensor], logits: Tensor, mask: Tensor, label: Te
         mask: what is damaged, (B, H, H) bool.
         label: which pictures show something damaged, (B,) int64.
     """
-    return map_loss(levels, mask) + F.cross_entropy(logits, label)
+    return rank_weight(len(mask), logits) * (map_loss(levels, mask) + F.cross_entropy(logits, label))

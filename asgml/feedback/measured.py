@@ -15,6 +15,7 @@ from asgml.data.spec import DataSpec, ModalitySpec
 from asgml.feedback.data.generator import surface_with_defect
 from asgml.feedback.losses import image_loss
 from asgml.feedback.model.clip import tiny_clip
+from asgml.feedback.model.prompts import ContextName
 from asgml.feedback.model.system import FeedbackModel, Layers, Text
 from asgml.model.cross_attention import VariantName
 from asgml.model.encoders.small import MLP
@@ -89,12 +90,21 @@ class AdaptedCLIP:
     Args:
         variant: how what is read joins the stream.
         reads: the block behind which the image reads: 1 is in front of the adapter, as in the published system.
+        image_context: whether the image reads all tokens or their mean.
         context: the factor on the tokens of the text.
+        weight: the weight of the branch; None is the variant's own.
     """
 
-    def __init__(self, variant: VariantName, reads: int, context: float):
+    def __init__(
+        self,
+        variant: VariantName,
+        reads: int,
+        image_context: ContextName,
+        context: float,
+        weight: float | None = None,
+    ):
         self.clip = tiny_clip(SIDE, 4, 48, 32, 3, 4)
-        self.variant, self.context = variant, context
+        self.variant, self.image_context, self.context, self.weight = variant, image_context, context, weight
         self.layers = Layers((1,), (1,), (2, 3), image_reads=reads)
         self.model = self._build(0)
         self.seed, self.batch = -1, self._batch(0)
@@ -102,7 +112,16 @@ class AdaptedCLIP:
         self.under_test: nn.Module = self.model.image_adapters
 
     def _build(self, seed: int) -> FeedbackModel:
-        return FeedbackModel(self.clip, SURFACES, loops=1, layers=self.layers, variant=self.variant, seed=seed)
+        return FeedbackModel(
+            self.clip,
+            SURFACES,
+            loops=1,
+            layers=self.layers,
+            variant=self.variant,
+            image_weight=self.weight,
+            seed=seed,
+            image_context=self.image_context,
+        )
 
     def _batch(self, seed: int) -> tuple[Tensor, Tensor, Text]:
         """Return pictures, masks and what the text tower makes of their classes."""

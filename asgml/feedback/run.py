@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from omegaconf import DictConfig
 
 from asgml.data.ranges import BatchSize, Pixels
+from asgml.feedback.model.prompts import ContextName
 from asgml.model.cross_attention import VariantName
 from callbacks.ranges import Bounds, Count, Layers, NonNegative, Positive, Rate, Share, Steps, Workers
 from suite.config.check import Common
@@ -148,6 +149,7 @@ class Tree(Common):
         feedback: whether the towers read each other; false is the same model without, in one pass: the control.
         loops: the number of feedback loops.
         variant: how what is read joins its stream: full, scaled, normalised, norm_matched, learnable.
+        image_context: what the image reads: the tokens of its class's prompts, or their mean as one token.
         image_weight: the weight of what the image reads; null is 0.1 (1 in `full`).
         text_weight: the weight of what the text reads; null is 0.1 (1 in `full`).
         heads: the number of heads of the attention between the towers.
@@ -170,6 +172,7 @@ class Tree(Common):
     feedback: bool
     loops: Loops
     variant: VariantName
+    image_context: ContextName
     image_weight: NonNegative | None
     text_weight: NonNegative | None
     heads: Count
@@ -192,7 +195,15 @@ def dead(cfg: DictConfig) -> dict[str, str]:
         "trainer.max_epochs": "the stages say how long they are (stages.text.epochs, stages.image.epochs)",
     }
     if not cfg.feedback:
-        for key in ("loops", "variant", "image_weight", "text_weight", "heads", "stages.image.supervised"):
+        for key in (
+            "loops",
+            "variant",
+            "image_context",
+            "image_weight",
+            "text_weight",
+            "heads",
+            "stages.image.supervised",
+        ):
             reasons[key] = "feedback=false"
         reasons["callbacks.share"] = "feedback=false"
     elif cfg.loops == 1:
@@ -245,7 +256,7 @@ def fit_and_evaluate(run: Run, parts: Parts) -> dict[str, Any]:
 
     trainer, module, data = parts.trainer, parts.module, parts.data
     trainer.fit(module, datamodule=data, ckpt_path=str(run.resume_from) if run.resume_from else None, weights_only=True)
-    if module.model.clip.fingerprint() != module.fingerprint:
+    if module.model.clip.moved():
         raise RuntimeError(f"weights of {module.model.clip.name} have moved, which are frozen")
     result: dict[str, Any] = {
         "counters": parts.pipeline.counters(),

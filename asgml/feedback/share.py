@@ -2,7 +2,8 @@
 
 Every branch joins what comes from an image with what comes from a text, whose size is multiplied by `--context`: in
 the fusions of the suite between small encoders of vectors, and in a small CLIP with adapters on generated surfaces,
-before the image adapters (`clip`, as published) or behind the first (`clip_behind`). Measured is the gradient of the
+before the image adapters (`clip`, as published), behind the first (`clip_behind`), or there with the mean of the text's
+tokens as the only one (`clip_mean`). Measured is the gradient of the
 image encoder, or of the image adapters, with the branch over that without it: same weights, same batch, so that all
 variants of a system have one denominator. Two controls tell what the branch does by its size from what it does by its
 direction, which `callbacks.Branch` describes: *size alone* is the stream at the norm that it has with the branch,
@@ -38,8 +39,9 @@ SYSTEMS: dict[str, dict[str, Callable[[float], System]]] = {
         "film": partial(Towers, partial(FiLM, modulator="text")),
         "gated": partial(Towers, Gated),
     },
-    "clip": {f"clip {name}": partial(AdaptedCLIP, name, 1) for name in VARIANTS},
-    "clip_behind": {f"clip_behind {name}": partial(AdaptedCLIP, name, 2) for name in VARIANTS},
+    "clip": {f"clip {name}": partial(AdaptedCLIP, name, 1, "tokens") for name in VARIANTS},
+    "clip_behind": {f"clip_behind {name}": partial(AdaptedCLIP, name, 2, "tokens") for name in VARIANTS},
+    "clip_mean": {f"clip_mean {name}": partial(AdaptedCLIP, name, 2, "mean") for name in VARIANTS},
 }
 BRANCHES = {name: build for rows in SYSTEMS.values() for name, build in rows.items()}
 LEAST = 10  # seeds: one draw is noise
@@ -79,7 +81,11 @@ def measure(name: str, context: float, seeds: Sequence[int]) -> Row:
         raise UserError("--seeds", str(len(seeds)), f"at least {LEAST}: one draw is noise", f"--seeds {LEAST}")
     if name not in BRANCHES:
         raise UserError("--branches", name, ", ".join(map(repr, BRANCHES)), f"--branches {next(iter(BRANCHES))!r}")
-    system = BRANCHES[name](context)
+    return measure_system(name, BRANCHES[name](context), context, seeds)
+
+
+def measure_system(name: str, system: System, context: float, seeds: Sequence[int]) -> Row:
+    """Measure a system; arguments as the attributes of `Row`."""
     sizes: list[Tensor] = []
 
     def loss(seed: int, mode: Mode = "on") -> Tensor:

@@ -35,6 +35,7 @@ class Panel:
         y_range: the ends of the vertical axis.
         logarithmic: whether the vertical axis is logarithmic.
         right: the room for names at the right.
+        logarithmic_x: whether the horizontal axis is logarithmic.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Panel:
     y_range: tuple[float, float]
     logarithmic: bool = False
     right: int = RIGHT
+    logarithmic_x: bool = False
 
 
 def place(panel: Panel, offset: float, x: float, y: float, height: int = HEIGHT) -> tuple[float, float]:
@@ -53,6 +55,8 @@ def place(panel: Panel, offset: float, x: float, y: float, height: int = HEIGHT)
     y = min(max(y, low), high)
     share = (math.log(y / low) / math.log(high / low)) if panel.logarithmic else (y - low) / (high - low)
     first, last = panel.x_ticks[0], panel.x_ticks[-1]
+    if panel.logarithmic_x:
+        x, first, last = math.log(x), math.log(first), math.log(last)
     return offset + LEFT + WIDTH * (x - first) / (last - first), TOP + height * (1 - share)
 
 

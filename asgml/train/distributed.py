@@ -25,6 +25,21 @@ def means_over_ranks(values: dict[str, Tensor]) -> dict[str, Tensor]:
     return dict(zip(values, (sum_over_ranks(packed) / world_size()).unbind(), strict=True))
 
 
+def rank_weight(rows: int, like: Tensor) -> Tensor | float:
+    """Return what a mean over this rank's rows counts for where the ranks have unequal numbers of them; 1 on one rank.
+
+    Weighted by it, the mean over ranks, which DDP takes of gradients, is the mean over all rows.
+
+    Args:
+        rows: the number of this rank's rows.
+        like: a tensor of the device and the type of the mean.
+    """
+    if world_size() == 1:
+        return 1.0
+    own = torch.tensor(float(rows), device=like.device, dtype=like.dtype)
+    return own * world_size() / sum_over_ranks(own)
+
+
 def reduced(mean: Mean) -> Mean:
     """Return `mean` such that it reduces over ranks what methods read as numbers.
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from asgml_runs import ROOT, compose, fit, overrides, rows, unequal, write_features
-from two_ranks import AGREE_ONLY, MODES, results, write_data
+from two_ranks import AGREE_ONLY, FEEDBACK, MODES, feedback_results, results, write_data
 
 from suite.runs.identity import run_dir
 
@@ -41,6 +41,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Results, Re
             for r in range(2)
         ]
         one = {mode: results(mode, folder, 1) for mode in MODES if mode not in AGREE_ONLY}
+        one[FEEDBACK] = feedback_results(folder, 1)
         codes = [p.wait(120) for p in processes]
         log.seek(0)
         assert codes == [0, 0], log.read()[-4000:]
@@ -54,7 +55,7 @@ def close(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
         torch.testing.assert_close(a[name], b[name], rtol=1e-9, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("mode", [m for m in MODES if m not in AGREE_ONLY])
+@pytest.mark.parametrize("mode", [FEEDBACK, *(m for m in MODES if m not in AGREE_ONLY)])
 def test_two_ranks_follow_one(runs: tuple[Results, Results, Results], mode: str) -> None:
     """Weights to float64 accuracy; what was done to whom at every step, and every count, exactly."""
     one, two = (r[mode] for r in runs[:2])
@@ -68,11 +69,22 @@ def test_two_ranks_follow_one(runs: tuple[Results, Results, Results], mode: str)
             assert float(a[3]) == pytest.approx(float(b[3]), rel=1e-5, abs=1e-7), a
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [FEEDBACK, *MODES])
 def test_both_ranks_hold_the_same_weights(runs: tuple[Results, Results, Results], mode: str) -> None:
     zero, other = (r[mode] for r in runs[1:])
     assert not unequal(zero["weights"], other["weights"])
     assert not unequal(zero["counters"], other["counters"])
+
+
+def test_both_stages_of_the_feedback_system_end_with_the_metrics_of_one_rank(runs: tuple[Results, ...]) -> None:
+    """Its batches of three are two pictures and one; every loop, every split."""
+    one, *ranks = (r[FEEDBACK] for r in runs)
+    assert one["counters"]["steps"] == {"text": 4, "image": 6}
+    for rank in ranks:
+        assert rank["clip"] == one["clip"] == {"fingerprint": one["clip"]["fingerprint"], "moved": False}
+        for split in ("val", "test"):
+            assert "aupro/loop2" in rank["metrics"][split]
+            assert rank["metrics"][split] == pytest.approx(one["metrics"][split], abs=1e-6)
 
 
 def test_the_state_of_a_rank_has_the_buffered_features_of_all(runs: tuple[Results, Results, Results]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import feedback_runs
 import torch
 import torch.distributed as dist
 from asgml_runs import config, fit, rows, weights, write_features
@@ -48,6 +49,9 @@ MODES: dict[str, list[str]] = {
 }  # fmt: skip
 AGREE_ONLY = ("probe-half",)
 
+# 4 steps of stage `text`, 6 of stage `image` in batches of 3, of which the ranks have 2 and 1
+FEEDBACK = "feedback"
+
 
 def write_data(folder: Path) -> None:
     """Write data in which modalities are missing, with evaluation splits of odd sizes.
@@ -63,6 +67,7 @@ def write_data(folder: Path) -> None:
         audio[[i for i, _ in first[2][1::2]] + [i for i, _ in first[5]]] = False
         visual[[i for i, _ in first[3][:3]] + [i for i, _ in first[7]] + [TRAIN + 1, TRAIN + 25]] = False
         np.savez(path, **arrays, present_audio=audio, present_visual=visual)
+    feedback_runs.render(folder / "surfaces")
 
 
 def results(mode: str, folder: Path, ranks: int) -> dict[str, Any]:
@@ -99,10 +104,27 @@ def results(mode: str, folder: Path, ranks: int) -> dict[str, Any]:
     return out
 
 
+def feedback_results(folder: Path, ranks: int) -> dict[str, Any]:
+    """Do a run of the feedback system in float64, and return what must not depend on the number of ranks."""
+    given = ["trainer.precision=64-true", f"trainer.devices={ranks}", "callbacks.share=null", "trainer.accelerator=cpu"]
+    cfg = feedback_runs.config(folder / "surfaces", folder / f"runs{ranks}", *given, "loader.eval_batch_size=5")
+    parts = feedback_runs.fit(cfg)
+    parts.trainer.test(parts.module, datamodule=parts.data, verbose=False)
+    out: dict[str, Any] = {
+        "weights": feedback_runs.weights(parts),
+        "counters": parts.pipeline.counters(),
+        "metrics": parts.module.metrics,
+        "clip": {"fingerprint": parts.module.fingerprint, "moved": parts.module.model.clip.moved()},
+    }
+    if parts.trainer.is_global_zero:
+        out["timeline"], out["history"] = rows(cfg, "events.csv"), rows(cfg, "history.csv")
+    return out
+
+
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     place = Path(sys.argv[1])
-    everything = {mode: results(mode, place, 2) for mode in MODES}
+    everything = {mode: results(mode, place, 2) for mode in MODES} | {FEEDBACK: feedback_results(place, 2)}
     torch.save(everything, place / f"rank{dist.get_rank()}.pt")

@@ -65,8 +65,8 @@ def test_the_control_without_feedback_is_feedback_of_weight_zero(done: Any, tmp_
                   "stages.image.supervised=last")  # fmt: skip
     control = config(place / "data", tmp_path / "b", *short, "feedback=false")
     a, b = fit(zero), fit(control)
-    assert a.module.trained == {"text_adapter", "image_adapter", "image_reads", "text_reads"}
-    assert b.module.trained == {"text_adapter", "image_adapter"}
+    assert a.module.trained == {"text_adapter", "image_adapter", "image_projection", "image_reads", "text_reads"}
+    assert b.module.trained == {"text_adapter", "image_adapter", "image_projection"}
     adapters = [{k: v for k, v in weights(p).items() if "reads" not in k} for p in (a, b)]
     assert not unequal(*adapters)
     for name in NAMES:

@@ -56,13 +56,13 @@ def run(method: Method, fusion: str, modalities: int, more: Any = None) -> Any:
     return train(asgml(), batches, spec=spec, methods={"m": method}, fusion=FUSIONS[fusion], extra=capture, epochs=2)
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize(("fusion", "modalities"), [*((fusion, 3) for fusion in FUSIONS), ("cross_attention", 2)])
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_trains_encoders_and_fusion_or_leaves_the_fusion_out(name: str, fusion: str) -> None:
-    ended = run(METHODS[name](), fusion, 3)
+def test_a_method_trains_encoders_and_fusion_or_leaves_the_fusion_out(name: str, fusion: str, modalities: int) -> None:
+    ended = run(METHODS[name](), fusion, modalities)
     assert all(value.isfinite().all() for value in ended.final.values())
     assert ended.pipeline.vetoed == 0
-    for m in ("audio", "text"):
+    for m in ("audio", "text") if modalities == 3 else ("audio", "visual"):
         assert not same(ended.trace.start, ended.final, f"net.encoders.{m}"), m
     replaced = ended.module.net.fusion.__class__.__name__ == "Cosine"
     assert replaced == (name == "mmcosine")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
-from asgml.feedback.metrics.loops import NAMES, AnomalyMetrics
-from asgml.feedback.metrics.pixels import PixelHistogram, image_metrics
+from asgml.feedback.metrics.loops import NAMES, PIXELS, WITHIN, AnomalyMetrics
+from asgml.feedback.metrics.pixels import PixelHistogram, auroc_within, image_metrics
 from callbacks.errors import UserError
 
 B, H, W = 4, 12, 10
@@ -200,6 +200,22 @@ def test_image_metrics_are_exact():
     assert set(image_metrics(scores[:0], labels[:0]).values()) == {None}
 
 
+def test_what_moves_all_scores_of_an_image_moves_the_pooled_auroc_and_not_that_within_images():
+    scores, masks = maps(3, levels=20)
+    shifted = scores + torch.tensor([3.0, -2.0, 0.0, 5.0]).view(B, 1, 1)
+    within = auroc_within(scores, masks)
+    assert torch.equal(auroc_within(shifted, masks).nan_to_num(-1), within.nan_to_num(-1))
+    expected = [slow_auroc(scores[i].numpy().ravel(), masks[i].numpy().ravel()) for i in range(3)]
+    assert within[:3].tolist() == pytest.approx(expected)
+    assert within[3].isnan()  # nothing in it is damaged
+    pooled = []
+    for one in (scores, shifted):
+        found = PixelHistogram(-5, 10, FINE)
+        found.update(one, masks)
+        pooled.append(found.compute()["pixel_auroc"].value)
+    assert abs(pooled[0] - pooled[1]) > 0.05
+
+
 def test_every_class_has_its_own_metrics_after_every_loop_and_the_mean_is_over_classes():
     metrics = AnomalyMetrics(["wood", "tile", "empty"], loops=2)
     (first, masks), (second, _) = maps(0), maps(1)
@@ -212,7 +228,9 @@ def test_every_class_has_its_own_metrics_after_every_loop_and_the_mean_is_over_c
     for loop, scores in enumerate((first, second)):
         alone = PixelHistogram()
         alone.update(scores[[0, 2]], masks[[0, 2]])
-        assert {k: v for k, v in found[loop]["wood"].items() if k[:5] != "image"} == alone.compute()
+        assert {k: v for k, v in found[loop]["wood"].items() if k in PIXELS} == alone.compute()
+        within = [slow_auroc(scores[i].numpy().ravel(), masks[i].numpy().ravel()) for i in (0, 2)]
+        assert found[loop]["wood"][WITHIN].value == pytest.approx(sum(within) / 2)
         assert found[loop]["wood"]["image_auroc"] is None  # both of its images are anomalous
         assert set(found[loop]["empty"].values()) == {None}
         rows = [found[loop][n]["aupro"].value for n in ("wood", "tile")]

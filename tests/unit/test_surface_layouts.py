@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from asgml.feedback.data import generator
 from asgml.feedback.data.dataset import MEAN, STD, SurfaceDataset
 from asgml.feedback.data.files import read_mask
 from asgml.feedback.data.generator import write_surfaces
@@ -224,6 +225,21 @@ def test_magnetic_tiles_are_a_class_of_their_own():
     assert {s.defect for s in samples} == {"good", "blowhole", "break", "crack", "fray", "uneven"}
     data = SurfaceDataset(samples, 28)
     assert all(data[i]["mask"].any() == samples[i].anomalous for i in range(100, 190, 7))
+
+
+def test_two_processes_may_render_the_same_surfaces_at_once(tmp_path, monkeypatch):
+    options = {"classes": ["weave"], "size": 16, "train": 1, "good": 1, "per_defect": 1}
+    write = generator._write_class
+
+    def slower(*arguments):  # the other one has finished in the meantime
+        monkeypatch.undo()
+        write_surfaces(tmp_path / "s", **options)
+        write(*arguments)
+
+    monkeypatch.setattr(generator, "_write_class", slower)
+    assert write_surfaces(tmp_path / "s", **options) == tmp_path / "s"
+    assert [p.name for p in tmp_path.iterdir()] == ["s"]
+    assert len(read_mvtec(tmp_path / "s")) == 1 + 1 + 3
 
 
 def test_surfaces_are_written_once_and_read_as_mvtec(tmp_path):

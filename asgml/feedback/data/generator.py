@@ -151,18 +151,28 @@ def write_surfaces(
         "seed": seed,
     }
     if target.exists():
-        manifest = target / MANIFEST
-        if manifest.is_file() and json.loads(manifest.read_text(encoding="utf-8")) == made_of:
+        if _made_of(target) == made_of:
             return target
-        found = "surfaces of other settings" if manifest.is_file() else "something else"
+        found = "surfaces of other settings" if (target / MANIFEST).is_file() else "something else"
         raise UserError(str(target), found, "no folder, or the same surfaces", "remove it, or name another folder")
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     for name in classes:
         _write_class(part / name, name, size, {"train": train, "test": good}, per_defect, difficulty, seed)
     (part / MANIFEST).write_text(json.dumps(made_of), encoding="utf-8")
-    part.replace(target)
+    try:
+        part.replace(target)
+    except OSError:  # another process may have been faster: a second rank, a run beside this one
+        if _made_of(target) != made_of:
+            raise
+        shutil.rmtree(part)
     return target
+
+
+def _made_of(folder: Path) -> Any:
+    """Return what the surfaces of a folder are made of, None where it has none."""
+    manifest = folder / MANIFEST
+    return json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else None
 
 
 def _write_class(

@@ -88,12 +88,35 @@ class PixelHistogram:
         }
 
 
+def auroc_within(maps: Tensor, masks: Tensor) -> Tensor:
+    """Return the AUROC of each image's own pixels, (B,) float64, exactly; NaN where it has one kind of pixels alone.
+
+    What shifts all scores of an image together changes the AUROC over the pixels of a class, and not this one.
+
+    Args:
+        maps: the scores, (B, H, W).
+        masks: where the defects are, (B, H, W) bool.
+    """
+    found = torch.full((len(maps),), torch.nan, dtype=torch.float64)
+    for i, (scores, mask) in enumerate(zip(maps.detach().double().cpu(), masks.bool().cpu(), strict=True)):
+        if mask.any() and not mask.all():
+            positive, negative = _by_score(scores.flatten(), mask.flatten())
+            value = auroc(positive, negative)
+            assert value is not None
+            found[i] = value.value
+    return found
+
+
+def _by_score(scores: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the numbers of positives and of negatives at every distinct score, falling."""
+    distinct, place = torch.unique(scores, return_inverse=True)
+    counts = [torch.bincount(place[kind], minlength=len(distinct)).flip(0) for kind in (positive, ~positive)]
+    return counts[0], counts[1]
+
+
 def image_metrics(scores: Tensor, labels: Tensor) -> dict[str, Value | None]:
     """Return `image_auroc`, `image_ap` and `image_f1_max` of scores (n,) and labels (n,), without any binning."""
-    distinct, place = torch.unique(scores.detach().double().cpu(), return_inverse=True)
-    wrong = labels.bool().cpu()
-    positive = torch.bincount(place[wrong], minlength=len(distinct)).flip(0)
-    negative = torch.bincount(place[~wrong], minlength=len(distinct)).flip(0)
+    positive, negative = _by_score(scores.detach().double().cpu(), labels.bool().cpu())
     found = {"image_auroc": auroc(positive, negative), "image_ap": average_precision(positive, negative)}
     found["image_f1_max"] = f1_max(positive, negative)
     return {name: None if v is None else Value(v.value, 0.0) for name, v in found.items()}  # ties are true ties

@@ -17,7 +17,7 @@ from transformers.models.clip.modeling_clip import CLIPModel
 from asgml.data.ranges import Pixels
 from asgml.model.net import component_rng
 from callbacks.errors import UserError
-from callbacks.ranges import Count, Layers, Seed, Width
+from callbacks.ranges import Count, Layers, Positive, Seed, Width
 from suite.runs.reads import files_in, reads
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -28,7 +28,7 @@ class FrozenCLIP:
     """Wraps a CLIP that stays in eval mode and whose weights never move.
 
     It is no `nn.Module`: held as an attribute of a module it is in no `parameters()`, no `state_dict()` and no
-    checkpoint, and a deep copy of the holder shares it. Devices are the caller's matter: see `to`.
+    checkpoint, and a deep copy of the holder shares it. Devices and precision are the caller's matter: see `to`.
 
     Args:
         model: the model; all its parameters are set to `requires_grad=False`.
@@ -52,17 +52,27 @@ class FrozenCLIP:
         self.projection_dim = int(model.config.projection_dim)
         self.patch_size, self.positions = int(vision.patch_size), int(text.max_position_embeddings)
         self._end = int(text.eos_token_id)
+        self._given = self._held = self._digest()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenCLIP:
         return self
 
-    def to(self, device: torch.device) -> FrozenCLIP:
-        """Move the weights, and return itself."""
-        self.model.to(device)
+    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> FrozenCLIP:
+        """Bring the weights to a device and a precision, and return itself."""
+        other = any(p.dtype != dtype for p in self.model.parameters())
+        self.model.to(device=device, dtype=dtype)
+        self._held = self._digest() if other else self._held
         return self
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of all weights, by name."""
+        """Return the SHA-256 of all weights, by name, as they were given."""
+        return self._given
+
+    def moved(self) -> bool:
+        """Return whether a weight has changed by anything but `to`."""
+        return self._digest() != self._held
+
+    def _digest(self) -> str:
         digest = hashlib.sha256()
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
@@ -180,6 +190,7 @@ def tiny_clip(
     blocks: Layers = 4,
     heads: Count = 4,
     seed: Seed = 0,
+    text_norm: Positive | None = None,
 ) -> FrozenCLIP:
     """Build a small CLIP of the same classes with random weights, and a tokenizer of bytes.
 
@@ -193,6 +204,9 @@ def tiny_clip(
         blocks: the number of blocks of each tower.
         heads: the number of attention heads, a divisor of both widths.
         seed: the seed of the weights.
+        text_norm: the L2 norm of every vector of the text's embedding, of tokens and of positions; null is what the
+            initialisation gives, about 0.1. The text's tokens then have about this norm in all blocks, while those of
+            a picture have about sqrt(image_dim).
     """
     tokenizer = _byte_tokenizer()
     shared = {"num_hidden_layers": blocks, "num_attention_heads": heads}
@@ -214,6 +228,10 @@ def tiny_clip(
     config = CLIPConfig(text_config=text | shared, vision_config=vision | shared, projection_dim=text_dim)
     with component_rng(seed, "clip"):
         model = CLIPModel(config)
+    if text_norm is not None:
+        embedding = model.text_model.embeddings
+        for table in (embedding.token_embedding, embedding.position_embedding):
+            table.weight.data = text_norm * nn.functional.normalize(table.weight.data, dim=-1)
     return FrozenCLIP(model, tokenizer, "tiny CLIP")
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from asgml.feedback.model.adapters import Adapter, Projection
 from asgml.feedback.model.clip import FrozenCLIP
-from asgml.feedback.model.prompts import prompts
+from asgml.feedback.model.prompts import ContextName, prompts
 from asgml.model.cross_attention import CrossAttentionBranch, VariantName
 from asgml.model.net import component_rng
 from callbacks.errors import UserError
@@ -104,6 +104,8 @@ class FeedbackModel(nn.Module):
         text_weight: that of what the text reads.
         heads: the number of heads of the attention between the towers.
         seed: the seed of the initial weights.
+        image_context: what the image reads: all `tokens` of its class's prompts, or their `mean` as a single token,
+            through which the attention sends the stream no gradient: with one token there is nothing to choose from.
 
     Raises:
         UserError: a block that the CLIP does not have, fewer than no loops, or what `CrossAttentionBranch` refuses.
@@ -121,6 +123,7 @@ class FeedbackModel(nn.Module):
         text_weight: float | None = None,
         heads: int = 4,
         seed: int = 0,
+        image_context: ContextName = "tokens",
     ):
         super().__init__()
         if loops < 0:
@@ -144,6 +147,7 @@ class FeedbackModel(nn.Module):
             self.image_reads = CrossAttentionBranch(image, text, heads, None, variant, image_weight, "image_reads")
         with component_rng(seed, "text_reads"):
             self.text_reads = CrossAttentionBranch(text, image, heads, None, variant, text_weight, "text_reads")
+        self.image_context = image_context
         self._states = [prompts(name) for name in self.classes]
         self._tokenized: dict[str, Tensor] = {}
 
@@ -151,11 +155,8 @@ class FeedbackModel(nn.Module):
         """Return all parameters by group: what stage 1 trains (`text_adapter`), and stage 2 (the others)."""
         return {
             "text_adapter": [*self.text_adapters.parameters(), *self.text_projection.parameters()],
-            "image_adapter": [
-                *self.image_adapters.parameters(),
-                *self.patch_projections.parameters(),
-                *self.picture_projection.parameters(),
-            ],
+            "image_adapter": list(self.image_adapters.parameters()),
+            "image_projection": [*self.patch_projections.parameters(), *self.picture_projection.parameters()],
             "image_reads": list(self.image_reads.parameters()),
             "text_reads": list(self.text_reads.parameters()),
         }
@@ -238,12 +239,20 @@ class FeedbackModel(nn.Module):
             if n > self.layers.image_reads:
                 x = self.clip.image_block(n, x)
             elif reads:
-                x = self.image_reads(x, text.tokens, text.mask)
+                x = self.image_reads(x, *self.read(text))
             if str(n) in self.image_adapters:
                 x = self.image_adapters[str(n)](x)
             if n in self.layers.levels:
                 levels.append(x[:, 1:])
         return self.compare(levels, text.anchors)
+
+    def read(self, text: Text) -> tuple[Tensor, Tensor]:
+        """Return what the image reads, (B, K, text_dim), and which of it is there, (B, K)."""
+        if self.image_context == "tokens":
+            return text.tokens, text.mask
+        there = text.mask.unsqueeze(2)
+        mean = (text.tokens * there).sum(1, keepdim=True) / there.sum(1, keepdim=True)
+        return mean, there.any(1)
 
     def compare(self, levels: Sequence[Tensor], anchors: Tensor) -> Loop:
         """Return the logits of patches (B, N, image_dim), one per level, against the anchors (B, 2, text_dim)."""

@@ -40,8 +40,8 @@ def shares(frames: RunFrames) -> list[Item]:
 
 def gradients(frames: RunFrames) -> list[Item]:
     """Draw the gradient norm of every group that is trained."""
-    groups = ("text_adapter", "image_adapter", "image_reads", "text_reads")
-    tint = dict(zip(groups, ("#b45309", *COLOURS[2:5]), strict=True))
+    groups = ("text_adapter", "image_adapter", "image_projection", "image_reads", "text_reads")
+    tint = dict(zip(groups, ("#b45309", COLOURS[2], COLOURS[1], *COLOURS[3:5]), strict=True))
     return grid(frames, "", ("grad_norm/",), fig.family("grad_norm", tint), "‖g‖", "Per group.", log=True)
 
 

@@ -102,11 +102,15 @@ class FeedbackModule(L.LightningModule):
         return configure_optimizer(self.trainer, self.groups(), rates, self._optimizer, LRSchedule("constant"))
 
     # -- life
+    def _bring_clip(self) -> None:
+        """Bring the CLIP, which Lightning does not see, to the device and the precision of what is trained."""
+        self.model.clip.to(self.device, next(self.model.parameters()).dtype)
+
     def setup(self, stage: str) -> None:
-        self.model.clip.to(self.device)
+        self._bring_clip()
 
     def on_fit_start(self) -> None:
-        self.model.clip.to(self.device)
+        self._bring_clip()
 
     def on_train_start(self) -> None:
         pipeline = find_pipeline(self.trainer)
@@ -166,6 +170,7 @@ class FeedbackModule(L.LightningModule):
         return torch.stack(maps, 1), torch.stack(pictures, 1)
 
     def _begin(self) -> None:
+        self._bring_clip()
         self._scores = AnomalyMetrics(self.model.classes, max(1, self.model.loops), LOW, HIGH)
 
     def _evaluate(self, batch: Batch) -> None:

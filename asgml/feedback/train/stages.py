@@ -12,7 +12,7 @@ StageName = Literal["text", "image"]
 #: the groups of `FeedbackModel.groups()` that a stage trains
 TRAINED: dict[StageName, tuple[str, ...]] = {
     "text": ("text_adapter",),
-    "image": ("image_adapter", "image_reads", "text_reads"),
+    "image": ("image_adapter", "image_projection", "image_reads", "text_reads"),
 }
 
 

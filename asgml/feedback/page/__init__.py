@@ -1,0 +1,1 @@
+"""`docs/results/feedback.md`: the studies of the feedback system, run and read."""
