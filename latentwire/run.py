@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from omegaconf import DictConfig
 
+from latentwire.about import ABOUT
 from suite.config.check import Common
 from suite.config.signature import locate
 from suite.runs.job import Run
@@ -235,6 +235,8 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
 
 def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
     """Train, then evaluate the weights of the best validation, which must reproduce what they were saved for."""
+    import torch
+
     from callbacks.run.manifest import verify
     from latentwire.scoring.finished import judged, score
     from suite.report import single_report
@@ -363,7 +365,7 @@ def task(cfg: DictConfig, run: Run) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command."""
-    launch("latentwire", task, dead, schema=Tree, earlier=earlier, judge=judge, again=again)
+    launch("latentwire", task, dead, schema=Tree, earlier=earlier, judge=judge, again=again, about=ABOUT)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,14 @@
-"""Named studies of the feedback system (see `suite.runs.study`).
+"""Named studies of the feedback system: tables of configurations over seeds, resumable, with a report at the end.
 
-Example::
-
-    python -m asgml.feedback.study feedback        # with and without feedback on rendered surfaces, three seeds
-    python -m asgml.feedback.study magnetic_tile paths.data=FOLDER    # the same on real ones
-    python -m asgml.feedback.study variants        # how what is read joins its stream
+python -m asgml.feedback.study feedback      # with and without feedback on rendered surfaces
+python -m asgml.feedback.study magnetic_tile paths.data=FOLDER    # the same on real ones
+python -m asgml.feedback.study variants      # how what is read joins its stream
 """
 
 from __future__ import annotations
 
 from asgml.feedback.run import PROGRAM
-from asgml.model.cross_attention import VARIANTS
+from asgml.model.variants import VARIANTS
 from suite.runs.study import Study, main
 
 SEEDS = (0, 1, 2)
@@ -23,4 +21,4 @@ STUDIES = {
 
 
 if __name__ == "__main__":
-    main(PROGRAM, STUDIES)
+    main(PROGRAM, STUDIES, __doc__)

@@ -34,6 +34,7 @@ from callbacks.errors import UserError
 from suite.config.check import Dead, check, check_effective
 from suite.config.compose import VERSION_BASE, Composer, merge_errors, pin_hydra, primary, without_hydra
 from suite.config.trainer import check_trainer
+from suite.runs.about import LIST, About, help_page, show_list
 from suite.runs.display import console, failure_table, finished, reused, sweep_table
 from suite.runs.identity import run_dir
 from suite.runs.job import Again, Earlier, Outcome, Run, Task, execute, is_main_process, ledger_of, read_result
@@ -70,6 +71,7 @@ def launch(
     earlier: Earlier | None = None,
     judge: Judge | None = None,
     again: Again | None = None,
+    about: About | None = None,
     config_dir: Path | None = None,
     argv: Sequence[str] | None = None,
 ) -> None:
@@ -88,6 +90,7 @@ def launch(
         judge: what refuses a tree whose parts cannot be built or do not fit each other, whatever the data; it is asked
             about every job before the first one runs.
         again: what asks a finished run what the tree wants to know of it, see `suite.runs.job.execute`.
+        about: what `--help` and `list` show; without it they are Hydra's.
         config_dir: the folder of the YAML files; None is `suite.config.compose.conf_dir()`.
         argv: the arguments in place of `sys.argv[1:]`.
 
@@ -100,6 +103,13 @@ def launch(
     args = get_args_parser().parse_args(arguments)
     try:
         _refuse_other_configs(args, program)
+        if about is not None and (args.help or args.overrides[:1] == [LIST]):
+            composer = Composer(program, config_dir, _extra_dirs(args))
+            if args.help:
+                print(help_page(about, composer))
+            else:
+                show_list(about, composer, args.overrides[1:])
+            return
         if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
             if args.cfg:
                 Composer(program, config_dir, _extra_dirs(args)).with_hydra(args.overrides)
