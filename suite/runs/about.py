@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +19,7 @@ from suite.config.compose import Composer, shorten
 from suite.runs.command import WIDTH
 from suite.runs.display import console
 
-LIST = "list"
+LIST, EXPERIMENT = "list", "experiment"
 THERE, ABSENT, GIVEN, MADE = "there", "absent", "to be given", "made at first use"
 _DATA_ROOT = re.compile(r"\$\{paths\.(data|cache)\}")
 WORDS = (
@@ -95,18 +98,20 @@ def show_list(about: About, composer: Composer, words: Sequence[str]) -> None:
             where = f"{about.command} {LIST}"
             expected = f"one of {', '.join(about.lists)}"
             raise UserError(f"{where} {kind}", "no such list", expected, f"{where} {next(iter(about.lists))}")
-    paths = composer.compose([w for w in words if "=" in w]).paths
+    tree = composer.compose([w for w in words if "=" in w])
     screen = console()
     for kind in kinds or about.lists:
-        screen.print(_table(about, composer, kind, paths))
+        screen.print(_table(about, composer, kind, tree))
 
 
-def _table(about: About, composer: Composer, kind: str, paths: DictConfig) -> Table:
+def _table(about: About, composer: Composer, kind: str, tree: DictConfig) -> Table:
     group = about.lists[kind]
     table = Table(title=f"{kind} ({group}=NAME)", title_justify="left", box=None, pad_edge=False)
     table.add_column("name", no_wrap=True)
     table.add_column("what it is")
-    found = {name: state(data_of(about, composer, group, name, paths)) for name in composer.options(group)}
+    found = dict.fromkeys(composer.options(group), "")
+    if group in (*about.data, EXPERIMENT):
+        found = {name: state(data_of(about, composer, group, name, tree)) for name in found}
     if any(found.values()):
         table.add_column("data", overflow="fold")
     for name, told in found.items():
@@ -118,7 +123,7 @@ def _table(about: About, composer: Composer, kind: str, paths: DictConfig) -> Ta
 
 
 def described(composer: Composer, group: str, name: str) -> str:
-    """Return the comment at the head of an option's file, as far as its first sentence; else its target."""
+    """Return the first sentence of the comment at the head of an option's file; else that of the code behind it."""
     path = _file(composer, group, name)
     if path is None:
         return ""
@@ -130,19 +135,19 @@ def described(composer: Composer, group: str, name: str) -> str:
         if not line.startswith("# @package"):
             head.append(line.lstrip("# "))
     if head:
-        return re.split(r"(?<=[.:;])\s", " ".join(head), maxsplit=1)[0].rstrip(".:;")
-    return next((line.split()[1] for line in lines if line.startswith("_target_:")), "")
+        return re.split(r"(?<=[.;])\s", " ".join(head), maxsplit=1)[0].rstrip(".:;")
+    return next((_docstring(line.split()[1]) for line in lines if line.startswith("_target_:")), "")
 
 
-def data_of(about: About, composer: Composer, group: str, name: str, paths: DictConfig) -> dict[str, str]:
+def data_of(about: About, composer: Composer, group: str, name: str, tree: DictConfig) -> dict[str, str]:
     """Return the places of an option's data, each with `there`, `absent`, `to be given` or `made at first use`.
 
     Its data are what refers to `paths.data` or `paths.cache`, and what has to be given (`???`), unless `About.places`
-    says otherwise; those of an experiment are those of the groups that it chooses.
+    says otherwise; those of an experiment are those of the groups that it or the primary configuration chooses.
     """
     own = about.places.get(f"{group}/{name}")
     if own is not None:
-        known = {place: Path(str(paths.data)).expanduser() / place for place in own}
+        known = {place: Path(str(tree.paths.data)).expanduser() / place for place in own}
         return {place: THERE if path.exists() else ABSENT for place, path in known.items()} or {name: MADE}
     path = _file(composer, group, name)
     if path is None:
@@ -150,11 +155,13 @@ def data_of(about: About, composer: Composer, group: str, name: str, paths: Dict
     node = OmegaConf.load(path)
     assert isinstance(node, DictConfig)
     found: dict[str, str] = {}
-    _places(node, f"{group}.", paths, found)
-    for entry in node.get("defaults") or []:
-        other, option = _choice(entry)
-        if other in about.data:
-            found |= data_of(about, composer, other, option, paths)
+    _places(node, f"{group if group in tree else name}.", tree.paths, found)
+    chosen = dict(map(_choice, node.get("defaults") or []))
+    if group == EXPERIMENT:
+        chosen = dict(map(_choice, OmegaConf.load(composer.folder / f"{composer.name}.yaml").defaults)) | chosen
+    for other in about.data:
+        if other in chosen:
+            found |= data_of(about, composer, other, chosen[other], tree)
     return found
 
 
@@ -195,8 +202,23 @@ def _places(node: DictConfig, key: str, paths: DictConfig, found: dict[str, str]
 def _file(composer: Composer, group: str, name: str) -> Path | None:
     """Return the YAML file of an option, None where it is not a file."""
     for source in composer.loader.get_search_path().get_path():
-        if source.path is not None and source.path.startswith("file://"):
-            path = Path(source.path.removeprefix("file://")) / group / f"{name}.yaml"
-            if path.is_file():
-                return path
+        place = (source.path or "pkg://").removeprefix("file://")
+        path = Path(place) / group / f"{name}.yaml"
+        if "://" not in place and path.is_file():
+            return path
     return None
+
+
+def _docstring(target: str) -> str:
+    """Return the first sentence of the file that a package exports a public name from, read but not imported."""
+    package, _, name = target.rpartition(".")
+    spec = importlib.util.find_spec(package) if package.partition(".")[0] in sys.modules else None
+    if spec is None or spec.origin is None:
+        return target
+    stub = Path(spec.origin).with_suffix(".pyi")
+    exported = stub.read_text(encoding="utf-8") if stub.is_file() else ""
+    found = re.search(rf"^from \.(\S+) import {name} as", exported, re.MULTILINE)
+    if found is None:
+        return target
+    path = stub.parent.joinpath(*found[1].split(".")).with_suffix(".py")
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or target).partition("\n")[0].rstrip(".")
