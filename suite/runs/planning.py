@@ -23,7 +23,7 @@ from rich.progress import track
 from callbacks.errors import UserError
 from suite.config.check import Dead, check, check_effective
 from suite.config.compose import Composer, merge_errors, without_hydra
-from suite.config.trainer import check_trainer
+from suite.config.trainer import check_trainer, refuse_elsewhere
 from suite.runs.display import console
 from suite.runs.planned import PlannedJobs, job_of, join_twins
 
@@ -94,6 +94,7 @@ def composed(
     Raises:
         UserError: one error with all that is wrong.
     """
+    refuse_elsewhere(args.overrides)
     composer = Composer(program, config_dir, extra_dirs(args))
     given = [*HYDRA_SETTINGS, *args.overrides]
     mode = RunMode.MULTIRUN if args.multirun or _mode(args.overrides) == "MULTIRUN" else RunMode.RUN
@@ -132,6 +133,7 @@ def judged(
             if dead is not None:
                 check_effective(cfg, jobs.lines[number], dead, jobs.composer.compose)
             if judge is not None:
+                _judge_trainer(cfg)
                 judge(cfg)
             if jobs.multirun and jobs.local:
                 _refuse_devices(cfg)
@@ -141,6 +143,12 @@ def judged(
     _refuse(problems, jobs.program, len(jobs.trees))
     join_twins(found)
     return PlannedJobs(found, jobs.multirun, jobs.local)
+
+
+def _judge_trainer(cfg: DictConfig) -> None:
+    from suite.shell import judge_trainer
+
+    judge_trainer(cfg)
 
 
 def _tracked(jobs: Sequence[T], what: str) -> Iterable[T]:

@@ -29,6 +29,7 @@ WRONG = {
     "a type": ("asgml.run", "loader.batch_size=many", "loader.batch_size"),
     "a range": ("asgml.run", "loader.batch_size=0", "loader.batch_size"),
     "an option of the trainer": ("asgml.run", "+trainer.gradient_clip_val=1", "callbacks.clip.max_norm"),
+    "one that is typed plainly": ("asgml.run", "trainer.accumulate_grad_batches=4", "loader.batch_size"),
     "a wire's": ("latentwire.run", "wire.d_z=wide", "wire.d_z"),
     "the feedback system's": ("asgml.feedback.run", "stages.text.epochs=-1", "stages.text.epochs"),
 }
