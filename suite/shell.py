@@ -132,7 +132,9 @@ def judge_trainer(cfg: DictConfig) -> None:
         UserError: an accelerator that is not there, or options that the Trainer does not take together.
     """
     node: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
-    options = {key: node[key] for key in ("accelerator", "devices", "num_nodes", "strategy", "precision") if key in node}
+    options = {
+        key: node[key] for key in ("accelerator", "devices", "num_nodes", "strategy", "precision") if key in node
+    }
     accelerator = str(options.get("accelerator", "auto"))
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(accelerator, any(there.values()) or accelerator != "gpu"):
@@ -140,7 +142,7 @@ def judge_trainer(cfg: DictConfig) -> None:
             "trainer.accelerator",
             f"{accelerator}, and PyTorch sees none here",
             "a device that is there: auto takes the best",
-            "set trainer.accelerator=auto; a GPU of this machine is seen once its driver and a matching torch are there",
+            "set trainer.accelerator=auto, or install a driver and a torch that match your GPU",
         )
     quiet_lightning()
     try:

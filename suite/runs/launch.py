@@ -16,6 +16,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,7 +31,15 @@ from suite.config.check import Dead
 from suite.config.compose import VERSION_BASE, Composer, pin_hydra, primary
 from suite.runs import known
 from suite.runs.about import LIST, About, help_page, show_list
-from suite.runs.display import console, failure_table, finished, reused, sweep_table
+from suite.runs.display import (
+    console,
+    failure_table,
+    finished,
+    result_table,
+    reused,
+    sweep_table,
+    unfinished,
+)
 from suite.runs.identity import run_dir
 from suite.runs.job import Again, Earlier, Outcome, Run, Task, execute, is_main_process, ledger_of, read_result
 from suite.runs.planned import Job, PlannedJobs
@@ -167,6 +176,12 @@ class _JobRunner:
         self.same = [(job.same_as, job.idle) for job in planned.jobs]
         self.outcomes: dict[int, Outcome] = {}
 
+    def time_left(self, number: int) -> str:
+        """Say how long the jobs of a sweep from this one on will take, at the mean time of those that ran before."""
+        took = [o.result["seconds"] for o in self.outcomes.values() if o.status == "finished"]
+        left = sum(same_as is None for same_as, _ in self.same[number:])
+        return f"  [dim]ETA {timedelta(seconds=round(left * sum(took) / len(took)))}[/]" if took else ""
+
     def __call__(self, cfg: DictConfig) -> None:
         pin_hydra(cfg)
         folder = run_dir(cfg)
@@ -179,7 +194,8 @@ class _JobRunner:
                 return
             if self.total:
                 overrides = escape(" ".join(HydraConfig.get().overrides.task))
-                console().print(f"[bold]job {number + 1}/{self.total}[/] {overrides}", highlight=False)
+                left = self.time_left(number)
+                console().print(f"[bold]job {number + 1}/{self.total}[/] {overrides}{left}", highlight=False)
             if same_as is not None:
                 tell(f"the same run as job {same_as + 1}: {idle}")
                 return
@@ -202,9 +218,13 @@ class _JobRunner:
         if outcome.status in ("skipped", "evaluated") and is_main_process():
             tell(reused(outcome))
         elif outcome.status == "finished" and not self.total and is_main_process():
+            if (table := result_table(outcome.result)) is not None:
+                console().print(table)
             tell(finished(outcome))
         if outcome.status == "failed" and outcome.user_error:
             print(outcome.error, file=sys.stderr)
+        if (outcome.exit_code or (outcome.status == "failed" and not outcome.user_error)) and is_main_process():
+            tell(unfinished(outcome))
         if outcome.exit_code:
             raise SystemExit(outcome.exit_code)  # ends a sweep at once
 
