@@ -91,6 +91,13 @@ def judge(cfg: DictConfig) -> None:
     judge_parts(cfg)
 
 
+def foresee(cfg: DictConfig) -> dict[str, str]:
+    """Return what is known of a run before it starts (`plan=true`)."""
+    from asgml.foreseen import foresee as known
+
+    return known(cfg)
+
+
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """Do one run from data to result, and return the result."""
     from asgml.build import build
@@ -164,7 +171,7 @@ def main() -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         raise SystemExit(UserError.EXIT_CODE) from None
-    launch("asgml", train, dead, schema=Tree, judge=judge, about=ABOUT, argv=argv)
+    launch("asgml", train, dead, schema=Tree, judge=judge, about=ABOUT, foresee=foresee, argv=argv)
 
 
 if __name__ == "__main__":

@@ -219,6 +219,16 @@ def judge(cfg: DictConfig) -> None:
     refuse(cfg)
 
 
+def foresee(cfg: DictConfig) -> dict[str, str]:
+    """Return what is known of a run before it starts (`plan=true`); no model is loaded."""
+    from latentwire.footprint import line
+    from suite.config.instantiate import build_node
+
+    steps, epochs = cfg.loader.steps_per_epoch, cfg.trainer.max_epochs
+    told = f"{steps * epochs} in {epochs} epochs" if steps and epochs > 0 else f"{epochs} epochs, as long as the stages"
+    return {"steps": told, "estimate": line(cfg, build_node(cfg.corpus).split("train"))}
+
+
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """Do one run from data to result (see `suite.runs.launch`)."""
     from latentwire.build import build
@@ -365,7 +375,9 @@ def task(cfg: DictConfig, run: Run) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command."""
-    launch("latentwire", task, dead, schema=Tree, earlier=earlier, judge=judge, again=again, about=ABOUT)
+    launch(
+        "latentwire", task, dead, schema=Tree, earlier=earlier, judge=judge, again=again, about=ABOUT, foresee=foresee
+    )
 
 
 if __name__ == "__main__":

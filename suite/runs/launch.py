@@ -3,6 +3,7 @@
     python -m asgml.run experiment=cremad_mini asgml.tau=2            one run
     python -m asgml.run -m experiment=cremad_mini asgml.tau=0,1,2     a sweep
     python -m asgml.run -m … --failed-only                            of a sweep, what failed or was stopped
+    python -m asgml.run … plan=true                                   what it would run and take; nothing runs
 
 Exit codes: 0 if all jobs have finished (now or before), 1 if one failed, 2 if the user's input is at fault, 3 if all
 have finished and one did not reach what it was to reach (`accepted: false` in its result), 130 after Ctrl-C, 143 after
@@ -40,6 +41,7 @@ from suite.runs.display import (
     sweep_table,
     unfinished,
 )
+from suite.runs.foreseen import PLAN, Foresee, show_plan
 from suite.runs.identity import run_dir
 from suite.runs.job import Again, Earlier, Outcome, Run, Task, execute, is_main_process, ledger_of, read_result
 from suite.runs.planned import Job, PlannedJobs
@@ -71,6 +73,7 @@ def launch(
     judge: Judge | None = None,
     again: Again | None = None,
     about: About | None = None,
+    foresee: Foresee | None = None,
     config_dir: Path | None = None,
     argv: Sequence[str] | None = None,
 ) -> None:
@@ -90,6 +93,7 @@ def launch(
             about every job before the first one runs.
         again: what asks a finished run what the tree wants to know of it, see `suite.runs.job.execute`.
         about: what `--help` and `list` show; without it they are Hydra's.
+        foresee: what `plan=true` shows of a run beside its configuration and what was measured.
         config_dir: the folder of the YAML files; None is `suite.config.compose.conf_dir()`.
         argv: the arguments in place of `sys.argv[1:]`.
 
@@ -98,7 +102,8 @@ def launch(
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     failed_only = FAILED_ONLY in arguments
-    arguments = [a for a in arguments if a != FAILED_ONLY]
+    plans = PLAN in arguments
+    arguments = [a for a in arguments if a not in (FAILED_ONLY, PLAN)]
     args = get_args_parser().parse_args(arguments)
     try:
         refuse_other_configs(args, program)
@@ -115,13 +120,16 @@ def launch(
             _through_hydra(program, config_dir, arguments, _not_a_run)
             return
         jobs = composed(program, args, config_dir, schema)
-        if not (jobs.multirun or failed_only) and is_main_process():
+        if not (jobs.multirun or failed_only or plans) and is_main_process():
             found = known.recall(program, jobs.trees[0], jobs.typed(0))
             if found is not None:
                 if code := _told_again(*found):
                     raise SystemExit(code)
                 return
         planned = judged(jobs, dead, schema, judge)
+        if plans:
+            show_plan(planned, foresee)
+            return
     except UserError as error:
         _fail(error)
     runner = _JobRunner(program, task, earlier, again, failed_only, planned)

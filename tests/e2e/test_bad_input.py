@@ -14,7 +14,7 @@ import torch
 from asgml_runs import overrides, write_features
 
 from asgml.data.cremad_mini import CremadMini
-from asgml.run import Tree, dead, judge, train
+from asgml.run import Tree, dead, foresee, judge, train
 from suite.runs.launch import launch
 
 SCREEN = 24  # lines
@@ -125,6 +125,27 @@ def test_one_key_switches_the_bar_off(tmp_path, capsys):
     code, text = run([*line, "trainer.max_epochs=1"], capsys)
     assert code == 0, text
     assert "finished in" in text, "with the numbers of the run"
+
+
+def test_a_plan_runs_nothing_and_says_what_a_run_takes(tmp_path, capsys):
+    line = overrides(write_features(tmp_path / "f.npz"), tmp_path / "runs")
+
+    def plan(*more: str) -> str:
+        launch("asgml", train, dead, schema=Tree, judge=judge, foresee=foresee, argv=[*more, *line, "plan=true"])
+        return capsys.readouterr().out
+
+    text = plan()
+    for word in ("20 in 2 epochs, 80 training samples in batches of 8", "trained weights", "begins", "torch.optim.SGD"):
+        assert word in text
+    assert not (tmp_path / "runs").exists()
+    assert run(line, capsys)[0] == 0
+    text = plan()
+    assert "finished: its result is shown" in text
+    assert "1 finished run of the kind" in text
+    text = plan("-m", "seed=0,1")
+    assert "plan of 2 jobs" in text
+    assert text.count("begins") == 1
+    refused([*line, "plan=true", "loader.batch_size=0"], capsys, "loader.batch_size")
 
 
 def test_early_stopping_and_adam_are_one_word_each(tmp_path, capsys):
