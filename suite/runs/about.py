@@ -189,11 +189,11 @@ def _places(node: DictConfig, key: str, paths: DictConfig, found: dict[str, str]
     for name in node:
         value = node._get_node(name)
         if isinstance(value, DictConfig):
-            _places(value, f"{key}{name}.", paths, found)
+            _places(value, f"{key}{name!s}.", paths, found)
             continue
         raw = getattr(value, "_val", None)
         if raw == "???":
-            found[f"{key}{name}"] = GIVEN
+            found[f"{key}{name!s}"] = GIVEN
         elif isinstance(raw, str) and _DATA_ROOT.search(raw):
             place = Path(_DATA_ROOT.sub(lambda m: str(paths[m[1]]), raw)).expanduser()
             found[str(place)] = THERE if place.exists() else ABSENT

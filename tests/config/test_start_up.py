@@ -139,3 +139,13 @@ def test_what_has_changed_is_looked_at_anew(change: str, tmp_path: Path, monkeyp
     launch("asgml", task, dead, schema=Tree, argv=[*line, *(["loader.workers=1"] if change == "typed" else [])])
     assert bool(looked) == (change != "nothing")
     assert len(calls) == (2 if change == "data" else 1)
+
+
+def test_the_shell_completes_groups_and_options(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "asgml experiment=cre"
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    launch("asgml", train, dead, schema=Tree, argv=["-sc", "query=bash"])
+    assert capsys.readouterr().out.split() == ["experiment=cremad", "experiment=cremad_mini"]
