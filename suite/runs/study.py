@@ -14,6 +14,7 @@ from rich.console import Console
 from callbacks.errors import UserError
 from suite.config.check import Dead
 from suite.runs.command import helped
+from suite.runs.foreseen import PLAN
 from suite.runs.job import Again, Earlier, Task
 from suite.runs.launch import Judge, launch, plan, worse
 
@@ -159,6 +160,8 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
             code = worse(code, int(end.code or 0))
         if study.page is not None:
             hashes |= planned_hashes(program, argv)
+    if PLAN in overrides:  # every launch has shown its own
+        return code
     found = [run for run in read_runs([runs], name) if run.config.get("label")]
     if study.page is not None:  # of this command's runs alone: the folder may hold those of others
         print(f"page: {study.page([run for run in found if run.hash in hashes])}")
