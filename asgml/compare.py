@@ -11,7 +11,6 @@ Rows that `asgml.tune` has tuned show their budget and their chosen point; runs 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from suite.report.data import RunRecord, read_runs
 from suite.report.grouping import group_runs
 from suite.report.html import tables_page, write_text
 from suite.report.tables import Table, latex, markdown, terminal
-from suite.runs.command import command
+from suite.runs.command import command, command_parser
 
 
 def save(tables: Sequence[Table], folder: Path) -> list[Path]:
@@ -71,9 +70,7 @@ def comparison(
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables, write the files, and return the exit code: 0, or that of a UserError."""
-    parser = argparse.ArgumentParser(
-        prog="python -m asgml.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("python -m asgml.compare", __doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="the folder that paths.runs names, or run directories")
     parser.add_argument("--name", help="only this experiment")
     parser.add_argument("--baseline", default=None, help="label of the row that the others are compared with")

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from asgml.about import ABOUT
 from asgml.data.ranges import BatchSize, MissingRate
-from asgml.faults.catalogue import fault_of, marks, warning
-from asgml.rhythm.config import dead_keys
 from asgml.sweep import for_the_data
 from callbacks.errors import UserError
 from callbacks.ranges import Count, Rate, Steps, Workers
@@ -76,6 +75,8 @@ class Tree(Common):
 
 def dead(cfg: DictConfig) -> dict[str, str]:
     """Return the keys without effect under this configuration, each with the reason."""
+    from asgml.rhythm.config import dead_keys
+
     node: Any = OmegaConf.to_container(cfg.asgml, resolve=True)
     reasons = dead_keys(node)
     if "uniform" not in cfg.methods:
@@ -90,9 +91,17 @@ def judge(cfg: DictConfig) -> None:
     judge_parts(cfg)
 
 
+def foresee(cfg: DictConfig) -> dict[str, str]:
+    """Return what is known of a run before it starts (`plan=true`)."""
+    from asgml.foreseen import foresee as known
+
+    return known(cfg)
+
+
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """Do one run from data to result, and return the result."""
     from asgml.build import build
+    from asgml.faults.catalogue import fault_of, warning
     from callbacks.step.console import rank_zero_print
     from suite.shell import closing_loggers, quiet_lightning
 
@@ -110,6 +119,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
     import torch
 
     from asgml.data.spec import SPLITS, Split
+    from asgml.faults.catalogue import marks
     from asgml.train.best_on_test import BestOnTest
     from asgml.train.predictions import class_counts, save_predictions
     from asgml.train.reliance import Reliance
@@ -161,7 +171,7 @@ def main() -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         raise SystemExit(UserError.EXIT_CODE) from None
-    launch("asgml", train, dead, schema=Tree, judge=judge, argv=argv)
+    launch("asgml", train, dead, schema=Tree, judge=judge, about=ABOUT, foresee=foresee, argv=argv)
 
 
 if __name__ == "__main__":

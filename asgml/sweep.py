@@ -27,7 +27,8 @@ from suite.config.compose import Composer
 from suite.config.instantiate import build_node
 from suite.config.signature import locate
 from suite.runs.display import console
-from suite.runs.launch import FAILED_ONLY
+from suite.runs.foreseen import PLAN
+from suite.runs.planning import FAILED_ONLY
 
 UNIMODAL = "unimodal"
 DATA = ("experiment", "data")
@@ -45,7 +46,7 @@ def for_the_data(argv: Sequence[str], schema: type) -> list[str]:
             other modalities.
     """
     arguments = list(argv)
-    args = get_args_parser().parse_args([a for a in arguments if a != FAILED_ONLY])
+    args = get_args_parser().parse_args([a for a in arguments if a not in (FAILED_ONLY, PLAN)])
     sweeps = args.multirun or any(o.replace(" ", "").lower() == "hydra.mode=multirun" for o in args.overrides)
     if not sweeps or args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         return arguments

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from callbacks.errors import UserError
 from latentwire.encode import add_end_options, model_settings, read_bytes, refuse_bundle_options, refuse_run_options
-from suite.runs.command import command
+from suite.runs.command import command, command_parser
 
 if TYPE_CHECKING:
     from latentwire.ends import Answer, Reader
@@ -49,7 +49,7 @@ def chosen(loaded: Loaded, model: str | None) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
-    p = argparse.ArgumentParser("python -m latentwire.answer", description="Ask a language model about a message.")
+    p = command_parser("python -m latentwire.answer", __doc__)
     p.add_argument("message", help="file that latentwire.encode wrote; - for stdin")
     place = p.add_mutually_exclusive_group(required=True)
     place.add_argument("--bundle", type=Path, help="reader bundle, or the folder that latentwire.export made")

@@ -9,7 +9,6 @@ a reader of some hundred thousand weights that is arithmetic of the same order, 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import statistics
@@ -34,6 +33,7 @@ from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix, lay_out_text, right_padded
 from latentwire.train.batches import Batch, Rows
 from suite.config.compose import Composer
+from suite.runs.command import command_parser
 from suite.runs.identity import config_hash
 from suite.runs.job import Run, seed_everything
 from suite.shell import quiet_lightning
@@ -246,9 +246,7 @@ def table(turns: Turns) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m latentwire.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("python -m latentwire.bench", __doc__)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("overrides", nargs="*", help="of the configuration, e.g. injector=soft_prefix")
     options = parser.parse_args(argv)

@@ -32,7 +32,7 @@ from latentwire.restore import Loaded, load
 from latentwire.scoring.sending import wait
 from latentwire.wire import LatentWire
 from suite.report import single_report, terminal
-from suite.runs.command import command
+from suite.runs.command import command, command_parser
 from suite.runs.ledger import write_json
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
@@ -162,7 +162,7 @@ def breakeven(loaded: Loaded, lengths: Sequence[int] = LENGTHS, repeats: int = R
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
-    p = argparse.ArgumentParser("python -m latentwire.study breakeven", description="Measure when a wire pays in time.")
+    p = command_parser("python -m latentwire.study breakeven", __doc__)
     p.add_argument("run", type=Path, help="directory of a finished run")
     p.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS), help="tokens of a context")
     p.add_argument("--repeats", type=int, default=REPEATS, help="rounds of which the median counts")

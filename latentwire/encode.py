@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from callbacks.errors import UserError
-from suite.runs.command import command
+from suite.runs.command import command, command_parser
 
 if TYPE_CHECKING:
     from latentwire.ends import Writer
@@ -128,7 +128,7 @@ def refuse_run_options(options: Mapping[str, str | None]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
-    p = argparse.ArgumentParser("python -m latentwire.encode", description="Write the message of one text.")
+    p = command_parser("python -m latentwire.encode", __doc__)
     p.add_argument("run", type=Path, help="writer bundle, or directory of a finished run")
     p.add_argument("--text", required=True, metavar="FILE", help="UTF-8 text, line ends at its end cut; - for stdin")
     p.add_argument("--question", help="where messages hold their question (wire.track=whole_prompt)")

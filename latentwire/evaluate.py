@@ -5,7 +5,8 @@ numbers, answers and tables in `RUN/evaluations/HASH/`, beside all others of the
 there are shown. Words after the run are overrides of its own configuration:
 
     evaluation.*      how much is asked and how: split, passages, max_new_tokens, n_boot …
-    baseline=[…]      what the wire is compared with, by name as in conf/latentwire/baseline; baselines.* its settings
+    baseline=[…]      what the wire is compared with, as in conf/latentwire/baseline
+    baselines.*       its settings
     acceptance.*      the rules that judge the numbers; they are read anew each time
     trainer.accelerator     where it computes
 
@@ -28,11 +29,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.errors import UserError
-from latentwire.checkpoints import read_config
 from latentwire.run import Tree, ask, dead, judge, show
 from suite.config.check import check, check_effective
 from suite.config.compose import Composer
-from suite.runs.command import command, split_config_dirs
+from suite.runs.command import command, command_parser, split_config_dirs
 from suite.runs.job import read_result
 from suite.runs.launch import NOT_ACCEPTED
 from suite.runs.lock import held
@@ -52,6 +52,8 @@ def asked(run_dir: Path, overrides: Sequence[str], config_dirs: Sequence[Path] =
     Raises:
         UserError: a key that belongs to the training, one that nothing understands, or no run.
     """
+    from latentwire.checkpoints import read_config
+
     cfg = read_config(run_dir)
     for line in overrides:
         override = _parsed(line)
@@ -144,11 +146,10 @@ def evaluate(run_dir: Path, cfg: DictConfig, anew: bool = False) -> dict[str, An
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
-    p = argparse.ArgumentParser(
+    p = command_parser(
         "python -m latentwire.evaluate",
-        description=__doc__,
-        epilog=f"Exit codes: 0 done, 1 failed, 2 the input is at fault, {NOT_ACCEPTED} a rule of acceptance is missed.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        __doc__,
+        f"Exit codes: 0 done, 1 failed, 2 the input is at fault, {NOT_ACCEPTED} a rule of acceptance is missed.",
     )
     p.add_argument("run", type=Path, help="directory of a finished run")
     p.add_argument(

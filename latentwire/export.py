@@ -1,7 +1,8 @@
 """Part a wire into its ends: `python -m latentwire.export RUN -o DIR [--reader NAME]`.
 
     DIR/writer/           writer.json, writer.safetensors: encoder and codec
-    DIR/readers/<name>/   reader.json, reader.safetensors: codec, adapter, injector and LoRA of one language model
+    DIR/readers/<name>/   reader.json, reader.safetensors: codec, adapter,
+                          injector and LoRA of one language model
 
 Each is all that its side needs beside the weights of its language model: `latentwire.encode DIR/writer` and
 `latentwire.answer message.wire --bundle DIR/readers/<name>`. Nothing of the corpus, of the run or of earlier runs is in
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from callbacks.errors import UserError
-from suite.runs.command import command
+from suite.runs.command import command, command_parser
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -92,7 +93,7 @@ def _state(**parts: nn.Module) -> dict[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
-    p = argparse.ArgumentParser("python -m latentwire.export", description="Write the two ends of a wire as bundles.")
+    p = command_parser("python -m latentwire.export", __doc__)
     p.add_argument("run", type=Path, help="directory of the finished run")
     p.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="a new folder")
     p.add_argument("--reader", action="append", metavar="NAME", help="a model that gets a bundle (default: all)")

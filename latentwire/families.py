@@ -6,7 +6,6 @@ text as embeddings, as keys and values that were moved, and through LoRA. Some s
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from latentwire.lm import probe, zoo
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 from latentwire.lm.lora import LoRA
+from suite.runs.command import command_parser
 
 EXACT, REFUSED, WRONG = "exact", "refused", "WRONG"
 SHIFT = 7
@@ -144,7 +144,7 @@ def _adapts(lm: FrozenLM) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write `families.md`."""
-    parser = argparse.ArgumentParser(prog="python -m latentwire.families", description=__doc__)
+    parser = command_parser("python -m latentwire.families", __doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="the folder of the page")
     arguments = parser.parse_args(argv)
     transformers.logging.set_verbosity_error()

@@ -1,6 +1,10 @@
 """Make a pocket language model: `python -m latentwire.pretrain lm=pocket_llama [install=true] [key=value …]`.
 
 Two courses, see `latentwire.pocket.training`; interrupt it whenever you like: the same command goes on to the same end.
+
+    python -m latentwire.pretrain lm=pocket_llama
+    python -m latentwire.pretrain lm=pocket_qwen seed=1 paths.runs=DIR
+
 The model is left in `<paths.runs>/pretrain/<name>`; `install=true` puts it into the package.
 """
 
@@ -15,7 +19,7 @@ from typing import Any
 
 from callbacks.errors import UserError
 from suite.config.check import Common
-from suite.runs.command import command
+from suite.runs.command import command, helped
 
 
 @dataclass
@@ -30,6 +34,8 @@ class Tree(Common):
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
+    if helped(argv, __doc__):
+        return 0
     from latentwire.pocket import architecture
     from latentwire.pocket.card import card, evaluate
     from latentwire.pocket.training import Trainer

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from omegaconf import DictConfig
 
+from latentwire.about import ABOUT
 from suite.config.check import Common
 from suite.config.signature import locate
 from suite.runs.job import Run
@@ -219,6 +219,16 @@ def judge(cfg: DictConfig) -> None:
     refuse(cfg)
 
 
+def foresee(cfg: DictConfig) -> dict[str, str]:
+    """Return what is known of a run before it starts (`plan=true`); no model is loaded."""
+    from latentwire.footprint import line
+    from suite.config.instantiate import build_node
+
+    steps, epochs = cfg.loader.steps_per_epoch, cfg.trainer.max_epochs
+    told = f"{steps * epochs} in {epochs} epochs" if steps and epochs > 0 else f"{epochs} epochs, as long as the stages"
+    return {"steps": told, "estimate": line(cfg, build_node(cfg.corpus).split("train"))}
+
+
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """Do one run from data to result (see `suite.runs.launch`)."""
     from latentwire.build import build
@@ -235,6 +245,8 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
 
 def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
     """Train, then evaluate the weights of the best validation, which must reproduce what they were saved for."""
+    import torch
+
     from callbacks.run.manifest import verify
     from latentwire.scoring.finished import judged, score
     from suite.report import single_report
@@ -363,7 +375,9 @@ def task(cfg: DictConfig, run: Run) -> dict[str, Any]:
 
 def main() -> None:
     """Run the command."""
-    launch("latentwire", task, dead, schema=Tree, earlier=earlier, judge=judge, again=again)
+    launch(
+        "latentwire", task, dead, schema=Tree, earlier=earlier, judge=judge, again=again, about=ABOUT, foresee=foresee
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Named studies of latentwire (see `suite.runs.study`).
+"""Named studies of latentwire: tables of configurations over seeds, resumable, with a report at the end.
 
-python -m latentwire.study breakeven RUN    # from how many reads on a finished run's wire takes less time than text
-python -m latentwire.study wire_demo    # the second half of `make demo`: two minutes
-python -m latentwire.study pocket       # `make pocket`: every number of docs/results/pocket.md; hours
+python -m latentwire.study wire_demo        # the second half of `make demo`: two minutes
+python -m latentwire.study pocket           # every number of docs/results/pocket.md; hours
+python -m latentwire.study pocket paths.runs=DIR    # further overrides go to every run
+python -m latentwire.study breakeven RUN    # from how many reads on a wire takes less time
 """
 
 from __future__ import annotations
@@ -74,4 +75,4 @@ STUDIES: dict[str, Study | Command] = {
 
 
 if __name__ == "__main__":
-    main(PROGRAM, STUDIES)
+    main(PROGRAM, STUDIES, __doc__)

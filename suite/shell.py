@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
@@ -122,6 +123,40 @@ def assemble(
     others = [c for c in callbacks.values() if not isinstance(c, Stage)]
     others.sort(key=lambda c: getattr(c, "reads_other_callbacks", False))
     return build_trainer(cfg, run, [pipeline, *others]), pipeline
+
+
+def judge_trainer(cfg: DictConfig) -> None:
+    """Refuse a device, strategy or precision that Lightning's Trainer does not have here, before data are read.
+
+    Raises:
+        UserError: an accelerator that is not there, or options that the Trainer does not take together.
+    """
+    node: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
+    options = {
+        key: node[key] for key in ("accelerator", "devices", "num_nodes", "strategy", "precision") if key in node
+    }
+    accelerator = str(options.get("accelerator", "auto"))
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(accelerator, any(there.values()) or accelerator != "gpu"):
+        raise UserError(
+            "trainer.accelerator",
+            f"{accelerator}, and PyTorch sees none here",
+            "a device that is there: auto takes the best",
+            "set trainer.accelerator=auto, or install a driver and a torch that match your GPU",
+        )
+    quiet_lightning()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            L.Trainer(**options, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+        keys = ", ".join(f"trainer.{key}={value}" for key, value in options.items())
+        raise UserError(
+            keys,
+            " ".join(str(error).split())[:300],
+            "options that Lightning's Trainer takes together on this machine",
+            "set trainer.accelerator=auto trainer.devices=1 trainer.strategy=auto trainer.precision=32-true",
+        ) from error
 
 
 def build_trainer(cfg: DictConfig, run: Run, callbacks: Sequence[L.Callback]) -> L.Trainer:

@@ -6,7 +6,6 @@ learn. Training is that of the experiments: SGD without momentum at one learning
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from asgml.model.encoders.base import Encoder
 from asgml.model.encoders.norms import Norm
 from callbacks.errors import UserError
 from suite.config.compose import Composer
+from suite.runs.command import command_parser
 from suite.statistics import Estimate, mean_interval
 
 LR, BATCH, EPOCHS, SEEDS = 0.1, 64, 30, 3
@@ -204,7 +204,7 @@ chosen on validation; in brackets the penalty that is best on test. Nothing is t
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the table."""
-    parser = argparse.ArgumentParser(prog="python -m asgml.bench.encoders", description=__doc__)
+    parser = command_parser("python -m asgml.bench.encoders", __doc__)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("SUITE_DATA", "data")))
     parser.add_argument("--out", type=Path, default=Path("docs/results/encoders.md"))
     parser.add_argument("--epochs", type=int, default=EPOCHS)

@@ -8,7 +8,6 @@ does once per epoch (a survey of the training data, a re-initialisation) is not 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import statistics
@@ -29,6 +28,7 @@ from asgml.bench.timer import StepTimer
 from asgml.build import Parts
 from callbacks.errors import UserError
 from suite.config.compose import Composer
+from suite.runs.command import command_parser
 from suite.shell import quiet_lightning
 
 BETWEEN = 4  # methods between two joint blocks
@@ -105,7 +105,7 @@ def registered() -> list[str]:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m asgml.bench.method_costs", description=__doc__)
+    parser = command_parser("python -m asgml.bench.method_costs", __doc__)
     parser.add_argument("--encoder", choices=tuple(STEPS), default="resnet18")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--methods", help="comma-separated; all without it")

@@ -13,7 +13,6 @@ beyond their usual step, over 500 steps.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import statistics
@@ -32,6 +31,7 @@ from torch.nn import functional as F
 from asgml.bench.runs import SHAPES, RandomRuns
 from asgml.bench.timer import EpochTimes, StepTimer
 from suite.config.instantiate import build_node
+from suite.runs.command import command_parser
 from suite.shell import quiet_lightning
 
 WIDTH = 100  # of the tables, also where no terminal is
@@ -205,9 +205,7 @@ def target_table(found: Sequence[Target]) -> Table:
 
 def main() -> None:
     """Measure, and print both tables and the targets."""
-    parser = argparse.ArgumentParser(
-        prog="python -m asgml.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("python -m asgml.bench", __doc__)
     parser.add_argument("--encoder", choices=("resnet18", "small"), default="resnet18")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
@@ -232,7 +230,3 @@ def main() -> None:
     guard = guard_steps(guarded)
     console.print(f"a measurement of StabilityGuard takes {guard:.1f} of these steps")
     console.print(target_table(targets(times, guard, small)))
-
-
-if __name__ == "__main__":
-    main()

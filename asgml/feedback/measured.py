@@ -15,13 +15,12 @@ from asgml.data.spec import DataSpec, ModalitySpec
 from asgml.feedback.data.generator import surface_with_defect
 from asgml.feedback.losses import image_loss
 from asgml.feedback.model.clip import tiny_clip
-from asgml.feedback.model.prompts import ContextName
 from asgml.feedback.model.system import FeedbackModel, Layers, Text
-from asgml.model.cross_attention import VariantName
 from asgml.model.encoders.small import MLP
 from asgml.model.fusion.base import Fusion
 from asgml.model.fusion.cross_attention import CrossAttention
 from asgml.model.net import MultimodalNet
+from asgml.model.variants import ContextName, VariantName
 from callbacks.stages.branch import Branch, branches_of
 
 WIDTH, CLASSES, ROWS = 16, 4, 32

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from omegaconf import DictConfig
 
 from asgml.data.ranges import BatchSize, Pixels
-from asgml.feedback.model.prompts import ContextName
-from asgml.model.cross_attention import VariantName
+from asgml.feedback.about import ABOUT
+from asgml.model.variants import ContextName, VariantName
 from callbacks.ranges import Bounds, Count, Layers, NonNegative, Positive, Rate, Share, Steps, Workers
 from suite.config.check import Common
 from suite.runs.job import Run
@@ -286,7 +286,7 @@ PROGRAM = Program(PROGRAM_NAME, train, dead, Tree, earlier, judge)
 
 def main() -> None:
     """Run the command line of `python -m asgml.feedback.run`."""
-    launch(PROGRAM_NAME, train, dead, schema=Tree, earlier=earlier, judge=judge)
+    launch(PROGRAM_NAME, train, dead, schema=Tree, earlier=earlier, judge=judge, about=ABOUT)
 
 
 if __name__ == "__main__":

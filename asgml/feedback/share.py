@@ -12,7 +12,6 @@ direction, which `callbacks.Branch` describes: *size alone* is the stream at the
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,14 +21,14 @@ from pathlib import Path
 from torch import Tensor
 
 from asgml.feedback.measured import AdaptedCLIP, System, Towers
-from asgml.model.cross_attention import VARIANTS
 from asgml.model.fusion.cross_attention import CrossAttention
 from asgml.model.fusion.film import FiLM
 from asgml.model.fusion.gated import Gated
+from asgml.model.variants import VARIANTS
 from callbacks.errors import UserError
 from callbacks.stages.branch import Mode, branches_of, measured, norm_sums, switched
 from callbacks.stages.gradient_share import THRESHOLD, GradientShare, gradient_norm, gradient_share
-from suite.runs.command import command
+from suite.runs.command import command, command_parser
 from suite.statistics import Estimate, mean_interval
 
 #: every branch by system and by the name of its row: the builder of what is measured, of the factor on the context
@@ -135,12 +134,15 @@ def table(rows: Sequence[Row]) -> str:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table; return 0."""
-    parser = argparse.ArgumentParser(
-        prog="python -m asgml.feedback.share", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("python -m asgml.feedback.share", __doc__)
     parser.add_argument("--seeds", type=int, default=LEAST, help=f"the number of seeds, at least {LEAST}")
     parser.add_argument(
-        "--systems", nargs="+", default=["fusions"], choices=SYSTEMS, help="whose branches are measured"
+        "--systems",
+        nargs="+",
+        default=["fusions"],
+        choices=SYSTEMS,
+        metavar="SYSTEM",
+        help=f"whose branches are measured: {', '.join(SYSTEMS)}",
     )
     parser.add_argument("--branches", nargs="+", metavar="ROW", help="these in place of a system's: 'clip full', gated")
     parser.add_argument("--context", nargs="+", type=float, default=[1.0, 7.0], help="factors on what comes from text")

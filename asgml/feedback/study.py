@@ -1,18 +1,16 @@
-"""Named studies of the feedback system (see `suite.runs.study`).
+"""Named studies of the feedback system: tables of configurations over seeds, resumable, with a report at the end.
 
-Example::
-
-    python -m asgml.feedback.study feedback --data FOLDER    # all of these, and docs/results/feedback.md
-    python -m asgml.feedback.study surfaces                  # with and without feedback on rendered surfaces
-    python -m asgml.feedback.study magnetic_tile data.root=FOLDER/magnetic_tile    # the same on real ones
-    python -m asgml.feedback.study variants                  # how what is read joins its stream, where it can starve
+python -m asgml.feedback.study feedback --data FOLDER    # all of these, and docs/results/feedback.md
+python -m asgml.feedback.study surfaces                  # with and without feedback on rendered surfaces
+python -m asgml.feedback.study magnetic_tile data.root=FOLDER/magnetic_tile    # the same on real ones
+python -m asgml.feedback.study variants                  # how what is read joins its stream, where it can starve
 """
 
 from __future__ import annotations
 
 from asgml.feedback.page.whole import Part, Whole
 from asgml.feedback.run import PROGRAM
-from asgml.model.cross_attention import VARIANTS
+from asgml.model.variants import VARIANTS
 from asgml.run import Tree, dead, judge, train
 from suite.runs.study import Command, Program, Study, main
 
@@ -61,4 +59,4 @@ STUDIES: dict[str, Study | Command] = {"feedback": WHOLE, **TABLES}
 
 
 if __name__ == "__main__":
-    main(PROGRAM, STUDIES)
+    main(PROGRAM, STUDIES, __doc__)

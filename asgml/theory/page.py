@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from asgml.theory.paths import redundant
 from asgml.theory.simulation import Case, half_times
 from asgml.theory.times import times
 from callbacks.stages.delay_stability import stability_limit
+from suite.runs.command import command_parser
 
 PAGE = """# The law of linear paths, in numbers
 
@@ -112,7 +112,7 @@ def stretch_panel() -> Panel:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write `theory.md`, `theory_times.svg` and `theory_delay.svg`."""
-    parser = argparse.ArgumentParser(prog="python -m asgml.theory", description=__doc__)
+    parser = command_parser("python -m asgml.theory", __doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="the folder of the page")
     out: Path = parser.parse_args(argv).out
     out.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,6 @@ with the same `sets=`, `rows=` and `seeds=` here.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,7 +27,7 @@ from callbacks.errors import UserError
 from suite.report.data import RunRecord
 from suite.report.html import write_text
 from suite.report.tables import ABSENT, Cell, Table, columns, markdown, number, texts
-from suite.runs.command import command
+from suite.runs.command import command, command_parser
 
 STUDY, PAGE = "phases", "phases.md"
 WINDOW = 5  # logged losses in a mean: a single batch is noise
@@ -165,9 +164,7 @@ def page(sets: Sequence[Evidence]) -> str:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page, and return the exit code: 0, or that of a UserError."""
-    parser = argparse.ArgumentParser(
-        prog="python -m asgml.theory.phases", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("python -m asgml.theory.phases", __doc__)
     parser.add_argument("runs", type=Path, help="the folder that the study had as paths.runs")
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of the page (%(default)s)")
     parser.add_argument("study", nargs="*", help="sets=, rows=, seeds= … as the study had them")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from asgml.theory.chart import COLOURS, Line, Panel, svg
 from callbacks.stages.delay_stability import stability_limit
+from suite.runs.command import command_parser
 
 MOMENTA = (0.0, 0.5, 0.9, 0.99)
 DELAYS = tuple(range(9))
@@ -89,7 +89,7 @@ def panel() -> Panel:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write `stability.md` and `stability.svg`."""
-    parser = argparse.ArgumentParser(prog="python -m asgml.theory.stability", description=__doc__)
+    parser = command_parser("python -m asgml.theory.stability", __doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="the folder of the page")
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)

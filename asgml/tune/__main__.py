@@ -1,7 +1,10 @@
-"""`python -m asgml.tune experiment=avdigits rows=[joint,uniform,ogm_ge]`: equal tuning, then the comparison.
+"""`python -m asgml.tune experiment=E`: equal tuning of every row, then the comparison.
 
-    python -m asgml.tune experiment=E [plan=true] [trials=8] [seeds=[0,1,2]] [tune_seeds=[1000]] [rows=[…]]
-                         [overrides of asgml.run]
+    python -m asgml.tune experiment=E [plan=true] [trials=8] [seeds=[0,1,2]] [tune_seeds=[1000]]
+                         [rows=[…]] [overrides of asgml.run]
+
+    python -m asgml.tune experiment=avdigits rows=[joint,uniform,ogm_ge]
+    python -m asgml.tune experiment=avdigits rows=[joint,ogm_ge] plan=true    # runs and hours
 
 Every row has the same number of trials from the same distribution (`conf/asgml/tune.yaml`), is chosen on validation,
 and runs at its chosen point with every seed. Runs that the ledger has are not repeated: after a stop, or with more
@@ -17,21 +20,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
-from asgml.study import PROGRAM
-from asgml.tune.command import asked, compare, report
-from asgml.tune.options import TuneTree
-from asgml.tune.trees import Trees
-from asgml.tune.tuner import Tuner
 from callbacks.errors import UserError
-from suite.report.tables import terminal
-from suite.runs.command import command
+from suite.runs.command import command, helped
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Tune and evaluate the rows that the command line names, and return the exit code."""
+    if helped(argv, __doc__):
+        return 0
+    from rich.console import Console
+
+    from asgml.study import PROGRAM
+    from asgml.tune.command import asked, compare, report
+    from asgml.tune.options import TuneTree
+    from asgml.tune.trees import Trees
+    from asgml.tune.tuner import Tuner
+    from suite.report.tables import terminal
+
     wanted = asked("asgml/tune", sys.argv[1:] if argv is None else argv, TuneTree)
     experiment = next((o for o in wanted.line if o.startswith("experiment=")), None)
     if experiment is None:

@@ -1,7 +1,10 @@
 """Studies that YAML declares: every row tuned equally and evaluated, data set after data set.
 
-    python -m asgml.study NAME [--data FOLDER] [plan=true] [sets=[…]] [rows=[…]] [trials=8] [seeds=[…]]
-                               [overrides of asgml.run]
+    python -m asgml.study NAME [--data FOLDER] [plan=true] [sets=[…]] [rows=[…]] [trials=8]
+                               [seeds=[…]] [overrides of asgml.run]
+
+    python -m asgml.study settle --data FOLDER plan=true
+    python -m asgml.study settle --data FOLDER sets=[avdigits] seeds=[0,1,2]
 
 `conf/asgml/<NAME>.yaml` holds the rows, the data sets with their protocols, and the budget (`StudyTree`). With
 `plan=true` the rows, their runs and the expected hours are printed and nothing runs; without it they are printed too,
@@ -33,7 +36,7 @@ from callbacks.errors import UserError
 from suite.config.compose import Composer, nearest
 from suite.config.instantiate import build_node
 from suite.report.tables import terminal
-from suite.runs.command import command
+from suite.runs.command import command, helped
 from suite.runs.identity import runs_root
 from suite.runs.study import Program
 
@@ -90,6 +93,8 @@ class Declared:
 
     def __call__(self, program: Program, argv: Sequence[str]) -> int:
         """Run the study; return the exit code: 0, 1 where a run or a row failed, or that of a UserError."""
+        if helped(argv, __doc__):
+            return 0
 
         @command
         def run(argv: Sequence[str] | None = None) -> int:

@@ -19,6 +19,7 @@ from callbacks.errors import UserError
 from callbacks.ranges import Count
 from callbacks.run import restart
 from callbacks.run.inputs import refuse_other_inputs
+from callbacks.step.console import rank_zero_print
 
 SHOWN_KEYS = 8
 STATE_KEY = "StepCheckpoint"  # where a checkpoint has its state, also that of a subclass
@@ -251,6 +252,8 @@ class StepCheckpoint(Checkpoint):
         if self._resumed is not None:
             restart.reinstate(trainer, self._resumed)
             self._resumed = None
+            epoch, step = trainer.current_epoch + 1, restart.steps_done(trainer)
+            rank_zero_print(f"continues in epoch {epoch} of {trainer.max_epochs}, after step {step}")
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._unwatch()

@@ -61,6 +61,7 @@ class OverfitCheck(L.Callback):
                 " list a group that is frozen on purpose in `idle` of OverfitCheck",
             )
         if self.loss_below is None:
+            rank_zero_print("debug: PASS: no group is dead")
             return
         loss = float(trainer.callback_metrics[self.monitor])
         rank_zero_print(f"debug: {self.monitor} {loss:.4g} (must be below {self.loss_below})")
@@ -71,3 +72,4 @@ class OverfitCheck(L.Callback):
                 f"below {self.loss_below}: a model that learns at all can learn a few samples by heart",
                 "raise trainer.max_epochs or change optimizer.lr; if neither helps, look at the labels",
             )
+        rank_zero_print(f"debug: PASS: {self.monitor} {loss:.4g} is below {self.loss_below}, and no group is dead")

@@ -1,11 +1,13 @@
 """`python -m latentwire.ladder experiment=pocket_smoke`: which rung of a wire is broken, and what to do about it.
 
-    python -m latentwire.ladder experiment=pocket [overrides of latentwire.run] [ladder.<rung>.<key>=…]    rungs 0 to 4
-    python -m latentwire.ladder experiment=pocket train=true        rungs 5 and 6 as well, on the run it trains
-    python -m latentwire.ladder run=<run directory> [ladder.…]      all rungs for a run that is there
+    python -m latentwire.ladder experiment=pocket [ladder.<rung>.<key>=…]    # rungs 0 to 4
+    python -m latentwire.ladder experiment=pocket train=true       # trains, then climbs 5 and 6
+    python -m latentwire.ladder run=<run directory> [ladder.…]     # all rungs of a run
 
-Exit codes: 0 every rung that was climbed holds, 1 one failed, 2 the user's input is at fault. Verdicts stand in
-`<paths.runs>/ladder/<name>/<hash>/ladder.json`, and in the run's directory where there is one.
+Further overrides are those of `latentwire.run`. Verdicts stand in `<paths.runs>/ladder/<name>/<hash>/ladder.json`, and
+in the run's directory where there is one.
+
+Exit codes: 0 every rung that was climbed holds, 1 one failed, 2 the user's input is at fault.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from latentwire.ladder.verdict import Verdict
 from latentwire.run import Tree, dead, earlier, train
 from suite.config.check import check, check_effective
 from suite.config.compose import Composer
-from suite.runs.command import command, split_config_dirs
+from suite.runs.command import command, helped, split_config_dirs
 from suite.runs.identity import config_hash, run_dir
 from suite.runs.job import execute
 from suite.runs.ledger import write_json
@@ -170,6 +172,8 @@ def report(verdicts: Sequence[Verdict], console: Console) -> None:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
+    if helped(argv, __doc__):
+        return 0
     console = Console()
     quiet_lightning()
     verdicts: list[Verdict] = []

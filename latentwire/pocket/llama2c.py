@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from callbacks.errors import UserError
+from suite.runs.command import command, command_parser
 
 UNK, BOS, EOS, FIRST_BYTE = 0, 1, 2, 3  # ids; bytes 0…255 follow from FIRST_BYTE
 
@@ -180,7 +182,15 @@ def _bytes(path: Path) -> bytes:
     return raw
 
 
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Convert what the command line names, and return the exit code: 0, or that of a UserError."""
+    parser = command_parser("python -m latentwire.pocket.llama2c", __doc__)
+    for name, meaning in (("checkpoint", "weights"), ("tokenizer", "tokens"), ("folder", "where the model goes")):
+        parser.add_argument(name, type=Path, help=meaning)
+    convert(**vars(parser.parse_args(argv)))
+    return 0
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 4:
-        sys.exit(__doc__)
-    convert(*sys.argv[1:])
+    sys.exit(main())

@@ -22,7 +22,7 @@ from suite.accelerator import page
 from suite.accelerator.results import Results
 from suite.accelerator.runner import run
 from suite.accelerator.section import Place, Section, sections_of
-from suite.runs.command import command
+from suite.runs.command import command, command_parser
 from suite.shell import quiet_lightning
 
 LIMIT = 450.0  # seconds: eight minutes with the start of the process
@@ -51,7 +51,7 @@ def registered(programs: Sequence[str]) -> dict[str, list[Section]]:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    options = argparse.ArgumentParser(prog="python -m suite.accelerator", description=__doc__)
+    options = command_parser("python -m suite.accelerator", __doc__)
     options.add_argument("programs", nargs="+", metavar="PROGRAM")
     options.add_argument("--out", type=Path, default=Path("runs/accelerator"), help="folder of the results")
     options.add_argument("--page", type=Path, default=Path("docs/results/accelerator.md"))

@@ -66,7 +66,7 @@ class Common(Typed):
     paths: Any
 
 
-def check(cfg: DictConfig, schema: type | None = None) -> None:
+def check(cfg: DictConfig, schema: type | None = None, targets: bool = True) -> None:
     """Refuse a tree whose keys or values no constructor understands; build nothing.
 
     Args:
@@ -74,6 +74,7 @@ def check(cfg: DictConfig, schema: type | None = None) -> None:
         schema: the dataclass of the plain (not `_target_`) nodes of the tree: its fields are the allowed top-level
             keys, their annotations the types, nested dataclasses the nested nodes, `Any` what is left alone. Without it
             the keys of `Common` are type-checked where they occur, other plain nodes are left alone.
+        targets: whether nodes with a `_target_` are checked too, for which their classes are imported.
 
     Raises:
         UserError: one error with all problems of the tree.
@@ -87,7 +88,8 @@ def check(cfg: DictConfig, schema: type | None = None) -> None:
         _bind(Common, {k: v for k, v in tree.items() if k in known}, "", problems, partial=True)
     if isinstance(tree.get("paths"), dict) and (schema is None or "runs" not in _nested_fields(schema, "paths")):
         _bind(Paths, {k: v for k, v in tree["paths"].items() if k == "runs"}, "paths", problems)
-    _walk(tree, "", problems)
+    if targets:
+        _walk(tree, "", problems)
     if problems:
         raise merge_errors(_distinct(problems, cfg), "configuration")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.errors import UserError
@@ -17,6 +19,19 @@ ELSEWHERE = {
     "gradient_clip_algorithm": (None, "clipping inside the step, by norm", "set callbacks.clip.max_norm in its place"),
     "accumulate_grad_batches": (1, "one batch per step", "raise loader.batch_size in its place"),
 }
+
+
+def refuse_elsewhere(overrides: Sequence[str]) -> None:
+    """Refuse such an option as it is typed, with or without `+`: whether the tree has the key is not the question.
+
+    Raises:
+        UserError: an option of `ELSEWHERE`; the error names the key to use.
+    """
+    for line in overrides:
+        key, equals, value = line.lstrip("+").partition("=")
+        neutral, expected, remedy = ELSEWHERE.get(key.removeprefix("trainer."), (None, "", ""))
+        if equals and expected and key.startswith("trainer.") and (neutral is None or value != str(neutral)):
+            raise UserError(key, value, expected, remedy)
 
 
 def check_trainer(cfg: DictConfig) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +13,13 @@ from suite.report.grouping import group_runs
 from suite.report.html import write
 from suite.report.summary import summary
 from suite.report.tables import latex, markdown, terminal
-from suite.runs.command import command
+from suite.runs.command import command, command_parser
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables, write the report, and return the exit code: 0, or that of a UserError."""
-    parser = argparse.ArgumentParser(prog="python -m suite.report", description=__doc__)
+    parser = command_parser("python -m suite.report", __doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="the folder that paths.runs names, or run directories")
     parser.add_argument("--name", help="only this experiment")
     parser.add_argument("--baseline", help="label of the row that the others are compared with")

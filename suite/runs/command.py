@@ -1,14 +1,18 @@
-"""What the smaller commands share: how a user's error ends them, and `--config-dir`."""
+"""What the smaller commands share: how a user's error ends them, how `--help` looks, and `--config-dir`."""
 
 from __future__ import annotations
 
+import argparse
 import functools
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from callbacks.errors import UserError
+
+WIDTH = 96  # columns of a help page, whatever the terminal has
 
 
 class Main(Protocol):
@@ -29,6 +33,44 @@ def command(main: Main) -> Main:
             return error.EXIT_CODE
 
     return ends
+
+
+def page(text: str) -> str:
+    """Return a docstring as a help page: paragraphs wrapped, indented lines as they are."""
+    blocks = []
+    for block in textwrap.dedent(text).strip().split("\n\n"):
+        indented = any(line.startswith(" ") for line in block.splitlines())
+        blocks.append(block if indented else textwrap.fill(block.replace("\n", " "), WIDTH, break_on_hyphens=False))
+    return "\n\n".join(blocks)
+
+
+class Page(argparse.HelpFormatter):
+    """Lays out the help of a small command: its docstring as `page` does, options within `WIDTH` columns."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=26, width=WIDTH)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return page(text)
+
+
+def command_parser(prog: str, text: str | None, epilog: str | None = None) -> argparse.ArgumentParser:
+    """Return an empty parser of a small command.
+
+    Args:
+        prog: what is typed, `python -m asgml.compare`.
+        text: what the command does, usually the docstring of its module.
+        epilog: what its help ends with.
+    """
+    return argparse.ArgumentParser(prog=prog, description=text, epilog=epilog, formatter_class=Page)
+
+
+def helped(argv: Sequence[str] | None, text: str | None) -> bool:
+    """Print a docstring as help and return True where a command line asks for it; for commands without a parser."""
+    asked = any(a in ("--help", "-h") for a in (sys.argv[1:] if argv is None else argv))
+    if asked:
+        print(page(text or ""))
+    return asked
 
 
 def split_config_dirs(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:

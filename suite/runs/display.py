@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from suite.runs.job import Outcome
+from suite.runs.job import CHECKPOINT, Outcome
 
+# which number of a result is shown, the first that it has
+METRICS = ("accuracy", "mae", "pixel_auroc", "loss")
 _COLOURS = {"finished": "green", "evaluated": "green", "skipped": "yellow", "same": "dim", "not started": "dim"}
 
 
@@ -27,8 +30,8 @@ def varying(overrides: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def metric(metrics: Any) -> str:
-    """Return the accuracy among a result's metrics as text, else the mean absolute error, the loss, or nothing."""
-    for name in ("accuracy", "mae", "loss"):
+    """Return the first of `METRICS` among a result's metrics as text, or nothing."""
+    for name in METRICS:
         value = metrics.get(name) if isinstance(metrics, dict) else None
         if isinstance(value, int | float):
             return f"{name} {value:.4f}"
@@ -40,11 +43,47 @@ def _numbers(result: Mapping[str, Any], splits: Sequence[str]) -> str:
 
 
 def finished(outcome: Outcome) -> str:
-    """Return one line on a run that has just ended: its numbers, of the last and the best epoch, and its report."""
-    numbers = _numbers(outcome.result, ("val", "test", "val_best", "test_best"))
-    report = outcome.result.get("report")
-    line = f"finished in {outcome.result['seconds']:.0f} s {numbers}".rstrip()
-    return f"{line}; {outcome.dir / report}" if isinstance(report, str) else line
+    """Return the lines on a run that has just ended: how long it took, where its report lies, and what is next."""
+    result, report = outcome.result, outcome.result.get("report")
+    numbers = "" if result_table(result) else _numbers(result, ("val", "test", "val_best", "test_best"))
+    lines = [f"finished in {result['seconds']:.0f} s {numbers}".rstrip()]
+    if isinstance(report, str):
+        lines.append(f"report: {outcome.dir / report}")
+    return "\n".join([*lines, "the same command shows this result again; with resume=never it runs anew"])
+
+
+def unfinished(outcome: Outcome) -> str:
+    """Return one line on a run that was stopped or has failed: how it goes on."""
+    checkpoint = outcome.dir / CHECKPOINT
+    if not checkpoint.is_file():
+        return f"{outcome.status} before its first checkpoint: the same command starts it anew"
+    written = datetime.fromtimestamp(checkpoint.stat().st_mtime).strftime("%H:%M:%S")
+    return (
+        f"{outcome.status}; the same command continues from {CHECKPOINT} (written {written}), resume=never starts anew"
+    )
+
+
+def result_table(result: Mapping[str, Any]) -> Table | None:
+    """Return the numbers of a run at its last and its best epoch, per modality where there are several.
+
+    None for a result without numbers on a test split.
+    """
+    test = result.get("test")
+    name = next((n for n in METRICS if isinstance(test, dict) and n in test), None)
+    if not isinstance(test, dict) or name is None:
+        return None
+    parts = [key for key in test if key.startswith(f"{name}/")]
+    table = Table(title=f"{name} on test", title_justify="left")
+    for column in ("weights", "validation", "test", *(key.partition("/")[2] for key in parts)):
+        table.add_column(column, justify="left" if column == "weights" else "right")
+    epoch = result.get("best_epoch")
+    best = "best epoch on validation" + (f" ({epoch + 1})" if isinstance(epoch, int) else "")
+    for label, suffix in (("last epoch", ""), (best, "_best")):
+        found, held_out = result.get(f"test{suffix}"), result.get(f"val{suffix}")
+        if isinstance(found, dict):
+            cells = [(held_out or {}).get(name), *(found.get(key) for key in (name, *parts))]
+            table.add_row(label, *("" if not isinstance(x, int | float) else f"{x:.4f}" for x in cells))
+    return table
 
 
 def reused(outcome: Outcome) -> str:

@@ -54,6 +54,12 @@ def code(cfg: DictConfig) -> dict[str, str]:
     return {target: digest for target, digest in sorted(found.items()) if digest is not None}
 
 
+def source_files(cfg: DictConfig) -> list[str]:
+    """Return the source files of all targets in a tree, those of other people's packages included."""
+    found = {_source(_function(locate(node["_target_"]))) for _, node in _nodes(cfg)}
+    return sorted(path for path in found if path is not None)
+
+
 def changed_code(then: Mapping[str, str] | None, now: Mapping[str, str]) -> list[str]:
     """Return the targets whose source file is another one than it was."""
     return [target for target, digest in (then or {}).items() if now.get(target, digest) != digest]
@@ -95,10 +101,14 @@ def _function(target: Any) -> Any:
     return inspect.unwrap(getattr(target, "__func__", target))
 
 
-@functools.cache
-def _source_hash(target: Any) -> str | None:
+def _source(target: Any) -> str | None:
     try:
-        path = inspect.getsourcefile(target)
+        return inspect.getsourcefile(target)
     except TypeError:  # built in
         return None
+
+
+@functools.cache
+def _source_hash(target: Any) -> str | None:
+    path = _source(target)
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12] if path and Path(path).is_file() else None

@@ -3,6 +3,7 @@
     python -m asgml.run experiment=cremad_mini asgml.tau=2            one run
     python -m asgml.run -m experiment=cremad_mini asgml.tau=0,1,2     a sweep
     python -m asgml.run -m … --failed-only                            of a sweep, what failed or was stopped
+    python -m asgml.run … plan=true                                   what it would run and take; nothing runs
 
 Exit codes: 0 if all jobs have finished (now or before), 1 if one failed, 2 if the user's input is at fault, 3 if all
 have finished and one did not reach what it was to reach (`accepted: false` in its result), 130 after Ctrl-C, 143 after
@@ -16,49 +17,50 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import NoReturn
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import filter_overrides
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.markup import escape
-from rich.progress import track
 
 from callbacks.errors import UserError
-from suite.config.check import Dead, check, check_effective
-from suite.config.compose import VERSION_BASE, Composer, merge_errors, pin_hydra, primary, without_hydra
-from suite.config.trainer import check_trainer
-from suite.runs.display import console, failure_table, finished, reused, sweep_table
+from suite.config.check import Dead
+from suite.config.compose import VERSION_BASE, Composer, pin_hydra, primary
+from suite.runs import known
+from suite.runs.about import LIST, About, help_page, show_list
+from suite.runs.display import (
+    console,
+    failure_table,
+    finished,
+    result_table,
+    reused,
+    sweep_table,
+    unfinished,
+)
+from suite.runs.foreseen import PLAN, Foresee, show_plan
 from suite.runs.identity import run_dir
 from suite.runs.job import Again, Earlier, Outcome, Run, Task, execute, is_main_process, ledger_of, read_result
-from suite.runs.planned import Job, PlannedJobs, job_of, join_twins
+from suite.runs.planned import Job, PlannedJobs
+from suite.runs.planning import (
+    FAILED_ONLY,
+    HYDRA_SETTINGS,
+    Judge,
+    composed,
+    extra_dirs,
+    judged,
+    plan,
+    refuse_other_configs,
+)
 from suite.runs.record import release_memory
 
 __all__ = ["Run", "Task", "launch", "plan", "worse"]
 
-Judge = Callable[[DictConfig], None]
-
-FAILED_ONLY = "--failed-only"
 NOT_ACCEPTED = 3
 SEVERITY = (0, NOT_ACCEPTED, UserError.EXIT_CODE, 1)  # of exit codes, least first
-_LOCAL_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-_LOCAL_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-
-# Hydra's own files go beside the runs, and its loggers stay silent; the user's overrides come later and win.
-_HYDRA_SETTINGS = (
-    "hydra/job_logging=none",
-    "hydra/hydra_logging=none",
-    "hydra.output_subdir=null",
-    "hydra.run.dir=${paths.runs}/.hydra",
-    "hydra.sweep.dir='${paths.runs}/.hydra/${now:%Y-%m-%d_%H-%M-%S}'",
-    "hydra.sweep.subdir=.",
-)
 
 
 def launch(
@@ -70,6 +72,8 @@ def launch(
     earlier: Earlier | None = None,
     judge: Judge | None = None,
     again: Again | None = None,
+    about: About | None = None,
+    foresee: Foresee | None = None,
     config_dir: Path | None = None,
     argv: Sequence[str] | None = None,
 ) -> None:
@@ -88,6 +92,8 @@ def launch(
         judge: what refuses a tree whose parts cannot be built or do not fit each other, whatever the data; it is asked
             about every job before the first one runs.
         again: what asks a finished run what the tree wants to know of it, see `suite.runs.job.execute`.
+        about: what `--help` and `list` show; without it they are Hydra's.
+        foresee: what `plan=true` shows of a run beside its configuration and what was measured.
         config_dir: the folder of the YAML files; None is `suite.config.compose.conf_dir()`.
         argv: the arguments in place of `sys.argv[1:]`.
 
@@ -96,22 +102,40 @@ def launch(
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     failed_only = FAILED_ONLY in arguments
-    arguments = [a for a in arguments if a != FAILED_ONLY]
+    plans = PLAN in arguments
+    arguments = [a for a in arguments if a not in (FAILED_ONLY, PLAN)]
     args = get_args_parser().parse_args(arguments)
     try:
-        _refuse_other_configs(args, program)
+        refuse_other_configs(args, program)
+        if about is not None and (args.help or args.overrides[:1] == [LIST]):
+            composer = Composer(program, config_dir, extra_dirs(args))
+            if args.help:
+                print(help_page(about, composer))
+            else:
+                show_list(about, composer, args.overrides[1:])
+            return
         if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
             if args.cfg:
-                Composer(program, config_dir, _extra_dirs(args)).with_hydra(args.overrides)
+                Composer(program, config_dir, extra_dirs(args)).with_hydra(args.overrides)
             _through_hydra(program, config_dir, arguments, _not_a_run)
             return
-        planned = _plan(program, args, config_dir, dead, schema, judge)
+        jobs = composed(program, args, config_dir, schema)
+        if not (jobs.multirun or failed_only or plans) and is_main_process():
+            found = known.recall(program, jobs.trees[0], jobs.typed(0))
+            if found is not None:
+                if code := _told_again(*found):
+                    raise SystemExit(code)
+                return
+        planned = judged(jobs, dead, schema, judge)
+        if plans:
+            show_plan(planned, foresee)
+            return
     except UserError as error:
         _fail(error)
     runner = _JobRunner(program, task, earlier, again, failed_only, planned)
     code = 0
     try:
-        _through_hydra(program, config_dir, _before_overrides(arguments, args, _HYDRA_SETTINGS), runner)
+        _through_hydra(program, config_dir, _before_overrides(arguments, args, HYDRA_SETTINGS), runner)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     if not is_main_process():
@@ -141,62 +165,6 @@ def worse(one: int, other: int) -> int:
     return max(one, other, key=lambda code: SEVERITY.index(code) if code in SEVERITY else len(SEVERITY))
 
 
-def plan(
-    program: str,
-    argv: Sequence[str],
-    config_dir: Path | None = None,
-    dead: Dead | None = None,
-    schema: type | None = None,
-) -> PlannedJobs:
-    """Compose and check every job of a command line and run none; arguments as in `launch`.
-
-    Raises:
-        UserError: one error with all that is wrong.
-    """
-    args = get_args_parser().parse_args([a for a in argv if a != FAILED_ONLY])
-    return _plan(program, args, config_dir, dead, schema)
-
-
-def _plan(
-    program: str,
-    args: argparse.Namespace,
-    config_dir: Path | None,
-    dead: Dead | None,
-    schema: type | None,
-    judge: Judge | None = None,
-) -> PlannedJobs:
-    composer = Composer(program, config_dir, _extra_dirs(args))
-    given = [*_HYDRA_SETTINGS, *args.overrides]
-    mode = RunMode.MULTIRUN if args.multirun or _mode(args.overrides) == "MULTIRUN" else RunMode.RUN
-    master = composer.with_hydra(given, mode)
-    local = master.hydra.launcher._target_ == _LOCAL_LAUNCHER
-    if mode == RunMode.MULTIRUN:
-        own = list(master.hydra.overrides.hydra)
-        lines = [[*own, *job] for job in _expand(composer, master)]
-    else:
-        lines = [given]
-    jobs, problems = [], []
-    for overrides in track(lines, "checking jobs", console=console(), transient=True, disable=len(lines) < 20):
-        try:
-            cfg = composer.compose(overrides) if mode == RunMode.MULTIRUN else without_hydra(master)
-            check(cfg, schema)
-            check_trainer(cfg)
-            if dead is not None:
-                check_effective(cfg, overrides, dead, composer.compose)
-            if judge is not None:
-                judge(cfg)
-            if mode == RunMode.MULTIRUN and local:
-                _refuse_devices(cfg)
-            shown = [o for o in filter_overrides(overrides) if not o.startswith("hydra/")]
-            jobs.append(job_of(cfg, shown))
-        except UserError as error:
-            problems.append(error)
-    if problems:
-        raise merge_errors(problems, f"{len(problems)} of {len(lines)} jobs" if len(lines) > 1 else program)
-    join_twins(jobs)
-    return PlannedJobs(jobs, mode == RunMode.MULTIRUN, local)
-
-
 class _JobRunner:
     """What Hydra calls for each job. It catches everything, because Hydra shows only the first failure of a sweep."""
 
@@ -212,8 +180,15 @@ class _JobRunner:
         self.program, self.task, self.earlier, self.again = program, task, earlier, again
         self.failed_only = failed_only
         self.total = len(planned.jobs) if planned.multirun else 0
+        self.jobs = planned.jobs
         self.same = [(job.same_as, job.idle) for job in planned.jobs]
         self.outcomes: dict[int, Outcome] = {}
+
+    def time_left(self, number: int) -> str:
+        """Say how long the jobs of a sweep from this one on will take, at the mean time of those that ran before."""
+        took = [o.result["seconds"] for o in self.outcomes.values() if o.status == "finished"]
+        left = sum(same_as is None for same_as, _ in self.same[number:])
+        return f"  [dim]ETA {timedelta(seconds=round(left * sum(took) / len(took)))}[/]" if took else ""
 
     def __call__(self, cfg: DictConfig) -> None:
         pin_hydra(cfg)
@@ -227,7 +202,8 @@ class _JobRunner:
                 return
             if self.total:
                 overrides = escape(" ".join(HydraConfig.get().overrides.task))
-                console().print(f"[bold]job {number + 1}/{self.total}[/] {overrides}", highlight=False)
+                left = self.time_left(number)
+                console().print(f"[bold]job {number + 1}/{self.total}[/] {overrides}{left}", highlight=False)
             if same_as is not None:
                 tell(f"the same run as job {same_as + 1}: {idle}")
                 return
@@ -238,6 +214,9 @@ class _JobRunner:
             release_memory()
         try:
             outcome = execute(cfg, self.program, self.task, self.earlier, tell, self.again)
+            if not self.total and is_main_process():
+                stands_on = {} if self.earlier is None else self.earlier(cfg)
+                known.remember(self.program, self.jobs[0], outcome, stands_on)
         except Exception as error:
             if not is_main_process():
                 raise
@@ -247,9 +226,13 @@ class _JobRunner:
         if outcome.status in ("skipped", "evaluated") and is_main_process():
             tell(reused(outcome))
         elif outcome.status == "finished" and not self.total and is_main_process():
+            if (table := result_table(outcome.result)) is not None:
+                console().print(table)
             tell(finished(outcome))
         if outcome.status == "failed" and outcome.user_error:
             print(outcome.error, file=sys.stderr)
+        if (outcome.exit_code or (outcome.status == "failed" and not outcome.user_error)) and is_main_process():
+            tell(unfinished(outcome))
         if outcome.exit_code:
             raise SystemExit(outcome.exit_code)  # ends a sweep at once
 
@@ -275,60 +258,13 @@ def _through_hydra(
         sys.argv = before
 
 
-def _expand(composer: Composer, master: DictConfig) -> list[list[str]]:
-    """Return the overrides of each job of a sweep, as Hydra's BasicSweeper makes them."""
-    sweeper = master.hydra.sweeper
-    if sweeper._target_ != _LOCAL_SWEEPER:
-        raise UserError("hydra/sweeper", str(sweeper._target_), "the basic sweeper", "leave hydra/sweeper out")
-    lines = [f"{k}={v}" for k, v in (sweeper.params or {}).items()] + list(master.hydra.overrides.task)
-    parsed = OverridesParser.create(config_loader=composer.loader).parse_overrides(lines)
-    for override in parsed:
-        if override.is_sweep_override() and not override.is_discrete_sweep():
-            remedy = f"list the values: {override.key_or_group}=1,2,3"
-            raise UserError(override.input_line or "", "an interval", "values to enumerate", remedy)
-    return BasicSweeper.split_arguments(parsed, None)[0]
-
-
-def _mode(overrides: Sequence[str]) -> str | None:
-    return next((o.partition("=")[2].upper() for o in reversed(overrides) if o.startswith("hydra.mode=")), None)
-
-
-def _refuse_other_configs(args: argparse.Namespace, program: str) -> None:
-    for flag in ("config_name", "config_path", "experimental_rerun"):
-        if getattr(args, flag) is not None:
-            raise UserError(
-                f"--{flag.replace('_', '-')}",
-                str(getattr(args, flag)),
-                f"the program's own config, {program}.yaml",
-                "put your own YAML files into a folder and add it: --config-dir FOLDER",
-            )
-
-
-def _extra_dirs(args: argparse.Namespace) -> list[Path]:
-    return [] if args.config_dir is None else [Path(args.config_dir)]
-
-
-def _refuse_devices(cfg: DictConfig) -> None:
-    """Refuse several devices, for which Lightning repeats the command line: each rank would start the whole sweep."""
-    devices = OmegaConf.select(cfg, "trainer.devices")
-    accelerator = OmegaConf.select(cfg, "trainer.accelerator")
-    if devices in ("auto", -1, "-1"):
-        import torch
-
-        count = torch.cuda.device_count() if accelerator != "cpu" else 1
-    elif isinstance(devices, str):
-        count = int(devices) if devices.isdigit() else len([d for d in devices.split(",") if d.strip()])
-    elif devices is None or isinstance(devices, int):
-        count = devices or 1
-    else:
-        count = len(devices)
-    if count > 1:
-        raise UserError(
-            f"trainer.devices={devices}",
-            "several devices in a local sweep",
-            "one device per job",
-            "set trainer.devices=1, or run one job at a time, or use SLURM: hydra/launcher=submitit_slurm",
-        )
+def _told_again(outcome: Outcome, idle: str) -> int:
+    """Show a run that is known to be finished, and return the exit code."""
+    console().print(escape(str(outcome.dir)), style="dim", highlight=False, soft_wrap=True)
+    if idle:
+        tell(idle)
+    tell(reused(outcome))
+    return 0 if outcome.accepted else NOT_ACCEPTED
 
 
 def tell(line: str) -> None:

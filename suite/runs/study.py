@@ -7,15 +7,19 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from callbacks.errors import UserError
 from suite.config.check import Dead
-from suite.report import RunRecord, compare_report, group_runs, markdown, read_runs, summary, terminal
+from suite.runs.command import helped
+from suite.runs.foreseen import PLAN
 from suite.runs.job import Again, Earlier, Task
 from suite.runs.launch import Judge, launch, plan, worse
+
+if TYPE_CHECKING:
+    from suite.report import RunRecord
 
 REFERENCE = re.compile(r"<([^<>]+)>")
 
@@ -124,6 +128,8 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
     Returns:
         The most severe exit code of a launch (`suite.runs.launch.worse`).
     """
+    from suite.report import compare_report, group_runs, markdown, read_runs, summary, terminal
+
     runs = Path(next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("paths.runs=")), "runs"))
     code, hashes = 0, set[str]()
     for row, seeds in jobs(study):
@@ -154,6 +160,8 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
             code = worse(code, int(end.code or 0))
         if study.page is not None:
             hashes |= planned_hashes(program, argv)
+    if PLAN in overrides:  # every launch has shown its own
+        return code
     found = [run for run in read_runs([runs], name) if run.config.get("label")]
     if study.page is not None:  # of this command's runs alone: the folder may hold those of others
         print(f"page: {study.page([run for run in found if run.hash in hashes])}")
@@ -168,9 +176,17 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
     return code
 
 
-def main(program: Program, studies: Mapping[str, Study | Command]) -> None:
-    """Run the study that the command line names; the words after it go to it, for a table as overrides of every run."""
+def main(program: Program, studies: Mapping[str, Study | Command], text: str | None) -> None:
+    """Run the study that the command line names; the words after it go to it, for a table as overrides of every run.
+
+    Args:
+        program: the program.
+        studies: its studies by name.
+        text: what `--help` prints.
+    """
     name, *words = sys.argv[1:] or ["?"]
+    if (name.startswith("-") or isinstance(studies.get(name), Study)) and helped(None, text):
+        return
     if name not in studies:
         where = f"python -m {program.name}.study"
         error = UserError(

@@ -128,7 +128,9 @@ def test_a_finished_run_is_reused(main: Main, tmp_path: Path, capsys: pytest.Cap
     first = result(tmp_path)
     told = capsys.readouterr().out
     assert "finished in" in told, "a single run ends with its numbers"
-    assert "val: accuracy 0.5000" in told
+    assert "last epoch" in told
+    assert "0.5000" in told
+    assert "the same command shows this result again" in told
     assert main("loader.workers=3") == 0
     assert len(fake_program.calls) == 1
     assert len(rows(tmp_path)) == 1
@@ -233,13 +235,19 @@ def test_a_user_error_inside_a_job_has_no_traceback(main: Main, capsys: pytest.C
 
 
 @pytest.mark.parametrize(("mode", "code"), [("term", 143), ("lightning", 143), ("int", 130)])
-def test_a_stop_ends_the_sweep_and_is_recorded(main: Main, tmp_path: Path, mode: str, code: int) -> None:
+def test_a_stop_ends_the_sweep_and_is_recorded(
+    main: Main, tmp_path: Path, mode: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = signal.getsignal(signal.SIGTERM)
     assert main("-m", f"speed.mode={mode}", "seed=0,1") == code
     (row,) = rows(tmp_path)
     assert row["status"] == result(tmp_path)["status"] == "stopped"
     assert len(fake_program.calls) == 1, "the second job did not start"
     assert signal.getsignal(signal.SIGTERM) is before
+    told = {"lightning": "before its first checkpoint"}.get(
+        mode, "the same command continues from checkpoints/last.ckpt"
+    )
+    assert told in capsys.readouterr().out
 
 
 def test_what_misses_its_acceptance_is_finished_and_ends_with_its_own_code(
@@ -252,8 +260,13 @@ def test_what_misses_its_acceptance_is_finished_and_ends_with_its_own_code(
     assert result(tmp_path)["status"] == "finished"
     assert main("seed=1") == 3, "a result that is taken as it is says the same"
     assert main("-m", "seed=0,1,2") == 3
-    assert "not accepted: job 2" in capsys.readouterr().out
-    assert [row["seed"] for row in rows(tmp_path)] == [0, 1, 2], "the sweep goes on"
+    told = capsys.readouterr().out
+    assert "not accepted: job 2" in told
+    assert "ETA 0:00:00" not in told, "nothing is known before a job of this process has ended"
+    assert main("-m", "seed=4,5,6") == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("job ")]
+    assert ["ETA" in line for line in told] == [False, True, True]
+    assert [row["seed"] for row in rows(tmp_path)] == [0, 1, 2, 4, 5, 6], "the sweep goes on"
     assert main("-m", "seed=1,3", "speed.mode=boom,fast") == 1, "a failure is worse"
     assert [worse(0, 3), worse(3, 1), worse(2, 3), worse(1, 2)] == [3, 1, 2, 1]
 

@@ -14,7 +14,7 @@ import torch
 from asgml_runs import overrides, write_features
 
 from asgml.data.cremad_mini import CremadMini
-from asgml.run import Tree, dead, judge, train
+from asgml.run import Tree, dead, foresee, judge, train
 from suite.runs.launch import launch
 
 SCREEN = 24  # lines
@@ -103,6 +103,13 @@ def test_a_key_without_effect(tmp_path, capsys):
         ("+trainer.accumulate_grad_batches=2", "loader.batch_size"),
         ("callbacks.gate=null", "leave callbacks.gate=null out"),
         ("asgml.lambda_comp=nan", "a finite number of 0 or more"),
+        pytest.param(
+            "trainer.accelerator=gpu",
+            "set trainer.accelerator=auto",
+            marks=pytest.mark.skipif(torch.cuda.is_available() or torch.backends.mps.is_available(), reason="a GPU"),
+        ),
+        ("trainer.strategy=no_such_one", "trainer.strategy=auto"),
+        ("trainer.precision=fp7", "precision"),
     ],
 )
 def test_what_the_step_cannot_do_without_is_refused_before_data_are_read(override, told, tmp_path, capsys):
@@ -118,6 +125,38 @@ def test_one_key_switches_the_bar_off(tmp_path, capsys):
     code, text = run([*line, "trainer.max_epochs=1"], capsys)
     assert code == 0, text
     assert "finished in" in text, "with the numbers of the run"
+
+
+def test_a_plan_runs_nothing_and_says_what_a_run_takes(tmp_path, capsys):
+    line = overrides(write_features(tmp_path / "f.npz"), tmp_path / "runs")
+
+    def plan(*more: str) -> str:
+        launch("asgml", train, dead, schema=Tree, judge=judge, foresee=foresee, argv=[*more, *line, "plan=true"])
+        return capsys.readouterr().out
+
+    text = plan()
+    for word in ("20 in 2 epochs, 80 training samples in batches of 8", "trained weights", "begins", "torch.optim.SGD"):
+        assert word in text
+    assert not (tmp_path / "runs").exists()
+    assert run(line, capsys)[0] == 0
+    text = plan()
+    assert "finished: its result is shown" in text
+    assert "1 finished run of the kind" in text
+    text = plan("-m", "seed=0,1")
+    assert "plan of 2 jobs" in text
+    assert text.count("begins") == 1
+    refused([*line, "plan=true", "loader.batch_size=0"], capsys, "loader.batch_size")
+
+
+def test_early_stopping_and_adam_are_one_word_each(tmp_path, capsys):
+    line = overrides(write_features(tmp_path / "f.npz"), tmp_path / "runs")
+    line = [o for o in line if not o.startswith("optimizer")]
+    stop = ["early_stopping=val_loss", "callbacks.early_stopping.min_delta=100", "callbacks.early_stopping.patience=1"]
+    code, text = run([*line, "optimizer=adam", "method=joint", *stop, "trainer.max_epochs=9"], capsys)
+    assert code == 0, text
+    history = next((tmp_path / "runs").glob("features/*/history.csv")).read_text()
+    assert "epoch 2/9" in text
+    assert "epoch 3/9" not in text, history
 
 
 def test_a_sweep_is_refused_before_its_first_run(tmp_path, capsys):

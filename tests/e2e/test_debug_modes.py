@@ -27,7 +27,9 @@ def run(npz: Path, tmp_path: Path, *more: str) -> int:
 
 def test_overfit_reaches_zero(npz, tmp_path, capsys):
     assert run(npz, tmp_path, "debug=overfit", "trainer.max_epochs=150", "optimizer.lr=0.1") == 0
-    assert "train/loss" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "debug: PASS: train/loss" in told
+    assert "last epoch" in told
 
 
 def test_a_dead_group_is_named(npz, tmp_path, capsys):

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-#: what an image reads of its prompts: all tokens, or their mean as a single one
-ContextName = Literal["tokens", "mean"]
-
 #: the states and templates of AA-CLIP (Ma et al., CVPR 2025): three normal and five damaged phrases, two templates each
 NORMAL = ("{}", "a {}", "the {}")
 DAMAGED = ("a damaged {}", "a broken {}", "a {} with flaw", "a {} with defect", "a {} with damage")

@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from asgml.feedback.model.adapters import Adapter, Projection
 from asgml.feedback.model.clip import FrozenCLIP
-from asgml.feedback.model.prompts import ContextName, prompts
-from asgml.model.cross_attention import CrossAttentionBranch, VariantName
+from asgml.feedback.model.prompts import prompts
+from asgml.model.cross_attention import CrossAttentionBranch
 from asgml.model.net import component_rng
+from asgml.model.variants import ContextName, VariantName
 from callbacks.errors import UserError
 
 SCALE = 100.0  # of cosines, as CLIP's logit scale ends at

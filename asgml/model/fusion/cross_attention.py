@@ -8,9 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from asgml.model.cross_attention import CrossAttentionBranch, VariantName
+from asgml.model.cross_attention import CrossAttentionBranch
 from asgml.model.fusion.base import Fusion, keep
 from asgml.model.modality_dict import ModalityDict
+from asgml.model.variants import VariantName
 from callbacks.errors import UserError
 from callbacks.ranges import Count, Finite, Width
 

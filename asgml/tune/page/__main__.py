@@ -1,6 +1,6 @@
 """`python -m asgml.tune.page RUNS [--out FOLDER] [overrides]`: the page of `python -m asgml.study settle`.
 
-    python -m asgml.tune.page runs                               # docs/results/asgml.md and asgml.svg
+    python -m asgml.tune.page runs                      # docs/results/asgml.md and asgml.svg
     python -m asgml.tune.page runs --out page sets=[avdigits] seeds=[0,1,2]
 
 RUNS is the folder that the study had as `paths.runs`; it is only read. A study that was smaller than
@@ -11,7 +11,6 @@ them has all the rest, and says so. Paths that were relative are relative to the
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from asgml.tune.page.evidence import evidence
 from asgml.tune.page.writing import FIGURE, page
 from callbacks.errors import UserError
 from suite.report.html import write_text
-from suite.runs.command import command
+from suite.runs.command import command, command_parser
 
 PAGE = "asgml.md"
 
@@ -31,9 +30,7 @@ PAGE = "asgml.md"
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Write page and figure, and return the exit code: 0, or that of a UserError."""
-    parser = argparse.ArgumentParser(
-        prog="python -m asgml.tune.page", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("python -m asgml.tune.page", __doc__)
     parser.add_argument("runs", type=Path, help="the folder that the study had as paths.runs")
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of the page (%(default)s)")
     parser.add_argument("--margin", type=float, default=MARGIN, help="points of equivalence (%(default)s)")

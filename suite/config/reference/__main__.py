@@ -12,6 +12,7 @@ from suite.config.reference.catalogue import Chapter, catalogue
 from suite.config.reference.classes import entries
 from suite.config.reference.files import Tree, tree
 from suite.config.reference.pages import CLASSES, CONFIG, class_page, config_page
+from suite.runs.command import helped
 
 
 def pages(of: Tree, chapters: Sequence[Chapter]) -> dict[str, str]:
@@ -27,6 +28,8 @@ def unexplained(chapters: Sequence[Chapter]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the console entry; return the exit code."""
+    if helped(argv, __doc__):
+        return 0
     check = "--check" in (sys.argv[1:] if argv is None else argv)
     files = tree()
     chapters = catalogue(files)

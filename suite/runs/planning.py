@@ -1,0 +1,216 @@
+"""From a command line to its jobs: composed, expanded as Hydra's sweeper does it, and checked.
+
+What a command line says by itself, unknown keys and options and the values of plain keys, is refused first, of all jobs
+at once: that takes no class of any part, and so neither torch nor Lightning.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import filter_overrides
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from rich.progress import track
+
+from callbacks.errors import UserError
+from suite.config.check import Dead, check, check_effective
+from suite.config.compose import Composer, merge_errors, without_hydra
+from suite.config.trainer import check_trainer, refuse_elsewhere
+from suite.runs.display import console
+from suite.runs.planned import PlannedJobs, job_of, join_twins
+
+Judge = Callable[[DictConfig], None]
+T = TypeVar("T")
+
+FAILED_ONLY = "--failed-only"
+_LOCAL_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+_LOCAL_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+# Hydra's own files go beside the runs, and its loggers stay silent; the user's overrides come later and win.
+HYDRA_SETTINGS = (
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+    "hydra.output_subdir=null",
+    "hydra.run.dir=${paths.runs}/.hydra",
+    "hydra.sweep.dir='${paths.runs}/.hydra/${now:%Y-%m-%d_%H-%M-%S}'",
+    "hydra.sweep.subdir=.",
+)
+
+
+@dataclass
+class Composed:
+    """The jobs of a command line as far as YAML and overrides say what they are.
+
+    Attributes:
+        program: the program.
+        composer: what has composed them.
+        lines: the overrides of each job.
+        trees: its tree.
+        multirun: whether the command line is a sweep.
+        local: whether the jobs run in this process, one after the other.
+    """
+
+    program: str
+    composer: Composer
+    lines: list[list[str]]
+    trees: list[DictConfig]
+    multirun: bool
+    local: bool
+
+    def typed(self, number: int) -> list[str]:
+        """Return what the user typed for a job."""
+        return [o for o in filter_overrides(self.lines[number]) if not o.startswith("hydra/")]
+
+
+def plan(
+    program: str,
+    argv: Sequence[str],
+    config_dir: Path | None = None,
+    dead: Dead | None = None,
+    schema: type | None = None,
+) -> PlannedJobs:
+    """Compose and check every job of a command line and run none; arguments as in `launch`.
+
+    Raises:
+        UserError: one error with all that is wrong.
+    """
+    args = get_args_parser().parse_args([a for a in argv if a != FAILED_ONLY])
+    return judged(composed(program, args, config_dir, schema), dead, schema)
+
+
+def composed(
+    program: str, args: argparse.Namespace, config_dir: Path | None = None, schema: type | None = None
+) -> Composed:
+    """Compose every job of a command line and check what needs no class of any part.
+
+    Raises:
+        UserError: one error with all that is wrong.
+    """
+    refuse_elsewhere(args.overrides)
+    composer = Composer(program, config_dir, extra_dirs(args))
+    given = [*HYDRA_SETTINGS, *args.overrides]
+    mode = RunMode.MULTIRUN if args.multirun or _mode(args.overrides) == "MULTIRUN" else RunMode.RUN
+    master = composer.with_hydra(given, mode)
+    local = master.hydra.launcher._target_ == _LOCAL_LAUNCHER
+    if mode == RunMode.MULTIRUN:
+        own = list(master.hydra.overrides.hydra)
+        lines = [[*own, *job] for job in _expand(composer, master)]
+    else:
+        lines = [given]
+    trees, problems = [], []
+    for overrides in _tracked(lines, "composing jobs"):
+        try:
+            cfg = composer.compose(overrides) if mode == RunMode.MULTIRUN else without_hydra(master)
+            check(cfg, schema, targets=False)
+            check_trainer(cfg)
+            trees.append(cfg)
+        except UserError as error:
+            problems.append(error)
+    _refuse(problems, program, len(lines))
+    return Composed(program, composer, lines, trees, mode == RunMode.MULTIRUN, local)
+
+
+def judged(
+    jobs: Composed, dead: Dead | None = None, schema: type | None = None, judge: Judge | None = None
+) -> PlannedJobs:
+    """Check every composed job against the classes of its parts, and say which run each is; arguments as in `launch`.
+
+    Raises:
+        UserError: one error with all that is wrong.
+    """
+    found, problems = [], []
+    for number, cfg in enumerate(_tracked(jobs.trees, "checking jobs")):
+        try:
+            check(cfg, schema)
+            if dead is not None:
+                check_effective(cfg, jobs.lines[number], dead, jobs.composer.compose)
+            if judge is not None:
+                _judge_trainer(cfg)
+                judge(cfg)
+            if jobs.multirun and jobs.local:
+                _refuse_devices(cfg)
+            found.append(job_of(cfg, jobs.typed(number)))
+        except UserError as error:
+            problems.append(error)
+    _refuse(problems, jobs.program, len(jobs.trees))
+    join_twins(found)
+    return PlannedJobs(found, jobs.multirun, jobs.local)
+
+
+def _judge_trainer(cfg: DictConfig) -> None:
+    from suite.shell import judge_trainer
+
+    judge_trainer(cfg)
+
+
+def _tracked(jobs: Sequence[T], what: str) -> Iterable[T]:
+    return track(jobs, what, console=console(), transient=True, disable=len(jobs) < 20)
+
+
+def _refuse(problems: Sequence[UserError], program: str, jobs: int) -> None:
+    if problems:
+        raise merge_errors(problems, f"{len(problems)} of {jobs} jobs" if jobs > 1 else program)
+
+
+def _expand(composer: Composer, master: DictConfig) -> list[list[str]]:
+    """Return the overrides of each job of a sweep, as Hydra's BasicSweeper makes them."""
+    sweeper = master.hydra.sweeper
+    if sweeper._target_ != _LOCAL_SWEEPER:
+        raise UserError("hydra/sweeper", str(sweeper._target_), "the basic sweeper", "leave hydra/sweeper out")
+    lines = [f"{k}={v}" for k, v in (sweeper.params or {}).items()] + list(master.hydra.overrides.task)
+    parsed = OverridesParser.create(config_loader=composer.loader).parse_overrides(lines)
+    for override in parsed:
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            remedy = f"list the values: {override.key_or_group}=1,2,3"
+            raise UserError(override.input_line or "", "an interval", "values to enumerate", remedy)
+    return BasicSweeper.split_arguments(parsed, None)[0]
+
+
+def _mode(overrides: Sequence[str]) -> str | None:
+    return next((o.partition("=")[2].upper() for o in reversed(overrides) if o.startswith("hydra.mode=")), None)
+
+
+def refuse_other_configs(args: argparse.Namespace, program: str) -> None:
+    for flag in ("config_name", "config_path", "experimental_rerun"):
+        if getattr(args, flag) is not None:
+            raise UserError(
+                f"--{flag.replace('_', '-')}",
+                str(getattr(args, flag)),
+                f"the program's own config, {program}.yaml",
+                "put your own YAML files into a folder and add it: --config-dir FOLDER",
+            )
+
+
+def extra_dirs(args: argparse.Namespace) -> list[Path]:
+    return [] if args.config_dir is None else [Path(args.config_dir)]
+
+
+def _refuse_devices(cfg: DictConfig) -> None:
+    """Refuse several devices, for which Lightning repeats the command line: each rank would start the whole sweep."""
+    devices = OmegaConf.select(cfg, "trainer.devices")
+    accelerator = OmegaConf.select(cfg, "trainer.accelerator")
+    if devices in ("auto", -1, "-1"):
+        import torch
+
+        count = torch.cuda.device_count() if accelerator != "cpu" else 1
+    elif isinstance(devices, str):
+        count = int(devices) if devices.isdigit() else len([d for d in devices.split(",") if d.strip()])
+    elif devices is None or isinstance(devices, int):
+        count = devices or 1
+    else:
+        count = len(devices)
+    if count > 1:
+        raise UserError(
+            f"trainer.devices={devices}",
+            "several devices in a local sweep",
+            "one device per job",
+            "set trainer.devices=1, or run one job at a time, or use SLURM: hydra/launcher=submitit_slurm",
+        )

@@ -1,0 +1,151 @@
+"""What needs no training is told without torch and Lightning: help, lists, wrong command lines, finished runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asgml_runs import overrides, write_features
+
+from asgml.run import Tree, dead, judge, train
+from suite.runs.launch import launch
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "lightning", "pandas", "transformers", "torchmetrics", "torchvision", "wandb")
+HELPED = (
+    *("asgml.run", "asgml.study", "asgml.tune", "asgml.data.prepare", "asgml.feedback.run", "asgml.feedback.study"),
+    *("latentwire.run", "latentwire.study", "latentwire.evaluate", "latentwire.encode", "latentwire.answer"),
+    *("latentwire.export", "latentwire.pretrain"),
+)
+LISTED = ("asgml.run", "latentwire.run", "asgml.feedback.run")
+WRONG = {
+    "an unknown key": ("asgml.run", "asgml.tua=2", "did you mean asgml.tau"),
+    "an unknown option": ("asgml.run", "method=ogm_gee", "did you mean method=ogm_ge"),
+    "no value": ("asgml.run", "experiment=features", "data.path"),
+    "a type": ("asgml.run", "loader.batch_size=many", "loader.batch_size"),
+    "a range": ("asgml.run", "loader.batch_size=0", "loader.batch_size"),
+    "an option of the trainer": ("asgml.run", "+trainer.gradient_clip_val=1", "callbacks.clip.max_norm"),
+    "one that is typed plainly": ("asgml.run", "trainer.accumulate_grad_batches=4", "loader.batch_size"),
+    "a wire's": ("latentwire.run", "wire.d_z=wide", "wire.d_z"),
+    "the feedback system's": ("asgml.feedback.run", "stages.text.epochs=-1", "stages.text.epochs"),
+}
+# Runs each command in turn; says how it ended, what it printed, and what of HEAVY has been imported by then.
+SCRIPT = """
+import contextlib, io, json, runpy, sys
+told = []
+for module, *words in json.loads(sys.argv[1]):
+    sys.argv = [module, *words]
+    code, out = 0, io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            code = end.code or 0
+    told.append([code, out.getvalue(), [m for m in HEAVY if m in sys.modules]])
+print(json.dumps(told))
+"""
+
+
+def told(commands: list[list[str]], cwd: Path) -> list[tuple[int, str, list[str]]]:
+    """What one fresh process says to each command."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.replace("HEAVY", repr(HEAVY)), json.dumps(commands)],
+        cwd=cwd,
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [tuple(answer) for answer in json.loads(done.stdout.splitlines()[-1])]  # type: ignore[misc]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], tuple[int, str, list[str]]]:
+    """What a fresh process says to everything at once, a finished run of the same command included."""
+    folder = tmp_path_factory.mktemp("start")
+    line = overrides(write_features(folder / "f.npz"), folder / "runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        launch("asgml", train, dead, schema=Tree, judge=judge, argv=line)
+    commands = [
+        *([module, "--help"] for module in HELPED),
+        *([module, "list"] for module in LISTED),
+        ["asgml.run", "list", "nothing"],
+        *([module, *words] for module, *words in ((m, w) for m, w, _ in WRONG.values())),
+        ["asgml.run", *line],
+    ]
+    found = dict(zip(map(tuple, commands), told(commands, folder)))
+    return {("finished" if "experiment=features" in k and len(k) > 2 else k): v for k, v in found.items()}  # type: ignore[misc]
+
+
+def test_help_and_lists_import_nothing_heavy(answers: dict[Any, tuple[int, str, list[str]]]) -> None:
+    for module, word in (*((m, "--help") for m in HELPED), *((m, "list") for m in LISTED)):
+        code, text, heavy = answers[(module, word)]
+        assert (code, heavy) == (0, []), f"{module} {word}: {text[-500:]}"
+    text = answers["asgml.run", "list"][1]
+    for word in ("ogm_ge", "avdigits", "absent", "made at first use", "give data.path=…"):
+        assert word in text
+    assert "biographies" in answers["latentwire.run", "list"][1]
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_wrong_command_line_imports_nothing_heavy(kind: str, answers: dict[Any, tuple[int, str, list[str]]]) -> None:
+    module, word, remedy = WRONG[kind]
+    code, text, heavy = answers[(module, word)]
+    assert (code, heavy) == (2, [])
+    assert remedy in text
+    assert "Traceback" not in text
+
+
+def test_a_list_that_does_not_exist_is_refused(answers: dict[Any, tuple[int, str, list[str]]]) -> None:
+    code, text, _ = answers["asgml.run", "list", "nothing"]
+    assert code == 2
+    assert "remedy: python -m asgml.run list methods" in " ".join(text.split())
+
+
+def test_a_finished_run_is_shown_without_anything_heavy(answers: dict[Any, tuple[int, str, list[str]]]) -> None:
+    code, text, heavy = answers["finished"]
+    assert (code, heavy) == (0, []), text
+    assert "finished before" in text
+    assert "data unchanged (data.path)" in text
+
+
+@pytest.mark.parametrize("change", ["data", "result", "typed", "nothing"])
+def test_what_has_changed_is_looked_at_anew(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A remembered answer holds for nothing but the very same command, files and result."""
+    npz = write_features(tmp_path / "f.npz")
+    line = overrides(npz, tmp_path / "runs")
+    calls: list[str] = []
+
+    def task(cfg: Any, run: Any) -> dict[str, Any]:
+        calls.append(run.hash)
+        return {"val": {"accuracy": 0.5}, "test": {"accuracy": 0.5}, "counters": {}}
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("suite.runs.known.TICK_NS", 0)
+    launch("asgml", task, dead, schema=Tree, argv=line)
+    looked: list[int] = []
+    real = launch.__globals__["judged"]
+    monkeypatch.setitem(launch.__globals__, "judged", lambda *a, **k: looked.append(1) or real(*a, **k))
+    if change == "data":
+        write_features(npz, seed=1)
+    elif change == "result":
+        path = next((tmp_path / "runs").glob("*/*/result.json"))
+        path.write_text(path.read_text().replace("0.5", "0.25"))
+    launch("asgml", task, dead, schema=Tree, argv=[*line, *(["loader.workers=1"] if change == "typed" else [])])
+    assert bool(looked) == (change != "nothing")
+    assert len(calls) == (2 if change == "data" else 1)
+
+
+def test_the_shell_completes_groups_and_options(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "asgml experiment=cre"
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    launch("asgml", train, dead, schema=Tree, argv=["-sc", "query=bash"])
+    assert capsys.readouterr().out.split() == ["experiment=cremad", "experiment=cremad_mini"]
