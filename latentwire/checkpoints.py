@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.errors import UserError
-from callbacks.run.checkpoint import STATE_KEY
+from callbacks.run import stored
 from callbacks.run.manifest import KEY, verify
 from suite.runs.job import CONFIG, read_result
 
@@ -43,11 +42,7 @@ def checkpoint_path(run_dir: Path, which: str = "best") -> Path:
 def read_checkpoint(run_dir: Path, which: str = "best") -> dict[str, Any]:
     """Read a run's checkpoint, `best` or `last`. Raises UserError where there is none of latentwire."""
     path = checkpoint_path(run_dir, which)
-    try:
-        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        remedy = "repeat the run's command with resume=never"
-        raise UserError(str(path), str(error).splitlines()[0], "an intact checkpoint", remedy) from error
+    found = stored.read_checkpoint(path, "repeat the run's command with resume=never")
     if "latentwire" not in found:
         raise UserError(str(path), "a checkpoint of another program", "one of latentwire", f"give {PLACE} of a wire")
     return found
@@ -55,12 +50,7 @@ def read_checkpoint(run_dir: Path, which: str = "best") -> dict[str, Any]:
 
 def read_inputs(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the fingerprints of the files that a checkpoint was made with; None where it does not say."""
-    return checkpoint.get("callbacks", {}).get(STATE_KEY, {}).get("inputs")
-
-
-def read_hash(checkpoint: Mapping[str, Any]) -> str | None:
-    """Return the hash of the run that wrote a checkpoint; None where it does not say."""
-    return checkpoint.get("callbacks", {}).get(STATE_KEY, {}).get("config_hash")
+    return stored.state_of(checkpoint).get("inputs")
 
 
 def part_of(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Any]:

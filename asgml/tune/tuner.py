@@ -24,7 +24,7 @@ from callbacks.step.divergence import Diverged
 from suite.report.tables import Table, markdown
 from suite.runs.display import console
 from suite.runs.identity import config_hash, run_dir, runs_root
-from suite.runs.job import CHECKPOINT, Outcome, execute, read_result
+from suite.runs.job import CHECKPOINTS, Outcome, execute, read_result
 from suite.runs.ledger import FILE_NAME, Ledger, write_json
 from suite.runs.record import release_memory
 
@@ -235,7 +235,7 @@ class Tuner:
                 + told(self.study, self.name)
             )
             if self.options.lean and outcome.status == "finished":
-                for spare in (folder / REPORT, folder / CHECKPOINT):
+                for spare in (folder / REPORT, *(folder / CHECKPOINTS / name for name in (LAST, PREVIOUS))):
                     spare.unlink(missing_ok=True)
         return outcome
 

@@ -29,7 +29,7 @@ from suite.runs.ledger import FILE_NAME, Ledger, jsonable, write_json
 from suite.runs.lock import held
 from suite.runs.provenance import RESULT, code_remark, inputs_read, on_other_data, provenance, remarks
 
-CHECKPOINT = Path("checkpoints") / "last.ckpt"
+CHECKPOINTS = "checkpoints"  # the folder of a run's checkpoints, named in `callbacks.run.stored`
 CONFIG = "config.yaml"
 EXIT_SIGTERM = 143
 EXIT_INTERRUPT = 130
@@ -150,8 +150,7 @@ def execute(
         if cfg.resume != "never" and read_result(folder).get("status") == "finished":
             return Outcome(run_hash, folder, "skipped")  # as rank 0 decides
         seed_everything(int(cfg.seed))
-        checkpoint = folder / CHECKPOINT
-        resume = checkpoint if cfg.resume != "never" and checkpoint.exists() else None
+        resume = None if cfg.resume == "never" else _newest(folder)[0]
         task(cfg, Run(folder, run_hash, str(cfg.name), int(cfg.seed), resume, is_main=False, earlier=stands_on))
         return Outcome(run_hash, folder, "finished")
     try:
@@ -174,10 +173,12 @@ def execute(
                     refuse_other_inputs(before["inputs"], now, f"resume=must {folder}")
                 tell(f"finished before on other data, kept aside; runs anew: {'; '.join(changed)}")
                 other_data = True
-            resume = _make_room(cfg, folder, other_data)
+            resume, said = _make_room(cfg, folder, other_data)
+            for remark in said:
+                tell(remark)
             if resume is not None:
                 for remark in code_remark(before, made_of["code"]):
-                    tell(f"continues from {CHECKPOINT}; {remark}")
+                    tell(f"continues from {CHECKPOINTS}/{resume.name}; {remark}")
             elif not before and cfg.resume == "auto" and (other := on_other_data(cfg, folder, made_of["inputs"])):
                 tell(f"a new run: {other[0].name} has the same configuration and other data ({other[1]})")
             run = Run(folder, run_hash, str(cfg.name), int(cfg.seed), resume, is_main=True, earlier=stands_on)
@@ -286,19 +287,37 @@ def _note(cfg: DictConfig, folder: Path, result: dict[str, Any]) -> None:
         _append(cfg, folder, result, None)
 
 
-def _make_room(cfg: DictConfig, folder: Path, other_data: bool = False) -> Path | None:
+def _newest(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
+    """Return the newest intact checkpoint of a run, and what to say about it; None without any."""
+    if not (folder / CHECKPOINTS).is_dir():  # without reading torch
+        return None, ()
+    from callbacks.run.stored import resume_point
+
+    found = resume_point(folder / CHECKPOINTS, folder.name)
+    return found.path, found.remarks
+
+
+def _make_room(cfg: DictConfig, folder: Path, other_data: bool = False) -> tuple[Path | None, tuple[str, ...]]:
     """Apply `resume`: return the checkpoint to continue from, or None with no earlier attempt left in the way.
 
     Args:
         cfg: its tree.
         folder: the run directory.
         other_data: whether the attempt that lies there is one on other data.
+
+    Returns:
+        The checkpoint, and what to say about it in lines.
+
+    Raises:
+        UserError: checkpoints of which none is intact, or none at all with `resume=must`.
     """
-    checkpoint, anew = folder / CHECKPOINT, other_data or cfg.resume == "never"
-    if not anew and checkpoint.exists():
-        return checkpoint
+    anew = other_data or cfg.resume == "never"
+    if not anew:
+        checkpoint, said = _newest(folder)
+        if checkpoint is not None:
+            return checkpoint, said
     if cfg.resume == "must":
-        found, expected = f"no {CHECKPOINT} in {folder}", "a checkpoint of exactly this configuration and data"
+        found, expected = f"no {CHECKPOINTS}/last.ckpt in {folder}", "a checkpoint of exactly this configuration and data"
         if other := on_other_data(cfg, folder, fingerprints(cfg, given_files(cfg))):
             found += f"; {other[0].name} has this configuration and other data ({other[1]})"
         raise UserError("resume=must", found, expected, "set resume=auto")
@@ -308,7 +327,7 @@ def _make_room(cfg: DictConfig, folder: Path, other_data: bool = False) -> Path 
         while (old := folder.with_name(f"{folder.name}.old-{number}")).exists():
             number += 1
         shutil.move(folder, old)
-    return None
+    return None, ()
 
 
 @contextmanager
