@@ -16,7 +16,7 @@ from latentwire.ends import Reader, Writer
 from latentwire.wire import LatentWire
 from suite.runs.identity import fingerprints
 from suite.runs.inputs import given_files
-from suite.runs.job import read_result
+from suite.runs.provenance import read_result
 
 
 @dataclass

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 from omegaconf import DictConfig, open_dict
@@ -23,7 +21,8 @@ from callbacks.run.stored import read_checkpoint
 from callbacks.stages.branch_share import BranchShare
 from callbacks.step.pipeline import StepPipeline
 from suite.config.instantiate import build_node
-from suite.runs.job import Run, read_result
+from suite.runs.job import Run
+from suite.runs.provenance import read_result
 from suite.shell import assemble, build_callbacks
 
 #: what `init.<key>` takes over, by the beginnings of its names in a checkpoint

@@ -18,7 +18,7 @@ from asgml.rhythm.config import Asgml, dead_keys
 from callbacks.errors import UserError
 from callbacks.run.stored import read_checkpoint
 from suite.runs.identity import run_dir
-from suite.runs.job import read_result
+from suite.runs.provenance import read_result
 
 AUTO = "auto"
 

@@ -1,13 +1,13 @@
-"""Sealed files: each ends in, or holds, the SHA-256 of everything else in it, and reading one checks it.
+"""Sealed files: each holds the SHA-256 of everything else in it, and reading one checks it.
 
     archive (.ckpt, .npz)   the comment of the ZIP archive; torch, numpy and unzip read it as any other
     JSON object             the key `sha256`, over the object without it
-    text (YAML, JSONL)      a last line `# sha256: …`, a comment in YAML
+    text (YAML)             a first line `# sha256: …`, a comment; what is cut off a text comes after it
 
 The seal is part of the file: both are written at once, and moved and copied together. One changed bit anywhere in a
-sealed file is found, in the seal as well. Not found are files that have been sealed anew, and another sealed file in the
-place of one: whoever reads a file also asks which one it is (a run's hash, a cache's key). Files without a seal are told
-apart from damaged ones: the readers return None, or False, for them.
+sealed file is found, in the seal as well. Not found are files that have been sealed anew, and another sealed file in
+the place of one: whoever reads a file also asks which one it is (a run's hash, a cache's key). Files without a seal,
+as earlier releases and other programs write them, are told apart from damaged ones, and read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import IO, Any, BinaryIO, cast
 
 from callbacks.errors import UserError
 
@@ -33,13 +33,6 @@ LINE = re.compile(rb"# sha256: ([0-9a-f]{64})\n")
 LINE_SIZE = 75
 HEX = re.compile("[0-9a-f]{64}")
 BLOCK = 1 << 20
-
-
-class Writable(Protocol):
-    """What an archive is written into: bytes in order, without seeking."""
-
-    def write(self, data: Any, /) -> int: ...
-    def flush(self) -> None: ...
 
 
 class _Through:
@@ -57,8 +50,8 @@ class _Through:
 
 
 @contextmanager
-def archive(file: BinaryIO) -> Iterator[Writable]:
-    """Yield what a ZIP archive without a comment is to be written into; when the block ends, it is sealed.
+def archive(file: BinaryIO) -> Iterator[IO[bytes]]:
+    """Yield what a ZIP archive without a comment is to be written into, in order; when the block ends, it is sealed.
 
     The bytes are hashed on their way into the file, 1.7 GB a second on a CPU with SHA instructions.
 
@@ -66,7 +59,7 @@ def archive(file: BinaryIO) -> Iterator[Writable]:
         file: an empty file, open for writing, that can seek.
     """
     through = _Through(file)
-    yield through
+    yield cast("IO[bytes]", through)
     comment = b"sha256:" + through.digest.hexdigest().encode()
     file.seek(-2, os.SEEK_END)  # the length of the comment, zero so far
     file.write(len(comment).to_bytes(2, "little") + comment)
@@ -141,9 +134,9 @@ def parse_json(data: bytes, where: str, expected: str, remedy: str) -> dict[str,
 
 
 def sealed_text(text: str) -> bytes:
-    """Return a text as UTF-8 that ends in its seal; a text that does not end in a newline gets one."""
-    body = (text if text.endswith("\n") or not text else text + "\n").encode()
-    return body + f"# sha256: {hashlib.sha256(body).hexdigest()}\n".encode()
+    """Return a text as UTF-8 with its seal as the first line."""
+    body = text.encode()
+    return f"# sha256: {hashlib.sha256(body).hexdigest()}\n".encode() + body
 
 
 def read_text(path: Path, expected: str, remedy: str) -> str:
@@ -155,11 +148,12 @@ def read_text(path: Path, expected: str, remedy: str) -> str:
     data = path.read_bytes()
     if not data.strip(b"\0 \n"):
         raise UserError(str(path), _empty(len(data)), expected, remedy)
-    body, line = data[:-LINE_SIZE], LINE.fullmatch(data[-LINE_SIZE:])
+    first, body = data[:LINE_SIZE], data[LINE_SIZE:]
+    line = LINE.fullmatch(first)
     if line is not None:
         _agree(hashlib.sha256(body).hexdigest(), line[1].decode(), path, expected, remedy)
-    elif b"# sha256: " in data[-2 * LINE_SIZE :] or HEX.fullmatch(data[-65:].decode("latin-1").rstrip("\n")):
-        raise UserError(str(path), "damaged: its last line has changed", expected, remedy)
+    elif first.startswith(b"# sha256: ") or HEX.fullmatch(first[-65:-1].decode("latin-1")):
+        raise UserError(str(path), "damaged: its first line has changed", expected, remedy)
     try:
         return (body if line else data).decode()
     except UnicodeDecodeError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -20,6 +19,8 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.errors import RunEnded, UserError
+from callbacks.files.atomic import write_bytes
+from callbacks.files.sealed import sealed_text
 from callbacks.run.inputs import differing, refuse_other_inputs
 from suite.runs import record
 from suite.runs.fingerprint import remembered
@@ -27,10 +28,18 @@ from suite.runs.identity import fingerprints, run_dir, runs_root
 from suite.runs.inputs import all_files, given_files
 from suite.runs.ledger import FILE_NAME, Ledger, jsonable, write_json
 from suite.runs.lock import held
-from suite.runs.provenance import RESULT, code_remark, inputs_read, on_other_data, provenance, remarks
+from suite.runs.provenance import (
+    CONFIG,
+    RESULT,
+    code_remark,
+    inputs_read,
+    on_other_data,
+    provenance,
+    read_result,
+    remarks,
+)
 
 CHECKPOINTS = "checkpoints"  # the folder of a run's checkpoints, named in `callbacks.run.stored`
-CONFIG = "config.yaml"
 EXIT_SIGTERM = 143
 EXIT_INTERRUPT = 130
 
@@ -116,12 +125,6 @@ def ledger_of(cfg: DictConfig) -> Ledger:
     return Ledger(runs_root(cfg) / FILE_NAME)
 
 
-def read_result(folder: Path) -> dict[str, Any]:
-    """Read a run directory's `result.json`; {} when there is none."""
-    path = folder / RESULT
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
 def execute(
     cfg: DictConfig,
     program: str,
@@ -164,6 +167,8 @@ def execute(
                 changed = differing(before.get("inputs"), now)
                 if not changed:
                     _note(cfg, folder, before)
+                    if not (folder / CONFIG).is_file():  # removed because it was damaged
+                        write_config(cfg, folder)
                     said = remarks(before, now, made_of["code"])
                     if again is None:
                         return Outcome(run_hash, folder, "skipped", before, remarks=said)
@@ -173,8 +178,8 @@ def execute(
                     refuse_other_inputs(before["inputs"], now, f"resume=must {folder}")
                 tell(f"finished before on other data, kept aside; runs anew: {'; '.join(changed)}")
                 other_data = True
-            resume, said = _make_room(cfg, folder, other_data)
-            for remark in said:
+            resume, about = _make_room(cfg, folder, other_data)
+            for remark in about:
                 tell(remark)
             if resume is not None:
                 for remark in code_remark(before, made_of["code"]):
@@ -264,7 +269,7 @@ def _once_more(cfg: DictConfig, again: Again, run: Run, before: dict[str, Any], 
 
 def write_config(cfg: DictConfig, folder: Path) -> None:
     """Write the configuration that a run's result was made with."""
-    (folder / CONFIG).write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    write_bytes(folder / CONFIG, sealed_text(OmegaConf.to_yaml(cfg, resolve=True)))
 
 
 def _append(cfg: DictConfig, folder: Path, row: dict[str, Any], trace: str | None) -> None:
@@ -317,7 +322,8 @@ def _make_room(cfg: DictConfig, folder: Path, other_data: bool = False) -> tuple
         if checkpoint is not None:
             return checkpoint, said
     if cfg.resume == "must":
-        found, expected = f"no {CHECKPOINTS}/last.ckpt in {folder}", "a checkpoint of exactly this configuration and data"
+        found = f"no {CHECKPOINTS}/last.ckpt in {folder}"
+        expected = "a checkpoint of exactly this configuration and data"
         if other := on_other_data(cfg, folder, fingerprints(cfg, given_files(cfg))):
             found += f"; {other[0].name} has this configuration and other data ({other[1]})"
         raise UserError("resume=must", found, expected, "set resume=auto")

@@ -36,8 +36,9 @@ from suite.config.compose import VERSION_BASE, Composer, merge_errors, pin_hydra
 from suite.config.trainer import check_trainer
 from suite.runs.display import console, failure_table, finished, reused, sweep_table
 from suite.runs.identity import run_dir
-from suite.runs.job import Again, Earlier, Outcome, Run, Task, execute, is_main_process, ledger_of, read_result
+from suite.runs.job import Again, Earlier, Outcome, Run, Task, execute, is_main_process, ledger_of
 from suite.runs.planned import Job, PlannedJobs, job_of, join_twins
+from suite.runs.provenance import read_result
 from suite.runs.record import release_memory
 
 __all__ = ["Run", "Task", "launch", "plan", "worse"]
@@ -341,12 +342,18 @@ def _to_repeat(cfg: DictConfig, folder: Path, run_hash: str) -> bool:
     row = ledger_of(cfg).latest().get(run_hash)
     if row is not None and row.get("status") in ("failed", "stopped"):
         return True
-    return read_result(folder).get("status") == "running"  # as a killed run has left it
+    try:
+        return read_result(folder).get("status") == "running"  # as a killed run has left it
+    except UserError:
+        return True  # it says itself what is wrong with it
 
 
 def _left_behind(job: Job, local: bool) -> Outcome:
     """Return the outcome of a job that did not run in this process: that of its files, or none if it never began."""
-    result = {} if local else read_result(job.dir)
+    try:
+        result = {} if local else read_result(job.dir)
+    except UserError as error:
+        return Outcome(job.hash, job.dir, "failed", {}, str(error), user_error=True)
     status = result.get("status", "not started")
     if status == "running":
         status = "failed"  # its process is gone without a word

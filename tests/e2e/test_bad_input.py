@@ -16,6 +16,8 @@ from asgml_runs import overrides, write_features
 from asgml.data.cremad_mini import CremadMini
 from asgml.run import Tree, dead, judge, train
 from suite.runs.launch import launch
+from suite.runs.ledger import write_json
+from suite.runs.provenance import read_result
 
 SCREEN = 24  # lines
 
@@ -191,8 +193,8 @@ def test_checkpoint_of_another_config(tmp_path, capsys):
     second = next(p for p in (runs / "features").glob("*/checkpoints/last.ckpt") if p != first)
     folder = second.parent.parent
     shutil.copy(first, second)
-    result = json.loads((folder / "result.json").read_text())
-    (folder / "result.json").write_text(json.dumps({**result, "status": "stopped"}))
+    result = read_result(folder)
+    write_json(folder / "result.json", {**result, "status": "stopped"})
     ledger = runs / "ledger.jsonl"
     ledger.write_text("".join(line for line in ledger.open() if folder.name not in line))
     refused([*overrides(path, runs), f"seed={result['seed']}"], capsys, "seed", first.parent.parent.name)

@@ -75,17 +75,19 @@ def test_without_an_intact_one_there_is_one_screen(run: Path) -> None:
     folder = run / "checkpoints"
     flipped(0.4)(folder / "last.ckpt")
     flipped(0.6)(folder / "previous.ckpt")
-    with pytest.raises(UserError, match="previous.ckpt: damaged") as told:
+    with pytest.raises(UserError, match=r"previous\.ckpt: damaged") as told:
         resume_point(folder, "aaa")
     assert told.value.remedy == ANEW
     assert len(str(told.value).splitlines()) == 4
 
 
-@pytest.mark.parametrize("content", [{"state_dict": {}, "callbacks": {"StepCheckpoint": MINE}}, {"a": 1}, {"callbacks": 3}])
+@pytest.mark.parametrize(
+    "content", [{"state_dict": {}, "callbacks": {"StepCheckpoint": MINE}}, {"a": 1}, {"callbacks": 3}]
+)
 def test_the_checkpoint_of_another_run_or_program_is_passed_over(content: dict[str, Any], run: Path) -> None:
     folder = run / "checkpoints"
     write_checkpoint(content, folder / "last.ckpt")
-    with pytest.raises(UserError, match="another run|no checkpoint of a training"):
+    with pytest.raises(UserError, match=r"another run|no checkpoint of a training"):
         resume_point(folder, "bbb")
     if "state_dict" not in content:
         assert resume_point(folder, "aaa").path == folder / "previous.ckpt"

@@ -20,6 +20,7 @@ from suite.report import read_run
 from suite.runs.identity import config_hash, evaluation_hash
 from suite.runs.job import Outcome, execute
 from suite.runs.ledger import Ledger
+from suite.runs.provenance import read_result
 
 FEW = ["trainer.max_epochs=1", "baseline=[text,no_context,token_budget]"]
 
@@ -177,7 +178,7 @@ def test_a_run_with_its_only_evaluation_beside_its_result_can_be_asked(tmp_path:
     """As runs of earlier versions lie: another name, the numbers in the result and the answers beside it."""
     old = tmp_path / "runs" / "pocket_smoke" / "0123456789ab"
     shutil.copytree(trained, old, ignore=shutil.ignore_patterns("evaluations"))
-    result = json.loads((old / "result.json").read_text())
+    result = read_result(old)
     answers = trained / "evaluations" / result.pop("evaluation") / "predictions.jsonl"
     shutil.copy(answers, old)
     (old / "result.json").write_text(json.dumps(result))

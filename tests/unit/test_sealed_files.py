@@ -57,13 +57,8 @@ def test_every_single_bit_counts(kind: str, tmp_path: Path) -> None:
         changed = bytearray(whole)
         changed[place] ^= 1 << (place % 8)
         path.write_bytes(changed)
-        try:
+        with pytest.raises(UserError, match=str(path)):
             read(path)
-        except UserError as error:
-            assert str(path) in str(error)
-        else:
-            spaces = {bytes([whole[place]]), bytes([changed[place]])} <= {b" ", b"\n", b"\t"}
-            assert kind == "json" and spaces, f"byte {place} of {len(whole)}: {whole[place - 9 : place + 9]!r}"
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
@@ -100,8 +95,13 @@ def test_a_file_without_a_seal_is_read_and_told_apart(tmp_path: Path) -> None:
 
 def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
     path = write_bytes(tmp_path / "a", b"old")
-    with pytest.raises(ZeroDivisionError), in_one_piece(path) as file:
-        file.write(b"new")
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with in_one_piece(path) as file:
+            file.write(b"new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
