@@ -12,6 +12,7 @@ SIGTERM.
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -242,8 +243,10 @@ class _JobRunner:
         except Exception as error:
             if not is_main_process():
                 raise
-            traceback.print_exc()  # a full disk, most likely: the result itself could not be written
-            outcome = Outcome(run_hash, folder, "failed", {}, f"{type(error).__name__}: {error}")
+            outcome = Outcome(run_hash, folder, "failed", {})
+            outcome.ended_by(_disk_full(error) or error)  # the result itself could not be written
+            if not outcome.user_error:
+                traceback.print_exc()
         self.outcomes[number] = outcome
         if outcome.status in ("skipped", "evaluated") and is_main_process():
             tell(reused(outcome))
@@ -253,6 +256,17 @@ class _JobRunner:
             print(outcome.error, file=sys.stderr)
         if outcome.exit_code:
             raise SystemExit(outcome.exit_code)  # ends a sweep at once
+
+
+def _disk_full(error: Exception) -> UserError | None:
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return UserError(
+        str(error.filename or "paths.runs"),
+        f"{error.strerror}; what was there is still there",
+        "room for the files of a run",
+        "free disk space or move paths.runs, then give the same command again",
+    )
 
 
 def _before_overrides(arguments: list[str], args: argparse.Namespace, more: Sequence[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import warnings
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import pytest
 import yaml
 from damage import flipped
 
+from callbacks.files import atomic
 from callbacks.run.stored import LAST, PREVIOUS, write_checkpoint
 from suite.report.data import read_run
 from suite.runs.ledger import Ledger
@@ -129,6 +132,20 @@ def test_a_damaged_result_fails_its_own_job_of_a_sweep(
     shown = capsys.readouterr()
     assert "Traceback" not in shown.out + shown.err
     assert str(path) in shown.err
+
+
+def test_a_full_disk_is_one_screen(
+    main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "to_disk", full)
+        assert main("seed=2") == 2
+    assert "free disk space" in told(capsys.readouterr().err, "No space left")
+    assert list((tmp_path / "runs" / "tiny").glob("*/*")) == [], "no half of a file stays"
+    assert main("seed=2") == 0
 
 
 def test_remembered_hashes_that_are_damaged_are_measured_again(main: Main, tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_the_command_with_other_questions_trains_nothing(
     asked = config(folder, *FEW, "evaluation.passages=2", "evaluation.max_new_tokens=2")
     outcome = run(asked)
     assert (outcome.status, outcome.dir) == ("evaluated", trained)
-    second = json.loads((trained / "result.json").read_text())
+    second = read_result(trained)
     assert second == outcome.result
     assert second["methods"]["wire"]["n"] < first["methods"]["wire"]["n"]
     assert second["evaluation"] == evaluation_hash(asked) != first["evaluation"]

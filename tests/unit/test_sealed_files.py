@@ -13,11 +13,13 @@ import pytest
 import torch
 import yaml
 from damage import DAMAGE, Damage
+from safetensors.torch import load_file
 
 from callbacks.errors import UserError
 from callbacks.files import sealed
 from callbacks.files.atomic import in_one_piece, write_bytes
 from callbacks.run.stored import read_saved, write_checkpoint
+from latentwire.tensors import read_tensors, write_tensors
 
 
 def checkpoint(path: Path) -> None:
@@ -38,8 +40,13 @@ def text(path: Path) -> None:
     write_bytes(path, sealed.sealed_text("seed: 0\npaths:\n  runs: a\n"))
 
 
+def tensors(path: Path) -> None:
+    write_tensors(path, {"w": torch.arange(6.0), "n": torch.tensor([1])}, {"key": "abc"})
+
+
 KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object]]] = {
     "checkpoint": (checkpoint, read_saved),
+    "tensors": (tensors, lambda path: read_tensors(path, "x", "y")),
     "npz": (npz, lambda path: sealed.check_archive(path, "x", "y")),
     "json": (json_object, lambda path: sealed.read_json(path, "x", "y")),
     "text": (text, lambda path: sealed.read_text(path, "x", "y")),
@@ -79,6 +86,9 @@ def test_others_read_sealed_files(tmp_path: Path) -> None:
     assert zipfile.ZipFile(tmp_path / "a.ckpt").testzip() is None
     npz(tmp_path / "a.npz")
     assert np.load(tmp_path / "a.npz")["y"].tolist() == [0, 1, 2, 3, 4]
+    tensors(tmp_path / "a.safetensors")
+    assert load_file(tmp_path / "a.safetensors")["w"].tolist() == list(range(6))
+    assert read_tensors(tmp_path / "a.safetensors", "x", "y")[1] == {"key": "abc"}
     text(tmp_path / "a.yaml")
     assert yaml.safe_load((tmp_path / "a.yaml").read_text()) == {"seed": 0, "paths": {"runs": "a"}}
 
