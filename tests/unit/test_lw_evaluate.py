@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from damage import Damage, flipped, halved
 from lw_runs import config
 from omegaconf import DictConfig
 
 from callbacks.errors import UserError
-from latentwire import evaluate
+from latentwire import evaluate, restore
 from latentwire import run as program
 from latentwire.report.stored import evaluations, predictions
 from suite.report import read_run
@@ -172,6 +173,32 @@ def test_a_sweep_over_questions_trains_once(folder: Path, monkeypatch: pytest.Mo
     assert [job.same_as for job in jobs] == [None, None]
     with pytest.raises(UserError, match="the same run"):
         join_twins([jobs[0], job_of(config(folder, *FEW, "evaluation.passages=2"), [])])
+
+
+@pytest.mark.parametrize("name", ["predictions.jsonl", "result.json", "asked.yaml"])
+def test_a_damaged_evaluation_is_refused_and_the_remedy_is_to_ask_again(
+    name: str, tmp_path: Path, trained: Path
+) -> None:
+    run = shutil.copytree(trained, tmp_path / "runs" / "pocket_smoke" / trained.name)
+    place = run / "evaluations" / str(read_result(run)["evaluation"])
+    flipped(0.4)(place / name)
+
+    def read() -> None:
+        predictions(read_run(run))
+        evaluations(run)
+
+    with pytest.raises(UserError, match=name) as told:
+        read()
+    assert told.value.remedy.startswith(f"rm -r {place}, then evaluate again: python -m latentwire.evaluate {run}")
+
+
+@pytest.mark.parametrize("damage", [flipped(0.5), halved])
+def test_a_damaged_checkpoint_is_not_evaluated(damage: Damage, tmp_path: Path, trained: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "runs" / "pocket_smoke" / trained.name)
+    damage(run / "checkpoints" / "best.ckpt")
+    with pytest.raises(UserError, match=r"best\.ckpt") as told:
+        restore.load(run)
+    assert "resume=never" in told.value.remedy
 
 
 def test_a_run_with_its_only_evaluation_beside_its_result_can_be_asked(tmp_path: Path, trained: Path) -> None:
