@@ -62,7 +62,7 @@ def test_what_acts_on_finished_weights_makes_no_other_run(folder: Path) -> None:
 def test_the_command_with_other_questions_trains_nothing(
     folder: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = json.loads((trained / "result.json").read_text())
+    first = read_result(trained)
     weights = (trained / "checkpoints" / "best.ckpt").stat().st_mtime_ns
 
     def never(*_: Any) -> Any:
@@ -176,9 +176,7 @@ def test_a_sweep_over_questions_trains_once(folder: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("name", ["predictions.jsonl", "result.json", "asked.yaml"])
-def test_a_damaged_evaluation_is_refused_and_the_remedy_is_to_ask_again(
-    name: str, tmp_path: Path, trained: Path
-) -> None:
+def test_a_damaged_evaluation_is_refused_and_asked_again(name: str, tmp_path: Path, trained: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "runs" / "pocket_smoke" / trained.name)
     place = run / "evaluations" / str(read_result(run)["evaluation"])
     flipped(0.4)(place / name)
