@@ -25,10 +25,11 @@ from asgml.report.regression import regression_table
 from asgml.report.reliance import reliance_table
 from asgml.report.tuned import at_chosen_points, tuned_rows
 from callbacks.errors import UserError
+from callbacks.files.atomic import write_text
 from suite.config.compose import Composer
 from suite.report.data import RunRecord, read_runs
 from suite.report.grouping import group_runs
-from suite.report.html import tables_page, write_text
+from suite.report.html import tables_page
 from suite.report.tables import Table, latex, markdown, terminal
 from suite.runs.command import command, command_parser
 

@@ -116,13 +116,12 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
 
 def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
     """Train, then evaluate the last and the best-validation weights on val and test, and return the result."""
-    import torch
-
     from asgml.data.spec import SPLITS, Split
     from asgml.faults.catalogue import marks
     from asgml.train.best_on_test import BestOnTest
     from asgml.train.predictions import class_counts, save_predictions
     from asgml.train.reliance import Reliance
+    from callbacks.run.stored import read_checkpoint
     from suite.report import single_report
     from suite.shell import best_checkpoint, best_moment
 
@@ -149,7 +148,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
         result[BestOnTest.RESULT] = peeked.best()
     for suffix, path in (("", None), ("_best", best)) if best is not None else (("", None),):
         if path is not None:
-            module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+            module.load_state_dict(read_checkpoint(path, config_hash=run.hash)["state_dict"])
         trainer.validate(module, datamodule=data, verbose=False)
         trainer.test(module, datamodule=data, verbose=False)
         for split in evaluated:

@@ -23,6 +23,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from callbacks.errors import UserError
+from callbacks.files.atomic import write_bytes
 
 Kind = Literal["writer", "reader"]
 VERSION = 1
@@ -55,16 +56,15 @@ def write(folder: Path, kind: Kind, settings: Mapping[str, Any], tensors: Mappin
         settings: plain JSON values.
         tensors: the state of all parts, by name.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     weights = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
-    (folder / f"{kind}.safetensors").write_bytes(weights)
+    write_bytes(folder / f"{kind}.safetensors", weights)
     manifest = {
         "format": f"latentwire {kind}",
         "version": VERSION,
         "files": {f"{kind}.safetensors": _sha256(weights)},
         "settings": dict(settings),
     }
-    (folder / f"{kind}.json").write_bytes(_rendered(manifest))
+    write_bytes(folder / f"{kind}.json", _rendered(manifest))
 
 
 def read(folder: Path, kind: Kind, trusted: Collection[str] = ()) -> Bundle:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from callbacks.errors import UserError
-from callbacks.run.checkpoint import STATE_KEY
+from callbacks.files.sealed import read_text
+from callbacks.run import stored
 from callbacks.run.manifest import KEY, verify
-from suite.runs.job import CONFIG, read_result
+from suite.runs.provenance import CONFIG, read_result
 
 PLACE = "<paths.runs>/<name>/<hash>"  # of a run
 
@@ -23,8 +25,14 @@ def read_config(run_dir: Path) -> DictConfig:
     path = run_dir / CONFIG
     if not path.is_file():
         raise UserError(str(run_dir), f"no {CONFIG} in it", "the directory of a run", f"give {PLACE}")
-    cfg = OmegaConf.load(path)
-    assert isinstance(cfg, DictConfig)
+    expected = "the configuration of a run"
+    remedy = "repeat the run's command with resume=never"
+    try:
+        cfg = OmegaConf.create(read_text(path, expected, remedy))
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise UserError(str(path), str(error).splitlines()[0], expected, remedy) from error
+    if not isinstance(cfg, DictConfig):
+        raise UserError(str(path), type(cfg).__name__, expected, remedy)
     if cfg.get("program") != "latentwire":
         raise UserError(str(run_dir), f"a run of {cfg.get('program')}", "one of latentwire", f"give {PLACE} of a wire")
     return cfg
@@ -43,11 +51,7 @@ def checkpoint_path(run_dir: Path, which: str = "best") -> Path:
 def read_checkpoint(run_dir: Path, which: str = "best") -> dict[str, Any]:
     """Read a run's checkpoint, `best` or `last`. Raises UserError where there is none of latentwire."""
     path = checkpoint_path(run_dir, which)
-    try:
-        found: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        remedy = "repeat the run's command with resume=never"
-        raise UserError(str(path), str(error).splitlines()[0], "an intact checkpoint", remedy) from error
+    found = stored.read_checkpoint(path, "repeat the run's command with resume=never")
     if "latentwire" not in found:
         raise UserError(str(path), "a checkpoint of another program", "one of latentwire", f"give {PLACE} of a wire")
     return found
@@ -55,12 +59,7 @@ def read_checkpoint(run_dir: Path, which: str = "best") -> dict[str, Any]:
 
 def read_inputs(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the fingerprints of the files that a checkpoint was made with; None where it does not say."""
-    return checkpoint.get("callbacks", {}).get(STATE_KEY, {}).get("inputs")
-
-
-def read_hash(checkpoint: Mapping[str, Any]) -> str | None:
-    """Return the hash of the run that wrote a checkpoint; None where it does not say."""
-    return checkpoint.get("callbacks", {}).get(STATE_KEY, {}).get("config_hash")
+    return stored.state_of(checkpoint).get("inputs")
 
 
 def part_of(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Any]:

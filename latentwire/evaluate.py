@@ -33,9 +33,9 @@ from latentwire.run import Tree, ask, dead, judge, show
 from suite.config.check import check, check_effective
 from suite.config.compose import Composer
 from suite.runs.command import command, command_parser, split_config_dirs
-from suite.runs.job import read_result
 from suite.runs.launch import NOT_ACCEPTED
 from suite.runs.lock import held
+from suite.runs.provenance import read_result
 
 GROUP = "baseline"
 ALLOWED = ("evaluation", "baselines", "acceptance", "trainer.accelerator")

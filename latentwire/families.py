@@ -15,6 +15,7 @@ import transformers
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from callbacks.errors import UserError
+from callbacks.files.atomic import write_text
 from latentwire.injectors.rotary import RotaryPlacement
 from latentwire.lm import probe, zoo
 from latentwire.lm.frozen import FrozenLM
@@ -152,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = [row(species, tokenizer) for species in zoo.SPECIES]
     arguments.out.mkdir(parents=True, exist_ok=True)
     page = PAGE.format(table=table(rows), version=transformers.__version__, shift=SHIFT, nats=NATS)
-    (arguments.out / "families.md").write_text(page, encoding="utf-8")
+    write_text(arguments.out / "families.md", page)
     print(arguments.out / "families.md")
 
 

@@ -9,13 +9,14 @@ from omegaconf import DictConfig
 
 from callbacks.errors import UserError
 from callbacks.run.inputs import refuse_other_inputs
+from callbacks.run.stored import hash_of
 from latentwire.build import Inputs, bare_wire, build_inputs
-from latentwire.checkpoints import checkpoint_path, read_checkpoint, read_config, read_hash, read_inputs, take_over
+from latentwire.checkpoints import checkpoint_path, read_checkpoint, read_config, read_inputs, take_over
 from latentwire.ends import Reader, Writer
 from latentwire.wire import LatentWire
 from suite.runs.identity import fingerprints
 from suite.runs.inputs import given_files
-from suite.runs.job import read_result
+from suite.runs.provenance import read_result
 
 
 @dataclass
@@ -65,7 +66,7 @@ def load(run_dir: Path, which: str = "best") -> Loaded:
     """
     checkpoint, where = read_checkpoint(run_dir, which), str(checkpoint_path(run_dir, which))
     cfg, result = read_config(run_dir), read_result(run_dir)
-    made_by, expected = read_hash(checkpoint), result.get("hash", run_dir.resolve().name)
+    made_by, expected = hash_of(checkpoint), result.get("hash", run_dir.resolve().name)
     if made_by is not None and made_by != expected:
         found, remedy = f"a checkpoint of run {made_by}", "put back the run's own checkpoint"
         raise UserError(where, found, f"one of run {expected}", remedy)

@@ -15,7 +15,7 @@ from latentwire.checkpoints import read_config
 from latentwire.data.base import Corpus
 from suite.config.instantiate import build_node
 from suite.runs.identity import meaningful
-from suite.runs.job import read_result
+from suite.runs.provenance import read_result
 
 RIVALS = "rivals"  # folder of a run, where what its rivals have learned lies
 TRAINING = "training"  # in result.json: `own`, and `all` with the runs that it stands on

@@ -245,9 +245,8 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
 
 def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
     """Train, then evaluate the weights of the best validation, which must reproduce what they were saved for."""
-    import torch
-
     from callbacks.run.manifest import verify
+    from callbacks.run.stored import read_checkpoint
     from latentwire.scoring.finished import judged, score
     from suite.report import single_report
     from suite.shell import best_checkpoint, best_moment
@@ -269,7 +268,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
         "val": dict(module.metrics["val"]),
         **best_moment(trainer),
     }
-    saved = torch.load(best, map_location="cpu", weights_only=True)
+    saved = read_checkpoint(best, config_hash=run.hash)
     module.load_state_dict(saved["state_dict"])
     verify(saved, module, str(best))
     trainer.validate(module, parts.val, verbose=False)

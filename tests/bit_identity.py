@@ -40,7 +40,7 @@ LOG_LINES = 20
 MEASURED = re.compile(r"(^|\s)(time|memory)/|(_ms|seconds|_memory_mb|_cuda_mb)$")
 # Of `result.json`: what says which code ran, where and when.
 ABOUT = {"program", "experiment", "hash", "versions", "commit", "dirty", "started", "finished", "identity"}
-ABOUT |= {"configuration", "inputs", "code", "device"}
+ABOUT |= {"configuration", "inputs", "code", "device", "sha256"}
 Cells = dict[str, Any]  # place -> tensor or text
 
 # Command lines; `{data}` and `{out}` stand for folders.

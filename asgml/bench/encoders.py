@@ -21,6 +21,7 @@ from asgml.bench.encoder_tasks import TASKS, Task
 from asgml.model.encoders.base import Encoder
 from asgml.model.encoders.norms import Norm
 from callbacks.errors import UserError
+from callbacks.files.atomic import write_text
 from suite.config.compose import Composer
 from suite.runs.command import command_parser
 from suite.statistics import Estimate, mean_interval
@@ -234,7 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(error, file=sys.stderr)
         raise SystemExit(UserError.EXIT_CODE) from error
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(document(rows, skipped, norms, options.seeds, options.epochs), encoding="utf-8")
+    write_text(options.out, document(rows, skipped, norms, options.seeds, options.epochs))
     print(f"written: {options.out}")
 
 

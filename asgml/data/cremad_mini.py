@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import errno
 import io
-import os
 import wave
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from asgml.data.ranges import Bands, Pixels, SampleRate, Seconds
 from asgml.data.shards import bar, fingerprint
 from asgml.data.spec import Split, Table
 from callbacks.errors import UserError
+from callbacks.files.atomic import write_bytes
 from callbacks.ranges import MANY, Bounds, Count, OpenShare, PositiveShare, Seed, Share
 
 RENDERER = 1  # raise when the same parameters give other files
@@ -230,31 +230,24 @@ class CremadMini(CremaD):
             rng = np.random.default_rng([self.seed, 2, index])
             strength = 0.45 + 0.55 * self.dominance
             wave_form = render_voice(actor, take.cues["audio"], strength, rate, self.seconds, rng)
-            _write(sound, _wav(wave_form, rate))
+            write_bytes(sound, _wav(wave_form, rate))
         if not picture.exists():
             rng = np.random.default_rng([self.seed, 3, index])
             strength = 1 - 0.3 * self.dominance
             picture.parent.mkdir(parents=True, exist_ok=True)
             height, width = self.store
-            _write(picture, render_face(actor, take.cues["visual"], strength, height, width, self.dominance, rng))
+            write_bytes(picture, render_face(actor, take.cues["visual"], strength, height, width, self.dominance, rng))
 
     def _write_lists(self, root: Path, takes: list[Take], actors: list[Actor]) -> None:
         """Write lists as published: every actor in both, a tenth of the clips in test.csv."""
         test = set(shuffled(len(takes), self.seed, "test list")[: len(takes) // 10].tolist())
         truth = [[t.id, EMOTIONS[t.label], *(EMOTIONS[t.cues[m]] for m in self.ambiguity)] for t in takes]
         people = [[1001 + i, a.age, "Female" if a.female else "Male"] for i, a in enumerate(actors)]
-        _write(root / "cues.csv", _table([["id", "label", *self.ambiguity], *truth]))
-        _write(root / "VideoDemographics.csv", _table([["ActorID", "Age", "Sex"], *people]))
+        write_bytes(root / "cues.csv", _table([["id", "label", *self.ambiguity], *truth]))
+        write_bytes(root / "VideoDemographics.csv", _table([["ActorID", "Age", "Sex"], *people]))
         rows = [[t.id, EMOTIONS[t.label]] for t in takes]
-        _write(root / self.test_list, _table([rows[i] for i in range(len(rows)) if i in test]))
-        _write(root / self.train_list, _table([rows[i] for i in range(len(rows)) if i not in test]))
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file in one piece: a kill leaves no half. The temporary name is the process's own, for several ranks."""
-    half = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    half.write_bytes(content)
-    half.replace(path)
+        write_bytes(root / self.test_list, _table([rows[i] for i in range(len(rows)) if i in test]))
+        write_bytes(root / self.train_list, _table([rows[i] for i in range(len(rows)) if i not in test]))
 
 
 def _wav(samples: np.ndarray, rate: int) -> bytes:

@@ -16,7 +16,8 @@ import numpy as np
 from asgml.data.media import AudioProfile, Fbank, OgmSpectrogram, decode_audio, decode_frames
 from asgml.data.media_transforms import ImageTransform, SpectrogramTransform
 from asgml.data.ranges import Bands, Frames, Pixels, SampleRate, Seconds
-from asgml.data.shards import Shard, ShardJob, Signature, check_space, fingerprint, stale_rows, write_shard
+from asgml.data.shard_rows import Shard, Signature
+from asgml.data.shards import ShardJob, check_space, fingerprint, stale_rows, write_shard
 from asgml.data.spec import SPLITS, DataSpec, Kind, ModalitySpec, Split, Table, Transform
 from callbacks.errors import UserError
 from callbacks.ranges import PositiveShare
@@ -210,8 +211,8 @@ class MediaSource:
     def tables(self) -> dict[Split, Table]:
         splits = self.clips()
         jobs = self._jobs(splits)
-        if not _all_there(jobs) or any(Shard(job.folder).bad for job in jobs.values()):
-            self.prepare()  # unusable files may have been replaced
+        if not _all_there(jobs) or any(_renews(Shard(job.folder)) for job in jobs.values()):
+            self.prepare()
         shards = {modality: Shard(job.folder) for modality, job in jobs.items()}
         for modality, shard in shards.items():
             self._report(modality, shard)
@@ -320,6 +321,11 @@ class MediaSource:
 
 def _all_there(jobs: dict[str, ShardJob]) -> bool:
     return all(job.folder.exists() for job in jobs.values())
+
+
+def _renews(shard: Shard) -> bool:
+    """Return whether a shard has unusable files, which may have been replaced, or rows half renewed."""
+    return bool(shard.bad) or None in shard.chunks
 
 
 def _signature(path: Path) -> Signature:

@@ -3,12 +3,14 @@
 A shard is a folder `<name>-<fingerprint>` with
 
     data.npy      (n, …), one row per sample, zeros where the sample's file is unusable
-    index.json    ids, dtype, shape, preparation parameters, unusable rows, size and time of every source file
+    index.json    ids, dtype, shape, preparation parameters, unusable rows, size and time of every source file, SHA-256
+                  of every chunk of rows; sealed
     corrupt.csv   path, reason: the unusable files
 
 While it is written the folder is called `….partial` and holds `journal.jsonl`, one line per finished chunk; a line is
-added only after the chunk's bytes have reached the disk. A restart continues after the last whole line; at the end the
-folder is renamed. The fingerprint is a hash of everything that determines the content, so different profiles never mix.
+added only after the chunk's bytes have reached the disk, and holds their SHA-256. A restart continues after the last
+whole line; at the end the folder is renamed. The fingerprint is a hash of everything that determines the content, so
+different profiles never mix. `asgml.data.shard_rows` reads what is finished.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -31,7 +34,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from asgml.data.media import MediaError
+from asgml.data.shard_rows import CHUNK, INDEX, Bad, Shard, Signature, digest
 from callbacks.errors import UserError
+from callbacks.files.atomic import write_text
+from callbacks.files.sealed import parse_json, sealed_json
 
 try:
     import fcntl
@@ -39,12 +45,8 @@ except ImportError:  # not a POSIX system: preparation still works, but not from
     fcntl = None  # type: ignore[assignment]
 
 FORMAT = 1
-CHUNK = 64  # rows between two entries of the journal
 _SPARE = 1 << 20  # bytes for the index and the list of corrupt files
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-
-Bad = tuple[int, str, str]  # row, path, reason
-Signature = list[int] | None  # what tells that a source file has changed; None: it is not there
 
 
 def fingerprint(content: object) -> str:
@@ -137,22 +139,30 @@ def _write(job: ShardJob, workers: int, title: str) -> None:
                 data.seek(offset + chunk * CHUNK * job.row_bytes)
                 _write_bytes(data, block)
                 _sync(data)
-                entry = {"chunk": chunk, "bad": bad, "sources": [job.signature(row) for row in rows]}
+                sources = [job.signature(row) for row in rows]
+                entry = {"chunk": chunk, "bad": bad, "sources": sources, "data": digest(block.tobytes())}
                 _append(log, entry)
                 done.append(entry)
                 progress.advance(progress.task_ids[0], len(rows))
-    _write_index(partial, job, [tuple(b) for e in done for b in e["bad"]], [s for e in done for s in e["sources"]])
+    bad, sources = [tuple(b) for e in done for b in e["bad"]], [s for e in done for s in e["sources"]]
+    _write_index(partial, job, bad, sources, [e["data"] for e in done])
     journal.unlink()
     partial.rename(job.folder)
 
 
 def _refresh(job: ShardJob, workers: int, title: str) -> None:
+    """Decode stale rows again; until that is done the index has no hash of their chunks."""
     shard = Shard(job.folder)
     unusable = {row: (path, reason) for row, path, reason in shard.bad}
-    sources = list(shard.sources)
+    sources, chunks = list(shard.sources), list(shard.chunks)
     stale = stale_rows(job, shard)
     if not stale:
         return
+    touched = sorted({row // CHUNK for row in stale}) if chunks else []
+    shard.check(number for number in touched if chunks[number] is not None)  # damage is not to be hashed as content
+    for number in touched:
+        chunks[number] = None
+    _write_index(job.folder, job, shard.bad, sources, chunks)
     offset = job.folder.joinpath("data.npy").stat().st_size - len(job.ids) * job.row_bytes
     with (
         (job.folder / "data.npy").open("r+b") as data,
@@ -171,14 +181,26 @@ def _refresh(job: ShardJob, workers: int, title: str) -> None:
             unusable |= {row: (path, reason) for row, path, reason in bad}
             progress.advance(progress.task_ids[0], len(rows))
         _sync(data)
-    _write_index(job.folder, job, [(row, *unusable[row]) for row in sorted(unusable)], sources)
+        for number in touched:
+            data.seek(offset + number * CHUNK * job.row_bytes)
+            chunks[number] = digest(data.read(min(CHUNK, len(job.ids) - number * CHUNK) * job.row_bytes))
+    _write_index(job.folder, job, [(row, *unusable[row]) for row in sorted(unusable)], sources, chunks)
 
 
 def stale_rows(job: ShardJob, shard: Shard | None = None) -> dict[int, Signature]:
-    """Return the rows of a finished shard whose source file has changed or appeared since, with its size and time."""
-    sources = (shard or Shard(job.folder)).sources
+    """Return the rows of a finished shard that are to be decoded again, each with size and time of its source.
+
+    These are the rows whose source file has changed or appeared since, and those of chunks whose renewal was
+    interrupted.
+    """
+    shard = shard or Shard(job.folder)
     now = {row: job.signature(row) for row in range(len(job.ids))}
-    return {row: signature for row, signature in now.items() if signature is not None and signature != sources[row]}
+    unfinished = {number for number, known in enumerate(shard.chunks) if known is None}
+    return {
+        row: signature
+        for row, signature in now.items()
+        if signature is not None and (signature != shard.sources[row] or row // CHUNK in unfinished)
+    }
 
 
 def _partial(job: ShardJob) -> Path:
@@ -207,9 +229,9 @@ def _read_journal(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
     kept = 0
     for i, line in enumerate(lines):
         try:
-            entry = json.loads(line)
-        except ValueError:
-            break  # torn by a power failure: this chunk is decoded again
+            entry = parse_json(line, str(path), "an entry", f"rm {path}")
+        except UserError:
+            break  # torn by a power failure, or damaged: this chunk is decoded again
         if entry != header if i == 0 else entry.get("chunk") != i - 1:
             break
         entries.append(entry)
@@ -232,7 +254,7 @@ def _write_bytes(file: IO[bytes], block: np.ndarray) -> None:
 
 
 def _append(file: IO[str], entry: dict[str, Any]) -> None:
-    file.write(json.dumps(entry) + "\n")
+    file.write(json.dumps(sealed_json(entry)) + "\n")
     _sync(file)
 
 
@@ -241,11 +263,11 @@ def _sync(file: IO[Any]) -> None:
     os.fsync(file.fileno())
 
 
-def _write_index(folder: Path, job: ShardJob, bad: list[Bad], sources: list[Signature]) -> None:
-    bad_file, index_file = folder / "corrupt.csv.new", folder / "index.json.new"
-    with bad_file.open("w", newline="") as file:
-        csv.writer(file).writerows([("path", "reason"), *((path, reason) for _, path, reason in bad)])
-        _sync(file)
+def _write_index(
+    folder: Path, job: ShardJob, bad: list[Bad], sources: list[Signature], chunks: list[str | None]
+) -> None:
+    listing = io.StringIO(newline="")
+    csv.writer(listing).writerows([("path", "reason"), *((path, reason) for _, path, reason in bad)])
     index = {
         "format": FORMAT,
         "shape": list(job.shape),
@@ -254,12 +276,10 @@ def _write_index(folder: Path, job: ShardJob, bad: list[Bad], sources: list[Sign
         "ids": list(job.ids),
         "bad": bad,
         "sources": sources,
+        "chunks": chunks,
     }
-    with index_file.open("w") as file:
-        json.dump(index, file)
-        _sync(file)
-    bad_file.replace(folder / "corrupt.csv")
-    index_file.replace(folder / "index.json")
+    write_text(folder / "corrupt.csv", listing.getvalue())
+    write_text(folder / INDEX, json.dumps(sealed_json(index)))
 
 
 def bytes_left(job: ShardJob) -> int:
@@ -304,82 +324,3 @@ def _locked(folder: Path) -> Iterator[None]:
     with (folder / ".lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-# -- reading ----------------------------------------------------------------------------------------------------
-
-
-class Shard:
-    """A finished shard, its rows unread.
-
-    Attributes:
-        folder: the shard's folder.
-        ids: the n samples' names.
-        bad: (row, path, reason) of the unusable rows, in order.
-        sources: size and time of each row's source when it was decoded.
-        rows: the number of the row by sample name.
-
-    Raises:
-        UserError: files that are absent or do not belong together.
-    """
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        try:
-            index = json.loads((folder / "index.json").read_text())
-            data = np.load(folder / "data.npy", mmap_mode="r", allow_pickle=False)
-            expected = (len(index["ids"]), *index["shape"])
-            if data.shape != expected:
-                raise ValueError(f"data.npy has shape {data.shape}, index.json says {expected}")
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                str(folder),
-                f"a damaged shard: {error}",
-                "data.npy and index.json as written",
-                f"rm -r {folder}, then start the same command again",
-            ) from error
-        self.ids: list[str] = index["ids"]
-        self.bad: list[Bad] = [(row, path, reason) for row, path, reason in index["bad"]]
-        self.sources: list[Signature] = index["sources"]
-        self.rows = {i: row for row, i in enumerate(self.ids)}
-
-    def select(self, ids: Sequence[str]) -> tuple[ShardRows, np.ndarray]:
-        """Return the rows (n, …) of these ids, unread, and whether each is usable, (n,) bool."""
-        rows = np.array([self.rows[i] for i in ids], dtype=np.int64)
-        usable = np.ones(len(self.ids), dtype=bool)
-        usable[[row for row, _, _ in self.bad]] = False
-        return ShardRows(self.folder / "data.npy", rows), usable[rows]
-
-
-class ShardRows:
-    """Some rows of a memory-mapped array, in any order, read only when indexed: `rows[[3, 1]]` is (2, …) in RAM.
-
-    It has the part of ndarray's interface that batches need, and pickles as path and row numbers, so that loader
-    processes open the file instead of receiving its content.
-    """
-
-    def __init__(self, path: Path, rows: np.ndarray):
-        self.path, self._rows = path, rows
-        self._data = np.load(path, mmap_mode="r", allow_pickle=False)
-        self.shape: tuple[int, ...] = (len(rows), *self._data.shape[1:])
-        self.dtype, self.ndim = self._data.dtype, self._data.ndim
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: Any) -> np.ndarray:
-        if isinstance(index, tuple):  # an element: row, then the place inside it
-            return self[index[0]][index[1:]]
-        rows = self._rows[index]
-        if np.ndim(rows) == 0:
-            return np.array(self._data[rows])
-        order = np.argsort(rows, kind="stable")  # file order: one pass over the disk
-        out = np.empty((len(rows), *self.shape[1:]), dtype=self.dtype)
-        out[order] = self._data[rows[order]]
-        return out
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[:], dtype=dtype)
-
-    def __reduce__(self):
-        return ShardRows, (self.path, self._rows)

@@ -11,9 +11,9 @@ from asgml.faults.catalogue import FAULTS
 from asgml.faults.pairs import PAIRS, Pair
 from asgml.report.methods_table import DIFFERENCE, SPLITS, same_numbers
 from asgml.report.naming import metric
+from callbacks.files.atomic import write_text
 from suite.report import RunRecord, group_runs
 from suite.report.frames import Configuration
-from suite.report.html import write_text
 from suite.report.summary import Comparison, compare, limit_notes, per_seed, state
 from suite.report.tables import ABSENT, PERCENT, Table, columns, estimate, markdown, signed, texts
 from suite.statistics import Estimate, mean_interval

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import copy
-import pickle
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lightning as L
-import torch
 from omegaconf import DictConfig, open_dict
 
 from asgml.feedback.data.sources import SurfaceSource
@@ -21,10 +17,12 @@ from asgml.feedback.train.module import FeedbackModule
 from asgml.feedback.train.stage_clock import StageClock
 from asgml.feedback.train.stages import Plan, StageOf
 from callbacks.errors import UserError
+from callbacks.run.stored import read_checkpoint
 from callbacks.stages.branch_share import BranchShare
 from callbacks.step.pipeline import StepPipeline
 from suite.config.instantiate import build_node
 from suite.runs.job import Run
+from suite.runs.provenance import read_result
 from suite.shell import assemble, build_callbacks
 
 #: what `init.<key>` takes over, by the beginnings of its names in a checkpoint
@@ -171,11 +169,8 @@ def take_over(module: FeedbackModule, key: str, run_dir: Path) -> None:
     where, path = f"init.{key}={run_dir}", run_dir / "checkpoints" / "best.ckpt"
     if not path.is_file():
         raise UserError(where, f"no {path}", "the directory of a finished run", f"set init.{key}=RUNS/NAME/HASH")
-    try:
-        saved: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        remedy = "repeat that run's command with resume=never"
-        raise UserError(where, str(error).splitlines()[0], "an intact checkpoint", remedy) from error
+    made_by = read_result(run_dir).get("hash")
+    saved = read_checkpoint(path, f"repeat the command of {run_dir} with resume=never", made_by)
     if "feedback" not in saved:
         remedy = f"set init.{key} to a run of python -m asgml.feedback.run"
         raise UserError(where, "a checkpoint of another program", "one of asgml.feedback", remedy)

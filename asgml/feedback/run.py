@@ -247,10 +247,9 @@ def fit_and_evaluate(run: Run, parts: Parts) -> dict[str, Any]:
     Raises:
         RuntimeError: a weight of the CLIP has moved.
     """
-    import torch
-
     from asgml.feedback.pictures import save_pictures
     from asgml.feedback.report.sections import FOLDER
+    from callbacks.run.stored import read_checkpoint
     from suite.report import single_report
     from suite.shell import best_checkpoint, best_moment
 
@@ -269,7 +268,7 @@ def fit_and_evaluate(run: Run, parts: Parts) -> dict[str, Any]:
     }
     for suffix, path in (("", None), ("_best", best_checkpoint(run))):
         if path is not None:
-            module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["state_dict"])
+            module.load_state_dict(read_checkpoint(path, config_hash=run.hash)["state_dict"])
         trainer.validate(module, datamodule=data, verbose=False)
         trainer.test(module, datamodule=data, verbose=False)
         for split in ("val", "test"):

@@ -26,6 +26,7 @@ from asgml.model.fusion.film import FiLM
 from asgml.model.fusion.gated import Gated
 from asgml.model.variants import VARIANTS
 from callbacks.errors import UserError
+from callbacks.files.atomic import write_text
 from callbacks.stages.branch import Mode, branches_of, measured, norm_sums, switched
 from callbacks.stages.gradient_share import THRESHOLD, GradientShare, gradient_norm, gradient_share
 from suite.runs.command import command, command_parser
@@ -153,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(rows), end="")
     print(f"! below {THRESHOLD:g}. Means over {given.seeds} seeds with 95 % intervals (Student's t).")
     if given.json is not None:
-        given.json.write_text(json.dumps([asdict(r) for r in rows], indent=1), encoding="utf-8")
+        write_text(given.json, json.dumps([asdict(r) for r in rows], indent=1))
     return 0
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
+from zipfile import BadZipFile
 
 import numpy as np
 
 from callbacks.errors import UserError
+from callbacks.files.sealed import check_archive
 from suite.report.data import RunRecord
 
 TEST = 2  # the test split's code in predictions.npz, see asgml.train.predictions
@@ -52,11 +55,13 @@ def read_answers(run: RunRecord) -> SampleAnswers | None:
     path = run.path / "predictions_best.npz"
     if not path.is_file():
         return None
+    expected, remedy = "predictions as the run wrote them", f"rm {path}; the report then leaves them out"
+    check_archive(path, expected, remedy)
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {k: stored[k] for k in stored.files}
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(str(path), str(error), "an .npz without pickled arrays", f"rm {path}") from error
+    except (ValueError, OSError, EOFError, LookupError, BadZipFile, zlib.error) as error:
+        raise UserError(str(path), str(error) or type(error).__name__, expected, remedy) from error
     if "value" in arrays:
         return None
     missing = {"index", "y", "split", "prob"} - set(arrays)

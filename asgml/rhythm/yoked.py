@@ -26,7 +26,7 @@ from callbacks.stages.probe import ProbeEMA
 from callbacks.stages.staleness import StalenessBuffer, compensation
 from callbacks.step.context import StepContext
 from suite.runs.identity import run_dir
-from suite.runs.job import read_result
+from suite.runs.provenance import read_result
 
 T = TypeVar("T")
 

@@ -12,6 +12,7 @@ from asgml.theory.mechanism import Mechanism
 from asgml.theory.paths import redundant
 from asgml.theory.simulation import Case, half_times
 from asgml.theory.times import times
+from callbacks.files.atomic import write_text
 from callbacks.stages.delay_stability import stability_limit
 from suite.runs.command import command_parser
 
@@ -128,12 +129,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         deeper=tables.deeper(),
         three=tables.three(),
     )
-    (out / "theory.md").write_text(page, encoding="utf-8")
+    write_text(out / "theory.md", page)
     steps = "steps to half of the weight"
     panels = [
         times_panel(steps, "interval k", (1, 2, 3, 4), "every"),
         times_panel(steps, "delay tau, steps", range(0, 9, 2), "tau"),
     ]
-    (out / "theory_times.svg").write_text(svg(panels), encoding="utf-8")
-    (out / "theory_delay.svg").write_text(svg([stability.panel(), stretch_panel()]), encoding="utf-8")
+    write_text(out / "theory_times.svg", svg(panels))
+    write_text(out / "theory_delay.svg", svg([stability.panel(), stretch_panel()]))
     print(out / "theory.md")

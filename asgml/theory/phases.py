@@ -24,8 +24,8 @@ from asgml.tune.options import StudyTree
 from asgml.tune.page.evidence import Evidence, evidence
 from asgml.tune.page.times import Stretch, load, stretch
 from callbacks.errors import UserError
+from callbacks.files.atomic import write_text
 from suite.report.data import RunRecord
-from suite.report.html import write_text
 from suite.report.tables import ABSENT, Cell, Table, columns, markdown, number, texts
 from suite.runs.command import command, command_parser
 

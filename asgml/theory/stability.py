@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from asgml.theory.chart import COLOURS, Line, Panel, svg
+from callbacks.files.atomic import write_text
 from callbacks.stages.delay_stability import stability_limit
 from suite.runs.command import command_parser
 
@@ -93,8 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="the folder of the page")
     arguments = parser.parse_args(argv)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "stability.md").write_text(PAGE.format(table=table()), encoding="utf-8")
-    (arguments.out / "stability.svg").write_text(svg([panel()]), encoding="utf-8")
+    write_text(arguments.out / "stability.md", PAGE.format(table=table()))
+    write_text(arguments.out / "stability.svg", svg([panel()]))
     print(arguments.out / "stability.md")
 
 

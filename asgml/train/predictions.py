@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_average_precision, multiclass_f1_score
 
 from asgml.data.spec import Split, Table
+from callbacks.files.atomic import write_bytes
+from callbacks.files.sealed import sealed_archive
 from callbacks.step.ranks import world_size
 
 SPLIT_CODES = {"val": 1, "test": 2}
@@ -143,6 +146,6 @@ def save_predictions(path: Path, splits: Mapping[Split, Predictions], tables: Ma
         arrays["group"], arrays["grouped_by"] = np.concatenate(groups), np.array(origin[0][0].grouped_by)
     for m in parts[0][1].unimodal:
         arrays[f"{what}_{m}"] = joined([p.unimodal[m] for _, p in parts])
-    temporary = path.with_suffix(".tmp.npz")
-    np.savez(temporary, **arrays)  # type: ignore[arg-type]
-    temporary.replace(path)
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    write_bytes(path, sealed_archive(content))

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
@@ -17,8 +16,9 @@ from asgml.model.modality_dict import module_key
 from asgml.model.net import MultimodalNet
 from asgml.rhythm.config import Asgml, dead_keys
 from callbacks.errors import UserError
+from callbacks.run.stored import read_checkpoint
 from suite.runs.identity import run_dir
-from suite.runs.job import read_result
+from suite.runs.provenance import read_result
 
 AUTO = "auto"
 
@@ -151,12 +151,15 @@ def load_teacher(net: MultimodalNet, modality: str, path: Path, where: str, with
         with_head: whether the teacher's head is wanted as well.
 
     Raises:
-        UserError: the file does not exist, or it holds an encoder or a head of another architecture.
+        UserError: the file does not exist or is damaged, is of another run, or it holds an encoder or a head of another
+            architecture.
     """
     if not path.exists():
         remedy = f"name a file runs/<name>/<hash>/checkpoints/best.ckpt, or set {where}={AUTO}"
         raise UserError(where, f"{modality}: {path}", "an existing checkpoint", remedy)
-    saved = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    of_run = path.parent.parent
+    remedy = f"repeat the command of {of_run} with resume=never"
+    saved = read_checkpoint(path, remedy, read_result(of_run).get("hash"))["state_dict"]
     parts: dict[str, nn.Module] = {}
     for part in ("encoder", "head") if with_head else ("encoder",):
         prefix = f"net.{part}s.{module_key(modality)}."

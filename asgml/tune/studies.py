@@ -33,6 +33,7 @@ from asgml.tune.plan import pace, steps_of
 from asgml.tune.trees import Trees
 from asgml.tune.tuner import Tuner
 from callbacks.errors import UserError
+from callbacks.files.atomic import in_one_piece
 from suite.config.compose import Composer, nearest
 from suite.config.instantiate import build_node
 from suite.report.tables import terminal
@@ -186,9 +187,6 @@ def noisy_copy(cfg: DictConfig, name: str, given: DataSet) -> Path:
             where = f"data_sets.{name}.noise"
             raise UserError(where, f"modality {modality!r}", f"one of {', '.join(there)}", f"edit {where}")
         arrays[key] = (arrays[key] + sigma * rng.standard_normal(arrays[key].shape)).astype(np.float32)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}")
-    with part.open("wb") as file:
+    with in_one_piece(path) as file:
         np.savez(file, **arrays)
-    part.replace(path)
     return path

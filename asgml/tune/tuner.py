@@ -19,13 +19,16 @@ from asgml.tune.plan import Plan, PlannedRow, device_of, told
 from asgml.tune.rows import Row, rows_of
 from asgml.tune.space import Point, Range, around, points
 from asgml.tune.trees import TRIALS, Trees
+from callbacks.files.atomic import write_text
+from callbacks.run.stored import LAST, PREVIOUS
 from callbacks.stages.gate import TooManySkips
 from callbacks.step.divergence import Diverged
 from suite.report.tables import Table, markdown
 from suite.runs.display import console
 from suite.runs.identity import config_hash, run_dir, runs_root
-from suite.runs.job import CHECKPOINT, Outcome, execute, read_result
+from suite.runs.job import CHECKPOINTS, Outcome, execute
 from suite.runs.ledger import FILE_NAME, Ledger, write_json
+from suite.runs.provenance import read_result
 from suite.runs.record import release_memory
 
 TABLE = "tuning.md"
@@ -235,7 +238,7 @@ class Tuner:
                 + told(self.study, self.name)
             )
             if self.options.lean and outcome.status == "finished":
-                for spare in (folder / REPORT, folder / CHECKPOINT):
+                for spare in (folder / REPORT, *(folder / CHECKPOINTS / name for name in (LAST, PREVIOUS))):
                     spare.unlink(missing_ok=True)
         return outcome
 
@@ -269,7 +272,7 @@ class Tuner:
             "lr": {self.trees.lr: self.trees.own_lr, "factors": list(self.options.lr_factors)},
         }
         write_json(self.folder / FILE, {**head, "rows": rows})
-        (self.folder / TABLE).write_text(markdown([self.table()]), encoding="utf-8")
+        write_text(self.folder / TABLE, markdown([self.table()]))
 
     def _entry(self, chosen: Chosen) -> dict[str, Any]:
         row = chosen.row

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from callbacks.files.atomic import write_text
+
 
 @dataclass(frozen=True)
 class RunFile:
@@ -181,12 +183,7 @@ class History:
             with path.open(encoding="utf-8", newline="") as old:
                 next(old, None)
                 kept = [line for line in old if int(line.split(",", 1)[0]) <= step]
-            tmp = path.with_name(f".{name}.tmp")
-            with tmp.open("w", encoding="utf-8", newline="") as new:
-                new.write(file.header + "".join(kept))
-                new.flush()
-                os.fsync(new.fileno())
-            tmp.replace(path)
+            write_text(path, file.header + "".join(kept))
 
     def state_dict(self) -> dict[str, int]:
         """Bring all rows to the disk and return the length of each table in bytes."""

@@ -7,14 +7,13 @@ import json
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from callbacks.errors import UserError
 from latentwire.baselines.base import Baseline
 from latentwire.baselines.training import Amount, TrainingBudget, load_state, state
 from latentwire.lm.frozen import FrozenLM
+from latentwire.tensors import read_tensors, write_tensors
 
 N = TypeVar("N", bound=nn.Module)
 
@@ -92,16 +91,13 @@ class LearnedBaseline(Baseline, Generic[N]):
 
 
 def _write(net: nn.Module, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    save_file({name: t.detach().cpu().contiguous() for name, t in state(net).items()}, partial)
-    partial.replace(path)
+    write_tensors(path, state(net))
 
 
 def _read(net: nn.Module, path: Path) -> None:
+    expected, remedy = "what this rival has learned", f"rm {path}, it is fitted again"
+    tensors, _ = read_tensors(path, expected, remedy)
     try:
-        with safe_open(path, framework="pt") as file:
-            load_state(net, {name: file.get_tensor(name) for name in file.keys()})
-    except (SafetensorError, ValueError) as error:
-        expected = "what this rival has learned"
-        raise UserError(str(path), str(error).splitlines()[0], expected, f"rm {path}, it is fitted again") from error
+        load_state(net, tensors)
+    except ValueError as error:
+        raise UserError(str(path), str(error).splitlines()[0], expected, remedy) from error

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,10 +14,13 @@ import torch
 from transformers import DynamicCache
 
 from callbacks.errors import UserError
+from callbacks.files.atomic import write_text
+from callbacks.files.sealed import read_json, sealed_json
 from latentwire.data.base import Passage, Question, Split
 from latentwire.lm.frozen import FrozenLM
 
 BLOCK = 512  # stories sampled together: the unit of the cache
+STORIES = "stories"  # the key of a cached block, and part of its name: blocks without a seal are not read
 BORDER = "▁"  # begins the first piece of a word
 
 
@@ -77,7 +79,7 @@ class Stories:
         self._length = length
         self._pieces: list[str] = list(self._lm.tokenizer.convert_ids_to_tokens(list(range(self._lm.vocab_size))))
         self._special = set(self._lm.tokenizer.all_special_ids)
-        told = json.dumps([self._lm.fingerprint(), self._pieces, length, float(temperature), BLOCK])
+        told = json.dumps([self._lm.fingerprint(), self._pieces, length, float(temperature), BLOCK, STORIES])
         self._folder, self._key = Path(cache), hashlib.sha256(told.encode()).hexdigest()[:16]
         self._kept: dict[Split, list[Passage]] = {}
 
@@ -109,10 +111,7 @@ class Stories:
         while True:
             path = self._folder / f"{self._key}-seed{self._seed}-{name}-{number:04d}.json"
             if not path.is_file():
-                self._folder.mkdir(parents=True, exist_ok=True)
-                partial = path.with_name(f".{path.name}.{os.getpid()}")  # runs side by side do not share it
-                partial.write_text(json.dumps(self._sample(name, number)), encoding="utf-8")
-                partial.replace(path)
+                write_text(path, json.dumps(sealed_json({STORIES: self._sample(name, number)})))
             yield _read(path, self._length)
             number += 1
 
@@ -147,11 +146,8 @@ class Stories:
 
 
 def _read(path: Path, length: int) -> list[list[int]]:
-    try:
-        stories = json.loads(path.read_text(encoding="utf-8"))
-        whole = len(stories) == BLOCK and all(len(s) == length and all(isinstance(i, int) for i in s) for s in stories)
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
-        whole = False
-    if not whole:
-        raise UserError(str(path), "a damaged file", f"{BLOCK} stories of {length} ids", f"rm {path}")
+    expected, remedy = f"{BLOCK} stories of {length} ids", f"rm {path}, and they are sampled again"
+    stories = read_json(path, expected, remedy).get(STORIES)
+    if not isinstance(stories, list) or [len(s) for s in stories] != [length] * BLOCK:
+        raise UserError(str(path), "other stories", expected, remedy)
     return stories

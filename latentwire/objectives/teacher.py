@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from callbacks.errors import UserError
@@ -25,6 +22,7 @@ from latentwire.lm.layout import Prefix
 from latentwire.lm.prompts import Prompt
 from latentwire.objectives.base import TopK
 from latentwire.objectives.distillation import top_k
+from latentwire.tensors import read_tensors, write_tensors
 
 
 @torch.no_grad()
@@ -109,25 +107,16 @@ def _write(path: Path, key: str, rows: Iterator[tuple[int, TopK]]) -> None:
         "logprobs": torch.cat([p.logprobs for p in parts]),
         "tail": torch.cat([p.tail for p in parts]),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _in_one_piece(path) as temporary:
-        save_file(tensors, temporary, metadata={"key": key})
+    write_tensors(path, tensors, {"key": key})
 
 
 def _read(path: Path, key: str, names: Sequence[str]) -> dict[str, TopK]:
-    with safe_open(path, framework="pt") as file:
-        if (file.metadata() or {}).get("key") != key:
-            raise UserError(str(path), "another teacher", f"key {key[:16]}…", f"rm {path}")
-        tensors = {name: file.get_tensor(name) for name in ("sizes", "ids", "logprobs", "tail")}
+    remedy = f"rm {path}, and the teacher is asked again"
+    tensors, about = read_tensors(path, "a teacher's answers as they were written", remedy)
+    if about.get("key") != key:
+        raise UserError(str(path), "another teacher", f"key {key[:16]}…", remedy)
     sizes = tensors["sizes"].tolist()
     if len(sizes) != len(names) or sum(sizes) != len(tensors["tail"]):
-        raise UserError(str(path), f"{len(sizes)} answers", f"{len(names)}", f"rm {path}")
+        raise UserError(str(path), f"{len(sizes)} answers", f"{len(names)}", remedy)
     columns = [tensors[name].split(sizes) for name in ("ids", "logprobs", "tail")]
     return {n: TopK(*row) for n, row in zip(names, zip(*columns, strict=True), strict=True)}
-
-
-@contextmanager
-def _in_one_piece(path: Path) -> Iterator[Path]:
-    temporary = path.with_name(f".{path.name}.tmp")
-    yield temporary
-    temporary.replace(path)

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from callbacks.errors import UserError
+from callbacks.files.atomic import write_text
 from latentwire.lm import loading
 from latentwire.lm.frozen import FrozenLM
 from suite.runs.reads import Arguments, files_in, reads
@@ -140,9 +141,9 @@ def read(folder: Path) -> PreTrainedModel:
 
 def seal(folder: Path, card: str) -> None:
     """Write the card and the checksums of all files."""
-    (folder / CARD).write_text(card, encoding="utf-8")
+    write_text(folder / CARD, card)
     lines = [f"{_sha256(p)}  {p.name}\n" for p in sorted(folder.iterdir()) if p.is_file() and p.name != SUMS]
-    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
+    write_text(folder / SUMS, "".join(lines))
 
 
 def verify(folder: Path) -> None:

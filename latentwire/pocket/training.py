@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from callbacks.errors import UserError
+from callbacks.run.stored import read_saved, write_checkpoint
 from latentwire.data.biographies import WORLD, Biographies
 from latentwire.lm.prompts import ANSWER, QUESTION, plain
 from latentwire.pocket import drill
@@ -167,23 +168,18 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint; a torn file cannot be left behind."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        new = self.checkpoint.with_suffix(".new")
-        torch.save(
-            {
-                "spec": repr((self.spec, self.seed)),
-                "state": asdict(self.state),
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-            },
-            new,
-        )
-        new.replace(self.checkpoint)
+        content = {
+            "spec": repr((self.spec, self.seed)),
+            "state": asdict(self.state),
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        write_checkpoint(content, self.checkpoint)
 
     def restore(self) -> None:
-        """Go on from the checkpoint. Raises UserError when it belongs to another configuration."""
-        held = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
-        if held["spec"] != repr((self.spec, self.seed)):
+        """Go on from the checkpoint. Raises UserError when it is damaged or belongs to another configuration."""
+        held = read_saved(self.checkpoint, "add resume=never to the same command to begin anew")
+        if held.get("spec") != repr((self.spec, self.seed)):
             raise UserError(
                 str(self.checkpoint),
                 "the checkpoint of another configuration or seed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 
 from callbacks.errors import UserError
+from callbacks.files.sealed import read_json, read_text
 from suite.report.data import RunRecord
 from suite.report.frames import Configuration
 from suite.report.summary import N_BOOT
@@ -20,31 +22,36 @@ from suite.statistics import hierarchical_bootstrap, mean_interval
 
 EVALUATIONS = "evaluations"  # folder of a run: one folder for each evaluation, by its hash
 ASKED = "asked.yaml"  # in it, what was asked
+PREDICTIONS = "predictions.jsonl"  # in it, one row per question and method
+FILES = "files"  # in an evaluation's result: the SHA-256 of files beside it, by name
 
 
 def read_evaluation(folder: Path) -> dict[str, Any] | None:
-    """Read one evaluation; None where there is none. Raises UserError for a file that is no JSON object."""
-    path, found = folder / RESULT, None
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        said = str(error)
-    else:
-        said = type(found).__name__
-    if not isinstance(found, dict):
-        raise UserError(str(path), said, "one JSON object", f"rm -r {folder}, then evaluate again")
-    return found
+    """Read one evaluation; None where there is none. Raises UserError for a damaged one."""
+    path = folder / RESULT
+    return read_json(path, "one JSON object as it was written", _again(folder)) if path.is_file() else None
 
 
 def evaluations(run_dir: Path) -> list[dict[str, Any]]:
     """Return all evaluations of a run, oldest first, each with what was asked, `asked`."""
     found = []
     for path in (run_dir / EVALUATIONS).glob(f"*/{RESULT}"):
-        asked = yaml.safe_load((path.parent / ASKED).read_text(encoding="utf-8"))
+        place, expected, remedy = path.parent / ASKED, "what the evaluation was asked", _again(path.parent)
+        if not place.is_file():
+            raise UserError(str(place), "no such file", expected, remedy)
+        asked = yaml.safe_load(read_text(place, expected, remedy))
         found.append({**(read_evaluation(path.parent) or {}), "asked": asked})
     return sorted(found, key=lambda e: (str(e["finished"]), str(e["evaluation"])))
+
+
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _again(folder: Path) -> str:
+    return f"rm -r {folder}, then evaluate again: python -m latentwire.evaluate {folder.parent.parent}"
 
 
 def methods_of(run: RunRecord) -> dict[str, dict[str, Any]]:
@@ -54,14 +61,17 @@ def methods_of(run: RunRecord) -> dict[str, dict[str, Any]]:
 
 
 @lru_cache(maxsize=32)
-def _rows(path: Path, stamp: int) -> dict[tuple[str, str], list[dict[str, Any]]]:
+def _rows(path: Path, stamp: int, told: str | None) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    if told is not None and (found := digest_of(path)) != told:
+        expected = f"SHA-256 {told[:12]}…, as {RESULT} beside it says"
+        raise UserError(str(path), f"damaged or edited: SHA-256 {found[:12]}…", expected, _again(path.parent))
     out: dict[tuple[str, str], list[dict[str, Any]]] = {}
     with path.open(encoding="utf-8") as lines:
         for n, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
                 out.setdefault((row["method"], row["model"]), []).append(row)
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 expected = "one JSON row per question and method"
                 raise UserError(f"{path}:{n}", f"{error}", expected, f"rm {path}") from error
     return out
@@ -71,8 +81,11 @@ def predictions(run: RunRecord) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """Return (method, model) -> rows of `predictions.jsonl`, empty where there is none."""
     named = run.result.get("evaluation")  # absent where a run has its only evaluation beside its result
     folder = run.path if named is None else run.path / EVALUATIONS / str(named)
-    path = folder / "predictions.jsonl"
-    return _rows(path, path.stat().st_mtime_ns) if path.is_file() else {}
+    path = folder / PREDICTIONS
+    if not path.is_file():
+        return {}
+    told = ((read_evaluation(folder) or {}).get(FILES) or {}).get(PREDICTIONS) if folder != run.path else None
+    return _rows(path, path.stat().st_mtime_ns, told)
 
 
 def evaluated(c: Configuration) -> list[RunRecord]:

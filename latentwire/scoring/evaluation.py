@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from callbacks.files.atomic import write_text
+from latentwire.report.stored import PREDICTIONS
 from latentwire.scoring.metrics import Row
 from suite.statistics import Bootstrap, hierarchical_bootstrap, mcnemar
 
@@ -51,12 +53,8 @@ class Evaluation:
 
     def write(self, folder: Path) -> Path:
         """Write `predictions.jsonl`, one row per question and method; return its path."""
-        path = folder / "predictions.jsonl"
         lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in self.rows]
-        partial = path.with_name(path.name + ".part")
-        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        partial.replace(path)
-        return path
+        return write_text(folder / PREDICTIONS, "\n".join(lines) + "\n")
 
 
 def paired_tests(rows: Sequence[Row], wires: Collection[str], n_boot: int, seed: int) -> list[dict[str, Any]]:

@@ -15,11 +15,13 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from callbacks.files.atomic import write_bytes, write_text
+from callbacks.files.sealed import sealed_text
 from latentwire.acceptance import Rule, judge
 from latentwire.build import Inputs
 from latentwire.data.base import Passage
 from latentwire.report.evaluation_tables import result_table, tests_table
-from latentwire.report.stored import ASKED, EVALUATIONS
+from latentwire.report.stored import ASKED, EVALUATIONS, FILES, digest_of
 from latentwire.rivals import RIVALS, training_budget
 from latentwire.scoring.evaluator import Evaluator
 from latentwire.wire import LatentWire
@@ -86,14 +88,14 @@ def score(cfg: DictConfig, run_dir: Path, inputs: Inputs, wire: LatentWire) -> d
     own = {k: v for k, v in found["methods"][key].items() if isinstance(v, int | float) and math.isfinite(v)}
     found[SPLITS[0] if str(e.split) == "test" else SPLITS[1]] = {"loss": own["nll"], **own}
     folder = folder_of(run_dir, cfg)
-    folder.mkdir(parents=True, exist_ok=True)
-    evaluation.write(folder)
+    rows = evaluation.write(folder)
     tables = [result_table(evaluation.methods, evaluation.notes), tests_table(evaluation.tests)]
-    (folder / TABLE).write_text(markdown(tables), encoding="utf-8")
+    write_text(folder / TABLE, markdown(tables))
     asked = OmegaConf.create({k: OmegaConf.to_container(cfg[k], resolve=True) for k in AFTERWARDS})
-    OmegaConf.save(asked, folder / ASKED)
+    write_bytes(folder / ASKED, sealed_text(OmegaConf.to_yaml(asked)))
     made = {
         "evaluation": folder.name,
+        FILES: {rows.name: digest_of(rows)},
         "seconds": round(time.perf_counter() - start, 3),
         "finished": record.now(),
         "versions": record.versions(),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from callbacks.errors import UserError
+from callbacks.files.atomic import write_text
 from suite.accelerator.results import FILE, Answer
 from suite.accelerator.section import Row, Section
 
@@ -80,4 +81,4 @@ def write(path: Path, sections: Mapping[str, Sequence[Section]], answers: Mappin
             f"copy it to runs/accelerator/{FILE}, or name its folder: --out FOLDER",
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(sections, answers), encoding="utf-8")
+    write_text(path, page(sections, answers))

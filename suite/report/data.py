@@ -6,9 +6,8 @@ that does not parse is a `UserError` that names the file and the line.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from io import StringIO
@@ -20,8 +19,10 @@ import pandas as pd
 import yaml
 
 from callbacks.errors import UserError
+from callbacks.files.sealed import read_text
 from callbacks.run.history import ACTIONS, EVENTS, HISTORY, TIMELINE, RunFile
 from suite.runs.ledger import FILE_NAME, Ledger
+from suite.runs.provenance import CONFIG, RESULT, read_result
 
 STATUSES = ("finished", "failed", "stopped", "running")
 
@@ -198,16 +199,10 @@ def _number(value: Any) -> float | None:
 
 def read_run(path: Path, ledger_row: dict[str, Any] | None = None) -> RunRecord:
     """Read the run in directory `path`; without `result.json` its ledger row speaks, and without that it is running."""
-    config = _mapping(
-        path / "config.yaml", "a YAML mapping: the resolved configuration", lambda text: yaml.safe_load(text) or {}
-    )
     row = dict(ledger_row or {})
-    stored = path / "result.json"
-    result = _mapping(stored, "one JSON object", json.loads)
-    if result is None:
-        result = {"status": "running", **_without_tree(row)}
-    run = RunRecord(path, result, config or row.get("config") or {}, str(row.get("traceback") or ""))
-    _check(run, str(stored))
+    result = read_result(path) or {"status": "running", **_without_tree(row)}
+    run = RunRecord(path, result, _config(path) or row.get("config") or {}, str(row.get("traceback") or ""))
+    _check(run, str(path / RESULT))
     return run
 
 
@@ -229,14 +224,16 @@ def _check(run: RunRecord, where: str) -> None:
             raise UserError(where, f"{split}: {part!r}"[:100], "a mapping of names to numbers, or null", remedy)
 
 
-def _mapping(path: Path, expected: str, parse: Callable[[str], Any]) -> dict[str, Any] | None:
-    """Parse a file that holds one mapping; None where there is no file."""
+def _config(folder: Path) -> dict[str, Any]:
+    """Return the resolved configuration of a run; {} where there is none."""
+    path = folder / CONFIG
     if not path.is_file():
-        return None
-    remedy = f"rm -r {path.parent}, then start the run again"
+        return {}
+    expected = "a YAML mapping: the resolved configuration"
+    remedy = f"rm {path}, then give the run's command again: it is written anew"
     try:
-        value = parse(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        value = yaml.safe_load(read_text(path, expected, remedy)) or {}
+    except yaml.YAMLError as error:
         raise UserError(str(path), str(error)[:200], expected, remedy) from error
     if not isinstance(value, dict):
         raise UserError(str(path), type(value).__name__, expected, remedy)
@@ -279,7 +276,7 @@ def read_runs(roots: Sequence[Path], name: str | None = None) -> list[RunRecord]
 
 
 def _is_run(path: Path) -> bool:
-    return (path / "config.yaml").is_file() or (path / "result.json").is_file()
+    return (path / CONFIG).is_file() or (path / RESULT).is_file()
 
 
 def _from_ledger(row: dict[str, Any], root: Path) -> RunRecord:

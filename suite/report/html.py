@@ -12,6 +12,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from callbacks.files.atomic import write_text
 from suite.report.data import STATUSES, RunRecord, read_run, read_runs
 from suite.report.figures import TEMPLATE, Figure, as_json
 from suite.report.frames import RunFrames
@@ -50,15 +51,6 @@ def compare_report(run_dirs: Sequence[Path], out: Path, baseline: str | None = N
 def write(out: Path, comparisons: Sequence[RunFrames], title: str | None = None) -> Path:
     """Render the page, write it and return its path."""
     return write_text(out, render(comparisons, title, out.parent))
-
-
-def write_text(path: Path, text: str) -> Path:
-    """Write a file in one move, so that a reader never sees half of it, and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-    return path
 
 
 def render(comparisons: Sequence[RunFrames], title: str | None = None, folder: Path | None = None) -> str:

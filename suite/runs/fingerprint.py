@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from callbacks.errors import UserError
+from callbacks.files.sealed import read_json
 from suite.runs.ledger import write_json
 from suite.runs.reads import Files
 
@@ -49,10 +50,9 @@ class Fingerprints:
         if not self.path.is_file():
             return {}
         try:
-            known = json.loads(self.path.read_text(encoding="utf-8"))
-        except ValueError:  # a foreign file: all is hashed again, and it is written anew
+            return read_json(self.path, "remembered hashes", f"rm {self.path}")
+        except UserError:  # damaged or foreign: all is hashed again, and it is written anew
             return {}
-        return known if isinstance(known, dict) else {}
 
     def _one(self, content: Path | Sequence[Path]) -> Fingerprint | None:
         several = not isinstance(content, Path)

@@ -12,8 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from suite.runs.display import console, varying
-from suite.runs.job import CHECKPOINT, ledger_of, read_result
+from suite.runs.job import CHECKPOINTS, ledger_of
 from suite.runs.planned import Job, PlannedJobs
+from suite.runs.provenance import read_result
 
 PLAN = "plan=true"
 # From a tree to what the program knows of a run beforehand, a few words by name: `steps`, `memory` …
@@ -71,8 +72,8 @@ def state(job: Job) -> str:
     status = read_result(job.dir).get("status")
     if status == "finished" and job.cfg.resume != "never":
         return "finished: its result is shown"
-    if (job.dir / CHECKPOINT).is_file() and job.cfg.resume != "never":
-        return f"continues from {CHECKPOINT}"
+    if (job.dir / CHECKPOINTS / "last.ckpt").is_file() and job.cfg.resume != "never":
+        return f"continues from {CHECKPOINTS}/last.ckpt"
     return "begins"
 
 

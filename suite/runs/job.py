@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -20,6 +19,8 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.errors import RunEnded, UserError
+from callbacks.files.atomic import write_bytes
+from callbacks.files.sealed import sealed_text
 from callbacks.run.inputs import differing, refuse_other_inputs
 from suite.runs import record
 from suite.runs.fingerprint import remembered
@@ -27,10 +28,18 @@ from suite.runs.identity import fingerprints, run_dir, runs_root
 from suite.runs.inputs import all_files, given_files
 from suite.runs.ledger import FILE_NAME, Ledger, jsonable, write_json
 from suite.runs.lock import held
-from suite.runs.provenance import RESULT, code_remark, inputs_read, on_other_data, provenance, remarks
+from suite.runs.provenance import (
+    CONFIG,
+    RESULT,
+    code_remark,
+    inputs_read,
+    on_other_data,
+    provenance,
+    read_result,
+    remarks,
+)
 
-CHECKPOINT = Path("checkpoints") / "last.ckpt"
-CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"  # the folder of a run's checkpoints, named in `callbacks.run.stored`
 EXIT_SIGTERM = 143
 EXIT_INTERRUPT = 130
 
@@ -116,12 +125,6 @@ def ledger_of(cfg: DictConfig) -> Ledger:
     return Ledger(runs_root(cfg) / FILE_NAME)
 
 
-def read_result(folder: Path) -> dict[str, Any]:
-    """Read a run directory's `result.json`; {} when there is none."""
-    path = folder / RESULT
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
 def execute(
     cfg: DictConfig,
     program: str,
@@ -150,8 +153,7 @@ def execute(
         if cfg.resume != "never" and read_result(folder).get("status") == "finished":
             return Outcome(run_hash, folder, "skipped")  # as rank 0 decides
         seed_everything(int(cfg.seed))
-        checkpoint = folder / CHECKPOINT
-        resume = checkpoint if cfg.resume != "never" and checkpoint.exists() else None
+        resume = None if cfg.resume == "never" else _newest(folder)[0]
         task(cfg, Run(folder, run_hash, str(cfg.name), int(cfg.seed), resume, is_main=False, earlier=stands_on))
         return Outcome(run_hash, folder, "finished")
     try:
@@ -165,6 +167,8 @@ def execute(
                 changed = differing(before.get("inputs"), now)
                 if not changed:
                     _note(cfg, folder, before)
+                    if not (folder / CONFIG).is_file():  # removed because it was damaged
+                        write_config(cfg, folder)
                     said = remarks(before, now, made_of["code"])
                     if again is None:
                         return Outcome(run_hash, folder, "skipped", before, remarks=said)
@@ -174,10 +178,12 @@ def execute(
                     refuse_other_inputs(before["inputs"], now, f"resume=must {folder}")
                 tell(f"finished before on other data, kept aside; runs anew: {'; '.join(changed)}")
                 other_data = True
-            resume = _make_room(cfg, folder, other_data)
+            resume, about = _make_room(cfg, folder, other_data)
+            for remark in about:
+                tell(remark)
             if resume is not None:
                 for remark in code_remark(before, made_of["code"]):
-                    tell(f"continues from {CHECKPOINT}; {remark}")
+                    tell(f"continues from {CHECKPOINTS}/{resume.name}; {remark}")
             elif not before and cfg.resume == "auto" and (other := on_other_data(cfg, folder, made_of["inputs"])):
                 tell(f"a new run: {other[0].name} has the same configuration and other data ({other[1]})")
             run = Run(folder, run_hash, str(cfg.name), int(cfg.seed), resume, is_main=True, earlier=stands_on)
@@ -263,7 +269,7 @@ def _once_more(cfg: DictConfig, again: Again, run: Run, before: dict[str, Any], 
 
 def write_config(cfg: DictConfig, folder: Path) -> None:
     """Write the configuration that a run's result was made with."""
-    (folder / CONFIG).write_text(OmegaConf.to_yaml(cfg, resolve=True), encoding="utf-8")
+    write_bytes(folder / CONFIG, sealed_text(OmegaConf.to_yaml(cfg, resolve=True)))
 
 
 def _append(cfg: DictConfig, folder: Path, row: dict[str, Any], trace: str | None) -> None:
@@ -286,19 +292,38 @@ def _note(cfg: DictConfig, folder: Path, result: dict[str, Any]) -> None:
         _append(cfg, folder, result, None)
 
 
-def _make_room(cfg: DictConfig, folder: Path, other_data: bool = False) -> Path | None:
+def _newest(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
+    """Return the newest intact checkpoint of a run, and what to say about it; None without any."""
+    if not (folder / CHECKPOINTS).is_dir():  # without reading torch
+        return None, ()
+    from callbacks.run.stored import resume_point
+
+    found = resume_point(folder / CHECKPOINTS, folder.name)
+    return found.path, found.remarks
+
+
+def _make_room(cfg: DictConfig, folder: Path, other_data: bool = False) -> tuple[Path | None, tuple[str, ...]]:
     """Apply `resume`: return the checkpoint to continue from, or None with no earlier attempt left in the way.
 
     Args:
         cfg: its tree.
         folder: the run directory.
         other_data: whether the attempt that lies there is one on other data.
+
+    Returns:
+        The checkpoint, and what to say about it in lines.
+
+    Raises:
+        UserError: checkpoints of which none is intact, or none at all with `resume=must`.
     """
-    checkpoint, anew = folder / CHECKPOINT, other_data or cfg.resume == "never"
-    if not anew and checkpoint.exists():
-        return checkpoint
+    anew = other_data or cfg.resume == "never"
+    if not anew:
+        checkpoint, said = _newest(folder)
+        if checkpoint is not None:
+            return checkpoint, said
     if cfg.resume == "must":
-        found, expected = f"no {CHECKPOINT} in {folder}", "a checkpoint of exactly this configuration and data"
+        found = f"no {CHECKPOINTS}/last.ckpt in {folder}"
+        expected = "a checkpoint of exactly this configuration and data"
         if other := on_other_data(cfg, folder, fingerprints(cfg, given_files(cfg))):
             found += f"; {other[0].name} has this configuration and other data ({other[1]})"
         raise UserError("resume=must", found, expected, "set resume=auto")
@@ -308,7 +333,7 @@ def _make_room(cfg: DictConfig, folder: Path, other_data: bool = False) -> Path 
         while (old := folder.with_name(f"{folder.name}.old-{number}")).exists():
             number += 1
         shutil.move(folder, old)
-    return None
+    return None, ()
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from suite.runs.fingerprint import TICK_NS
 from suite.runs.identity import fingerprints, runs_root
 from suite.runs.inputs import all_files, source_files
-from suite.runs.job import RESULT, Outcome, ledger_of, read_result
+from suite.runs.job import Outcome, ledger_of
+from suite.runs.provenance import RESULT, read_result
 from suite.runs.ledger import write_json
 from suite.runs.planned import Job
 from suite.runs.provenance import provenance, remarks

@@ -13,6 +13,7 @@ SIGTERM.
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -43,7 +44,7 @@ from suite.runs.display import (
 )
 from suite.runs.foreseen import PLAN, Foresee, show_plan
 from suite.runs.identity import run_dir
-from suite.runs.job import Again, Earlier, Outcome, Run, Task, execute, is_main_process, ledger_of, read_result
+from suite.runs.job import Again, Earlier, Outcome, Run, Task, execute, is_main_process, ledger_of
 from suite.runs.planned import Job, PlannedJobs
 from suite.runs.planning import (
     FAILED_ONLY,
@@ -55,6 +56,7 @@ from suite.runs.planning import (
     plan,
     refuse_other_configs,
 )
+from suite.runs.provenance import read_result
 from suite.runs.record import release_memory
 
 __all__ = ["Run", "Task", "launch", "plan", "worse"]
@@ -220,8 +222,10 @@ class _JobRunner:
         except Exception as error:
             if not is_main_process():
                 raise
-            traceback.print_exc()  # a full disk, most likely: the result itself could not be written
-            outcome = Outcome(run_hash, folder, "failed", {}, f"{type(error).__name__}: {error}")
+            outcome = Outcome(run_hash, folder, "failed", {})
+            outcome.ended_by(_disk_full(error) or error)  # the result itself could not be written
+            if not outcome.user_error:
+                traceback.print_exc()
         self.outcomes[number] = outcome
         if outcome.status in ("skipped", "evaluated") and is_main_process():
             tell(reused(outcome))
@@ -235,6 +239,17 @@ class _JobRunner:
             tell(unfinished(outcome))
         if outcome.exit_code:
             raise SystemExit(outcome.exit_code)  # ends a sweep at once
+
+
+def _disk_full(error: Exception) -> UserError | None:
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return UserError(
+        str(error.filename or "paths.runs"),
+        f"{error.strerror}; what was there is still there",
+        "room for the files of a run",
+        "free disk space or move paths.runs, then give the same command again",
+    )
 
 
 def _before_overrides(arguments: list[str], args: argparse.Namespace, more: Sequence[str]) -> list[str]:
@@ -277,12 +292,18 @@ def _to_repeat(cfg: DictConfig, folder: Path, run_hash: str) -> bool:
     row = ledger_of(cfg).latest().get(run_hash)
     if row is not None and row.get("status") in ("failed", "stopped"):
         return True
-    return read_result(folder).get("status") == "running"  # as a killed run has left it
+    try:
+        return read_result(folder).get("status") == "running"  # as a killed run has left it
+    except UserError:
+        return True  # it says itself what is wrong with it
 
 
 def _left_behind(job: Job, local: bool) -> Outcome:
     """Return the outcome of a job that did not run in this process: that of its files, or none if it never began."""
-    result = {} if local else read_result(job.dir)
+    try:
+        result = {} if local else read_result(job.dir)
+    except UserError as error:
+        return Outcome(job.hash, job.dir, "failed", {}, str(error), user_error=True)
     status = result.get("status", "not started")
     if status == "running":
         status = "failed"  # its process is gone without a word

@@ -1,4 +1,4 @@
-"""The ledger: one JSON line per run, appended and never rewritten. The newest row of a hash counts."""
+"""The ledger: one sealed JSON line per run, appended and never rewritten. The newest row of a hash counts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
+
+from callbacks.errors import UserError
+from callbacks.files import sealed
+from callbacks.files.atomic import write_text
 
 if TYPE_CHECKING:
     import pandas
@@ -35,7 +39,7 @@ class Ledger:
         Raises:
             TypeError: a value that JSON cannot hold, naming its key.
         """
-        line = json.dumps(jsonable(row), allow_nan=False, ensure_ascii=False).encode() + b"\n"
+        line = json.dumps(sealed.sealed_json(jsonable(row)), allow_nan=False, ensure_ascii=False).encode() + b"\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab+", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # released by close
@@ -48,22 +52,21 @@ class Ledger:
             os.fsync(file.fileno())
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return all readable rows, oldest first. A line torn by a crash is reported by a warning and left out."""
+        """Return all intact rows, oldest first. A torn or changed line is reported by a warning and left out.
+
+        A finished run whose row is left out gets another one when its command is given again.
+        """
         if not self.path.exists():
             return []
         rows = []
         for number, line in enumerate(self.path.read_bytes().split(b"\n"), 1):
             if not line.strip():
                 continue
+            where = f"{self.path}, line {number}"
             try:
-                row = json.loads(line)
-            except ValueError:  # also what a cut UTF-8 sequence raises
-                row = None
-            if isinstance(row, dict):
-                rows.append(row)
-            else:
-                where = f"{self.path}, line {number}"
-                warnings.warn(f"{where}: not a row (cut off by a crash?), left out", stacklevel=2)
+                rows.append(sealed.parse_json(line, where, "a row", f"sed -i {number}d {self.path}"))
+            except UserError as error:
+                warnings.warn(f"{where}: no row ({error.found}), left out; remedy: {error.remedy}", stacklevel=2)
         return rows
 
     def latest(self) -> dict[str, dict[str, Any]]:
@@ -115,15 +118,10 @@ def jsonable(value: Any, key: str = "") -> Any:
     raise TypeError(f"{key or 'value'}: {kind} has no place in JSON; give a number, string, list or dict")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file in one piece: a reader, or a crash, sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(jsonable(value), file, indent=2, allow_nan=False, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object, sealed and in one piece; `callbacks.files.sealed.read_json` reads it."""
+    body = sealed.sealed_json(jsonable(value))
+    write_text(path, json.dumps(body, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def _numbers(value: Any) -> Any:

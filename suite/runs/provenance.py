@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
+from callbacks.errors import UserError
+from callbacks.files.sealed import read_json
 from callbacks.run.inputs import differing
 from suite.runs.identity import config_hash, fingerprints
 from suite.runs.inputs import all_files, changed_code, code, given_files
 
-RESULT = "result.json"
+RESULT, CONFIG = "result.json", "config.yaml"  # of a run
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Read a run directory's `result.json`; {} when there is none. Raises UserError for a damaged one."""
+    path = folder / RESULT
+    remedy = f"rm {path}, then give the run's command again: it goes on from its last checkpoint"
+    return read_json(path, "one JSON object as it was written", remedy) if path.is_file() else {}
 
 
 def provenance(cfg: DictConfig) -> dict[str, Any]:
@@ -65,6 +73,8 @@ def code_remark(result: Mapping[str, Any], code_now: Mapping[str, str]) -> list[
 def on_other_data(cfg: DictConfig, folder: Path, given: Mapping[str, Any]) -> tuple[Path, str] | None:
     """Find the newest run of the same configuration on other data: its directory, and how the data differ.
 
+    A run whose result cannot be read is not among them.
+
     Args:
         cfg: the whole configuration.
         folder: the directory of the run itself.
@@ -74,7 +84,10 @@ def on_other_data(cfg: DictConfig, folder: Path, given: Mapping[str, Any]) -> tu
         return None
     wanted, found = config_hash(cfg, inputs=False), []
     for path in folder.parent.glob(f"*/{RESULT}"):
-        result = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            result = read_result(path.parent)
+        except UserError:  # what is wrong with it, its own command says
+            continue
         if result.get("configuration") == wanted and result.get("hash") != folder.name:
             found.append((result.get("started") or "", path.parent, "; ".join(differing(result.get("inputs"), given))))
     return max(found)[1:] if found else None

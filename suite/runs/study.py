@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from callbacks.errors import UserError
+from callbacks.files.atomic import write_text
 from suite.config.check import Dead
 from suite.runs.command import helped
 from suite.runs.foreseen import PLAN
@@ -170,7 +171,7 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
     folder = runs / name
     tables = [table for frames in comparisons for table in summary(frames)]
     Console().print(terminal(tables, Console().width))
-    (folder / "table.md").write_text(markdown(tables), encoding="utf-8")
+    write_text(folder / "table.md", markdown(tables))
     report = compare_report([run.path for run in found], folder / "report.html", baseline=label(study.rows[0]))
     print(f"report: {report}")
     return code

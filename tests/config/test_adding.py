@@ -23,8 +23,8 @@ from asgml.run import train as asgml_train
 from latentwire.run import Tree as WireTree
 from latentwire.run import dead as wire_dead
 from latentwire.run import train as wire_train
-from suite.runs.job import read_result
 from suite.runs.launch import launch
+from suite.runs.provenance import read_result
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "adding.md").read_text(encoding="utf-8")

@@ -17,37 +17,14 @@ import fake_program
 import pytest
 import yaml
 
+from callbacks.run.stored import write_checkpoint
 from suite.runs import job
 from suite.runs.identity import config_hash
 from suite.runs.launch import NOT_ACCEPTED, Run, plan, worse
 from suite.runs.ledger import Ledger
+from suite.runs.provenance import read_result
 
 Main = Callable[..., int]
-
-
-@pytest.fixture
-def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Main:
-    """Calls the program with arguments, from an empty folder, and returns its exit code."""
-    cwd = tmp_path / "cwd"
-    cwd.mkdir()
-    monkeypatch.chdir(cwd)
-    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("suite.runs.launch.release_memory", lambda: None)  # 0.2 s per job, for nothing here
-    fake_program.calls.clear()
-
-    def call(*arguments: str) -> int:
-        before = ["program", *arguments, f"paths.runs={tmp_path / 'runs'}"]
-        monkeypatch.setattr(sys, "argv", before)
-        try:
-            fake_program.main()
-        except SystemExit as end:
-            return int(end.code or 0)
-        finally:
-            assert sys.argv == before
-        return 0
-
-    return call
 
 
 def rows(tmp_path: Path) -> list[dict[str, Any]]:
@@ -55,7 +32,7 @@ def rows(tmp_path: Path) -> list[dict[str, Any]]:
 
 
 def result(tmp_path: Path, row: int = -1) -> dict[str, Any]:
-    return json.loads((Path(rows(tmp_path)[row]["run_dir"]) / "result.json").read_text())
+    return read_result(Path(rows(tmp_path)[row]["run_dir"]))
 
 
 def test_a_run_leaves_config_result_and_row_and_nothing_else(main: Main, tmp_path: Path) -> None:
@@ -361,8 +338,7 @@ def test_sigkill_frees_the_lock_and_the_next_start_continues(
     """A real process, killed without a word after a checkpoint; the next start of the same command continues."""
 
     def hang(cfg: Any, run: Run) -> dict[str, Any]:
-        (run.dir / "checkpoints").mkdir()
-        (run.dir / "checkpoints" / "last.ckpt").write_text("state")
+        write_checkpoint({"state_dict": {}}, run.dir / "checkpoints" / "last.ckpt")
         time.sleep(60)
         return {}
 

@@ -7,6 +7,7 @@ import json
 import shutil
 import traceback
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from asgml_runs import overrides, write_features
 from asgml.data.cremad_mini import CremadMini
 from asgml.run import Tree, dead, foresee, judge, train
 from suite.runs.launch import launch
+from suite.runs.ledger import write_json
+from suite.runs.provenance import read_result
 
 SCREEN = 24  # lines
 
@@ -206,15 +209,15 @@ def test_nan_in_features(tmp_path, capsys):
 def test_full_disk_while_preparing_keeps_what_was_written(cremad, tmp_path, capsys, monkeypatch):
     import asgml.data.shards as shards
 
-    real = shards.os.fsync
+    real = shards._sync
     calls = iter(range(10**6))
 
-    def fsync(fd: int) -> None:
+    def sync(file: IO[Any]) -> None:
         if next(calls) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(fd)
+        real(file)
 
-    monkeypatch.setattr(shards.os, "fsync", fsync)
+    monkeypatch.setattr(shards, "_sync", sync)
     refused(media(cremad, tmp_path), capsys, "space")
     monkeypatch.undo()
     code, text = run(media(cremad, tmp_path), capsys)
@@ -230,11 +233,12 @@ def test_checkpoint_of_another_config(tmp_path, capsys):
     second = next(p for p in (runs / "features").glob("*/checkpoints/last.ckpt") if p != first)
     folder = second.parent.parent
     shutil.copy(first, second)
-    result = json.loads((folder / "result.json").read_text())
-    (folder / "result.json").write_text(json.dumps({**result, "status": "stopped"}))
+    second.with_name("previous.ckpt").unlink()
+    result = read_result(folder)
+    write_json(folder / "result.json", {**result, "status": "stopped"})
     ledger = runs / "ledger.jsonl"
     ledger.write_text("".join(line for line in ledger.open() if folder.name not in line))
-    refused([*overrides(path, runs), f"seed={result['seed']}"], capsys, "seed", first.parent.parent.name)
+    refused([*overrides(path, runs), f"seed={result['seed']}"], capsys, "another run", first.parent.parent.name)
     assert torch.load(second, map_location="cpu", weights_only=True)  # the file is as it was
 
 

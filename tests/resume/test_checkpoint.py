@@ -131,7 +131,7 @@ def test_content_is_plain_and_holds_the_state_of_every_callback(tmp_path: Path) 
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert saved["callbacks"]["StepCheckpoint"]["config"] == {"a": {"b": [1, None]}, "path": "x"}
     assert set(saved["callbacks"]) == {"StepCheckpoint", "RNGState"}
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt", "previous.ckpt"]
 
 
 @pytest.mark.parametrize("settings", [{}, {"val_check_interval": 2}, {"max_steps": 12, "max_epochs": -1}])
@@ -195,7 +195,7 @@ def test_full_disk_is_told_and_the_previous_checkpoint_stays_valid(tmp_path: Pat
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     last = tmp_path / "checkpoints" / "last.ckpt"
     assert torch.load(last)["global_step"] == 3
-    assert [p.name for p in last.parent.iterdir()] == ["last.ckpt"]
+    assert sorted(p.name for p in last.parent.iterdir()) == ["last.ckpt", "previous.ckpt"]
     assert_same(fit(tmp_path / "whole"), fit(tmp_path, last))
 
 

@@ -13,8 +13,8 @@ from asgml.run import Tree, dead
 from asgml.run import train as run
 from callbacks.errors import UserError
 from suite.runs.identity import run_dir
-from suite.runs.job import read_result
 from suite.runs.launch import launch
+from suite.runs.provenance import read_result
 
 # What only an adaptive run reads, so that no unimodal run can be given it.
 OWN = [

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from callbacks.files.sealed import read_json
 from suite.runs.ledger import Ledger, jsonable, write_json
 
 
@@ -109,6 +110,7 @@ def test_write_json_replaces_in_one_piece(tmp_path: Path) -> None:
     write_json(path, {"status": "running"})
     with pytest.raises(TypeError):
         write_json(path, {"status": "finished", "bad": object()})
-    assert json.loads(path.read_text()) == {"status": "running"}, "a failed write leaves the old file"
+    assert read_json(path, "", "") == {"status": "running"}, "a failed write leaves the old file"
     write_json(path, {"status": "finished"})
-    assert json.loads(path.read_text()) == {"status": "finished"}
+    assert read_json(path, "", "") == {"status": "finished"}
+    assert "sha256" in json.loads(path.read_text())

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from damage import Damage, flipped, halved
 from lw_runs import config
 from omegaconf import DictConfig
 
 from callbacks.errors import UserError
-from latentwire import evaluate
+from latentwire import evaluate, restore
 from latentwire import run as program
 from latentwire.report.stored import evaluations, predictions
 from suite.report import read_run
 from suite.runs.identity import config_hash, evaluation_hash
 from suite.runs.job import Outcome, execute
 from suite.runs.ledger import Ledger
+from suite.runs.provenance import read_result
 
 FEW = ["trainer.max_epochs=1", "baseline=[text,no_context,token_budget]"]
 
@@ -60,7 +62,7 @@ def test_what_acts_on_finished_weights_makes_no_other_run(folder: Path) -> None:
 def test_the_command_with_other_questions_trains_nothing(
     folder: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = json.loads((trained / "result.json").read_text())
+    first = read_result(trained)
     weights = (trained / "checkpoints" / "best.ckpt").stat().st_mtime_ns
 
     def never(*_: Any) -> Any:
@@ -71,7 +73,7 @@ def test_the_command_with_other_questions_trains_nothing(
     asked = config(folder, *FEW, "evaluation.passages=2", "evaluation.max_new_tokens=2")
     outcome = run(asked)
     assert (outcome.status, outcome.dir) == ("evaluated", trained)
-    second = json.loads((trained / "result.json").read_text())
+    second = read_result(trained)
     assert second == outcome.result
     assert second["methods"]["wire"]["n"] < first["methods"]["wire"]["n"]
     assert second["evaluation"] == evaluation_hash(asked) != first["evaluation"]
@@ -173,11 +175,35 @@ def test_a_sweep_over_questions_trains_once(folder: Path, monkeypatch: pytest.Mo
         join_twins([jobs[0], job_of(config(folder, *FEW, "evaluation.passages=2"), [])])
 
 
+@pytest.mark.parametrize("name", ["predictions.jsonl", "result.json", "asked.yaml"])
+def test_a_damaged_evaluation_is_refused_and_asked_again(name: str, tmp_path: Path, trained: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "runs" / "pocket_smoke" / trained.name)
+    place = run / "evaluations" / str(read_result(run)["evaluation"])
+    flipped(0.4)(place / name)
+
+    def read() -> None:
+        predictions(read_run(run))
+        evaluations(run)
+
+    with pytest.raises(UserError, match=name) as told:
+        read()
+    assert told.value.remedy.startswith(f"rm -r {place}, then evaluate again: python -m latentwire.evaluate {run}")
+
+
+@pytest.mark.parametrize("damage", [flipped(0.5), halved])
+def test_a_damaged_checkpoint_is_not_evaluated(damage: Damage, tmp_path: Path, trained: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "runs" / "pocket_smoke" / trained.name)
+    damage(run / "checkpoints" / "best.ckpt")
+    with pytest.raises(UserError, match=r"best\.ckpt") as told:
+        restore.load(run)
+    assert "resume=never" in told.value.remedy
+
+
 def test_a_run_with_its_only_evaluation_beside_its_result_can_be_asked(tmp_path: Path, trained: Path) -> None:
     """As runs of earlier versions lie: another name, the numbers in the result and the answers beside it."""
     old = tmp_path / "runs" / "pocket_smoke" / "0123456789ab"
     shutil.copytree(trained, old, ignore=shutil.ignore_patterns("evaluations"))
-    result = json.loads((old / "result.json").read_text())
+    result = read_result(old)
     answers = trained / "evaluations" / result.pop("evaluation") / "predictions.jsonl"
     shutil.copy(answers, old)
     (old / "result.json").write_text(json.dumps(result))

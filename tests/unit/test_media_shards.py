@@ -18,7 +18,8 @@ import pytest
 
 from asgml.data import shards
 from asgml.data.media import MediaError
-from asgml.data.shards import Shard, ShardJob, ShardRows, write_shard
+from asgml.data.shard_rows import Shard, ShardRows
+from asgml.data.shards import ShardJob, write_shard
 from callbacks.errors import UserError
 
 N = 300  # five chunks, the last one short

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,16 @@ import numpy as np
 import pytest
 import torch
 from asgml_runs import config, write_features
+from damage import DAMAGE, Damage, flipped
 from synthetic_runs import JOINT, STALENESS, write_run
 
+from asgml.model.net import MultimodalNet
 from asgml.report.answers import read_answers
 from asgml.report.samples import sample_table
 from asgml.run import train
+from asgml.train.teachers import load_teacher
+from callbacks.errors import UserError
+from callbacks.run.stored import write_checkpoint
 from suite.report.data import read_run, read_runs
 from suite.report.grouping import group_runs
 from suite.runs.job import execute
@@ -34,6 +40,32 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     outcome = execute(config(path, folder / "runs", "method=joint", "trainer.max_epochs=3"), "asgml", train)
     assert outcome.status == "finished", outcome.error
     return outcome.dir, arrays
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+def test_damaged_predictions_are_refused(damage: Damage, finished: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("config.yaml", "result.json", "predictions_best.npz"):
+        shutil.copy(finished[0] / name, folder)
+    assert read_answers(read_run(folder)) is not None
+    damage(folder / "predictions_best.npz")
+    with pytest.raises(UserError, match=r"predictions_best\.npz") as told:
+        read_answers(read_run(folder))
+    assert told.value.remedy.startswith(f"rm {folder / 'predictions_best.npz'}")
+
+
+def test_a_damaged_or_exchanged_teacher_is_refused(finished: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished[0], tmp_path / "runs" / finished[0].name)
+    path = folder / "checkpoints" / "best.ckpt"
+    net = MultimodalNet.__new__(MultimodalNet)  # the file is judged before the network is asked anything
+    flipped(0.5)(path)
+    with pytest.raises(UserError, match="damaged or edited") as told:
+        load_teacher(net, "audio", path, "methods.umt.checkpoints", False)
+    assert str(folder) in told.value.remedy
+    write_checkpoint({"state_dict": {}, "callbacks": {"StepCheckpoint": {"config_hash": "0123456789ab"}}}, path)
+    with pytest.raises(UserError, match="another run, 0123456789ab"):
+        load_teacher(net, "audio", path, "methods.umt.checkpoints", False)
 
 
 @pytest.mark.parametrize("name", ["predictions.npz", "predictions_best.npz"])

@@ -30,6 +30,7 @@ from suite.config.compose import Composer
 from suite.report import read_runs
 from suite.runs.job import Run
 from suite.runs.ledger import Ledger
+from suite.runs.provenance import read_result
 from suite.runs.study import Program
 
 LR = ("optimizer.lr", around(0.1, (1 / 8, 8)))
@@ -237,7 +238,7 @@ def test_the_test_split_moves_no_choice_and_validation_does(fake: Fake, npz: Pat
 
     def rewrite(split: str, change: Mapping[float, float]) -> None:
         for path in (RUNS / "trials" / "toy").glob("*/result.json"):
-            result = json.loads(path.read_text())
+            result = read_result(path.parent)
             lr = OmegaConf.load(path.parent / "config.yaml").optimizer.lr
             result[split]["accuracy"] = change.get(lr, 0.0)
             path.write_text(json.dumps(result))

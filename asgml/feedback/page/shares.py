@@ -20,7 +20,7 @@ from asgml.feedback.share import LEAST, SYSTEMS, Row, measure
 from asgml.model import cross_attention
 from asgml.model.fusion import cross_attention as fusion
 from callbacks.stages import branch, gradient_share
-from suite.report.html import write_text
+from callbacks.files.atomic import write_text
 from suite.statistics import Estimate
 
 FILE = "feedback_shares.json"

@@ -12,7 +12,7 @@ from asgml.feedback.page.shares import measured_shares
 from asgml.feedback.page.text import FIGURE, page
 from callbacks.errors import UserError
 from suite.report import RunRecord
-from suite.report.html import write_text
+from callbacks.files.atomic import write_text
 from suite.runs.command import command
 from suite.runs.launch import worse
 from suite.runs.study import Program, Study, run_study

@@ -21,7 +21,7 @@ from asgml.tune.options import StudyTree
 from asgml.tune.page.evidence import evidence
 from asgml.tune.page.writing import FIGURE, page
 from callbacks.errors import UserError
-from suite.report.html import write_text
+from callbacks.files.atomic import write_text
 from suite.runs.command import command, command_parser
 
 PAGE = "asgml.md"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from callbacks.files.atomic import write_text
 from suite.config.reference.catalogue import Chapter, catalogue
 from suite.config.reference.classes import entries
 from suite.config.reference.files import Tree, tree
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         stale.append(name)
         if not check:
-            path.write_text(text, encoding="utf-8")
+            write_text(path, text)
             print(name)
     if check and stale:
         print(f"out of date: {', '.join(stale)}; python -m suite.config.reference writes them", file=sys.stderr)
