@@ -220,6 +220,7 @@ def build_module(
         int(cfg.teacher.top_k),
         validation_length(cfg),
         inputs.texts,
+        accumulation(cfg),
     )
     refuse_untrained(periods, objectives, module.groups())
     return module, needs
@@ -231,6 +232,20 @@ def validation_length(cfg: DictConfig) -> int:
     Runs of versions that had no such key validated with the length of their evaluation.
     """
     return int(cfg.loader.get("eval_max_new_tokens", cfg.evaluation.max_new_tokens))
+
+
+def accumulation(cfg: DictConfig) -> int:
+    """Return the number of parts that a batch is read in; runs of versions that had no such key have one.
+
+    Raises:
+        UserError: fewer than one part, or more than a batch has contexts.
+    """
+    count, most = int(cfg.loader.get("accumulate", 1)), int(cfg.loader.batch_size)
+    if not 1 <= count <= most:
+        raise UserError(
+            "loader.accumulate", str(count), f"1 to {most}: parts of loader.batch_size", "set loader.accumulate=1"
+        )
+    return count
 
 
 def stages_of(cfg: DictConfig) -> tuple[list[Period], dict[str, Objective]]:
@@ -251,15 +266,8 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     """Build everything for one run; the run directory exists.
 
     Raises:
-        UserError: several devices, no end of training, or data that do not suffice.
+        UserError: no end of training, or data that do not suffice.
     """
-    if cfg.trainer.devices not in (1, "1", [0]) or int(cfg.trainer.get("num_nodes") or 1) > 1:
-        raise UserError(
-            "trainer.devices",
-            str(cfg.trainer.devices),
-            "1: runs of a sweep can share a machine instead",
-            "set trainer.devices=1",
-        )
     periods, _ = stages_of(cfg)
     inputs = build_inputs(cfg, announce=True)
     n = cfg.loader
@@ -286,9 +294,14 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     held = [held[i] for i in range(min(len(held), int(n.eval_passages)))]
     asked = Needs(whole_prompt=needs.whole_prompt)
     val = Contexts(held, encoder, inputs.lms, int(n.eval_questions), asked, 0)
-    loaders = [
-        ResumableLoader(train, EpochBatches(len(train), largest, int(cfg.seed), train=True), int(n.workers)),
-        ResumableLoader(val, EpochBatches(len(val), int(n.eval_batch_size), 0, train=False), 0),
-    ]
     trainer, pipeline = assemble(cfg, run, build_callbacks(cfg, run), [module.curriculum, LRStep()])
+    ranks = (trainer.global_rank, trainer.world_size)
+    least = min((p.batch_size or 1 for p in periods), default=1)
+    if least < trainer.world_size:
+        key, most = "loader.batch_size, stages.<n>.batch_size", trainer.world_size
+        raise UserError(key, str(least), f"{most} or more: one context per rank", f"set loader.batch_size={most}")
+    loaders = [
+        ResumableLoader(train, EpochBatches(len(train), largest, int(cfg.seed), True, *ranks), int(n.workers)),
+        ResumableLoader(val, EpochBatches(len(val), int(n.eval_batch_size), 0, False, *ranks), 0),
+    ]
     return Parts(inputs, module, trainer, pipeline, *loaders)

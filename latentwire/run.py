@@ -24,7 +24,7 @@ class Loader:
     """The `loader` node; batches count contexts, several questions are asked about each.
 
     Attributes:
-        batch_size: number of contexts in a training batch.
+        batch_size: number of contexts in a training batch, over all ranks.
         questions: number of questions about each of them, drawn anew every time.
         steps_per_epoch: number of training steps in an epoch; null reads the training split once.
         eval_passages: number of passages of the validation split that are validated on.
@@ -32,6 +32,8 @@ class Loader:
         eval_batch_size: number of contexts in a validation batch.
         workers: number of loader processes; it changes no number.
         eval_max_new_tokens: longest answer in validation, in tokens.
+        accumulate: number of parts that a batch is read in, one after the other, for one step; it saves memory and
+            changes no number but for rounding.
     """
 
     batch_size: int
@@ -42,6 +44,7 @@ class Loader:
     eval_batch_size: int
     workers: int
     eval_max_new_tokens: int = 8
+    accumulate: int = 1
 
 
 @dataclass
@@ -265,6 +268,8 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
     if reproduced != recorded:
         raise RuntimeError(f"{best} does not reproduce what it was saved for: {recorded} then, {reproduced} now")
     result["val_best"] = reproduced
+    if not run.is_main:  # the evaluation is rank 0's: nothing in it is shared
+        return result
     result.update(facts(cfg, parts))
     result = judged(cfg, result, score(cfg, run.dir, parts.inputs, module.wire))
     result["report"] = single_report(run.dir, {**result, "status": "finished"}).name
@@ -357,7 +362,8 @@ def show(cfg: DictConfig, result: dict[str, Any]) -> None:
 def task(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """Do one run and show its table on the terminal."""
     result = train(cfg, run)
-    show(cfg, result)
+    if run.is_main:
+        show(cfg, result)
     return result
 
 

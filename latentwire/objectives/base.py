@@ -14,6 +14,7 @@ from latentwire.train.curriculum import Schedule
 
 # Rows of an LM forward: questions with the right latents, with those of another text, the text itself, its end.
 RowKind = Literal["answer", "wrong", "text", "continuation"]
+TOKENS = "tokens"
 # What a gradient through a language model's forward pass on latents reaches: kinds of parameter groups.
 READING = frozenset({"encoder", "codec", "adapter", "injector", "lora"})
 
@@ -150,6 +151,12 @@ class Objective(nn.Module):
     def __init__(self, weight: Schedule):
         super().__init__()
         self.weight = weight
+
+    @property
+    def mean_over(self) -> str:
+        """What its loss is a mean over, a kind of rows or `tokens` of the texts; parts and ranks are weighed by these."""
+        kinds: Sequence[RowKind] = ("answer", "text", "continuation")
+        return next((kind for kind in kinds if kind in self.needs.kinds), TOKENS)
 
     def prepare(self, readers: Mapping[str, ReaderShape], d_z: int) -> None:
         """Build parameters of its own, if it has any.

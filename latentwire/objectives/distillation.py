@@ -39,7 +39,8 @@ def kl_top_k(teacher: TopK, scores: Tensor) -> Tensor:
 class AnswerKD(Objective):
     """Distils: the mean over answers of the mean `kl_top_k` per token.
 
-    The teacher is the same model with adapters off and the text in its context, forced along the same answer.
+    The teacher is the same model with adapters off and the text in its context, forced along the same answer. Over parts
+    of a batch and ranks `kl_to_text`, a mean over tokens, is averaged by answers.
 
     Args:
         weight: its weight over time.

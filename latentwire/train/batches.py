@@ -65,6 +65,7 @@ class Batch:
         context: ids (B, T) of the contexts and their mask by language model, for reconstruction.
         continued: index of the passage of each beginning that is to be continued.
         whole_prompt: whether the question is encoded with its context.
+        numbers: numbers of the passages within the epoch, which order what several ranks have found.
     """
 
     tokens: Tokens
@@ -74,6 +75,7 @@ class Batch:
     context: dict[str, tuple[Tensor, Tensor]]
     continued: list[int] = field(default_factory=list)
     whole_prompt: bool = False
+    numbers: list[int] = field(default_factory=list)
 
 
 class Renderer:
@@ -136,7 +138,8 @@ class Contexts(Dataset[Batch]):
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
         passages, asked, draws = self.stream.draw(items)
-        return make_batch(passages, asked, draws, self.encoder, self.renderers, self.needs)
+        batch = make_batch(passages, asked, draws, self.encoder, self.renderers, self.needs)
+        return replace(batch, numbers=[number for number, _ in items])
 
 
 def make_batch(

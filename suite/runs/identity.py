@@ -32,6 +32,7 @@ NOT_MEANINGFUL: dict[str, str] = {
     "loader.workers": "batches are made from (seed, epoch, index), whoever makes them",
     "loader.pin_memory": "speed only",
     "loader.prefetch": "speed only",
+    "loader.accumulate": "memory only; a step is that of the undivided batch",
     "trainer.accelerator": "device",
     "trainer.devices": "device; the batch size is global",
     "trainer.num_nodes": "device",
