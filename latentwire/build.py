@@ -91,6 +91,11 @@ def build_inputs(cfg: DictConfig, announce: bool = False) -> Inputs:
     if announce:
         rank_zero_print(line(cfg, passages))
     lms: dict[str, FrozenLM] = {str(name): build_node(node) for name, node in cfg.lms.items()}
+    for name, device in (OmegaConf.select(cfg, "placement.devices") or {}).items():
+        if name not in lms:
+            key = f"placement.devices.{name}"
+            raise UserError(key, "no such reader", " | ".join(lms), f"write placement.devices.{min(lms)} in its place")
+        lms[str(name)].pin(str(device))
     encoder_lm = next(iter(lms.values()))
     if cfg.encoder_lm is not None:
         same = [str(name) for name, node in cfg.lms.items() if node == cfg.encoder_lm]
@@ -248,6 +253,33 @@ def accumulation(cfg: DictConfig) -> int:
     return count
 
 
+def refuse_shared_places(cfg: DictConfig) -> None:
+    """Refuse a strategy that splits what is trained, and models that several ranks would spread over all devices.
+
+    Raises:
+        UserError: with the strategy, or with the models.
+    """
+    wanted = str(cfg.trainer.strategy)
+    if wanted not in ("auto", "ddp"):
+        raise UserError(
+            "trainer.strategy",
+            wanted,
+            "auto or ddp: what is trained is small, and measured and clipped by group; the readers are what is large",
+            "set trainer.strategy=ddp; a reader that is too large for one device: trainer.devices=1 "
+            "lms.<name>.device_map=auto, or lms.<name>.quantize=nf4",
+        )
+    devices = cfg.trainer.devices
+    alone = devices in (1, "1") or (not isinstance(devices, str | int) and len(devices) == 1)
+    spread = [str(name) for name, node in cfg.lms.items() if OmegaConf.select(node, "device_map") is not None]
+    if spread and not (alone and int(cfg.trainer.get("num_nodes") or 1) == 1):
+        raise UserError(
+            f"trainer.devices={devices}",
+            f"a device_map of {', '.join(spread)}, which every rank would spread over all devices",
+            "one whole model on each rank's device, or one rank",
+            f"set lms.{spread[0]}.device_map=null, or trainer.devices=1",
+        )
+
+
 def stages_of(cfg: DictConfig) -> tuple[list[Period], dict[str, Objective]]:
     """Build periods and objectives, which fit each other; a period without a batch size has the loader's.
 
@@ -269,6 +301,7 @@ def build(cfg: DictConfig, run: Run) -> Parts:
         UserError: no end of training, or data that do not suffice.
     """
     periods, _ = stages_of(cfg)
+    refuse_shared_places(cfg)
     inputs = build_inputs(cfg, announce=True)
     n = cfg.loader
     passages = inputs.corpus.split("train")
@@ -284,6 +317,9 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     if "wrong" in needs.kinds and int(n.batch_size) < 2:
         raise UserError("loader.batch_size", "1 with mismatched latents", "2 or more", "set loader.batch_size=2")
     encoder, layout = module.wire.encoder, module.wire.layout
+    encoder.checkpointing = bool(cfg.placement.checkpointing)
+    for lm in inputs.lms.values():
+        lm.checkpointing = encoder.checkpointing
     ratios = [p.ratio for p in module.curriculum.curriculum.periods if p.ratio is not None]
     layouts = [layout, *(layout.with_slots(slots_for(inputs.tokens, ratio)) for ratio in ratios)]
     slots = {name: max(sum(at.counts(name)) for at in layouts) for name in inputs.lms}

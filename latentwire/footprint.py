@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from latentwire.adapters.calibration import AT_ONCE
 from latentwire.data.base import Passage
 from latentwire.lm import loading
-from latentwire.lm.prompts import ANSWER, QUESTION
+from latentwire.lm.prompts import QUESTION, cue_text
 from latentwire.train.curriculum import slots_for
 from suite.runs.inputs import all_files
 
@@ -200,7 +200,8 @@ def load_of(cfg: DictConfig, passages: Sequence[Passage], count: Callable[[str],
     """
     looked = [passages[i] for i in range(min(LOOKED, len(passages)))]
     texts = [count(p.text) for p in looked]
-    asked = max((count(f"{QUESTION}{q.text}\n{ANSWER}") for p in looked for q in p.questions), default=0)
+    cue = cue_text(OmegaConf.select(next(iter(cfg.lms.values())), "instruction"))
+    asked = max((count(f"{QUESTION}{q.text}\n{cue}") for p in looked for q in p.questions), default=0)
     answer = 1 + max((count(q.answers[0]) for p in looked for q in p.questions), default=0)
     slots = cfg.wire.slots or slots_for(sum(texts) / len(texts), float(cfg.wire.ratio))
     batch = int(cfg.loader.batch_size)

@@ -111,19 +111,39 @@ class HFNode:
         source: the folder of the model, or its hub id.
         dtype: type of its weights, `float32`, `bfloat16` or `float16`.
         device_map: accelerate's placement, e.g. `auto`; null: one device.
+        max_memory: the most that `device_map` may put on a device, e.g. `{0: 40GiB, cpu: 100GiB}`.
+        quantize: `nf4` or `fp4`, weights in 4 bits by bitsandbytes; null: as they are.
         attn: implementation of the attention, `eager`, `sdpa` or `flash_attention_2`; null: transformers' choice.
         is_chat: whether prompts stand in the tokenizer's chat template; null: where it has one.
         template: keyword arguments of the chat template, e.g. `{enable_thinking: false}`.
+        instruction: how answers are to be given, which stands before every answer; null: nothing.
         date: the day that a chat template takes it to be, so that a prompt is the same on every day.
     """
 
     source: str
     dtype: str
     device_map: str | None
+    max_memory: dict[str, str] | None
+    quantize: str | None
     attn: str | None
     is_chat: bool | None
     template: dict[str, Any] | None
+    instruction: str | None
     date: str
+
+
+@dataclass
+class PlacementNode:
+    """The `placement` node: where models lie and what they keep, none of which changes a number but for rounding.
+
+    Attributes:
+        checkpointing: whether layers of the readers, and of a language model that the encoder trains, are computed
+            again in the backward pass in place of being kept.
+        devices: the readers that have a device of their own, by name, e.g. `{qwen25_7b: cuda:1}`.
+    """
+
+    checkpointing: bool
+    devices: dict[str, str]
 
 
 @dataclass
@@ -139,6 +159,7 @@ class Tree(Common):
         adapter: latents to the width of a model, a factory that the injectors call.
         injector: latents to what a model reads, a factory that is called once per model.
         codec: latents to bytes and back, a factory that is called with `d_z`.
+        placement: where models lie and how they save memory.
         wire: the size of a message and what it carries.
         objectives: what the latents are trained for, by name.
         stages: the periods of the training, in order.
@@ -166,6 +187,7 @@ class Tree(Common):
     adapter: Any
     injector: Any
     codec: Any
+    placement: PlacementNode
     wire: WireNode
     objectives: dict[str, Any]
     stages: list[Any]

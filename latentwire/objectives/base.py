@@ -14,7 +14,8 @@ from latentwire.train.curriculum import Schedule
 
 # Rows of an LM forward: questions with the right latents, with those of another text, the text itself, its end.
 RowKind = Literal["answer", "wrong", "text", "continuation"]
-TOKENS = "tokens"
+# What a mean can be over beside rows: the tokens of the texts, and those of the answers.
+TOKENS, ANSWER_TOKENS = "tokens", "answer tokens"
 # What a gradient through a language model's forward pass on latents reaches: kinds of parameter groups.
 READING = frozenset({"encoder", "codec", "adapter", "injector", "lora"})
 
@@ -138,6 +139,7 @@ class Objective(nn.Module):
         reaches: kinds of parameter groups that its gradient reaches, beside its own parameters. The audit holds it to
             this: a group that no objective of a stage reaches needs no gradient there, every other one does.
         observes: names of the metrics in `ObjectiveOutput.observed`, which gates and criteria of stages may read.
+        observed_over: what such a metric is a mean over, where that is not `mean_over`.
 
     Args:
         weight: its weight over time, see `latentwire.train.curriculum`.
@@ -147,6 +149,7 @@ class Objective(nn.Module):
     teaches = False
     reaches: frozenset[str] = READING
     observes: tuple[str, ...] = ()
+    observed_over: Mapping[str, str] = {}
 
     def __init__(self, weight: Schedule):
         super().__init__()
@@ -154,7 +157,7 @@ class Objective(nn.Module):
 
     @property
     def mean_over(self) -> str:
-        """What its loss is a mean over, a kind of rows or `tokens` of the texts; parts and ranks are weighed by these."""
+        """What its loss is a mean over, by which parts and ranks are weighed: a kind of rows, or tokens of the texts."""
         kinds: Sequence[RowKind] = ("answer", "text", "continuation")
         return next((kind for kind in kinds if kind in self.needs.kinds), TOKENS)
 

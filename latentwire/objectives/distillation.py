@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from callbacks.errors import UserError
-from latentwire.objectives.base import Objective, ObjectiveOutput, Seen, TopK
+from latentwire.objectives.base import ANSWER_TOKENS, Objective, ObjectiveOutput, Seen, TopK
 from latentwire.train.curriculum import Schedule
 
 TINY = 1e-7
@@ -39,8 +39,7 @@ def kl_top_k(teacher: TopK, scores: Tensor) -> Tensor:
 class AnswerKD(Objective):
     """Distils: the mean over answers of the mean `kl_top_k` per token.
 
-    The teacher is the same model with adapters off and the text in its context, forced along the same answer. Over parts
-    of a batch and ranks `kl_to_text`, a mean over tokens, is averaged by answers.
+    The teacher is the same model with adapters off and the text in its context, forced along the same answer.
 
     Args:
         weight: its weight over time.
@@ -49,6 +48,7 @@ class AnswerKD(Objective):
 
     teaches = True
     observes = ("kl_to_text",)
+    observed_over = {"kl_to_text": ANSWER_TOKENS}
 
     def __init__(self, weight: Schedule, first: int | None = None):
         super().__init__(weight)

@@ -3,8 +3,8 @@
 A step reads its texts once, and cuts the graph between what a language model reads (`Prefix`) and the model. Each part
 of the rows then goes through the model forwards and backwards before the next one does, and what all parts say of the
 prefixes goes back through injector, codec and encoder at once (the cached gradients of Gao et al., 2021,
-arXiv 2101.06983). Dropout and codebooks of the wire, and the texts that are each other's wrong ones, are therefore those
-of the undivided batch.
+arXiv 2101.06983). Dropout and codebooks of the wire, and the texts that are each other's wrong ones, are those of the
+undivided batch.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from callbacks.step.ranks import sum_over_ranks, world_size
 from latentwire.data.base import Question
 from latentwire.lm.layout import Prefix
-from latentwire.objectives.base import TOKENS, Objective, RowKind
+from latentwire.objectives.base import ANSWER_TOKENS, TOKENS, RowKind
 from latentwire.train.batches import Batch, Rows
 
 
@@ -44,7 +45,7 @@ def parts(batch: Batch, count: int) -> list[Part]:
         return [Part(batch.asked, batch.rows)]
     n = len(batch.passages)
     bounds = [i * n // count for i in range(count + 1)]
-    return [_between(batch, low, high) for low, high in zip(bounds, bounds[1:], strict=False) if high > low]
+    return [_between(batch, low, high) for low, high in pairwise(bounds) if high > low]
 
 
 def _between(batch: Batch, low: int, high: int) -> Part:
@@ -63,16 +64,19 @@ def _between(batch: Batch, low: int, high: int) -> Part:
 
 
 def sizes(rows: Mapping[str, Mapping[RowKind, Rows]], batch: Batch) -> dict[tuple[str, str], int]:
-    """Return what means are taken over, by model and name: numbers of `rows` by kind, and of tokens in a batch."""
+    """Return what means are over, by model and name: `rows` of a kind, tokens of their answers, tokens of the texts."""
     found = {(name, str(kind)): len(r) for name, kinds in rows.items() for kind, r in kinds.items()}
+    for name, kinds in rows.items():
+        if "answer" in kinds:
+            found[name, ANSWER_TOKENS] = sum(map(len, kinds["answer"].answer))
     return found | {(name, TOKENS): int(mask.sum()) for name, (_, mask) in batch.context.items()}
 
 
 class Weights:
     """Weighs the mean over a part such that the parts of all ranks add up to the mean over the whole batch.
 
-    DDP averages gradients over ranks: a rank's part counts for its share of the whole, times the number of ranks. On one
-    rank with one part all weights are 1.
+    DDP averages gradients over ranks: a rank's part counts for its share of the whole, times the number of ranks. On
+    one rank with one part all weights are 1.
 
     Args:
         batch: this rank's batch.
@@ -90,9 +94,9 @@ class Weights:
             self.total = dict(zip(own, summed.clamp(min=1).unbind(), strict=True))
         self.texts = self._share(("", ""), texts)
 
-    def of(self, objective: Objective, model: str, sizes: Mapping[tuple[str, str], int]) -> float | Tensor:
-        """Return the weight of an objective's mean over a part with these sizes."""
-        key = (model, objective.mean_over)
+    def of(self, over: str, model: str, sizes: Mapping[tuple[str, str], int]) -> float | Tensor:
+        """Return the weight of a mean over what is named `over` in a part with these sizes."""
+        key = (model, over)
         return self._share(key, sizes.get(key, 0))
 
     def _share(self, key: tuple[str, str], size: int) -> float | Tensor:

@@ -50,14 +50,18 @@ class Tally:
         portion = len(found) / len(self.models)  # the loss of an objective is a mean over models
         for key in {k: None for outputs in found.values() for k in outputs}:
             each = {name: outputs[key] for name, outputs in found.items() if key in outputs}
-            parts = {name: share.of(self.active[key], name, sizes) for name in each}
+            over = self.active[key].mean_over
+            parts = {name: share.of(over, name, sizes) for name in each}
             losses = torch.stack([parts[name] * o.loss.float().to(self.device) for name, o in each.items()])
             loss = losses.sum() / len(found) * portion
             terms.append(self.weights[key] * loss)
             self._add(f"{LOSS}{key}", loss)
             self._add(f"{TERM}{key}", terms[-1])
             for metric in self.active[key].observes:
-                values = [parts[n] * o.observed[metric].float().to(self.device) for n, o in each.items()]
+                over = self.active[key].observed_over.get(metric, self.active[key].mean_over)
+                values = [
+                    share.of(over, n, sizes) * o.observed[metric].float().to(self.device) for n, o in each.items()
+                ]
                 self._add(f"{OBSERVE}{metric}", torch.stack(values).sum() / len(found) * portion)
             if len(self.models) > 1:
                 for name, value in zip(each, losses.unbind(), strict=True):

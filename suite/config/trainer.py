@@ -21,8 +21,8 @@ PARTS = "loader.accumulate"  # of programs that read a batch in parts
 IN_PARTS = {
     "accumulate_grad_batches": (
         1,
-        "one batch per step, in parts",
-        "set loader.accumulate to the number of parts of loader.batch_size in its place",
+        "one batch per step, which loader.accumulate reads in parts",
+        "set loader.accumulate={found} in its place, with the whole batch in loader.batch_size",
     ),
 }
 
@@ -40,4 +40,4 @@ def check_trainer(cfg: DictConfig) -> None:
     known = ELSEWHERE if OmegaConf.select(cfg, PARTS) is None else ELSEWHERE | IN_PARTS
     for key, (neutral, expected, remedy) in known.items():
         if node is not None and key in node and (neutral is None or node[key] != neutral):
-            raise UserError(f"trainer.{key}", str(node[key]), expected, remedy)
+            raise UserError(f"trainer.{key}", str(node[key]), expected, remedy.format(found=node[key]))

@@ -26,6 +26,7 @@ from suite.runs.reads import Files
 # Dotted keys (with all below them) that change where, how fast or how visibly a run goes, but not its numbers.
 NOT_MEANINGFUL: dict[str, str] = {
     "paths": "where files lie",
+    "placement": "where models lie and what they keep; no number but for rounding",
     "label": "how tables and figures call the run",
     "logger": "where metrics go",
     "resume": "what to do with an earlier attempt of the same run",

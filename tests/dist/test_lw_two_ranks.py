@@ -12,7 +12,7 @@ import pytest
 import torch
 from asgml_runs import ROOT
 from test_two_ranks import free_port
-from two_ranks_of_a_wire import MODES, prepare, results
+from two_ranks_of_a_wire import MODES, results, write_models
 
 Results = dict[str, dict[str, Any]]
 
@@ -44,7 +44,7 @@ def of_two_ranks(script: str, folder: Path) -> tuple[Any, Any]:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Results, Results]:
     """The results of one rank, of rank 0 of two, and of rank 1 of two."""
     folder = tmp_path_factory.mktemp("ranks")
-    prepare(folder)
+    write_models(folder)
     zero, other = of_two_ranks("two_ranks_of_a_wire.py", folder)
     return {mode: results(mode, folder, 1) for mode in MODES}, zero, other
 
