@@ -14,7 +14,7 @@ from callbacks.stages.lr import LRStep
 from callbacks.step.console import rank_zero_print
 from callbacks.step.pipeline import StepPipeline
 from latentwire.checkpoints import read_checkpoint, take_over
-from latentwire.data.base import Corpus, Passage
+from latentwire.data.base import Corpus, Passage, Split
 from latentwire.encoders.base import build_encoder
 from latentwire.encoders.slots import LatentLayout
 from latentwire.footprint import line
@@ -24,6 +24,7 @@ from latentwire.objectives.teacher import Teacher
 from latentwire.train.batches import Contexts
 from latentwire.train.curriculum import Curriculum, Period, slots_for
 from latentwire.train.curriculum_stage import CurriculumStage
+from latentwire.train.lengths import lengths
 from latentwire.train.module import WireModule
 from latentwire.train.positions import check_training
 from latentwire.train.stages_check import StagesCheck, refuse_untrained
@@ -324,6 +325,10 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     layouts = [layout, *(layout.with_slots(slots_for(inputs.tokens, ratio)) for ratio in ratios)]
     slots = {name: max(sum(at.counts(name)) for at in layouts) for name in inputs.lms}
     teaches = any(o.teaches for o in module.objectives.values())
+    new: dict[Split, int] = {"train": validation_length(cfg), "val": validation_length(cfg)}
+    new[cfg.evaluation.split] = int(cfg.evaluation.max_new_tokens)
+    counted = [lengths(inputs.corpus.split(s), encoder, inputs.lms, n).told(s, n) for s, n in new.items()]
+    rank_zero_print(f"lengths: {'. '.join(counted)}")
     check_training(passages, encoder, inputs.lms, slots, needs, teaches)
     train = Contexts(passages, encoder, inputs.lms, int(n.questions), needs, int(cfg.seed), per_epoch)
     held = inputs.corpus.split("val")

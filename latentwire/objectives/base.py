@@ -157,7 +157,7 @@ class Objective(nn.Module):
 
     @property
     def mean_over(self) -> str:
-        """What its loss is a mean over, by which parts and ranks are weighed: a kind of rows, or tokens of the texts."""
+        """What its loss is a mean over, which weighs parts and ranks: a kind of rows, or tokens of the texts."""
         kinds: Sequence[RowKind] = ("answer", "text", "continuation")
         return next((kind for kind in kinds if kind in self.needs.kinds), TOKENS)
 

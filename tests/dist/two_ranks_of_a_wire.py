@@ -7,16 +7,23 @@ import sys
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
-from lw_runs import config, prepare, rows, save_lm
+from lw_runs import config, fit, rows, save_lm
 from lw_toys import FAMILIES
-from omegaconf import open_dict
+from torch import Tensor
 
-from latentwire.lm import loading
+from latentwire.codec.base import Coded
+from latentwire.codec.fp16 import FP16
 
-loading.DTYPES["float64"] = torch.float64
+
+def unrounded(codec: FP16, z: Tensor) -> Coded:
+    """Send values as they are: where the ranks' last bits differ, rounding makes other messages of some."""
+    return Coded(z, z.new_zeros(()), None)
+
+
 # five contexts are three on one rank and two on the other, and no dropout draws the same for other rows
 COMMON = [
     "loader.batch_size=5",
@@ -25,6 +32,7 @@ COMMON = [
     "loader.eval_passages=7",
     "adapter.dropout=0.0",
     "callbacks.audit.within=25",
+    "optimizer.eps=0.001",  # Adam turns the rounding of a gradient that is 0 into a step
 ]
 MODES: dict[str, list[str]] = {
     "answers": ["objective=[answer_ce]"],
@@ -44,12 +52,8 @@ def results(mode: str, folder: Path, ranks: int) -> dict[str, Any]:
     lms = FAMILIES if "parts" in mode else FAMILIES[:1]
     more = [*COMMON, *MODES[mode], f"trainer.devices={ranks}"]
     cfg = config(folder, *more, lms=lms, runs=f"runs{ranks}/{mode[:3]}")
-    with open_dict(cfg):  # a codec rounds: in single precision the ranks' last bits would make other messages
-        for node in cfg.lms.values():
-            node.dtype = "float64"
-    parts = prepare(cfg)
-    parts.module.double()
-    parts.trainer.fit(parts.module, parts.train, parts.val, weights_only=True)
+    with patch.object(FP16, "forward", unrounded):
+        parts = fit(cfg)
     assert parts.trainer.world_size == ranks
     assert parts.pipeline.t == 25 * int(cfg.trainer.max_epochs)
     out: dict[str, Any] = {"val": parts.module.metrics["val"], "outputs": parts.module.sample.outputs}  # type: ignore[union-attr]
