@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lightning as L
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.errors import UserError
@@ -227,6 +228,7 @@ def build_module(
         validation_length(cfg),
         inputs.texts,
         accumulation(cfg),
+        bool(cfg.placement.shard),
     )
     refuse_untrained(periods, objectives, module.groups())
     return module, needs
@@ -266,13 +268,17 @@ def refuse_shared_places(cfg: DictConfig) -> None:
             "trainer.strategy",
             wanted,
             "auto or ddp: what is trained is small, and measured and clipped by group; the readers are what is large",
-            "set trainer.strategy=ddp; a reader that is too large for one device: trainer.devices=1 "
-            "lms.<name>.device_map=auto, or lms.<name>.quantize=nf4",
+            "set trainer.strategy=ddp placement.shard=true",
         )
     devices = cfg.trainer.devices
     alone = devices in (1, "1") or (not isinstance(devices, str | int) and len(devices) == 1)
+    alone = alone and int(cfg.trainer.get("num_nodes") or 1) == 1
+    if cfg.placement.shard and (alone or cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()):
+        found = "one rank" if alone else "no accelerator"
+        expected, remedy = "several ranks, each with an accelerator", "set placement.shard=false"
+        raise UserError("placement.shard", found, expected, remedy)
     spread = [str(name) for name, node in cfg.lms.items() if OmegaConf.select(node, "device_map") is not None]
-    if spread and not (alone and int(cfg.trainer.get("num_nodes") or 1) == 1):
+    if spread and not alone:
         raise UserError(
             f"trainer.devices={devices}",
             f"a device_map of {', '.join(spread)}, which every rank would spread over all devices",

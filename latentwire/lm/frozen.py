@@ -301,7 +301,8 @@ class FrozenLM(Placed):
             raise ValueError("max_new_tokens must be at least 1")
         given = self._inputs(prefix, question_ids, None, reserve=max_new_tokens)
         with attention.biased(self.decoder, prefix.bias, len(self.style.head)):
-            return generation.greedy(self.model, self.embed, self.stop_ids, given, len(question_ids), max_new_tokens)
+            rows, together = len(question_ids), self.sharded
+            return generation.greedy(self.model, self.embed, self.stop_ids, given, rows, max_new_tokens, together)
 
     @torch.no_grad()
     def hidden(self, ids: Tensor, mask: Tensor, layers: Sequence[int]) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -153,7 +154,8 @@ def tokenizer_of(source: str, config: Any) -> PreTrainedTokenizerBase:
 def fingerprint(weights: Iterable[tuple[str, Tensor]]) -> str:
     """Return SHA-256 over names, types, shapes and values."""
     digest = hashlib.sha256()
-    for name, p in weights:
+    for name, weight in weights:
+        p = weight.full_tensor() if isinstance(weight, DTensor) else weight  # all ranks' pieces
         digest.update(f"{name} {p.dtype} {tuple(p.shape)}\n".encode())
         digest.update(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

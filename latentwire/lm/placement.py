@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -20,11 +21,14 @@ class Placed:
         model: the model.
         name: its name in errors.
         anatomy: its layers.
+        sharded: whether its layers lie in pieces on all ranks.
     """
 
     model: Any
     name: str
     anatomy: Anatomy
+    sharded = False
+    _base: Any = ()
     _pinned = False
     _head_kv: Any = None
 
@@ -58,6 +62,12 @@ class Placed:
         self.model.to(loading.checked_device(device, key))
         self._pinned, self._head_kv = True, None
         return self
+
+    def now_sharded(self, names: Sequence[str]) -> None:
+        """Take the pieces of the weights in the place of the whole ones, in the order that these had."""
+        pieces = dict(self.model.named_parameters())
+        self._base = [(name, pieces[name]) for name in names]
+        self.sharded = self._pinned = True
 
     @property
     def input_device(self) -> torch.device:

@@ -6,6 +6,7 @@ text, which is encoded once.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -269,9 +270,10 @@ def read(
     """Score the wanted kinds of rows in as few forward passes as `forwards` says."""
     chosen: dict[RowKind, Rows] = {kind: r for kind, r in rows.items() if kind in wanted}
     found: dict[RowKind, AnswerLogprobs] = {}
-    if all(question for r in chosen.values() for question in r.question):  # something is read after the prefix
+    # where something is read after the prefix; a gradient by the cache alone would not gather a layer in pieces
+    if not lm.sharded and all(question for r in chosen.values() for question in r.question):
         prefix = lm.cached(prefix)
-    for kinds in forwards(chosen):
+    for kinds in forwards(chosen, math.inf if lm.sharded else 1.25):  # all ranks make as many passes
         everything = joined([chosen[k] for k in kinds])
         result = lm.answer_logprobs(prefix.select(everything.source), everything.question, everything.answer)
         start = 0

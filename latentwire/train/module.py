@@ -23,6 +23,7 @@ from latentwire.examples import prompt_of
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 from latentwire.lm.results import AnswerLogprobs
+from latentwire.lm.sharding import shard
 from latentwire.objectives.base import Objective, ObjectiveOutput, RowKind, Seen, TopK
 from latentwire.objectives.teacher import Teacher, ask
 from latentwire.train import batches, validation
@@ -69,6 +70,7 @@ class WireModule(L.LightningModule):
         max_new_tokens: longest answer in validation.
         texts: training texts that injectors are measured on, for periods that fit them anew.
         accumulate: number of parts that the rows of a batch are read in.
+        shards: whether the layers of the language models are sharded over the ranks.
     """
 
     automatic_optimization: bool
@@ -88,6 +90,7 @@ class WireModule(L.LightningModule):
         max_new_tokens: int = 8,
         texts: Sequence[str] = (),
         accumulate: int = 1,
+        shards: bool = False,
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -97,7 +100,7 @@ class WireModule(L.LightningModule):
         self._optimizer, self._lr_schedule = optimizer, lr_schedule
         self.group_lr, self.tokens = dict(group_lr), tokens
         self.teachers, self.top_k, self.max_new_tokens = dict(teachers or {}), top_k, max_new_tokens
-        self.texts, self.accumulate = list(texts), accumulate
+        self.texts, self.accumulate, self.shards = list(texts), accumulate, shards
         self.metrics: dict[str, dict[str, float]] = {}
         self.sample: CollapseSample | None = None
         self._scores: validation.Scores | None = None
@@ -126,9 +129,11 @@ class WireModule(L.LightningModule):
         self.place()
 
     def place(self) -> None:
-        """Move the language models to the module's device; those placed by a device map stay."""
+        """Move the language models to the module's device, but those with a place of their own; shard their layers."""
         for lm in self.lms.values():
             lm.to(self.device)
+            if self.shards:
+                shard(lm)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batches.on_device(batch, device)

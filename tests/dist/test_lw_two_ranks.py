@@ -30,7 +30,7 @@ def of_two_ranks(script: str, folder: Path) -> tuple[Any, Any]:
             for r in range(2)
         ]
         try:
-            codes = [p.wait(240) for p in processes]
+            codes = [p.wait(560) for p in processes]
         finally:
             for p in processes:
                 p.kill()
@@ -67,3 +67,16 @@ def test_validation_is_of_all_passages_on_every_rank(runs: tuple[Results, Result
     assert one["outputs"] == two["outputs"] == other["outputs"]
     assert two["val"] == other["val"]
     assert two["val"] == pytest.approx(one["val"], rel=1e-5)
+
+
+def test_a_sharded_reader_gives_the_same_bits(tmp_path: Path) -> None:
+    """Scores, gradients of latents, answers and fingerprint, with and without gradient checkpointing."""
+    for rank in of_two_ranks("two_ranks_of_a_shard.py", tmp_path):
+        for family, found in rank.items():
+            assert found["held"] == pytest.approx(0.5), family
+            assert found["fingerprints"][0] == found["fingerprints"][1], family
+            assert found["placed"] == "cpu", family
+            for a, b in zip(found["whole"], found["sharded"], strict=True):
+                assert a["answers"] == b["answers"], family
+                for x, y in zip(a["tensors"], b["tensors"], strict=True):
+                    assert torch.equal(x, y), family

@@ -134,6 +134,7 @@ def test_two_steps_and_an_evaluation(
 ) -> None:
     count = 3 if experiment == "squad_hero" else 2  # a step for each stage
     shares = [f"stages.{n}.share=1.0" for n in range(count)]
+    shares += ["codec.group=8"] if experiment == "squad_hero" else []  # as the latents are
     argv = [*given(experiment, places, tmp_path), f"loader.steps_per_epoch={count}", *shares]
     launch("latentwire", task, dead, schema=Tree, earlier=earlier, argv=argv)
     (path,) = (tmp_path / "runs").glob("*/*/result.json")

@@ -22,7 +22,7 @@ EVERYTHING = [
 
 
 def weights(folder: Path, *more: str, **given: object) -> tuple[dict[str, Tensor], list[list[str]]]:
-    cfg = config(folder, *more, runs=f"runs {' '.join(more[-2:])}", **given)  # type: ignore[arg-type]
+    cfg = config(folder, *more, runs=f"runs{more[-1][-1]}", **given)  # type: ignore[arg-type]
     module = fit(cfg).module
     return {n: p.detach() for n, p in [*module.named_parameters(), *module.named_buffers()]}, rows(cfg)
 
