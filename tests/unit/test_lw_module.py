@@ -224,7 +224,6 @@ def test_what_cannot_be_meant_is_refused_by_name(folder: Path) -> None:
         (["wire.track=whole_prompt", "objective=[text_reconstruction]"], "whole_prompt"),
         (["objective=[mismatch_hinge]", "loader.batch_size=1"], "batch_size"),
         (["trainer.devices=2", "trainer.strategy=fsdp"], "trainer.strategy"),
-        (["trainer.devices=2", "+lms.tiny_llama.device_map=auto"], "trainer.devices"),
         (["loader.accumulate=4"], "loader.accumulate"),
         (["placement.devices={tiny_llama: cuda:77}"], "placement.devices.tiny_llama"),
         (["placement.devices={other: cpu}"], "placement.devices.other"),
