@@ -57,7 +57,7 @@ class Tally:
             terms.append(self.weights[key] * loss)
             self._add(f"{LOSS}{key}", loss)
             self._add(f"{TERM}{key}", terms[-1])
-            for metric in self.active[key].observes:
+            for metric in dict.fromkeys(m for o in each.values() for m in o.observed):
                 over = self.active[key].observed_over.get(metric, self.active[key].mean_over)
                 values = [
                     share.of(over, n, sizes) * o.observed[metric].float().to(self.device) for n, o in each.items()
@@ -75,4 +75,5 @@ class Tally:
         return loss
 
     def _add(self, name: str, value: Tensor) -> None:
-        self.reads[name] = self.reads[name] + value.detach()
+        value = value.detach()
+        self.reads[name] = self.reads[name] + value if name in self.reads else value

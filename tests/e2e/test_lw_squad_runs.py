@@ -39,7 +39,8 @@ READERS = {
 }
 SMALL = [
     "encoder.width=16", "encoder.heads=2", "encoder.refiner_layers=1", "injector.width=16", "wire.d_z=8",
-    "encoder.max_tokens=1100", "wire.measured_texts=6", "loader.batch_size=4", "loader.accumulate=2", "loader.questions=2", "loader.workers=0",
+    "wire.measured_texts=6", "loader.batch_size=4", "loader.accumulate=2", "loader.questions=2", "loader.workers=0",
+    "encoder.max_tokens=1100",  # of a vocabulary of 4000, whose words are shorter than theirs
     "loader.steps_per_epoch=2", "loader.eval_passages=2", "trainer.max_epochs=1", "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false", "callbacks.progress=null", "evaluation.passages=2", "evaluation.n_boot=40",
     "corpus.train=null", "~acceptance", "+acceptance={}",
