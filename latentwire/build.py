@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lightning as L
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.errors import UserError
@@ -14,7 +15,7 @@ from callbacks.stages.lr import LRStep
 from callbacks.step.console import rank_zero_print
 from callbacks.step.pipeline import StepPipeline
 from latentwire.checkpoints import read_checkpoint, take_over
-from latentwire.data.base import Corpus, Passage
+from latentwire.data.base import Corpus, Passage, Split
 from latentwire.encoders.base import build_encoder
 from latentwire.encoders.slots import LatentLayout
 from latentwire.footprint import line
@@ -24,6 +25,7 @@ from latentwire.objectives.teacher import Teacher
 from latentwire.train.batches import Contexts
 from latentwire.train.curriculum import Curriculum, Period, slots_for
 from latentwire.train.curriculum_stage import CurriculumStage
+from latentwire.train.lengths import lengths
 from latentwire.train.module import WireModule
 from latentwire.train.positions import check_training
 from latentwire.train.stages_check import StagesCheck, refuse_untrained
@@ -91,6 +93,11 @@ def build_inputs(cfg: DictConfig, announce: bool = False) -> Inputs:
     if announce:
         rank_zero_print(line(cfg, passages))
     lms: dict[str, FrozenLM] = {str(name): build_node(node) for name, node in cfg.lms.items()}
+    for name, device in (OmegaConf.select(cfg, "placement.devices") or {}).items():
+        if name not in lms:
+            key = f"placement.devices.{name}"
+            raise UserError(key, "no such reader", " | ".join(lms), f"write placement.devices.{min(lms)} in its place")
+        lms[str(name)].pin(str(device))
     encoder_lm = next(iter(lms.values()))
     if cfg.encoder_lm is not None:
         same = [str(name) for name, node in cfg.lms.items() if node == cfg.encoder_lm]
@@ -220,6 +227,8 @@ def build_module(
         int(cfg.teacher.top_k),
         validation_length(cfg),
         inputs.texts,
+        accumulation(cfg),
+        bool(cfg.placement.shard),
     )
     refuse_untrained(periods, objectives, module.groups())
     return module, needs
@@ -231,6 +240,51 @@ def validation_length(cfg: DictConfig) -> int:
     Runs of versions that had no such key validated with the length of their evaluation.
     """
     return int(cfg.loader.get("eval_max_new_tokens", cfg.evaluation.max_new_tokens))
+
+
+def accumulation(cfg: DictConfig) -> int:
+    """Return the number of parts that a batch is read in; runs of versions that had no such key have one.
+
+    Raises:
+        UserError: fewer than one part, or more than a batch has contexts.
+    """
+    count, most = int(cfg.loader.get("accumulate", 1)), int(cfg.loader.batch_size)
+    if not 1 <= count <= most:
+        raise UserError(
+            "loader.accumulate", str(count), f"1 to {most}: parts of loader.batch_size", "set loader.accumulate=1"
+        )
+    return count
+
+
+def refuse_shared_places(cfg: DictConfig) -> None:
+    """Refuse a strategy that splits what is trained, and models that several ranks would spread over all devices.
+
+    Raises:
+        UserError: with the strategy, or with the models.
+    """
+    wanted = str(cfg.trainer.strategy)
+    if wanted not in ("auto", "ddp"):
+        raise UserError(
+            "trainer.strategy",
+            wanted,
+            "auto or ddp: what is trained is small, and measured and clipped by group; the readers are what is large",
+            "set trainer.strategy=ddp placement.shard=true",
+        )
+    devices = cfg.trainer.devices
+    alone = devices in (1, "1") or (not isinstance(devices, str | int) and len(devices) == 1)
+    alone = alone and int(cfg.trainer.get("num_nodes") or 1) == 1
+    if cfg.placement.shard and (alone or cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()):
+        found = "one rank" if alone else "no accelerator"
+        expected, remedy = "several ranks, each with an accelerator", "set placement.shard=false"
+        raise UserError("placement.shard", found, expected, remedy)
+    spread = [str(name) for name, node in cfg.lms.items() if OmegaConf.select(node, "device_map") is not None]
+    if spread and not alone:
+        raise UserError(
+            f"trainer.devices={devices}",
+            f"a device_map of {', '.join(spread)}, which every rank would spread over all devices",
+            "one whole model on each rank's device, or one rank",
+            f"set lms.{spread[0]}.device_map=null, or trainer.devices=1",
+        )
 
 
 def stages_of(cfg: DictConfig) -> tuple[list[Period], dict[str, Objective]]:
@@ -251,16 +305,10 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     """Build everything for one run; the run directory exists.
 
     Raises:
-        UserError: several devices, no end of training, or data that do not suffice.
+        UserError: no end of training, or data that do not suffice.
     """
-    if cfg.trainer.devices not in (1, "1", [0]) or int(cfg.trainer.get("num_nodes") or 1) > 1:
-        raise UserError(
-            "trainer.devices",
-            str(cfg.trainer.devices),
-            "1: runs of a sweep can share a machine instead",
-            "set trainer.devices=1",
-        )
     periods, _ = stages_of(cfg)
+    refuse_shared_places(cfg)
     inputs = build_inputs(cfg, announce=True)
     n = cfg.loader
     passages = inputs.corpus.split("train")
@@ -276,19 +324,31 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     if "wrong" in needs.kinds and int(n.batch_size) < 2:
         raise UserError("loader.batch_size", "1 with mismatched latents", "2 or more", "set loader.batch_size=2")
     encoder, layout = module.wire.encoder, module.wire.layout
+    encoder.checkpointing = bool(cfg.placement.checkpointing)
+    for lm in inputs.lms.values():
+        lm.checkpointing = encoder.checkpointing
     ratios = [p.ratio for p in module.curriculum.curriculum.periods if p.ratio is not None]
     layouts = [layout, *(layout.with_slots(slots_for(inputs.tokens, ratio)) for ratio in ratios)]
     slots = {name: max(sum(at.counts(name)) for at in layouts) for name in inputs.lms}
     teaches = any(o.teaches for o in module.objectives.values())
+    new: dict[Split, int] = {"train": validation_length(cfg), "val": validation_length(cfg)}
+    new[cfg.evaluation.split] = int(cfg.evaluation.max_new_tokens)
+    counted = [lengths(inputs.corpus.split(s), encoder, inputs.lms, n).told(s, n) for s, n in new.items()]
+    rank_zero_print(f"lengths: {'. '.join(counted)}")
     check_training(passages, encoder, inputs.lms, slots, needs, teaches)
     train = Contexts(passages, encoder, inputs.lms, int(n.questions), needs, int(cfg.seed), per_epoch)
     held = inputs.corpus.split("val")
     held = [held[i] for i in range(min(len(held), int(n.eval_passages)))]
     asked = Needs(whole_prompt=needs.whole_prompt)
     val = Contexts(held, encoder, inputs.lms, int(n.eval_questions), asked, 0)
-    loaders = [
-        ResumableLoader(train, EpochBatches(len(train), largest, int(cfg.seed), train=True), int(n.workers)),
-        ResumableLoader(val, EpochBatches(len(val), int(n.eval_batch_size), 0, train=False), 0),
-    ]
     trainer, pipeline = assemble(cfg, run, build_callbacks(cfg, run), [module.curriculum, LRStep()])
+    ranks = (trainer.global_rank, trainer.world_size)
+    least = min((p.batch_size or 1 for p in periods), default=1)
+    if least < trainer.world_size:
+        key, most = "loader.batch_size, stages.<n>.batch_size", trainer.world_size
+        raise UserError(key, str(least), f"{most} or more: one context per rank", f"set loader.batch_size={most}")
+    loaders = [
+        ResumableLoader(train, EpochBatches(len(train), largest, int(cfg.seed), True, *ranks), int(n.workers)),
+        ResumableLoader(val, EpochBatches(len(val), int(n.eval_batch_size), 0, False, *ranks), 0),
+    ]
     return Parts(inputs, module, trainer, pipeline, *loaders)

@@ -20,11 +20,12 @@ from transformers import AutoModelForCausalLM
 from latentwire.adapters.calibration import AT_ONCE
 from latentwire.data.base import Passage
 from latentwire.lm import loading
-from latentwire.lm.prompts import ANSWER, QUESTION
+from latentwire.lm.prompts import QUESTION, cue_text
 from latentwire.train.curriculum import slots_for
 from suite.runs.inputs import all_files
 
 LOOKED = 32  # passages whose lengths are taken
+QUANTIZED = 4.5 / 8  # bytes a weight takes in 4 bits, with a scale in float32 for 64 of them
 ADAM = 16  # bytes a trained number takes: itself, its gradient and two moments in float32
 
 
@@ -42,6 +43,7 @@ class Model:
         kv: numbers that a token takes in the cache.
         vocabulary: number of its tokens.
         size: bytes of a number.
+        stored: bytes of all its weights; those of linear maps take 4.5 bits where they are quantised.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Model:
     kv: int
     vocabulary: int
     size: int
+    stored: int
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Load:
         asked: tokens of a question and its answer.
         answer: tokens of an answer.
         slots: latents of a message.
+        parts: number of parts that the questions are read in, one after the other.
+        checkpointing: whether only what goes into a layer is kept.
     """
 
     texts: int
@@ -74,6 +79,8 @@ class Load:
     asked: int
     answer: int
     slots: int
+    parts: int = 1
+    checkpointing: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,13 +109,14 @@ class Footprint:
         return self.weights + max(self.trained + self.cache + self.activations, self.trained // 4 + self.calibration)
 
 
-def model_of(name: str, config: Any, dtype: str) -> Model:
+def model_of(name: str, config: Any, dtype: str, quantized: bool = False) -> Model:
     """Return the sizes of a model, built on the meta device.
 
     Args:
         name: its name in the configuration.
         config: its configuration.
         dtype: type of its weights.
+        quantized: whether its linear maps are stored in 4 bits.
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
@@ -119,7 +127,9 @@ def model_of(name: str, config: Any, dtype: str) -> Model:
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     named = (getattr(text, key, None) for key in ("intermediate_size", "ffn_dim", "n_inner"))
     inner = next((int(n) for n in named if n), 4 * text.hidden_size)
-    layers = text.num_hidden_layers
+    layers, size = text.num_hidden_layers, loading.DTYPES[dtype].itemsize
+    head_of = model.get_output_embeddings()
+    maps = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head_of)
     return Model(
         name,
         weights,
@@ -129,7 +139,8 @@ def model_of(name: str, config: Any, dtype: str) -> Model:
         inner,
         2 * layers * heads * head,
         text.vocab_size,
-        loading.DTYPES[dtype].itemsize,
+        size,
+        int((weights - maps) * size + maps * QUANTIZED) if quantized else weights * size,
     )
 
 
@@ -143,20 +154,24 @@ def estimate(models: Sequence[Model], load: Load, trained: int) -> Footprint:
     """
     first, n = models[0], load
     states = n.texts * n.tokens * first.width * (first.layers + 1)
-    cache = sum(2 * n.rows * (n.slots + n.asked) * m.kv * m.size for m in models)
+    rows = -(-n.rows // n.parts)
+    cache = sum(2 * rows * (n.slots + n.asked) * m.kv * m.size for m in models)
     kept = 0
     for m in models:
         # frozen matrices keep no input; per layer stay those of two norms, the queries, what attention gives, and
         # gate, its activation and the other branch of the feed-forward part
-        kept += n.rows * n.asked * m.layers * (4 * m.width + 3 * m.inner) * m.size
-        kept += 3 * n.rows * n.answer * m.vocabulary * 4
+        inside = (4 * m.width + 3 * m.inner) * m.size
+        layers = m.layers * m.width * m.size + inside if n.checkpointing else m.layers * inside
+        kept += rows * n.asked * layers
+        kept += 3 * rows * n.answer * m.vocabulary * 4
     injected = sum(6 * n.texts * n.slots * m.kv * 4 for m in models)
     hidden = states * (2 * first.size + 2 * 4)  # as the model gives them and as they are mixed; one of these stays
     share = AT_ONCE / n.texts
     operations = 2.0 * first.matrices * n.texts * n.tokens
-    operations += sum(4.0 * m.matrices * n.rows * n.asked for m in models) + 6.0 * trained * n.texts * n.slots
+    passes = 6.0 if n.checkpointing else 4.0
+    operations += sum(passes * m.matrices * n.rows * n.asked for m in models) + 6.0 * trained * n.texts * n.slots
     return Footprint(
-        sum(m.weights * m.size for m in models),
+        sum(m.stored for m in models),
         trained * ADAM,
         cache,
         max(kept + injected + states * 4, hidden),
@@ -200,11 +215,22 @@ def load_of(cfg: DictConfig, passages: Sequence[Passage], count: Callable[[str],
     """
     looked = [passages[i] for i in range(min(LOOKED, len(passages)))]
     texts = [count(p.text) for p in looked]
-    asked = max((count(f"{QUESTION}{q.text}\n{ANSWER}") for p in looked for q in p.questions), default=0)
+    cue = cue_text(OmegaConf.select(next(iter(cfg.lms.values())), "instruction"))
+    asked = max((count(f"{QUESTION}{q.text}\n{cue}") for p in looked for q in p.questions), default=0)
     answer = 1 + max((count(q.answers[0]) for p in looked for q in p.questions), default=0)
     slots = cfg.wire.slots or slots_for(sum(texts) / len(texts), float(cfg.wire.ratio))
     batch = int(cfg.loader.batch_size)
-    return Load(batch, batch * int(cfg.loader.questions), max(texts), asked + answer - 1, answer, int(slots))
+    parts, again = int(cfg.loader.get("accumulate", 1)), bool(OmegaConf.select(cfg, "placement.checkpointing"))
+    rows = batch * int(cfg.loader.questions)
+    return Load(batch, rows, max(texts), asked + answer - 1, answer, int(slots), parts, again)
+
+
+def steps_of(cfg: DictConfig, passages: Sequence[Passage]) -> int:
+    """Return about how many steps a run takes at most."""
+    per_epoch = cfg.loader.steps_per_epoch or max(1, len(passages) // int(cfg.loader.batch_size))
+    epochs, most = int(cfg.trainer.max_epochs or -1), int(cfg.trainer.max_steps)
+    planned = [n for n in (epochs * int(per_epoch), most) if n > 0]
+    return min(planned, default=0)
 
 
 def operations_per_second(device: torch.device) -> float:
@@ -227,7 +253,8 @@ def line(cfg: DictConfig, passages: Sequence[Passage]) -> str:
         try:
             config = loading.configuration(source)
             tokenizers.append(loading.tokenizer_of(source, config))
-            models.append(model_of(name, config, str(cfg.lms[name].get("dtype", "float32"))))
+            node = cfg.lms[name]
+            models.append(model_of(name, config, str(node.get("dtype", "float32")), node.get("quantize") is not None))
         except (AttributeError, KeyError, OSError, ValueError):
             silent.append(name)
     if len(models) < max(1, len(sources)):
@@ -240,9 +267,11 @@ def line(cfg: DictConfig, passages: Sequence[Passage]) -> str:
     parts = ("weights", "trained", "cache", "activations", "calibration")
     told = ", ".join(f"{part} {_bytes(getattr(found, part))}" for part in parts)
     beside = f", {', '.join(silent)} not counted" if silent else ""
+    steps = steps_of(cfg, passages)
     return (
         f"memory: about {_bytes(found.peak)} at the peak ({told}{beside}); {trained / 1e6:.2g} M trained weights; "
-        f"about {seconds:.2g} s a step of {load.texts} texts of {load.tokens} tokens and {load.rows} questions"
+        f"about {seconds:.2g} s a step of {load.texts} texts of {load.tokens} tokens and {load.rows} questions, "
+        f"{seconds * steps / 3600:.2g} h for {steps} steps"
     )
 
 

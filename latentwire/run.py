@@ -8,119 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from omegaconf import DictConfig
 
 from latentwire.about import ABOUT
+from latentwire.nodes import EvaluationNode, HFNode, Loader, PlacementNode, TeacherNode, WireNode
 from suite.config.check import Common
 from suite.config.signature import locate
 from suite.runs.job import Run
 from suite.runs.launch import launch
-
-
-@dataclass
-class Loader:
-    """The `loader` node; batches count contexts, several questions are asked about each.
-
-    Attributes:
-        batch_size: number of contexts in a training batch.
-        questions: number of questions about each of them, drawn anew every time.
-        steps_per_epoch: number of training steps in an epoch; null reads the training split once.
-        eval_passages: number of passages of the validation split that are validated on.
-        eval_questions: number of questions about each of them.
-        eval_batch_size: number of contexts in a validation batch.
-        workers: number of loader processes; it changes no number.
-        eval_max_new_tokens: longest answer in validation, in tokens.
-    """
-
-    batch_size: int
-    questions: int
-    steps_per_epoch: int | None
-    eval_passages: int
-    eval_questions: int
-    eval_batch_size: int
-    workers: int
-    eval_max_new_tokens: int = 8
-
-
-@dataclass
-class WireNode:
-    """The `wire` node: M and d_z, who owns which slots, what is compressed.
-
-    Attributes:
-        d_z: width of a latent.
-        ratio: tokens of a text, as the first reader counts them, per latent.
-        slots: number M of latents in a message, in place of the ratio.
-        private: number of slots that only one model reads, by model; M counts them.
-        track: `question_text` sends the question as text, `whole_prompt` compresses it with the context.
-        measured_texts: number of training texts that scales are measured on.
-        from_run: directory of a run whose encoder and codec are taken and fixed: a new model for old messages.
-        start_from: directory of a run whose encoder and injectors training goes on from (another codec, another ratio).
-    """
-
-    d_z: int
-    ratio: float
-    slots: int | None
-    private: dict[str, int]
-    track: Literal["question_text", "whole_prompt"]
-    measured_texts: int
-    from_run: str | None
-    start_from: str | None = None
-
-
-@dataclass
-class TeacherNode:
-    """The `teacher` node; see `latentwire.objectives.teacher`.
-
-    Attributes:
-        top_k: number of most probable tokens whose probabilities the teacher passes on; all others are one tail.
-        cache: whether the teacher is asked once for the whole training split and remembered (finite splits only).
-    """
-
-    top_k: int
-    cache: bool
-
-
-@dataclass
-class EvaluationNode:
-    """The `evaluation` node; see `latentwire.scoring.evaluator`.
-
-    `latentwire.scoring.evaluator.Evaluator` takes the other keys.
-
-    Attributes:
-        split: the split that is evaluated.
-        passages: number of its passages; all their questions are asked.
-    """
-
-    split: Literal["val", "test"]
-    passages: int
-    max_new_tokens: int
-    batch_size: int
-    n_boot: int
-
-
-@dataclass
-class HFNode:
-    """The `hf` node of `readers=hf`; see `latentwire.lm.FrozenLM.load`.
-
-    Attributes:
-        source: the folder of the model, or its hub id.
-        dtype: type of its weights, `float32`, `bfloat16` or `float16`.
-        device_map: accelerate's placement, e.g. `auto`; null: one device.
-        attn: implementation of the attention, `eager`, `sdpa` or `flash_attention_2`; null: transformers' choice.
-        is_chat: whether prompts stand in the tokenizer's chat template; null: where it has one.
-        template: keyword arguments of the chat template, e.g. `{enable_thinking: false}`.
-        date: the day that a chat template takes it to be, so that a prompt is the same on every day.
-    """
-
-    source: str
-    dtype: str
-    device_map: str | None
-    attn: str | None
-    is_chat: bool | None
-    template: dict[str, Any] | None
-    date: str
 
 
 @dataclass
@@ -136,6 +33,7 @@ class Tree(Common):
         adapter: latents to the width of a model, a factory that the injectors call.
         injector: latents to what a model reads, a factory that is called once per model.
         codec: latents to bytes and back, a factory that is called with `d_z`.
+        placement: where models lie and how they save memory.
         wire: the size of a message and what it carries.
         objectives: what the latents are trained for, by name.
         stages: the periods of the training, in order.
@@ -163,6 +61,7 @@ class Tree(Common):
     adapter: Any
     injector: Any
     codec: Any
+    placement: PlacementNode
     wire: WireNode
     objectives: dict[str, Any]
     stages: list[Any]
@@ -276,8 +175,13 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
     if reproduced != recorded:
         raise RuntimeError(f"{best} does not reproduce what it was saved for: {recorded} then, {reproduced} now")
     result["val_best"] = reproduced
+    if not run.is_main and not module.shards:  # the evaluation is rank 0's: nothing in it is shared
+        return result
     result.update(facts(cfg, parts))
-    result = judged(cfg, result, score(cfg, run.dir, parts.inputs, module.wire))
+    found = score(cfg, run.dir, parts.inputs, module.wire, writes=run.is_main)
+    if not run.is_main:
+        return result
+    result = judged(cfg, result, found)
     result["report"] = single_report(run.dir, {**result, "status": "finished"}).name
     return result
 
@@ -368,7 +272,8 @@ def show(cfg: DictConfig, result: dict[str, Any]) -> None:
 def task(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """Do one run and show its table on the terminal."""
     result = train(cfg, run)
-    show(cfg, result)
+    if run.is_main:
+        show(cfg, result)
     return result
 
 

@@ -12,19 +12,6 @@ from callbacks.step.ranks import sum_over_ranks, world_size
 Mean = Callable[[Tensor, str | None], Tensor]
 
 
-def means_over_ranks(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Average 0-d values over ranks in one reduction, in float64 on a CPU and else in float32; return them detached.
-
-    On one rank, they are the values themselves, in their own type.
-    """
-    if world_size() == 1:
-        return {name: value.detach() for name, value in values.items()}
-    packed = torch.stack(
-        [v.detach().to(torch.float64 if v.device.type == "cpu" else torch.float32) for v in values.values()]
-    )
-    return dict(zip(values, (sum_over_ranks(packed) / world_size()).unbind(), strict=True))
-
-
 def rank_weight(rows: int, like: Tensor) -> Tensor | float:
     """Return what a mean over this rank's rows counts for where the ranks have unequal numbers of them; 1 on one rank.
 

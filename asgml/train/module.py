@@ -18,7 +18,6 @@ from asgml.methods.base import Epoch, Method, Step, Survey, uses
 from asgml.model.net import FUSION, MultimodalNet
 from asgml.rhythm.stage import Rhythm
 from asgml.train.curvature import fused_loss, loss_of_group
-from asgml.train.distributed import means_over_ranks
 from asgml.train.forward import Encoded, Forward
 from asgml.train.method_support import (
     check_masking,
@@ -38,7 +37,7 @@ from callbacks.stages.lr import LRSchedule
 from callbacks.step.context import StepContext
 from callbacks.step.divergence import refuse_divergence
 from callbacks.step.groups import require_groups
-from callbacks.step.ranks import sum_over_ranks
+from callbacks.step.ranks import means_over_ranks, sum_over_ranks
 from callbacks.step.stage import find_pipeline
 from suite.shell import configure_optimizer
 

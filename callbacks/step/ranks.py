@@ -26,6 +26,19 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     return total
 
 
+def means_over_ranks(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Average 0-d values over ranks in one reduction, in float64 on a CPU and else in float32; return them detached.
+
+    On one rank, they are the values themselves, in their own type.
+    """
+    if world_size() == 1:
+        return {name: value.detach() for name, value in values.items()}
+    packed = torch.stack(
+        [v.detach().to(torch.float64 if v.device.type == "cpu" else torch.float32) for v in values.values()]
+    )
+    return dict(zip(values, (sum_over_ranks(packed) / world_size()).unbind(), strict=True))
+
+
 def gather_rows(rows: Tensor) -> list[Tensor]:
     """Return every rank's rows (n_r, …), on every rank; n_r may differ, everything else is the same on all."""
     if world_size() == 1:

@@ -45,6 +45,7 @@ class Encoder(nn.Module):
 
     Attributes:
         lm: the language model that it stands on; None: none.
+        checkpointing: whether layers of a language model that it trains are computed again in a backward pass.
 
     Args:
         d_z: width of a latent.
@@ -53,6 +54,7 @@ class Encoder(nn.Module):
     """
 
     lm: FrozenLM | None = None
+    checkpointing: bool = False
 
     def __init__(self, d_z: int, max_tokens: int, overflow: Overflow):
         super().__init__()

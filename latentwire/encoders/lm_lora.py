@@ -18,6 +18,7 @@ from latentwire.encoders.pooling import Pooling
 from latentwire.encoders.slots import LatentLayout
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.lora import lora_config
+from latentwire.lm.recompute import recomputed
 
 Self = TypeVar("Self", bound="LMLoRAEncoder")
 EPS = 1e-6
@@ -176,7 +177,8 @@ class LMLoRAEncoder(Encoder):
             with self.lm.adapters_off():
                 return self.lm.hidden(ids, mask, self.chosen)[:, :, len(head) :]
         # padding is on the right and attention causal: default positions are each token's own
-        out = self._copy[0](input_ids=ids, attention_mask=mask.long(), use_cache=False, output_hidden_states=True)
+        with recomputed(self._copy[0], self.lm.anatomy.layers, self.checkpointing):
+            out = self._copy[0](input_ids=ids, attention_mask=mask.long(), use_cache=False, output_hidden_states=True)
         return torch.stack([out.hidden_states[layer] for layer in self.chosen])[:, :, len(head) :]
 
     def train(self: Self, mode: bool = True) -> Self:

@@ -19,7 +19,7 @@ from latentwire.ladder import options
 from latentwire.ladder.subject import Pair, Subject, questions_without_a_word, without_word
 from latentwire.ladder.verdict import Check, Verdict, judged
 from latentwire.lm.frozen import FrozenLM
-from latentwire.lm.prompts import ANSWER, Prompt
+from latentwire.lm.prompts import Prompt, cue_text
 from latentwire.objectives.base import Needs
 from latentwire.objectives.teacher import ask
 from latentwire.rivals import training_budget
@@ -79,9 +79,10 @@ def unread_words(lm: FrozenLM, pair: Pair, most: int) -> list[str]:
     for word, shorter in zip(words, questions_without_a_word(question)):
         if prompt_of(lm, passage, shorter).question == prompt.question:
             found.append(f"{word!r} of the question {question.text!r} ({lm.name})")
-    cue = (*lm.style.encode(ANSWER), *lm.style.tail)
+    said = cue_text(lm.style.instruction)
+    cue = (*lm.style.encode(said), *lm.style.tail)
     if not is_continuation(question) and prompt.question[-len(cue) :] != cue:
-        found.append(f"the cue {ANSWER!r} after the question {question.text!r} ({lm.name})")
+        found.append(f"the cue {said!r} after the question {question.text!r} ({lm.name})")
     words = passage.text.split(" ")
     for k in spread(len(words), most) if len(words) > 1 else ():
         shorter_text = replace(passage, text=without_word(passage.text, k))

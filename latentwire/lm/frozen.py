@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from callbacks.errors import UserError
-from latentwire.lm import anatomy, attention, generation, loading, probe, prompts
+from latentwire.lm import anatomy, attention, generation, loading, probe, prompts, recompute
 from latentwire.lm.layout import Ids, KeysValues, Prefix, check_kv, lay_out_text, right_padded
+from latentwire.lm.placement import Placed
 from latentwire.lm.results import AnswerLogprobs, Generation
 from suite.runs.reads import files_in, reads
 
 
-class FrozenLM:
+class FrozenLM(Placed):
     """Wraps any full-attention causal LM of transformers; it stays in eval mode and its weights never move.
 
     It is no `nn.Module`: held as an attribute of a module it is in no `parameters()`, no `state_dict()` and no
@@ -34,6 +35,7 @@ class FrozenLM:
         is_chat: prompts in the tokenizer's chat template; None: where it has one.
         template: keyword arguments of the chat template; see `prompts.chat`.
         date: the day that a chat template takes it to be.
+        instruction: how answers are to be given, see `prompts.Style`.
 
     Raises UserError for a model that does not read embeddings, or keys and values, as it reads the text (`probe`).
 
@@ -48,6 +50,7 @@ class FrozenLM:
         is_chat: bool | None = None,
         template: Mapping[str, Any] | None = None,
         date: str = prompts.DATE,
+        instruction: str | None = None,
     ):
         anatomy.check_interface(model, name)
         frozen: Any = model.eval().requires_grad_(False)
@@ -61,13 +64,14 @@ class FrozenLM:
         self.d_hidden: int = config.hidden_size
         self.max_tokens, self.window = loading.positions(config, name), loading.window(config)
         self.adapted = False  # has it a PEFT adapter, on or off?
+        self.checkpointing = False  # are its layers computed again in a backward pass?
         self.anatomy = anatomy.examine(self.model, name, self.input_device)
         self.n_layers: int = len(self.anatomy.layers)
         wants_chat = tokenizer.chat_template is not None if is_chat is None else is_chat
         if wants_chat:
-            self.style = prompts.chat(tokenizer, self.max_tokens, template, date, name)
+            self.style = prompts.chat(tokenizer, self.max_tokens, template, date, name, instruction)
         else:
-            self.style = prompts.plain(tokenizer, self.max_tokens)
+            self.style = prompts.plain(tokenizer, self.max_tokens, instruction)
         stop = getattr(self.model.generation_config, "eos_token_id", None)
         self.stop_ids = {self.style.eos, *([stop] if isinstance(stop, int) else stop or [])}
         self._embedding_rms: Tensor | None = None
@@ -81,12 +85,15 @@ class FrozenLM:
         source: str,
         dtype: str = "float32",
         device: str = "cpu",
-        device_map: str | None = None,
+        device_map: str | dict[str, Any] | None = None,
         is_chat: bool | None = None,
         name: str | None = None,
         attn: str | None = None,
         template: dict[str, Any] | None = None,
         date: str = prompts.DATE,
+        instruction: str | None = None,
+        quantize: str | None = None,
+        max_memory: dict[str, str] | None = None,
     ) -> FrozenLM:
         """Load a folder (or a hub id) with weights and tokenizer.
 
@@ -96,20 +103,23 @@ class FrozenLM:
             source: the folder or hub id.
             dtype: `float32`, `bfloat16` or `float16`.
             device: one device for all weights; without effect where there is a `device_map`.
-            device_map: accelerate's placement, e.g. `auto`.
+            device_map: accelerate's placement: `auto`, or a device by the name of a module.
             is_chat: prompts in the tokenizer's chat template; None: where it has one.
             name: the model's name in tables and errors; None: the last part of `source`.
             attn: implementation of the attention, `eager`, `sdpa` or `flash_attention_2`; None: transformers' choice.
             template: keyword arguments of the chat template, e.g. `{enable_thinking: false}`.
             date: the day that a chat template takes it to be, whatever the day.
+            instruction: how answers are to be given, see `prompts.Style`.
+            quantize: `nf4` or `fp4`, weights in 4 bits by bitsandbytes, computed in `dtype`; None: as they are.
+            max_memory: the most that `device_map` may put on a device, e.g. `{0: 40GiB, cpu: 100GiB}`.
 
         Raises:
             UserError: nothing to load, or weights that do not fill the model exactly.
         """
-        model, tokenizer = loading.load(source, dtype, device_map, attn, name or "<model>")
-        if device_map is None:
+        model, tokenizer = loading.load(source, dtype, device_map, attn, name or "<model>", quantize, max_memory)
+        if device_map is None and quantize is None:
             model = model.to(device)
-        return cls(model, tokenizer, name or Path(source).name, is_chat, template, date)
+        return cls(model, tokenizer, name or Path(source).name, is_chat, template, date, instruction)
 
     # -- identity -------------------------------------------------------------------------------------------------
     def fingerprint(self) -> str:
@@ -127,28 +137,6 @@ class FrozenLM:
 
     def __reduce__(self) -> Any:
         raise TypeError(f"{self.name} is frozen and belongs in no file: keep its source and fingerprint, load it again")
-
-    # -- devices --------------------------------------------------------------------------------------------------
-    def to(self, device: str | torch.device) -> FrozenLM:
-        """Move all weights; a model that was placed by `device_map` stays where it is."""
-        if getattr(self.model, "hf_device_map", None) is None:
-            self.model.to(device)
-            self._head_kv = None
-        return self
-
-    @property
-    def input_device(self) -> torch.device:
-        """The device where ids, masks, positions and embeddings are read."""
-        return loading.device_of(self.model.get_input_embeddings())
-
-    @property
-    def output_device(self) -> torch.device:
-        """The device where log-probabilities appear and labels are read."""
-        return loading.device_of(self.model.get_output_embeddings())
-
-    def layer_devices(self) -> list[torch.device]:
-        """Return the device where each layer reads its keys and values."""
-        return [loading.device_of(self.decoder.get_submodule(name)) for name in self.anatomy.layers]
 
     # -- adapters -------------------------------------------------------------------------------------------------
     def adapt(self, config: Any) -> list[tuple[str, nn.Parameter]]:
@@ -250,13 +238,14 @@ class FrozenLM:
         self._check_length(head + slots)
         cache = self._head_cache(batch)
         positions = torch.arange(head, head + slots, device=self.input_device)
-        self.decoder(
-            inputs_embeds=prefix.embeds.to(self.input_device, self.dtype),
-            attention_mask=torch.ones(batch, head + slots, dtype=torch.long, device=self.input_device),
-            position_ids=positions.expand(batch, -1),
-            past_key_values=cache,
-            use_cache=True,
-        )
+        with recompute.recomputed(self.decoder, self.anatomy.layers, self.checkpointing):
+            self.decoder(
+                inputs_embeds=prefix.embeds.to(self.input_device, self.dtype),
+                attention_mask=torch.ones(batch, head + slots, dtype=torch.long, device=self.input_device),
+                position_ids=positions.expand(batch, -1),
+                past_key_values=cache,
+                use_cache=True,
+            )
         return Prefix(kv=[(keys[:, :, head:], values[:, :, head:]) for keys, values, _ in cache])
 
     # -- forward --------------------------------------------------------------------------------------------------
@@ -282,7 +271,12 @@ class FrozenLM:
             return AnswerLogprobs.joined([self.answer_logprobs(prefix.select([i]), [q], [a]) for i, (q, a) in rows])
         tokens, valid = right_padded(answer_ids)
         cached = given["past_key_values"] is not None
-        with attention.biased(self.decoder, prefix.bias, len(self.style.head)):
+        # a bias holds within its block alone, where a layer that is computed later would miss it
+        again = self.checkpointing and prefix.bias is None
+        with (
+            attention.biased(self.decoder, prefix.bias, len(self.style.head)),
+            recompute.recomputed(self.decoder, self.anatomy.layers, again),
+        ):
             out = self.model(**given, use_cache=cached, logits_to_keep=tokens.shape[1])  # an int needs no device
         device = out.logits.device
         valid = valid.to(device)
@@ -307,7 +301,8 @@ class FrozenLM:
             raise ValueError("max_new_tokens must be at least 1")
         given = self._inputs(prefix, question_ids, None, reserve=max_new_tokens)
         with attention.biased(self.decoder, prefix.bias, len(self.style.head)):
-            return generation.greedy(self.model, self.embed, self.stop_ids, given, len(question_ids), max_new_tokens)
+            rows, together = len(question_ids), self.sharded
+            return generation.greedy(self.model, self.embed, self.stop_ids, given, rows, max_new_tokens, together)
 
     @torch.no_grad()
     def hidden(self, ids: Tensor, mask: Tensor, layers: Sequence[int]) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from callbacks.step.ranks import sum_over_ranks
 from latentwire.lm.results import Generation
 
 
@@ -24,6 +25,7 @@ def greedy(
     given: dict[str, Any],
     batch: int,
     max_new_tokens: int,
+    together: bool = False,
 ) -> Generation:
     """Continue the inputs of a batch, as the model's forward takes them, greedily until a stop token.
 
@@ -34,6 +36,7 @@ def greedy(
         given: embeddings, mask, positions and cache of what is read; a new cache is added where there is none.
         batch: number of rows.
         max_new_tokens: number of new tokens at most, 1 or more.
+        together: whether all ranks go on until the last one has ended, as a model in pieces needs them all.
     """
     start = prefilled = time.perf_counter()
     if given["past_key_values"] is None:
@@ -53,7 +56,10 @@ def greedy(
                 running[i] = token not in stop_ids
                 if running[i]:
                     tokens[i].append(token)
-        if not any(running) or step + 1 == max_new_tokens:
+        goes_on = any(running)
+        if together:
+            goes_on = bool(sum_over_ranks(torch.tensor(float(goes_on), device=chosen.device)))
+        if not goes_on or step + 1 == max_new_tokens:
             break
         mask = given["attention_mask"]
         given |= {

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     DynamicCache,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -22,11 +25,18 @@ from callbacks.errors import UserError
 
 FILES = (".safetensors", ".bin", ".json", ".model", ".txt", ".jinja")  # of a folder that a model is read from
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
+QUANTIZED = ("nf4", "fp4")  # types of weights in 4 bits
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load(
-    source: str, dtype: str, device_map: str | None, attn: str | None = None, name: str = "<model>"
+    source: str,
+    dtype: str,
+    device_map: str | dict[str, Any] | None,
+    attn: str | None = None,
+    name: str = "<model>",
+    quantize: str | None = None,
+    max_memory: dict[str, str] | None = None,
 ) -> tuple[nn.Module, PreTrainedTokenizerBase]:
     """Return model and tokenizer; arguments and errors are those of `FrozenLM.load`."""
     if dtype not in DTYPES:
@@ -34,6 +44,14 @@ def load(
     if attn not in (None, *ATTENTIONS):
         raise UserError(f"lms.{name}.attn", str(attn), " | ".join(ATTENTIONS), f"set lms.{name}.attn=sdpa")
     chosen: dict[str, Any] = {} if attn is None else {"attn_implementation": attn}
+    if max_memory is not None:
+        if device_map is None:
+            found, remedy = "a bound without a device_map, which keeps to it", f"set lms.{name}.device_map=auto"
+            raise UserError(f"lms.{name}.max_memory", found, "both or neither", remedy)
+        chosen["max_memory"] = {int(k) if str(k).isdigit() else k: v for k, v in max_memory.items()}
+    if quantize is not None:
+        chosen["quantization_config"] = quantization(quantize, dtype, name)
+        device_map = {"": torch.cuda.current_device()} if device_map is None else device_map  # it loads nowhere else
     try:
         config = configuration(source)
         tokenizer = tokenizer_of(source, config)
@@ -55,6 +73,27 @@ def load(
             f"lms.{name}.source {source}", str(wrong)[:300], "all weights", f"fetch the files of {source} again"
         )
     return model, tokenizer
+
+
+def quantization(kind: str, dtype: str, name: str) -> BitsAndBytesConfig:
+    """Return how bitsandbytes loads weights in 4 bits (QLoRA, Dettmers et al., 2023, arXiv 2305.14314).
+
+    Args:
+        kind: `nf4` or `fp4`, the type of a stored weight.
+        dtype: type that it is computed in.
+        name: the model's name in errors.
+
+    Raises:
+        UserError: another type, no bitsandbytes, or no accelerator.
+    """
+    key, whole = f"lms.{name}.quantize", f"set lms.{name}.quantize=null"
+    if kind not in QUANTIZED:
+        raise UserError(key, kind, " | ".join(QUANTIZED), f"set {key}=nf4")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(key, f"{kind} without bitsandbytes", "the package", f"pip install bitsandbytes, or {whole}")
+    if not torch.cuda.is_available():
+        raise UserError(key, f"{kind} without an accelerator", "an NVIDIA GPU", whole)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=DTYPES[dtype])
 
 
 def configuration(source: str) -> Any:
@@ -115,10 +154,19 @@ def tokenizer_of(source: str, config: Any) -> PreTrainedTokenizerBase:
 def fingerprint(weights: Iterable[tuple[str, Tensor]]) -> str:
     """Return SHA-256 over names, types, shapes and values."""
     digest = hashlib.sha256()
-    for name, p in weights:
+    for name, weight in weights:
+        p = weight.full_tensor() if isinstance(weight, DTensor) else weight  # all ranks' pieces
         digest.update(f"{name} {p.dtype} {tuple(p.shape)}\n".encode())
         digest.update(p.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def checked_device(name: str, key: str) -> torch.device:
+    """Return a device of this machine. Raises UserError, which names `key`, where there is none of that name."""
+    here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if name not in here:
+        raise UserError(key, name, " | ".join(here), f"set {key}={here[-1]}")
+    return torch.device(name)
 
 
 def device_of(module: nn.Module) -> torch.device:

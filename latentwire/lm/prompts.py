@@ -5,7 +5,8 @@ context stands before it as text, as latents or not at all:
 
     bos      BOS; for chat models everything that their template puts before the user's text (position 0 onwards)
     context  "<context>\n"
-    question "Question: <question>\n" + cue; the cue is "Answer:" + what a chat template puts before the reply
+    question "Question: <question>\n" + cue; the cue is "<instruction>\n" where there is one, "Answer:", and what a chat
+             template puts before the reply
     answer   " <answer>" + EOS (chat: without the space, the template's header ends the line)
 """
 
@@ -45,6 +46,7 @@ class Style:
         eos: id that ends an answer.
         max_tokens: number of positions that the model has; no prompt is longer.
         is_chat: whether prompts stand in the tokenizer's chat template.
+        instruction: how answers are to be given; it stands before every answer, also where the question is compressed.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -53,6 +55,7 @@ class Style:
     eos: int
     max_tokens: int
     is_chat: bool
+    instruction: str | None = None
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the ids of plain text: no special token is added, and none that the text spells out is obeyed."""
@@ -74,7 +77,7 @@ class Style:
     @cached_property
     def cue(self) -> tuple[int, ...]:
         """The ids between a question and its answer."""
-        return self.encode(ANSWER) + self.tail
+        return self.encode(cue_text(self.instruction)) + self.tail
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of generated ids, without special tokens and outer white space."""
@@ -99,18 +102,24 @@ class Style:
         ids = self.encode(PROBE)
         vocabulary = sorted(self.tokenizer.get_vocab().items())
         told = [vocabulary, self.head, self.tail, self.eos, self.is_chat, ids, self.decode(ids)]
+        told += [] if self.instruction is None else [self.instruction]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+
+
+def cue_text(instruction: str | None) -> str:
+    """Return what stands between a question and its answer, without what a chat template adds."""
+    return ANSWER if instruction is None else f"{instruction.strip()}\n{ANSWER}"
 
 
 def _bare(text: str) -> str:
     return "".join(unicodedata.normalize("NFC", text).split())
 
 
-def plain(tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Style:
+def plain(tokenizer: PreTrainedTokenizerBase, max_tokens: int, instruction: str | None = None) -> Style:
     """Make the style of a base model: BOS (where the tokenizer has one), then text."""
     bos = tokenizer.bos_token_id
     head = () if bos is None else (int(bos),)
-    return Style(tokenizer, head, (), _eos(tokenizer), max_tokens, False)
+    return Style(tokenizer, head, (), _eos(tokenizer), max_tokens, False, instruction)
 
 
 def chat(
@@ -119,6 +128,7 @@ def chat(
     template: Mapping[str, Any] | None = None,
     date: str = DATE,
     name: str = "<model>",
+    instruction: str | None = None,
 ) -> Style:
     """Make the style of a chat model: its template, rendered once around a user's message and cut at the message.
 
@@ -131,6 +141,7 @@ def chat(
         template: keyword arguments of the template, by the names that it uses.
         date: the day, `2024-07-26`.
         name: the model's name in errors.
+        instruction: how answers are to be given, see `Style`.
 
     Raises:
         UserError: the tokenizer has no template, or one that drops or repeats the message or does not know an argument.
@@ -174,7 +185,7 @@ def chat(
         )
     # The template's text carries its own BOS: adding special tokens again would double it.
     head, tail = (tuple(tokenizer(p, add_special_tokens=False)["input_ids"]) for p in parts)
-    return Style(tokenizer, head, tail, _eos(tokenizer), max_tokens, True)
+    return Style(tokenizer, head, tail, _eos(tokenizer), max_tokens, True, instruction)
 
 
 def _stopped_clock(day: datetime) -> str:

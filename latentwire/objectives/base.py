@@ -14,6 +14,8 @@ from latentwire.train.curriculum import Schedule
 
 # Rows of an LM forward: questions with the right latents, with those of another text, the text itself, its end.
 RowKind = Literal["answer", "wrong", "text", "continuation"]
+# What a mean can be over beside rows: the tokens of the texts, and those of the answers.
+TOKENS, ANSWER_TOKENS = "tokens", "answer tokens"
 # What a gradient through a language model's forward pass on latents reaches: kinds of parameter groups.
 READING = frozenset({"encoder", "codec", "adapter", "injector", "lora"})
 
@@ -138,6 +140,7 @@ class Objective(nn.Module):
             this: a group that no objective of a stage reaches needs no gradient there, every other one does.
         likelihood: whether its loss is a mean negative log-probability of tokens, in nats.
         observes: names of the metrics in `ObjectiveOutput.observed`, which gates and criteria of stages may read.
+        observed_over: what such a metric is a mean over, where that is not `mean_over`.
 
     Args:
         weight: its weight over time, see `latentwire.train.curriculum`.
@@ -148,10 +151,17 @@ class Objective(nn.Module):
     likelihood = False
     reaches: frozenset[str] = READING
     observes: tuple[str, ...] = ()
+    observed_over: Mapping[str, str] = {}
 
     def __init__(self, weight: Schedule):
         super().__init__()
         self.weight = weight
+
+    @property
+    def mean_over(self) -> str:
+        """What its loss is a mean over, which weighs parts and ranks: a kind of rows, or tokens of the texts."""
+        kinds: Sequence[RowKind] = ("answer", "text", "continuation")
+        return next((kind for kind in kinds if kind in self.needs.kinds), TOKENS)
 
     def prepare(self, readers: Mapping[str, ReaderShape], d_z: int) -> None:
         """Build parameters of its own, if it has any.

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from callbacks.errors import UserError
-from latentwire.objectives.base import Objective, ObjectiveOutput, Seen, TopK
+from latentwire.objectives.base import ANSWER_TOKENS, Objective, ObjectiveOutput, Seen, TopK
 from latentwire.train.curriculum import Schedule
 
 TINY = 1e-7
@@ -48,6 +48,7 @@ class AnswerKD(Objective):
 
     teaches = True
     observes = ("kl_to_text",)
+    observed_over = {"kl_to_text": ANSWER_TOKENS}
 
     def __init__(self, weight: Schedule, first: int | None = None):
         super().__init__(weight)

@@ -40,7 +40,7 @@ def cache_key(lm: FrozenLM, passages: Sequence[Passage], k: int) -> str:
     digest = hashlib.sha256(f"{lm.fingerprint()} {k}\n".encode())
     digest.update(repr(sorted(lm.tokenizer.get_vocab().items())).encode())
     sample = prompts.render(lm.style, "A text. Another one.", "What is it?", "this")
-    digest.update(repr((sample.ids, lm.style.head, lm.style.tail, lm.style.eos)).encode())
+    digest.update(repr((sample.ids, lm.style.head, lm.style.tail, lm.style.eos)).encode())  # an instruction is in ids
     for passage in passages:
         digest.update(repr((passage.id, passage.text)).encode())
         digest.update(repr([(q.id, q.text, q.answers[0]) for q in passage.questions]).encode())

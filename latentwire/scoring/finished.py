@@ -54,7 +54,7 @@ def device_of(cfg: DictConfig) -> torch.device:
     return torch.device("cuda" if wanted in ("gpu", "cuda", "auto") and torch.cuda.is_available() else "cpu")
 
 
-def score(cfg: DictConfig, run_dir: Path, inputs: Inputs, wire: LatentWire) -> dict[str, Any]:
+def score(cfg: DictConfig, run_dir: Path, inputs: Inputs, wire: LatentWire, writes: bool = True) -> dict[str, Any]:
     """Evaluate a wire and every baseline at the same M on held-out passages, and store what was found.
 
     Args:
@@ -62,6 +62,7 @@ def score(cfg: DictConfig, run_dir: Path, inputs: Inputs, wire: LatentWire) -> d
         run_dir: the run's directory.
         inputs: its models and data.
         wire: its wire with the finished weights.
+        writes: whether this process stores what was found; of several ranks that read a sharded model, one does.
 
     Returns:
         The numbers of the evaluation, as `result.json` holds them.
@@ -74,7 +75,7 @@ def score(cfg: DictConfig, run_dir: Path, inputs: Inputs, wire: LatentWire) -> d
         max_new_tokens=int(e.max_new_tokens),
         seed=int(cfg.seed),
         budget=training_budget(cfg, inputs.corpus, run_dir),
-        rivals=run_dir / RIVALS,
+        rivals=run_dir / RIVALS if writes else None,
         batch_size=int(e.batch_size),
         n_boot=int(e.n_boot),
     )
@@ -87,6 +88,8 @@ def score(cfg: DictConfig, run_dir: Path, inputs: Inputs, wire: LatentWire) -> d
     key = "wire" if len(inputs.lms) == 1 else f"wire/{next(iter(inputs.lms))}"
     own = {k: v for k, v in found["methods"][key].items() if isinstance(v, int | float) and math.isfinite(v)}
     found[SPLITS[0] if str(e.split) == "test" else SPLITS[1]] = {"loss": own["nll"], **own}
+    if not writes:
+        return dict(jsonable(found))
     folder = folder_of(run_dir, cfg)
     rows = evaluation.write(folder)
     tables = [result_table(evaluation.methods, evaluation.notes), tests_table(evaluation.tests)]

@@ -6,6 +6,7 @@ text, which is encoded once.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -65,6 +66,7 @@ class Batch:
         context: ids (B, T) of the contexts and their mask by language model, for reconstruction.
         continued: index of the passage of each beginning that is to be continued.
         whole_prompt: whether the question is encoded with its context.
+        numbers: numbers of the passages within the epoch, which order what several ranks have found.
     """
 
     tokens: Tokens
@@ -74,6 +76,7 @@ class Batch:
     context: dict[str, tuple[Tensor, Tensor]]
     continued: list[int] = field(default_factory=list)
     whole_prompt: bool = False
+    numbers: list[int] = field(default_factory=list)
 
 
 class Renderer:
@@ -136,7 +139,8 @@ class Contexts(Dataset[Batch]):
 
     def __getitems__(self, items: Sequence[tuple[int, int]]) -> Batch:
         passages, asked, draws = self.stream.draw(items)
-        return make_batch(passages, asked, draws, self.encoder, self.renderers, self.needs)
+        batch = make_batch(passages, asked, draws, self.encoder, self.renderers, self.needs)
+        return replace(batch, numbers=[number for number, _ in items])
 
 
 def make_batch(
@@ -266,9 +270,10 @@ def read(
     """Score the wanted kinds of rows in as few forward passes as `forwards` says."""
     chosen: dict[RowKind, Rows] = {kind: r for kind, r in rows.items() if kind in wanted}
     found: dict[RowKind, AnswerLogprobs] = {}
-    if all(question for r in chosen.values() for question in r.question):  # something is read after the prefix
+    # where something is read after the prefix; a gradient by the cache alone would not gather a layer in pieces
+    if not lm.sharded and all(question for r in chosen.values() for question in r.question):
         prefix = lm.cached(prefix)
-    for kinds in forwards(chosen):
+    for kinds in forwards(chosen, math.inf if lm.sharded else 1.25):  # all ranks make as many passes
         everything = joined([chosen[k] for k in kinds])
         result = lm.answer_logprobs(prefix.select(everything.source), everything.question, everything.answer)
         start = 0

@@ -15,21 +15,26 @@ from torch.optim import Optimizer
 from callbacks.errors import UserError
 from callbacks.run.collapse import CollapseSample
 from callbacks.stages.lr import LRSchedule
+from callbacks.step.ranks import means_over_ranks
 from callbacks.step.stage import find_pipeline
 from latentwire.codec.base import Coded
 from latentwire.encoders.slots import LatentLayout
 from latentwire.examples import prompt_of
 from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Prefix
+from latentwire.lm.results import AnswerLogprobs
+from latentwire.lm.sharding import shard
 from latentwire.objectives.base import Objective, ObjectiveOutput, RowKind, Seen, TopK
 from latentwire.objectives.teacher import Teacher, ask
 from latentwire.train import batches, validation
+from latentwire.train import parts as pieces
 from latentwire.train.batches import Batch
 from latentwire.train.curriculum import KINDS, Period, slots_for
-from latentwire.train.curriculum_stage import LOSS, OBSERVE, TERM, CurriculumStage
+from latentwire.train.curriculum_stage import TERM, CurriculumStage
+from latentwire.train.parts import Cut, Part
+from latentwire.train.tally import Tally
 from latentwire.wire import LatentWire
 from suite.shell import configure_optimizer
-
-CODEC = "codec"
 
 
 class WireModule(L.LightningModule):
@@ -38,11 +43,17 @@ class WireModule(L.LightningModule):
     The step, in order: the curriculum has set the period (how many slots) and the weights → texts are encoded once →
     for every language model its prefix, expanded over the questions of each text, and one forward for the rows of all
     objectives (two where padding would cost more, see `batches.forwards`) → objectives, means over models → one
-    `manual_backward` → `optimizer.step()`, inside which the `StepPipeline` works. Losses are float32.
+    `manual_backward` → `optimizer.step()`, inside which the `StepPipeline` works. Losses are float32. With `accumulate`
+    the rows go through each model in parts, a backward pass after each (see `latentwire.train.parts`), and the step is
+    that of the undivided batch.
+
+    Under DDP every rank has its share of the global batch, and losses and gradients are those of one rank with all of
+    it, whatever the shares. Validation is gathered: every rank has the numbers of all.
 
     Validation is always at the run's own ratio, whatever the period, so that `best.ckpt` compares like with like.
 
-    Limits: one device. Rows of a text that is longer than the encoder takes are refused by the encoder.
+    Limits: rows of a text that is longer than the encoder takes are refused by the encoder. Wrong latents
+    (`MismatchHinge`) are those of a text of the same rank, and dropout draws the same on all ranks.
 
     Args:
         wire: the wire that is trained.
@@ -58,6 +69,8 @@ class WireModule(L.LightningModule):
         top_k: number of tokens of a teacher's distribution that are kept apart.
         max_new_tokens: longest answer in validation.
         texts: training texts that injectors are measured on, for periods that fit them anew.
+        accumulate: number of parts that the rows of a batch are read in.
+        shards: whether the layers of the language models are sharded over the ranks.
     """
 
     automatic_optimization: bool
@@ -76,6 +89,8 @@ class WireModule(L.LightningModule):
         top_k: int = 32,
         max_new_tokens: int = 8,
         texts: Sequence[str] = (),
+        accumulate: int = 1,
+        shards: bool = False,
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -85,7 +100,7 @@ class WireModule(L.LightningModule):
         self._optimizer, self._lr_schedule = optimizer, lr_schedule
         self.group_lr, self.tokens = dict(group_lr), tokens
         self.teachers, self.top_k, self.max_new_tokens = dict(teachers or {}), top_k, max_new_tokens
-        self.texts = list(texts)
+        self.texts, self.accumulate, self.shards = list(texts), accumulate, shards
         self.metrics: dict[str, dict[str, float]] = {}
         self.sample: CollapseSample | None = None
         self.validated: validation.Scores | None = None  # all that the last validation saw
@@ -115,9 +130,11 @@ class WireModule(L.LightningModule):
         self.place()
 
     def place(self) -> None:
-        """Move the language models to the module's device; those placed by a device map stay."""
+        """Move the language models to the module's device, but those with a place of their own; shard their layers."""
         for lm in self.lms.values():
             lm.to(self.device)
+            if self.shards:
+                shard(lm)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return batches.on_device(batch, device)
@@ -157,34 +174,55 @@ class WireModule(L.LightningModule):
         self, batch: Batch, active: Mapping[str, Objective]
     ) -> tuple[Coded, dict[str, dict[str, ObjectiveOutput]]]:
         """Return what the codec sent, and what the active objectives say of every model: `[model][objective]`."""
-        layout = self.layout()
-        self.wire.codec.take(self.curriculum.period.codes)
-        coded = self.wire.latents(batch.tokens, layout)
-        wanted: set[RowKind] = {kind for o in active.values() for kind in o.needs.kinds}
-        found: dict[str, dict[str, ObjectiveOutput]] = {}
-        for name, lm in self.lms.items():
-            prefix = self.wire.prefix(coded.values, name, layout) if wanted else None
-            rows = batches.read(lm, prefix, batch.rows[name], wanted) if prefix is not None else {}
-            teacher = self._teach(batch, name) if any(o.teaches for o in active.values()) else None
-            latents = layout.read(coded.values, name)[: len(batch.passages)]
-            scale = self._scale(name) if name in batch.context else 1.0
-            seen = Seen(
-                rows,
-                latents,
-                partial(self._embeddings, batch, name),
-                scale,
-                teacher,
-                partial(self.wire.adapted, latents, name),
-                layout.counts(name),
-            )
-            found[name] = {key: o(seen, name) for key, o in active.items()}
-        return coded, found
+        coded, prefixes = self._send(batch, active)
+        whole = Part(batch.asked, batch.rows)
+        return coded, {name: self._say(batch, whole, coded.values, prefixes, name, active) for name in self.lms}
 
-    def _teach(self, batch: Batch, name: str) -> TopK:
+    def _send(self, batch: Batch, active: Mapping[str, Objective]) -> tuple[Coded, dict[str, Prefix]]:
+        """Return what the codec sent, and what each model reads of it where an objective asks for rows."""
+        self.wire.codec.take(self.curriculum.period.codes)
+        coded = self.wire.latents(batch.tokens, self.layout())
+        if not any(o.needs.kinds for o in active.values()):
+            return coded, {}
+        return coded, {name: self.wire.prefix(coded.values, name, self.layout()) for name in self.lms}
+
+    def _say(
+        self,
+        batch: Batch,
+        part: Part,
+        values: Tensor,
+        prefixes: Mapping[str, Prefix],
+        name: str,
+        active: Mapping[str, Objective],
+    ) -> dict[str, ObjectiveOutput]:
+        """Return what objectives say of one model's part of a batch."""
+        layout, lm = self.layout(), self.lms[name]
+        wanted: set[RowKind] = {kind for o in active.values() for kind in o.needs.kinds}
+        rows: dict[RowKind, AnswerLogprobs] = {}
+        if wanted:
+            prefix, mine = prefixes[name], part.rows[name]
+            if part.rows is not batch.rows:
+                prefix, mine = pieces.narrowed(prefix, mine)
+            rows = batches.read(lm, prefix, mine, wanted)
+        teacher = self._teach(batch, part, name) if any(o.teaches for o in active.values()) else None
+        latents = layout.read(values, name)[: len(batch.passages)]
+        seen = Seen(
+            rows,
+            latents,
+            partial(self._embeddings, batch, name),
+            self._scale(name) if name in batch.context else 1.0,
+            teacher,
+            partial(self.wire.adapted, latents, name),
+            layout.counts(name),
+        )
+        here = {key: o for key, o in active.items() if o.mean_over in rows or not o.needs.kinds}
+        return {key: o(seen, name) for key, o in here.items()}
+
+    def _teach(self, batch: Batch, part: Part, name: str) -> TopK:
         lm = self.lms[name]
         if name in self.teachers:
-            return self.teachers[name].of([q.id for _, q in batch.asked], lm.output_device)
-        return ask(lm, [prompt_of(lm, batch.passages[b], q) for b, q in batch.asked], self.top_k)
+            return self.teachers[name].of([q.id for _, q in part.asked], lm.output_device)
+        return ask(lm, [prompt_of(lm, batch.passages[b], q) for b, q in part.asked], self.top_k)
 
     def _embeddings(self, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
         ids, mask = batch.context[name]
@@ -200,7 +238,8 @@ class WireModule(L.LightningModule):
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
         if self.curriculum.period.batch_size is not None:
-            batch = batches.first(batch, self.curriculum.period.batch_size)
+            own = pieces.share_of(self.curriculum.period.batch_size, self.global_rank, self.trainer.world_size)
+            batch = batches.first(batch, own)
         weights = self.curriculum.weights
         active: dict[str, Any] = {name: o for name, o in self.objectives.items() if weights[name] > 0}
         if not active:
@@ -210,30 +249,50 @@ class WireModule(L.LightningModule):
                 "something to learn in every step",
                 "set objectives.<name>.weight.start=0, or objectives.<name>.weight.closed=0.1 of a gate",
             )
-        coded, found = self.objective_outputs(batch, active)
-        assert self._pipeline.ctx is not None
-        reads = self._pipeline.ctx.reads
-        terms: dict[str, Tensor] = {}
-        for key in active:
-            each = {name: outputs[key] for name, outputs in found.items()}
-            losses = torch.stack([o.loss.float().to(self.device) for o in each.values()])
-            reads[f"{LOSS}{key}"] = losses.mean()
-            terms[key] = weights[key] * losses.mean()
-            for metric in {m for o in each.values() for m in o.observed}:
-                values = torch.stack([o.observed[metric].float().to(self.device) for o in each.values()])
-                reads[f"{OBSERVE}{metric}"] = values.mean()
-            if len(each) > 1:
-                for name, loss in zip(each, losses.unbind(), strict=True):
-                    reads[f"{LOSS}{key}/{name}"] = loss
+        share = pieces.Weights(batch, len(batch.tokens.ids), self.device)
+        coded, prefixes = self._send(batch, active)
+        tally = Tally(list(self.lms), active, weights, self.device)
+        terms: list[Tensor] = []
+        if self.accumulate > 1:
+            terms = self._in_parts(batch, coded.values.detach(), pieces.Cut(prefixes), active, tally, share)
+            active = {key: o for key, o in active.items() if not o.needs.kinds}
+        whole = Part(batch.asked, batch.rows)
+        found = {name: self._say(batch, whole, coded.values, prefixes, name, active) for name in self.lms}
+        terms += tally.take(found, share, pieces.sizes(batch.rows, batch))
         if coded.loss.requires_grad:
-            terms[CODEC] = coded.loss.float()
-            reads[f"{LOSS}{CODEC}"] = terms[CODEC]
-        for key, term in terms.items():
-            reads[f"{TERM}{key}"] = term
-        total = torch.stack(list(terms.values())).sum()
-        self.log("train/loss", total.detach(), prog_bar=True, logger=False)
-        self.manual_backward(total)
+            terms.append(tally.codec(coded.loss.float() * share.texts))
+        # without a row on this rank its gradient is 0 and not None, as the others wait for one
+        self.manual_backward(torch.stack(terms).sum() if terms else coded.values.sum() * 0.0)
+        reads = means_over_ranks(tally.reads)
+        assert self._pipeline.ctx is not None
+        self._pipeline.ctx.reads.update(reads)
+        seen = torch.stack([value for key, value in reads.items() if key.startswith(TERM)]).sum()
+        self.log("train/loss", seen, prog_bar=True, logger=False)
         optimizer.step()
+
+    def _in_parts(
+        self,
+        batch: Batch,
+        values: Tensor,
+        cut: Cut,
+        active: Mapping[str, Objective],
+        tally: Tally,
+        share: pieces.Weights,
+    ) -> list[Tensor]:
+        """Read rows part by part, each with a backward pass of its own, and return what they have left at the cut."""
+        of_rows = {key: o for key, o in active.items() if o.needs.kinds}
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scale = 1.0 if scaler is None else float(scaler.get_scale())
+        for part in pieces.parts(batch, self.accumulate) if of_rows else ():
+            for name in self.lms:
+                found = self._say(batch, part, values, cut.prefixes, name, of_rows)
+                terms = tally.take({name: found}, share, pieces.sizes(part.rows, batch))
+                if terms:
+                    # not `manual_backward`: for callbacks a step has one backward pass, the last
+                    with pieces.unsynchronised(self.trainer.strategy):
+                        (scale * torch.stack(terms).sum()).backward()
+        left = cut.joined(scale)
+        return [] if left is None else [left]
 
     # -- evaluation
     def on_validation_epoch_start(self) -> None:
@@ -250,6 +309,7 @@ class WireModule(L.LightningModule):
         scores, self._scores = self._scores, None
         if self.trainer.sanity_checking or scores is None:
             return
+        scores = scores.over_ranks()
         self.metrics["val"], self.validated = scores.metrics(), scores
         name = next(iter(scores.outputs))
         self.sample = CollapseSample(

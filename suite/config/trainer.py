@@ -19,6 +19,14 @@ ELSEWHERE = {
     "gradient_clip_algorithm": (None, "clipping inside the step, by norm", "set callbacks.clip.max_norm in its place"),
     "accumulate_grad_batches": (1, "one batch per step", "raise loader.batch_size in its place"),
 }
+PARTS = "loader.accumulate"  # of programs that read a batch in parts
+IN_PARTS = {
+    "accumulate_grad_batches": (
+        1,
+        "one batch per step, which loader.accumulate reads in parts",
+        "set loader.accumulate={found} in its place, with the whole batch in loader.batch_size",
+    ),
+}
 
 
 def refuse_elsewhere(overrides: Sequence[str]) -> None:
@@ -44,6 +52,7 @@ def check_trainer(cfg: DictConfig) -> None:
         UserError: such an option; the error names the key to use.
     """
     node = OmegaConf.select(cfg, "trainer")
-    for key, (neutral, expected, remedy) in ELSEWHERE.items():
+    known = ELSEWHERE if OmegaConf.select(cfg, PARTS) is None else ELSEWHERE | IN_PARTS
+    for key, (neutral, expected, remedy) in known.items():
         if node is not None and key in node and (neutral is None or node[key] != neutral):
-            raise UserError(f"trainer.{key}", str(node[key]), expected, remedy)
+            raise UserError(f"trainer.{key}", str(node[key]), expected, remedy.format(found=node[key]))

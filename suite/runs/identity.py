@@ -26,12 +26,14 @@ from suite.runs.reads import Files
 # Dotted keys (with all below them) that change where, how fast or how visibly a run goes, but not its numbers.
 NOT_MEANINGFUL: dict[str, str] = {
     "paths": "where files lie",
+    "placement": "where models lie and what they keep; no number but for rounding",
     "label": "how tables and figures call the run",
     "logger": "where metrics go",
     "resume": "what to do with an earlier attempt of the same run",
     "loader.workers": "batches are made from (seed, epoch, index), whoever makes them",
     "loader.pin_memory": "speed only",
     "loader.prefetch": "speed only",
+    "loader.accumulate": "memory only; a step is that of the undivided batch",
     "trainer.accelerator": "device",
     "trainer.devices": "device; the batch size is global",
     "trainer.num_nodes": "device",

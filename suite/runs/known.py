@@ -23,10 +23,9 @@ from suite.runs.fingerprint import TICK_NS
 from suite.runs.identity import fingerprints, runs_root
 from suite.runs.inputs import all_files, source_files
 from suite.runs.job import Outcome, ledger_of
-from suite.runs.provenance import RESULT, read_result
 from suite.runs.ledger import write_json
 from suite.runs.planned import Job
-from suite.runs.provenance import provenance, remarks
+from suite.runs.provenance import RESULT, provenance, read_result, remarks
 
 FOLDER = ".known"
 PACKAGES = ("callbacks", "suite")  # beside that of the program

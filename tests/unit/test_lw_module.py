@@ -223,7 +223,10 @@ def test_what_cannot_be_meant_is_refused_by_name(folder: Path) -> None:
     for more, found in (
         (["wire.track=whole_prompt", "objective=[text_reconstruction]"], "whole_prompt"),
         (["objective=[mismatch_hinge]", "loader.batch_size=1"], "batch_size"),
-        (["trainer.devices=2"], "trainer.devices"),
+        (["trainer.devices=2", "trainer.strategy=fsdp"], "trainer.strategy"),
+        (["loader.accumulate=4"], "loader.accumulate"),
+        (["placement.devices={tiny_llama: cuda:77}"], "placement.devices.tiny_llama"),
+        (["placement.devices={other: cpu}"], "placement.devices.other"),
         (["callbacks.gate=null"], "callbacks.gate"),
         (["objective=[answer_kd]", "teacher.cache=true", "corpus.train=200000"], "teacher.cache"),
         (["wire.from_run=nowhere"], "nowhere"),

@@ -19,8 +19,8 @@ from asgml.feedback.page.scale import over_scale
 from asgml.feedback.share import LEAST, SYSTEMS, Row, measure
 from asgml.model import cross_attention
 from asgml.model.fusion import cross_attention as fusion
-from callbacks.stages import branch, gradient_share
 from callbacks.files.atomic import write_text
+from callbacks.stages import branch, gradient_share
 from suite.statistics import Estimate
 
 FILE = "feedback_shares.json"

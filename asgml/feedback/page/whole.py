@@ -11,8 +11,8 @@ from asgml.feedback.page.scale import figure
 from asgml.feedback.page.shares import measured_shares
 from asgml.feedback.page.text import FIGURE, page
 from callbacks.errors import UserError
-from suite.report import RunRecord
 from callbacks.files.atomic import write_text
+from suite.report import RunRecord
 from suite.runs.command import command
 from suite.runs.launch import worse
 from suite.runs.study import Program, Study, run_study

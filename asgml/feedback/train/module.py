@@ -18,9 +18,9 @@ from asgml.feedback.model.system import FeedbackModel, Loop
 from asgml.feedback.scores import anomaly_map, picture_score
 from asgml.feedback.train.stage_clock import StageClock
 from asgml.feedback.train.stages import Plan
-from asgml.train.distributed import means_over_ranks
 from callbacks.errors import UserError
 from callbacks.stages.lr import LRSchedule
+from callbacks.step.ranks import means_over_ranks
 from callbacks.step.stage import find_pipeline
 from suite.shell import configure_optimizer
 
