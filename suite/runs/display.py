@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from suite.runs.job import CHECKPOINT, Outcome
+from suite.runs.job import CHECKPOINTS, Outcome
 
 # which number of a result is shown, the first that it has
 METRICS = ("accuracy", "mae", "pixel_auroc", "loss")
@@ -54,12 +54,12 @@ def finished(outcome: Outcome) -> str:
 
 def unfinished(outcome: Outcome) -> str:
     """Return one line on a run that was stopped or has failed: how it goes on."""
-    checkpoint = outcome.dir / CHECKPOINT
+    checkpoint = outcome.dir / CHECKPOINTS / "last.ckpt"
     if not checkpoint.is_file():
         return f"{outcome.status} before its first checkpoint: the same command starts it anew"
     written = datetime.fromtimestamp(checkpoint.stat().st_mtime).strftime("%H:%M:%S")
     return (
-        f"{outcome.status}; the same command continues from {CHECKPOINT} (written {written}), resume=never starts anew"
+        f"{outcome.status}; the same command continues from {CHECKPOINTS}/last.ckpt (written {written}), resume=never starts anew"
     )
 
 
