@@ -13,6 +13,7 @@ What settle, phases, cremad, ave and kinetics_sounds run stands in `conf/asgml/<
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,21 +36,30 @@ def faults_page(runs: Sequence[RunRecord]) -> Path:
     return write_page(runs)
 
 
-def declared(name: str) -> Command:
-    """Return the study that `conf/asgml/<name>.yaml` declares."""
+@dataclass(frozen=True)
+class Late:
+    """The study that `conf/asgml/<name>.yaml` declares, imported when it is asked for: help needs none of it."""
 
-    def study(program: Program, words: Sequence[str]) -> int:
+    name: str
+
+    @property
+    def schema(self) -> type:
+        """The dataclass of its configuration."""
+        from asgml.tune.options import StudyTree
+
+        return StudyTree
+
+    def __call__(self, program: Program, words: Sequence[str]) -> int:
+        """Run it (`asgml.tune.studies.Declared`)."""
         from asgml.tune.studies import Declared
 
-        return Declared(name)(program, words)
-
-    return study
+        return Declared(self.name)(program, words)
 
 
 STUDIES: dict[str, Study | Command] = {
     "demo": Study("cremad_mini", (0, 1), tuple((f"method={m}",) for m in ("joint", "ogm_ge", *ASGML))),
     "faults": Study("cremad_mini", (0, 1, 2, 3, 4), rows(), faults_page),
-    **{name: declared(name) for name in DECLARED},
+    **{name: Late(name) for name in DECLARED},
 }
 
 
