@@ -58,7 +58,8 @@ def unfinished(outcome: Outcome) -> str:
     if not checkpoint.is_file():
         return f"{outcome.status} before its first checkpoint: the same command starts it anew"
     written = datetime.fromtimestamp(checkpoint.stat().st_mtime).strftime("%H:%M:%S")
-    return f"{outcome.status}; the same command continues from {CHECKPOINTS}/last.ckpt (written {written}), resume=never starts anew"
+    goes_on = f"the same command continues from {CHECKPOINTS}/last.ckpt (written {written})"
+    return f"{outcome.status}; {goes_on}, resume=never starts anew"
 
 
 def result_table(result: Mapping[str, Any]) -> Table | None:
