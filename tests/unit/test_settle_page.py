@@ -109,6 +109,17 @@ def test_holding_back_over_uniform(text: str) -> None:
     assert "all_delayed" not in part, "a control is no row that holds back"
 
 
+def test_a_row_that_held_nobody_back_is_named(text: str, tmp_path: Path) -> None:
+    assert "held nobody back" not in section(text, "### 1. ")
+    rows = {name: STUDY[name] for name in ("joint", "uniform")}
+    rows["adaptive"] = Row(UNIFORM, {"mode": "adaptive"})
+    write_study(tmp_path / "runs", "grid_digit", rows, write_features(tmp_path / "f.npz"))
+    words = ["sets=[grid_digit]", "rows=[joint,uniform,adaptive]", "controls=false", "seeds=[0,1,2,3]"]
+    assert main([str(tmp_path / "runs"), "--out", str(tmp_path), *words]) == 0
+    part = section((tmp_path / "asgml.md").read_text(encoding="utf-8"), "### 1. ")
+    assert "`adaptive` on grid_digit held nobody back at any step" in part
+
+
 def test_a_row_is_beyond_its_controls_only_if_it_beats_every_one(text: str) -> None:
     part = section(text, "### 2. ")
     assert cells(part, "grid_digit", "frequency_hard", "frequency_hard/random_skip")[-1] == "helps"

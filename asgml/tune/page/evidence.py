@@ -58,6 +58,11 @@ class Evidence:
         """Return the rows that hold an encoder back and are no control of another."""
         return [c for name, c in self.rows.items() if not self.tuned[name].of and rhythm(c.runs[0]).mode in HELD]
 
+    def idle(self) -> list[str]:
+        """Return the adaptive rows that held nobody back at any step, with any seed; unknown without timelines."""
+        adaptive = [c for c in self.holding() if rhythm(c.runs[0]).mode == "adaptive"]
+        return [c.label for c in adaptive if all(_held_nobody(run) for run in c.finished)]
+
     def controls(self) -> list[tuple[Configuration, Configuration]]:
         """Return every row that holds an encoder back with each of its controls."""
         rows, own = self.rows, {c.label for c in self.holding()}
@@ -67,6 +72,11 @@ class Evidence:
         """Return the finished runs of a row by seed, {} for a row that is not there."""
         row = self.rows.get(label)
         return {} if row is None else {run.seed: run for run in row.finished}
+
+
+def _held_nobody(run: RunRecord) -> bool:
+    timeline = run.timeline
+    return timeline is not None and bool((timeline["action"] == "update").all() and (timeline["age"] == 0).all())
 
 
 def seeds(c: Configuration) -> set[int]:

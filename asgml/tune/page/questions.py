@@ -82,6 +82,12 @@ def holding_back(sets: Sequence[Evidence], margin: float) -> tuple[Answer, list[
     if pairs:
         parts.append(f"Rows minus `{UNIFORM}`, test accuracy: {counted(verdicts, margin)}.")
         parts += _extremes(pairs, margin)
+    parts += [
+        f"`{label}` on {data.name} held nobody back at any step: its schedule never saw a reason to, and nothing is "
+        "learned from it."
+        for data in sets
+        for label in data.idle()
+    ]
     parts += _reach(pairs)
     question = "Does holding back help beyond `uniform`?"
     return Answer(question, " ".join(parts), family_table(pairs, margin)), pairs
