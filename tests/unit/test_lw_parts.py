@@ -12,8 +12,8 @@ from torch import Tensor
 from callbacks.errors import UserError
 from latentwire.train import parts as pieces
 
-# six objectives, two readers, LoRA on one, dropout in the adapter, a codec that moves its codebooks; in a second step the
-# last bits would send some latents to another entry
+# six objectives, two readers, LoRA on one, dropout in the adapter, a codec that moves its codebooks; in a second step
+# the last bits would send some latents to another entry
 EVERYTHING = [
     "objective=[answer_ce,answer_kd,mismatch_hinge,embedding_reconstruction,text_reconstruction,continuation]",
     "+adaptation.tiny_llama={_target_:latentwire.lm.LoRA,rank:2}",
