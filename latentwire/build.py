@@ -97,7 +97,7 @@ def build_inputs(cfg: DictConfig, announce: bool = False) -> Inputs:
         if name not in lms:
             key = f"placement.devices.{name}"
             raise UserError(key, "no such reader", " | ".join(lms), f"write placement.devices.{min(lms)} in its place")
-        lms[str(name)].pin(str(device))
+        lms[str(name)].pin(str(device), str(name))
     encoder_lm = next(iter(lms.values()))
     if cfg.encoder_lm is not None:
         same = [str(name) for name, node in cfg.lms.items() if node == cfg.encoder_lm]

@@ -49,16 +49,21 @@ class Placed:
         """Whether it has a place of its own, which `to` does not change."""
         return self._pinned or getattr(self.model, "hf_device_map", None) is not None
 
-    def pin(self: Self, device: str) -> Self:
+    def pin(self: Self, device: str, name: str | None = None) -> Self:
         """Move all weights to a device, and stay there: readers of one wire may live on several.
+
+        Args:
+            device: `cpu`, or `cuda:N`.
+            name: the name that the configuration has for the model; None: its own.
 
         Raises:
             UserError: no such device, or a model that `device_map` has placed.
         """
-        key = f"placement.devices.{self.name}"
+        name = name or self.name
+        key = f"placement.devices.{name}"
         if self.placed:
             found = f"{device}, and a device_map"
-            raise UserError(key, found, "one of the two", f"add ~{key}, or set lms.{self.name}.device_map=null")
+            raise UserError(key, found, "one of the two", f"add ~{key}, or set lms.{name}.device_map=null")
         self.model.to(loading.checked_device(device, key))
         self._pinned, self._head_kv = True, None
         return self

@@ -12,11 +12,12 @@ from torch import Tensor
 from callbacks.errors import UserError
 from latentwire.train import parts as pieces
 
-# six objectives, two readers, LoRA on one, dropout in the adapter, a codec that moves its codebooks
+# six objectives, two readers, LoRA on one, dropout in the adapter, a codec that moves its codebooks; in a second step
+# the last bits would send some latents to another entry
 EVERYTHING = [
     "objective=[answer_ce,answer_kd,mismatch_hinge,embedding_reconstruction,text_reconstruction,continuation]",
     "+adaptation.tiny_llama={_target_:latentwire.lm.LoRA,rank:2}",
-    "codec=rvq", "codec.size=16", "loader.steps_per_epoch=2", "trainer.max_epochs=1", "teacher.top_k=4",
+    "codec=rvq", "codec.size=16", "loader.steps_per_epoch=1", "trainer.max_epochs=1", "teacher.top_k=4",
     "optimizer.eps=0.001",
 ]  # fmt: skip
 
