@@ -97,6 +97,7 @@ class DataSet:
         rows: of the study's rows and their controls (`<row>/<control>`) those that are made here; null is all of them.
         also: further overrides of single rows, and so of their controls, by the row's name in `space`.
         trials: the number of trials of every row here, in place of the study's.
+        seeds: how many of the study's seeds are evaluated here, the first ones; null is all of them.
         noise: the standard deviation of the Gaussian noise that is added to features, by modality, before the study
             starts.
         noise_seed: the seed of the noise.
@@ -111,6 +112,7 @@ class DataSet:
     rows: Annotated[tuple[str, ...], NOT_EMPTY] | None = None
     also: dict[str, tuple[str, ...]] = field(default_factory=dict)
     trials: Count | None = None
+    seeds: Count | None = None
     noise: dict[str, Positive] = field(default_factory=dict)
     noise_seed: Seed = 0
     train_samples: Count | None = None
@@ -127,7 +129,8 @@ class DataSet:
                 where = f"data_sets.*.also.{name}"
                 raise UserError(where, "no such row", f"one of {shorten(options.space)}", f"edit {where}")
         space = {name: replace(row, use=(*row.use, *self.also.get(name, ()))) for name, row in options.space.items()}
-        own = replace(options, space=space, trials=self.trials or options.trials)
+        trials, seeds = self.trials or options.trials, options.seeds[: self.seeds]
+        own = replace(options, space=space, trials=trials, seeds=seeds)
         if self.rows is None:
             return own
         there = {name for row, given in space.items() for name in (row, *(f"{row}/{c}" for c in given.controls))}

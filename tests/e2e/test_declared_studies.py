@@ -156,6 +156,7 @@ def test_a_data_set_has_the_rows_that_it_names_of_those_of_the_study() -> None:
     assert set(few.own(options).names()) == set(few.rows) <= set(options.names())
     asked = read_options(Composer("asgml/settle"), ["rows=[joint,umt,adaptive]"], StudyTree)
     assert few.own(asked).names() == ["joint", "adaptive", "adaptive/yoked_scale"]
+    assert replace(few, seeds=3).own(options).seeds == options.seeds[:3]
     with pytest.raises(UserError, match="no row 'staleness/none'"):
         replace(few, rows=("staleness/none",)).own(options)
 

@@ -88,7 +88,7 @@ def page(sets: Sequence[Evidence], options: StudyTree, margin: float = MARGIN) -
     back, over_uniform = holding_back(usable, margin)
     beyond, over_controls = asynchrony(usable, margin)
     reach, _ = skipping(courses, margin)
-    head = HEAD.format(trials=options.trials, seeds=len(options.seeds), state=_state(sets))
+    head = HEAD.format(trials=options.trials, seeds=_seeds(options), state=_state(sets))
     questions = QUESTIONS.format(points=points(margin), alpha=ALPHA)
     short = [SHORT, markdown([short_table(usable)])] if usable else []
     parts = [
@@ -107,6 +107,12 @@ def page(sets: Sequence[Evidence], options: StudyTree, margin: float = MARGIN) -
         parts += [f"### {c.evidence.name}\n\n{markdown([_titled(axes_table(c), '')])}" for c in courses]
         parts += [ROWS, *(f"### {data.name}{_flag(data)}\n\n{markdown([rows_table(data)])}" for data in usable)]
     return "\n".join(part if part.endswith("\n") else f"{part}\n" for part in parts), figure
+
+
+def _seeds(options: StudyTree) -> str:
+    """Return how many seeds the data sets of a study have: `10`, or `5 to 10`."""
+    found = sorted({len(options.data_sets[name].own(options).seeds) for name in options.sets or options.data_sets})
+    return " to ".join(str(n) for n in dict.fromkeys((found[0], found[-1])))
 
 
 def _titled(table: Table, title: str) -> Table:
