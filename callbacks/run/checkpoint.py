@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +17,9 @@ from callbacks.files.atomic import put_in_place
 from callbacks.ranges import Count
 from callbacks.run import restart
 from callbacks.run.inputs import refuse_other_inputs
+from callbacks.run.other_run import plain, refuse_other_run
 from callbacks.run.stored import BEST, LAST, PREVIOUS, STATE_KEY, SealedFile
 from callbacks.step.console import rank_zero_print
-
-SHOWN_KEYS = 8
 
 
 class StepCheckpoint(Checkpoint):
@@ -94,8 +92,8 @@ class StepCheckpoint(Checkpoint):
         self.monitor, self.mode = _selection(monitor, mode, selects_by)
         self.tie_breaker = tie_breaker
         self.config_hash = config_hash
-        self.config = None if config is None else _plain(config)
-        self.inputs: dict[str, dict[str, Any]] | None = None if inputs is None else _plain(inputs)
+        self.config = None if config is None else plain(config)
+        self.inputs: dict[str, dict[str, Any]] | None = None if inputs is None else plain(inputs)
         self.best_score: float | None = None
         self.best_tie: float | None = None
         self.best_step: int | None = None
@@ -271,18 +269,8 @@ class StepCheckpoint(Checkpoint):
     def _refuse_other(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint.get("callbacks", {}).get(self.state_key)
         refuse_other_inputs(saved.get("inputs") if saved else None, self.inputs, "checkpoint to resume from")
-        theirs = saved["config_hash"] if saved else None
-        if theirs is None or self.config_hash is None or theirs == self.config_hash:
-            return
-        different = _differences(saved["config"], self.config)
-        if len(different) > SHOWN_KEYS:
-            different = [*different[:SHOWN_KEYS], f"and {len(different) - SHOWN_KEYS} more"]
-        raise UserError(
-            "checkpoint to resume from",
-            f"configuration {theirs}" + (f" ({'; '.join(different)})" if different else ""),
-            f"configuration {self.config_hash}",
-            "resume with the configuration of the checkpoint, or train anew with resume=never",
-        )
+        remedy = "resume with the configuration of the checkpoint, or train anew with resume=never"
+        refuse_other_run(saved or {}, self.config_hash, self.config, "checkpoint to resume from", remedy)
 
 
 def _logged(trainer: L.Trainer, name: str) -> float:
@@ -307,32 +295,3 @@ def _selection(
         "auto for both, or a metric and its mode, max or min",
         f"set callbacks.checkpoint.monitor={given} callbacks.checkpoint.mode={'min' if 'loss' in given else 'max'}",
     )
-
-
-def _plain(value: Any) -> Any:
-    """Return dictionaries, lists and scalars only: what a checkpoint may hold."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _flat(item, f"{prefix}.{key}" if prefix else key)
-    else:
-        yield prefix, value
-
-
-def _differences(theirs: dict[str, Any] | None, mine: dict[str, Any] | None) -> list[str]:
-    if theirs is None or mine is None:
-        return []
-    old, new = dict(_flat(theirs)), dict(_flat(mine))
-    missing = "absent"
-    return [
-        f"{key}: {old.get(key, missing)} there, {new.get(key, missing)} here"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key, missing) != new.get(key, missing)
-    ]

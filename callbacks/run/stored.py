@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from callbacks.errors import UserError
 from callbacks.files import sealed
 from callbacks.files.atomic import in_one_piece
+from callbacks.run.other_run import refuse_other_run
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 STATE_KEY = "StepCheckpoint"  # where a checkpoint has the state of the callback that wrote it, also that of a subclass
@@ -82,12 +83,13 @@ class ResumePoint:
     remarks: tuple[str, ...] = ()
 
 
-def resume_point(folder: Path, config_hash: str) -> ResumePoint:
+def resume_point(folder: Path, config_hash: str, config: Mapping[str, Any] | None = None) -> ResumePoint:
     """Return the newest intact checkpoint of a run: `last.ckpt`, else `previous.ckpt`.
 
     Args:
         folder: the folder of the checkpoints.
         config_hash: the run's hash; the checkpoint of another run is passed over like a damaged one.
+        config: the configuration behind the hash, so that keys that differ can be named.
 
     Raises:
         UserError: there are checkpoints, and none of them is intact.
@@ -98,7 +100,7 @@ def resume_point(folder: Path, config_hash: str) -> ResumePoint:
         if not path.is_file():
             continue
         try:
-            said = _judged(path, config_hash)
+            said = _judged(path, config_hash, config)
         except UserError as error:
             problems.append(error)
             continue
@@ -111,11 +113,11 @@ def resume_point(folder: Path, config_hash: str) -> ResumePoint:
     return ResumePoint(None)
 
 
-def _judged(path: Path, config_hash: str) -> list[str]:
+def _judged(path: Path, config_hash: str, config: Mapping[str, Any] | None) -> list[str]:
     """Return remarks on a checkpoint that can be used; raise UserError for any other."""
     known = sealed.check_archive(path, EXPECTED, ANEW)
     content = _load(path, ANEW, mmap=True)  # mapped: of the tensors nothing is read
-    _of_run(_of_training(content, path, ANEW), path, ANEW, config_hash)
+    _of_run(_of_training(content, path, ANEW), path, ANEW, config_hash, config)
     return [] if known else [f"{path} has no SHA-256 in it (of an earlier release?): it is read unchecked"]
 
 
@@ -137,10 +139,14 @@ def _of_training(content: Any, path: Path, remedy: str) -> dict[str, Any]:
     return content
 
 
-def _of_run(content: dict[str, Any], path: Path, remedy: str, config_hash: str | None) -> dict[str, Any]:
-    theirs = hash_of(content)
-    if None not in (theirs, config_hash) and theirs != config_hash:
-        raise UserError(str(path), f"a checkpoint of another run, {theirs}", f"one of run {config_hash}", remedy)
+def _of_run(
+    content: dict[str, Any],
+    path: Path,
+    remedy: str,
+    config_hash: str | None,
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    refuse_other_run(state_of(content), config_hash, config, str(path), remedy)
     return content
 
 

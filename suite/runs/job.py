@@ -24,7 +24,7 @@ from callbacks.files.sealed import sealed_text
 from callbacks.run.inputs import differing, refuse_other_inputs
 from suite.runs import record
 from suite.runs.fingerprint import remembered
-from suite.runs.identity import fingerprints, run_dir, runs_root
+from suite.runs.identity import fingerprints, meaningful, run_dir, runs_root
 from suite.runs.inputs import all_files, given_files
 from suite.runs.ledger import FILE_NAME, Ledger, jsonable, write_json
 from suite.runs.lock import held
@@ -153,7 +153,7 @@ def execute(
         if cfg.resume != "never" and read_result(folder).get("status") == "finished":
             return Outcome(run_hash, folder, "skipped")  # as rank 0 decides
         seed_everything(int(cfg.seed))
-        resume = None if cfg.resume == "never" else _newest(folder)[0]
+        resume = None if cfg.resume == "never" else _newest(cfg, folder)[0]
         task(cfg, Run(folder, run_hash, str(cfg.name), int(cfg.seed), resume, is_main=False, earlier=stands_on))
         return Outcome(run_hash, folder, "finished")
     try:
@@ -292,13 +292,13 @@ def _note(cfg: DictConfig, folder: Path, result: dict[str, Any]) -> None:
         _append(cfg, folder, result, None)
 
 
-def _newest(folder: Path) -> tuple[Path | None, tuple[str, ...]]:
+def _newest(cfg: DictConfig, folder: Path) -> tuple[Path | None, tuple[str, ...]]:
     """Return the newest intact checkpoint of a run, and what to say about it; None without any."""
     if not (folder / CHECKPOINTS).is_dir():  # without reading torch
         return None, ()
     from callbacks.run.stored import resume_point
 
-    found = resume_point(folder / CHECKPOINTS, folder.name)
+    found = resume_point(folder / CHECKPOINTS, folder.name, meaningful(cfg))
     return found.path, found.remarks
 
 
@@ -318,7 +318,7 @@ def _make_room(cfg: DictConfig, folder: Path, other_data: bool = False) -> tuple
     """
     anew = other_data or cfg.resume == "never"
     if not anew:
-        checkpoint, said = _newest(folder)
+        checkpoint, said = _newest(cfg, folder)
         if checkpoint is not None:
             return checkpoint, said
     if cfg.resume == "must":

@@ -238,7 +238,7 @@ def test_checkpoint_of_another_config(tmp_path, capsys):
     write_json(folder / "result.json", {**result, "status": "stopped"})
     ledger = runs / "ledger.jsonl"
     ledger.write_text("".join(line for line in ledger.open() if folder.name not in line))
-    refused([*overrides(path, runs), f"seed={result['seed']}"], capsys, "another run", first.parent.parent.name)
+    refused([*overrides(path, runs), f"seed={result['seed']}"], capsys, "seed", "another run", first.parent.parent.name)
     assert torch.load(second, map_location="cpu", weights_only=True)  # the file is as it was
 
 
