@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.errors import UserError
+from callbacks.files.sealed import read_json
 from suite.report.data import RunRecord
 from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, number, signed, texts
 
@@ -74,11 +74,12 @@ def read_tuned(folder: Path) -> dict[str, TunedRow]:
     path = folder / FILE
     if not path.is_file():
         return {}
+    remedy = f"rm {path}, then start the same python -m asgml.tune again: no finished run is repeated"
+    stored = read_json(path, "what asgml.tune writes", remedy)
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        rows = stored["rows"]
         return {name: _row(name, node) for name, node in rows.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        remedy = f"rm {path}, then start the same python -m asgml.tune again: no finished run is repeated"
         raise UserError(str(path), f"{type(error).__name__}: {error}", "what asgml.tune writes", remedy) from error
 
 

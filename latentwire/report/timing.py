@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from callbacks.files.sealed import read_json
 from suite.report import figures as fig
 from suite.report.data import RunRecord
 from suite.report.figures import INK, PALETTE
@@ -67,8 +67,8 @@ def timing(frames: RunFrames) -> list[Item]:
 
 def read(run: RunRecord) -> dict[str, Any]:
     """Return what `latentwire.study breakeven` has measured of a run."""
-    found: dict[str, Any] = json.loads((run.path / FILE).read_text(encoding="utf-8"))
-    return found
+    path = run.path / FILE
+    return read_json(path, "what was measured", f"rm {path}, then python -m latentwire.study breakeven {run.path}")
 
 
 def _figure(rows: list[dict[str, Any]]) -> fig.Figure:

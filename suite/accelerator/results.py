@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from callbacks.errors import UserError
+from callbacks.files.sealed import read_json
 from suite.accelerator.section import Row
 from suite.runs import record
 from suite.runs.ledger import write_json
@@ -61,16 +61,12 @@ class Results:
         self.path = folder / FILE
         self.answers: dict[str, Answer] = {}
         if self.path.exists():
+            expected, remedy = "the results of an earlier call", f"rm {self.path}, then start the same command again"
+            stored = read_json(self.path, expected, remedy)
             try:
-                stored = json.loads(self.path.read_text(encoding="utf-8"))
                 self.answers = {name: _answer(a) for name, a in stored["sections"].items()}
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(
-                    str(self.path),
-                    f"unreadable: {error!r}",
-                    "the results of an earlier call",
-                    f"rm {self.path}, then start the same command again",
-                ) from error
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(str(self.path), f"unreadable: {error!r}", expected, remedy) from error
 
     def put(self, name: str, answer: Answer) -> None:
         """Keep an answer; the file is replaced as a whole."""

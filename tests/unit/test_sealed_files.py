@@ -60,7 +60,7 @@ def test_every_single_bit_counts(kind: str, tmp_path: Path) -> None:
     write(path)
     whole = path.read_bytes()
     read(path)
-    for place in {*range(0, len(whole), 1 + len(whole) // 300), *range(max(0, len(whole) - 120), len(whole))}:
+    for place in {*range(0, len(whole), 1 + len(whole) // 100), *range(max(0, len(whole) - 120), len(whole))}:
         changed = bytearray(whole)
         changed[place] ^= 1 << (place % 8)
         path.write_bytes(changed)
