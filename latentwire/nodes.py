@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from callbacks.ranges import Count, Positive, Steps, Workers
+
 
 @dataclass
 class Loader:
@@ -23,15 +25,15 @@ class Loader:
             changes no number but for rounding.
     """
 
-    batch_size: int
-    questions: int
-    steps_per_epoch: int | None
-    eval_passages: int
-    eval_questions: int
-    eval_batch_size: int
-    workers: int
-    eval_max_new_tokens: int = 8
-    accumulate: int = 1
+    batch_size: Count
+    questions: Count
+    steps_per_epoch: Count | None
+    eval_passages: Count
+    eval_questions: Count
+    eval_batch_size: Count
+    workers: Workers
+    eval_max_new_tokens: Count = 8
+    accumulate: Count = 1
 
 
 @dataclass
@@ -49,12 +51,12 @@ class WireNode:
         start_from: directory of a run whose encoder and injectors training goes on from (another codec, another ratio).
     """
 
-    d_z: int
-    ratio: float
-    slots: int | None
-    private: dict[str, int]
+    d_z: Count
+    ratio: Positive
+    slots: Count | None
+    private: dict[str, Steps]
     track: Literal["question_text", "whole_prompt"]
-    measured_texts: int
+    measured_texts: Count
     from_run: str | None
     start_from: str | None = None
 
@@ -68,7 +70,7 @@ class TeacherNode:
         cache: whether the teacher is asked once for the whole training split and remembered (finite splits only).
     """
 
-    top_k: int
+    top_k: Count
     cache: bool
 
 
@@ -84,10 +86,10 @@ class EvaluationNode:
     """
 
     split: Literal["val", "test"]
-    passages: int
-    max_new_tokens: int
-    batch_size: int
-    n_boot: int
+    passages: Count
+    max_new_tokens: Count
+    batch_size: Count
+    n_boot: Count
 
 
 @dataclass

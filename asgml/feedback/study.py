@@ -1,9 +1,9 @@
 """Named studies of the feedback system: tables of configurations over seeds, resumable, with a report at the end.
 
-python -m asgml.feedback.study feedback --data FOLDER    # all of these, and docs/results/feedback.md
-python -m asgml.feedback.study surfaces                  # with and without feedback on rendered surfaces
-python -m asgml.feedback.study magnetic_tile data.root=FOLDER/magnetic_tile    # the same on real ones
-python -m asgml.feedback.study variants                  # how what is read joins its stream, where it can starve
+    python -m asgml.feedback.study feedback --data FOLDER    # all of these, and docs/results/feedback.md
+    python -m asgml.feedback.study surfaces                  # with and without feedback on rendered surfaces
+    python -m asgml.feedback.study magnetic_tile data.root=FOLDER/magnetic_tile    # the same on real ones
+    python -m asgml.feedback.study variants                  # how what is read joins its stream, where it can starve
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ TABLES = {
 WHOLE = Whole(
     [
         Part("surfaces", TABLES["surfaces"], PROGRAM),
-        Part("magnetic_tile", TABLES["magnetic_tile"], PROGRAM, "magnetic_tile", "data.root={}"),
+        Part("magnetic_tile", TABLES["magnetic_tile"], PROGRAM, "magnetic_tile", "data.root"),
         Part("variants", TABLES["variants"], PROGRAM),
         Part(
             "grid_digit",
             Study("features", SEEDS, FUSIONS),
             Program("asgml", train, dead, Tree, judge=judge),
             "grid_digit/grid_digit.npz",
-            "data.path={}",
+            "data.path",
         ),
     ]
 )

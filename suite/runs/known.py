@@ -69,7 +69,7 @@ def recall(program: str, cfg: DictConfig, overrides: Sequence[str]) -> tuple[Out
         return None
     kept = json.loads(place.read_text(encoding="utf-8"))
     folder = Path(kept["dir"])
-    if kept["digest"] != _digest(program, cfg, folder, kept["watched"]):
+    if kept["digest"] != _digest(program, cfg, folder, kept["watched"]) or not ledger_of(cfg).finished(kept["hash"]):
         return None
     return Outcome(kept["hash"], folder, "skipped", read_result(folder), remarks=kept["remarks"]), kept["idle"]
 

@@ -41,7 +41,7 @@ PENDING = {
     data.stories encoders.base encoders.byte encoders.lm_lora encoders.pca encoders.pooling encoders.slots
     encoders.token injectors.deep_prefix injectors.soft_prefix lm.layout lm.lora lm.results objectives.base
     objectives.contrast objectives.distillation objectives.likelihood objectives.reconstruction pocket.architecture
-    pocket.training run train.criterion train.curriculum
+    pocket.training train.criterion train.curriculum
     """.split()
 }
 

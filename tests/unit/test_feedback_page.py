@@ -164,7 +164,7 @@ def test_the_whole_study_runs_every_part_with_its_words_and_leaves_out_absent_da
 
 @pytest.mark.parametrize("part", WHOLE.parts, ids=lambda part: part.name)
 def test_every_row_of_the_study_is_a_tree_that_is_accepted(part, tmp_path):
-    data = [part.names_data.format(tmp_path / part.data)] if part.data else []
+    data = [f"{part.names_data}={tmp_path / part.data}"] if part.data else []
     for row in part.study.rows[-1:]:
         given = [f"label='{label(row)}'", *(o for o in row if not o.startswith("label=")), *data]
         argv = [f"experiment={part.study.experiment}", "name=x", *given]

@@ -6,16 +6,16 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from asgml.feedback.page.scale import figure
-from asgml.feedback.page.shares import measured_shares
-from asgml.feedback.page.text import FIGURE, page
 from callbacks.errors import UserError
 from callbacks.files.atomic import write_text
-from suite.report import RunRecord
 from suite.runs.command import command
 from suite.runs.launch import worse
 from suite.runs.study import Program, Study, run_study
+
+if TYPE_CHECKING:
+    from suite.report import RunRecord
 
 PAGE, VARIANTS, GRID = "feedback.md", "variants", "grid_digit"
 
@@ -29,7 +29,7 @@ class Part:
         study: its rows.
         program: the program that runs them.
         data: what it reads below the folder of real data; "" for what renders itself.
-        names_data: the override that says where that lies, with `{}` for the path.
+        names_data: the key that says where that lies.
     """
 
     name: str
@@ -84,6 +84,10 @@ class Whole:
             seeds: the number of seeds, None as the parts have them.
             overrides: the overrides of every run of the study's own program.
         """
+        from asgml.feedback.page.scale import figure
+        from asgml.feedback.page.shares import measured_shares
+        from asgml.feedback.page.text import FIGURE, page
+
         found: dict[str, Sequence[RunRecord]] = {}
         skipped: dict[str, str] = {}
         code = 0
@@ -95,7 +99,7 @@ class Whole:
                 continue
             study = part.study if seeds is None else replace(part.study, seeds=tuple(range(seeds)))
             line = [f"paths.runs={runs}"]
-            line += [part.names_data.format(place)] if part.data else []
+            line += [f"{part.names_data}={place}"] if part.data else []
             line += overrides if part.program.name == program.name else []
             code = worse(code, one(part, study, runs, line, found))
         rows, lines = measured_shares(runs)

@@ -85,7 +85,7 @@ def schema_of(command: str) -> type:
     module, _, study = command.partition(" ")
     if study:
         return importlib.import_module(module).STUDIES[study].schema
-    found = _classes(module) or _classes(f"{module}.__main__")
+    found = _classes(module) or _classes(f"{module}.__main__") or _classes(f"{module}.options")
     return max(found, key=lambda c: len(c.__mro__), default=Common)
 
 
