@@ -4,6 +4,8 @@
     python -m asgml.feedback.study surfaces                  # with and without feedback on rendered surfaces
     python -m asgml.feedback.study magnetic_tile data.root=FOLDER/magnetic_tile    # the same on real ones
     python -m asgml.feedback.study variants                  # how what is read joins its stream, where it can starve
+
+Each begins with what is missing; a single one ends with its tables and report.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def test_rendering_is_deterministic_and_restartable(tmp_path, monkeypatch):
     a.render()
     want = digest(a.root)
     assert len(want) == 96 * 2 + 4
-    calls, write = [], cremad_mini._write
+    calls, write = [], cremad_mini.write_bytes
 
     def stop_midway(path: Path, content: bytes) -> None:
         calls.append(path)
@@ -42,11 +42,11 @@ def test_rendering_is_deterministic_and_restartable(tmp_path, monkeypatch):
         write(path, content)
 
     b = mini(tmp_path / "b")
-    monkeypatch.setattr(cremad_mini, "_write", stop_midway)
+    monkeypatch.setattr(cremad_mini, "write_bytes", stop_midway)
     with pytest.raises(KeyboardInterrupt):
         b.render()
     assert not (b.root / "train.csv").exists()
-    monkeypatch.setattr(cremad_mini, "_write", write)
+    monkeypatch.setattr(cremad_mini, "write_bytes", write)
     b.render()
     assert {k: v for k, v in digest(b.root).items() if not k.endswith(".tmp")} == want
     stamp = (b.root / "train.csv").stat().st_mtime_ns
