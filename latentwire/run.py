@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from callbacks.ranges import Rate, Share
 from latentwire.about import ABOUT
 from latentwire.nodes import EvaluationNode, HFNode, Loader, PlacementNode, TeacherNode, WireNode
 from suite.config.check import Common
@@ -65,13 +66,13 @@ class Tree(Common):
     wire: WireNode
     objectives: dict[str, Any]
     stages: list[Any]
-    observe_smoothing: float
+    observe_smoothing: Share
     adaptation: dict[str, Any]
     teacher: TeacherNode
     loader: Loader
     optimizer: Any
     lr_schedule: Any
-    group_lr: dict[str, float]
+    group_lr: dict[str, Rate]
     baselines: dict[str, Any]
     evaluation: EvaluationNode
     acceptance: dict[str, dict[str, Any]]

@@ -1,9 +1,9 @@
 """Named studies of the feedback system: tables of configurations over seeds, resumable, with a report at the end.
 
-    python -m asgml.feedback.study feedback --data FOLDER    # all of these, and docs/results/feedback.md
-    python -m asgml.feedback.study surfaces                  # with and without feedback on rendered surfaces
-    python -m asgml.feedback.study magnetic_tile data.root=FOLDER/magnetic_tile    # the same on real ones
-    python -m asgml.feedback.study variants                  # how what is read joins its stream, where it can starve
+    python -m asgml.feedback.study feedback --data FOLDER    # all, docs/results/feedback.md
+    python -m asgml.feedback.study surfaces    # with and without feedback on rendered surfaces
+    python -m asgml.feedback.study magnetic_tile data.root=FOLDER/magnetic_tile    # on real ones
+    python -m asgml.feedback.study variants    # how what is read joins its stream
 
 Each begins with what is missing; a single one ends with its tables and report.
 """

@@ -141,9 +141,9 @@ def test_the_whole_study_runs_every_part_with_its_words_and_leaves_out_absent_da
         return 3 if name == "feedback_variants" else 0
 
     monkeypatch.setattr("asgml.feedback.page.whole.run_study", run_study)
-    monkeypatch.setattr("asgml.feedback.page.whole.measured_shares", lambda runs: ({}, {}))
-    monkeypatch.setattr("asgml.feedback.page.whole.page", lambda *parts: str([*parts[0], *parts[-1]]))
-    monkeypatch.setattr("asgml.feedback.page.whole.figure", lambda lines: "")
+    monkeypatch.setattr("asgml.feedback.page.shares.measured_shares", lambda runs: ({}, {}))
+    monkeypatch.setattr("asgml.feedback.page.text.page", lambda *parts: str([*parts[0], *parts[-1]]))
+    monkeypatch.setattr("asgml.feedback.page.scale.figure", lambda lines: "")
     words = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--runs", "r", "--seeds", "1", "loops=2"]
     assert WHOLE(PROGRAM, words) == 3
     own = ["paths.runs=r", "loops=2"]
