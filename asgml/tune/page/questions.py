@@ -127,8 +127,8 @@ def asynchrony(sets: Sequence[Evidence], margin: float) -> tuple[Answer, list[Pa
             head = f"{'Not shown' if open_ else 'No'}: no row is above every one of its controls"
         parts = [
             f"**{head}.**",
-            f"Of {total}, {len(no_more)} {'do' if len(no_more) != 1 else 'does'} no more than some synchronous "
-            f"control (equivalent within {points(margin)}, or below it), and {open_} {'are' if open_ != 1 else 'is'} undecided.",
+            f"Of {total}, {len(no_more)} {'do' if len(no_more) != 1 else 'does'} no more than some synchronous control "
+            f"(equivalent within {points(margin)} or below it), and {open_} {'are' if open_ != 1 else 'is'} undecided.",
             f"Pair by pair: {counted(verdicts, margin)}.",
             *_extremes(pairs, margin),
             "Controls stand at the point that was tuned for their row, and are not tuned themselves.",
