@@ -53,3 +53,18 @@ def test_the_equal_of_a_run_that_skips_as_much_may_still_gain_by_skipping(tmp_pa
     page = paged(tmp_path, "rows=[joint,uniform,frequency_hard]")
     assert "Of one row, 0 do no more than some synchronous control" in page
     assert "**Not shown: no row is above every one of its controls.**" in page
+
+
+def test_a_delay_without_its_factor_that_gains_refutes_what_was_predicted_of_delays(tmp_path: Path) -> None:
+    late = {"mode": "staleness", "tau": 4, "compensation": "none"}
+    rows = {
+        **JOINT,
+        "staleness_4_none": Row([82.0, 83.1, 84.0, 85.1], late, load=2.0),
+        "staleness_4_none/scale_only": Row(UNIFORM, {**late, "control": "scale_only"}, of="staleness_4_none"),
+    }
+    write_study(tmp_path / "runs", "grid_digit", rows, write_features(tmp_path / "f.npz"))
+    page = paged(tmp_path, "rows=[joint,uniform,staleness_4_none]")
+    told = {line.split(" | ")[1]: line.strip(" |").split(" | ")[-1] for line in page.splitlines() if "| 3 |" in line}
+    assert told["and a delay, with c or without, is below it at loads above 1"] == "refuted"
+    assert told["and never gains more than 1 point over it"] == "refuted"
+    assert told["a delay with c is equivalent to c alone (`scale_only`) at loads below 0.2"] == "not tested"
