@@ -127,7 +127,7 @@ def test_a_row_is_beyond_its_controls_only_if_it_beats_every_one(text: str) -> N
     wide = cells(part, "grid_digit", "staleness_2_inverse", "staleness_2_inverse/all_delayed")
     assert wide[-1].startswith("undecided: interval [−")
     assert "**No: no row is above every one of its controls.**" in part
-    assert "2 do no more than some control" in part
+    assert "2 do no more than some synchronous control" in part
 
 
 def test_being_above_a_run_that_delays_everybody_is_no_gain_of_asynchrony(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_being_above_a_run_that_delays_everybody_is_no_gain_of_asynchrony(tmp_pa
     words = ["sets=[grid_digit]", "rows=[joint,uniform,staleness_2_none]", "seeds=[0,1,2,3]"]
     assert main([str(tmp_path / "runs"), "--out", str(tmp_path), *words]) == 0
     part = section((tmp_path / "asgml.md").read_text(encoding="utf-8"), "### 2. ")
-    assert "1 row has no control without a delay (`all_delayed` alone), and no part in this." in part
+    assert "1 row has no synchronous control, and no part in this." in part
     assert "staleness_2_none" not in part
 
 

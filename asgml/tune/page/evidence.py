@@ -120,7 +120,8 @@ def _of(folder: Path, name: str, options: StudyTree) -> Evidence:
     frames = _frames(folder, tuned)
     whole = Evidence(name, "", tuned=tuned, frames=frames)
     rows = whole.rows
-    full = [s for s in options.seeds if all(label in rows and s in seeds(rows[label]) for label in tuned)]
+    mine = [label for label in tuned if any(_is(label, row, options) for row in expected)]
+    full = [s for s in options.seeds if all(label in rows and s in seeds(rows[label]) for label in mine)]
     state = f"{done}; {len(full)} of {len(options.seeds)} seeds of all of these evaluated{_failed(frames)}"
     finished = len(there) == len(expected) and len(full) == len(options.seeds)
     return Evidence(name, "finished" if finished else state, finished, tuned, frames)

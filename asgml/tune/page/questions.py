@@ -18,7 +18,8 @@ from suite.report.summary import Comparison, compare
 from suite.report.tables import ABSENT, PERCENT, Table, columns, number, texts
 
 HARD = "frequency_hard"
-ALL_DELAYED = "all_delayed"  # the control that delays every encoder
+# controls under which every encoder is updated in every step, with the gradient of that step
+SYNCHRONOUS = frozenset({"lr_matched", "scale_only", "yoked_scale", "yoked_lr"})
 SHARE = 0.75  # of joint training's compute
 TEST = metric("test_best")
 
@@ -96,20 +97,25 @@ def holding_back(sets: Sequence[Evidence], margin: float) -> tuple[Answer, list[
 def asynchrony(sets: Sequence[Evidence], margin: float) -> tuple[Answer, list[Pair]]:
     """Answer whether a row gains over its matched and yoked controls, which lack its asynchrony alone.
 
-    A row is beyond its controls where it is above every one of them; where one does as well, or better, it is not. Rows
-    whose only control delays everybody are left out: being above it says nothing of a run without a delay.
+    A row is beyond its controls where it is above every one of them; where a synchronous one does as well, or better,
+    it is not. The others skip or delay as much as the row, at other steps or in other encoders: to be their equal says
+    nothing of a run without asynchrony, and rows that have no other control are left out.
     """
     every = [(data, row, control) for data in sets for row, control in data.controls()]
-    judged = {(data.name, row.label) for data, row, control in every if not control.label.endswith(f"/{ALL_DELAYED}")}
+    judged = {(data.name, row.label) for data, row, control in every if _synchronous(control.label)}
     family = [(data, row, control) for data, row, control in every if (data.name, row.label) in judged]
     left_out = len({(data.name, row.label) for data, row, _ in every} - judged)
     pairs = tested(family, TEST, margin)
     verdicts = [verdict(p.found, margin) for p in pairs]
-    by_row: dict[tuple[str, str], list[Verdict]] = {}
+    by_row: dict[tuple[str, str], list[tuple[str, Verdict]]] = {}
     for pair, v in zip(pairs, verdicts, strict=True):
-        by_row.setdefault((pair.data, pair.row), []).append(v)
-    beyond = [f"`{row}` on {data}" for (data, row), own in by_row.items() if all(v.kind == "helps" for v in own)]
-    no_more = [key for key, own in by_row.items() if any(v.kind in ("equivalent", "harms") for v in own)]
+        by_row.setdefault((pair.data, pair.row), []).append((pair.other, v))
+    beyond = [f"`{row}` on {data}" for (data, row), own in by_row.items() if all(v.kind == "helps" for _, v in own)]
+    no_more = [
+        key
+        for key, own in by_row.items()
+        if any(v.kind in ("equivalent", "harms") for other, v in own if _synchronous(other))
+    ]
     open_ = len(by_row) - len(beyond) - len(no_more)
     if not pairs:
         parts = [f"**{answer(verdicts, margin)}.**"]
@@ -121,17 +127,22 @@ def asynchrony(sets: Sequence[Evidence], margin: float) -> tuple[Answer, list[Pa
             head = f"{'Not shown' if open_ else 'No'}: no row is above every one of its controls"
         parts = [
             f"**{head}.**",
-            f"Of {total}, {len(no_more)} {'do' if len(no_more) != 1 else 'does'} no more than some control (equivalent "
-            f"within {points(margin)}, or below it), and {open_} {'are' if open_ != 1 else 'is'} undecided.",
+            f"Of {total}, {len(no_more)} {'do' if len(no_more) != 1 else 'does'} no more than some synchronous control "
+            f"(equivalent within {points(margin)} or below it), and {open_} {'are' if open_ != 1 else 'is'} undecided.",
             f"Pair by pair: {counted(verdicts, margin)}.",
             *_extremes(pairs, margin),
+            "Controls stand at the point that was tuned for their row, and are not tuned themselves.",
         ]
     if left_out:
         have = "row has" if left_out == 1 else "rows have"
-        parts.append(f"{left_out} {have} no control without a delay (`{ALL_DELAYED}` alone), and no part in this.")
+        parts.append(f"{left_out} {have} no synchronous control, and no part in this.")
     parts += _reach(pairs)
     question = "Does asynchrony help beyond its matched and yoked controls?"
     return Answer(question, " ".join(parts), family_table(pairs, margin)), pairs
+
+
+def _synchronous(control: str) -> bool:
+    return control.rpartition("/")[2] in SYNCHRONOUS
 
 
 def skipping(courses: Sequence[Courses], margin: float) -> tuple[Answer, list[Pair]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from asgml.report.multimodal import weaker
 from asgml.report.naming import metric
+from asgml.report.tuned import budget_notes
 from asgml.tune.page.evidence import JOINT, UNIFORM, Evidence
 from asgml.tune.page.questions import TEST
 from suite.report.data import RunRecord
@@ -58,4 +59,5 @@ def rows_table(data: Evidence) -> Table:
     head += columns(numbers=[f"Δ to {base} [95 %]" for base in against])
     strong = {i for i, name in enumerate(rows) if name == JOINT}
     notes = [f"The weaker modality is {weak}, by the {why}; its column is that of its head."] if weak else []
+    notes += budget_notes({name: data.tuned[name] for name in rows})
     return Table("", head, cells, notes, strong).without_empty()

@@ -55,8 +55,8 @@ fusion, heads, probes, evaluation and what a method does once an epoch are left 
 ROWS = """## Every row
 
 ±: half of the 95 % t interval over seeds. Train − test: accuracy on the training batches of the best validation epoch,
-as they were trained on while weights moved, minus that of the test split. “as ROW”: a control, which takes the chosen
-point of ROW. Differences here are not corrected for the number of rows.
+as they were trained on while weights moved, minus that of the test split. Differences here are not corrected for the
+number of rows.
 """
 PREDICTIONS = """## The predictions
 
