@@ -29,6 +29,7 @@ class TunedRow:
         number: the number of the chosen trial, from 0.
         score: its validation accuracy (or minus its error) at the best epoch.
         default: that of trial 0, the row's default point; None where it diverged.
+        diverged: the number of trials that diverged.
         edge: the keys whose chosen value is the outermost of all trials.
         of: the row whose point it takes, "" for a row with trials of its own.
         runs: the hashes of the runs at the chosen point, by seed.
@@ -41,6 +42,7 @@ class TunedRow:
     number: int | None = None
     score: float | None = None
     default: float | None = None
+    diverged: int = 0
     edge: Sequence[str] = ()
     of: str = ""
     runs: Mapping[int, str] = field(default_factory=dict)
@@ -53,7 +55,8 @@ class TunedRow:
     @property
     def budget(self) -> str:
         """The number of trials, or whose point it takes."""
-        return f"as {self.of}" if self.of else str(self.trials or "not tuned")
+        lost = f" ({self.diverged} diverged)" if self.diverged else ""
+        return f"as {self.of}" if self.of else f"{self.trials or 'not tuned'}{lost}"
 
 
 def short(key: str) -> str:
@@ -91,7 +94,8 @@ def _row(name: str, node: Mapping[str, Any]) -> TunedRow:
         return TunedRow(name, 0, {}, node["point"], **shared)
     point, score, default = node["point"], trials[at]["score"], trials[0]["score"]
     edge = [key for key in point if _outermost(point[key], [trial["values"][key] for trial in trials])]
-    return TunedRow(name, len(trials), node["ranges"], point, at, score, default, edge, **shared)
+    diverged = sum(trial["score"] is None for trial in trials)
+    return TunedRow(name, len(trials), node["ranges"], point, at, score, default, diverged, edge, **shared)
 
 
 def _outermost(value: Any, tried: Sequence[Any]) -> bool:

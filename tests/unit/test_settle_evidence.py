@@ -68,3 +68,29 @@ def test_a_delay_without_its_factor_that_gains_refutes_what_was_predicted_of_del
     assert told["and a delay, with c or without, is below it at loads above 1"] == "refuted"
     assert told["and never gains more than 1 point over it"] == "refuted"
     assert told["a delay with c is equivalent to c alone (`scale_only`) at loads below 0.2"] == "not tested"
+
+
+def test_a_row_that_lost_a_seed_is_no_comparison_of_survivors(tmp_path: Path) -> None:
+    rows = {**JOINT, "frequency_hard": Row([90, 91.2, 92.1, 93], SKIPS)}
+    folder = write_study(tmp_path / "runs", "grid_digit", rows, write_features(tmp_path / "f.npz"))
+    assert "It helps in the one comparison" in paged(tmp_path, "rows=[joint,uniform,frequency_hard]")
+    tuned = json.loads((folder / "tuned.json").read_text())
+    result = folder / tuned["rows"]["frequency_hard"]["runs"]["3"] / "result.json"
+    result.write_text(result.read_text().replace('"finished"', '"failed"'))
+    page = paged(tmp_path, "rows=[joint,uniform,frequency_hard]")
+    assert "It helps" not in page
+    assert "`frequency_hard` on grid_digit has no part in the questions: seed 3 ended without a result." in page
+
+
+def test_controls_that_are_one_run_are_named_and_few_seeds_are_no_claim(tmp_path: Path) -> None:
+    late = {"mode": "staleness", "compensation": "none"}
+    rows = dict(JOINT)
+    for tau in (2, 4):
+        rows[f"staleness_{tau}_none"] = Row([90, 91.2, 92.1, 93], {**late, "tau": tau})
+        plain = {**late, "tau": tau, "control": "scale_only"}
+        rows[f"staleness_{tau}_none/scale_only"] = Row(UNIFORM, plain, of=f"staleness_{tau}_none")
+    write_study(tmp_path / "runs", "grid_digit", rows, write_features(tmp_path / "f.npz"))
+    page = paged(tmp_path, "rows=[joint,uniform,staleness_2_none,staleness_4_none]")
+    assert "`staleness_2_none/scale_only`, `staleness_4_none/scale_only` are one and the same run." in page
+    assert "Against `uniform`, which is tuned: `staleness_4_none` on grid_digit +10.0" in page
+    assert "an indication and no claim ([protocols](../protocols.md)): grid_digit (4)." in page

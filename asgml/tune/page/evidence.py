@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -54,9 +54,20 @@ class Evidence:
         rows = self.rows
         return JOINT in rows and UNIFORM in rows and len(seeds(rows[JOINT]) & seeds(rows[UNIFORM])) >= FEWEST
 
+    @property
+    def lost(self) -> dict[str, list[int]]:
+        """The seeds that ended without a result, by row: a comparison of the others would be one of survivors."""
+        found = {c.label: [run.seed for run in c.runs if run.status == "failed"] for c in self._configurations}
+        return {label: sorted(ended) for label, ended in found.items() if ended}
+
+    @property
+    def _configurations(self) -> Sequence[Configuration]:
+        return self.frames.configurations if self.frames else ()
+
     def holding(self) -> list[Configuration]:
-        """Return the rows that hold an encoder back and are no control of another."""
-        return [c for name, c in self.rows.items() if not self.tuned[name].of and rhythm(c.runs[0]).mode in HELD]
+        """Return the rows that hold an encoder back, are no control of another and have lost no seed."""
+        own = [c for name, c in self.rows.items() if not self.tuned[name].of and name not in self.lost]
+        return [c for c in own if rhythm(c.runs[0]).mode in HELD]
 
     def idle(self) -> list[str]:
         """Return the adaptive rows that held nobody back at any step, with any seed; unknown without timelines."""
@@ -66,7 +77,8 @@ class Evidence:
     def controls(self) -> list[tuple[Configuration, Configuration]]:
         """Return every row that holds an encoder back with each of its controls."""
         rows, own = self.rows, {c.label for c in self.holding()}
-        return [(rows[row.of], rows[name]) for name, row in self.tuned.items() if name in rows and row.of in own]
+        there = [name for name in self.tuned if name in rows and name not in self.lost]
+        return [(rows[self.tuned[name].of], rows[name]) for name in there if self.tuned[name].of in own]
 
     def runs(self, label: str) -> dict[int, RunRecord]:
         """Return the finished runs of a row by seed, {} for a row that is not there."""

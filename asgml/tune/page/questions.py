@@ -14,7 +14,7 @@ from asgml.tune.page.evidence import JOINT, UNIFORM, Evidence
 from asgml.tune.page.wording import Verdict, answer, confirms, counted, finds, points, told, verdict
 from suite.report.data import RunRecord
 from suite.report.frames import Configuration, Value
-from suite.report.summary import Comparison, compare
+from suite.report.summary import Comparison, compare, per_seed
 from suite.report.tables import ABSENT, PERCENT, Table, columns, number, texts
 
 HARD = "frequency_hard"
@@ -89,19 +89,31 @@ def holding_back(sets: Sequence[Evidence], margin: float) -> tuple[Answer, list[
         for data in sets
         for label in data.idle()
     ]
+    parts += [
+        f"`{label}` on {data.name} has no part in the questions: seed {', '.join(map(str, ended))} ended without a "
+        "result."
+        for data in sets
+        for label, ended in data.lost.items()
+    ]
     parts += _reach(pairs)
     question = "Does holding back help beyond `uniform`?"
     return Answer(question, " ".join(parts), family_table(pairs, margin)), pairs
 
 
-def asynchrony(sets: Sequence[Evidence], margin: float) -> tuple[Answer, list[Pair]]:
+def asynchrony(sets: Sequence[Evidence], margin: float, over_uniform: Sequence[Pair] = ()) -> tuple[Answer, list[Pair]]:
     """Answer whether a row gains over its matched and yoked controls, which lack its asynchrony alone.
 
     A row is beyond its controls where it is above every one of them; where a synchronous one does as well, or better,
     it is not. The others skip or delay as much as the row, at other steps or in other encoders: to be their equal says
-    nothing of a run without asynchrony, and rows that have no other control are left out.
+    nothing of a run without asynchrony, and rows that have no other control are left out, as are schedules that held
+    nobody back.
+
+    Args:
+        sets: the data sets.
+        margin: the margin of equivalence, in percentage points.
+        over_uniform: the comparisons of the first question, which stand beside a gain on every control.
     """
-    every = [(data, row, control) for data in sets for row, control in data.controls()]
+    every = [(data, row, c) for data in sets for row, c in data.controls() if row.label not in data.idle()]
     judged = {(data.name, row.label) for data, row, control in every if _synchronous(control.label)}
     family = [(data, row, control) for data, row, control in every if (data.name, row.label) in judged]
     left_out = len({(data.name, row.label) for data, row, _ in every} - judged)
@@ -110,7 +122,8 @@ def asynchrony(sets: Sequence[Evidence], margin: float) -> tuple[Answer, list[Pa
     by_row: dict[tuple[str, str], list[tuple[str, Verdict]]] = {}
     for pair, v in zip(pairs, verdicts, strict=True):
         by_row.setdefault((pair.data, pair.row), []).append((pair.other, v))
-    beyond = [f"`{row}` on {data}" for (data, row), own in by_row.items() if all(v.kind == "helps" for _, v in own)]
+    above = [key for key, own in by_row.items() if all(v.kind == "helps" for _, v in own)]
+    beyond = [f"`{row}` on {data}" for data, row in above]
     no_more = [
         key
         for key, own in by_row.items()
@@ -132,6 +145,12 @@ def asynchrony(sets: Sequence[Evidence], margin: float) -> tuple[Answer, list[Pa
             f"Pair by pair: {counted(verdicts, margin)}.",
             *_extremes(pairs, margin),
             "Controls stand at the point that was tuned for their row, and are not tuned themselves.",
+            *(
+                f"Against `{UNIFORM}`, which is tuned: {p.where} {told(p.found, margin)}."
+                for p in over_uniform
+                if (p.data, p.row) in above
+            ),
+            *(f"On {data.name} {names} are one and the same run." for data in sets for names in _twins(data)),
         ]
     if left_out:
         have = "row has" if left_out == 1 else "rows have"
@@ -139,6 +158,14 @@ def asynchrony(sets: Sequence[Evidence], margin: float) -> tuple[Answer, list[Pa
     parts += _reach(pairs)
     question = "Does asynchrony help beyond its matched and yoked controls?"
     return Answer(question, " ".join(parts), family_table(pairs, margin)), pairs
+
+
+def _twins(data: Evidence) -> list[str]:
+    """Return the controls that have the same accuracy with every seed as one another, in words, group by group."""
+    groups: dict[tuple[tuple[int, float], ...], list[str]] = {}
+    for _, control in data.controls():
+        groups.setdefault(tuple(sorted(per_seed(control, TEST).items())), []).append(f"`{control.label}`")
+    return [", ".join(names) for values, names in groups.items() if len(names) > 1 and len(values) > 1]
 
 
 def _synchronous(control: str) -> bool:

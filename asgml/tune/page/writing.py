@@ -20,7 +20,7 @@ from callbacks.errors import UserError
 from suite.report.summary import ALPHA, FEWEST
 from suite.report.tables import Table, markdown
 
-FIGURE = "asgml.svg"
+FIGURE, CLAIM = "asgml.svg", 10  # seeds of a claim
 HEAD = """# ASGML settled
 
 Written by `python -m asgml.tune.page RUNS` from the runs of `python -m asgml.study settle --data FOLDER`, none of it by
@@ -41,7 +41,8 @@ Test accuracy at the best validation epoch where nothing else is said; differenc
 with 95 % t intervals; p from paired t tests with Holm's correction over all comparisons of a question, all data sets
 together. *Helps* and *harms* need p below {alpha:g} after Holm. *Equivalent*: two one-sided t tests (TOST) that the
 difference lies within {points}, p below {alpha:g}, each by itself and not corrected for the number of rows. What is
-neither is undecided, which is no evidence of sameness.
+neither is undecided, which is no evidence of sameness. The few trials of a row draw its rate and its knobs together, so
+the effect of a knob alone cannot be read from what was chosen.
 """
 AXES = """## Three axes
 
@@ -62,7 +63,8 @@ PREDICTIONS = """## The predictions
 
 Those of [docs/theory.md](../theory.md), section 4. *Held*: shown by intervals or tests of equivalence on every data set
 on which it could be tested; *refuted*: contradicted beyond its error on one; *undecided*: neither. Times are steps
-until the probe of the dominant modality is half way from chance to what the modality reaches alone.
+until the probe of the dominant modality is half way from chance to what the modality reaches alone; rows have rates of
+their own. [phases.md](phases.md) asks the same of untuned rows by the loss of heads, which is the path of the law.
 """
 
 
@@ -86,9 +88,9 @@ def page(sets: Sequence[Evidence], options: StudyTree, margin: float = MARGIN) -
     usable = [data for data in sets if data.counts]
     courses = [Courses(data, *costs(data)) for data in usable]
     back, over_uniform = holding_back(usable, margin)
-    beyond, over_controls = asynchrony(usable, margin)
+    beyond, over_controls = asynchrony(usable, margin, over_uniform)
     reach, _ = skipping(courses, margin)
-    head = HEAD.format(trials=options.trials, seeds=_seeds(options), state=_state(sets))
+    head = HEAD.format(trials=_trials(sets, options), seeds=_seeds(options), state=_state(sets))
     questions = QUESTIONS.format(points=points(margin), alpha=ALPHA)
     short = [SHORT, markdown([short_table(usable)])] if usable else []
     parts = [
@@ -107,6 +109,12 @@ def page(sets: Sequence[Evidence], options: StudyTree, margin: float = MARGIN) -
         parts += [f"### {c.evidence.name}\n\n{markdown([_titled(axes_table(c), '')])}" for c in courses]
         parts += [ROWS, *(f"### {data.name}{_flag(data)}\n\n{markdown([rows_table(data)])}" for data in usable)]
     return "\n".join(part if part.endswith("\n") else f"{part}\n" for part in parts), figure
+
+
+def _trials(sets: Sequence[Evidence], options: StudyTree) -> str:
+    """Return how many trials the rows have had: `4`, or `4 to 8`."""
+    found = sorted({row.trials for data in sets for row in data.tuned.values() if row.trials}) or [options.trials]
+    return " to ".join(str(n) for n in dict.fromkeys((found[0], found[-1])))
 
 
 def _seeds(options: StudyTree) -> str:
@@ -136,6 +144,15 @@ def _state(sets: Sequence[Evidence]) -> str:
     """Say which data sets are finished, which are not, and which of these are in the numbers all the same."""
     finished = [data.name for data in sets if data.finished]
     lines = [f"Finished: {', '.join(finished)}." if finished else "No data set is finished."]
+    few = {
+        data.name: n for data in sets if data.counts and (n := max(len(c.finished) for c in data.rows.values())) < CLAIM
+    }
+    if few:
+        named = ", ".join(f"{name} ({n})" for name, n in few.items())
+        lines += [
+            "",
+            f"Fewer than {CLAIM} seeds, so an indication and no claim ([protocols](../protocols.md)): {named}.",
+        ]
     open_ = [data for data in sets if not data.finished]
     if open_:
         lines += ["", "**Not finished**, so that answers may still change:", ""]
