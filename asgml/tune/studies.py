@@ -174,7 +174,8 @@ def noisy_copy(cfg: DictConfig, name: str, given: DataSet) -> Path:
     """
     path, source = runs_root(cfg) / "data" / f"{name}.npz", Path(str(cfg.data.path)).expanduser()
     if not source.is_file():
-        raise UserError(f"data_sets.{name}", f"no file {source}", "the features of this data set", "add --data FOLDER")
+        remedy = f"--data FOLDER, where FOLDER has {source.parent.name}/{source.name}"
+        raise UserError(f"data_sets.{name}", f"no file {source}", "the features of this data set", remedy)
     if path.is_file() and path.stat().st_mtime_ns >= source.stat().st_mtime_ns:
         return path
     with np.load(source, allow_pickle=False) as stored:
