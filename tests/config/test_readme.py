@@ -46,3 +46,13 @@ def test_the_class_index_names_every_method_and_its_file() -> None:
     files = (ROOT / "conf" / "asgml" / "method").glob("*.yaml")  # the others combine or control these
     own = {f.stem for f in files if f.read_text(encoding="utf-8").startswith("# @package methods.")}
     assert {name for name, _, _ in rows} == own
+
+
+def test_the_first_table_is_that_of_the_study() -> None:
+    """It regenerates with the page: `python -m asgml.tune.page RUNS`."""
+    page = (ROOT / "docs" / "results" / "asgml.md").read_text(encoding="utf-8")
+    _, _, rest = page.partition("## In short")
+    written = re.findall(r"^\|.*\|$", rest.partition("\n## ")[0], re.MULTILINE)
+    found = re.findall(r"^\|.*\|$", README.partition("LatentWire on ")[0], re.MULTILINE)
+    assert len(found) > 5
+    assert found == written
