@@ -18,8 +18,8 @@ from latentwire.train.validation import Scores
 class Monitor(L.Callback):
     """Looks at every `every`-th validation of a training, the first one included; base of the monitors.
 
-    It draws no random number and moves nothing: a run is the same bit by bit with it and without it. Rank 0 looks at
-    what it has validated itself.
+    It draws no random number and moves nothing: a run is the same bit by bit with it and without it. With several
+    ranks, rank 0 looks at what all of them have validated.
 
     Attributes:
         kind: the kind of its records, and the beginning of its metrics' names.

@@ -19,6 +19,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from callbacks.errors import UserError
+from callbacks.files.sealed import read_json
 from suite.runs.fingerprint import TICK_NS
 from suite.runs.identity import fingerprints, runs_root
 from suite.runs.inputs import all_files, source_files
@@ -67,7 +69,10 @@ def recall(program: str, cfg: DictConfig, overrides: Sequence[str]) -> tuple[Out
     place = _place(program, cfg, overrides)
     if cfg.resume == "never" or not place.is_file() or not ledger_of(cfg).path.is_file():
         return None
-    kept = json.loads(place.read_text(encoding="utf-8"))
+    try:
+        kept = read_json(place, "what a finished command left", f"rm {place}")
+    except UserError:  # damaged: the whole way is gone again, and it is written anew
+        return None
     folder = Path(kept["dir"])
     if kept["digest"] != _digest(program, cfg, folder, kept["watched"]) or not ledger_of(cfg).finished(kept["hash"]):
         return None

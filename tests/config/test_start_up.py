@@ -116,7 +116,7 @@ def test_a_finished_run_is_shown_without_anything_heavy(answers: dict[Any, tuple
     assert "data unchanged (data.path)" in text
 
 
-@pytest.mark.parametrize("change", ["data", "result", "typed", "nothing"])
+@pytest.mark.parametrize("change", ["data", "result", "typed", "half its memory", "a bit of its memory", "nothing"])
 def test_what_has_changed_is_looked_at_anew(change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A remembered answer holds for nothing but the very same command, files and result."""
     npz = write_features(tmp_path / "f.npz")
@@ -138,6 +138,10 @@ def test_what_has_changed_is_looked_at_anew(change: str, tmp_path: Path, monkeyp
     elif change == "result":
         path = next((tmp_path / "runs").glob("*/*/result.json"))
         write_json(path, {**read_result(path.parent), "val": {"accuracy": 0.25}})
+    elif "memory" in change:
+        memory = next((tmp_path / "runs" / ".known").glob("*.json"))
+        whole = memory.read_bytes()
+        memory.write_bytes(whole[: len(whole) // 2] if "half" in change else whole.replace(b'"remarks"', b'"remarkz"'))
     launch("asgml", task, dead, schema=Tree, argv=[*line, *(["loader.workers=1"] if change == "typed" else [])])
     assert bool(looked) == (change != "nothing")
     assert len(calls) == (2 if change == "data" else 1)
