@@ -22,6 +22,11 @@ def paged(folder: Path, *words: str) -> str:
     return (folder / "asgml.md").read_text(encoding="utf-8")
 
 
+def test_seeds_beyond_those_of_the_study_are_not_in_it(tmp_path: Path) -> None:
+    write_study(tmp_path / "runs", "grid_digit", JOINT, write_features(tmp_path / "f.npz"))
+    assert "grid_digit<br>3 seeds" in paged(tmp_path, "rows=[joint,uniform]", "seeds=[0,1,2]")
+
+
 def test_a_row_that_is_not_of_the_study_keeps_nothing_from_being_finished(tmp_path: Path) -> None:
     rows = {**JOINT, "gamma_1": Row(())}  # tuned by an earlier, larger study, and never evaluated
     write_study(tmp_path / "runs", "grid_digit", rows, write_features(tmp_path / "f.npz"))
@@ -80,6 +85,25 @@ def test_a_row_that_lost_a_seed_is_no_comparison_of_survivors(tmp_path: Path) ->
     page = paged(tmp_path, "rows=[joint,uniform,frequency_hard]")
     assert "It helps" not in page
     assert "`frequency_hard` on grid_digit has no part in the questions: seed 3 ended without a result." in page
+
+
+def test_a_lost_control_or_reference_leaves_no_verdict(tmp_path: Path) -> None:
+    rows = {
+        **JOINT,
+        "frequency_hard": Row([90, 91.2, 92.1, 93], SKIPS),
+        "frequency_hard/lr_matched": Row(UNIFORM, {**SKIPS, "control": "lr_matched"}, of="frequency_hard"),
+        "frequency_hard/random_skip": Row(UNIFORM, {**SKIPS, "control": "random_skip"}, of="frequency_hard"),
+    }
+    folder = write_study(tmp_path / "runs", "grid_digit", rows, write_features(tmp_path / "f.npz"))
+    words = "rows=[joint,uniform,frequency_hard]"
+    assert "gained on every control" in paged(tmp_path, words)
+    tuned = json.loads((folder / "tuned.json").read_text())
+    for row, said in (("frequency_hard/random_skip", "no part"), ("uniform", "left out: fewer than 3 seeds")):
+        result = folder / tuned["rows"][row]["runs"]["3"] / "result.json"
+        result.write_text(result.read_text().replace('"finished"', '"failed"'))
+        page = paged(tmp_path, words)
+        assert "gained on every control" not in page
+        assert said in page
 
 
 def test_controls_that_are_one_run_are_named_and_few_seeds_are_no_claim(tmp_path: Path) -> None:

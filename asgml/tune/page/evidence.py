@@ -50,9 +50,14 @@ class Evidence:
 
     @property
     def counts(self) -> bool:
-        """Whether it can be compared: `FEWEST` seeds that `joint` and `uniform` have in common."""
+        """Whether it can be compared: `FEWEST` seeds that `joint` and `uniform` have in common, none of them lost."""
         rows = self.rows
-        return JOINT in rows and UNIFORM in rows and len(seeds(rows[JOINT]) & seeds(rows[UNIFORM])) >= FEWEST
+        return (
+            not {JOINT, UNIFORM} & set(self.lost)
+            and JOINT in rows
+            and UNIFORM in rows
+            and len(seeds(rows[JOINT]) & seeds(rows[UNIFORM])) >= FEWEST
+        )
 
     @property
     def lost(self) -> dict[str, list[int]]:
@@ -77,8 +82,8 @@ class Evidence:
     def controls(self) -> list[tuple[Configuration, Configuration]]:
         """Return every row that holds an encoder back with each of its controls."""
         rows, own = self.rows, {c.label for c in self.holding()}
-        there = [name for name in self.tuned if name in rows and name not in self.lost]
-        return [(rows[self.tuned[name].of], rows[name]) for name in there if self.tuned[name].of in own]
+        own -= {self.tuned[name].of for name in self.lost}  # to be above every control takes all of them
+        return [(rows[row.of], rows[name]) for name, row in self.tuned.items() if name in rows and row.of in own]
 
     def runs(self, label: str) -> dict[int, RunRecord]:
         """Return the finished runs of a row by seed, {} for a row that is not there."""
@@ -129,7 +134,7 @@ def _of(folder: Path, name: str, options: StudyTree) -> Evidence:
     done = f"{len(there)} of {len(expected)} rows tuned"
     if not any((folder / run).is_dir() for row in tuned.values() for run in row.runs.values()):
         return Evidence(name, f"{done}, none evaluated", tuned=tuned)
-    frames = _frames(folder, tuned)
+    frames = _frames(folder, tuned, options.seeds)
     whole = Evidence(name, "", tuned=tuned, frames=frames)
     rows = whole.rows
     mine = [label for label in tuned if any(_is(label, row, options) for row in expected)]
@@ -146,14 +151,16 @@ def _ordered(tuned: Mapping[str, TunedRow]) -> dict[str, TunedRow]:
     return {name: tuned[name] for row in own for name in (row, *below[row])}
 
 
-def _frames(folder: Path, tuned: Mapping[str, TunedRow]) -> RunFrames:
-    """Return the runs of the rows at their chosen points.
+def _frames(folder: Path, tuned: Mapping[str, TunedRow], wanted: Sequence[int]) -> RunFrames:
+    """Return the runs of the rows at their chosen points with the seeds of the study.
 
     They are found by their hashes: two rows that chose the same settings share their runs, which carry one label.
     """
     there = {run.hash: run for run in read_runs([folder])}
     rows = [
-        Configuration(label, [_named(there[run], label) for _, run in sorted(row.runs.items()) if run in there])
+        Configuration(
+            label, [_named(there[run], label) for s, run in sorted(row.runs.items()) if run in there and s in wanted]
+        )
         for label, row in tuned.items()
     ]
     frames = RunFrames("asgml", folder.name, [c for c in rows if c.runs], baseline=JOINT)

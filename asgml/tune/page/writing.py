@@ -157,6 +157,10 @@ def _state(sets: Sequence[Evidence]) -> str:
     if open_:
         lines += ["", "**Not finished**, so that answers may still change:", ""]
         for data in open_:
-            use = "in the numbers below" if data.counts else f"left out: fewer than {FEWEST} seeds of joint and uniform"
+            use = (
+                "in the numbers below"
+                if data.counts
+                else f"left out: fewer than {FEWEST} seeds of joint and uniform, or one of these lost a seed"
+            )
             lines.append(f"- {data.name}: {data.state} ({use})")
     return "\n".join(lines)
