@@ -41,6 +41,8 @@ OUT ?= runs/accelerator
 accelerator: $(STAMP)
 	$(BIN)/python -m suite.accelerator asgml --out $(OUT)
 
+# the study of wires on generated biographies, half a day of a core; started again, only what is missing runs:
+# docs/results/pocket.md
 pocket: $(STAMP)
 	$(BIN)/python -m latentwire.study pocket
 

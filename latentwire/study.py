@@ -1,7 +1,7 @@
 """Named studies of latentwire: tables of configurations over seeds, resumable, with a report at the end.
 
 python -m latentwire.study wire_demo        # the second half of `make demo`: two minutes
-python -m latentwire.study pocket           # every number of docs/results/pocket.md; hours
+python -m latentwire.study pocket           # docs/results/pocket.md; hours
 python -m latentwire.study pocket paths.runs=DIR    # further overrides go to every run
 python -m latentwire.study breakeven RUN    # from how many reads on a wire takes less time
 """
@@ -9,9 +9,14 @@ python -m latentwire.study breakeven RUN    # from how many reads on a wire take
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from latentwire.run import Tree, again, dead, earlier, judge, train
-from suite.runs.study import Command, Program, Study, main
+from suite.runs.study import Command, Program, Study, label, main
+
+if TYPE_CHECKING:
+    from suite.report import RunRecord
 
 PROGRAM = Program("latentwire", train, dead, Tree, earlier, judge, again)
 # Training-free rivals are in the experiment; these train for as long as the wire, which more than doubles a run: at 8x
@@ -58,6 +63,17 @@ WHOLE = (
 )
 
 
+ROWS = (DEEP, EIGHT, EIGHT_RVQ, SOFT, SIXTEEN, BOTH, LATER, WHOLE)
+SEEDS = (0, 1, 2)
+
+
+def pocket_page(runs: Sequence[RunRecord]) -> Path:
+    """Write page, figure and report of the study `pocket` from its runs; return the page's path."""
+    from latentwire.page.writing import write
+
+    return write(runs, [label(row) for row in ROWS], len(SEEDS))
+
+
 def breakeven(program: Program, words: Sequence[str]) -> int:
     """Measure when the wire of a finished run pays in time (`latentwire.breakeven`)."""
     from latentwire.breakeven import main as measure
@@ -70,7 +86,7 @@ STUDIES: dict[str, Study | Command] = {
     "wire_demo": Study(
         "pocket_smoke", (0,), (("label=4x deep_prefix", "wire.ratio=4"), ("label=8x deep_prefix", "wire.ratio=8"))
     ),
-    "pocket": Study("pocket", (0, 1, 2), (DEEP, EIGHT, EIGHT_RVQ, SOFT, SIXTEEN, BOTH, LATER, WHOLE)),
+    "pocket": Study("pocket", SEEDS, ROWS, pocket_page),
 }
 
 

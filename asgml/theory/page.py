@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asgml.theory import stability, tables
-from asgml.theory.chart import COLOURS, Line, Panel, svg
 from asgml.theory.closed_forms import heavy_ball
 from asgml.theory.mechanism import Mechanism
 from asgml.theory.paths import redundant
@@ -14,6 +13,7 @@ from asgml.theory.simulation import Case, half_times
 from asgml.theory.times import times
 from callbacks.files.atomic import write_text
 from callbacks.stages.delay_stability import stability_limit
+from suite.report.chart import COLOURS, Line, Panel, svg
 from suite.runs.command import command_parser
 
 PAGE = """# The law of linear paths, in numbers

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from asgml.theory.chart import COLOURS, Line, Panel, svg
 from callbacks.files.atomic import write_text
 from callbacks.stages.delay_stability import stability_limit
+from suite.report.chart import COLOURS, Line, Panel, svg
 from suite.runs.command import command_parser
 
 MOMENTA = (0.0, 0.5, 0.9, 0.99)

@@ -12,7 +12,6 @@ import pytest
 
 from asgml.theory import stability, tables
 from asgml.theory.adam import EARLY, adam_half_time
-from asgml.theory.chart import HEIGHT, TOP, Line, Panel, svg
 from asgml.theory.closed_forms import (
     delay_stretch,
     delayed,
@@ -34,6 +33,7 @@ from asgml.theory.times import times
 from asgml.theory.together import leave_together
 from callbacks.stages.delay_stability import stability_limit
 from callbacks.stages.frequency import mean_factor
+from suite.report.chart import HEIGHT, TOP, Line, Panel, svg
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ from functools import partial
 from asgml.feedback.measured import AdaptedCLIP, System, Towers
 from asgml.feedback.share import Row, measure_system
 from asgml.model.fusion.cross_attention import CrossAttention
-from asgml.theory.chart import COLOURS, Line, Panel, svg
+from suite.report.chart import COLOURS, Line, Panel, svg
 
 #: factors on what is read: as far above the stream as starves in each system
 FUSION_CONTEXT, CLIP_CONTEXT = 7.0, 20.0

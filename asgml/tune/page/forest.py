@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from asgml.theory.chart import COLOURS, Line, Panel, svg
 from asgml.tune.page.evidence import Evidence
 from asgml.tune.page.questions import Pair
 from asgml.tune.page.wording import Kind, points, verdict
+from suite.report.chart import COLOURS, Line, Panel, svg
 from suite.report.tables import PERCENT
 
 HUES: dict[Kind, str] = {

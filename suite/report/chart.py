@@ -1,4 +1,4 @@
-"""Line charts as SVG, for the pages of this package: panels side by side, no script, readable as text."""
+"""Line charts as SVG, for pages in Markdown: panels side by side, no script, readable as text."""
 
 from __future__ import annotations
 

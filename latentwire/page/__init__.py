@@ -1,0 +1,1 @@
+"""`docs/results/pocket.md`: the study of wires on generated biographies, read."""

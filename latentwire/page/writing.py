@@ -1,0 +1,146 @@
+"""The page as Markdown: tables, figure, and when a wire is worth having."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from callbacks.files.atomic import write_text
+from latentwire.page.curve import figure, seeds
+from latentwire.page.scores import configurations, methods, wires
+from latentwire.page.tables import rivals_table, short_table, targets_table
+from latentwire.page.worth import worth
+from latentwire.report.evaluation_tables import sizes_table
+from latentwire.report.stored import evaluated
+from latentwire.report.timing import FILE, breakeven_table, read
+from suite.report.data import RunRecord
+from suite.report.frames import Configuration
+from suite.report.html import compare_report
+from suite.report.tables import Table, markdown
+
+PAGE, FIGURE = Path("docs/results/pocket.md"), "pocket.svg"
+TIMED = ("4x deep_prefix", "8x deep_prefix")  # whose first seed is timed
+HEAD = """# LatentWire on pocket biographies
+
+Written by `python -m latentwire.study pocket` (`make pocket`), none of it by hand; started again, only what is missing
+runs. {state}
+
+A context is a generated text about several people, {tokens:.0f} tokens and {entropy:.1f} bytes of entropy on average.
+The frozen reader gets latents in place of the text; the question stays text, except on the whole-prompt track.
+{passages} test passages, {questions} questions, the same for all; checkpoints are chosen on validation. Rivals that are
+trained saw as many questions as the wire beside them, on the same stream and schedule, and were chosen the same way.
+"""
+SHORT = """## In short
+
+Both costs of every method. Positions: what the reader spends before every question. Bytes: messages and coded texts
+with header and checksum, other text as packed token ids. F1: 95 % bootstrap over seeds and passages.
+"""
+WORTH = "## When is a wire worth having?\n"
+FIGURES = f"""![F1 over positions and over bytes]({FIGURE})
+
+Coloured: wires; dashed grey: rivals. Methods that spend nothing on an axis are left out of it.
+"""
+TARGETS = "## What was asked\n"
+RIVALS = """## Every method
+
+Differences are paired by question, with 95 % intervals over seeds and passages (bootstrap), not corrected for their
+number; a method is behind the wire where its interval lies above 0. Times are per message or question in batches, on a
+machine that did other work as well. Encode and send: once per message; inject and prefill: with every question.
+"""
+BYTES = "## Bytes of one context\n"
+TIME = "## Break-even\n"
+LIMITS = """## What these numbers do not say
+
+- The corpus is generated from templates, and wires were trained on its distribution (other people and facts). A wire
+  for natural text has to earn such ratios anew; what carries over is the comparison on equal terms.
+- Few seeds bound the noise of training roughly, and the intervals over passages are those of one corpus.
+- Times are of models with four layers on a CPU. The share of a wire's own cost falls with the size of its reader.
+"""
+
+
+def write(runs: Sequence[RunRecord], labels: Sequence[str], wanted: int) -> Path:
+    """Write page, figure and report of a study; return the page's path.
+
+    Args:
+        runs: the runs.
+        labels: the labels of the study's rows, in their order.
+        wanted: the number of its seeds.
+    """
+    found = configurations(runs, labels)
+    times = {c.label: read(run) for c in found if (run := timed(c)) is not None}
+    if runs:
+        out = runs[0].path.parent / "report.html"
+        print(f"report: {compare_report([run.path for run in runs], out, baseline=found[0].label if found else None)}")
+    write_text(PAGE.parent / FIGURE, figure(found))
+    return write_text(PAGE, page(found, times, labels, wanted))
+
+
+def timed(c: Configuration) -> RunRecord | None:
+    """Return the configuration's run whose break-even is shown, measured where it was not; None for any other row."""
+    if c.label not in TIMED:
+        return None
+    run = evaluated(c)[0]
+    if not (run.path / FILE).is_file():
+        from latentwire.breakeven import main
+
+        main([str(run.path)])
+    return run
+
+
+def page(
+    found: Sequence[Configuration], times: Mapping[str, Mapping[str, Any]], labels: Sequence[str], wanted: int
+) -> str:
+    """Return the page.
+
+    Args:
+        found: the configurations that were evaluated.
+        times: what break-even has measured, by label.
+        labels: the labels of all rows of the study.
+        wanted: the number of seeds of the study.
+    """
+    if not found:
+        return HEAD.partition("\n\n")[0] + "\n\nNo run of the study has been evaluated yet.\n"
+    first = evaluated(found[0])[0]
+    known = methods(found[0])
+    facts = next(iter(first.result["sizes"].values()))
+    head = HEAD.format(
+        state=state(found, labels, wanted),
+        tokens=facts["tokens"],
+        entropy=facts["entropy"],
+        passages=first.config["evaluation"]["passages"],
+        questions=next(iter(known.values()))["n"],
+    )
+    parts = [head, SHORT, markdown([short_table(found)]), WORTH, worth(found, times), FIGURES]
+    parts += [TARGETS, markdown([targets_table(found)]), RIVALS]
+    for c in found:
+        for wire in wires(c):
+            model = wire.partition("/")[2]
+            title = f"{c.label}: {model}" if model else c.label
+            parts.append(folded(title, rivals_table(c, wire)))
+    messages = {c.label: m["bytes"] for c in found for m in (methods(c)[wires(c)[0]],)}
+    sizes = {model: s for c in reversed(found) for model, s in evaluated(c)[0].result["sizes"].items()}
+    parts += [BYTES, markdown([sizes_table("", sizes, messages)])]
+    if times:
+        parts.append(TIME)
+        parts += [f"### {label}\n\n{markdown([untitled(breakeven_table(told))])}" for label, told in times.items()]
+    parts.append(LIMITS)
+    return "\n".join(parts)
+
+
+def state(found: Sequence[Configuration], labels: Sequence[str], wanted: int) -> str:
+    """Say of how many seeds the numbers are, and which rows are missing or lack seeds."""
+    told = f"Seeds: {seeds(found)}."
+    have = {c.label: len(evaluated(c)) for c in found}
+    missing = [f"{label} ({have.get(label, 0)} of {wanted} seeds)" for label in labels if have.get(label, 0) < wanted]
+    return f"{told} **Not finished**: {', '.join(missing)}." if missing else told
+
+
+def folded(title: str, table: Table) -> str:
+    """Return a table below a title that opens it."""
+    return f"<details><summary>{title}</summary>\n\n{markdown([table])}\n</details>\n"
+
+
+def untitled(table: Table) -> Table:
+    """Return the table without its heading."""
+    return Table("", table.columns, table.rows, table.notes, table.strong)
