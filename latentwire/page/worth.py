@@ -50,12 +50,14 @@ def positions(found: Sequence[Configuration]) -> str:
     if free:
         best = max(free, key=lambda k: free[k])
         lines.append(f"Of what trains nothing, `{best}` comes closest at these positions: {_percent(c, best)}.")
-    lines += [_trained(other) for other in found]
-    return " ".join(line for line in lines if line)
+    trained = [told for other in found if (told := _trained(other))]
+    if trained:
+        lines.append(f"Against rivals that saw as many questions, {'; '.join(trained)}.")
+    return " ".join(lines)
 
 
 def _trained(c: Configuration) -> str:
-    """Compare a wire with the rivals that were trained for as long."""
+    """Compare a wire with the rivals that were trained for as long; "" where there is none."""
     known = methods(c)
     learned = [k for k, m in known.items() if m["kind"] == "baseline" and m.get("questions_seen")]
     lines = []
@@ -66,8 +68,7 @@ def _trained(c: Configuration) -> str:
             word = "ahead of" if got.low > 0 else "behind" if got.high < 0 else "not told apart from"
             name = f"`{plain(key, known[key])}` ({_percent(c, key)}; {signed(got.estimate * PERCENT, 1)} {span})"
             lines.append(f"{word} {name}")
-    told = f"Against rivals that saw as many questions, `{c.label}` ({_percent(c, 'wire')}) is "
-    return told + ", ".join(lines) + "." if lines else ""
+    return f"`{c.label}` ({_percent(c, 'wire')}) is {', '.join(lines)}" if lines else ""
 
 
 def sizes(found: Sequence[Configuration]) -> str:
