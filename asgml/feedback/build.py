@@ -119,6 +119,7 @@ def build_module(cfg: DictConfig, classes: list[str], plan: Plan) -> FeedbackMod
         heads=int(cfg.heads),
         seed=int(cfg.seed),
         image_context=cfg.image_context,
+        logit_scale=float(cfg.logit_scale),
     )
     text = cfg.stages.text
     module = FeedbackModule(

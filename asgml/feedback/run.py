@@ -154,6 +154,7 @@ class Tree(Common):
         text_weight: the weight of what the text reads; null is 0.1 (1 in `full`).
         heads: the number of heads of the attention between the towers.
         adapter_weight: the weight of the adapters.
+        logit_scale: the factor on cosines: 100 as CLIP's own, less for one without knowledge.
         layers: the blocks where things happen; null is as published, in proportion to the number of blocks.
         stages: the two stages of training.
         init: the earlier runs that training starts from.
@@ -177,6 +178,7 @@ class Tree(Common):
     text_weight: NonNegative | None
     heads: Count
     adapter_weight: Share
+    logit_scale: Positive
     layers: LayersNode | None
     stages: StagesNode
     init: InitNode

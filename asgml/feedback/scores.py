@@ -8,24 +8,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from asgml.feedback.model.system import SCALE
+from asgml.feedback.model.system import LOGIT_SCALE
 
 
-def anomaly_map(levels: Sequence[Tensor], size: int, kernel: int = 7, sigma: float = 1.0) -> Tensor:
+def anomaly_map(
+    levels: Sequence[Tensor], size: int, kernel: int = 7, sigma: float = 1.0, scale: float = LOGIT_SCALE
+) -> Tensor:
     """Return how damaged each pixel is, (B, size, size) in [-0.5, 1.5].
 
     Per level `(c_damaged + 1 - c_normal) / 2` of the cosines, blurred, upsampled; the mean over levels, which ranks
     pixels as the published sum does.
 
     Args:
-        levels: per level the logits (B, 2, h, w), which are 100 times cosines.
+        levels: per level the logits (B, 2, h, w), which are `scale` times cosines.
         size: the side of the map.
         kernel: the side of the blur in patches, odd: 7 for industrial surfaces, 9 for medical ones (AA-CLIP).
         sigma: its standard deviation: 1 and 1.5.
+        scale: the factor on cosines that the logits have.
     """
     total = []
     for logits in levels:
-        c = logits / SCALE
+        c = logits / scale
         score = ((c[:, 1] + 1 - c[:, 0]) / 2).unsqueeze(1)
         total.append(F.interpolate(_blur(score, kernel, sigma), (size, size), mode="bilinear", align_corners=True))
     return torch.stack(total).mean(0).squeeze(1)

@@ -52,7 +52,7 @@ def row(name: str, share: float, size: float, direction: float, context: float =
 
 
 def test_gains_are_paired_by_seed_to_the_base_and_to_the_first_loop(tmp_path):
-    for seed, at in enumerate((0.6, 0.7, 0.8)):
+    for seed, at in enumerate((0.7, 0.72, 0.74)):
         write(tmp_path, "s", "base", seed, [at])
         write(tmp_path, "s", "feedback", seed, [at + 0.02, at, at + 0.05 + 0.001 * seed])
     (frames,) = group_runs(read_runs([tmp_path]), "base")
@@ -63,6 +63,16 @@ def test_gains_are_paired_by_seed_to_the_base_and_to_the_first_loop(tmp_path):
     ]
     assert [r[1].value for r in found.rows] == pytest.approx([5.1, 2.0, 3.1])
     assert found.rows[0][1].text.startswith("+5.10 [+4.")
+    assert "on validation, which is of what was trained on: feedback +5.10 [+4." in found.notes[-1]
+
+
+def test_a_base_that_is_not_above_chance_leaves_nothing_to_compare(tmp_path):
+    for seed, at in enumerate((0.45, 0.55, 0.6)):
+        write(tmp_path, "s", "base", seed, [at])
+        write(tmp_path, "s", "feedback", seed, [at, at])
+    (frames,) = group_runs(read_runs([tmp_path]), "base")
+    known = {c.label: c for c in frames.configurations}
+    assert "not shown to be above chance" in gains(known["base"], [known["feedback"]]).notes[-1]
 
 
 def test_the_variants_in_training_say_who_was_warned_of_and_whose_loss_rises(tmp_path):

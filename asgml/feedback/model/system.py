@@ -17,7 +17,7 @@ from asgml.model.net import component_rng
 from asgml.model.variants import ContextName, VariantName
 from callbacks.errors import UserError
 
-SCALE = 100.0  # of cosines, as CLIP's logit scale ends at
+LOGIT_SCALE = 100.0  # of cosines, which that of CLIP ends at
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Loop:
     """Holds what one loop ends with.
 
     Attributes:
-        patches: per level the logits of normal and damaged, (B, 2, h, w): 100 times the cosine with the anchors.
+        patches: per level the logits of normal and damaged, (B, 2, h, w): scaled cosines with the anchors.
         logits: those of the whole picture, (B, 2).
         anchors: the anchors, (B, 2, text_dim).
         context: the patches that the text reads in the next loop, (B, h * w, image_dim).
@@ -107,6 +107,8 @@ class FeedbackModel(nn.Module):
         seed: the seed of the initial weights.
         image_context: what the image reads: all `tokens` of its class's prompts, or their `mean` as a single token,
             through which the attention sends the stream no gradient: with one token there is nothing to choose from.
+        logit_scale: the factor on cosines. On a CLIP without knowledge, whose anchors lie far apart, 100 makes every
+            probability 0 or 1 from the start, and training ends where everything is called normal.
 
     Raises:
         UserError: a block that the CLIP does not have, fewer than no loops, or what `CrossAttentionBranch` refuses.
@@ -125,6 +127,7 @@ class FeedbackModel(nn.Module):
         heads: int = 4,
         seed: int = 0,
         image_context: ContextName = "tokens",
+        logit_scale: float = LOGIT_SCALE,
     ):
         super().__init__()
         if loops < 0:
@@ -148,7 +151,7 @@ class FeedbackModel(nn.Module):
             self.image_reads = CrossAttentionBranch(image, text, heads, None, variant, image_weight, "image_reads")
         with component_rng(seed, "text_reads"):
             self.text_reads = CrossAttentionBranch(text, image, heads, None, variant, text_weight, "text_reads")
-        self.image_context = image_context
+        self.image_context, self.logit_scale = image_context, logit_scale
         self._states = [prompts(name) for name in self.classes]
         self._tokenized: dict[str, Tensor] = {}
 
@@ -262,10 +265,13 @@ class FeedbackModel(nn.Module):
         normalised = [self.clip.image_end(x) for x in levels]
         for n, x in zip(self.layers.levels, normalised, strict=True):
             patches = F.normalize(self.patch_projections[str(n)](x), dim=-1)
-            maps.append((SCALE * patches @ anchors.transpose(1, 2)).transpose(1, 2).unflatten(2, (side, side)))
+            maps.append(self._logits(patches, anchors).transpose(1, 2).unflatten(2, (side, side)))
         picture = F.normalize(self.picture_projection(normalised[-1]), dim=-1).mean(1, keepdim=True)
-        logits = (SCALE * picture @ anchors.transpose(1, 2)).squeeze(1)
-        return Loop(maps, logits, anchors, levels[0])
+        return Loop(maps, self._logits(picture, anchors).squeeze(1), anchors, levels[0])
+
+    def _logits(self, features: Tensor, anchors: Tensor) -> Tensor:
+        """Return scaled cosines (B, N, 2) of normalised features (B, N, text_dim) and anchors (B, 2, text_dim)."""
+        return self.logit_scale * features @ anchors.transpose(1, 2)
 
     def frozen_levels(self, pixels: Tensor, surgery: int | None = None) -> list[Tensor]:
         """Return the patches of each level of the frozen tower, (B, N, image_dim); arguments as in `frozen_tokens`."""
@@ -319,7 +325,7 @@ class FeedbackModel(nn.Module):
             of_class = F.normalize(clip.image_project(clip.image_end(token)), dim=-1).unsqueeze(1)
             patches = [F.normalize(clip.image_project(clip.image_end(x)), dim=-1) + of_class for x in levels]
         side = round(levels[0].shape[1] ** 0.5)
-        return [(SCALE * p @ anchors.transpose(1, 2)).transpose(1, 2).unflatten(2, (side, side)) for p in patches]
+        return [self._logits(p, anchors).transpose(1, 2).unflatten(2, (side, side)) for p in patches]
 
 
 def _check_layers(layers: Layers, clip: FrozenCLIP) -> None:

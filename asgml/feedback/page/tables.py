@@ -15,10 +15,11 @@ from suite.report import RunRecord, group_runs
 from suite.report.frames import Configuration, Value
 from suite.report.summary import Comparison, limit_notes, per_seed, state
 from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, difference, estimate, p_value, texts
-from suite.statistics import PairedTest, paired_t
+from suite.statistics import PairedTest, mean_interval, paired_t
 
 BASE = "base"
 COMPARED = ("pixel_auroc", "aupro", WITHIN)
+CHANCE = 0.5
 SHARE, RATIO, LOSS = "share/image_adapter", "share/norm_ratio", "train/loss/image"
 
 
@@ -56,7 +57,32 @@ def gains(base: Configuration, others: Sequence[Configuration]) -> Table:
             tests += [] if found is None else [Comparison(found, None)]
         rows.append(cells)
     head = columns("paired by seed", numbers=[t for n in COMPARED for t in (f"Δ {TITLES[n]}", "p")])
-    return Table("", head, rows, ["Percentage points with 95 % t intervals.", *limit_notes(tests)])
+    notes = ["Percentage points with 95 % t intervals.", *limit_notes(tests)]
+    return Table("", head, rows, [*notes, *on_validation(base, others), *at_chance(base)])
+
+
+def on_validation(base: Configuration, others: Sequence[Configuration]) -> list[str]:
+    """Say what feedback gains on the pictures that choose the weights: a gain that is lost at test does not carry."""
+    found = {c.label: paired(c, best_validation, base, best_validation) for c in others}
+    told = [f"{name} {difference(t.difference, PERCENT).text}" for name, t in found.items() if t is not None]
+    if not told:
+        return []
+    return [f"Last loop − base in pixel AUROC on validation, which is of what was trained on: {', '.join(told)}."]
+
+
+def at_chance(base: Configuration) -> list[str]:
+    """Warn where the base itself is not shown to be above chance: nothing can be compared with it."""
+    found = per_seed(base, metric("pixel_auroc"))
+    got = mean_interval(list(found.values())) if found else None
+    if got is None or got.low is None or got.low > CHANCE:
+        return []
+    return [f"**The base is not shown to be above chance** (pixel AUROC {CHANCE:g}): these differences say nothing."]
+
+
+def best_validation(run: RunRecord) -> float | None:
+    """Return the pixel AUROC of the last loop on validation, of the weights that were chosen by it."""
+    found = (run.result.get("val_best") or {}).get("pixel_auroc")
+    return None if found is None else float(found)
 
 
 def difference_cells(test: PairedTest) -> list[Cell]:

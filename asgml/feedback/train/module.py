@@ -165,7 +165,8 @@ class FeedbackModule(L.LightningModule):
     # -- evaluation
     def maps(self, loops: Sequence[Loop], size: int) -> tuple[Tensor, Tensor]:
         """Return the scores of pixels (B, loops, H, W) and of pictures (B, loops) after every loop."""
-        maps = [anomaly_map(x.patches, size, self.blur, self.sigma).clamp(LOW, HIGH) for x in loops]
+        scale = self.model.logit_scale
+        maps = [anomaly_map(x.patches, size, self.blur, self.sigma, scale).clamp(LOW, HIGH) for x in loops]
         pictures = [picture_score(m, x.logits, self.detection) for m, x in zip(maps, loops, strict=True)]
         return torch.stack(maps, 1), torch.stack(pictures, 1)
 
