@@ -19,6 +19,7 @@ from asgml.train.modulation import Modulation
 from asgml.train.module import MultimodalModule
 from asgml.train.task import task_of
 from asgml.train.teachers import AUTO, load_teachers, unimodal_ceilings
+from asgml.tracking import tags
 from callbacks.errors import UserError
 from callbacks.stages.lr import LRStep
 from callbacks.stages.probe import ProbeEMA
@@ -93,7 +94,7 @@ def build(cfg: DictConfig, run: Run) -> Parts:
         callbacks = {name: c for name, c in callbacks.items() if not isinstance(c, ProbeEMA)}
     probe = next((c for c in callbacks.values() if isinstance(c, ProbeEMA)), None)
     module, stages = build_module(cfg, data, probe)
-    trainer, pipeline = assemble(cfg, run, callbacks, [*stages, LRStep()])
+    trainer, pipeline = assemble(cfg, run, callbacks, [*stages, LRStep()], tags(cfg))
     return Parts(data, module, trainer, pipeline)
 
 

@@ -16,6 +16,7 @@ from asgml.feedback.train.data import SurfaceData
 from asgml.feedback.train.module import FeedbackModule
 from asgml.feedback.train.stage_clock import StageClock
 from asgml.feedback.train.stages import Plan, StageOf
+from asgml.feedback.tracking import tags
 from callbacks.errors import UserError
 from callbacks.run.stored import read_checkpoint
 from callbacks.stages.branch_share import BranchShare
@@ -96,7 +97,7 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     callbacks = build_callbacks(cfg, run)
     if "image_reads" not in module.trained:  # nobody reads, or it is not trained
         callbacks = {name: c for name, c in callbacks.items() if not isinstance(c, BranchShare)}
-    trainer, pipeline = assemble(by_stages(cfg, plan), run, callbacks, [module.clock])
+    trainer, pipeline = assemble(by_stages(cfg, plan), run, callbacks, [module.clock], tags(cfg))
     return Parts(data, module, trainer, pipeline)
 
 
