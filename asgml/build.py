@@ -14,12 +14,12 @@ from asgml.model.net import MultimodalNet
 from asgml.rhythm.config import Asgml
 from asgml.rhythm.stages import rhythm_stages
 from asgml.rhythm.yoked import read_treated, treated_run
+from asgml.tracking import tags
 from asgml.train.method_support import check_masking, check_methods
 from asgml.train.modulation import Modulation
 from asgml.train.module import MultimodalModule
 from asgml.train.task import task_of
 from asgml.train.teachers import AUTO, load_teachers, unimodal_ceilings
-from asgml.tracking import tags
 from callbacks.errors import UserError
 from callbacks.stages.lr import LRStep
 from callbacks.stages.probe import ProbeEMA

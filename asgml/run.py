@@ -102,8 +102,8 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """Do one run from data to result, and return the result."""
     from asgml.build import build
     from asgml.faults.catalogue import fault_of, warning
-    from callbacks.step.console import rank_zero_print
     from asgml.tracking import findings
+    from callbacks.step.console import rank_zero_print
     from suite.shell import closing_loggers, quiet_lightning
     from suite.tracking import publish
 

@@ -177,9 +177,7 @@ def judge_loggers(cfg: DictConfig) -> None:
             refuse_absent_tensorboard()
 
 
-def build_trainer(
-    cfg: DictConfig, run: Run, callbacks: Sequence[L.Callback], tags: Sequence[str] = ()
-) -> L.Trainer:
+def build_trainer(cfg: DictConfig, run: Run, callbacks: Sequence[L.Callback], tags: Sequence[str] = ()) -> L.Trainer:
     """Build the Trainer of the configuration, and set explicitly what Lightning would silently get wrong.
 
     Args:

@@ -12,11 +12,11 @@ from omegaconf import DictConfig, open_dict
 from asgml.feedback.data.sources import SurfaceSource
 from asgml.feedback.model.clip import FrozenCLIP
 from asgml.feedback.model.system import FeedbackModel, Layers
+from asgml.feedback.tracking import tags
 from asgml.feedback.train.data import SurfaceData
 from asgml.feedback.train.module import FeedbackModule
 from asgml.feedback.train.stage_clock import StageClock
 from asgml.feedback.train.stages import Plan, StageOf
-from asgml.feedback.tracking import tags
 from callbacks.errors import UserError
 from callbacks.run.stored import read_checkpoint
 from callbacks.stages.branch_share import BranchShare

@@ -12,6 +12,7 @@ import lightning as L
 import lw_runs
 import pytest
 from asgml_runs import config, overrides, write_features
+from dashboards import blank
 from omegaconf import DictConfig, OmegaConf
 from wandb_files import OfflineRun, offline_runs
 
@@ -22,6 +23,8 @@ from asgml.run import Tree, dead, fit_and_evaluate, judge, train
 from callbacks.errors import UserError
 from callbacks.run.tensorboard import PACKAGES
 from callbacks.run.tracking import STEP, wandb_id, wandb_logger
+from suite.config.compose import conf_dir
+from suite.dashboard import read
 from suite.runs.identity import run_dir
 from suite.runs.job import Run, execute
 from suite.runs.launch import launch
@@ -46,7 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 class Breaks(L.Callback):
     """Ends a run by an error before its step 14."""
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         if trainer.fit_loop.total_batch_idx == 13:
             raise RuntimeError("the power fails")
 
@@ -103,6 +108,12 @@ def test_a_resumed_run_goes_on_with_its_steps(attempts: list[OfflineRun]) -> Non
     assert steps == sorted(steps)
     assert (first.rows[-1]["_step"], second.rows[-1]["_step"]) == (12, 20)
     assert all(row["_step"] == row[STEP] for attempt in attempts for row in attempt.rows)
+
+
+def test_the_panels_of_the_dashboard_show_what_a_run_logs(attempts: list[OfflineRun]) -> None:
+    definition = read(conf_dir() / "dashboard" / "asgml.yaml")
+    # a delayed encoder has no update period: that is for asgml.mode=frequency
+    assert blank(definition, attempts) == ["Update period of each encoder in steps"]
 
 
 def test_a_run_that_begins_anew_is_another_one_for_wandb(tmp_path: Path) -> None:
@@ -194,4 +205,6 @@ def test_all_programs_log_everywhere_at_once(program: str, folder: Path) -> None
     assert "tables/metrics/path" in run.rows[-1]
     assert ("tables/verdicts/path" in run.rows[-1]) == (program == "latentwire")
     assert (run_dir(cfg) / "history.csv").is_file()
+    if program == "latentwire":
+        assert blank(read(conf_dir() / "dashboard" / "latentwire.yaml"), [run]) == []
     assert bool(list(run_dir(cfg).glob("tensorboard/events.*"))) == installed
