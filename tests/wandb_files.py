@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,21 +18,30 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 LARGEST = 64 * 2**20  # bytes; no run of a test writes as much
 
 
+class Torn(Exception):
+    """Says that a file ends within a record."""
+
+
 def records(path: Path) -> Iterator[Record]:
     """Yield the records of a file, each with its checksum checked."""
     assert path.stat().st_size < LARGEST
     data = path.read_bytes()
+    if len(data) < 7:
+        raise Torn(path)
     assert data[:4] == b":W&B", path
     assert struct.unpack("<HB", data[4:7]) == (0xBEE1, 0), "another version of the format"
     at, parts = 7, b""
     while at < len(data):
         left = BLOCK - at % BLOCK
+        if left >= 7 and len(data) - at < 7:
+            raise Torn(path)
         if left < 7:  # padding
             at += left
             continue
         crc, length, kind = struct.unpack("<IHB", data[at : at + 7])
         part = data[at + 7 : at + 7 + length]
-        assert len(part) == length, "the file is torn"
+        if len(part) < length:
+            raise Torn(path)
         assert zlib.crc32(part, zlib.crc32(bytes([kind]))) == crc, "a record is damaged"
         at += 7 + length
         parts = part if kind in (FULL, FIRST) else parts + part
@@ -52,7 +62,7 @@ class OfflineRun:
         rows: the rows of its history, each with `_step`.
         summary: the last value of each summary key.
         artefacts: by name, its type and the paths in it.
-        exit_code: how it ended; None where it was killed.
+        exit_code: how it ended.
     """
 
     id: str = ""
@@ -66,17 +76,33 @@ class OfflineRun:
     rows: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     artefacts: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
-    exit_code: int | None = None
+    exit_code: int = -1
 
 
 def offline_runs(folder: Path) -> list[OfflineRun]:
-    """Read all offline runs below a folder, in the order of their start."""
-    return [_read(path) for path in sorted(folder.rglob("offline-run-*/*.wandb"))]
+    """Read all offline runs below a folder, in the order of their start, each of which has been ended.
+
+    W&B's own process writes the files, the end of a run a moment after `finish` has returned.
+    """
+    return [_read(_whole(path)) for path in sorted(folder.rglob("offline-run-*/*.wandb"))]
 
 
-def _read(path: Path) -> OfflineRun:
+def _whole(path: Path, patience: float = 20.0) -> list[Record]:
+    until = time.monotonic() + patience
+    while True:
+        try:
+            found = list(records(path))
+        except Torn:
+            found = []
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
+        assert time.monotonic() < until, f"{path} has no end"
+        time.sleep(0.02)
+
+
+def _read(whole: list[Record]) -> OfflineRun:
     found = OfflineRun()
-    for record in records(path):
+    for record in whole:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             r = record.run

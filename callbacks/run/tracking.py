@@ -84,7 +84,8 @@ class RunLogger(WandbLogger):
         self._at = max(self._at, step)
         run.log({**metrics, STEP: step}, step=self._at)
         self._told = max(self._told, step)
-        self._write_mark()
+        if not run.disabled:
+            self._write_mark()
 
     def publish(
         self,

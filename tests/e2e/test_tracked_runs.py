@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from wandb_files import OfflineRun, offline_runs
 
 import asgml.feedback.run
+import latentwire.evaluate
 import latentwire.run
 from asgml.build import build
 from asgml.run import Tree, dead, fit_and_evaluate, judge, train
@@ -129,6 +130,13 @@ def test_a_run_that_begins_anew_is_another_one_for_wandb(tmp_path: Path) -> None
     assert wandb_id(run) == "0a1b-1"
 
 
+def test_an_attempt_without_wandb_leaves_no_step_behind(tmp_path: Path) -> None:
+    logger = wandb_logger(str(tmp_path), "x", "p", mode="disabled")
+    logger.log_metrics({"val/loss": 1.0}, step=7)
+    logger.experiment.finish()
+    assert not list(tmp_path.rglob("*.step"))
+
+
 def test_a_damaged_step_is_refused(tmp_path: Path) -> None:
     (tmp_path / "wandb").mkdir()
     (tmp_path / "wandb" / "x.step").write_text("twelve")
@@ -206,5 +214,11 @@ def test_all_programs_log_everywhere_at_once(program: str, folder: Path) -> None
     assert ("tables/verdicts/path" in run.rows[-1]) == (program == "latentwire")
     assert (run_dir(cfg) / "history.csv").is_file()
     if program == "latentwire":
+        asks = latentwire.evaluate.asked(run_dir(cfg), ["evaluation.n_boot=50"])
+        latentwire.evaluate.evaluate(run_dir(cfg), asks)
+        again = offline_runs(place)[-1]
+        assert (again.job_type, again.group, again.exit_code) == ("evaluate", run.group, 0)
+        assert again.id.startswith(f"{run.id}-")
+        assert "best/test/f1" in again.summary
         assert blank(read(conf_dir() / "dashboard" / "latentwire.yaml"), [run]) == []
     assert bool(list(run_dir(cfg).glob("tensorboard/events.*"))) == installed
