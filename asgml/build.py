@@ -14,6 +14,7 @@ from asgml.model.net import MultimodalNet
 from asgml.rhythm.config import Asgml
 from asgml.rhythm.stages import rhythm_stages
 from asgml.rhythm.yoked import read_treated, treated_run
+from asgml.tracking import tags
 from asgml.train.method_support import check_masking, check_methods
 from asgml.train.modulation import Modulation
 from asgml.train.module import MultimodalModule
@@ -93,7 +94,7 @@ def build(cfg: DictConfig, run: Run) -> Parts:
         callbacks = {name: c for name, c in callbacks.items() if not isinstance(c, ProbeEMA)}
     probe = next((c for c in callbacks.values() if isinstance(c, ProbeEMA)), None)
     module, stages = build_module(cfg, data, probe)
-    trainer, pipeline = assemble(cfg, run, callbacks, [*stages, LRStep()])
+    trainer, pipeline = assemble(cfg, run, callbacks, [*stages, LRStep()], tags(cfg))
     return Parts(data, module, trainer, pipeline)
 
 

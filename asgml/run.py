@@ -102,8 +102,10 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """Do one run from data to result, and return the result."""
     from asgml.build import build
     from asgml.faults.catalogue import fault_of, warning
+    from asgml.tracking import findings
     from callbacks.step.console import rank_zero_print
     from suite.shell import closing_loggers, quiet_lightning
+    from suite.tracking import publish
 
     quiet_lightning()
     fault = fault_of(cfg)
@@ -111,7 +113,9 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
         rank_zero_print(warning(fault))
     parts = build(cfg, run)
     with closing_loggers(parts.trainer):
-        return fit_and_evaluate(cfg, run, parts)
+        result = fit_and_evaluate(cfg, run, parts)
+        publish(parts.trainer.loggers, run.dir, result, findings(run.dir))
+        return result
 
 
 def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from .run.peak import PeakCheckpoint as PeakCheckpoint
 from .run.progress import StepProgress as StepProgress
 from .run.rng import RNGState as RNGState
 from .run.signals import GracefulStop as GracefulStop
+from .run.tensorboard import tensorboard_logger as tensorboard_logger
+from .run.tracking import RunLogger as RunLogger
 from .run.tracking import wandb_logger as wandb_logger
 from .stages.branch import Branch as Branch
 from .stages.branch_share import BranchShare as BranchShare

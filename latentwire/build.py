@@ -22,6 +22,7 @@ from latentwire.footprint import line
 from latentwire.lm.frozen import FrozenLM
 from latentwire.objectives.base import Needs, Objective, ReaderShape, together
 from latentwire.objectives.teacher import Teacher
+from latentwire.tracking import tags
 from latentwire.train.batches import Contexts
 from latentwire.train.curriculum import Curriculum, Period, slots_for
 from latentwire.train.curriculum_stage import CurriculumStage
@@ -341,7 +342,8 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     held = [held[i] for i in range(min(len(held), int(n.eval_passages)))]
     asked = Needs(whole_prompt=needs.whole_prompt)
     val = Contexts(held, encoder, inputs.lms, int(n.eval_questions), asked, 0)
-    trainer, pipeline = assemble(cfg, run, build_callbacks(cfg, run), [module.curriculum, LRStep()])
+    stages = [module.curriculum, LRStep()]
+    trainer, pipeline = assemble(cfg, run, build_callbacks(cfg, run), stages, tags(cfg))
     ranks = (trainer.global_rank, trainer.world_size)
     least = min((p.batch_size or 1 for p in periods), default=1)
     if least < trainer.world_size:

@@ -130,8 +130,10 @@ def evaluate(run_dir: Path, cfg: DictConfig, anew: bool = False) -> dict[str, An
     Raises:
         UserError: a run that is not finished or in use, or an evaluation that cannot be done.
     """
-    from latentwire.scoring.finished import judged
+    from latentwire.scoring.finished import folder_of, judged
+    from latentwire.tracking import findings, tags
     from suite.report import single_report
+    from suite.tracking import track_evaluation
 
     with held(run_dir.resolve()):
         trained = read_result(run_dir)
@@ -141,6 +143,8 @@ def evaluate(run_dir: Path, cfg: DictConfig, anew: bool = False) -> dict[str, An
             raise UserError(str(run_dir), f"a run that is {found}", "a finished run", remedy)
         result = judged(cfg, trained, ask(cfg, run_dir, anew))
         single_report(run_dir)
+        asked_for = folder_of(run_dir, cfg)
+        track_evaluation(cfg, run_dir, asked_for.name, result, tags(cfg), findings(asked_for))
     return result
 
 

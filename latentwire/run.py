@@ -133,14 +133,19 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """Do one run from data to result (see `suite.runs.launch`)."""
     from latentwire.build import build
     from latentwire.scoring.beforehand import ready, refuse
+    from latentwire.scoring.finished import folder_of
+    from latentwire.tracking import findings
     from suite.shell import closing_loggers, quiet_lightning
+    from suite.tracking import publish
 
     quiet_lightning()
     refuse(cfg)
     parts = build(cfg, run)
     ready(cfg, parts.inputs, parts.module.wire)
     with closing_loggers(parts.trainer):
-        return fit_and_evaluate(cfg, run, parts)
+        result = fit_and_evaluate(cfg, run, parts)
+        publish(parts.trainer.loggers, run.dir, result, findings(folder_of(run.dir, cfg)))
+        return result
 
 
 def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
@@ -234,16 +239,20 @@ def ask(cfg: DictConfig, run_dir: Path, anew: bool = False) -> dict[str, Any]:
 
 def again(cfg: DictConfig, run: Run, before: dict[str, Any]) -> dict[str, Any] | None:
     """Ask a finished run what a tree wants to know of it; None where its result says so already."""
-    from latentwire.scoring.finished import judged
+    from latentwire.scoring.finished import folder_of, judged
+    from latentwire.tracking import findings, tags
     from suite.report import single_report
     from suite.runs.job import write_config
     from suite.runs.ledger import jsonable
+    from suite.tracking import track_evaluation
 
     result = judged(cfg, before, ask(cfg, run.dir))
     if jsonable(result) == before:
         return None
     write_config(cfg, run.dir)  # which the report shows
     result["report"] = single_report(run.dir, jsonable(result)).name
+    asked = folder_of(run.dir, cfg)
+    track_evaluation(cfg, run.dir, asked.name, result, tags(cfg), findings(asked))
     show(cfg, result)
     return result
 

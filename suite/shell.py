@@ -24,15 +24,17 @@ from torch.optim import Optimizer
 from callbacks.errors import UserError
 from callbacks.run.checkpoint import StepCheckpoint
 from callbacks.run.history_logger import HistoryLogger
+from callbacks.run.tensorboard import refuse_absent_tensorboard, tensorboard_logger
 from callbacks.run.tracking import finish
 from callbacks.stages.lr import LRSchedule
 from callbacks.step.pipeline import StepPipeline
 from callbacks.step.stage import Stage
 from suite.config.instantiate import build_node
-from suite.config.signature import parameters
+from suite.config.signature import locate, parameters
 from suite.runs.identity import fingerprints, meaningful
 from suite.runs.inputs import all_files
 from suite.runs.job import Run
+from suite.tracking import facts_of
 
 # Lightning's notices that say nothing about these runs.
 NOTICES = (
@@ -108,7 +110,11 @@ def build_callbacks(cfg: DictConfig, run: Run, **facts: Any) -> dict[str, L.Call
 
 
 def assemble(
-    cfg: DictConfig, run: Run, callbacks: Mapping[str, L.Callback], stages: Sequence[Stage]
+    cfg: DictConfig,
+    run: Run,
+    callbacks: Mapping[str, L.Callback],
+    stages: Sequence[Stage],
+    tags: Sequence[str] = (),
 ) -> tuple[L.Trainer, StepPipeline]:
     """Build the Trainer around one StepPipeline, and return both.
 
@@ -117,12 +123,13 @@ def assemble(
         run: the run in progress.
         callbacks: the result of `build_callbacks`; the stages among them join the pipeline.
         stages: the stages that the program builds itself; all stages are ordered by their phases.
+        tags: what trackers tag the run with, beside program and experiment.
     """
     everyone = [*stages, *(c for c in callbacks.values() if isinstance(c, Stage))]
     pipeline = StepPipeline.ordered(everyone)
     others = [c for c in callbacks.values() if not isinstance(c, Stage)]
     others.sort(key=lambda c: getattr(c, "reads_other_callbacks", False))
-    return build_trainer(cfg, run, [pipeline, *others]), pipeline
+    return build_trainer(cfg, run, [pipeline, *others], tags), pipeline
 
 
 def judge_trainer(cfg: DictConfig) -> None:
@@ -159,23 +166,34 @@ def judge_trainer(cfg: DictConfig) -> None:
         ) from error
 
 
-def build_trainer(cfg: DictConfig, run: Run, callbacks: Sequence[L.Callback]) -> L.Trainer:
+def judge_loggers(cfg: DictConfig) -> None:
+    """Refuse a logger whose library is not installed, before data are read.
+
+    Raises:
+        UserError: such a logger, with the package to install.
+    """
+    for node in (OmegaConf.select(cfg, "logger") or {}).values():
+        if node is not None and locate(node._target_) is tensorboard_logger:
+            refuse_absent_tensorboard()
+
+
+def build_trainer(cfg: DictConfig, run: Run, callbacks: Sequence[L.Callback], tags: Sequence[str] = ()) -> L.Trainer:
     """Build the Trainer of the configuration, and set explicitly what Lightning would silently get wrong.
 
     Args:
         cfg: the whole configuration.
         run: the run in progress.
         callbacks: all callbacks, in their final order.
+        tags: as for `assemble`.
 
     Raises:
         UserError: several devices with a strategy other than DDP.
     """
     loggers: list[Any] = [HistoryLogger(str(run.dir))]
     if run.is_main:
-        facts = {"run_dir": str(run.dir), "run_id": run.hash, "group": run.name}
-        for name, node in cfg.logger.items():
-            if node is not None:
-                loggers.append(build_with_facts(node, facts, f"logger.{name}"))
+        nodes = {str(name): node for name, node in cfg.logger.items() if node is not None}
+        told = facts_of(cfg, run, tags) if nodes else {}
+        loggers += [build_with_facts(node, told, f"logger.{name}") for name, node in nodes.items()]
     extra: dict[str, Any] = {}
     options: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
     cpu = options["accelerator"] == "cpu" or (options["accelerator"] == "auto" and not torch.cuda.is_available())

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, open_dict
 from asgml.feedback.data.sources import SurfaceSource
 from asgml.feedback.model.clip import FrozenCLIP
 from asgml.feedback.model.system import FeedbackModel, Layers
+from asgml.feedback.tracking import tags
 from asgml.feedback.train.data import SurfaceData
 from asgml.feedback.train.module import FeedbackModule
 from asgml.feedback.train.stage_clock import StageClock
@@ -96,7 +97,7 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     callbacks = build_callbacks(cfg, run)
     if "image_reads" not in module.trained:  # nobody reads, or it is not trained
         callbacks = {name: c for name, c in callbacks.items() if not isinstance(c, BranchShare)}
-    trainer, pipeline = assemble(by_stages(cfg, plan), run, callbacks, [module.clock])
+    trainer, pipeline = assemble(by_stages(cfg, plan), run, callbacks, [module.clock], tags(cfg))
     return Parts(data, module, trainer, pipeline)
 
 

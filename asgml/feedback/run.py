@@ -235,12 +235,16 @@ def judge(cfg: DictConfig) -> None:
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """Do one run from data to result, and return the result."""
     from asgml.feedback.build import build
+    from asgml.feedback.tracking import findings
     from suite.shell import closing_loggers, quiet_lightning
+    from suite.tracking import publish
 
     quiet_lightning()
     parts = build(cfg, run)
     with closing_loggers(parts.trainer):
-        return fit_and_evaluate(run, parts)
+        result = fit_and_evaluate(run, parts)
+        publish(parts.trainer.loggers, run.dir, result, findings(run.dir))
+        return result
 
 
 def fit_and_evaluate(run: Run, parts: Parts) -> dict[str, Any]:

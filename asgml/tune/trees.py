@@ -123,8 +123,17 @@ class Trees:
             OmegaConf.update(cfg, key, value, merge=False)
         if trial:
             cfg.paths.runs = str(Path(str(cfg.paths.runs)) / TRIALS)
+            _name_trial(cfg, [row.name, *(f"{key.rpartition('.')[2]}={value}" for key, value in point.items())])
         if teachers:
             files = {m: str(folder / "checkpoints" / "best.ckpt") for m, folder in teachers.items()}
             with open_dict(cfg):
                 OmegaConf.update(cfg, row.teachers, files, merge=False)
         return cfg
+
+
+def _name_trial(cfg: DictConfig, parts: Sequence[str]) -> None:
+    """Have trackers file a run under the job type `tune`, and call it by its row and its point unless it has a name."""
+    for node in cfg.logger.values():
+        if node is not None and "job_type" in node:
+            node.job_type = "tune"
+            node.name = node.name or f"{' '.join(parts)} seed={cfg.seed}"

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +56,7 @@ class Run:
         resume_from: the checkpoint to continue from, None for a fresh start.
         is_main: whether this is rank 0; the child ranks of a distributed run write no result.
         earlier: the files of earlier runs that it stands on, by the key that names them.
+        overrides: what the command line says of it; of a sweep, what its jobs do not share.
     """
 
     dir: Path
@@ -65,6 +66,7 @@ class Run:
     resume_from: Path | None
     is_main: bool
     earlier: Mapping[str, Path] = field(default_factory=dict)
+    overrides: Sequence[str] = ()
 
 
 Earlier = Callable[[DictConfig], Mapping[str, Path]]
@@ -132,6 +134,7 @@ def execute(
     earlier: Earlier | None = None,
     tell: Callable[[str], None] = print,
     again: Again | None = None,
+    overrides: Sequence[str] = (),
 ) -> Outcome:
     """Run one job to its end without raising: failures, SIGTERM and Ctrl-C become the `Outcome`.
 
@@ -145,6 +148,7 @@ def execute(
         tell: where to say, in one line each, what becomes of earlier attempts.
         again: the function that asks a finished run what a tree wants to know of it (`identity.AFTERWARDS`); it gets
             the tree, the run and its result, and returns the run's new result, None where that says it already.
+        overrides: as for `Run`.
     """
     folder = run_dir(cfg)
     run_hash = folder.name
@@ -172,7 +176,7 @@ def execute(
                     said = remarks(before, now, made_of["code"])
                     if again is None:
                         return Outcome(run_hash, folder, "skipped", before, remarks=said)
-                    run = Run(folder, run_hash, str(cfg.name), int(cfg.seed), None, is_main=True, earlier=stands_on)
+                    run = Run(folder, run_hash, str(cfg.name), int(cfg.seed), None, True, stands_on, tuple(overrides))
                     return _once_more(cfg, again, run, before, said)
                 if cfg.resume == "must":
                     refuse_other_inputs(before["inputs"], now, f"resume=must {folder}")
@@ -186,7 +190,7 @@ def execute(
                     tell(f"continues from {CHECKPOINTS}/{resume.name}; {remark}")
             elif not before and cfg.resume == "auto" and (other := on_other_data(cfg, folder, made_of["inputs"])):
                 tell(f"a new run: {other[0].name} has the same configuration and other data ({other[1]})")
-            run = Run(folder, run_hash, str(cfg.name), int(cfg.seed), resume, is_main=True, earlier=stands_on)
+            run = Run(folder, run_hash, str(cfg.name), int(cfg.seed), resume, True, stands_on, tuple(overrides))
             return _attempt(cfg, program, task, run, made_of)
     except UserError as error:  # before the job began: no row, the last attempt's stays the newest
         return Outcome(run_hash, folder, "failed", {}, str(error), user_error=True)

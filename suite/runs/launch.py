@@ -41,6 +41,7 @@ from suite.runs.display import (
     reused,
     sweep_table,
     unfinished,
+    varying,
 )
 from suite.runs.foreseen import PLAN, Foresee, show_plan
 from suite.runs.identity import run_dir
@@ -184,6 +185,8 @@ class _JobRunner:
         self.total = len(planned.jobs) if planned.multirun else 0
         self.jobs = planned.jobs
         self.same = [(job.same_as, job.idle) for job in planned.jobs]
+        own = [job.overrides for job in planned.jobs]
+        self.told = varying(own) if self.total else own
         self.outcomes: dict[int, Outcome] = {}
 
     def time_left(self, number: int) -> str:
@@ -215,7 +218,7 @@ class _JobRunner:
         if self.outcomes:
             release_memory()
         try:
-            outcome = execute(cfg, self.program, self.task, self.earlier, tell, self.again)
+            outcome = execute(cfg, self.program, self.task, self.earlier, tell, self.again, self.told[number])
             if not self.total and is_main_process():
                 stands_on = {} if self.earlier is None else self.earlier(cfg)
                 known.remember(self.program, self.jobs[0], outcome, stands_on)

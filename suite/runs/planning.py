@@ -146,9 +146,10 @@ def judged(
 
 
 def _judge_trainer(cfg: DictConfig) -> None:
-    from suite.shell import judge_trainer
+    from suite.shell import judge_loggers, judge_trainer
 
     judge_trainer(cfg)
+    judge_loggers(cfg)
 
 
 def _tracked(jobs: Sequence[T], what: str) -> Iterable[T]:

@@ -21,7 +21,7 @@ HEAVY = ("torch", "lightning", "pandas", "transformers", "torchmetrics", "torchv
 HELPED = (
     *("asgml.run", "asgml.study", "asgml.tune", "asgml.data.prepare", "asgml.feedback.run", "asgml.feedback.study"),
     *("latentwire.run", "latentwire.study", "latentwire.evaluate", "latentwire.encode", "latentwire.answer"),
-    *("latentwire.export", "latentwire.pretrain"),
+    *("latentwire.export", "latentwire.pretrain", "suite.dashboard"),
 )
 LISTED = ("asgml.run", "latentwire.run", "asgml.feedback.run")
 WRONG = {

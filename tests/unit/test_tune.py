@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from asgml.compare import comparison
 from asgml.report.tuned import read_tuned
-from asgml.run import Tree, dead, judge
+from asgml.run import Tree, dead, judge, train
 from asgml.tune.choose import Trial, Validated, choose, validated
 from asgml.tune.options import RowOptions, TuneTree, read_options
 from asgml.tune.rows import rows_of
@@ -301,6 +301,15 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(fake: Fake, npz
     with pytest.raises(UserError, match="leave seed=3 out"):
         Trees(Program("asgml", fake, dead, Tree), COMPOSER, ["experiment=features", "seed=3"], options.lr)
     assert not fake.done
+
+
+def test_trackers_file_trials_under_their_row_and_point(npz: Path, options: TuneTree) -> None:
+    line = [*overrides(npz, RUNS), "name=toy", "logger=wandb"]
+    trees = Trees(Program("asgml", train, dead, Tree), COMPOSER, line, options.lr)
+    (row,) = rows_of(["joint"], False, options.space, ["audio", "visual"])
+    trial, evaluated = (trees.tree(row, {"optimizer.lr": 0.2}, 7, trial=t).logger.wandb for t in (True, False))
+    assert (trial.job_type, trial.name) == ("tune", "joint lr=0.2 seed=7")
+    assert (evaluated.job_type, evaluated.name) == ("train", None)
 
 
 def test_options_that_contradict_themselves_are_refused() -> None:
