@@ -11,7 +11,6 @@ from suite.report.frames import Configuration
 from suite.report.tables import PERCENT, signed
 
 KEPT = 0.98  # F1 over that of the text from which a wire counts as losing nothing
-AT = ("token_budget", "best_sentence", "mean_pooled", "pca", "legacy_truncation", "kv_compaction")  # a wire's positions
 
 
 def worth(found: Sequence[Configuration], times: Mapping[str, Mapping[str, Any]]) -> str:
@@ -46,14 +45,19 @@ def positions(found: Sequence[Configuration]) -> str:
         f"**Positions.** `{c.label}` has {_percent(c, 'wire')} from {here:.0f} positions where the text takes "
         f"{whole:.0f}; the fewest with at least {KEPT:g} of the text's F1 with every seed."
     ]
-    free = {k: f1(c, k) for name in AT if (k := beside(c, "wire", name))}
+    free = {k: f1(c, k) for k, m in methods(c).items() if untrained(m) and (mean(c, k, "positions") or 0) <= here}
     if free:
         best = max(free, key=lambda k: free[k])
-        lines.append(f"Of what trains nothing, `{best}` comes closest at these positions: {_percent(c, best)}.")
+        lines.append(f"Of what trains nothing, `{best}` comes closest with no more positions: {_percent(c, best)}.")
     trained = [told for other in found if (told := _trained(other))]
     if trained:
         lines.append(f"Against rivals that saw as many questions, {'; '.join(trained)}.")
     return " ".join(lines)
+
+
+def untrained(method: Mapping[str, Any]) -> bool:
+    """Return whether a method is a rival that was trained on no question, and a fair one."""
+    return method["kind"] == "baseline" and bool(method["fair"]) and not method.get("questions_seen")
 
 
 def _trained(c: Configuration) -> str:
