@@ -42,7 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Results, Re
         ]
         one = {mode: results(mode, folder, 1) for mode in MODES if mode not in AGREE_ONLY}
         one[FEEDBACK] = feedback_results(folder, 1)
-        codes = [p.wait(120) for p in processes]
+        codes = [p.wait(300) for p in processes]
         log.seek(0)
         assert codes == [0, 0], log.read()[-4000:]
     zero, other = (torch.load(folder / f"rank{r}.pt", weights_only=True) for r in range(2))
@@ -117,6 +117,7 @@ def test_the_test_sees_what_it_is_about(runs: tuple[Results, Results, Results]) 
     assert any(row[2] == "hold" for row in one["frequency-hard"]["timeline"])
 
 
+@pytest.mark.slow
 def test_two_devices_by_the_command_line(tmp_path: Path) -> None:
     """`trainer.devices=2`: one result, one ledger row, each table row once, and the weights of one device."""
     line = [*overrides(write_features(tmp_path / "data.npz"), tmp_path / "two"), "trainer.precision=64-true"]

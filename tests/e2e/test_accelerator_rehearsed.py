@@ -10,6 +10,7 @@ from suite.accelerator.__main__ import main, registered
 from suite.accelerator.results import Results
 
 
+@pytest.mark.slow
 def test_the_dry_run_asks_everything_and_writes_no_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["asgml", "--dry"]) == 0
