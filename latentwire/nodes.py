@@ -49,6 +49,7 @@ class WireNode:
         measured_texts: number of training texts that scales are measured on.
         from_run: directory of a run whose encoder and codec are taken and fixed: a new model for old messages.
         start_from: directory of a run whose encoder and injectors training goes on from (another codec, another ratio).
+        nested: how many slots of a message a step of training reads (`latentwire.train.NestedBudgets`); null: all.
     """
 
     d_z: Count
@@ -59,6 +60,7 @@ class WireNode:
     measured_texts: Count
     from_run: str | None
     start_from: str | None = None
+    nested: Any = None
 
 
 @dataclass
