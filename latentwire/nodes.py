@@ -85,6 +85,8 @@ class EvaluationNode:
     Attributes:
         split: the split that is evaluated.
         passages: number of its passages; all their questions are asked.
+        slots: lengths of prefixes of messages that are scored beside whole ones, e.g. `[13, 7]`, of a wire that was
+            trained with nested budgets; null: none.
     """
 
     split: Literal["val", "test"]
@@ -92,6 +94,7 @@ class EvaluationNode:
     max_new_tokens: Count
     batch_size: Count
     n_boot: Count
+    slots: list[Count] | None = None
 
 
 @dataclass
