@@ -96,7 +96,7 @@ def _comparison(frames: RunFrames) -> Table:
             rows.append(
                 [
                     *texts(c.label, key, state(c), m["M"]),
-                    _mean(runs, lambda r, m=m: ratio_of(r, m), 1),
+                    _mean(runs, _ratio(m), 1),
                     f1_cell(runs, key),
                     estimate(relative, 1, 3),
                     _mean(runs, _reader(key, "em"), 1, PERCENT),
@@ -134,6 +134,10 @@ def _reader(key: str, name: str) -> Callable[[RunRecord], float | None]:
 
 def _mean(runs: list[RunRecord], value: Callable[[RunRecord], float | None], digits: int, scale: float = 1.0) -> Cell:
     return estimate({r.seed: float(v) for r in runs if (v := value(r)) is not None}, scale, digits)
+
+
+def _ratio(method: Mapping[str, Any]) -> Callable[[RunRecord], float | None]:
+    return lambda run: ratio_of(run, method)
 
 
 def _of_text(run: RunRecord, model: str) -> float | None:

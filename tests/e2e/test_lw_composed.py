@@ -17,6 +17,7 @@ from latentwire import run as program
 from latentwire.answer import answer
 from latentwire.answer import main as answer_main
 from latentwire.codec.message import pack, slots_of, unpack
+from latentwire.data.base import Passage, Question
 from latentwire.encode import main as encode_main
 from latentwire.encoders.slots import LatentLayout
 from latentwire.ends import Reader, Writer
@@ -26,6 +27,7 @@ from latentwire.report.capacity import _points
 from latentwire.report.stored import evaluations
 from latentwire.restore import Loaded, load
 from latentwire.scoring.beforehand import refuse
+from latentwire.together import Several, measure, pairs_of
 from suite.report import group_runs, read_runs, single_report, terminal
 from suite.report.summary import summary
 from suite.runs.job import execute
@@ -198,6 +200,28 @@ def test_a_wire_of_whole_messages_neither_cuts_nor_reads_a_part(loaded: Loaded, 
     ):
         with pytest.raises(UserError, match=r"--slots(.|\n)*" + told):
             act()
+
+
+def test_two_messages_are_scored_as_a_reader_answers_them(run: Path, loaded: Loaded) -> None:
+    texts = [f"{name} lives in {place}." for name, place in (("Anna", "Rome"), ("Bert", "Oslo"), ("Anna", "Bern"))]
+    asked = [
+        Question(f"q{n}", f"Where does {t.split()[0]} live?", (t.split()[-1][:-1],), "c") for n, t in enumerate(texts)
+    ]
+    passages = [Passage(f"p{n}", t, (q,), f"g{n}", None) for n, (t, q) in enumerate(zip(texts, asked, strict=True))]
+    (pair,) = pairs_of([passages[i] for i in (0, 2, 1)], 9)
+    assert [p.id for p in pair] == ["p0", "p1"], "the two texts about Anna stay apart"
+    found = measure(loaded, [pair])["methods"]
+    assert {k: found[k]["positions"] for k in ("apart", "two messages", "one message")} == {
+        "apart": 3, "two messages": 6, "one message": 3,
+    }  # fmt: skip
+    assert found["two messages: token_budget"]["positions"] == 6
+    assert found["two messages"]["bytes"] == 2 * found["one message"]["bytes"]
+    reader, writer = loaded.reader("tiny_llama"), loaded.writer()
+    values = loaded.wire.encode([p.text for p in pair])
+    prefix = Several(loaded.wire, {"both": [p.text for p in pair]}).prefix(values.flatten(0, 1)[None], "tiny_llama")
+    expected = reader.injector(reader.latents(writer.encode([p.text for p in pair]), ["a", "b"]))
+    for mine, theirs in zip(prefix.kv or (), expected.kv or (), strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 # -- the curve --------------------------------------------------------------------------------------------------------
