@@ -4,7 +4,8 @@ Nothing is trained but baselines that learn, once per run. What is asked has a h
 numbers, answers and tables in `RUN/evaluations/HASH/`, beside all others of the run; asked twice, the numbers that are
 there are shown. Words after the run are overrides of its own configuration:
 
-    evaluation.*      how much is asked and how: split, passages, max_new_tokens, n_boot, slots (prefixes, [13,7]) …
+    evaluation.*      how much is asked and how: split, passages, max_new_tokens, n_boot …
+    evaluation.slots=[13,7]     prefixes of messages, scored too (wires with nested budgets)
     baseline=[…]      what the wire is compared with, as in conf/latentwire/baseline
     baselines.*       its settings
     acceptance.*      the rules that judge the numbers; they are read anew each time

@@ -43,12 +43,11 @@ def segments(text: str, unit: Unit, tokens: Callable[[str], int], most: int) -> 
             found[-1] = (found[-1][0], last)
             continue
         if (count := tokens(text[first:last])) > most:
-            finer = f"add --split {FINER[unit]}, or " if unit in FINER else ""
             raise UserError(
                 f"text to encode, one of its {unit}",
                 f"{count} tokens: {text[first:last][:60]!r}…",
                 f"at most {most} in a message, as nothing is cut",
-                f"{finer}add --segment-tokens {count}",
+                f"set --split {FINER[unit]}" if unit in FINER else f"set --segment-tokens {count}",
             )
         found.append((first, last))
     return [text[first:last] for first, last in found]
