@@ -4,7 +4,7 @@ The bytes that it writes are all that a reader gets (`latentwire.answer`); what 
 
 A text that is longer than the encoder takes goes into several messages: `--split sentences -o long.wire` writes
 long-1.wire, long-2.wire, …, which `latentwire.answer long-*.wire` reads in order. Numbers have equally many digits.
-`--slots 7` sends the first 7 slots alone, of a wire that was trained with nested budgets (`nested=budgets`).
+`--slots 7` sends the first 7 slots alone, of a wire that was trained with nested budgets (`curriculum=nested`).
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ WHOLE = (
 # One training gives the curve that three trainings give point by point: F1 at 26, 13 and 7 latents of the same
 # contexts, beside the fair budget at each. It is trained as long as the longest of the three, and as long as all three
 # together; each of these has the curriculum and the epochs that its ratio has in the study `pocket`.
-BUDGETS = ("wire.ratio=4", "nested=budgets", "wire.nested.budgets=[13,7]", "+evaluation.slots=[13,7]")
+BUDGETS = ("wire.ratio=4", "curriculum=nested", "wire.nested.budgets=[13,7]", "+evaluation.slots=[13,7]")
 NESTED = (
     ("label=nested 30 epochs", *BUDGETS, "trainer.max_epochs=30"),
     ("label=nested 66 epochs", *BUDGETS, "trainer.max_epochs=66"),

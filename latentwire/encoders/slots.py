@@ -87,7 +87,7 @@ class LatentLayout:
                 where,
                 f"{slots} slots",
                 f"all {self.slots}: this wire was not trained to be read in part",
-                f"send whole messages, or train with nested=budgets wire.nested.budgets=[{slots}]",
+                f"send whole messages, or train with curriculum=nested wire.nested.budgets=[{slots}]",
             )
         return replace(self, shared=slots - sum(self.private.values()))
 

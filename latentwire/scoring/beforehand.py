@@ -42,7 +42,9 @@ def refuse(cfg: DictConfig) -> None:
     if e.get("slots") and nested_of(cfg) is None:
         found, expected = str(list(e.slots)), "null, as this wire is not trained to be read in part"
         problems.append(
-            UserError("evaluation.slots", found, expected, "set evaluation.slots=null, or train with nested=budgets")
+            UserError(
+                "evaluation.slots", found, expected, "leave out evaluation.slots, or train with curriculum=nested"
+            )
         )
     built = {str(name): build_node(node) for name, node in cfg.baselines.items() if node is not None}
     problems += _misplaced(cfg, built)

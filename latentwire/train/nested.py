@@ -144,6 +144,6 @@ def refuse_unordered(encoder: Encoder, texts: Sequence[str], layout: LatentLayou
                 "wire.nested",
                 f"encoder {type(encoder).__name__}, whose first slot does not depend on the end of the text",
                 "slots that can each say something of the whole text, so that a prefix of them can stand for it",
-                "set encoder=lm_hidden with encoder.refiner_layers=3, or nested=null",
+                "set encoder=lm_hidden with encoder.refiner_layers=3, or add ~wire.nested",
             )
         return

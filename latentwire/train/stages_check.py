@@ -88,12 +88,12 @@ class StagesCheck:
         for n, period in enumerate(self.periods):
             if period.ratio is not None:
                 found = f"{period.ratio:g}, which makes messages of other slots than wire.nested draws prefixes of"
-                remedy = f"set stages.{n}.ratio=null, or curriculum=single: the prefixes are the ratios"
+                remedy = f"set stages.{n}.ratio=null, or curriculum=nested, whose prefixes are the ratios"
                 yield UserError(f"stages.{n}.ratio with wire.nested", found, "null", remedy)
         for name, objective in self.objectives.items():
             if objective.places:
                 found = "which holds every slot to a place of the text, whereas a prefix stands for the whole text"
-                remedy = f"add ~objectives.{name}, or set nested=null"
+                remedy = f"add ~objectives.{name}, or ~wire.nested"
                 yield UserError(f"objectives.{name} with wire.nested", found, "objectives on what is read", remedy)
         if self.slots is not None:
             try:

@@ -12,7 +12,7 @@ from suite.config.check import check, check_effective
 from suite.config.compose import Composer
 from suite.runs.identity import config_hash
 
-GROUPS = ("corpus", "readers", "objective", "curriculum", "nested")
+GROUPS = ("corpus", "readers", "objective", "curriculum")
 
 
 @cache

@@ -190,7 +190,7 @@ def test_a_message_is_cut_to_any_prefix_and_stays_whole_in_itself(
 def test_a_wire_of_whole_messages_neither_cuts_nor_reads_a_part(loaded: Loaded, messages: list[bytes]) -> None:
     writer, reader = (replace(end, layout=LatentLayout(3)) for end in (loaded.writer(), loaded.reader("tiny_llama")))
     short = loaded.writer().cut(messages[0], 2)
-    told = r"2 slots(.|\n)*not trained to be read in part(.|\n)*nested=budgets wire.nested.budgets=\[2\]"
+    told = r"2 slots(.|\n)*not trained to be read in part(.|\n)*curriculum=nested wire.nested.budgets=\[2\]"
     with pytest.raises(UserError, match=r"short\.wire(.|\n)*" + told):
         reader.answer([messages[1], short], QUESTIONS, ["a.wire", "short.wire"])
     for act in (
@@ -259,7 +259,7 @@ def test_a_finished_run_is_scored_at_other_prefixes_and_refuses_what_it_cannot(
     assert any("wire@2" in e["methods"] for e in evaluations(run))
     capsys.readouterr()
     refused(evaluate.main([*line, "evaluation.slots=[4]"]), capsys, "evaluation.slots", "1 to 3")
-    with pytest.raises(UserError, match=r"evaluation\.slots(.|\n)*nested=budgets"):
+    with pytest.raises(UserError, match=r"evaluation\.slots(.|\n)*curriculum=nested"):
         refuse(config(folder, "+evaluation.slots=[2]"))
 
 

@@ -158,5 +158,5 @@ def test_a_layout_knows_what_it_may_be_cut_to() -> None:
     for slots in (0, 4):
         with pytest.raises(UserError, match="1 to 3"):
             layout.prefix(slots, "m")
-    with pytest.raises(UserError, match=r"m.*\n.*2 slots(.|\n)*not trained to be read in part(.|\n)*nested=budgets"):
+    with pytest.raises(UserError, match=r"m.*\n.*2 slots(.|\n)*not trained to be read in part(.|\n)*curriculum=nested"):
         LatentLayout(3).prefix(2, "m")
