@@ -175,7 +175,7 @@ class Writer:
         return segments(text, unit, lambda part: len(self.encoder.ids(part)), most)
 
     def cut(self, message: bytes, slots: int, where: str = "message") -> bytes:
-        """Cut a message behind its first `slots` slots; it is the one that `encode` writes with so many.
+        """Cut a message behind its first `slots` slots, without its text; see `latentwire.codec.message.cut`.
 
         Raises:
             UserError: a wire that was not trained with nested budgets, more slots than the message has, no message of

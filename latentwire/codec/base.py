@@ -134,8 +134,9 @@ class Codec(nn.Module):
     def cut(self, data: bytes, slots: int, kept: int) -> bytes:
         """Return the payload of the first `kept` slots of a payload of `slots`, without the latents it was made of.
 
-        Invariant: `cut(encode(z), M, k)` equals `encode(z[:k])`. Here the values are encoded again, which is right
-        where that gives the same values; other codecs override it.
+        Its symbols and scales are the first ones of the payload, so it is `encode(z[:k])` but for a latent that is
+        equally near to two codes, and may get the other one when it is coded in other company. Here the values are
+        encoded again, which is right where that gives the same values; other codecs override it.
 
         Raises:
             UserError: values that change when they are encoded again, or a payload that `decode` refuses.

@@ -108,11 +108,11 @@ def unpack(message: bytes, codec: Codec, identity: bytes, where: str = "message"
 
 
 def cut(message: bytes, codec: Codec, identity: bytes, kept: int, where: str = "message") -> bytes:
-    """Return the message of the first `kept` slots of a message, byte for byte what `pack` makes of these latents.
+    """Return the message of the first `kept` slots of a message, in what is then the shorter form.
 
-    Neither the text nor its encoder is needed. Whether a reader can do with fewer slots is the wire's matter: one that
-    was trained with nested budgets (`latentwire.train.Nested`) can. The other arguments and errors are those of
-    `unpack`.
+    Its symbols and scales are those of the message. Neither the text nor its encoder is needed. Whether a reader can do
+    with fewer slots is the wire's matter: one that was trained with nested budgets (`latentwire.train.Nested`) can. The
+    other arguments and errors are those of `unpack`.
 
     Raises:
         UserError: more slots than the message has, or none.

@@ -120,6 +120,11 @@ def test_messages_of_other_wires_and_too_many_are_refused_by_name(
     a.write_bytes(messages[0])
     b.write_bytes(stranger)
     capsys.readouterr()
+    whole = replace(loaded.reader("tiny_llama"), whole_prompt=True)
+    with pytest.raises(UserError, match=r"a, b\n(.|\n)*each of them holds a question of its own"):
+        whole.answer(messages, where=["a", "b"])
+    with pytest.raises(UserError, match="messages that hold their question"):
+        replace(loaded.writer(), whole_prompt=True).segments(TEXTS[0])
     line = ["--run", str(run), "--question", "Who?"]
     refused(answer_main([str(a), str(b), *line]), capsys, "b.wire", "fingerprint")
     refused(answer_main([str(a)] * 90 + line), capsys, "270 latents", "256 positions of tiny_llama", "fewer messages")
