@@ -143,7 +143,8 @@ def judge(
             for label, each in _per_model(name, rule, methods).items():
                 verdict = {"stage": stage, "rule": label, **each.judge(result), "remark": ""}
                 named_wires = [n for n in each.methods if methods.get(n, {}).get("kind") == "wire"]
-                said = next((dead[n] for n in named_wires or dead if n in dead), None)
+                whole = [n for n in dead if "prefix_of" not in methods[n]]
+                said = next((dead[n] for n in named_wires or whole if n in dead), None)
                 found.append(verdict if said is None else {**verdict, "passed": False, "remark": said})
     return found
 

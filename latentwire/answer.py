@@ -1,4 +1,7 @@
-"""Read a message: `python -m latentwire.answer message.wire --bundle BUNDLE --question "Where does Ann live?"`.
+"""Read messages: `python -m latentwire.answer message.wire --bundle BUNDLE --question "Where does Ann live?"`.
+
+Several messages of one wire, `answer a.wire b.wire …`, are read as one text: their latents behind each other, in the
+order of the command line.
 
 A reader bundle (`latentwire.export`) and the weights of its language model are all that is needed. With `--run RUN
 --model NAME` a finished run answers: the one that wrote the message, or one that was trained later with
@@ -25,16 +28,20 @@ if TYPE_CHECKING:
 
 
 def answer(
-    loaded: Loaded, message: bytes, model: str, questions: Sequence[str] = (), where: str = "message"
+    loaded: Loaded,
+    message: bytes | Sequence[bytes],
+    model: str,
+    questions: Sequence[str] = (),
+    where: str | Sequence[str] = "message",
 ) -> list[Answer]:
-    """Answer questions about a message with a model of a run; the rest is as in `Reader.answer`.
+    """Answer questions about a message, or several, with a model of a run; the rest is as in `Reader.answer`.
 
     Args:
         loaded: the reader's run, as `latentwire.restore.load` returned it.
-        message: bytes that `latentwire.encode` wrote, by this run or one with the same encoder and codec.
+        message: bytes that `latentwire.encode` wrote, by this run or one with the same encoder and codec; or several.
         model: name of one of `loaded.wire.models`.
         questions: the questions.
-        where: the message's name in errors.
+        where: the message's name in errors; of several, a name each.
     """
     return loaded.reader(model).answer(message, questions, where)
 
@@ -50,7 +57,7 @@ def chosen(loaded: Loaded, model: str | None) -> str:
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     p = command_parser("python -m latentwire.answer", __doc__)
-    p.add_argument("message", help="file that latentwire.encode wrote; - for stdin")
+    p.add_argument("message", nargs="+", help="files that latentwire.encode wrote, in reading order; - for stdin")
     place = p.add_mutually_exclusive_group(required=True)
     place.add_argument("--bundle", type=Path, help="reader bundle, or the folder that latentwire.export made")
     place.add_argument("--run", type=Path, help="directory of a finished run that reads such messages")
@@ -83,10 +90,12 @@ def reader_of(args: argparse.Namespace) -> Reader:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
-    args = parser().parse_args(argv)
-    message = read_bytes(args.message)
+    args = parser().parse_intermixed_args(argv)
+    if args.message.count("-") > 1:
+        raise UserError("message", "stdin several times", "once", "give files: latentwire.encode -o a.wire")
+    messages = [read_bytes(place) for place in args.message]
     reader = reader_of(args)
-    for found in reader.answer(message, args.question, args.message, args.lossy):
+    for found in reader.answer(messages, args.question, args.message, args.lossy):
         print(json.dumps(asdict(found)) if args.json else " ".join(found.answer.splitlines()))
     return 0
 

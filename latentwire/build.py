@@ -28,6 +28,7 @@ from latentwire.train.curriculum import Curriculum, Period, slots_for
 from latentwire.train.curriculum_stage import CurriculumStage
 from latentwire.train.lengths import lengths
 from latentwire.train.module import WireModule
+from latentwire.train.nested import Nested, budgets, refuse_unordered
 from latentwire.train.positions import check_training
 from latentwire.train.stages_check import StagesCheck, refuse_untrained
 from latentwire.wire import LatentWire
@@ -124,7 +125,7 @@ def bare_wire(
     """
     d_z, track = int(cfg.wire.d_z), str(cfg.wire.track)
     private = {str(k): int(v) for k, v in cfg.wire.private.items()}
-    layout = LatentLayout(slots - sum(private.values()), private)
+    layout = LatentLayout(slots - sum(private.values()), private, budgets(nested_of(cfg), slots))
     encoder = build_encoder(build_node(cfg.encoder), encoder_lm, d_z, [name for name, _ in layout.parts])
     codec = build_node(cfg.codec)(d_z=d_z)
     adapter = build_node(cfg.adapter)
@@ -148,6 +149,12 @@ def bare_wire(
     return LatentWire(encoder, codec, injectors, layout, meaning, adapted, track == "whole_prompt")
 
 
+def nested_of(cfg: DictConfig) -> Nested | None:
+    """Build the law of the slots that a step of training reads; None where it reads all."""
+    node = cfg.wire.get("nested")
+    return None if node is None else build_node(node)
+
+
 def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:
     """Build the wire, calibrated on training texts; with `wire.from_run` encoder and codec are that run's and fixed."""
     w = cfg.wire
@@ -157,6 +164,8 @@ def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:
         slots = earlier["latentwire"]["slots"] if earlier else slots_for(inputs.tokens, float(w.ratio))
     wire = bare_wire(cfg, inputs.lms, inputs.encoder_lm, int(slots), inputs.texts)
     wire.encoder.fit(inputs.texts, wire.layout)
+    if wire.layout.budgets:
+        refuse_unordered(wire.encoder, inputs.texts, wire.layout)
     if earlier is not None:
         for name, part in (("encoder", wire.encoder), ("codec", wire.codec)):
             take_over(part, earlier, f"wire.{name}.", f"wire.from_run={w.from_run}")
@@ -230,6 +239,8 @@ def build_module(
         inputs.texts,
         accumulation(cfg),
         bool(cfg.placement.shard),
+        nested_of(cfg),
+        int(cfg.seed),
     )
     refuse_untrained(periods, objectives, module.groups())
     return module, needs
@@ -298,7 +309,8 @@ def stages_of(cfg: DictConfig) -> tuple[list[Period], dict[str, Objective]]:
     if not objectives:
         raise UserError("objectives", "none", "at least one", "set objective=[answer_ce]")
     periods: list[Period] = [build_node(node) for node in cfg.stages]
-    StagesCheck(periods, objectives, [str(name) for name in cfg.lms]).refuse()
+    private = {str(k): int(v) for k, v in cfg.wire.private.items()}
+    StagesCheck(periods, objectives, [str(name) for name in cfg.lms], nested_of(cfg), cfg.wire.slots, private).refuse()
     return [replace(p, batch_size=p.batch_size or int(cfg.loader.batch_size)) for p in periods], objectives
 
 

@@ -1,6 +1,10 @@
 """Write a message: `python -m latentwire.encode RUN|BUNDLE --text FILE|- [-o message.wire]`.
 
 The bytes that it writes are all that a reader gets (`latentwire.answer`); what they cost is told on stderr.
+
+A text that is longer than the encoder takes goes into several messages: `--split sentences -o long.wire` writes
+long-1.wire, long-2.wire, …, which `latentwire.answer long-*.wire` reads in order. Numbers have equally many digits.
+`--slots 7` sends the first 7 slots alone, of a wire that was trained with nested budgets (`curriculum=nested`).
 """
 
 from __future__ import annotations
@@ -62,6 +66,12 @@ def write_bytes(place: str, message: bytes) -> None:
         raise UserError(place, reason, "a file that can be written", "give -o another path") from error
 
 
+def numbered(place: Path, count: int) -> list[str]:
+    """Return a file name for each of several messages, in an order that a shell's `*` keeps."""
+    digits = len(str(count))
+    return [str(place.with_name(f"{place.stem}-{n:0{digits}d}{place.suffix}")) for n in range(1, count + 1)]
+
+
 def cost(writer: Writer, text: str, message: bytes, lm: FrozenLM | None, name: str) -> str:
     """Say in one line how many bytes the message and other ways to send the text take.
 
@@ -72,7 +82,9 @@ def cost(writer: Writer, text: str, message: bytes, lm: FrozenLM | None, name: s
         lm: the model whose ids, keys and values are counted; None: none.
         name: its name.
     """
-    own = f"{len(message)} bytes, M = {writer.layout.slots}; the text: "
+    from latentwire.codec.message import slots_of
+
+    own = f"{len(message)} bytes, M = {slots_of(message)}; the text: "
     if lm is None:
         return f"{own}{len(text.encode())} as UTF-8"
     from latentwire.scoring.metrics import text_sizes
@@ -133,6 +145,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--text", required=True, metavar="FILE", help="UTF-8 text, line ends at its end cut; - for stdin")
     p.add_argument("--question", help="where messages hold their question (wire.track=whole_prompt)")
     p.add_argument("-o", "--out", default="-", metavar="FILE", help="where the message goes (default: stdout)")
+    p.add_argument("--slots", type=int, metavar="M", help="send the first M slots alone (nested budgets)")
+    p.add_argument(
+        "--split",
+        choices=["paragraphs", "sentences", "words"],
+        help="several messages, between whole units; FILE gets -1, -2, … before its suffix",
+    )
+    p.add_argument("--segment-tokens", type=int, metavar="N", help="most tokens of one of them (default: all it takes)")
     add_end_options(p)
     return p
 
@@ -142,6 +161,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     args = parser().parse_args(argv)
     text = read_text(args.text)
+    if args.split is not None and args.out == "-":
+        raise UserError("-o", "stdout", "a file name, as --split writes several messages", "add -o message.wire")
+    if args.split is None and args.segment_tokens is not None:
+        remedy = "add --split sentences"
+        raise UserError("--segment-tokens", str(args.segment_tokens), "--split, which it belongs to", remedy)
 
     from latentwire.bundle import is_bundle, writer_in
 
@@ -159,14 +183,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         loaded = load(args.run, args.which or "best")
         writer = loaded.writer()
         name, lm = next(iter(loaded.inputs.lms.items()))
-    (message,) = writer.encode([text], None if args.question is None else [args.question], args.lossy)
-    write_bytes(args.out, message)
-    said = f"{text}\n{args.question}" if args.question else text
-    if lost := writer.lost(said):
-        from latentwire.ends import told_lost
+    texts = [text] if args.split is None else writer.segments(text, args.split, args.segment_tokens)
+    asked = None if args.question is None else [args.question] * len(texts)
+    messages = writer.encode(texts, asked, args.lossy, slots=args.slots)
+    places = [args.out] if args.split is None else numbered(Path(args.out), len(messages))
+    for place, part, message in zip(places, texts, messages, strict=True):
+        write_bytes(place, message)
+        said = f"{part}\n{args.question}" if args.question else part
+        if lost := writer.lost(said):
+            from latentwire.ends import told_lost
 
-        print(told_lost(lost, said), file=sys.stderr)
-    print(cost(writer, text, message, lm, name), file=sys.stderr)
+            print(told_lost(lost, said), file=sys.stderr)
+        told = cost(writer, part, message, lm, name)
+        print(told if args.split is None else f"{place}: {told}", file=sys.stderr)
     return 0
 
 

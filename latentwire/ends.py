@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torch import nn
+from torch import Tensor, nn
 
 from callbacks.errors import UserError
 from latentwire import bundle
 from latentwire.codec.base import Codec
-from latentwire.codec.message import message_bytes, pack, unpack
+from latentwire.codec.message import cut, message_bytes, pack, unpack
 from latentwire.data.base import Passage, Question
 from latentwire.encoders.base import Encoder, build_encoder
 from latentwire.encoders.slots import LatentLayout
@@ -26,6 +26,7 @@ from latentwire.examples import whole_prompt_text
 from latentwire.injectors.base import Injector
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.prompts import render
+from latentwire.segments import Unit, segments
 from suite.config.instantiate import build_node
 from suite.config.signature import locate, parameters
 
@@ -90,7 +91,7 @@ class Writer:
             needed = "none: the encoder of this bundle stands on no language model"
             raise UserError(f"--lm {next(iter(lm))}", "a setting of a language model", needed, "leave out --lm")
         stands_on = None if s["encoder_lm"] is None else _language_model(s["encoder_lm"], lm, found.path)
-        layout = LatentLayout(s["layout"]["shared"], s["layout"]["private"])
+        layout = _layout(s["layout"])
         slices = [name for name, _ in layout.parts]
         encoder = build_encoder(build_node(OmegaConf.create(s["encoder"])), stands_on, s["d_z"], slices)
         codec = build_node(OmegaConf.create(s["codec"]))(d_z=s["d_z"])
@@ -108,7 +109,12 @@ class Writer:
 
     @torch.no_grad()
     def encode(
-        self, texts: Sequence[str], questions: Sequence[str] | None = None, lossy: bool = False, batch: int = 64
+        self,
+        texts: Sequence[str],
+        questions: Sequence[str] | None = None,
+        lossy: bool = False,
+        batch: int = 64,
+        slots: int | None = None,
     ) -> list[bytes]:
         """Write one message per text, in the format of `latentwire.codec.message`.
 
@@ -119,12 +125,14 @@ class Writer:
             questions: one per text where messages hold them (`wire.track=whole_prompt`), and only there.
             lossy: whether a text is written although the encoder's tokenizer loses some of it.
             batch: how many texts are encoded together.
+            slots: how many of their first slots messages have; None: all.
 
         Raises:
             UserError: an empty text, one that is longer than the encoder takes (also with `encoder.overflow=count`: a
-                message holds all of its text) or that its tokenizer cannot represent, or questions that are missing,
-                empty or of no use.
+                message holds all of its text) or that its tokenizer cannot represent, questions that are missing,
+                empty or of no use, or fewer slots under a wire that was not trained with nested budgets.
         """
+        kept = self.layout.slots if slots is None else self.layout.prefix(slots, "--slots").slots
         if self.whole_prompt:
             if questions is None or len(questions) != len(texts) or not all(q.strip() for q in questions):
                 raise UserError("--question", "none", "a question: these messages hold it", "add --question 'Who …?'")
@@ -138,11 +146,43 @@ class Writer:
         for start in range(0, len(texts), batch):
             part = texts[start : start + batch]
             tokens = self.encoder.tokenize(part)
-            for text, cut in zip(part, tokens.cut, strict=True):
-                self._refuse_cut(text, cut)
+            for text, over in zip(part, tokens.cut, strict=True):
+                self._refuse_cut(text, over)
             z = self.encoder(tokens.to(_device(self.encoder)), self.layout)
-            messages += [pack(row, self.codec, self.identity) for row in z]
+            messages += [pack(row[:kept], self.codec, self.identity) for row in z]
         return messages
+
+    def segments(self, text: str, unit: Unit = "sentences", tokens: int | None = None) -> list[str]:
+        """Split a long text into texts for messages of their own, which `Reader.answer` reads together.
+
+        Args:
+            text: the text.
+            unit: what stays whole: `paragraphs`, `sentences` or `words`.
+            tokens: largest number of the encoder's tokens of a segment; None: as many as the encoder takes.
+
+        Raises:
+            UserError: messages that hold their question, more tokens than the encoder takes, and as
+                `latentwire.segments.segments`.
+        """
+        if self.whole_prompt:
+            remedy = "encode each text with its question, and ask about one message at a time"
+            raise UserError("--split", "messages that hold their question", "messages of texts alone", remedy)
+        most = self.encoder.max_tokens if tokens is None else tokens
+        if not 1 <= most <= self.encoder.max_tokens:
+            expected = f"1 to {self.encoder.max_tokens}, which the encoder takes"
+            remedy = f"set --segment-tokens {self.encoder.max_tokens}"
+            raise UserError("--segment-tokens", str(most), expected, remedy)
+        return segments(text, unit, lambda part: len(self.encoder.ids(part)), most)
+
+    def cut(self, message: bytes, slots: int, where: str = "message") -> bytes:
+        """Cut a message behind its first `slots` slots, without its text; see `latentwire.codec.message.cut`.
+
+        Raises:
+            UserError: a wire that was not trained with nested budgets, more slots than the message has, no message of
+                this wire or a damaged one.
+        """
+        self.layout.prefix(slots, "--slots")
+        return cut(message, self.codec, self.identity, slots, where)
 
     def _refuse_cut(self, text: str, cut: int) -> None:
         if cut:
@@ -195,29 +235,67 @@ class Reader:
         adapted = [] if s["adaptation"] is None else build_node(OmegaConf.create(s["adaptation"])).apply(model)
         lora = nn.ParameterDict({name.replace(".", "-"): parameter for name, parameter in adapted})
         _fill({"codec": codec, "injector": injector, "lora": lora}, found)
-        layout = LatentLayout(s["layout"]["shared"], s["layout"]["private"])
+        layout = _layout(s["layout"])
         whole = s["track"] == "whole_prompt"
         identity = bytes.fromhex(s["identity"])
         return cls(s["model"], model, codec, injector, layout, identity, whole, s["max_new_tokens"])
 
-    @torch.no_grad()
-    def answer(
-        self, message: bytes, questions: Sequence[str] = (), where: str = "message", lossy: bool = False
-    ) -> list[Answer]:
-        """Answer questions about a message greedily, as the evaluator does for the same passage.
+    def cut(self, message: bytes, slots: int, where: str = "message") -> bytes:
+        """Cut a message behind its first `slots` slots; see `Writer.cut`."""
+        self.layout.prefix(slots, "--slots")
+        return cut(message, self.codec, self.identity, slots, where)
+
+    def latents(self, messages: Sequence[bytes], where: Sequence[str]) -> Tensor:
+        """Return what this model reads of messages, one behind the other, (1, M, d_z): M is the sum of theirs.
 
         Args:
-            message: bytes that a writer of the same wire wrote.
+            messages: the messages in the order in which they are read.
+            where: their names in errors.
+
+        Raises:
+            UserError: no message, one that is none of this wire, damaged, or cut under a wire that was not trained for
+                it, or several that hold a question each.
+        """
+        if not messages:
+            raise UserError("messages", "none", "one or several", "give a file that latentwire.encode wrote")
+        if self.whole_prompt and len(messages) > 1:
+            expected = "one: each of them holds a question of its own"
+            raise UserError(", ".join(where), f"{len(messages)} messages", expected, "ask about one message at a time")
+        read = []
+        for message, name in zip(messages, where, strict=True):
+            values = unpack(message, self.codec, self.identity, name).to(_device(self.injector))
+            read.append(self.layout.prefix(len(values), name).read(values[None], self.name))
+        return torch.cat(read, 1)
+
+    @torch.no_grad()
+    def answer(
+        self,
+        message: bytes | Sequence[bytes],
+        questions: Sequence[str] = (),
+        where: str | Sequence[str] = "message",
+        lossy: bool = False,
+    ) -> list[Answer]:
+        """Answer questions about a message, or several, greedily, as the evaluator does for the same passage.
+
+        Several messages are read as one: their latents stand behind each other in the order that they are given in, and
+        positions continue. The reader was trained on one at a time, and what it makes of more positions than that is
+        to be measured (`python -m latentwire.study together RUN`).
+
+        Args:
+            message: bytes that a writer of the same wire wrote, or a sequence of such.
             questions: the questions, answered as one batch; none where messages hold theirs
                 (`wire.track=whole_prompt`): there is one answer then.
-            where: the message's name in errors, e.g. its file.
+            where: the message's name in errors, e.g. its file; of several, a name each.
             lossy: whether a question is asked although the model's tokenizer loses some of it.
 
         Raises:
-            UserError: no message of this wire or a damaged one, or questions that are missing, empty, of no use, longer
-                than the model's positions, or that its tokenizer cannot represent.
+            UserError: what `latents` raises, more latents than the model has positions for, or questions that are
+                missing, empty, of no use, longer than the positions that are left, or that its tokenizer cannot
+                represent.
         """
-        values = unpack(message, self.codec, self.identity, where)
+        messages = [message] if isinstance(message, bytes) else list(message)
+        names = [where] * len(messages) if isinstance(where, str) else list(where)
+        latents = self.latents(messages, names)
         if self.whole_prompt and questions:
             found = repr(questions[0])
             raise UserError("--question", found, "none: the message holds its question", "leave out --question")
@@ -226,18 +304,30 @@ class Reader:
         style, new = self.lm.style, self.max_new_tokens
         for question in () if lossy else questions:
             _refuse_lost("--question", question, style.lost(question), self.lm)
-        room = self.lm.max_tokens - len(self.layout.indices(self.name)) - new
+        room = self.lm.max_tokens - latents.shape[1] - new
+        if room <= len(style.head):
+            raise UserError(
+                ", ".join(names),
+                f"{latents.shape[1]} latents, and {new} tokens of answer",
+                f"less than the {self.lm.max_tokens} positions of {self.name}, which the question needs as well",
+                "read fewer messages at a time, or cut them (--slots of latentwire.encode)",
+            )
         if self.whole_prompt:
             follows = [render(style, None, "", max_tokens=room).cue]
         else:
             follows = [render(style, None, q, max_tokens=room).question for q in questions]
-        prefix = self.injector(self.layout.read(values[None].to(_device(self.injector)), self.name))
+        prefix = self.injector(latents)
         made = self.lm.generate_scored(prefix.select([0] * len(follows)), follows, new)
         asked: list[str | None] = [None] if self.whole_prompt else [*questions]
         return [
             Answer(self.name, q, style.decode(tokens), tokens, logprobs, len(tokens) < new)
             for q, tokens, logprobs in zip(asked, made.tokens, made.logprobs, strict=True)
         ]
+
+
+def _layout(settings: Mapping[str, Any]) -> LatentLayout:
+    # bundles of versions that knew no budgets do not name them
+    return LatentLayout(settings["shared"], settings["private"], tuple(settings.get("budgets", ())))
 
 
 def told_lost(pieces: Sequence[str], text: str) -> str:

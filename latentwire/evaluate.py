@@ -5,6 +5,7 @@ numbers, answers and tables in `RUN/evaluations/HASH/`, beside all others of the
 there are shown. Words after the run are overrides of its own configuration:
 
     evaluation.*      how much is asked and how: split, passages, max_new_tokens, n_boot …
+    evaluation.slots=[13,7]     prefixes of messages, scored too (wires with nested budgets)
     baseline=[…]      what the wire is compared with, as in conf/latentwire/baseline
     baselines.*       its settings
     acceptance.*      the rules that judge the numbers; they are read anew each time
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.errors import UserError
+from latentwire.nodes import EvaluationNode
 from latentwire.run import Tree, ask, dead, judge, show
 from suite.config.check import check, check_effective
 from suite.config.compose import Composer
@@ -105,7 +108,8 @@ def _apply(cfg: DictConfig, override: Override) -> None:
     key, line = str(override.key_or_group), str(override.input_line)
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(cfg, parent) if parent else cfg
-    known = isinstance(node, DictConfig) and name in node
+    optional = {f.name for f in fields(EvaluationNode)} if parent == "evaluation" else set[str]()
+    known = isinstance(node, DictConfig) and (name in node or name in optional)
     if not known and not (override.is_add() or override.is_force_add()):
         near = f"one of {', '.join(map(str, node))}" if isinstance(node, DictConfig) and node else "a key of the run"
         raise UserError(line, f"the run has no {key}", near, f"write +{line} if it is meant to be added")

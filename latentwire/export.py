@@ -49,7 +49,11 @@ def export(loaded: Loaded, folder: Path, readers: Sequence[str] | None = None) -
         "identity": loaded.identity.hex(),
         "config_hash": loaded.hash,
         "d_z": int(cfg.wire.d_z),
-        "layout": {"shared": wire.layout.shared, "private": dict(wire.layout.private)},
+        "layout": {
+            "shared": wire.layout.shared,
+            "private": dict(wire.layout.private),
+            "budgets": list(wire.layout.budgets),
+        },
         "track": str(cfg.wire.track),
         "codec": _plain(cfg.codec),
     }

@@ -49,6 +49,7 @@ class WireNode:
         measured_texts: number of training texts that scales are measured on.
         from_run: directory of a run whose encoder and codec are taken and fixed: a new model for old messages.
         start_from: directory of a run whose encoder and injectors training goes on from (another codec, another ratio).
+        nested: how many slots of a message a step of training reads (`latentwire.train.NestedBudgets`); null: all.
     """
 
     d_z: Count
@@ -59,6 +60,7 @@ class WireNode:
     measured_texts: Count
     from_run: str | None
     start_from: str | None = None
+    nested: Any = None
 
 
 @dataclass
@@ -83,6 +85,8 @@ class EvaluationNode:
     Attributes:
         split: the split that is evaluated.
         passages: number of its passages; all their questions are asked.
+        slots: lengths of prefixes of messages that are scored beside whole ones, e.g. `[13, 7]`, of a wire that was
+            trained with nested budgets; null: none.
     """
 
     split: Literal["val", "test"]
@@ -90,6 +94,7 @@ class EvaluationNode:
     max_new_tokens: Count
     batch_size: Count
     n_boot: Count
+    slots: list[Count] | None = None
 
 
 @dataclass

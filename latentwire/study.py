@@ -4,6 +4,8 @@ python -m latentwire.study wire_demo        # the second half of `make demo`: tw
 python -m latentwire.study pocket           # docs/results/pocket.md; hours
 python -m latentwire.study pocket paths.runs=DIR    # further overrides go to every run
 python -m latentwire.study breakeven RUN    # from how many reads on a wire takes less time
+python -m latentwire.study nested           # one wire of every budget against a wire trained for each; hours
+python -m latentwire.study together RUN     # two messages read together against one message of both texts
 """
 
 from __future__ import annotations
@@ -74,6 +76,19 @@ def pocket_page(runs: Sequence[RunRecord]) -> Path:
     return write(runs, [label(row) for row in ROWS], len(SEEDS))
 
 
+# One training gives the curve that three trainings give point by point: F1 at 26, 13 and 7 latents of the same
+# contexts, beside the fair budget at each. It is trained as long as the longest of the three, and as long as all three
+# together; each of these has the curriculum and the epochs that its ratio has in the study `pocket`.
+BUDGETS = ("wire.ratio=4", "curriculum=nested", "wire.nested.budgets=[13,7]", "+evaluation.slots=[13,7]")
+NESTED = (
+    ("label=nested 30 epochs", *BUDGETS, "trainer.max_epochs=30"),
+    ("label=nested 66 epochs", *BUDGETS, "trainer.max_epochs=66"),
+    ("label=4x alone", "wire.ratio=4"),
+    ("label=8x alone", "wire.ratio=8", "curriculum=ratio", "trainer.max_epochs=20"),
+    ("label=16x alone", "wire.ratio=16", "curriculum=ratio_16", "trainer.max_epochs=30"),
+)
+
+
 def breakeven(program: Program, words: Sequence[str]) -> int:
     """Measure when the wire of a finished run pays in time (`latentwire.breakeven`)."""
     from latentwire.breakeven import main as measure
@@ -81,8 +96,17 @@ def breakeven(program: Program, words: Sequence[str]) -> int:
     return measure(words)
 
 
+def together(program: Program, words: Sequence[str]) -> int:
+    """Measure what two messages of a finished run lose against one of both texts (`latentwire.together`)."""
+    from latentwire.together import main as measure
+
+    return measure(words)
+
+
 STUDIES: dict[str, Study | Command] = {
     "breakeven": breakeven,
+    "together": together,
+    "nested": Study("pocket", (0, 1, 2), NESTED),
     "wire_demo": Study(
         "pocket_smoke", (0,), (("label=4x deep_prefix", "wire.ratio=4"), ("label=8x deep_prefix", "wire.ratio=8"))
     ),

@@ -30,7 +30,8 @@ class LatentWire(nn.Module):
         encoder: the encoder, shared by all models.
         codec: the codec, shared by all models.
         injectors: injectors by model.
-        layout: slots of a message; a ratio curriculum passes others to `latents` and `prefix`.
+        layout: slots of a message, and the budgets that it may be cut to; a ratio curriculum passes others to `latents`
+            and `prefix`.
         config: plain values that give a message its meaning (encoder, codec, the encoder's model); see `identity`.
         adapted: LoRA parameters by name, as `FrozenLM.adapt` returned them, by model.
         whole_prompt: whether messages hold the question as well, and only the cue follows them as text.

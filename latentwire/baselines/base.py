@@ -37,6 +37,7 @@ class Baseline:
         equal_lengths: whether a batch must have contexts of one length, as embeddings carry no mask.
         adapts: whether an adapted model reads it with its adapter on, in a second row; the text and its budgets do.
         tracks: the tracks of wires (`wire.track`) that it may stand beside.
+        budgeted: whether what it gives depends on M, or on the bytes of the wire's messages.
         bare: whether it cannot be fitted on a model with an adapter.
         fair: whether its row is an honest comparison.
         remark: what a reader of the table must know.
@@ -47,6 +48,7 @@ class Baseline:
     equal_lengths: ClassVar[bool] = False
     adapts: ClassVar[bool] = False
     tracks: ClassVar[tuple[str, ...]] = ("question_text", "whole_prompt")
+    budgeted: ClassVar[bool] = True
     bare: ClassVar[bool] = False
     fair: ClassVar[bool] = True
     remark: ClassVar[str] = ""

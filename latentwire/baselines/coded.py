@@ -44,6 +44,7 @@ class LMCodedText(Baseline):
     """
 
     name = "text_lm_coded"
+    budgeted = False
     remark = "the whole text, arithmetic-coded with the reader's own probabilities: lossless"
 
     def __init__(self, verify: int = 2):
@@ -179,6 +180,7 @@ class ZstdText(_Dictionary):
     """
 
     name = "text_zstd"
+    budgeted = False
     remark = "the whole text by zstd with a dictionary of training texts: lossless"
 
     def __init__(self, texts: int = 2000, dictionary: int = 16384):

@@ -24,6 +24,7 @@ class Replay(Baseline):
     """
 
     name = "replay"
+    budgeted = False
     equal_lengths = True
     remark = "uncompressed: the text's own embeddings, equals text"
 

@@ -15,6 +15,7 @@ class Text(Baseline):
 
     name = "text"
     adapts = True
+    budgeted = False
     remark = "upper bound: the whole context"
 
     def prefix(self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int) -> Prefix:
@@ -26,6 +27,7 @@ class NoContext(Baseline):
 
     name = "no_context"
     adapts = True
+    budgeted = False
     remark = "lower bound: the question alone"
 
     def prefix(self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int) -> Prefix:

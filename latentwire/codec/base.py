@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,11 @@ class Coded:
     values: Tensor
     loss: Tensor
     codes: Tensor | None = None
+
+    def first(self, slots: int) -> Coded:
+        """Return the same of a message that is cut behind `slots`; the loss is that of the whole message."""
+        codes = None if self.codes is None else self.codes[:, :slots]
+        return self if slots == self.values.shape[1] else replace(self, values=self.values[:, :slots], codes=codes)
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,27 @@ class Codec(nn.Module):
         with torch.no_grad():
             return self.from_bytes(data, slots)
 
+    def cut(self, data: bytes, slots: int, kept: int) -> bytes:
+        """Return the payload of the first `kept` slots of a payload of `slots`, without the latents it was made of.
+
+        Its symbols and scales are the first ones of the payload, so it is `encode(z[:k])` but for a latent that is
+        equally near to two codes, and may get the other one when it is coded in other company. Here the values are
+        encoded again, which is right where that gives the same values; other codecs override it.
+
+        Raises:
+            UserError: values that change when they are encoded again, or a payload that `decode` refuses.
+        """
+        values = self.decode(data, slots)[:kept]
+        again = self.encode(values)
+        if not torch.equal(self.decode(again, kept), values):
+            raise UserError(
+                f"message payload of codec {type(self).__name__}",
+                "values that change when they are encoded again",
+                "a codec whose messages can be cut",
+                f"write the short message itself: python -m latentwire.encode … --slots {kept}",
+            )
+        return again
+
     # -- entropy coding
     def usage(self) -> Tensor | None:
         """Return how often each symbol is used at each place of a slot, (n, symbols); None: no entropy coding."""
@@ -133,6 +159,14 @@ class Codec(nn.Module):
 
     def symbols(self, z: Tensor) -> Tensor:
         """Return the symbols (M, n) of latents (M, d_z); of codecs with a `usage`."""
+        raise NotImplementedError
+
+    def packed(self, symbols: Tensor) -> bytes:
+        """Return the payload of symbols (M, n) that `encode` writes; of codecs with a `usage`."""
+        raise NotImplementedError
+
+    def unpacked(self, data: bytes, slots: int) -> Tensor:
+        """Return the symbols (slots, n) of a payload that `encode` wrote; of codecs with a `usage`."""
         raise NotImplementedError
 
     def values_of(self, symbols: Tensor) -> Tensor:
@@ -144,28 +178,33 @@ class Codec(nn.Module):
 
         Invariant: `expand(squeeze(z))` equals `decode(encode(z))`.
         """
-        tables = self._tables()
-        if tables is None:
+        if self.usage() is None:
             return None
         with torch.no_grad():
-            codes = self.symbols(z.detach().float()).flatten().tolist()
-        return arithmetic.encode(codes, tables * len(z))
+            return self.squeezed(self.symbols(z.detach().float()))
 
     def expand(self, data: bytes, slots: int) -> Tensor:
         """Undo `squeeze`. Raises UserError where the payload cannot have come from it."""
-        tables = self._tables()
-        if tables is None:
-            raise bad_payload("entropy-coded symbols", f"what {type(self).__name__} writes")
-        codes = arithmetic.decode(data, tables * slots)
-        if arithmetic.encode(codes, tables * slots) != data:
-            raise bad_payload(f"{len(data)} bytes that code no message", f"the symbols of {slots} slots")
         with torch.no_grad():
-            return self.values_of(torch.tensor(codes).view(slots, -1))
+            return self.values_of(self.expanded(data, slots))
 
-    def _tables(self) -> list[arithmetic.Cumulative] | None:
+    def squeezed(self, symbols: Tensor) -> bytes:
+        """Return the entropy-coded payload of symbols (M, n); of codecs with a `usage`."""
+        return arithmetic.encode(symbols.flatten().tolist(), self._tables() * len(symbols))
+
+    def expanded(self, data: bytes, slots: int) -> Tensor:
+        """Undo `squeezed`: symbols (slots, n). Raises UserError where the payload cannot have come from it."""
+        if self.usage() is None:
+            raise bad_payload("entropy-coded symbols", f"what {type(self).__name__} writes")
+        tables = self._tables() * slots
+        codes = arithmetic.decode(data, tables)
+        if arithmetic.encode(codes, tables) != data:
+            raise bad_payload(f"{len(data)} bytes that code no message", f"the symbols of {slots} slots")
+        return torch.tensor(codes).view(slots, -1)
+
+    def _tables(self) -> list[arithmetic.Cumulative]:
         used = self.usage()
-        if used is None:
-            return None
+        assert used is not None
         return [arithmetic.cumulative(row, 1 << TOTAL_BITS) for row in used.detach().double().cpu().numpy()]
 
     def to_bytes(self, z: Tensor) -> bytes:

@@ -195,11 +195,20 @@ class FSQ(Codec):
     def values_of(self, symbols: Tensor) -> Tensor:
         return self.restore(self.values(symbols.to(self.levels.device)))
 
-    def to_bytes(self, z: Tensor) -> bytes:
-        return pack(self.symbols(z).flatten().cpu().numpy(), width_of(self.size))
+    def packed(self, symbols: Tensor) -> bytes:
+        return pack(symbols.flatten().cpu().numpy(), width_of(self.size))
 
-    def from_bytes(self, data: bytes, slots: int) -> Tensor:
+    def unpacked(self, data: bytes, slots: int) -> Tensor:
         indices = unpack(data, width_of(self.size), slots * self.codes)
         if (indices >= self.size).any():
             raise bad_payload(f"code {indices.max()}", f"less than {self.size}")
-        return self.values_of(torch.from_numpy(indices).view(slots, self.codes))
+        return torch.from_numpy(indices).view(slots, self.codes)
+
+    def to_bytes(self, z: Tensor) -> bytes:
+        return self.packed(self.symbols(z))
+
+    def from_bytes(self, data: bytes, slots: int) -> Tensor:
+        return self.values_of(self.unpacked(data, slots))
+
+    def cut(self, data: bytes, slots: int, kept: int) -> bytes:
+        return self.packed(self.unpacked(data, slots)[:kept])

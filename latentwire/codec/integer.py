@@ -69,6 +69,12 @@ class Integer(Codec):
         q = (codes - self.largest).astype(np.float32).reshape(-1, self.group)
         return torch.from_numpy((q * scale[:, None]).reshape(slots, self.d_z))
 
+    def cut(self, data: bytes, slots: int, kept: int) -> bytes:
+        self.decode(data, slots)
+        scales, codes = self.payload(slots).scales, kept * self.d_z
+        kept_codes = unpack(data[scales:], self.bits, slots * self.d_z)[:codes]
+        return data[: self.payload(kept).scales] + pack(kept_codes, self.bits)
+
 
 def half_up(x: Tensor) -> Tensor:
     """Return the smallest half-precision number >= x, as float32; x >= 0, at most 65504."""

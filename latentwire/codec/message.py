@@ -88,12 +88,7 @@ def pack(z: Tensor, codec: Codec, identity: bytes) -> bytes:
     """
     if z.dim() == 2 and not 1 <= z.shape[0] <= MOST_SLOTS:
         raise UserError("latents", f"{z.shape[0]} slots", f"1 to {MOST_SLOTS}", "set wire.slots=64")
-    payload, version = codec.encode(z), FIXED
-    squeezed = codec.squeeze(z)
-    if squeezed is not None and len(squeezed) < len(payload):
-        payload, version = squeezed, SQUEEZED
-    body = HEADER.pack(MAGIC, version, _checked(identity)[:4], z.shape[0]) + payload
-    return body + CHECKSUM.pack(zlib.crc32(identity + body))
+    return _shortest(codec.encode(z), codec.squeeze(z), z.shape[0], identity)
 
 
 def unpack(message: bytes, codec: Codec, identity: bytes, where: str = "message") -> Tensor:
@@ -108,6 +103,47 @@ def unpack(message: bytes, codec: Codec, identity: bytes, where: str = "message"
     Raises:
         UserError: not a message, another version, another configuration, or damaged in any byte.
     """
+    version, slots, payload = _opened(message, codec, identity, where)
+    return (codec.decode if version == FIXED else codec.expand)(payload, slots)
+
+
+def cut(message: bytes, codec: Codec, identity: bytes, kept: int, where: str = "message") -> bytes:
+    """Return the message of the first `kept` slots of a message, in what is then the shorter form.
+
+    Its symbols and scales are those of the message. Neither the text nor its encoder is needed. Whether a reader can do
+    with fewer slots is the wire's matter: one that was trained with nested budgets (`latentwire.train.Nested`) can. The
+    other arguments and errors are those of `unpack`.
+
+    Raises:
+        UserError: more slots than the message has, or none.
+    """
+    version, slots, payload = _opened(message, codec, identity, where)
+    if not 1 <= kept <= slots:
+        raise UserError(f"slots of {where}", str(kept), f"1 to {slots}, as many as it has", f"set --slots {slots}")
+    if codec.usage() is None:
+        return _framed(codec.cut(payload, slots, kept), FIXED, kept, identity)
+    symbols = (codec.unpacked if version == FIXED else codec.expanded)(payload, slots)[:kept]
+    return _shortest(codec.packed(symbols), codec.squeezed(symbols), kept, identity)
+
+
+def slots_of(message: bytes) -> int:
+    """Return the number of slots that an intact message states."""
+    return int(HEADER.unpack_from(message)[3])
+
+
+def _shortest(fixed: bytes, squeezed: bytes | None, slots: int, identity: bytes) -> bytes:
+    if squeezed is not None and len(squeezed) < len(fixed):
+        return _framed(squeezed, SQUEEZED, slots, identity)
+    return _framed(fixed, FIXED, slots, identity)
+
+
+def _framed(payload: bytes, version: int, slots: int, identity: bytes) -> bytes:
+    body = HEADER.pack(MAGIC, version, _checked(identity)[:4], slots) + payload
+    return body + CHECKSUM.pack(zlib.crc32(identity + body))
+
+
+def _opened(message: bytes, codec: Codec, identity: bytes, where: str) -> tuple[int, int, bytes]:
+    """Return version, number of slots and payload of an intact message of this wire."""
     _checked(identity)
     smallest = HEADER.size + CHECKSUM.size
     if message[:2] != MAGIC:
@@ -133,7 +169,7 @@ def unpack(message: bytes, codec: Codec, identity: bytes, where: str = "message"
     body, (checksum,) = message[: -CHECKSUM.size], CHECKSUM.unpack(message[-CHECKSUM.size :])
     if zlib.crc32(identity + body) != checksum:
         raise UserError(where, "a checksum that does not match: the message is damaged", "an intact message", AGAIN)
-    return (codec.decode if version == FIXED else codec.expand)(body[HEADER.size :], slots)
+    return version, slots, body[HEADER.size :]
 
 
 def _checked(identity: bytes) -> bytes:

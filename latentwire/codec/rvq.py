@@ -138,14 +138,23 @@ class RVQ(Codec):
             total = total + self.codebooks[stage][index[:, stage]]
         return total
 
-    def to_bytes(self, z: Tensor) -> bytes:
-        return pack(self.symbols(z).flatten().cpu().numpy(), width_of(self.size))
+    def packed(self, symbols: Tensor) -> bytes:
+        return pack(symbols.flatten().cpu().numpy(), width_of(self.size))
 
-    def from_bytes(self, data: bytes, slots: int) -> Tensor:
+    def unpacked(self, data: bytes, slots: int) -> Tensor:
         codes = unpack(data, width_of(self.size), slots * self.stages)
         if (codes >= self.size).any():
             raise bad_payload(f"code {codes.max()}", f"less than {self.size}")
-        return self.values_of(torch.from_numpy(codes).view(slots, self.stages))
+        return torch.from_numpy(codes).view(slots, self.stages)
+
+    def to_bytes(self, z: Tensor) -> bytes:
+        return self.packed(self.symbols(z))
+
+    def from_bytes(self, data: bytes, slots: int) -> Tensor:
+        return self.values_of(self.unpacked(data, slots))
+
+    def cut(self, data: bytes, slots: int, kept: int) -> bytes:
+        return self.packed(self.unpacked(data, slots)[:kept])
 
     def _must_be_filled(self) -> None:
         if not bool(self.filled):

@@ -22,10 +22,13 @@ class LatentLayout:
     Args:
         shared: number of slots that all models read.
         private: number of slots that only one model reads, by model.
+        budgets: lengths of the prefixes that were read in training, shortest first (`latentwire.train.Nested`); empty:
+            only whole messages were.
     """
 
     shared: int
     private: Mapping[str, int] = field(default_factory=dict)
+    budgets: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         counts = {SHARED: self.shared, **self.private}
@@ -63,6 +66,30 @@ class LatentLayout:
                 "set wire.private={}, or a smaller ratio",
             )
         return replace(self, shared=slots - private)
+
+    def prefix(self, slots: int, where: str) -> LatentLayout:
+        """Return the layout of the first `slots` slots of a message.
+
+        Args:
+            slots: their number; all of them are allowed under every layout, fewer under one with `budgets`.
+            where: what asks for so many, in errors: a message, an option, a key.
+
+        Raises:
+            UserError: a wire that was not trained to be read so, or more slots than a message has.
+        """
+        if slots == self.slots:
+            return self
+        if not 1 <= slots < self.slots:
+            expected = f"1 to {self.slots}, as messages of this wire have {self.slots}"
+            raise UserError(where, f"{slots} slots", expected, "give another number")
+        if not self.budgets:
+            raise UserError(
+                where,
+                f"{slots} slots",
+                f"all {self.slots}: this wire was not trained to be read in part",
+                f"send whole messages, or train with curriculum=nested wire.nested.budgets=[{slots}]",
+            )
+        return replace(self, shared=slots - sum(self.private.values()))
 
     def indices(self, model: str) -> list[int]:
         """Return the slots that `model` reads. Raises UserError for a model that the layout does not name."""

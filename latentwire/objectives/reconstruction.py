@@ -54,6 +54,7 @@ class EmbeddingReconstruction(Objective):
 
     needs = Needs(frozenset(), context=True)
     reaches = frozenset({"encoder", "codec", "adapter"})
+    places = True
     observes = ("cosine",)
 
     def __init__(self, weight: Schedule, cosine: float = 1.0, mse: float = 0.1):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from latentwire.report.evaluation_tables import ENDS
-from latentwire.report.stored import evaluated, f1_of, methods_of, plain
+from latentwire.report.stored import evaluated, f1_of, methods_of, plain, ratio_of
 from suite.report import figures as fig
 from suite.report.figures import INK, PALETTE
 from suite.report.frames import RunFrames
@@ -31,8 +31,8 @@ def capacity(frames: RunFrames) -> list[Item]:
     free = [c for c in PALETTE if c not in tint.values()] or list(PALETTE)
     tint |= {n: INK if n.partition("/")[0] == "text" else free[i % len(free)] for i, n in enumerate(rest)}
     caption = (
-        "Each point is a configuration: the mean over seeds with its 95 % interval. Click a name to hide or show it. "
-        "Text is placed where all of it is read."
+        "Each point is a configuration, or one length to which its messages are cut: the mean over seeds with its 95 % "
+        "interval. Click a name to hide or show it. Text is placed where all of it is read."
     )
     figures = [
         _curve(points, tint, "ratio", "tokens per latent", {}),
@@ -67,10 +67,10 @@ def _points(frames: RunFrames) -> list[dict[str, Any]]:
             if f1 is None:
                 continue
             known = [methods_of(r)[key] for r in runs if key in methods_of(r)]
-            ratio = 1.0 if plain(key, m) in ("text", "replay", "replay_raw") else runs[0].result.get("ratio")
+            ratio = 1.0 if plain(key, m) in ("text", "replay", "replay_raw") else ratio_of(runs[0], m)
             points.append(
                 {
-                    "name": key if m["kind"] == "baseline" else _series(key, c.label),
+                    "name": _named(key, m, c.label, methods_of(runs[0])),
                     "kind": m["kind"],
                     "label": c.label,
                     "f1": PERCENT * f1.mean,
@@ -88,6 +88,15 @@ def _mean(methods: list[dict[str, Any]], key: str) -> float | None:
     """Return the mean of a number over runs; None where a method has none, or 0, which no logarithm shows."""
     values = [float(m[key]) for m in methods if m.get(key)]
     return float(np.mean(values)) if values else None
+
+
+def _named(key: str, method: Mapping[str, Any], label: str, methods: Mapping[str, Any]) -> str:
+    """Name the curve of a row: of a baseline its own, of a wire with prefixes one for it alone, else `_series`."""
+    name = str(method.get("prefix_of") or key)
+    if method["kind"] == "baseline":
+        return name
+    cut = any(m.get("prefix_of") == name for m in methods.values())
+    return f"{name} {label}" if cut else _series(name, label)
 
 
 def _series(name: str, label: str) -> str:

@@ -98,6 +98,17 @@ def plain(key: str, method: Mapping[str, Any]) -> str:
     return key.removesuffix(f"/{method['model']}")
 
 
+def series(key: str, method: Mapping[str, Any]) -> str:
+    """Return the method's name without the model's and without the budget: all its prefixes have the same."""
+    return plain(str(method.get("prefix_of") or key), method)
+
+
+def ratio_of(run: RunRecord, method: Mapping[str, Any]) -> float | None:
+    """Return the tokens per latent of a row: of a prefix, of as many slots as it has."""
+    ratio = run.result.get("ratio")
+    return ratio if ratio is None or "prefix_of" not in method else ratio * run.result["M"] / method["M"]
+
+
 @dataclass(frozen=True)
 class Score:
     """A mean share over seeds.

@@ -20,7 +20,7 @@ from latentwire.report.evaluation_tables import (
     tests_table,
 )
 from latentwire.report.inside import INSIDE
-from latentwire.report.stored import evaluated, evaluations, f1_of, methods_of, plain, predictions
+from latentwire.report.stored import evaluated, evaluations, f1_of, methods_of, plain, predictions, ratio_of, series
 from latentwire.report.timing import timing
 from suite.report import figures as fig
 from suite.report.data import RunRecord
@@ -85,7 +85,7 @@ def _comparison(frames: RunFrames) -> Table:
         methods = methods_of(runs[0])
         for key in ordered(methods):
             m = methods[key]
-            if m["kind"] not in SHOWN and plain(key, m) not in (*ENDS, *RIVALS):
+            if m["kind"] not in SHOWN and series(key, m) not in (*ENDS, *RIVALS):
                 continue
             text = {run.seed: _of_text(run, m["model"]) for run in runs}
             relative = {
@@ -96,7 +96,7 @@ def _comparison(frames: RunFrames) -> Table:
             rows.append(
                 [
                     *texts(c.label, key, state(c), m["M"]),
-                    _mean(runs, lambda r: r.result.get("ratio"), 1),
+                    _mean(runs, _ratio(m), 1),
                     f1_cell(runs, key),
                     estimate(relative, 1, 3),
                     _mean(runs, _reader(key, "em"), 1, PERCENT),
@@ -134,6 +134,10 @@ def _reader(key: str, name: str) -> Callable[[RunRecord], float | None]:
 
 def _mean(runs: list[RunRecord], value: Callable[[RunRecord], float | None], digits: int, scale: float = 1.0) -> Cell:
     return estimate({r.seed: float(v) for r in runs if (v := value(r)) is not None}, scale, digits)
+
+
+def _ratio(method: Mapping[str, Any]) -> Callable[[RunRecord], float | None]:
+    return lambda run: ratio_of(run, method)
 
 
 def _of_text(run: RunRecord, model: str) -> float | None:

@@ -10,12 +10,13 @@ from callbacks.errors import UserError
 from latentwire.acceptance import EVALUATION, METHODS, Rule
 from latentwire.baselines.base import Baseline
 from latentwire.baselines.budget import TokenBudget, WholePromptBudget
-from latentwire.build import Inputs, validation_length
+from latentwire.build import Inputs, nested_of, validation_length
 from latentwire.codec.message import MOST_SLOTS
 from latentwire.data.base import Passage, Split
 from latentwire.examples import examples
 from latentwire.lm.frozen import FrozenLM
 from latentwire.scoring.messages import CONTROLS, other_texts, texts_of
+from latentwire.scoring.prefixes import at
 from latentwire.wire import LatentWire
 from suite.config.compose import merge_errors, shorten
 from suite.config.instantiate import build_node
@@ -38,6 +39,13 @@ def refuse(cfg: DictConfig) -> None:
             problems.append(UserError(f"evaluation.{key}", str(e[key]), f"{bound} or more", remedy))
     if cfg.wire.slots is not None and int(cfg.wire.slots) > MOST_SLOTS:
         problems.append(_too_many(int(cfg.wire.slots)))
+    if e.get("slots") and nested_of(cfg) is None:
+        found, expected = str(list(e.slots)), "null, as this wire is not trained to be read in part"
+        problems.append(
+            UserError(
+                "evaluation.slots", found, expected, "leave out evaluation.slots, or train with curriculum=nested"
+            )
+        )
     built = {str(name): build_node(node) for name, node in cfg.baselines.items() if node is not None}
     problems += _misplaced(cfg, built)
     problems += _unjudgeable(cfg, built)
@@ -79,7 +87,9 @@ def _budget(cfg: DictConfig) -> type[Baseline]:
 def rows_of(cfg: DictConfig, baselines: Mapping[str, Baseline]) -> list[str]:
     """Return the names of the rows that an evaluation will have, without the model's where there are several."""
     frozen = [f"{name}:frozen" for name, b in baselines.items() if b.adapts and cfg.adaptation]
-    return [*baselines, *frozen, "wire", *(f"wire:{kind}" for kind in CONTROLS)]
+    rows = [*baselines, *frozen, "wire", *(f"wire:{kind}" for kind in CONTROLS)]
+    changed = [row for row in rows if row not in baselines or baselines[row].budgeted]
+    return [*rows, *(at(row, k) for k in cfg.evaluation.get("slots") or () for row in changed)]
 
 
 def _unjudgeable(cfg: DictConfig, baselines: Mapping[str, Baseline]) -> Iterable[UserError]:
@@ -124,11 +134,14 @@ def ready(cfg: DictConfig, inputs: Inputs, wire: LatentWire) -> None:
         wire: the wire, trained or not.
 
     Raises:
-        UserError: more passages than the split has, none with a question, a prompt that leaves no room for an answer,
-            a text that the encoder does not take, or more slots than a message can count.
+        UserError: prefixes that the wire's messages do not have, more passages than the split has, none with a
+            question, a prompt that leaves no room for an answer, a text that the encoder does not take, or more slots
+            than a message can count.
     """
     if wire.slots > MOST_SLOTS:
         raise _too_many(wire.slots)
+    for k in cfg.evaluation.get("slots") or ():
+        wire.layout.prefix(int(k), "evaluation.slots")
     asked: list[tuple[Split, int, int, str]] = [
         ("val", min(int(cfg.loader.eval_passages), len(inputs.corpus.split("val"))), validation_length(cfg),
          "loader.eval_max_new_tokens"),

@@ -9,6 +9,7 @@ reads the bare model. Tests compare rows of one track.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
@@ -88,6 +89,12 @@ class Evaluator:
         self.max_new_tokens, self.seed, self.budget, self.rivals = max_new_tokens, seed, budget, rivals
         self.batch_size, self.n_boot = batch_size, n_boot
         self.examples = {name: examples(lm, self.passages) for name, lm in self.lms.items()}
+
+    def beside(self, baselines: Mapping[str, Baseline]) -> Evaluator:
+        """Return the same with other baselines."""
+        other = copy.copy(self)
+        other.baselines = dict(baselines)
+        return other
 
     @torch.no_grad()
     def run(

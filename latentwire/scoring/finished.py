@@ -24,6 +24,7 @@ from latentwire.report.evaluation_tables import result_table, tests_table
 from latentwire.report.stored import ASKED, EVALUATIONS, FILES, digest_of
 from latentwire.rivals import RIVALS, training_budget
 from latentwire.scoring.evaluator import Evaluator
+from latentwire.scoring.prefixes import evaluate
 from latentwire.wire import LatentWire
 from suite.config.instantiate import build_node
 from suite.report import markdown
@@ -57,6 +58,8 @@ def device_of(cfg: DictConfig) -> torch.device:
 def score(cfg: DictConfig, run_dir: Path, inputs: Inputs, wire: LatentWire, writes: bool = True) -> dict[str, Any]:
     """Evaluate a wire and every baseline at the same M on held-out passages, and store what was found.
 
+    With `evaluation.slots` the same is done at these prefixes of its messages (`latentwire.scoring.prefixes`).
+
     Args:
         cfg: the tree that asks.
         run_dir: the run's directory.
@@ -83,7 +86,7 @@ def score(cfg: DictConfig, run_dir: Path, inputs: Inputs, wire: LatentWire, writ
     wire.to(device).eval()
     for lm in inputs.lms.values():
         lm.to(device)
-    evaluation = evaluator.run({"wire": wire}, whole_prompt=["wire"] if wire.whole_prompt else [])
+    evaluation = evaluate(evaluator, "wire", wire, e.get("slots") or [])
     found = evaluation.result()
     key = "wire" if len(inputs.lms) == 1 else f"wire/{next(iter(inputs.lms))}"
     own = {k: v for k, v in found["methods"][key].items() if isinstance(v, int | float) and math.isfinite(v)}

@@ -8,3 +8,6 @@ from .curriculum import Linear as Linear
 from .curriculum import PeakAndDecay as PeakAndDecay
 from .curriculum import Period as Period
 from .curriculum import Schedule as Schedule
+from .nested import Nested as Nested
+from .nested import NestedBudgets as NestedBudgets
+from .nested import NestedGeometric as NestedGeometric

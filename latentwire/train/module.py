@@ -31,6 +31,7 @@ from latentwire.train import parts as pieces
 from latentwire.train.batches import Batch
 from latentwire.train.curriculum import KINDS, Period, slots_for
 from latentwire.train.curriculum_stage import TERM, CurriculumStage
+from latentwire.train.nested import Nested
 from latentwire.train.parts import Cut, Part
 from latentwire.train.tally import Tally
 from latentwire.wire import LatentWire
@@ -50,7 +51,8 @@ class WireModule(L.LightningModule):
     Under DDP every rank has its share of the global batch, and losses and gradients are those of one rank with all of
     it, whatever the shares. Validation is gathered: every rank has the numbers of all.
 
-    Validation is always at the run's own ratio, whatever the period, so that `best.ckpt` compares like with like.
+    Validation is always at the run's own ratio and of whole messages, whatever the period and the prefix that is drawn,
+    so that `best.ckpt` compares like with like.
 
     Limits: rows of a text that is longer than the encoder takes are refused by the encoder. Wrong latents
     (`MismatchHinge`) are those of a text of the same rank, and dropout draws the same on all ranks.
@@ -71,6 +73,8 @@ class WireModule(L.LightningModule):
         texts: training texts that injectors are measured on, for periods that fit them anew.
         accumulate: number of parts that the rows of a batch are read in.
         shards: whether the layers of the language models are sharded over the ranks.
+        nested: law of the number of slots that a step reads; None: all.
+        seed: seed of its draws.
     """
 
     automatic_optimization: bool
@@ -91,6 +95,8 @@ class WireModule(L.LightningModule):
         texts: Sequence[str] = (),
         accumulate: int = 1,
         shards: bool = False,
+        nested: Nested | None = None,
+        seed: int = 0,
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -101,6 +107,7 @@ class WireModule(L.LightningModule):
         self.group_lr, self.tokens = dict(group_lr), tokens
         self.teachers, self.top_k, self.max_new_tokens = dict(teachers or {}), top_k, max_new_tokens
         self.texts, self.accumulate, self.shards = list(texts), accumulate, shards
+        self.nested, self.seed = nested, seed
         self.metrics: dict[str, dict[str, float]] = {}
         self.sample: CollapseSample | None = None
         self.validated: validation.Scores | None = None  # all that the last validation saw
@@ -170,6 +177,13 @@ class WireModule(L.LightningModule):
         own = self.wire.layout
         return own if ratio is None else own.with_slots(slots_for(self.tokens, ratio))
 
+    def read_layout(self) -> LatentLayout:
+        """Return the slots that the models read in this step: those of the period, or the prefix that is drawn."""
+        sent = self.layout()
+        if self.nested is None:
+            return sent
+        return sent.prefix(self.nested.draw(sent.slots, self.seed, self._pipeline.t), "wire.nested")
+
     def objective_outputs(
         self, batch: Batch, active: Mapping[str, Objective]
     ) -> tuple[Coded, dict[str, dict[str, ObjectiveOutput]]]:
@@ -179,12 +193,13 @@ class WireModule(L.LightningModule):
         return coded, {name: self._say(batch, whole, coded.values, prefixes, name, active) for name in self.lms}
 
     def _send(self, batch: Batch, active: Mapping[str, Objective]) -> tuple[Coded, dict[str, Prefix]]:
-        """Return what the codec sent, and what each model reads of it where an objective asks for rows."""
+        """Return what the models read of what the codec sent, and the prefixes, where an objective asks for rows."""
         self.wire.codec.take(self.curriculum.period.codes)
-        coded = self.wire.latents(batch.tokens, self.layout())
+        read = self.read_layout()
+        coded = self.wire.latents(batch.tokens, self.layout()).first(read.slots)
         if not any(o.needs.kinds for o in active.values()):
             return coded, {}
-        return coded, {name: self.wire.prefix(coded.values, name, self.layout()) for name in self.lms}
+        return coded, {name: self.wire.prefix(coded.values, name, read) for name in self.lms}
 
     def _say(
         self,
@@ -196,7 +211,7 @@ class WireModule(L.LightningModule):
         active: Mapping[str, Objective],
     ) -> dict[str, ObjectiveOutput]:
         """Return what objectives say of one model's part of a batch."""
-        layout, lm = self.layout(), self.lms[name]
+        layout, lm = self.read_layout(), self.lms[name]
         wanted: set[RowKind] = {kind for o in active.values() for kind in o.needs.kinds}
         rows: dict[RowKind, AnswerLogprobs] = {}
         if wanted:
@@ -266,6 +281,8 @@ class WireModule(L.LightningModule):
         reads = means_over_ranks(tally.reads)
         assert self._pipeline.ctx is not None
         self._pipeline.ctx.reads.update(reads)
+        if self.nested is not None:
+            self._pipeline.ctx.metrics["train/slots"] = float(self.read_layout().slots)
         seen = torch.stack([value for key, value in reads.items() if key.startswith(TERM)]).sum()
         self.log("train/loss", seen, prog_bar=True, logger=False)
         optimizer.step()

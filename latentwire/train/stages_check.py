@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from callbacks.errors import UserError
 from latentwire.objectives.base import Objective
 from latentwire.train.curriculum import KINDS, Constant, Period, Schedule
+from latentwire.train.nested import Nested
 from suite.config.compose import merge_errors, nearest
 
 VALIDATED = ("loss", "f1", "em", "nll", "first_token_top1", "first_token_top5")  # see `validation.Scores.metrics`
@@ -22,15 +23,22 @@ class StagesCheck:
         periods: the periods, in order.
         objectives: the objectives by name.
         models: the names of the models that read.
+        nested: law of the number of slots that a step reads; None: all.
+        slots: the number of slots of a message, where the configuration says it.
+        private: number of slots that only one model reads, by model.
     """
 
     periods: Sequence[Period]
     objectives: Mapping[str, Objective]
     models: Collection[str]
+    nested: Nested | None = None
+    slots: int | None = None
+    private: Mapping[str, int] = field(default_factory=dict)
 
     def refuse(self) -> None:
         """Raise one UserError with all that is wrong, if anything is."""
         problems = [*self._objectives(), *(p for n in range(len(self.periods)) for p in self._stage(n))]
+        problems += self._nested()
         if problems:
             raise merge_errors(problems, "stages")
 
@@ -68,6 +76,30 @@ class StagesCheck:
                     f"set {key}={near[0]}" if near else f"set {key}=grad_norm, or add the objective that observes it"
                 )
                 yield UserError(key, f"{name}, which nobody observes", ", ".join(sorted(self.observable())), remedy)
+
+    # -- nested budgets
+    def _nested(self) -> Iterator[UserError]:
+        """Yield what cannot be together with prefixes of a message."""
+        if self.nested is None:
+            return
+        if sum(self.private.values()):
+            found = f"{dict(self.private)}, which stand behind the shared slots: every prefix would lose them first"
+            yield UserError("wire.private with wire.nested", found, "slots that all models read", "set wire.private={}")
+        for n, period in enumerate(self.periods):
+            if period.ratio is not None:
+                found = f"{period.ratio:g}, which makes messages of other slots than wire.nested draws prefixes of"
+                remedy = f"set stages.{n}.ratio=null, or curriculum=nested, whose prefixes are the ratios"
+                yield UserError(f"stages.{n}.ratio with wire.nested", found, "null", remedy)
+        for name, objective in self.objectives.items():
+            if objective.places:
+                found = "which holds every slot to a place of the text, whereas a prefix stands for the whole text"
+                remedy = f"add ~objectives.{name}, or ~wire.nested"
+                yield UserError(f"objectives.{name} with wire.nested", found, "objectives on what is read", remedy)
+        if self.slots is not None:
+            try:
+                self.nested.shares(self.slots)
+            except UserError as error:
+                yield error
 
     # -- one stage
     def _stage(self, n: int) -> Iterator[UserError]:

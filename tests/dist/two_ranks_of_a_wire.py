@@ -36,6 +36,8 @@ COMMON = [
 ]
 MODES: dict[str, list[str]] = {
     "answers": ["objective=[answer_ce]"],
+    "nested": ["+wire.nested={_target_:latentwire.train.NestedBudgets,budgets:[1,2]}", "loader.steps_per_epoch=5",
+               "callbacks.audit.within=10", "seed=4"],
     "everything, in parts": [
         "objective=[answer_ce,answer_kd,embedding_reconstruction,text_reconstruction,continuation]",
         "injector=soft_prefix",

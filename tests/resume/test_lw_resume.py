@@ -23,7 +23,8 @@ ALL = (
 MODES: dict[str, list[str]] = {
     "everything-dropout": [ALL, "encoder.dropout=0.2"],
     "rvq-ratio": ["codec=rvq", "codec.size=4", "curriculum=ratio", "wire.slots=2"],
-    "lora-stages": ["+adaptation.tiny_llama={_target_:latentwire.lm.LoRA,rank:2}", "curriculum=adaptation"],
+    "nested-lora-stages": ["+adaptation.tiny_llama={_target_:latentwire.lm.LoRA,rank:2}", "curriculum=adaptation",
+                           "+wire.nested={_target_:latentwire.train.NestedGeometric,p:0.4}"],
     "teacher-cached": ["objective=[answer_ce,answer_kd]", "teacher.cache=true", "corpus.train=7",
                        "injector=soft_prefix"],
     # two steps, six and four: the first stop falls into the stage with a batch, rates and a schedule of its own

@@ -28,6 +28,13 @@ def test_the_receiver_gets_what_training_saw(name: str, slots: int) -> None:
 
 
 @pytest.mark.parametrize("name", CODECS)
+def test_a_payload_is_cut_to_that_of_its_first_slots(name: str) -> None:
+    codec, z = make_codec(name), latents(5)
+    for kept in range(1, 6):
+        assert codec.cut(codec.encode(z), 5, kept) == codec.encode(z[:kept]), kept
+
+
+@pytest.mark.parametrize("name", CODECS)
 def test_a_batch_is_its_rows(name: str) -> None:
     codec, z = make_codec(name), latents(3, 4)
     coded = codec(z)

@@ -68,6 +68,26 @@ def test_usage_makes_messages_shorter_and_changes_no_value(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CODECS)
+def test_a_message_is_cut_to_the_symbols_of_its_first_slots(name: str) -> None:
+    """Whether it was entropy-coded or not, in the form that is shorter for what is left."""
+    codec, plain = trained(name), CODECS[name](entropy=False)
+    plain.load_state_dict({k: v for k, v in codec.state_dict().items() if k != "used"})
+    identity = message.fingerprint({}, codec)
+    rare = 10 * torch.randn(SLOTS, D, generator=torch.Generator().manual_seed(5))
+    for z in (*draw(2, 1000), rare):
+        symbols = codec.symbols(z)
+        for sent in (message.pack(z, codec, identity), message.pack(z, plain.eval(), identity)):
+            whole = message.unpack(sent, codec, identity)
+            for kept in range(1, SLOTS + 1):
+                short = message.cut(sent, codec, identity, kept)
+                forms = {1: codec.packed(symbols[:kept]), 2: codec.squeezed(symbols[:kept])}
+                assert (short[9:-4], len(short) - 13) == (forms[short[2]], min(map(len, forms.values())))
+                torch.testing.assert_close(message.unpack(short, codec, identity), whole[:kept])
+            with pytest.raises(UserError, match="1 to 9, as many as it has"):
+                message.cut(sent, codec, identity, SLOTS + 1)
+
+
+@pytest.mark.parametrize("name", CODECS)
 def test_a_message_of_rare_symbols_has_the_fixed_length_and_is_read_as_before(name: str) -> None:
     codec = trained(name)
     identity = message.fingerprint({}, codec)
