@@ -144,13 +144,12 @@ def _content(rows: CsvRows, name: str) -> Content:
         )
     if len(first) > 1:
         cells = rows.cells[name]
-        guess = min(first, key=lambda c: first[c])
         places = [f"line {rows.lines[row]}: {_short(cells[row])} ({_word(c)})" for c, row in first.items()]
         raise UserError(
             f"{rows.where(sorted(first.values())[1])}, column {name}",
             f"mixed cells: {'; '.join(places)}",
             "one kind of cell in a column; empty where the sample lacks the modality",
-            f"correct these cells, or say what all are: 'data.kinds={{{name}:{guess if guess in CONTENTS else 'text'}}}'",
+            f"correct these cells; set 'data.kinds={{{name}:text}}' if all of them are texts",
         )
     return _declared(name, next(iter(first)))
 

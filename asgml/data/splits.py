@@ -34,7 +34,7 @@ class Cut:
 
         Args:
             strata: what the splits have in equal shares, (n,) int64.
-            group: the group of each sample, (n,) int64; no group is in two splits.
+            group: the group of each sample, (n,) integers or strings; no group is in two splits.
         """
         split = cut(strata, [self.val, self.test], self.seed, self.where, group)
         return split, f"cut {self._how(group)}, seed {self.seed}: val {self.val:g}, test {self.test:g}"
@@ -58,12 +58,13 @@ class Cut:
         return split, told
 
     def _how(self, group: np.ndarray | None) -> str:
-        return f"by {self.what}" if group is None else f"by {group.max() + 1} groups"
+        return f"by {self.what}" if group is None else f"by {len(np.unique(group))} groups"
 
 
 def shared_groups(split: np.ndarray, group: np.ndarray) -> int:
-    """Return the number of groups, (n,) from 0, that are in more than one split."""
-    return sum(len(np.unique(split[group == g])) > 1 for g in range(group.max() + 1))
+    """Return the number of groups, (n,) integers or strings, that are in more than one split, (n,) integers."""
+    pairs = np.unique(np.stack([np.unique(group, return_inverse=True)[1].reshape(-1), split]), axis=1)
+    return int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
 
 
 def cut(y: np.ndarray, shares: list[float], seed: int, where: str, group: np.ndarray | None = None) -> np.ndarray:
