@@ -229,6 +229,10 @@ class CsvTable(DecodedSource):
                 out[column.name] = found
         return out
 
+    def media(self) -> list[Path]:
+        columns = [c for c in self.content.columns.values() if c.content in FILES]
+        return [self.root / cell for column in columns for cell in sorted(set(column.cells) - {""})]
+
     def require_media(self) -> None:
         """Refuse a column none of whose files is there."""
         for column in self.content.columns.values():

@@ -111,6 +111,14 @@ class DecodedSource:
         """
         raise NotImplementedError
 
+    def media(self) -> list[Path]:
+        """Return the files, and folders of frames, that are decoded.
+
+        Raises:
+            UserError: as `jobs`.
+        """
+        raise NotImplementedError
+
     def require_media(self) -> None:
         """Refuse a data set of which nothing is there, before any shard is written."""
         raise NotImplementedError
@@ -139,6 +147,12 @@ class DecodedSource:
             if stale_rows(job):
                 write_shard(job, title=f"{source.NAME}: {modality}")
         return {f"prepared/{modality}": job.folder / "data.npy" for modality, job in jobs.items()}
+
+    @classmethod
+    def files_behind(cls, arguments: Mapping[str, Any]) -> list[Path]:
+        """Return the media, folders of frames with what is in them."""
+        places = cls(**arguments).media()
+        return [*places, *(file for place in places if place.is_dir() for file in place.iterdir())]
 
     # -- preparation --------------------------------------------------------------------------------------------
 

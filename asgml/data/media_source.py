@@ -159,6 +159,10 @@ class MediaSource(DecodedSource):
             ),
         }
 
+    def media(self) -> list[Path]:
+        clips = [clip for part in self.clips().values() for clip in part]
+        return [self.root / place for clip in clips for place in (clip.audio, clip.frames)]
+
     def require_media(self) -> None:
         for clips in self.clips().values():
             for relative in (clips[0].audio, clips[0].frames):
