@@ -1,17 +1,17 @@
-"""From a user's own files to a report, without a line of Python: a CSV file of media, a folder of texts, questions."""
+"""From a user's own files to a report, without a line of Python: a CSV file of media, a folder of texts.
+
+The commands of docs/adding.md are run by tests/config/test_adding.py.
+"""
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import media_trees
 import pytest
-import soundfile
 from lw_runs import save_lm
-from PIL import Image
 
 from asgml import run as asgml
 from latentwire import run as latentwire
@@ -28,30 +28,10 @@ def result_of(runs: Path) -> tuple[dict[str, Any], Path]:
     return json.loads(path.read_text(encoding="utf-8")), path.parent
 
 
-def media_csv(root: Path, n: int = 24) -> Path:
-    """Tones whose pitch, pictures whose brightness and notes whose words are the class."""
-    root.mkdir()
-    rng = np.random.default_rng(0)
-    rows: list[dict[str, str]] = []
-    for i in range(n):
-        label, time = i % 2, np.arange(1600) / 8000
-        wave = 0.3 * np.sin(2 * np.pi * 300 * 2**label * time) + 0.02 * rng.standard_normal(1600)
-        soundfile.write(root / f"{i}.wav", wave.astype(np.float32), 8000)
-        pixels = 60 + 120 * label + rng.integers(0, 40, (10, 10, 3))
-        Image.fromarray(pixels.astype(np.uint8)).save(root / f"{i}.jpg")
-        note = ("a low tone", "a high one")[label] if i % 5 else ""
-        rows.append({"audio": f"{i}.wav", "photo": f"{i}.jpg", "note": note, "label": ("low", "high")[label]})
-    with (root / "mine.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    return root / "mine.csv"
-
-
 def test_from_a_csv_file_of_sounds_pictures_and_notes_to_a_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table, runs = media_csv(tmp_path / "mine"), tmp_path / "runs"
+    table, runs = media_trees.table(tmp_path / "mine"), tmp_path / "runs"
     line = [
         "experiment=table",
         f"data.path={table}",
@@ -110,36 +90,12 @@ def wire(folder: Path, *line: str) -> tuple[dict[str, Any], Path]:
 def test_from_a_folder_of_texts_to_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for i in range(8):
         (tmp_path / f"{i}.txt").write_text(f"So it goes {i} and on. " * 14, encoding="utf-8")
-    result, folder = wire(
-        tmp_path, "experiment=text", f"corpus.path={tmp_path}", "corpus.begin=12", "corpus.rest=8", "corpus.val_share=0.2",
-        "evaluation.passages=2",
-    )  # fmt: skip
+    line = ["corpus.begin=12", "corpus.rest=8", "corpus.val_share=0.2", "evaluation.passages=2"]
+    result, folder = wire(tmp_path, "experiment=text", f"corpus.path={tmp_path}", *line)
     told = capsys.readouterr().out
     assert "corpus: train 20 passage(s) of 5 document(s); val 8 passage(s) of 2 document(s)" in told
     assert "none cut" in told
     assert result["status"] == "finished"
     assert {"wire", "text", "no_context", "first_tokens"} <= set(result["methods"])
     assert len(result["inputs"]) >= 2, "the texts are a part of the run's identity"
-    assert (folder / "report.html").stat().st_size > 1000
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("corpus", ["jsonl", "qa"])
-def test_from_lines_to_a_report(corpus: str, tmp_path: Path) -> None:
-    path = tmp_path / "f.jsonl"
-    asked = [{"question": "Where does Ann live?", "answers": ["Roma", "Rome"]}]
-    lines = [
-        {"text": f"So it goes {i} and on. " * 9}
-        if corpus == "jsonl"
-        else {"context": f"Ann {i} is in Rome.", "questions": asked}
-        for i in range(40)
-    ]
-    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    line = (
-        ["experiment=text", "corpus=jsonl", "corpus.begin=12", "corpus.rest=8"]
-        if corpus == "jsonl"
-        else ["experiment=qa"]
-    )
-    result, folder = wire(tmp_path, *line, f"corpus.path={path}")
-    assert result["status"] == "finished"
     assert (folder / "report.html").stat().st_size > 1000

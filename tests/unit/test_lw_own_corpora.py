@@ -177,7 +177,7 @@ def test_questions_without_offsets(tmp_path: Path) -> None:
     assert [q.id for q in passage.questions] == ["three/0", "three/1"]
     assert {s: len(p) for s, p in everything(corpus).items()} == {"train": 8, "val": 1, "test": 1}
     assert corpus.told() == (
-        "train 8 passage(s) of 8 document(s); val 1 passage(s) of 1 document(s); test 1 passage(s) of 1 document(s)"
+        "; ".join(f"{s} {n} passage(s) of {n} document(s)" for s, n in (("train", 8), ("val", 1), ("test", 1)))
     )
 
 
