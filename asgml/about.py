@@ -30,7 +30,7 @@ ABOUT = About(
         ("experiment=cremad_mini", "a first run, minutes on a CPU, no download"),
         ("experiment=avdigits method=ogm_ge seed=1", "real data, another method"),
         ("-m sweep=methods experiment=avdigits seed=0,1,2", "every method that fits"),
-        ("experiment=features data.path=F.npz debug=overfit", "your features: learnable?"),
+        ("experiment=table data.path=F.csv debug=overfit", "your files: learnable?"),
         ("experiment=cremad plan=true", "what a run would take"),
     ),
     lists={"methods": "method", "data": "data", "experiments": "experiment"},

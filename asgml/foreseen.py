@@ -27,7 +27,7 @@ def foresee(cfg: DictConfig) -> dict[str, str]:
     if lists is not None:
         if not lists or not all(path.is_file() for path in lists.values()):
             return {"steps": UNKNOWN, "memory": UNKNOWN}
-        return _steps(cfg, len(source.clips()["train"])) | {"memory": "known once the data are prepared"}
+        return _steps(cfg, source.sizes()["train"]) | {"memory": "known once the data are prepared"}
     data = build_data(cfg)
     net = build_node(cfg.model)(spec=data.spec, seed=int(cfg.seed))
     weights = [p for p in net.parameters() if p.requires_grad]

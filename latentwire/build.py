@@ -347,6 +347,9 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     new: dict[Split, int] = {"train": validation_length(cfg), "val": validation_length(cfg)}
     new[cfg.evaluation.split] = int(cfg.evaluation.max_new_tokens)
     counted = [lengths(inputs.corpus.split(s), encoder, inputs.lms, n).told(s, n) for s, n in new.items()]
+    told = getattr(inputs.corpus, "told", None)
+    if told is not None:
+        rank_zero_print(f"corpus: {told()}")
     rank_zero_print(f"lengths: {'. '.join(counted)}")
     check_training(passages, encoder, inputs.lms, slots, needs, teaches)
     train = Contexts(passages, encoder, inputs.lms, int(n.questions), needs, int(cfg.seed), per_epoch)

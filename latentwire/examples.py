@@ -68,7 +68,10 @@ def prompt_of(lm: FrozenLM, passage: Passage, question: Question) -> Prompt:
     length = len(lm.style.head) + len(context) + len(answer)
     if length > lm.max_tokens:
         raise UserError(
-            f"continuation of {passage.id}", f"{length} tokens", f"at most {lm.max_tokens}", "set corpus.begin=96"
+            f"continuation of {passage.id}",
+            f"{length} tokens",
+            f"at most {lm.max_tokens}",
+            "lower corpus.begin and corpus.rest, or choose a reader with more positions (readers=…)",
         )
     return Prompt(lm.style.head, context, answer[:1], answer[:1], answer[1:])
 

@@ -1,7 +1,8 @@
-"""Small media trees in the published layouts of CREMA-D, AVE and Kinetics-Sounds: real files, a class shows in both."""
+"""Small media trees in the published layouts of CREMA-D, AVE and Kinetics-Sounds, and a table: a class shows in all."""
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +74,23 @@ def kinetics_sounds(root: Path, clips: int = 3) -> Path:
                 rows.append(f"{clip},10,{label}")
         (root / f"my_{split}.txt").write_text("\r\n".join(rows) + "\r\n")
     return root
+
+
+def table(root: Path, n: int = 24) -> Path:
+    """Write F.csv: tones whose pitch, pictures whose brightness and notes whose words are the class; some lack it."""
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, str]] = []
+    for i in range(n):
+        label, time = i % 2, np.arange(1600) / 8000
+        wave = 0.3 * np.sin(2 * np.pi * 300 * 2**label * time) + 0.02 * rng.standard_normal(1600)
+        soundfile.write(root / f"{i}.wav", wave.astype(np.float32), 8000)
+        pixels = 60 + 120 * label + rng.integers(0, 40, (10, 10, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(root / f"{i}.jpg")
+        note = ("a low tone", "a high one")[label] if i % 5 else ""
+        rows.append({"audio": f"{i}.wav", "photo": f"{i}.jpg", "note": note, "label": ("low", "high")[label]})
+    with (root / "F.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return root / "F.csv"

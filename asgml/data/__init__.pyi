@@ -3,6 +3,7 @@ from .avdigits import AVDigits as AVDigits
 from .ave import Ave as Ave
 from .cremad import CremaD as CremaD
 from .cremad_mini import CremadMini as CremadMini
+from .csv_table import CsvTable as CsvTable
 from .datamodule import MultimodalData as MultimodalData
 from .features import Features as Features
 from .kinetics_sounds import KineticsSounds as KineticsSounds

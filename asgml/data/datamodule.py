@@ -17,6 +17,8 @@ from callbacks.errors import UserError
 from callbacks.ranges import Count, Seed, Workers
 from suite.loader import EpochBatches, ResumableLoader
 
+NAMED = 12  # classes that the summary names
+
 
 class MultimodalData(lightning.LightningDataModule):
     """Holds the train, val and test loaders over a `Source`, checked and summarised once.
@@ -105,7 +107,7 @@ class MultimodalData(lightning.LightningDataModule):
         """Return split sizes, classes, shapes and present counts as plain text."""
         sizes = ", ".join(f"{s} {len(self.table(s))}" for s in SPLITS)
         span = self.spec.target_range
-        what = f"{len(self.spec.classes)} classes" if span is None else f"regression of y in [{span[0]:g}, {span[1]:g}]"
+        what = _named(self.spec.classes) if span is None else f"regression of y in [{span[0]:g}, {span[1]:g}]"
         lines = [f"data: {sizes} samples, {what}"]
         for name, modality in self.spec.modalities.items():
             present = {s: c[name] for s, c in self.present_counts.items()}
@@ -114,6 +116,7 @@ class MultimodalData(lightning.LightningDataModule):
             rate = self.missing.get(name, 0.0)
             told += f" (simulated missing rate {rate:g})" if rate else ""
             told = ", padded to this length" * modality.padded + told
+            told = f" of {modality.source}" * bool(modality.source) + told
             dominant = ", known to dominate" if name == self.spec.dominant else ""
             lines.append(f"  {name}: {modality.kind} {'x'.join(map(str, modality.shape))}{dominant}{told}")
         return "\n".join([*lines, *(f"  warning: {w}" for w in self.warnings)])
@@ -157,6 +160,12 @@ class MultimodalData(lightning.LightningDataModule):
             raise UserError("callbacks.probe.holdout_size", str(n), "1 or more", "set callbacks.probe.holdout_size=256")
         chosen = _balanced(self.table("val").y, n)
         return self._datasets["val"].__getitems__([(int(i), 0) for i in chosen])
+
+
+def _named(classes: list[str]) -> str:
+    """Return the number of classes, and their names where these are few and more than their numbers."""
+    named = len(classes) <= NAMED and classes != [str(i) for i in range(len(classes))]
+    return f"{len(classes)} classes" + (f" ({', '.join(classes)})" if named else "")
 
 
 def _balanced(y: np.ndarray, n: int) -> np.ndarray:

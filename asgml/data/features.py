@@ -12,8 +12,8 @@ import numpy as np
 from asgml.data.lengths import ValidSteps, read_valid_steps, require_sequence
 from asgml.data.npz import Npz
 from asgml.data.spec import RANK, SPLITS, DataSpec, Kind, ModalitySpec, Split, Table, Transform
-from asgml.data.splits import cut
-from asgml.data.standardize import Standardize, Tokens, statistics
+from asgml.data.splits import Cut, shared_groups
+from asgml.data.standardize import Standardize, Tokens, standardizing
 from asgml.data.targets import Targets, read_targets
 from asgml.data.validate import nonfinite, place
 from callbacks.errors import UserError
@@ -233,12 +233,10 @@ class Features:
         """Return the split of each sample, (n,) of 0, 1, 2, given or cut; `notes` says which."""
         group = None if given is None else np.unique(given, return_inverse=True)[1].reshape(-1)
         y, what = targets.strata, "class" if targets.task == "classification" else "value"
-        how = f"by {what}" if group is None else f"by {group.max() + 1} groups"
+        rule = Cut(self.val_fraction, self.test_fraction, self.split_seed, str(file.path), what)
         if "split" not in file.headers:
-            notes["split"] = (
-                f"cut {how}, seed {self.split_seed}: val {self.val_fraction:g}, test {self.test_fraction:g}"
-            )
-            return cut(y, [self.val_fraction, self.test_fraction], self.split_seed, str(file.path), group)
+            split, notes["split"] = rule.all(y, group)
+            return split
 
         if file.headers["split"][1].kind not in "iu":
             found = f"dtype {file.headers['split'][1]}"
@@ -258,16 +256,9 @@ class Features:
                 "train (0) and at least one of val (1) and test (2)",
                 "save 0 for training rows and 1 or 2 for others, or leave `split` out of the file to have it cut",
             )
-        notes["split"] = "as given by `split`"
-        for i in lacking:
-            share = self.val_fraction if i == 1 else self.test_fraction
-            train = np.flatnonzero(split == 0)
-            part = cut(y[train], [share], self.split_seed, str(file.path), None if group is None else group[train])
-            split[train[part == 1]] = i
-            notes["split"] += f"; no {SPLITS[i]} there: cut {share:g} of train {how}, seed {self.split_seed}"
+        split, notes["split"] = rule.lacking(split, y, group)
         if group is not None:
-            shared = sum(len(np.unique(split[group == g])) > 1 for g in range(group.max() + 1))
-            notes["groups in more than one split"] = shared
+            notes["groups in more than one split"] = shared_groups(split, group)
         return split
 
     # -- values -------------------------------------------------------------------------------------------------
@@ -359,12 +350,11 @@ class Features:
             notes[f"scale/{modality}"] = "8 bit to [0, 1]"
         if not self.standardize or not len(train):
             return Standardize(spec.shape, unit, np.zeros(1), np.ones(1))
-        mean, std = statistics(x.reshape(len(x), *spec.shape), spec.kind, train, lengths)
-        mean, std = mean * unit, std * unit
-        constant = std <= np.maximum(1e-6 * np.abs(mean), 1e-30)
-        if constant.any():
-            notes[f"constant features/{modality}"] = int(constant.sum())
-        return Standardize(spec.shape, unit, mean, np.where(constant, 1.0, std))
+        stored = x.reshape(len(x), *spec.shape)
+        transform, constant = standardizing(stored, spec.shape, spec.kind, train, lengths, unit)
+        if constant:
+            notes[f"constant features/{modality}"] = constant
+        return transform
 
     def _check_tokens(self, modality: str, x: np.ndarray) -> None:
         where = f"{Path(self.path)}, array x_{modality}"

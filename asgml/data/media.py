@@ -67,6 +67,14 @@ def check_wav(path: Path) -> None:
             file.seek(length + length % 2, 1)  # chunks are padded to even length
 
 
+def seconds_of(path: Path) -> float | None:
+    """Return the length of a sound by its header, None where it has none that can be read."""
+    try:
+        return float(soundfile.info(path).duration)
+    except (soundfile.LibsndfileError, OSError):
+        return None
+
+
 def read_wav(path: Path, start: float = 0.0, end: float | None = None) -> tuple[np.ndarray, int]:
     """Read the samples from `start` to `end` seconds (None: to the end) and average the channels.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class Npz:
                 for member in members:
                     if member.endswith(".npy"):
                         with archive.open(member) as file:
-                            self.headers[member.removesuffix(".npy")] = _header(file)
+                            self.headers[member.removesuffix(".npy")] = read_header(file)
         except _DAMAGED as error:
             raise self._damaged(error) from error
         foreign = [m for m in members if not m.endswith(".npy")]
@@ -80,7 +81,8 @@ class Npz:
         )
 
 
-def _header(file) -> tuple[tuple[int, ...], np.dtype]:
+def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """Return shape and type of the array in an .npy file, from its first bytes."""
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)

@@ -182,6 +182,10 @@ class ShardRows:
         out[order] = self._data[rows[order]]
         return out
 
+    def taken(self, rows: np.ndarray) -> ShardRows:
+        """Return some of these rows, unread."""
+        return ShardRows(self.path, self._rows[rows])
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype=dtype)
 

@@ -26,12 +26,16 @@ class ModalitySpec:
         shape: the shape of one sample after its transform: vector (F,), sequence (T, F), image (C, H, W) (a spectrogram
             is an image with C = 1), frames (T, C, H, W), tokens (L,) of integers padded with -1.
         padded: whether the sequences have lengths of their own, up to T; batches then say them.
+        vocabulary: tokens are below this number, None where it is not known.
+        source: what it is read from, in words for the user; "" where the data set's name says it.
     """
 
     name: str
     kind: Kind
     shape: tuple[int, ...]
     padded: bool = False
+    vocabulary: int | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class DataSpec:
         notes: the facts worth reporting, e.g. unimodal ceilings and where the splits come from (JSON values only).
         task: whether y is a class or a number.
         target_range: the smallest and the largest value of y in a regression, None otherwise.
+        warnings: what the source has found that deserves a warning, a line each.
     """
 
     modalities: dict[str, ModalitySpec]
@@ -53,6 +58,7 @@ class DataSpec:
     notes: dict[str, Any] = field(default_factory=dict)
     task: Task = "classification"
     target_range: tuple[float, float] | None = None
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def outputs(self) -> int:

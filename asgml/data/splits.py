@@ -2,10 +2,69 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from asgml.data.counter_rng import shuffled
+from asgml.data.spec import SPLITS
 from callbacks.errors import UserError
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How the splits of one file are cut where it does not give them.
+
+    Attributes:
+        val: the share of val in what is cut.
+        test: the share of test in what is cut.
+        seed: the seed of the cut.
+        where: the file that errors point at.
+        what: what the parts have in equal shares, in one word.
+    """
+
+    val: float
+    test: float
+    seed: int
+    where: str
+    what: str = "class"
+
+    def all(self, strata: np.ndarray, group: np.ndarray | None) -> tuple[np.ndarray, str]:
+        """Return the split of each sample, (n,) of 0, 1, 2, and how it came about.
+
+        Args:
+            strata: what the splits have in equal shares, (n,) int64.
+            group: the group of each sample, (n,) integers or strings; no group is in two splits.
+        """
+        split = cut(strata, [self.val, self.test], self.seed, self.where, group)
+        return split, f"cut {self._how(group)}, seed {self.seed}: val {self.val:g}, test {self.test:g}"
+
+    def lacking(self, split: np.ndarray, strata: np.ndarray, group: np.ndarray | None) -> tuple[np.ndarray, str]:
+        """Return given splits, val or test cut from train where there is none, and how it came about.
+
+        Args:
+            split: the given split of each sample, (n,) of 0, 1, 2, train among them.
+            strata: as in `all`.
+            group: as in `all`.
+        """
+        split, told = split.copy(), "as given by `split`"
+        for i, share in ((1, self.val), (2, self.test)):
+            if np.any(split == i):
+                continue
+            train = np.flatnonzero(split == 0)
+            part = cut(strata[train], [share], self.seed, self.where, None if group is None else group[train])
+            split[train[part == 1]] = i
+            told += f"; no {SPLITS[i]} there: cut {share:g} of train {self._how(group)}, seed {self.seed}"
+        return split, told
+
+    def _how(self, group: np.ndarray | None) -> str:
+        return f"by {self.what}" if group is None else f"by {len(np.unique(group))} groups"
+
+
+def shared_groups(split: np.ndarray, group: np.ndarray) -> int:
+    """Return the number of groups, (n,) integers or strings, that are in more than one split, (n,) integers."""
+    pairs = np.unique(np.stack([np.unique(group, return_inverse=True)[1].reshape(-1), split]), axis=1)
+    return int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
 
 
 def cut(y: np.ndarray, shares: list[float], seed: int, where: str, group: np.ndarray | None = None) -> np.ndarray:
@@ -39,7 +98,7 @@ def cut(y: np.ndarray, shares: list[float], seed: int, where: str, group: np.nda
             where,
             f"{len(y)} samples of {len(np.unique(y))} classes, too few to cut {len(shares) + 1} parts",
             "at least one sample in train, val and test",
-            f"raise {' and '.join(keys)}, or save an array `split` (0 train, 1 val, 2 test)",
+            f"raise {' and '.join(keys)}, or give a column or array `split` (0 train, 1 val, 2 test)",
         )
     return part
 
@@ -69,7 +128,7 @@ def _by_group(y: np.ndarray, shares: list[float], seed: int, where: str, group: 
             where,
             f"{len(names)} group(s): {', '.join(map(str, names))}",
             f"at least {parts} groups for {parts} group-disjoint parts",
-            "add samples of other groups, or save an array `split` (0 train, 1 val, 2 test)",
+            "add samples of other groups, or give a column or array `split` (0 train, 1 val, 2 test)",
         )
     counts = np.zeros((len(names), int(y.max()) + 1))
     np.add.at(counts, (member, y), 1)

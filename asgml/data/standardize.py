@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -10,6 +10,24 @@ import torch
 from asgml.data.spec import Kind
 
 _CHUNK = 1 << 22  # elements converted to float64 in one go
+
+
+class Stored(Protocol):
+    """Rows of values as an array has them, in RAM or read when indexed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape, (n, …)."""
+        ...
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        ...
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return some rows."""
+        ...
 
 
 class Standardize:
@@ -31,6 +49,32 @@ class Standardize:
         return torch.from_numpy((x - self.mean) / self.std)
 
 
+def standardizing(
+    x: Stored,
+    shape: tuple[int, ...],
+    kind: Kind,
+    rows: np.ndarray,
+    lengths: np.ndarray | None = None,
+    unit: float = 1.0,
+) -> tuple[Standardize, int]:
+    """Return the transform to mean 0 and variance 1 over `rows`, and the number of features that are constant there.
+
+    A constant feature becomes 0.
+
+    Args:
+        x: the stored values, (n, *shape).
+        shape: the shape of one sample.
+        kind: what a sample is.
+        rows: the rows that count, one or more.
+        lengths: the number of valid steps of each sequence, (n,): only these count. None stands for all steps.
+        unit: the factor on stored values; 1/255 for 8-bit images.
+    """
+    mean, std = statistics(x, kind, rows, lengths)
+    mean, std = mean * unit, std * unit
+    constant = std <= np.maximum(1e-6 * np.abs(mean), 1e-30)
+    return Standardize(shape, unit, mean, np.where(constant, 1.0, std)), int(constant.sum())
+
+
 class Tokens:
     """Turns rows of token numbers, padded with -1, into int64."""
 
@@ -39,7 +83,7 @@ class Tokens:
 
 
 def statistics(
-    x: np.ndarray, kind: Kind, rows: np.ndarray, lengths: np.ndarray | None = None
+    x: Stored, kind: Kind, rows: np.ndarray, lengths: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation over `rows` in float64, shaped to broadcast over a batch.
 

@@ -251,7 +251,7 @@ def _check_transforms(spec: DataSpec, split: Split, table: Table) -> None:
 
 
 def _warnings(spec: DataSpec, tables: Mapping[Split, Table]) -> list[str]:
-    lines = []
+    lines = list(spec.warnings)
     for split in SPLITS:
         seen = set(tables[split].y.tolist())
         absent = [c for i, c in enumerate(spec.classes) if i not in seen]

@@ -7,6 +7,7 @@ from .encoders.small import MLP as MLP
 from .encoders.small import FrameCNN as FrameCNN
 from .encoders.small import SmallCNN as SmallCNN
 from .encoders.small import TemporalConv as TemporalConv
+from .encoders.small import TokenConv as TokenConv
 from .encoders.small import auto_encoder as auto_encoder
 from .fusion.base import Fusion as Fusion
 from .fusion.concat import Concat as Concat

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from asgml.data.spec import DataSpec
+from asgml.data.spec import DataSpec, ModalitySpec
 from asgml.model.encoders.base import no_rows
 from asgml.model.fusion.base import Fusion
 from asgml.model.modality_dict import ModalityDict
@@ -32,9 +32,9 @@ class MultimodalNet(nn.Module):
 
     Args:
         spec: the modalities (name, kind, shape), and the classes or that y is a number.
-        encoder: the builder of a modality's encoder, called with `shape=`, and with `kind=` if it takes one; the result
-            maps (n, *shape) to (n, out_dim). Of padded sequences it also takes the lengths, and says so by an
-            attribute `takes_lengths`.
+        encoder: the builder of a modality's encoder, called with `shape=`, and with `kind=` and `vocabulary=` if it
+            takes them; the result maps (n, *shape) to (n, out_dim). Of padded sequences it also takes the lengths, and
+            says so by an attribute `takes_lengths`.
         encoders: the builders of single modalities' encoders, by name, in place of `encoder`.
         fusion: the builder of the fusion, called with `dims=` (modality -> out_dim) and `classes=`.
         seed: the seed of the initial weights.
@@ -72,7 +72,7 @@ class MultimodalNet(nn.Module):
             factory = encoders.get(m, encoder)
             where = f"model.encoders.{m}" if m in encoders else "model.encoder"
             with component_rng(seed, "encoder", m):
-                built = _build_encoder(factory, tuple(modality.shape), modality.kind, where, m)
+                built = _build_encoder(factory, modality, where)
             self.dims[m] = _out_dim(built, where)
             if modality.padded and not getattr(built, "takes_lengths", False):
                 raise _no_lengths(built, where, m)
@@ -151,10 +151,9 @@ def component_rng(seed: int, *component: str) -> Iterator[None]:
         yield
 
 
-def _build_encoder(
-    factory: Callable[..., nn.Module], shape: tuple[int, ...], kind: str, where: str, modality: str
-) -> nn.Module:
+def _build_encoder(factory: Callable[..., nn.Module], modality: ModalitySpec, where: str) -> nn.Module:
     parameters = inspect.signature(factory).parameters
+    offered = {"kind": modality.kind, "vocabulary": modality.vocabulary}
     if "shape" not in parameters:
         raise UserError(
             where,
@@ -163,10 +162,11 @@ def _build_encoder(
             "wrap it in a module with the signature (shape, ...) and the attribute out_dim",
         )
     try:
-        return factory(shape=shape, kind=kind) if "kind" in parameters else factory(shape=shape)
+        taken = {name: value for name, value in offered.items() if name in parameters and value is not None}
+        return factory(shape=tuple(modality.shape), **taken)
     except UserError as error:
         raise UserError(
-            f"{where} (modality {modality}): {error.where}", error.found, error.expected, error.remedy
+            f"{where} (modality {modality.name}): {error.where}", error.found, error.expected, error.remedy
         ) from error
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from omegaconf import DictConfig
 from rich.console import Console
 
-from asgml.data.media_source import MediaSource
+from asgml.data.decoded import DecodedSource
 from asgml.tune.command import asked, compare, report
 from asgml.tune.options import DataSet, StudyTree
 from asgml.tune.plan import pace, steps_of
@@ -74,14 +74,14 @@ class Part:
     def samples(self) -> int | None:
         """Return the number of training samples: of the lists where they are there, else as declared."""
         source = build_node(self.trees.plain.data)
-        if isinstance(source, MediaSource) and self.absent() is None and source.list_files:
-            return len(source.clips()["train"])
+        if isinstance(source, DecodedSource) and self.absent() is None and source.list_files:
+            return source.sizes()["train"]
         return self.data_set.train_samples
 
     def absent(self) -> str | None:
         """Return the first list of a media data set that is not there, None where nothing is missing."""
         source = build_node(self.trees.plain.data)
-        files = source.list_files.values() if isinstance(source, MediaSource) else ()
+        files = source.list_files.values() if isinstance(source, DecodedSource) else ()
         return next((str(path) for path in files if not path.is_file()), None)
 
 

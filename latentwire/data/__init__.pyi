@@ -3,5 +3,8 @@ from .base import Corpus as Corpus
 from .base import Passage as Passage
 from .base import Question as Question
 from .biographies import Biographies as Biographies
+from .continuations import JsonLines as JsonLines
+from .continuations import TextFolder as TextFolder
+from .qa import QuestionAnswering as QuestionAnswering
 from .squad import Squad as Squad
 from .stories import Stories as Stories

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 Split = Literal["train", "val", "test"]
+QUESTION_WORDS = ("what", "who", "when", "where", "which", "how", "why")
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,25 @@ class Passage:
 
 
 class Corpus(Protocol):
-    """Yields passages; a split may be lazy and very long."""
+    """Yields passages; a split may be lazy and very long.
+
+    A corpus of files may have a method `told`, which returns in words what its splits hold and what was left out.
+    """
 
     def split(self, name: Split) -> Sequence[Passage]:
         """Return the passages of a split."""
         ...
+
+
+def question_kind(text: str) -> str:
+    """Return the first question word in a question, `other` where there is none."""
+    words = text.lower().replace("?", " ").split()
+    return next((w for w in words if w in QUESTION_WORDS), "other")
+
+
+def ranked(names: Iterable[str], seed: int) -> list[str]:
+    """Return names in the order in which they are dealt to splits; a name's rank depends on it and the seed alone."""
+    return sorted(names, key=lambda name: hashlib.sha256(f"{seed}/{name}".encode()).digest())
 
 
 def spread(n: int, most: int) -> list[int]:

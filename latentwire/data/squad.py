@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from callbacks.errors import UserError
-from latentwire.data.base import Passage, Question, Split
+from latentwire.data.base import Passage, Question, Split, question_kind, ranked
 
 SOURCE = "https://rajpurkar.github.io/SQuAD-explorer/"
 AGAIN = f"fetch the file again from {SOURCE}"
-QUESTION_WORDS = ("what", "who", "when", "where", "which", "how", "why")
 
 
 class Squad:
@@ -66,12 +64,12 @@ class Squad:
     def _deal(self) -> dict[Split, list[Passage]]:
         dev = read(self._root / self._dev)
         pool = dev if self._train is None else read(self._root / self._train)
-        ranked = sorted(pool, key=lambda t: hashlib.sha256(f"{self._seed}/{t}".encode()).digest())
-        size = max(1, round(self._share * len(ranked)))
-        held: dict[Split, set[str]] = {"val": set(ranked[:size]), "test": set()}
+        order = ranked(pool, self._seed)
+        size = max(1, round(self._share * len(order)))
+        held: dict[Split, set[str]] = {"val": set(order[:size]), "test": set()}
         if self._train is None:
-            held["test"] = set(ranked[size : 2 * size])
-        held["train"] = set(ranked) - held["val"] - held["test"]
+            held["test"] = set(order[size : 2 * size])
+        held["train"] = set(order) - held["val"] - held["test"]
         splits: dict[Split, list[Passage]] = {
             name: [p for title, passages in pool.items() if title in titles for p in passages]
             for name, titles in held.items()
@@ -142,6 +140,5 @@ def _question(entry: dict[str, Any], context: str, path: Path) -> Question:
         start = answer["answer_start"]
         if context[start : start + len(answer["text"])] != answer["text"]:
             raise UserError(where, f"{answer['text']!r} is not at {start}", "the answer's text there", AGAIN)
-    words = entry["question"].lower().replace("?", " ").split()
-    kind = next((w for w in words if w in QUESTION_WORDS), "other")
-    return Question(entry["id"], entry["question"], tuple(a["text"] for a in entry["answers"]), kind)
+    answers = tuple(a["text"] for a in entry["answers"])
+    return Question(entry["id"], entry["question"], answers, question_kind(entry["question"]))

@@ -37,7 +37,13 @@ def contains(prediction: str, reference: str) -> float:
 
     A reference of which nothing is left after `normalize` is in every prediction.
     """
-    return float(f" {normalize(reference)} " in f" {normalize(prediction)} " or not normalize(reference))
+    return float(within(reference, normalize(prediction)))
+
+
+def within(reference: str, normalized: str) -> bool:
+    """Tell whether the normalised reference stands in a text that is normalised already, as `contains` does."""
+    wanted = normalize(reference)
+    return f" {wanted} " in f" {normalized} " or not wanted
 
 
 def best(score: Callable[[str, str], float], prediction: str, references: Sequence[str]) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from suite.config.signature import locate, parameters
-from suite.runs.reads import DERIVED, GIVEN, INERT, Files
+from suite.runs.reads import BEHIND, DERIVED, GIVEN, INERT, Files
 
 _HYDRA_KEYS = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 
@@ -25,6 +25,11 @@ def given_files(cfg: DictConfig) -> dict[str, Any]:
 def derived_files(cfg: DictConfig) -> dict[str, Any]:
     """Return the files that follow from configuration and inputs, as far as they exist, by dotted key and role."""
     return _ask(cfg, DERIVED)
+
+
+def files_behind(cfg: DictConfig) -> list[Path]:
+    """Return the files and folders that derived files are made of."""
+    return [place for found in _answers(cfg, BEHIND).values() for place in found]
 
 
 def all_files(cfg: DictConfig, earlier: Mapping[str, Path] | None = None) -> Files:
@@ -82,6 +87,12 @@ def _nodes(cfg: DictConfig) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _ask(cfg: DictConfig, question: str) -> dict[str, Any]:
+    """Return what every target answers, by dotted key and role."""
+    return {f"{key}.{role}": told for key, answer in _answers(cfg, question).items() for role, told in answer.items()}
+
+
+def _answers(cfg: DictConfig, question: str) -> dict[str, Any]:
+    """Return what every target answers, by the dotted key of its node."""
     found: dict[str, Any] = {}
     for key, node in _nodes(cfg):
         target = locate(node["_target_"])
@@ -89,7 +100,7 @@ def _ask(cfg: DictConfig, question: str) -> dict[str, Any]:
         if answer is not None:
             values = {k: v for k, v in parameters(target).defaults.items() if _plain(v)}
             values |= {k: v for k, v in node.items() if k not in _HYDRA_KEYS}
-            found |= {f"{key}.{role}": told for role, told in answer(values).items()}
+            found[key] = answer(values)
     return found
 
 

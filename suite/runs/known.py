@@ -23,7 +23,7 @@ from callbacks.errors import UserError
 from callbacks.files.sealed import read_json
 from suite.runs.fingerprint import TICK_NS
 from suite.runs.identity import fingerprints, runs_root
-from suite.runs.inputs import all_files, source_files
+from suite.runs.inputs import all_files, files_behind, source_files
 from suite.runs.job import Outcome, ledger_of
 from suite.runs.ledger import write_json
 from suite.runs.planned import Job
@@ -46,7 +46,8 @@ def remember(program: str, job: Job, outcome: Outcome, earlier: Mapping[str, Pat
         return
     files = all_files(job.cfg, earlier)
     data = sorted({str(p) for content in files.values() for p in ([content] if isinstance(content, Path) else content)})
-    watched = sorted({*data, *(str(Path(p).parent) for p in data), *source_files(job.cfg)})
+    behind = map(str, files_behind(job.cfg))
+    watched = sorted({*data, *(str(Path(p).parent) for p in data), *behind, *source_files(job.cfg)})
     if _fresh(watched):
         return
     said = outcome.remarks

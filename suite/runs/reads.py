@@ -1,11 +1,13 @@
 """How a configured target says which files a run reads through it, and which of its keys act on nothing.
 
-A target, class or function, may have any of three attributes, each a function of the arguments of its node, plain
+A target, class or function, may have any of four attributes, each a function of the arguments of its node, plain
 defaults (numbers, strings, None) filled in and references to `paths` resolved:
 
 - `input_files`: the files that the user gives, by role. Their content is part of the run's identity.
 - `derived_files`: the files that follow from the configuration and the inputs (renderings, prepared shards), as far as
   they exist. Their content is recorded and compared, and does not change the identity: they may be made by the run.
+- `files_behind`: the files and folders that the derived files are made of, a list: when one of them changes, what was
+  derived is made anew before anything is compared.
 - `inert_keys`: the keys that act on nothing at these values, each with the setting that makes it so.
 
 A role is the name of the parameter, and what follows below it: `path`, `path/train.csv`. A parameter that names a file
@@ -20,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-GIVEN, DERIVED, INERT = "input_files", "derived_files", "inert_keys"
+GIVEN, DERIVED, BEHIND, INERT = "input_files", "derived_files", "files_behind", "inert_keys"
 
 Arguments = Mapping[str, Any]
 Files = Mapping[str, Path | Sequence[Path]]  # by role; several files of one folder may count as one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shlex
 import subprocess
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import media_trees
 import numpy as np
 import pytest
 import torch
@@ -98,7 +100,8 @@ def recipes() -> list[Recipe]:
     return found
 
 
-RECIPES = recipes()
+RECIPES = [recipe for recipe in recipes() if recipe.files]
+OWN_DATA = re.findall(r"^```sh\n(.*?)^```$", next(r.text for r in recipes() if not r.files), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -124,19 +127,50 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield place
 
 
+def do(command: str, more: list[str], runs: Path, without: tuple[str, ...] = ()) -> Path:
+    """Do a command of the page at a tiny size; return the directory of its run, which is finished."""
+    module, *argv = shlex.split(command.removeprefix("python -m "))
+    program, task, dead, schema = PROGRAMS[module]
+    argv += [*(o for o in TINY[module] if not o.startswith(without)), *more, f"paths.runs={runs}"]
+    launch(program, task, dead, schema=schema, argv=argv + [f"paths.cache={runs}"] * (program == "latentwire"))
+    (result,) = runs.glob("*/*/result.json")
+    assert read_result(result.parent)["status"] == "finished"
+    return result.parent
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=[r.title for r in RECIPES])
 def test_the_recipe_works_as_it_stands(recipe: Recipe, tmp_path: Path) -> None:
-    module, *argv = shlex.split(recipe.command.removeprefix("python -m "))
-    program, task, dead, schema = PROGRAMS[module]
-    tiny = [*TINY[module], *MORE.get(recipe.title, []), f"paths.runs={tmp_path}", f"paths.cache={tmp_path}"]
-    argv += tiny if program == "latentwire" else tiny[:-1]
-    launch(program, task, dead, schema=schema, argv=argv)
-    (result,) = tmp_path.glob("*/*/result.json")
-    assert read_result(result.parent)["status"] == "finished"
-    config = (result.parent / "config.yaml").read_text(encoding="utf-8")
+    config = (do(recipe.command, MORE.get(recipe.title, []), tmp_path) / "config.yaml").read_text(encoding="utf-8")
     for name in recipe.files:
         if name.endswith(".py"):
             assert f"_target_: {Path(name).stem}." in config, f"the run did without {name}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", OWN_DATA)
+def test_own_data_need_no_code(command: str, folder: Path, tmp_path: Path) -> None:
+    mine, words = folder / "mine", " ".join(f"word{i}" for i in range(100))
+    if not mine.exists():
+        media_trees.table(mine)
+        (mine / "texts").mkdir()
+        texts = [f"So it goes {i} {words}" for i in range(30)]
+        asked = [{"question": "Where does Ann live?", "answers": ["Roma", "Rome"]}]
+        for i, text in enumerate(texts):
+            (mine / "texts" / f"{i}.txt").write_text(text, encoding="utf-8")
+        for name, lines in {
+            "texts": [{"text": text} for text in texts],
+            "questions": [{"context": f"Ann {i} lives in Rome.", "questions": asked} for i in range(30)],
+        }.items():
+            (mine / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    fitting = ["encoder.max_tokens=240"]  # the tiny model has 256 positions, of bytes
+    words = ["corpus.begin=20", "corpus.rest=8"]
+    more = {"table": ["asgml.delayed=[audio]"], "text": [*fitting, *words], "qa": fitting}
+    experiment = command.split()[3].removeprefix("experiment=")
+    do(command, more[experiment], tmp_path, ("corpus.train", "~acceptance"))
+
+
+def test_the_page_shows_own_data_first() -> None:
+    assert [c.split()[3] for c in OWN_DATA] == [f"experiment={e}" for e in ("table", "text", "text", "qa")]
 
 
 def example(module: str, name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -30,7 +31,14 @@ CASES = [(p, e) for p in PROGRAMS for e in names(p, "experiment")]
 
 
 def missing(cfg: DictConfig) -> list[str]:
-    return [f"{key}=given" for key in OmegaConf.missing_keys(cfg)]
+    """What is to be given; values that refer to it are not asked."""
+
+    def walk(node: Any, key: str) -> list[str]:
+        if isinstance(node, dict):
+            return [found for name, child in node.items() for found in walk(child, f"{key}.{name}".lstrip("."))]
+        return [f"{key}=given"] if node == "???" else []
+
+    return walk(OmegaConf.to_container(cfg, resolve=False), "")
 
 
 def composes(program: str, experiment: str, methods: Sequence[str | None]) -> None:

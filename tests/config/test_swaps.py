@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 import yaml
-from omegaconf import OmegaConf
+from test_experiments import missing
 
 from suite.config.check import check
 from suite.config.compose import Composer, conf_dir
@@ -37,8 +37,8 @@ def test_every_option_of_a_group_that_the_experiment_tunes(
 ) -> None:
     line = [f"experiment={experiment}", f"{group}={option}"]
     cfg = composer(program).compose(line)
-    missing = [f"{key}=given" for key in OmegaConf.missing_keys(cfg)]
-    check(composer(program).compose([*line, *missing]) if missing else cfg)
+    given = missing(cfg)
+    check(composer(program).compose([*line, *given]) if given else cfg)
 
 
 @pytest.mark.parametrize("experiment", ["features", "cremad", "cremad_mini"])

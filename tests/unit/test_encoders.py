@@ -14,7 +14,7 @@ from torch import nn
 from asgml.model.encoders.base import Encoder, no_rows
 from asgml.model.encoders.hf_text import HFTextEncoder
 from asgml.model.encoders.resnet import ResNet18, adapt_input_kernel, read_state_dict
-from asgml.model.encoders.small import MLP, FrameCNN, SmallCNN, TemporalConv, auto_encoder
+from asgml.model.encoders.small import MLP, FrameCNN, SmallCNN, TemporalConv, TokenConv, auto_encoder
 from callbacks.errors import UserError
 
 BERT = {
@@ -153,6 +153,8 @@ ENCODERS = [
     (partial(ResNet18, norm="group", width=2), (1, 1, 1)),
     (partial(ResNet18, norm="group", width=8), (2, 3, 8, 8)),
     (small_bert, (4,)),
+    (partial(TokenConv, vocabulary=50), (4,)),
+    (partial(TokenConv, vocabulary=50, grid=3), (1,)),
 ]
 
 
@@ -196,6 +198,23 @@ def test_group_norm_features_do_not_depend_on_the_other_rows():
         assert torch.allclose(encoder(x)[1:2], encoder(x[1:2]), atol=1e-6)
 
 
+def test_padding_of_tokens_neither_counts_nor_reaches_the_embedding():
+    encoder = TokenConv((6,), vocabulary=9, dim=5, grid=2).eval()
+    tokens = torch.tensor([[3, 8, 0, -1, -1, -1], [3, 8, 0, 1, 2, 4], [-1] * 6])
+    features = encoder(tokens)
+    assert features.isfinite().all()
+    row = encoder(tokens[:1])
+    assert torch.allclose(features[:1], row, atol=1e-6), "a row's feature is its own"
+    with torch.no_grad():
+        encoder.embedding.weight[1:3] += 1.0  # tokens of the second row only
+    assert torch.equal(encoder(tokens[:1]), row)
+    row.sum().backward()
+    assert encoder.embedding.weight.grad[[1, 2, 4, 5, 6, 7]].count_nonzero() == 0
+    for given, told in ((None, "set model.encoders"), (8, "set vocabulary=9")):
+        with pytest.raises(UserError, match=told):
+            TokenConv((6,), vocabulary=given)(tokens)
+
+
 def test_auto_encoder_follows_the_kind():
     kinds = {"vector": MLP, "sequence": TemporalConv, "image": SmallCNN, "frames": FrameCNN}
     for shape, kind in {(4,): "vector", (3, 4): "sequence", (1, 8, 8): "image", (2, 1, 8, 8): "frames"}.items():
@@ -206,6 +225,7 @@ def test_auto_encoder_follows_the_kind():
             assert encoder(torch.randn(2, *shape)).shape == (2, 12)
     with pytest.raises(UserError, match="HFTextEncoder"):
         auto_encoder((4,), kind="tokens")
+    assert type(auto_encoder((4,), kind="tokens", vocabulary=9)) is TokenConv
     for shape in ((), (2, 2, 2, 2, 2), (0,)):
         with pytest.raises(UserError, match="auto_encoder"):
             auto_encoder(shape)

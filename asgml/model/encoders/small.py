@@ -280,22 +280,85 @@ class MLP(Encoder):
         return self.layers(x)
 
 
-def auto_encoder(shape: tuple[Count, ...], dim: Width = 64, norm: Norm = "group", kind: str | None = None) -> Encoder:
-    """Return the small encoder for a kind of input: MLP, TemporalConv, SmallCNN or FrameCNN.
+class TokenConv(Encoder):
+    """Encodes token numbers (L,), padded with -1: an embedding learned from scratch, `TemporalConv`, a mean over time.
+
+    Padding is neither embedded nor counted. A row without any token has the feature of one step of zeros.
+
+    Args:
+        shape: the padded length in tokens, (L,).
+        vocabulary: the number of tokens; ids are below it.
+        dim: the width of the feature.
+        width: the width of an embedding.
+        norm: the normalisation, as in `SmallCNN`.
+        grid: the most spans of `TemporalConv`; 1 is the mean over all time: in a text, what is said matters more than
+            when.
+        kind: tokens, or null.
+
+    Raises:
+        UserError: another kind of modality, no vocabulary, or an id beyond it.
+    """
+
+    accepts = ("tokens",)
+
+    def __init__(
+        self,
+        shape: tuple[Count, ...],
+        vocabulary: Count | None = None,
+        dim: Width = 64,
+        width: Width = 64,
+        norm: Norm = "group",
+        grid: Layers = 1,
+        kind: str | None = None,
+    ):
+        super().__init__(shape, kind)
+        if vocabulary is None:
+            raise UserError(
+                "TokenConv.vocabulary",
+                "tokens of unknown number",
+                "the number of tokens",
+                "set model.encoders.<modality>={_target_: asgml.model.TokenConv, _partial_: true, vocabulary: 30000}",
+            )
+        self.out_dim, self.vocabulary = dim, vocabulary
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.time = TemporalConv((*self.shape, width), dim, [width, width], norm, grid)
+
+    def encode_rows(self, x: Tensor) -> Tensor:
+        mask = x >= 0
+        ids = torch.where(mask, x, 0).long()
+        # Where the ids lie on a GPU, a look at them would wait for it: there torch's own assertion speaks.
+        if ids.device.type == "cpu" and int(ids.max()) >= self.vocabulary:
+            found, expected = f"token id {int(ids.max())}", f"ids below {self.vocabulary}, -1 for padding"
+            raise UserError("TokenConv input", found, expected, f"set vocabulary={int(ids.max()) + 1} or more")
+        embedded = torch.where(mask.unsqueeze(2), self.embedding(ids), 0.0)
+        return self.time.encode_padded(embedded, mask.sum(1).clamp(min=1))
+
+
+def auto_encoder(
+    shape: tuple[Count, ...],
+    dim: Width = 64,
+    norm: Norm = "group",
+    kind: str | None = None,
+    vocabulary: Count | None = None,
+) -> Encoder:
+    """Return the small encoder for a kind of input: MLP, TemporalConv, SmallCNN, FrameCNN or TokenConv.
 
     Args:
         shape: the shape of one sample; its rank decides where `kind` is None.
         dim: the width of the feature.
         norm: the encoder's normalisation.
-        kind: the kind of the modality: vector, sequence, image or frames.
+        kind: the kind of the modality: vector, sequence, image, frames or tokens.
+        vocabulary: the number of tokens, where the data say it.
 
     Raises:
-        UserError: tokens, whose encoder needs a vocabulary, or a shape that no kind has.
+        UserError: tokens of an unknown vocabulary, or a shape that no kind has.
     """
+    if kind == "tokens" and vocabulary is not None:
+        return TokenConv(shape, vocabulary, dim, norm=norm)
     if kind == "tokens":
         raise UserError(
             "auto_encoder",
-            "a modality of kind tokens",
+            "a modality of kind tokens, whose vocabulary is not known",
             "vector, sequence, image or frames",
             "set model.encoders.<modality> to {_target_: asgml.model.HFTextEncoder, _partial_: true, config: …}",
         )
