@@ -176,13 +176,8 @@ def build_trainer(cfg: DictConfig, run: Run, callbacks: Sequence[L.Callback]) ->
         for name, node in cfg.logger.items():
             if node is not None:
                 loggers.append(build_with_facts(node, facts, f"logger.{name}"))
-    extra: dict[str, Any] = {}
     options: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
-    cpu = options["accelerator"] == "cpu" or (options["accelerator"] == "auto" and not torch.cuda.is_available())
-    if options["precision"] == "16-mixed" and cpu:
-        # Lightning would run bf16 without a scaler here, and say so only in a warning
-        extra["plugins"] = [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]
-        options["precision"] = None
+    options |= _precision(options)
     devices = options["devices"]
     if (isinstance(devices, int) and devices > 1) or int(options.get("num_nodes") or 1) > 1:
         if options["strategy"] not in ("auto", "ddp"):
@@ -197,11 +192,35 @@ def build_trainer(cfg: DictConfig, run: Run, callbacks: Sequence[L.Callback]) ->
     options.pop("_target_")
     return L.Trainer(
         **{str(k): v for k, v in options.items()},
-        **extra,
         callbacks=list(callbacks),
         logger=loggers,
         default_root_dir=str(run.dir),
         enable_checkpointing=True,
+        use_distributed_sampler=False,
+    )
+
+
+def _precision(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the Trainer is given for its precision."""
+    cpu = options["accelerator"] == "cpu" or (options["accelerator"] == "auto" and not torch.cuda.is_available())
+    if options["precision"] == "16-mixed" and cpu:
+        # Lightning would run bf16 without a scaler here, and say so only in a warning
+        return {"precision": None, "plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]}
+    return {"precision": options["precision"]}
+
+
+def inference_trainer(cfg: DictConfig) -> L.Trainer:
+    """Build a Trainer that only predicts: device and precision are the configuration's, nothing is written."""
+    quiet_lightning()
+    options: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
+    return L.Trainer(
+        accelerator=options["accelerator"],
+        devices=1,
+        **_precision(options),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
         use_distributed_sampler=False,
     )
 
