@@ -20,7 +20,7 @@ import argparse
 import csv
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,25 +39,28 @@ def predict(
     overrides: Sequence[str] = (),
     which: str = "best",
     accelerator: str | None = None,
+    trusted: Collection[str] = (),
 ) -> str:
     """Return the predictions of files as CSV.
 
     Args:
-        run_dir: the directory of a finished run.
+        run_dir: the directory of a finished run, or what `asgml.export` has made of one.
         files: what `data.path` of the run's data takes, one after the other.
         overrides: further keys of its data, `data.corrupt=missing`.
         which: the weights: `best` or `last`.
         accelerator: where to compute; None is the run's own setting.
+        trusted: packages besides this suite's whose code an exported network may name.
 
     Raises:
         UserError: no finished run, or files that it cannot read.
     """
     from asgml.data.new_samples import new_samples
     from asgml.evaluate import data_of
+    from asgml.export import is_export, load
     from asgml.restore import predictions, restore
     from suite.config.instantiate import build_node
 
-    run = restore(run_dir, which)
+    run = load(run_dir, trusted) if is_export(run_dir) else restore(run_dir, which)
     if accelerator is not None:
         run.cfg.trainer.accelerator = accelerator
     out = io.StringIO()
@@ -116,12 +119,13 @@ def _quoted(file: str) -> str:
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     p = command_parser("python -m asgml.predict", __doc__)
-    p.add_argument("run", type=Path, help="directory of a finished run")
+    p.add_argument("run", type=Path, help="directory of a finished run, or an exported network")
     p.add_argument("overrides", nargs="*", help="data.KEY=VALUE")
     p.add_argument("--data", nargs="+", required=True, metavar="FILE", help="what data.path of the run takes")
     p.add_argument("-o", "--out", type=Path, required=True, metavar="CSV", help="the file that is written")
     p.add_argument("--checkpoint", choices=["best", "last"], default="best", help="weights (default: best)")
     p.add_argument("--accelerator", help="where to compute: cpu, gpu, auto (default: as the run)")
+    p.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="whose code an export may name")
     return p
 
 
@@ -134,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(
             f"-o {args.out}", "a folder", "the path of a CSV file", f"give -o {args.out / 'predictions.csv'}"
         )
-    text = predict(args.run, args.data, args.overrides, args.checkpoint, args.accelerator)
+    text = predict(args.run, args.data, args.overrides, args.checkpoint, args.accelerator, args.trust)
     write_text(args.out, text)
     print(f"{args.out}  {text.count(chr(10)) - 1} samples")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,12 +86,21 @@ def build_finished(cfg: DictConfig, spec: DataSpec) -> Finished:
         cfg: the configuration of the run.
         spec: modalities, shapes and classes.
     """
-    net: MultimodalNet = build_node(cfg.model)(spec=spec, seed=int(cfg.seed))
+    net: MultimodalNet = build_node(without_initial_weights(cfg.model))(spec=spec, seed=int(cfg.seed))
     if cfg.trainer.precision in ("64", "64-true"):
         net = net.double()
     methods: dict[str, Method] = {str(name): build_node(node) for name, node in cfg.methods.items()}
     epochs = int(cfg.trainer.get("max_epochs") or -1)
     return Finished(net, methods, task_of(spec, cfg.loss), int(cfg.seed), epochs)
+
+
+def without_initial_weights(model: DictConfig) -> DictConfig:
+    """Return a `model` node whose encoders read no file of weights, which finished ones replace in any case."""
+    model = copy.deepcopy(model)
+    for node in (model.get("encoder"), *(model.get("encoders") or {}).values()):
+        if node is not None and node.get("_target_") == "asgml.model.ResNet18":
+            node.weights = None
+    return model
 
 
 def preprocessing_of(run_dir: Path, cfg: DictConfig, result: dict[str, Any]) -> Preprocessing:

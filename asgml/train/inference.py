@@ -65,6 +65,8 @@ class Finished(L.LightningModule):
         epochs: the length of the training, which is over.
 
     Attributes:
+        active: the modalities that take part.
+        fusing: the methods with a prediction of their own, the first that answers is taken.
         collected: the predictions of the newest `Trainer.test`, by batch.
     """
 
@@ -76,7 +78,7 @@ class Finished(L.LightningModule):
         self.extensions = install_modules(net, self.methods, seed)
         everyone = list(self.methods.values())
         self.collected: list[Predictions] = []
-        self._fusing = fusing(everyone)
+        self.fusing = fusing(everyone)
         self.active = active(everyone, net.modalities)
         # of these, training alone reads `trains_heads`, `may_miss` and the teachers
         self._forward = Forward(net, everyone, self.active, True, True, {}, task.criterion)
@@ -89,14 +91,14 @@ class Finished(L.LightningModule):
 
     def prediction(self, step: Step) -> Tensor:
         """Return the prediction (B, C) as the run evaluates it."""
-        return fused_prediction(step, self._fusing, self.task)
+        return fused_prediction(step, self.fusing, self.task)
 
     def on_test_epoch_start(self) -> None:
         self.collected = []
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         # not `predict_step`: Lightning's predict loop builds batch samplers anew
-        self.collected.append(predictions_of(self.step_of(batch), batch["index"], self._fusing, self.task))
+        self.collected.append(predictions_of(self.step_of(batch), batch["index"], self.fusing, self.task))
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         return to_device(batch, device, wide=next(self.net.parameters()).dtype == torch.float64)
