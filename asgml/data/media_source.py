@@ -13,12 +13,13 @@ from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 
-from asgml.data.media import AudioProfile, Fbank, OgmSpectrogram, decode_audio, decode_frames
+from asgml.data.media import AudioProfile, Fbank, OgmSpectrogram, clip_names, decode_audio, decode_frames
 from asgml.data.media_transforms import ImageTransform, SpectrogramTransform
+from asgml.data.new_samples import require_alike
 from asgml.data.ranges import Bands, Frames, Pixels, SampleRate, Seconds
-from asgml.data.shard_rows import Shard, Signature
-from asgml.data.shards import ShardJob, check_space, fingerprint, stale_rows, write_shard
-from asgml.data.spec import SPLITS, DataSpec, Kind, ModalitySpec, Split, Table, Transform
+from asgml.data.shard_rows import Shard
+from asgml.data.shards import ShardJob, all_there, check_space, fingerprint, renews, stale_rows, stamp_of, write_shard
+from asgml.data.spec import DataSpec, Kind, ModalitySpec, Split, Table, Transform
 from callbacks.errors import UserError
 from callbacks.ranges import PositiveShare
 
@@ -141,6 +142,11 @@ class MediaSource:
         raise NotImplementedError
 
     @property
+    def folders(self) -> tuple[str, str]:
+        """The folders of the sounds and of the frames under the root, of samples that no list names."""
+        raise NotImplementedError
+
+    @property
     def list_files(self) -> dict[str, Path]:
         """The lists that `clips` reads, by their name."""
         return {}
@@ -163,7 +169,7 @@ class MediaSource:
         if not source.list_files or not all(path.is_file() for path in source.list_files.values()):
             return {}
         jobs = source._jobs(source.clips())
-        if not _all_there(jobs):
+        if not all_there(jobs.values()):
             return {}
         for modality, job in jobs.items():
             if stale_rows(job):
@@ -201,18 +207,34 @@ class MediaSource:
         Raises:
             UserError: lists or media that are not there, or too little room on the disk.
         """
-        jobs = self._jobs(self.clips())
-        if not _all_there(jobs):
-            self._require_media()
+        self._prepare(self.clips(), workers)
+
+    def _prepare(self, splits: Mapping[Split, list[Clip]], workers: int = 1) -> None:
+        jobs = self._jobs(splits)
+        if not all_there(jobs.values()):
+            self._require_media(splits)
             check_space(list(jobs.values()))
         for modality, job in jobs.items():
             write_shard(job, workers, f"{self.NAME}: {modality}")
 
     def tables(self) -> dict[Split, Table]:
-        splits = self.clips()
+        return self._tables_of(self.clips())
+
+    def new_samples(self, known: DataSpec, labelled: bool) -> Table:
+        """Return the clips of the test list; without labels, all that lie in the folders of sounds and frames."""
+        require_alike(self.spec(), known)
+        clips = self.clips()["test"] if labelled else self._found()
+        return self._tables_of({"test": clips})["test"]
+
+    def _found(self) -> list[Clip]:
+        """Return a clip for every sound and every folder of frames, their class unknown."""
+        names = clip_names(*(self.root / folder for folder in self.folders))
+        return [Clip(n, 0, f"{self.folders[0]}/{n}.wav", f"{self.folders[1]}/{n}") for n in names]
+
+    def _tables_of(self, splits: Mapping[Split, list[Clip]]) -> dict[Split, Table]:
         jobs = self._jobs(splits)
-        if not _all_there(jobs) or any(_renews(Shard(job.folder)) for job in jobs.values()):
-            self.prepare()
+        if not all_there(jobs.values()) or any(renews(Shard(job.folder)) for job in jobs.values()):
+            self._prepare(splits)
         shards = {modality: Shard(job.folder) for modality, job in jobs.items()}
         for modality, shard in shards.items():
             self._report(modality, shard)
@@ -222,7 +244,7 @@ class MediaSource:
             "visual": ImageTransform(self.size, self.frames, scale),
         }
         tables: dict[Split, Table] = {}
-        for split in SPLITS:
+        for split in splits:
             ids = [clip.id for clip in splits[split]]
             chosen = {modality: shard.select(ids) for modality, shard in shards.items()}
             x = {modality: cast("np.ndarray", rows) for modality, (rows, _) in chosen.items()}
@@ -239,9 +261,9 @@ class MediaSource:
         """The folder of the shards."""
         return Path(self.prepared) if self.prepared else self.root / "prepared"
 
-    def _jobs(self, splits: dict[Split, list[Clip]]) -> dict[str, ShardJob]:
+    def _jobs(self, splits: Mapping[Split, list[Clip]]) -> dict[str, ShardJob]:
         """Return one job per modality over the clips of all splits, by id: every way to split shares its shards."""
-        clips = sorted((clip for split in SPLITS for clip in splits[split]), key=lambda clip: clip.id)
+        clips = sorted((clip for listed in splits.values() for clip in listed), key=lambda clip: clip.id)
         ids = [clip.id for clip in clips]
         profile, (height, width), root = self.profile, self.store, self.root
 
@@ -260,7 +282,7 @@ class MediaSource:
                 "float32",
                 {"profile": self.audio, **dataclasses.asdict(profile)},
                 decode=lambda row: decode_audio(root / clips[row].audio, profile, clips[row].start, clips[row].end),
-                signature=lambda row: _signature(root / clips[row].audio),
+                signature=lambda row: stamp_of(root / clips[row].audio),
             ),
             "visual": job(
                 "visual",
@@ -271,13 +293,13 @@ class MediaSource:
                 decode=lambda row: decode_frames(
                     root / clips[row].frames, self.frames, height, width, clips[row].start, clips[row].end
                 ),
-                signature=lambda row: _signature(root / clips[row].frames),
+                signature=lambda row: stamp_of(root / clips[row].frames),
             ),
         }
 
-    def _require_media(self) -> None:
-        for clips in self.clips().values():
-            for relative in (clips[0].audio, clips[0].frames):
+    def _require_media(self, splits: Mapping[Split, list[Clip]]) -> None:
+        for clips in splits.values():
+            for relative in (clips[0].audio, clips[0].frames) if clips else ():
                 self.require_folder(self.root / Path(relative).parent)
 
     def require_folder(self, folder: Path) -> None:
@@ -317,25 +339,6 @@ class MediaSource:
                 f" or set data.corrupt=missing to train on these samples without {modality}",
             )
         log.warning("%s: %s; treated as missing (all of them: %s)", self.NAME, found, listing)
-
-
-def _all_there(jobs: dict[str, ShardJob]) -> bool:
-    return all(job.folder.exists() for job in jobs.values())
-
-
-def _renews(shard: Shard) -> bool:
-    """Return whether a shard has unusable files, which may have been replaced, or rows half renewed."""
-    return bool(shard.bad) or None in shard.chunks
-
-
-def _signature(path: Path) -> Signature:
-    """Return [size, time in ns] of a file, [total size, latest time] of a folder's files, None if it is not there."""
-    try:
-        files = list(path.iterdir()) if path.is_dir() else [path]
-        stats = [file.stat() for file in files]
-    except FileNotFoundError:
-        return None
-    return [sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]
 
 
 # -- lists ------------------------------------------------------------------------------------------------------
