@@ -40,6 +40,7 @@ from suite.runs.finished import (
     following,
     parsed,
     refuse_training_keys,
+    require_finished,
 )
 from suite.runs.identity import config_hash, fingerprints
 from suite.runs.inputs import given_files
@@ -130,6 +131,7 @@ def evaluate(run_dir: Path, overrides: Sequence[str] = (), which: str = "best", 
     from asgml.restore import config_of
 
     cfg = data_of(run_dir, config_of(run_dir), overrides, COMPUTES)
+    require_finished(run_dir, "repeat its command: it goes on")
     folder = run_dir / EVALUATIONS / identity(cfg, which)
     with held(run_dir.resolve()):
         if not anew and (folder / RESULT).is_file():
