@@ -116,7 +116,13 @@ def samples_of(run: Restored, cfg: DictConfig) -> tuple[Table, list[str]]:
     return drop(table, missing, int(cfg.seed), "test"), told
 
 
-def evaluate(run_dir: Path, overrides: Sequence[str] = (), which: str = "best", anew: bool = False) -> dict[str, Any]:
+def evaluate(
+    run_dir: Path,
+    overrides: Sequence[str] = (),
+    which: str = "best",
+    anew: bool = False,
+    config_dirs: Sequence[Path] = (),
+) -> dict[str, Any]:
     """Score a finished run; return the result that is stored, `test` among it.
 
     Args:
@@ -124,13 +130,14 @@ def evaluate(run_dir: Path, overrides: Sequence[str] = (), which: str = "best", 
         overrides: the words after it.
         which: the weights: `best` or `last`.
         anew: whether numbers that are there are measured again.
+        config_dirs: further folders with choices of `data`.
 
     Raises:
         UserError: a run that is not finished or in use, or samples that it cannot score.
     """
     from asgml.restore import config_of
 
-    cfg = data_of(run_dir, config_of(run_dir), overrides, COMPUTES)
+    cfg = data_of(run_dir, config_of(run_dir), overrides, COMPUTES, config_dirs)
     require_finished(run_dir, "repeat its command: it goes on")
     folder = run_dir / EVALUATIONS / identity(cfg, which)
     with held(run_dir.resolve()):
@@ -202,9 +209,9 @@ def parser() -> argparse.ArgumentParser:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
-    _, rest = split_config_dirs(list(sys.argv[1:] if argv is None else argv))
+    config_dirs, rest = split_config_dirs(list(sys.argv[1:] if argv is None else argv))
     args = parser().parse_intermixed_args(rest)
-    result = evaluate(args.run, args.overrides, args.checkpoint, args.again)
+    result = evaluate(args.run, args.overrides, args.checkpoint, args.again, config_dirs)
     print(f"{result['samples']} samples, {args.checkpoint} weights of {args.run}")
     for line in result["remarks"]:
         print(f"  {line}")

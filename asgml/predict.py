@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from callbacks.errors import UserError
 from callbacks.files.atomic import write_text
-from suite.runs.command import command, command_parser, split_config_dirs
+from suite.runs.command import command, command_parser
 
 if TYPE_CHECKING:
     from asgml.data.spec import DataSpec, Table
@@ -132,8 +132,7 @@ def parser() -> argparse.ArgumentParser:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
-    _, rest = split_config_dirs(list(sys.argv[1:] if argv is None else argv))
-    args = parser().parse_intermixed_args(rest)
+    args = parser().parse_intermixed_args(argv)
     if args.out.is_dir():
         raise UserError(
             f"-o {args.out}", "a folder", "the path of a CSV file", f"give -o {args.out / 'predictions.csv'}"

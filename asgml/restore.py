@@ -17,13 +17,15 @@ from asgml.model.net import MultimodalNet
 from asgml.train.inference import Finished
 from asgml.train.predictions import Predictions
 from asgml.train.task import task_of
+from callbacks.errors import UserError
 from callbacks.run.inputs import refuse_other_inputs
 from callbacks.run.stored import LAST, read_checkpoint
+from callbacks.step.norm import running_layers
 from suite.config.instantiate import build_node
 from suite.loader import EpochBatches, ResumableLoader
 from suite.runs.finished import read_config, require_finished, stored_checkpoint
 from suite.runs.identity import fingerprints
-from suite.runs.inputs import given_files
+from suite.runs.inputs import default_of, given_files
 from suite.shell import inference_trainer
 
 AGAIN = "repeat the run's command with resume=never"
@@ -63,7 +65,8 @@ def restore(run_dir: Path, which: str = "best") -> Restored:
         which: `best`, the weights of the best validation, or `last`.
 
     Raises:
-        UserError: no such run or checkpoint, a run that is not finished, or damage to one of its files.
+        UserError: no such run or checkpoint, a run that is not finished, damage to one of its files, or the last
+            weights of a run whose average has other running statistics than they.
     """
     cfg = config_of(run_dir)
     result = require_finished(run_dir, "repeat its command: it goes on")
@@ -76,7 +79,19 @@ def restore(run_dir: Path, which: str = "best") -> Restored:
     for name, state in end["callbacks"]["StepPipeline"]["stages"]["modulation"]["methods"].items():
         module.methods[name].load_state(state)
     module.load_state_dict(saved["state_dict"])
+    if which == "last":
+        _require_own_statistics(cfg, module, path)
     return Restored(run_dir, cfg, result, data, module.eval(), which)
+
+
+def _require_own_statistics(cfg: DictConfig, module: Finished, path: Path) -> None:
+    """Refuse last weights that are an average without the statistics that its own activations had after training."""
+    node = cfg.callbacks.get("averaging")
+    if node is None or not running_layers(module):
+        return
+    if node.get("statistics", default_of(node, "statistics")) == "recomputed":
+        found = "an average whose running statistics were recomputed after training, and are not in it"
+        raise UserError(str(path), found, "weights with their own statistics", "add --checkpoint best")
 
 
 def build_finished(cfg: DictConfig, spec: DataSpec) -> Finished:

@@ -135,15 +135,7 @@ def judge_trainer(cfg: DictConfig) -> None:
     options = {
         key: node[key] for key in ("accelerator", "devices", "num_nodes", "strategy", "precision") if key in node
     }
-    accelerator = str(options.get("accelerator", "auto"))
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(accelerator, any(there.values()) or accelerator != "gpu"):
-        raise UserError(
-            "trainer.accelerator",
-            f"{accelerator}, and PyTorch sees none here",
-            "a device that is there: auto takes the best",
-            "set trainer.accelerator=auto, or install a driver and a torch that match your GPU",
-        )
+    _require_accelerator(str(options.get("accelerator", "auto")))
     quiet_lightning()
     try:
         with warnings.catch_warnings():
@@ -157,6 +149,17 @@ def judge_trainer(cfg: DictConfig) -> None:
             "options that Lightning's Trainer takes together on this machine",
             "set trainer.accelerator=auto trainer.devices=1 trainer.strategy=auto trainer.precision=32-true",
         ) from error
+
+
+def _require_accelerator(accelerator: str) -> None:
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(accelerator, any(there.values()) or accelerator != "gpu"):
+        raise UserError(
+            "trainer.accelerator",
+            f"{accelerator}, and PyTorch sees none here",
+            "a device that is there: auto takes the best",
+            "set trainer.accelerator=auto, or install a driver and a torch that match your GPU",
+        )
 
 
 def build_trainer(cfg: DictConfig, run: Run, callbacks: Sequence[L.Callback]) -> L.Trainer:
@@ -210,9 +213,14 @@ def _precision(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def inference_trainer(cfg: DictConfig) -> L.Trainer:
-    """Build a Trainer that only predicts: device and precision are the configuration's, nothing is written."""
+    """Build a Trainer that only predicts: device and precision are the configuration's, nothing is written.
+
+    Raises:
+        UserError: an accelerator that is not there.
+    """
     quiet_lightning()
     options: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
+    _require_accelerator(str(options["accelerator"]))
     return L.Trainer(
         accelerator=options["accelerator"],
         devices=1,

@@ -136,6 +136,10 @@ WRONG: dict[str, tuple[Callable[[Path, Path], list[str]], tuple[str, ...]]] = {
         lambda own, to: [f"data.path={change(own, to, split=np.zeros(120, int))}"],
         ("no row of the test split (2)",),
     ),
+    "no such accelerator": (
+        lambda own, to: ["trainer.accelerator=mps", "+loader.missing.audio=0.5"],
+        ("trainer.accelerator", "sees none here"),
+    ),
     "no file": (lambda own, to: [f"data.path={to}"], ("no such file",)),
     "a training key": (lambda own, to: ["optimizer.lr=1"], ("belongs to the training", "asgml.run … optimizer.lr=1")),
     "an unknown key": (lambda own, to: ["data.pth=1"], ("the run has no data.pth",)),
