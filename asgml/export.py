@@ -130,7 +130,8 @@ def _write(run: Restored, folder: Path, form: Format) -> None:
     from asgml.data.preprocessing import FILE
     from suite.tensors import write_tensors
 
-    write_tensors(folder / WEIGHTS, run.module.state_dict())
+    state = run.module.state_dict()  # a head that modalities share has a name under each of them
+    write_tensors(folder / WEIGHTS, {name: tensor.clone() for name, tensor in state.items()})
     run.data.write(folder / FILE)
     write_bytes(folder / "config.yaml", sealed_text(OmegaConf.to_yaml(run.cfg, resolve=True)))
     programs.write(run, folder, form)

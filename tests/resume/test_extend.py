@@ -76,6 +76,8 @@ def test_whatever_makes_it_begin_anew_it_begins_at_the_end_of_the_other(short: P
     found = read_checkpoint(started.resume_from, config_hash=run.hash)
     kept = read_checkpoint(short / "checkpoints" / "last.ckpt")
     assert unequal(found["optimizer_states"], kept["optimizer_states"]) == []
+    best = read_checkpoint(tmp_path / "checkpoints" / "best.ckpt", config_hash=run.hash)  # counts while none is better
+    assert unequal(best["state_dict"], read_checkpoint(short / "checkpoints" / "best.ckpt")["state_dict"]) == []
     assert (tmp_path / "history.csv").read_bytes() == (short / "history.csv").read_bytes()
     assert begun(cfg, started) is started
     assert begun(configured(Path("f.npz")), run) is run, "extends none"

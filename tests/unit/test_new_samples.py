@@ -16,6 +16,7 @@ from asgml.data import CremaD, DataSpec, Features, ModalitySpec
 from asgml.data.avdigits import ShiftedImage
 from asgml.data.new_samples import new_samples
 from asgml.data.preprocessing import Preprocessing
+from asgml.export import export
 from asgml.exported import ROWS, difference
 from asgml.restore import Restored, build_finished
 from asgml.train.network import Inputs, Network
@@ -131,8 +132,8 @@ def test_shifted_images_keep_their_shift() -> None:
     ],
     ids=lambda c: c[0],
 )
-def test_a_network_of_tensors_predicts_as_an_evaluation_does(choices: list[str]) -> None:
-    """With rows that lack a modality, whatever fusion and method make of them."""
+def test_a_network_of_tensors_predicts_as_an_evaluation_does(choices: list[str], tmp_path: Path) -> None:
+    """With rows that lack a modality, whatever fusion and method make of them; also one that was written and read."""
     modalities = {
         "audio": ModalitySpec("audio", "sequence", (6, 3), padded=True),
         "visual": ModalitySpec("visual", "image", (1, 8, 8)),
@@ -147,3 +148,4 @@ def test_a_network_of_tensors_predicts_as_an_evaluation_does(choices: list[str])
 
     assert max(ROWS) > 4, "every modality is absent somewhere"
     assert difference(run, answers) < 1e-6
+    assert export(run, tmp_path / "network", "none") == {"weights.safetensors": 0.0}
