@@ -73,7 +73,7 @@ def data_of(
         UserError: a key that belongs to the training, or one that nothing understands.
     """
     cfg = copy.deepcopy(cfg)
-    told = " or ".join(["data.KEY=VALUE", *([", ".join(also)] if also else [])])
+    told = " or ".join(["data.*", *([", ".join(also)] if also else [])])
     for line in overrides:
         override = parsed(line, "data.path='my file.npz'")
         refuse_training_keys(override, (DATA, *also), told, run_dir, "python -m asgml.run …")
@@ -200,7 +200,7 @@ def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     p = command_parser("python -m asgml.evaluate", __doc__)
     p.add_argument("run", type=Path, help="directory of a finished run")
-    p.add_argument("overrides", nargs="*", help="data.KEY=VALUE and the other words above")
+    p.add_argument("overrides", nargs="*", help="data.* and the other words above")
     p.add_argument("--checkpoint", choices=["best", "last"], default="best", help="weights (default: best)")
     p.add_argument("--again", action="store_true", help="measure again what is there")
     return p

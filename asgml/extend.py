@@ -59,7 +59,7 @@ def extended(argv: Sequence[str]) -> tuple[DictConfig, DictConfig, list[str], bo
     with open_dict(cfg):
         cfg.paths.runs = str(place.parents[len(str(cfg.name).split("/"))])
         cfg.resume = "auto"
-        cfg[KEY] = {"run": str(place), "hash": str(hash_of)}
+        cfg[KEY], cfg.paths[KEY] = str(hash_of), str(place)
     told = f"{' or '.join(LENGTHS)}, or a key that changes no number"
     for word in words:
         override = parsed(word, "trainer.max_epochs=20")

@@ -120,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     p = command_parser("python -m asgml.predict", __doc__)
     p.add_argument("run", type=Path, help="directory of a finished run, or an exported network")
-    p.add_argument("overrides", nargs="*", help="data.KEY=VALUE")
+    p.add_argument("overrides", nargs="*", help="data.*")
     p.add_argument("--data", nargs="+", required=True, metavar="FILE", help="what data.path of the run takes")
     p.add_argument("-o", "--out", type=Path, required=True, metavar="CSV", help="the file that is written")
     p.add_argument("--checkpoint", choices=["best", "last"], default="best", help="weights (default: best)")

@@ -37,19 +37,6 @@ class Loader:
 
 
 @dataclass
-class Extend:
-    """Types the `extend` node of a run that trains another one on; `extend=RUN` writes it.
-
-    Attributes:
-        run: the directory of the run that is extended.
-        hash: its identity.
-    """
-
-    run: str
-    hash: str
-
-
-@dataclass
 class Init:
     """Types the `init` node: where weights come from, in place of random ones.
 
@@ -84,7 +71,7 @@ class Tree(Common):
         label: the name of the configuration in tables and figures; null takes what differs between compared runs.
         fault: the fault that the run replays (`+fault=NAME`, for the study of faults alone); absent in any other run.
         init: the finished run whose weights training starts from (`+init.weights=RUN`); absent in any other run.
-        extend: the finished run that is trained on (`extend=RUN`); absent in any other run.
+        extend: the identity of the finished run that is trained on (`extend=RUN`); absent in any other run.
     """
 
     data: Any
@@ -104,7 +91,7 @@ class Tree(Common):
     label: str | None
     fault: str | None = None
     init: Init | None = None
-    extend: Extend | None = None
+    extend: str | None = None
 
 
 def dead(cfg: DictConfig) -> dict[str, str]:

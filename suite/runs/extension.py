@@ -1,9 +1,9 @@
 """Training a finished run on: a new run, whose identity says which one it extends, that begins where that one ended.
 
-The tree of such a run has a node `extend` of `run`, the directory of the extended run, and `hash`, its identity. When
-it begins, it takes over checkpoints and tables as if it had been interrupted at their end; from there it is resumed as
-any run is, and what holds for a resumed run holds for it: where nothing depends on the length of training, it is bit by
-bit the run of that length.
+The tree of such a run has the identity of the extended run under `extend`, which counts, and under `paths.extend` where
+that run lies, which does not. When it begins, it takes over checkpoints and tables as if it had been interrupted at
+their end; from there it is resumed as any run is, and what holds for a resumed run holds for it: where nothing depends
+on the length of training, it is bit by bit the run of that length.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ LAST = "last.ckpt"  # as in `callbacks.run.stored`, which takes torch
 
 def extended_checkpoint(cfg: DictConfig) -> dict[str, Path]:
     """Return the checkpoint that a run goes on from, under the key that names it; {} for a run that extends none."""
-    node = cfg.get(KEY)
-    return {} if node is None else {KEY: Path(str(node.run)) / CHECKPOINTS / LAST}
+    return {} if cfg.get(KEY) is None else {KEY: extended_run(cfg) / CHECKPOINTS / LAST}
+
+
+def extended_run(cfg: DictConfig) -> Path:
+    """Return the directory of the run that another one extends."""
+    return Path(str(cfg.paths[KEY]))
 
 
 def begun(cfg: DictConfig, run: Run) -> Run:
@@ -42,10 +46,9 @@ def begun(cfg: DictConfig, run: Run) -> Run:
     from callbacks.run.other_run import plain
     from callbacks.run.stored import BEST, STATE_KEY, read_checkpoint, write_checkpoint
 
-    node = cfg.get(KEY)
-    if node is None or run.resume_from is not None or not run.is_main:
+    if cfg.get(KEY) is None or run.resume_from is not None or not run.is_main:
         return run
-    source = Path(str(node.run))
+    source = extended_run(cfg)
     for name in FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, run.dir / name)
@@ -53,7 +56,7 @@ def begun(cfg: DictConfig, run: Run) -> Run:
         path = source / CHECKPOINTS / name
         if name == BEST and not path.is_file():
             continue
-        content = read_checkpoint(path, f"repeat the command of {source} with resume=never", str(node.hash))
+        content = read_checkpoint(path, f"repeat the command of {source} with resume=never", str(cfg[KEY]))
         state = content["callbacks"].get(STATE_KEY)
         if state is None:
             expected = "one written by callbacks.StepCheckpoint"

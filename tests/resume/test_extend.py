@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -46,6 +47,9 @@ def trained_on(short: Path, *more: str) -> DictConfig:
 
 def test_extended_is_the_longer_run_bit_for_bit(npz: Path, short: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert extend([f"extend={short}", "trainer.max_epochs=2"]) == 0
+    seconds = re.findall(r"^epoch \d/2 .* (\d+\.\d) s", capsys.readouterr().out, re.MULTILINE)
+    assert len(seconds) == 2, "the end of the first epoch is done again"
+    assert max(map(float, seconds)) < 600
     cfg, longer = trained_on(short), configured(npz, "trainer.max_epochs=2")
     fit(longer)
     one, other = (read_checkpoint(run_dir(c) / "checkpoints" / "last.ckpt") for c in (cfg, longer))
@@ -82,7 +86,7 @@ def test_whatever_makes_it_begin_anew_it_begins_at_the_end_of_the_other(short: P
     assert begun(cfg, started) is started
     assert begun(configured(Path("f.npz")), run) is run, "extends none"
     wrong = trained_on(short)
-    wrong.extend.hash = "0" * 12
+    wrong.extend = "0" * 12
     with pytest.raises(UserError, match=f"a checkpoint of another run, {short.name}"):
         begun(wrong, run)
 
