@@ -87,12 +87,12 @@ def _refuse_flags(args: argparse.Namespace) -> None:
 
 def _require_more(before: DictConfig, cfg: DictConfig, run_dir: str) -> None:
     """Refuse a length that a run has reached."""
-    limits = {key: _limit(before, key) for key in LENGTHS if _limit(before, key) is not None}
+    limits = {key: old for key in LENGTHS if (old := _limit(before, key)) is not None}
     for key, old in limits.items():
         new = _limit(cfg, key)
         if new is not None and new <= old:
             found, expected = f"{new}: {run_dir} has {old} of them", f"more than {old}"
-            raise UserError(key, found, expected, f"set {key}={2 * int(old)}")
+            raise UserError(key, found, expected, f"set {key}={2 * old}")
 
 
 def _limit(cfg: DictConfig, key: str) -> int | None:
