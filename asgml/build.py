@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import lightning as L
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +21,7 @@ from asgml.train.modulation import Modulation
 from asgml.train.module import MultimodalModule
 from asgml.train.task import task_of
 from asgml.train.teachers import AUTO, load_teachers, unimodal_ceilings
+from asgml.train.warm_start import PARTS, warm_start
 from callbacks.errors import UserError
 from callbacks.stages.lr import LRStep
 from callbacks.stages.probe import ProbeEMA
@@ -135,6 +137,8 @@ def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) 
     net: MultimodalNet = build_node(cfg.model)(spec=data.spec, seed=int(cfg.seed))
     if cfg.trainer.precision in ("64", "64-true"):
         net = net.double()
+    if cfg.get("init") is not None:
+        warm_start(net, Path(str(cfg.init.weights)).expanduser(), cfg.init.get("parts") or PARTS, data.spec)
     methods: dict[str, Method] = {name: build_node(node) for name, node in cfg.methods.items()}
     trainable = [m for m in net.modalities if any(p.requires_grad for p in net.groups()[m])]
     for method in methods.values():

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
 from asgml.about import ABOUT
 from asgml.data.ranges import BatchSize, MissingRate
+from asgml.extend import asked, extended, remarks
 from asgml.sweep import for_the_data
 from callbacks.errors import UserError
-from callbacks.ranges import Count, Rate, Steps, Workers
+from callbacks.ranges import NOT_EMPTY, Count, Rate, Steps, Workers
 from suite.config.check import Common
-from suite.runs.job import Run
-from suite.runs.launch import launch
+from suite.runs.job import CHECKPOINTS, Run
+from suite.runs.launch import launch, tell
+from suite.runs.study import Program
 
 if TYPE_CHECKING:
     from asgml.build import Parts
@@ -30,6 +34,19 @@ class Loader:
     workers: Workers
     limit: Count | None
     missing: dict[str, MissingRate]
+
+
+@dataclass
+class Init:
+    """Types the `init` node: where weights come from, in place of random ones.
+
+    Attributes:
+        weights: the directory of a finished run, whose best weights training starts from.
+        parts: which of them are taken: `encoders`, `heads`, `fusion`; all of them if left out.
+    """
+
+    weights: Annotated[str, NOT_EMPTY]
+    parts: Annotated[list[Literal["encoders", "heads", "fusion"]], NOT_EMPTY] | None = None
 
 
 @dataclass
@@ -53,6 +70,8 @@ class Tree(Common):
         debug: the debugging check of the run, `overfit` or `one_step`; null for none.
         label: the name of the configuration in tables and figures; null takes what differs between compared runs.
         fault: the fault that the run replays (`+fault=NAME`, for the study of faults alone); absent in any other run.
+        init: the finished run whose weights training starts from (`+init.weights=RUN`); absent in any other run.
+        extend: the identity of the finished run that is trained on (`extend=RUN`); absent in any other run.
     """
 
     data: Any
@@ -71,6 +90,8 @@ class Tree(Common):
     debug: str | None
     label: str | None
     fault: str | None = None
+    init: Init | None = None
+    extend: str | None = None
 
 
 def dead(cfg: DictConfig) -> dict[str, str]:
@@ -82,6 +103,15 @@ def dead(cfg: DictConfig) -> dict[str, str]:
     if "uniform" not in cfg.methods:
         reasons["asgml.gamma"] = "no method trains with the unimodal losses (method=uniform or an asgml_* method does)"
     return reasons
+
+
+def earlier(cfg: DictConfig) -> dict[str, Path]:
+    """Return the checkpoints of the runs that this one starts from, by the key that names them."""
+    from suite.runs.extension import extended_checkpoint
+
+    init = cfg.get("init")
+    named = {} if init is None else {"init.weights": Path(str(init.weights)).expanduser() / CHECKPOINTS / "best.ckpt"}
+    return {**named, **extended_checkpoint(cfg)}
 
 
 def judge(cfg: DictConfig) -> None:
@@ -104,6 +134,7 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     from asgml.faults.catalogue import fault_of, warning
     from asgml.tracking import findings
     from callbacks.step.console import rank_zero_print
+    from suite.runs.extension import begun
     from suite.shell import closing_loggers, quiet_lightning
     from suite.tracking import publish
 
@@ -112,6 +143,7 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     if fault is not None:
         rank_zero_print(warning(fault))
     parts = build(cfg, run)
+    run = begun(cfg, run)
     with closing_loggers(parts.trainer):
         result = fit_and_evaluate(cfg, run, parts)
         publish(parts.trainer.loggers, run.dir, result, findings(run.dir))
@@ -120,6 +152,7 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
 
 def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
     """Train, then evaluate the last and the best-validation weights on val and test, and return the result."""
+    from asgml.data.preprocessing import FILE, Preprocessing
     from asgml.data.spec import SPLITS, Split
     from asgml.faults.catalogue import marks
     from asgml.train.best_on_test import BestOnTest
@@ -130,6 +163,8 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
     from suite.shell import best_checkpoint, best_moment
 
     trainer, module, data = parts.trainer, parts.module, parts.data
+    if run.is_main:
+        Preprocessing.of(data.spec, data.table("train").transforms).write(run.dir / FILE)
     trainer.fit(module, datamodule=data, ckpt_path=str(run.resume_from) if run.resume_from else None, weights_only=True)
     counters = {
         **parts.pipeline.counters(),
@@ -167,14 +202,32 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
     return result
 
 
+PROGRAM = Program("asgml", train, dead, Tree, earlier, judge)
+
+
+def extend(argv: Sequence[str]) -> int:
+    """Train a finished run on, as a command line with `extend=RUN` asks; return the exit code."""
+    from suite.runs.direct import run_tree
+
+    before, cfg, typed, plans = extended(argv)
+    for line in remarks(before, cfg):
+        tell(line)
+    return run_tree(PROGRAM, cfg, typed, plans, foresee)
+
+
 def main() -> None:
     """Run the command line of `python -m asgml.run`."""
+    argv = sys.argv[1:]
     try:
-        argv = for_the_data(sys.argv[1:], Tree)
+        if asked(argv):
+            if code := extend(argv):
+                raise SystemExit(code)
+            return
+        argv = for_the_data(argv, Tree)
     except UserError as error:
         print(error, file=sys.stderr)
         raise SystemExit(UserError.EXIT_CODE) from None
-    launch("asgml", train, dead, schema=Tree, judge=judge, about=ABOUT, foresee=foresee, argv=argv)
+    launch("asgml", train, dead, schema=Tree, earlier=earlier, judge=judge, about=ABOUT, foresee=foresee, argv=argv)
 
 
 if __name__ == "__main__":

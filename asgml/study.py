@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from asgml.faults.pairs import rows
-from asgml.run import Tree, dead, judge, train
+from asgml.run import PROGRAM
 from suite.runs.study import Command, Program, Study, main
 
 if TYPE_CHECKING:
     from suite.report import RunRecord
 
-PROGRAM = Program("asgml", train, dead, Tree, judge=judge)
 DECLARED = ("settle", "phases", "cremad", "ave", "kinetics_sounds")
 ASGML = ("asgml_staleness", "asgml_frequency", "asgml_adaptive")
 

@@ -12,9 +12,8 @@ is made of, or to lie in a package that the user trusts by name.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from callbacks.errors import UserError
 from callbacks.files.atomic import write_bytes
+from suite.config.trusted import refuse_foreign
 
 Kind = Literal["writer", "reader"]
 VERSION = 1
@@ -96,7 +96,7 @@ def read(folder: Path, kind: Kind, trusted: Collection[str] = ()) -> Bundle:
     if (digest := _sha256(weights)) != told:
         found = f"SHA-256 {digest[:16]}…: it is damaged, or of another bundle"
         raise UserError(str(place), found, f"{told[:16]}…, as {path.name} says", AGAIN)
-    _refuse_foreign(manifest["settings"], path, trusted)
+    refuse_foreign(manifest["settings"], path, "latentwire", ROOMS, trusted, LOADERS)
     return Bundle(path, manifest["settings"], load(weights))
 
 
@@ -152,30 +152,3 @@ def _bytes(path: Path, expected: str, remedy: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(str(path), error.strerror or str(error), expected, remedy) from error
-
-
-def _targets(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, child in value.items():
-            if key == "_target_":
-                yield str(child)
-            yield from _targets(child)
-    elif isinstance(value, list):
-        for child in value:
-            yield from _targets(child)
-
-
-def _refuse_foreign(settings: Mapping[str, Any], path: Path, trusted: Collection[str]) -> None:
-    for target in _targets(settings):
-        package, _, name = target.rpartition(".")
-        suite, _, room = package.partition(".")
-        own = target in LOADERS or (
-            suite == "latentwire" and room in ROOMS and name in importlib.import_module(package).__all__
-        )
-        if not own and suite not in trusted:
-            raise UserError(
-                str(path),
-                f"_target_: {target}",
-                "public names of latentwire, or code that you trust",
-                f"add --trust {target.split('.')[0]} if you trust the code of that package on this machine",
-            )

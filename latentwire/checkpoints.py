@@ -7,35 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf import DictConfig
 
 from callbacks.errors import UserError
-from callbacks.files.sealed import read_text
 from callbacks.run import stored
 from callbacks.run.manifest import KEY, verify
+from suite.runs import finished
+from suite.runs.finished import PLACE
 from suite.runs.provenance import CONFIG, read_result
-
-PLACE = "<paths.runs>/<name>/<hash>"  # of a run
 
 
 def read_config(run_dir: Path) -> DictConfig:
     """Read the configuration that a run was made with. Raises UserError where there is none of latentwire."""
-    path = run_dir / CONFIG
-    if not path.is_file():
-        raise UserError(str(run_dir), f"no {CONFIG} in it", "the directory of a run", f"give {PLACE}")
-    expected = "the configuration of a run"
-    remedy = "repeat the run's command with resume=never"
-    try:
-        cfg = OmegaConf.create(read_text(path, expected, remedy))
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise UserError(str(path), str(error).splitlines()[0], expected, remedy) from error
-    if not isinstance(cfg, DictConfig):
-        raise UserError(str(path), type(cfg).__name__, expected, remedy)
-    if cfg.get("program") != "latentwire":
-        raise UserError(str(run_dir), f"a run of {cfg.get('program')}", "one of latentwire", f"give {PLACE} of a wire")
-    return cfg
+    return finished.read_config(run_dir, "latentwire", "wire")
 
 
 def checkpoint_path(run_dir: Path, which: str = "best") -> Path:

@@ -24,21 +24,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, open_dict
 
-from callbacks.errors import UserError
 from latentwire.nodes import EvaluationNode
 from latentwire.run import Tree, ask, dead, judge, show
 from suite.config.check import check, check_effective
 from suite.config.compose import Composer
 from suite.runs.command import command, command_parser, split_config_dirs
+from suite.runs.finished import apply_override, following, parsed, refuse_training_keys, require_finished
 from suite.runs.launch import NOT_ACCEPTED
 from suite.runs.lock import held
-from suite.runs.provenance import read_result
 
 GROUP = "baseline"
 ALLOWED = ("evaluation", "baselines", "acceptance", "trainer.accelerator")
@@ -58,69 +53,20 @@ def asked(run_dir: Path, overrides: Sequence[str], config_dirs: Sequence[Path] =
     from latentwire.checkpoints import read_config
 
     cfg = read_config(run_dir)
+    told = f"{GROUP}=[…] or one of {', '.join(ALLOWED)}"
     for line in overrides:
-        override = _parsed(line)
-        _refuse(override, run_dir)
-        with open_dict(cfg):
-            if override.key_or_group == GROUP:
-                chosen = Composer("latentwire", extra_dirs=config_dirs).compose([line]).baselines
-                cfg.baselines = _following(chosen, cfg)
-                continue
-        _apply(cfg, override)
+        override = parsed(line, "baseline=[text,icae]")
+        refuse_training_keys(override, (GROUP, *ALLOWED), told, run_dir, "python -m latentwire.run …")
+        if override.key_or_group == GROUP:
+            chosen = Composer("latentwire", extra_dirs=config_dirs).compose([line]).baselines
+            with open_dict(cfg):
+                cfg.baselines = following(chosen, cfg, "baselines")
+            continue
+        apply_override(cfg, override, {"evaluation": [f.name for f in fields(EvaluationNode)]})
     check(cfg, Tree)
     judge(cfg)
     check_effective(cfg, [line for line in overrides if not line.startswith(f"{GROUP}=")], dead)
     return cfg
-
-
-def _parsed(line: str) -> Override:
-    try:
-        return OverridesParser.create().parse_override(line)
-    except HydraException as error:
-        remedy = "write key=value, in quotes where the shell would change it: 'baseline=[text,icae]'"
-        raise UserError(line, str(error).splitlines()[0], "an override", remedy) from error
-
-
-def _refuse(override: Override, run_dir: Path) -> None:
-    key, line = str(override.key_or_group), str(override.input_line)
-    if override.is_sweep_override():
-        remedy = "call the command once per value; what is there is not measured twice"
-        raise UserError(line, "several values", "one value", remedy)
-    if key != GROUP and not any(key == a or key.startswith(f"{a}.") for a in ALLOWED):
-        raise UserError(
-            line,
-            f"{key} belongs to the training of {run_dir}",
-            f"{GROUP}=[…] or one of {', '.join(ALLOWED)}",
-            f"train it with this key: python -m latentwire.run … {line}",
-        )
-
-
-def _following(chosen: DictConfig, cfg: DictConfig) -> DictConfig:
-    """Return chosen baselines as the run's own configuration would have them, `seed: ${seed}` among it."""
-    tree = OmegaConf.create({**{k: cfg[k] for k in cfg if k != "baselines"}, "baselines": {}})
-    tree.baselines = OmegaConf.create(OmegaConf.to_container(chosen, resolve=False))
-    found = OmegaConf.create(OmegaConf.to_container(tree.baselines, resolve=True))
-    assert isinstance(found, DictConfig)
-    return found
-
-
-def _apply(cfg: DictConfig, override: Override) -> None:
-    key, line = str(override.key_or_group), str(override.input_line)
-    parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(cfg, parent) if parent else cfg
-    optional = {f.name for f in fields(EvaluationNode)} if parent == "evaluation" else set[str]()
-    known = isinstance(node, DictConfig) and (name in node or name in optional)
-    if not known and not (override.is_add() or override.is_force_add()):
-        near = f"one of {', '.join(map(str, node))}" if isinstance(node, DictConfig) and node else "a key of the run"
-        raise UserError(line, f"the run has no {key}", near, f"write +{line} if it is meant to be added")
-    try:
-        with open_dict(cfg):
-            if override.is_delete():
-                del node[name]
-            else:
-                OmegaConf.update(cfg, key, override.value(), merge=True, force_add=True)
-    except OmegaConfBaseException as error:
-        raise UserError(line, str(error).splitlines()[0], "a value for this key", f"leave {key} out") from error
 
 
 def evaluate(run_dir: Path, cfg: DictConfig, anew: bool = False) -> dict[str, Any]:
@@ -140,11 +86,7 @@ def evaluate(run_dir: Path, cfg: DictConfig, anew: bool = False) -> dict[str, An
     from suite.tracking import track_evaluation
 
     with held(run_dir.resolve()):
-        trained = read_result(run_dir)
-        if trained.get("status") != "finished":
-            found = trained.get("status", "no result.json")
-            remedy = "repeat its command: it goes on, and evaluates"
-            raise UserError(str(run_dir), f"a run that is {found}", "a finished run", remedy)
+        trained = require_finished(run_dir)
         result = judged(cfg, trained, ask(cfg, run_dir, anew))
         single_report(run_dir)
         asked_for = folder_of(run_dir, cfg)
@@ -182,9 +124,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def show_all(run_dir: Path) -> None:
     """Show all evaluations of a run side by side on the terminal."""
     from latentwire.report.evaluation_tables import evaluations_table
-    from latentwire.report.stored import EVALUATIONS, evaluations
+    from latentwire.report.stored import evaluations
     from suite.report import terminal
     from suite.runs.display import console
+    from suite.runs.finished import EVALUATIONS
 
     if len(found := evaluations(run_dir)) > 1:
         screen = console()

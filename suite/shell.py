@@ -142,15 +142,7 @@ def judge_trainer(cfg: DictConfig) -> None:
     options = {
         key: node[key] for key in ("accelerator", "devices", "num_nodes", "strategy", "precision") if key in node
     }
-    accelerator = str(options.get("accelerator", "auto"))
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(accelerator, any(there.values()) or accelerator != "gpu"):
-        raise UserError(
-            "trainer.accelerator",
-            f"{accelerator}, and PyTorch sees none here",
-            "a device that is there: auto takes the best",
-            "set trainer.accelerator=auto, or install a driver and a torch that match your GPU",
-        )
+    _require_accelerator(str(options.get("accelerator", "auto")))
     quiet_lightning()
     try:
         with warnings.catch_warnings():
@@ -177,6 +169,17 @@ def judge_loggers(cfg: DictConfig) -> None:
             refuse_absent_tensorboard()
 
 
+def _require_accelerator(accelerator: str) -> None:
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(accelerator, any(there.values()) or accelerator != "gpu"):
+        raise UserError(
+            "trainer.accelerator",
+            f"{accelerator}, and PyTorch sees none here",
+            "a device that is there: auto takes the best",
+            "set trainer.accelerator=auto, or install a driver and a torch that match your GPU",
+        )
+
+
 def build_trainer(cfg: DictConfig, run: Run, callbacks: Sequence[L.Callback], tags: Sequence[str] = ()) -> L.Trainer:
     """Build the Trainer of the configuration, and set explicitly what Lightning would silently get wrong.
 
@@ -194,13 +197,8 @@ def build_trainer(cfg: DictConfig, run: Run, callbacks: Sequence[L.Callback], ta
         nodes = {str(name): node for name, node in cfg.logger.items() if node is not None}
         told = facts_of(cfg, run, tags) if nodes else {}
         loggers += [build_with_facts(node, told, f"logger.{name}") for name, node in nodes.items()]
-    extra: dict[str, Any] = {}
     options: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
-    cpu = options["accelerator"] == "cpu" or (options["accelerator"] == "auto" and not torch.cuda.is_available())
-    if options["precision"] == "16-mixed" and cpu:
-        # Lightning would run bf16 without a scaler here, and say so only in a warning
-        extra["plugins"] = [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]
-        options["precision"] = None
+    options |= _precision(options)
     devices = options["devices"]
     if (isinstance(devices, int) and devices > 1) or int(options.get("num_nodes") or 1) > 1:
         if options["strategy"] not in ("auto", "ddp"):
@@ -215,11 +213,40 @@ def build_trainer(cfg: DictConfig, run: Run, callbacks: Sequence[L.Callback], ta
     options.pop("_target_")
     return L.Trainer(
         **{str(k): v for k, v in options.items()},
-        **extra,
         callbacks=list(callbacks),
         logger=loggers,
         default_root_dir=str(run.dir),
         enable_checkpointing=True,
+        use_distributed_sampler=False,
+    )
+
+
+def _precision(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the Trainer is given for its precision."""
+    cpu = options["accelerator"] == "cpu" or (options["accelerator"] == "auto" and not torch.cuda.is_available())
+    if options["precision"] == "16-mixed" and cpu:
+        # Lightning would run bf16 without a scaler here, and say so only in a warning
+        return {"precision": None, "plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]}
+    return {"precision": options["precision"]}
+
+
+def inference_trainer(cfg: DictConfig) -> L.Trainer:
+    """Build a Trainer that only predicts: device and precision are the configuration's, nothing is written.
+
+    Raises:
+        UserError: an accelerator that is not there.
+    """
+    quiet_lightning()
+    options: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
+    _require_accelerator(str(options["accelerator"]))
+    return L.Trainer(
+        accelerator=options["accelerator"],
+        devices=1,
+        **_precision(options),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
         use_distributed_sampler=False,
     )
 

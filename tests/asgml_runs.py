@@ -16,9 +16,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from asgml.build import Parts, build
+from asgml.run import earlier, train
 from suite.config.compose import Composer
 from suite.runs.identity import run_dir
-from suite.runs.job import RESULT, Run, seed_everything
+from suite.runs.job import RESULT, Run, execute, seed_everything
 from suite.runs.ledger import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,6 +107,13 @@ def fit(cfg: DictConfig, callbacks: Sequence[L.Callback] = (), resume: bool = Fa
     checkpoint = str(run_dir(cfg) / "checkpoints" / "last.ckpt") if resume else None
     parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
     return parts
+
+
+def finish(cfg: DictConfig) -> Path:
+    """Do a whole run as its command does, evaluation and record included, and return its directory."""
+    outcome = execute(cfg, "asgml", train, earlier, tell=lambda line: None)
+    assert outcome.status in ("finished", "skipped"), outcome.error
+    return outcome.dir
 
 
 def finish_treated(cfg: DictConfig) -> DictConfig:

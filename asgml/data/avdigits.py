@@ -167,6 +167,14 @@ class ShiftedImage:
             x = pad[np.arange(len(x))[:, None, None], i[:, :, None], j[:, None, :]]
         return torch.from_numpy((x - np.float32(self.mean)) / np.float32(self.std)).unsqueeze(1)
 
+    def fitted(self) -> dict[str, np.ndarray]:
+        """Return what the training split has given it (see `asgml.data.preprocessing.Fitted`)."""
+        return {"mean": np.array(self.mean), "std": np.array(self.std)}
+
+    def refitted(self, numbers: Mapping[str, np.ndarray], where: str) -> ShiftedImage:
+        """Return it with mean and standard deviation of another training split."""
+        return ShiftedImage(float(numbers["mean"]), float(numbers["std"]), self.reach, self.fill)
+
 
 class AVDigits:
     """Pairs ten digits, heard and seen: audio is a (1, 32, 64) log-mel of 0.8 s, visual a (1, 28, 28) image.

@@ -88,6 +88,10 @@ Annotations.txt                        all events, same columns; if there, the l
         return list(EVENTS)
 
     @property
+    def folders(self) -> tuple[str, str]:
+        return self.audio_dir, self.frame_dir
+
+    @property
     def list_files(self) -> dict[str, Path]:
         return {name: self.root / name for name in (f"{split}Set.txt" for split in SPLITS)}
 

@@ -63,6 +63,10 @@ Image-01-FPS/<id>/00000.jpg …       one frame per second"""
         return list(EMOTIONS)
 
     @property
+    def folders(self) -> tuple[str, str]:
+        return "AudioWAV", "Image-01-FPS"
+
+    @property
     def list_files(self) -> dict[str, Path]:
         return {name: self.root / name for name in (self.train_list, self.test_list)}
 

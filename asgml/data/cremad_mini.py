@@ -7,7 +7,7 @@ import errno
 import io
 import wave
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,7 +18,7 @@ from asgml.data.cremad import EMOTIONS, CremaD
 from asgml.data.cremad_mini_render import Actor, draw_actor, render_face, render_voice
 from asgml.data.ranges import Bands, Pixels, SampleRate, Seconds
 from asgml.data.shards import bar, fingerprint
-from asgml.data.spec import Split, Table
+from asgml.data.spec import DataSpec, Split, Table
 from callbacks.errors import UserError
 from callbacks.files.atomic import write_bytes
 from callbacks.ranges import MANY, Bounds, Count, OpenShare, PositiveShare, Seed, Share
@@ -196,6 +196,13 @@ class CremadMini(CremaD):
     def tables(self) -> dict[Split, Table]:
         self.render()
         return super().tables()
+
+    def new_samples(self, known: DataSpec, labelled: bool) -> Table:
+        """Return the rendered clips of the test list; without labels, the given ones in CREMA-D's layout at `path`."""
+        if labelled:
+            self.render()
+            return super().new_samples(known, labelled)
+        return CremaD(**{f.name: getattr(self, f.name) for f in fields(CremaD)}).new_samples(known, labelled)
 
     def render(self) -> None:
         """Write the files that are not there yet; lists come last, so their presence means that all is there."""

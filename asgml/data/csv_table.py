@@ -13,12 +13,12 @@ from asgml.data.array_files import ArrayFiles, array_files
 from asgml.data.csv_columns import FILES, WORDS, Column, Content, read_columns
 from asgml.data.csv_rows import CsvRows, read_csv, read_groups, read_ids, read_labels, read_split
 from asgml.data.csv_splits import split_rows
-from asgml.data.decoded import DecodedSource, signature_of
+from asgml.data.decoded import DecodedSource
 from asgml.data.media import decode_audio, decode_frames, read_image, seconds_of
 from asgml.data.media_transforms import ImageTransform, SpectrogramTransform
 from asgml.data.ranges import Frames, Pixels
 from asgml.data.shard_rows import Shard, ShardRows
-from asgml.data.shards import ShardJob, fingerprint
+from asgml.data.shards import ShardJob, fingerprint, stamp_of
 from asgml.data.spec import SPLITS, DataSpec, ModalitySpec, Split, Table, Transform
 from asgml.data.splits import Cut
 from asgml.data.standardize import Tokens, standardizing
@@ -206,7 +206,7 @@ class CsvTable(DecodedSource):
             shape,
             dtype,
             decode,
-            lambda row: signature_of(root / paths[row]),
+            lambda row: stamp_of(root / paths[row]),
             {"content": column.content, **params},
         )
 

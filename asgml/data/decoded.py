@@ -3,15 +3,15 @@
 """What every source of media files shares: how they are decoded, once, to shards, and what unusable files mean."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from asgml.data.media import AudioProfile, Fbank, OgmSpectrogram
 from asgml.data.ranges import Bands, Frames, Pixels, SampleRate, Seconds
-from asgml.data.shard_rows import Shard, Signature
-from asgml.data.shards import ShardJob, check_space, stale_rows, write_shard
+from asgml.data.shard_rows import Shard
+from asgml.data.shards import ShardJob, all_there, check_space, renews, stale_rows, write_shard
 from asgml.data.spec import Split
 from callbacks.errors import UserError
 from callbacks.ranges import PositiveShare
@@ -141,7 +141,7 @@ class DecodedSource:
         if not source.list_files or not all(path.is_file() for path in source.list_files.values()):
             return {}
         jobs = source.jobs()
-        if not _all_there(jobs):
+        if not all_there(jobs.values()):
             return {}
         for modality, job in jobs.items():
             if stale_rows(job):
@@ -170,9 +170,11 @@ class DecodedSource:
         Raises:
             UserError: lists or media that are not there, or too little room on the disk.
         """
-        jobs = self.jobs()
-        if not _all_there(jobs):
-            self.require_media()
+        self._decode(self.jobs(), self.require_media, workers)
+
+    def _decode(self, jobs: Mapping[str, ShardJob], require: Callable[[], None], workers: int = 1) -> None:
+        if not all_there(jobs.values()):
+            require()
             check_space(list(jobs.values()))
         for modality, job in jobs.items():
             write_shard(job, workers, f"{self.NAME}: {modality}")
@@ -183,9 +185,17 @@ class DecodedSource:
         Raises:
             UserError: as `prepare`; files that are unusable, under `corrupt: refuse`, or a modality without any other.
         """
-        jobs = self.jobs()
-        if not _all_there(jobs) or any(_renews(Shard(job.folder)) for job in jobs.values()):
-            self.prepare()
+        return self.shards_of(self.jobs(), self.require_media)
+
+    def shards_of(self, jobs: Mapping[str, ShardJob], require: Callable[[], None]) -> dict[str, Shard]:
+        """Return the shard of every job, as `shards`.
+
+        Args:
+            jobs: what is decoded, by modality.
+            require: refuses media of which nothing is there, before any shard is written.
+        """
+        if not all_there(jobs.values()) or any(renews(Shard(job.folder)) for job in jobs.values()):
+            self._decode(jobs, require)
         shards = {modality: Shard(job.folder) for modality, job in jobs.items()}
         for modality, shard in shards.items():
             self._report(modality, shard)
@@ -221,22 +231,3 @@ class DecodedSource:
                 f" or set data.corrupt=missing to train on these samples without {modality}",
             )
         log.warning("%s: %s; treated as missing (all of them: %s)", self.NAME, found, listing)
-
-
-def _all_there(jobs: dict[str, ShardJob]) -> bool:
-    return all(job.folder.exists() for job in jobs.values())
-
-
-def _renews(shard: Shard) -> bool:
-    """Return whether a shard has unusable files, which may have been replaced, or rows half renewed."""
-    return bool(shard.bad) or None in shard.chunks
-
-
-def signature_of(path: Path) -> Signature:
-    """Return [size, time in ns] of a file, [total size, latest time] of a folder's files, None if it is not there."""
-    try:
-        files = list(path.iterdir()) if path.is_dir() else [path]
-        stats = [file.stat() for file in files]
-    except FileNotFoundError:
-        return None
-    return [sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from asgml.data.lengths import ValidSteps, read_valid_steps, require_sequence
+from asgml.data.new_features import NewFeatures
 from asgml.data.npz import Npz
 from asgml.data.spec import RANK, SPLITS, DataSpec, Kind, ModalitySpec, Split, Table, Transform
 from asgml.data.splits import Cut, shared_groups
@@ -30,7 +31,7 @@ _RANKS: dict[Kind, tuple[int, ...]] = {
 _MAX_CHANNELS = 4
 
 
-class Features:
+class Features(NewFeatures):
     """Reads any feature set from one .npz file, with any number of modalities.
 
     The file holds the arrays

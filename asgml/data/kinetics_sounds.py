@@ -64,6 +64,10 @@ train_img/Image-01-FPS/<clip>/00000.jpg …    test_img/Image-01-FPS/<clip>/0000
         return [str(i) for i in range(CLASSES)]
 
     @property
+    def folders(self) -> tuple[str, str]:
+        return self.audio_dir.replace("{split}", "test"), self.frame_dir.replace("{split}", "test")
+
+    @property
     def list_files(self) -> dict[str, Path]:
         return {name: self.root / name for name in (self.train_list, self.test_list)}
 

@@ -15,6 +15,8 @@ import torchaudio
 from PIL import Image, UnidentifiedImageError
 from torchaudio.compliance import kaldi
 
+from callbacks.errors import UserError
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -283,3 +285,18 @@ def decode_frames(
     if not chosen:
         raise MediaError(folder, f"{len(files)} frames, none at or after second {start:g}")
     return np.stack([read_image(chosen[i], height, width) for i in spread(len(chosen), frames)])
+
+
+def clip_names(audio: Path, frames: Path) -> list[str]:
+    """Return the clips that have a sound `<audio>/<clip>.wav` or a folder of frames `<frames>/<clip>/`, in order.
+
+    Raises:
+        UserError: there is none.
+    """
+    names = {p.stem for p in audio.glob("*.wav")} | {p.name for p in frames.glob("*") if p.is_dir()}
+    if not names:
+        found = "no clip" if audio.is_dir() or frames.is_dir() else "no such folders"
+        expected = "sounds <clip>.wav and folders of frames <clip>/"
+        remedy = "put the clips there, or give the folder above these two"
+        raise UserError(f"{audio}, {frames}", found, expected, remedy)
+    return sorted(names)

@@ -5,18 +5,20 @@
 import csv
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from asgml.data.decoded import DecodedSource, signature_of
-from asgml.data.media import decode_audio, decode_frames
+from asgml.data.decoded import DecodedSource
+from asgml.data.media import clip_names, decode_audio, decode_frames
 from asgml.data.media_transforms import ImageTransform, SpectrogramTransform
-from asgml.data.shards import ShardJob, fingerprint
-from asgml.data.spec import SPLITS, DataSpec, Kind, ModalitySpec, Split, Table, Transform
+from asgml.data.new_samples import require_alike
+from asgml.data.shards import ShardJob, fingerprint, stamp_of
+from asgml.data.spec import DataSpec, Kind, ModalitySpec, Split, Table, Transform
 from callbacks.errors import UserError
 
 
@@ -77,6 +79,11 @@ class MediaSource(DecodedSource):
         """
         raise NotImplementedError
 
+    @property
+    def folders(self) -> tuple[str, str]:
+        """The folders of the sounds and of the frames under the root, of samples that no list names."""
+        raise NotImplementedError
+
     def sizes(self) -> dict[Split, int]:
         return {split: len(clips) for split, clips in self.clips().items()}
 
@@ -102,15 +109,28 @@ class MediaSource(DecodedSource):
         )
 
     def tables(self) -> dict[Split, Table]:
-        splits = self.clips()
-        shards = self.shards()
+        return self._tables_of(self.clips())
+
+    def new_samples(self, known: DataSpec, labelled: bool) -> Table:
+        """Return the clips of the test list; without labels, all that lie in the folders of sounds and frames."""
+        require_alike(self.spec(), known)
+        clips = self.clips()["test"] if labelled else self._found()
+        return self._tables_of({"test": clips})["test"]
+
+    def _found(self) -> list[Clip]:
+        """Return a clip for every sound and every folder of frames, their class unknown."""
+        names = clip_names(*(self.root / folder for folder in self.folders))
+        return [Clip(n, 0, f"{self.folders[0]}/{n}.wav", f"{self.folders[1]}/{n}") for n in names]
+
+    def _tables_of(self, splits: Mapping[Split, list[Clip]]) -> dict[Split, Table]:
+        shards = self.shards_of(self._jobs(splits), partial(self._require_media, splits))
         scale = (self.crop_scale[0], self.crop_scale[1])
         transforms: dict[str, Transform] = {
             "audio": SpectrogramTransform(),
             "visual": ImageTransform(self.size, self.frames, scale),
         }
         tables: dict[Split, Table] = {}
-        for split in SPLITS:
+        for split in splits:
             ids = [clip.id for clip in splits[split]]
             chosen = {modality: shard.select(ids) for modality, shard in shards.items()}
             x = {modality: cast("np.ndarray", rows) for modality, (rows, _) in chosen.items()}
@@ -124,8 +144,10 @@ class MediaSource(DecodedSource):
 
     def jobs(self) -> dict[str, ShardJob]:
         """Return one job per modality over the clips of all splits, by id: every way to split shares its shards."""
-        splits = self.clips()
-        clips = sorted((clip for split in SPLITS for clip in splits[split]), key=lambda clip: clip.id)
+        return self._jobs(self.clips())
+
+    def _jobs(self, splits: Mapping[Split, list[Clip]]) -> dict[str, ShardJob]:
+        clips = sorted((clip for listed in splits.values() for clip in listed), key=lambda clip: clip.id)
         ids = [clip.id for clip in clips]
         profile, (height, width), root = self.profile, self.store, self.root
 
@@ -144,7 +166,7 @@ class MediaSource(DecodedSource):
                 "float32",
                 {"profile": self.audio, **dataclasses.asdict(profile)},
                 decode=lambda row: decode_audio(root / clips[row].audio, profile, clips[row].start, clips[row].end),
-                signature=lambda row: signature_of(root / clips[row].audio),
+                signature=lambda row: stamp_of(root / clips[row].audio),
             ),
             "visual": job(
                 "visual",
@@ -155,7 +177,7 @@ class MediaSource(DecodedSource):
                 decode=lambda row: decode_frames(
                     root / clips[row].frames, self.frames, height, width, clips[row].start, clips[row].end
                 ),
-                signature=lambda row: signature_of(root / clips[row].frames),
+                signature=lambda row: stamp_of(root / clips[row].frames),
             ),
         }
 
@@ -164,8 +186,11 @@ class MediaSource(DecodedSource):
         return [self.root / place for clip in clips for place in (clip.audio, clip.frames)]
 
     def require_media(self) -> None:
-        for clips in self.clips().values():
-            for relative in (clips[0].audio, clips[0].frames):
+        self._require_media(self.clips())
+
+    def _require_media(self, splits: Mapping[Split, list[Clip]]) -> None:
+        for clips in splits.values():
+            for relative in (clips[0].audio, clips[0].frames) if clips else ():
                 self.require_folder(self.root / Path(relative).parent)
 
     def require_folder(self, folder: Path) -> None:

@@ -22,7 +22,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -185,6 +185,26 @@ def _refresh(job: ShardJob, workers: int, title: str) -> None:
             data.seek(offset + number * CHUNK * job.row_bytes)
             chunks[number] = digest(data.read(min(CHUNK, len(job.ids) - number * CHUNK) * job.row_bytes))
     _write_index(job.folder, job, [(row, *unusable[row]) for row in sorted(unusable)], sources, chunks)
+
+
+def all_there(jobs: Iterable[ShardJob]) -> bool:
+    """Return whether the shards of all jobs are finished."""
+    return all(job.folder.exists() for job in jobs)
+
+
+def renews(shard: Shard) -> bool:
+    """Return whether a shard has unusable files, which may have been replaced, or rows half renewed."""
+    return bool(shard.bad) or None in shard.chunks
+
+
+def stamp_of(path: Path) -> Signature:
+    """Return [size, time in ns] of a file, [total size, latest time] of a folder's files, None if it is not there."""
+    try:
+        files = list(path.iterdir()) if path.is_dir() else [path]
+        stats = [file.stat() for file in files]
+    except FileNotFoundError:
+        return None
+    return [sum(s.st_size for s in stats), max((s.st_mtime_ns for s in stats), default=0)]
 
 
 def stale_rows(job: ShardJob, shard: Shard | None = None) -> dict[int, Signature]:

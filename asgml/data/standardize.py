@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from asgml.data.spec import Kind
+from callbacks.errors import UserError
 
 _CHUNK = 1 << 22  # elements converted to float64 in one go
 
@@ -47,6 +49,22 @@ class Standardize:
     def __call__(self, raw: np.ndarray, keys: np.ndarray, train: bool) -> torch.Tensor:
         x = raw.reshape(len(raw), *self.shape).astype(np.float32) * np.float32(self.unit)
         return torch.from_numpy((x - self.mean) / self.std)
+
+    def fitted(self) -> dict[str, np.ndarray]:
+        """Return what the training split has given it (see `asgml.data.preprocessing.Fitted`)."""
+        return {"unit": np.array(self.unit, dtype=np.float64), "mean": self.mean, "std": self.std}
+
+    def refitted(self, numbers: Mapping[str, np.ndarray], where: str) -> Standardize:
+        """Return it with mean and standard deviation of another training split.
+
+        Raises:
+            UserError: 8-bit images for a training split of others, or the other way round.
+        """
+        if float(numbers["unit"]) != self.unit:
+            eight_bit = "8-bit images, 0 to 255", "values that are not 8-bit images"
+            found, expected = eight_bit if self.unit != 1 else eight_bit[::-1]
+            raise UserError(where, found, f"{expected}, as the run was trained on", "save them as those of the run")
+        return Standardize(self.shape, self.unit, numbers["mean"], numbers["std"])
 
 
 def standardizing(

@@ -70,6 +70,30 @@ def validate(spec: DataSpec, tables: Mapping[Split, Table]) -> list[str]:
     return _warnings(spec, tables)
 
 
+def validate_new(spec: DataSpec, table: Table, labelled: bool) -> list[str]:
+    """Refuse what makes predictions of new samples wrong, and return a line for each thing to know about them.
+
+    Args:
+        spec: what the network was trained on.
+        table: the new samples.
+        labelled: whether their labels are read.
+
+    Raises:
+        UserError: naming the array and the row at fault.
+    """
+    if not len(table):
+        raise UserError("data", "no sample", "at least one", "give files with samples in them")
+    _check_shapes(spec, "test", table)
+    _check_labels(spec, "test", table)
+    _check_values("test", table)
+    _check_presence("test", table)
+    _check_lengths(spec, "test", table)
+    _check_transforms(spec, "test", table)
+    if labelled:
+        return _warnings(spec, {"test": table})
+    return [f"no sample has {m}: predicted without" for m, present in table.present.items() if not present.any()]
+
+
 def _check_spec(spec: DataSpec) -> None:
     if not spec.modalities:
         raise UserError("data", "no modality", "at least one", "let the source's spec() name its modalities")
@@ -252,7 +276,7 @@ def _check_transforms(spec: DataSpec, split: Split, table: Table) -> None:
 
 def _warnings(spec: DataSpec, tables: Mapping[Split, Table]) -> list[str]:
     lines = list(spec.warnings)
-    for split in SPLITS:
+    for split in tables:
         seen = set(tables[split].y.tolist())
         absent = [c for i, c in enumerate(spec.classes) if i not in seen]
         if absent:

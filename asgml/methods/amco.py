@@ -48,6 +48,7 @@ class AMCo(Method):
     """
 
     min_modalities: ClassVar[int] = 2
+    reads_length: ClassVar[bool] = True
     sigma: Share = 0.5
     eps: PositiveShare = 0.3
     most: ShareBelowOne = 0.9

@@ -193,6 +193,8 @@ class Method:
     trains_heads: ClassVar[bool] = False
     #: Does the method know nothing of classes, only losses, gradients and features? Else a regression refuses it.
     for_regression: ClassVar[bool] = False
+    #: Does what it does in a step depend on the length of the training (`Step.epochs`)?
+    reads_length: ClassVar[bool] = False
     #: Is the fused loss left out? `loss` may return it under `fusion`, weighted.
     replaces_fusion_loss: ClassVar[bool] = False
     #: Are the encoders' first weights needed (`Epoch.reinitialise`)?

@@ -53,6 +53,7 @@ class G2D(Method):
     """
 
     min_modalities: ClassVar[int] = 2
+    reads_length: ClassVar[bool] = True
     reads_teacher_logits: ClassVar[bool] = True
     features: NonNegative = 1.0
     logits: NonNegative = 1.0

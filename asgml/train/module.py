@@ -19,6 +19,7 @@ from asgml.model.net import FUSION, MultimodalNet
 from asgml.rhythm.stage import Rhythm
 from asgml.train.curvature import fused_loss, loss_of_group
 from asgml.train.forward import Encoded, Forward
+from asgml.train.inference import active, fused_prediction, fusing, predictions_of
 from asgml.train.method_support import (
     check_masking,
     check_methods,
@@ -107,15 +108,13 @@ class MultimodalModule(L.LightningModule):
         may_miss = check_methods(self.methods, timed, self.task.name == "regression") or may_miss
         self.extensions = install_modules(net, self.methods, seed)
         everyone = list(self.methods.values())  # a hook that a method does not have is not called
-        self._fusing = [m for m in reversed(everyone) if uses(m, "fuse_at_test")]
+        self._fusing = fusing(everyone)
         self._splitting = next((m for m in everyone if uses(m, "substeps")), None)
         keeps = any(method.keeps_initial for method in self.methods.values())
         self._initial = {
             m: [p.detach().cpu().clone() for p in net.encoders[m].parameters()] for m in self.modalities if keeps
         }
-        self.active = self.modalities
-        for method in self.methods.values():
-            self.active = [m for m in method.active(self.modalities) if m in self.active]
+        self.active = active(everyone, self.modalities)
         self.trains_heads = any(method.trains_heads for method in self.methods.values())
         check_masking(None if rhythm.mask is None else rhythm.mask.masking, self.methods)
         self.fusion_loss = not any(method.replaces_fusion_loss for method in self.methods.values())
@@ -334,17 +333,11 @@ class MultimodalModule(L.LightningModule):
     # -- evaluation
     def prediction(self, step: Step) -> Tensor:
         """Return the prediction (B, C): the last method's that has its own, else that of the fused logits."""
-        for method in self._fusing:
-            replaced = method.fuse_at_test(step)
-            if replaced is not None:
-                return replaced
-        return self.task.predict(step.logits)
+        return fused_prediction(step, self._fusing, self.task)
 
     def predict_batch(self, batch: Batch) -> Predictions:
         """Return the predictions of a batch, in the module's own mode."""
-        step = self.step_of(batch)
-        unimodal = {m: self.task.predict(z) for m, z in step.unimodal.items()}
-        return Predictions.of(batch["index"], step.y, self.prediction(step), unimodal, step.present)
+        return predictions_of(self.step_of(batch), batch["index"], self._fusing, self.task)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._collected.setdefault("val", []).append(self.predict_batch(batch))

@@ -13,7 +13,7 @@ from callbacks.errors import UserError
 from latentwire.baselines.base import Baseline
 from latentwire.baselines.training import Amount, TrainingBudget, load_state, state
 from latentwire.lm.frozen import FrozenLM
-from latentwire.tensors import read_tensors, write_tensors
+from suite.tensors import read_tensors, write_tensors
 
 N = TypeVar("N", bound=nn.Module)
 

@@ -22,7 +22,7 @@ from latentwire.lm.layout import Prefix
 from latentwire.lm.prompts import Prompt
 from latentwire.objectives.base import TopK
 from latentwire.objectives.distillation import top_k
-from latentwire.tensors import read_tensors, write_tensors
+from suite.tensors import read_tensors, write_tensors
 
 
 @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,11 @@ from callbacks.files.sealed import read_json, read_text
 from suite.report.data import RunRecord
 from suite.report.frames import Configuration
 from suite.report.summary import N_BOOT
+from suite.runs.finished import ASKED, EVALUATIONS, digest_of
 from suite.runs.provenance import RESULT
 from suite.statistics import hierarchical_bootstrap, mean_interval
 
-EVALUATIONS = "evaluations"  # folder of a run: one folder for each evaluation, by its hash
-ASKED = "asked.yaml"  # in it, what was asked
-PREDICTIONS = "predictions.jsonl"  # in it, one row per question and method
+PREDICTIONS = "predictions.jsonl"  # in an evaluation's folder, one row per question and method
 FILES = "files"  # in an evaluation's result: the SHA-256 of files beside it, by name
 
 
@@ -42,12 +40,6 @@ def evaluations(run_dir: Path) -> list[dict[str, Any]]:
         asked = yaml.safe_load(read_text(place, expected, remedy))
         found.append({**(read_evaluation(path.parent) or {}), "asked": asked})
     return sorted(found, key=lambda e: (str(e["finished"]), str(e["evaluation"])))
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _again(folder: Path) -> str:

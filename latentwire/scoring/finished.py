@@ -21,7 +21,7 @@ from latentwire.acceptance import Rule, judge
 from latentwire.build import Inputs
 from latentwire.data.base import Passage
 from latentwire.report.evaluation_tables import result_table, tests_table
-from latentwire.report.stored import ASKED, EVALUATIONS, FILES, digest_of
+from latentwire.report.stored import FILES
 from latentwire.rivals import RIVALS, training_budget
 from latentwire.scoring.evaluator import Evaluator
 from latentwire.scoring.prefixes import evaluate
@@ -29,6 +29,7 @@ from latentwire.wire import LatentWire
 from suite.config.instantiate import build_node
 from suite.report import markdown
 from suite.runs import record
+from suite.runs.finished import ASKED, EVALUATIONS, digest_of
 from suite.runs.identity import AFTERWARDS, evaluation_hash
 from suite.runs.ledger import jsonable, write_json
 from suite.runs.provenance import RESULT

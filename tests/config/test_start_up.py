@@ -22,6 +22,7 @@ HELPED = (
     *("asgml.run", "asgml.study", "asgml.tune", "asgml.data.prepare", "asgml.feedback.run", "asgml.feedback.study"),
     *("latentwire.run", "latentwire.study", "latentwire.evaluate", "latentwire.encode", "latentwire.answer"),
     *("latentwire.export", "latentwire.pretrain", "suite.dashboard"),
+    *("asgml.predict", "asgml.evaluate", "asgml.export"),
 )
 LISTED = ("asgml.run", "latentwire.run", "asgml.feedback.run")
 WRONG = {
@@ -32,6 +33,7 @@ WRONG = {
     "a range": ("asgml.run", "loader.batch_size=0", "loader.batch_size"),
     "an option of the trainer": ("asgml.run", "+trainer.gradient_clip_val=1", "callbacks.clip.max_norm"),
     "one that is typed plainly": ("asgml.run", "trainer.accumulate_grad_batches=4", "loader.batch_size"),
+    "a run that is extended and not there": ("asgml.run", "extend=nowhere", "the directory of a run"),
     "a wire's": ("latentwire.run", "wire.d_z=wide", "wire.d_z"),
     "the feedback system's": ("asgml.feedback.run", "stages.text.epochs=-1", "stages.text.epochs"),
 }

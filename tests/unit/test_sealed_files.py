@@ -19,7 +19,7 @@ from callbacks.errors import UserError
 from callbacks.files import sealed
 from callbacks.files.atomic import in_one_piece, write_bytes
 from callbacks.run.stored import read_saved, write_checkpoint
-from latentwire.tensors import read_tensors, write_tensors
+from suite.tensors import read_tensors, write_tensors
 
 
 def checkpoint(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tensors that are kept (a teacher's answers, a learned rival): sealed safetensors files."""
+"""Tensors that are kept (a teacher's answers, a learned rival, an exported network): sealed safetensors files."""
 
 from __future__ import annotations
 

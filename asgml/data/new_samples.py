@@ -1,0 +1,73 @@
+"""Samples for a network that is trained already: from any data source, under what the run has fixed of its data."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from asgml.data.preprocessing import Preprocessing
+from asgml.data.spec import DataSpec, Source, Table
+from asgml.data.validate import validate_new
+from callbacks.errors import UserError
+
+
+@runtime_checkable
+class ReadsNewSamples(Protocol):
+    """A source that needs neither splits nor labels of samples that are not trained on."""
+
+    def new_samples(self, known: DataSpec, labelled: bool) -> Table:
+        """Return the samples that the source names, as one table with the modalities of `known`, in its order.
+
+        Args:
+            known: what the run has fixed: modalities, shapes and classes; label `i` is `known.classes[i]`.
+            labelled: whether to return the samples to be scored, with their labels; else all of them, with any.
+
+        Raises:
+            UserError: samples that do not fit.
+        """
+        ...
+
+
+def new_samples(source: Source, run: Preprocessing, labelled: bool) -> tuple[Table, list[str]]:
+    """Return the samples of a source as the run's network reads them, and a line for each thing to know about them.
+
+    A source without `new_samples` is asked for its test split, and prepared as for training.
+
+    Args:
+        source: the source.
+        run: what the run has fixed of its data.
+        labelled: whether the samples are scored.
+
+    Raises:
+        UserError: samples that do not fit, naming array or key.
+    """
+    if not isinstance(source, ReadsNewSamples):
+        return own_test_split(source, run)
+    table = run.applied(source.new_samples(run.spec, labelled))
+    return table, validate_new(run.spec, table, labelled)
+
+
+def own_test_split(source: Source, run: Preprocessing) -> tuple[Table, list[str]]:
+    """Return the test split of a source, prepared and cut as for training; otherwise as `new_samples`."""
+    source.prepare()
+    tables = source.tables()
+    require_alike(source.spec(), run.spec)
+    table = run.applied(tables["test"])
+    return table, validate_new(run.spec, table, labelled=True)
+
+
+def require_alike(here: DataSpec, known: DataSpec) -> None:
+    """Refuse data whose modalities, shapes or classes are not those of a run.
+
+    Raises:
+        UserError: the first difference.
+    """
+
+    def told(spec: DataSpec) -> dict[str, Any]:
+        shapes = {m: f"{s.kind} of {'x'.join(map(str, s.shape))}" for m, s in spec.modalities.items()}
+        return {"task": spec.task, "modalities": list(shapes), **shapes, "classes": spec.classes}
+
+    ours, theirs = told(known), told(here)
+    for what, value in ours.items():
+        if theirs.get(what) != value:
+            found, expected = f"{theirs.get(what)}", f"{value}, as the run was trained on"
+            raise UserError(f"data, {what}", found, expected, "give data of the same layout and classes")
