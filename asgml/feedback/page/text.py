@@ -20,6 +20,10 @@ weights: these numbers compare models on it, and say nothing of what a trained C
 The *base* is the same model without feedback: adapters in both towers, one pass. With feedback the image reads the
 prompts of its class, and from the second loop on the prompts read the image of the loop before. Both stages of training
 and the evaluation are one run; the weights are those of the best validation, by pixel AUROC after the last loop.
+
+Anchors that have read a picture are this picture's alone, and move all of its scores together. Where pixel AUROC falls
+over the loops and that within images does not, it is this that costs: maps have moved against each other, and none has
+become worse.
 """
 SHARES = f"""## What a branch leaves to what stands before it
 
