@@ -120,6 +120,7 @@ def test_what_does_not_fit_the_clip_is_refused_before_training(done: Any, tmp_pa
         (["loops=0"], "set loops=3"),
         (["logit_scale=0"], "set logit_scale=100"),
         (["score.blur=8"], "set score.blur=7"),
+        (["+layers.levels=[2]"], "list of a whole number from 1 to 1000"),
     ],
 )
 def test_wrong_keys_are_refused_before_anything_runs(
