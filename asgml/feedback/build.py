@@ -26,6 +26,7 @@ from suite.runs.job import Run
 from suite.runs.provenance import read_result
 from suite.shell import assemble, build_callbacks
 
+LEAST_SIDE = 16  # of pictures that can be rendered
 #: what `init.<key>` takes over, by the beginnings of its names in a checkpoint
 PARTS = {
     "text_adapter": ("model.text_adapters.", "model.text_projection."),
@@ -60,6 +61,9 @@ def judge(cfg: DictConfig) -> None:
     for node in (cfg.data, cfg.optimizer, *cfg.callbacks.values()):
         if node is not None:
             build_node(node)
+    if cfg.score.blur % 2 == 0:
+        remedy = f"set score.blur={cfg.score.blur - 1}"
+        raise UserError("score.blur", str(cfg.score.blur), "an odd number of patches, which has a middle", remedy)
     if cfg.callbacks.get("gate") is None:
         expected = "the gate, whose host read brings the losses that are logged"
         raise UserError("callbacks.gate", "null", expected, "leave callbacks.gate=null out")
@@ -108,6 +112,7 @@ def build_module(cfg: DictConfig, classes: list[str], plan: Plan) -> FeedbackMod
         UserError: a CLIP that is not there, layers that it does not have, or an earlier run that does not fit.
     """
     clip: FrozenCLIP = build_node(cfg.clip)
+    _check_fit(cfg, clip)
     model = FeedbackModel(
         clip,
         classes,
@@ -138,6 +143,18 @@ def build_module(cfg: DictConfig, classes: list[str], plan: Plan) -> FeedbackMod
         if cfg.init[key] is not None:
             take_over(module, key, Path(str(cfg.init[key])).expanduser())
     return module
+
+
+def _check_fit(cfg: DictConfig, clip: FrozenCLIP) -> None:
+    """Refuse pictures that the CLIP's patches do not divide, and a path of values that begins behind its last block."""
+    size, patch = int(cfg.size), clip.patch_size
+    if size % patch:
+        near = max(round(size / patch), -(-LEAST_SIDE // patch)) * patch
+        raise UserError("size", str(size), f"a multiple of {patch}, the patch of {clip.name}", f"set size={near}")
+    text = cfg.stages.text
+    if text.epochs and text.surgery is not None and text.surgery > clip.image_blocks:
+        expected = f"a block of {clip.name}, which has {clip.image_blocks}, or null for none"
+        raise UserError("stages.text.surgery", str(text.surgery), expected, "set stages.text.surgery=null")
 
 
 def layers_of(node: DictConfig | None) -> Layers | None:

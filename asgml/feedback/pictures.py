@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from asgml.feedback.data.dataset import SurfaceDataset
 from asgml.feedback.data.files import read_picture
+from asgml.feedback.data.sample import Sample
 from asgml.feedback.train.module import FeedbackModule
 
 LEAST_SIDE = 128  # of a panel, in pixels
@@ -66,7 +68,7 @@ def save_pictures(module: FeedbackModule, surfaces: SurfaceDataset, folder: Path
         limit: the largest number of files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    written: list[Path] = []
     was = module.training
     module.eval()
     for i in chosen(surfaces, limit):
@@ -74,8 +76,17 @@ def save_pictures(module: FeedbackModule, surfaces: SurfaceDataset, folder: Path
         with torch.no_grad():
             loops = module.model(row["image"][None].to(module.device), row["class"][None].to(module.device))
             maps, _ = module.maps(loops, surfaces.size)
-        path = folder / f"{sample.class_name}_{sample.defect}_{sample.image.stem}.png"
+        path = folder / _file_name(sample, written)
         panels(read_picture(sample, surfaces.size), row["mask"], maps[0]).save(path)
         written.append(path)
     module.train(was)
     return written
+
+
+def _file_name(sample: Sample, written: Sequence[Path]) -> str:
+    """Return `<class>_<defect>_<stem>.png`, numbered where a picture of another folder has it already."""
+    # names of classes and defects in a list are anything: a slash would be a folder that is not there
+    stem = re.sub(r"[^\w.-]+", "_", f"{sample.class_name}_{sample.defect}_{sample.image.stem}")
+    taken = {path.name for path in written}
+    names = (f"{stem}.png" if n == 1 else f"{stem}_{n}.png" for n in range(1, len(written) + 2))
+    return next(name for name in names if name not in taken)

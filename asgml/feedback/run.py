@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ from omegaconf import DictConfig
 from asgml.data.ranges import BatchSize, Pixels
 from asgml.feedback.about import ABOUT
 from asgml.model.variants import ContextName, VariantName
-from callbacks.ranges import Bounds, Count, Layers, NonNegative, Positive, Rate, Share, Steps, Workers
+from callbacks.ranges import MANY, Bounds, Count, Layers, NonNegative, Positive, Rate, Share, Steps, Workers
 from suite.config.check import Common
 from suite.runs.job import Run
 from suite.runs.launch import launch
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from asgml.feedback.build import Parts
 
 PROGRAM_NAME = "asgml.feedback"
-Loops = Annotated[int, Bounds("1 to 100 loops", ge=1, le=100)]
+Loops = Annotated[int, Bounds("1 to 100 loops (feedback=false has none)", ge=1, le=100, example=3)]
+Heads = Annotated[int, Bounds("a whole number from 1 to a billion", ge=1, le=MANY, example=4)]
+AdapterWeight = Annotated[float, Bounds("a share from 0 to 1", ge=0, le=1, example=0.1)]
+LogitScale = Annotated[float, Bounds("a finite number above 0", gt=0, lt=inf, example=100)]
 
 
 @dataclass
@@ -176,9 +180,9 @@ class Tree(Common):
     image_context: ContextName
     image_weight: NonNegative | None
     text_weight: NonNegative | None
-    heads: Count
-    adapter_weight: Share
-    logit_scale: Positive
+    heads: Heads
+    adapter_weight: AdapterWeight
+    logit_scale: LogitScale
     layers: LayersNode | None
     stages: StagesNode
     init: InitNode
@@ -222,7 +226,8 @@ def dead(cfg: DictConfig) -> dict[str, str]:
 def earlier(cfg: DictConfig) -> dict[str, Path]:
     """Return the checkpoints of the runs that this one starts from, by the key that names them."""
     named = {f"init.{key}": cfg.init[key] for key in ("text_adapter", "image_adapter")}
-    return {key: Path(str(run)) / "checkpoints" / "best.ckpt" for key, run in named.items() if run is not None}
+    folders = {key: Path(str(run)).expanduser() for key, run in named.items() if run is not None}
+    return {key: folder / "checkpoints" / "best.ckpt" for key, folder in folders.items()}
 
 
 def judge(cfg: DictConfig) -> None:

@@ -27,10 +27,11 @@ def anomaly_map(
         scale: the factor on cosines that the logits have.
     """
     total = []
-    for logits in levels:
-        c = logits / scale
-        score = ((c[:, 1] + 1 - c[:, 0]) / 2).unsqueeze(1)
-        total.append(F.interpolate(_blur(score, kernel, sigma), (size, size), mode="bilinear", align_corners=True))
+    with torch.autocast(levels[0].device.type, enabled=False):  # would round scores in the convolutions of the blur
+        for logits in levels:
+            c = logits / scale
+            score = ((c[:, 1] + 1 - c[:, 0]) / 2).unsqueeze(1)
+            total.append(F.interpolate(_blur(score, kernel, sigma), (size, size), mode="bilinear", align_corners=True))
     return torch.stack(total).mean(0).squeeze(1)
 
 

@@ -13,6 +13,7 @@ direction, which `callbacks.Branch` describes: *size alone* is the stream at the
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -75,12 +76,14 @@ def measure(name: str, context: float, seeds: Sequence[int]) -> Row:
     """Measure one branch of `BRANCHES` at one factor on the context.
 
     Raises:
-        UserError: fewer than ten seeds, or no such branch.
+        UserError: fewer than ten seeds, no such branch, or a factor that is not finite.
     """
     if len(seeds) < LEAST:
         raise UserError("--seeds", str(len(seeds)), f"at least {LEAST}: one draw is noise", f"--seeds {LEAST}")
     if name not in BRANCHES:
         raise UserError("--branches", name, ", ".join(map(repr, BRANCHES)), f"--branches {next(iter(BRANCHES))!r}")
+    if not math.isfinite(context):
+        raise UserError("--context", str(context), "finite factors", "--context 1 7")
     return measure_system(name, BRANCHES[name](context), context, seeds)
 
 

@@ -64,7 +64,7 @@ class EpochLine(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._pipeline = find_pipeline(trainer)
         self._epochs = []
-        self._begun = time.perf_counter()  # resumed after an epoch's last step, no epoch starts before it ends
+        self._begun = time.perf_counter()  # an epoch that is resumed midway, or at its end, is not started again
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._begin()

@@ -270,7 +270,8 @@ def _bind(
         for name in accepted.required:
             if name not in given and name not in filled:
                 inner = f"{key}.{name}" if key else name
-                kind = type_name(annotations[name]) if name in annotations else "a value"
+                needed = annotations.get(name)
+                kind = "a value" if needed is None else type_text(needed) if declares(needed) else type_name(needed)
                 remedy = f"set +{inner}=VALUE"
                 if built and key:
                     remedy += f", or +{key}._partial_=true where the code supplies it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from omegaconf import DictConfig
 from PIL import Image
 
 from asgml.feedback.model.clip import tiny_clip
+from asgml.feedback.pictures import save_pictures
 from callbacks.errors import UserError
 
 SIDE = 16
@@ -131,6 +133,25 @@ def test_the_other_data_set_can_be_tested_in_place_of_classes(layout, tmp_path: 
     pictures = prepare(crossed).data.summary()
     assert set(pictures["train"]) == {*TESTED[name], *TRAINED[name]}
     assert set(pictures["test"]) == {*TESTED[other], *TRAINED[other]}
+
+
+def test_every_damaged_picture_of_a_list_has_a_file_of_its_own_whatever_its_class_is_called(
+    place: Path, tmp_path: Path
+) -> None:
+    rows = []
+    for name in ("brain/MRI", "liver/CT"):
+        for i in range(3):
+            for label, kind in enumerate(("normal", "damaged")):
+                image = picture(tmp_path / name / kind / str(i) / "scan.png", i, bool(label))
+                rows.append({"image_path": str(image), "label": label, "class_name": name,
+                             "mask_path": str(mask(tmp_path / "mask.png")) if label else None})  # fmt: skip
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    listed = ["data.layout=jsonl", f"data.root={tmp_path / 'list.jsonl'}", "data.test_classes=[liver/CT]"]
+    small = ["clip=hub", f"clip.source={place / 'clip'}", f"size={SIDE}", "heads=2", f"paths.runs={tmp_path}"]
+    parts = prepare(compose("experiment=magnetic_tile", *listed, *small))
+    save_pictures(parts.module, parts.data.surfaces["test"], tmp_path / "maps")
+    names = ["liver_CT_anomaly_scan.png", "liver_CT_anomaly_scan_2.png", "liver_CT_anomaly_scan_3.png"]
+    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == names
 
 
 def test_the_historic_settings_are_those_that_the_experiments_have() -> None:

@@ -92,6 +92,16 @@ def test_adapters_of_an_earlier_run_are_started_from_and_those_of_another_clip_r
         prepare(config(place / "data", tmp_path, "init.text_adapter=nowhere"))
 
 
+def test_what_does_not_fit_the_clip_is_refused_before_training(done: Any, tmp_path: Path) -> None:
+    place, *_ = done
+    with pytest.raises(UserError, match="set size=16"):
+        prepare(config(place / "data", tmp_path, "size=17"))
+    with pytest.raises(UserError, match="set size=20"):  # below 16 nothing can be rendered
+        prepare(config(place / "data", tmp_path, "clip.patch_size=5"))
+    with pytest.raises(UserError, match=r"set stages\.text\.surgery=null"):
+        prepare(config(place / "data", tmp_path, "stages.text.surgery=3"))
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
@@ -107,6 +117,10 @@ def test_adapters_of_an_earlier_run_are_started_from_and_those_of_another_clip_r
         (["data.test_classes=[marble]"], "marble"),
         (["callbacks.gate=null"], "leave callbacks.gate=null out"),
         (["image_weight=-1"], "0 or more"),
+        (["loops=0"], "set loops=3"),
+        (["logit_scale=0"], "set logit_scale=100"),
+        (["score.blur=8"], "set score.blur=7"),
+        (["+layers.levels=[2]"], "list of a whole number from 1 to 1000"),
     ],
 )
 def test_wrong_keys_are_refused_before_anything_runs(

@@ -113,3 +113,12 @@ def test_a_line_goes_through_lightnings_other_bar(capsys: pytest.CaptureFixture[
     )  # fmt: skip
     trainer.fit(Logged(automatic=True, optimizer=ADAMW), load(foreign_batches(2)))
     assert [line.split("  ")[0] for line in lines(capsys.readouterr().out)] == ["epoch 1/2", "epoch 2/2"]
+
+
+def test_seconds_of_an_epoch_that_is_resumed_midway_begin_at_the_restart(capsys: pytest.CaptureFixture[str]) -> None:
+    trainer, line = quiet_trainer([], epochs=2), EpochLine()
+    trainer.fit_loop.max_batches = 4
+    line.on_train_start(trainer, L.LightningModule())  # Lightning does not start such an epoch a second time
+    line.on_train_epoch_end(trainer, L.LightningModule())
+    (told,) = lines(capsys.readouterr().out)
+    assert "  0.0 s" in told

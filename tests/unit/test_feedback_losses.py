@@ -70,6 +70,9 @@ def test_a_map_is_the_mean_of_blurred_differences_of_cosines():
     expected[1:8, 1:8] += 0.25 * weights[:, None] * weights[None, :]
     assert torch.allclose(found[0], expected, atol=1e-12)
     assert torch.equal(anomaly_map([0.1 * level, 0 * level], 9, scale=10.0), found)
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = anomaly_map([level.float()], 9)
+    assert torch.equal(under_autocast, anomaly_map([level.float()], 9))
     assert anomaly_map([level], 18).shape == (1, 18, 18)
     assert anomaly_map([level[..., :2, :2]], 4, kernel=9, sigma=1.5).isfinite().all()
     logits = torch.tensor([[0.0, math.log(3.0)]], dtype=torch.float64)

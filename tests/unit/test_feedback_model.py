@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import safetensors.torch
 import torch
 from torch.nn import functional as F
 
@@ -177,3 +178,27 @@ def test_what_is_refused(clip):
         FeedbackModel(clip, CLASSES, loops=-1)
     with pytest.raises(UserError, match="shorten the class name"):
         FeedbackModel(clip, ["x" * 80], heads=2)(pictures(1), torch.tensor([0]))
+    with pytest.raises(UserError, match="set heads=4"):
+        FeedbackModel(clip, CLASSES, heads=5)
+    with pytest.raises(UserError, match=r"set clip\.heads=4"):
+        tiny_clip(16, 4, 16, 12, 2, heads=5)
+    with pytest.raises(UserError, match=r"set clip\.patch_size=16"):
+        tiny_clip(16, 32, 16, 12, 2, 4)
+
+
+def test_a_folder_without_one_tower_is_refused_and_not_drawn_at_random(clip, tmp_path):
+    clip.model.vision_model.config.save_pretrained(tmp_path)
+    weights = {f"vision_model.{n}": v for n, v in clip.model.vision_model.state_dict().items()}
+    safetensors.torch.save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    clip.tokenizer.save_pretrained(tmp_path)
+    clip.model.config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no weights for"):
+        load_clip(str(tmp_path), local_files_only=True)
+
+
+def test_cosines_are_compared_in_fp32_under_autocast(model):
+    features, anchors = (F.normalize(torch.randn(2, n, 24), dim=-1) for n in (50, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model._logits(features, anchors)
+    assert torch.equal(found, model._logits(features, anchors))
+    assert model._logits(features.bfloat16(), anchors.bfloat16()).dtype == torch.float32

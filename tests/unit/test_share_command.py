@@ -71,3 +71,5 @@ def test_what_it_refuses(capsys):
     assert "at least 10: one draw is noise" in capsys.readouterr().err
     assert main(["--branches", "concat"]) == 2
     assert "'gated'" in capsys.readouterr().err
+    assert main(["--branches", "gated", "--context", "nan"]) == 2
+    assert "--context 1 7" in capsys.readouterr().err

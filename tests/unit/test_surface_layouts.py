@@ -15,6 +15,7 @@ from PIL import Image
 from asgml.feedback.data import generator
 from asgml.feedback.data.dataset import MEAN, STD, SurfaceDataset
 from asgml.feedback.data.files import read_mask
+from asgml.feedback.data.folders import SurfaceFolders
 from asgml.feedback.data.generator import write_surfaces
 from asgml.feedback.data.layouts import read_jsonl, read_mvtec, read_visa
 from asgml.feedback.data.protocol import few_shot, zero_shot
@@ -151,7 +152,7 @@ def test_a_missing_mask_and_an_empty_class_are_refused(mvtec, visa):
 @pytest.mark.parametrize("what", ["picture", "mask"])
 def test_sixteen_bits_and_transparency_are_refused_before_a_run_begins(mvtec, mode, message, what):
     place = {"picture": "test/hole/001.png", "mask": "ground_truth/hole/001_mask.png"}[what]
-    picture(mvtec / "grid" / place, mode)
+    picture(mvtec / "grid" / place, mode, value=200)
     with pytest.raises(UserError, match=message) as caught:
         SurfaceDataset(read_mvtec(mvtec), 8)
     exec(shlex.split(caught.value.remedy)[-1], {})
@@ -165,10 +166,75 @@ def test_a_mask_of_another_size_or_without_defect_and_a_file_that_is_no_picture_
         SurfaceDataset(read_mvtec(mvtec), 8)
     mask(where, value=2)
     with pytest.raises(UserError, match="its largest value is 2"):
-        SurfaceDataset(read_mvtec(mvtec), 8)[5]
+        SurfaceDataset(read_mvtec(mvtec), 8)
     (mvtec / "grid" / "test" / "hole" / "001.png").write_text("no picture")
     with pytest.raises(UserError, match=r"001.png\n.*no picture"):
         SurfaceDataset(read_mvtec(mvtec), 8)
+
+
+@pytest.mark.parametrize(("mode", "folder"), [("RGB", "grid"), ("L", "grid"), ("P", "grid"), ("RGBA", "maker's")])
+def test_the_conversion_that_is_named_takes_transparency_away_whatever_the_folder_is_called(tmp_path, mode, folder):
+    place = tmp_path / folder / "0.png"
+    place.parent.mkdir()
+    colour = {"RGB": {"transparency": (9, 9, 9)}, "RGBA": {}}.get(mode, {"transparency": 9})
+    Image.new(mode, (12, 8)).save(place, **colour)
+    with pytest.raises(UserError, match="transparency") as caught:
+        SurfaceDataset([Sample(place, "grid", "test", False)], 8)
+    exec(shlex.split(caught.value.remedy.removeprefix("convert it once: "))[-1], {})
+    assert SurfaceDataset([Sample(place, "grid", "test", False)], 8)[0]["image"].shape == (3, 8, 8)
+
+
+def test_a_picture_that_ends_too_early_is_named_and_tiff_is_read(tmp_path):
+    place = picture(tmp_path / "grid" / "test" / "good" / "0.tif", size=(40, 40))
+    assert len(SurfaceDataset(read_mvtec(tmp_path), 8)[0]["image"]) == 3
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(place, format="PNG")
+    place.write_bytes(place.read_bytes()[:2000])
+    with pytest.raises(UserError, match=r"0.tif\n.*damaged picture"):
+        SurfaceDataset(read_mvtec(tmp_path), 8)[0]
+
+
+def test_lists_may_begin_with_a_mark_and_what_is_wrong_in_them_is_told(mvtec, visa):
+    row = {"image_path": "grid/test/hole/001.png", "label": 1, "class_name": "grid",
+           "mask_path": "grid/ground_truth/hole/001_mask.png"}  # fmt: skip
+    path = mvtec / "list.jsonl"
+    path.write_text(json.dumps(row), encoding="utf-8-sig")
+    assert kinds(read_jsonl(path)) == [("grid", "test", True, "anomaly")]
+    path.write_text(json.dumps(row | {"label": "1"}))
+    with pytest.raises(UserError, match="write 0 for a normal picture, 1 for a damaged one"):
+        read_jsonl(path)
+    path.write_text(json.dumps([row, row]))
+    with pytest.raises(UserError, match="a line of its own"):
+        read_jsonl(path)
+    path.write_bytes(json.dumps(row | {"class_name": "bär"}, ensure_ascii=False).encode("latin-1"))
+    with pytest.raises(UserError, match=r"list.jsonl\n.*no UTF-8"):
+        read_jsonl(path)
+    with (visa / "split_csv" / "1cls.csv").open("ab") as file:
+        file.write(b"\nk\xe4se,test,normal,a.JPG,")
+    with pytest.raises(UserError, match=r"1cls.csv\n.*no UTF-8"):
+        read_visa(visa)
+
+
+def test_masks_that_number_defects_are_read_with_a_threshold_and_a_dark_one_stops_the_start(tmp_path):
+    for name in ("good", "hole"):
+        for i in range(5):
+            picture(tmp_path / "grid" / "test" / name / f"{i}.png")
+            mask(tmp_path / "grid" / "ground_truth" / "hole" / f"{i}_mask.png", value=1)
+    source = SurfaceFolders(str(tmp_path), mask_threshold=1)
+    test = source.splits(0).test
+    assert [int(row["mask"].any()) for row in SurfaceDataset(test, 8)] == [s.anomalous for s in test]
+    with pytest.raises(UserError, match=r"its largest value is 1(.|\n)*\+data.mask_threshold=1"):
+        SurfaceDataset(SurfaceFolders(str(tmp_path)).splits(0).test, 8)
+
+
+def test_a_validation_without_defects_is_refused_before_anything_is_selected_by_it(tmp_path):
+    for i in range(6):
+        picture(tmp_path / "grid" / "test" / "good" / f"{i}.png")
+    for defect in ("hole", "crack"):
+        for i in range(2):  # one is tested, one is trained on
+            picture(tmp_path / "grid" / "test" / defect / f"{i}.png")
+            mask(tmp_path / "grid" / "ground_truth" / defect / f"{i}_mask.png")
+    with pytest.raises(UserError, match=r"data: val\n.*no damaged one among 1 pictures"):
+        SurfaceFolders(str(tmp_path)).splits(0)
 
 
 def test_a_small_defect_does_not_vanish_by_scaling(tmp_path):

@@ -20,7 +20,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 class SurfaceDataset(Dataset[dict[str, Any]]):
     """Reads samples to tensors: `image` (3, S, S) normalised as CLIP's, `mask` (S, S) bool, `label` and `class` int64.
 
-    All headers are read at the start; pixels are read when they are asked for.
+    All headers and masks are read at the start; pixels of pictures are read when they are asked for.
 
     Args:
         samples: the samples.

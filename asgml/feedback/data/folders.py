@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from asgml.feedback.data.layouts import VISA_LIST, read_jsonl, read_mvtec, read_visa
+from asgml.feedback.data.layouts import IMAGES, VISA_LIST, read_jsonl, read_mvtec, read_visa
 from asgml.feedback.data.protocol import divide, zero_shot
 from asgml.feedback.data.sample import Sample
 from asgml.feedback.data.sources import Splits, finish
@@ -14,7 +15,7 @@ from callbacks.errors import UserError
 from callbacks.ranges import Count, OpenShare
 
 LayoutName = Literal["mvtec", "visa", "jsonl"]
-SUFFIXES = (".csv", ".jsonl", ".json", ".png", ".jpg", ".jpeg", ".bmp")
+SUFFIXES = (".csv", ".jsonl", ".json", *IMAGES)
 
 
 class SurfaceFolders:
@@ -31,6 +32,8 @@ class SurfaceFolders:
         test_share: the share of pictures that are tested where every class is divided.
         val_share: the share of the training classes' pictures that select the weights.
         shots: the number of pictures per class and label that are trained on; null is all.
+        mask_threshold: the smallest value of a mask that is a defect; null is the layout's own, 1 in `visa` and 128
+            elsewhere.
 
     Raises:
         UserError: keys that exclude each other.
@@ -47,6 +50,7 @@ class SurfaceFolders:
         test_share: OpenShare = 0.4,
         val_share: OpenShare = 0.2,
         shots: Count | None = None,
+        mask_threshold: Count | None = None,
     ):
         if train_classes is not None and test_classes is None and test_root is None:
             expected = "test_classes or test_root beside it: without them every class is divided"
@@ -54,6 +58,7 @@ class SurfaceFolders:
         self.root, self.layout, self.test_root, self.test_layout = root, layout, test_root, test_layout
         self.test_classes, self.train_classes = test_classes, train_classes
         self.test_share, self.val_share, self.shots = test_share, val_share, shots
+        self.mask_threshold = mask_threshold
 
     @staticmethod
     def input_files(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,8 +88,8 @@ class SurfaceFolders:
 
     def splits(self, seed: int) -> Splits:
         """Read the folders, and return the splits."""
-        samples = _read(self.root, self.layout)
-        other = None if self.test_root is None else _read(self.test_root, self.test_layout)
+        samples = _read(self.root, self.layout, self.mask_threshold)
+        other = None if self.test_root is None else _read(self.test_root, self.test_layout, self.mask_threshold)
         if other is None and self.test_classes is None:
             labelled = [s for s in samples if s.split == "test"]
             rest, test = divide(labelled, self.test_share, seed)
@@ -92,10 +97,12 @@ class SurfaceFolders:
         return _splits(samples, other, self.test_classes, self.train_classes, self.shots, self.val_share, seed)
 
 
-def _read(root: str, layout: LayoutName) -> list[Sample]:
+def _read(root: str, layout: LayoutName, threshold: int | None) -> list[Sample]:
     if layout == "visa":
-        return read_visa(root, split_csv=VISA_LIST)
-    return read_jsonl(root) if layout == "jsonl" else read_mvtec(root)
+        samples = read_visa(root, split_csv=VISA_LIST)
+    else:
+        samples = read_jsonl(root) if layout == "jsonl" else read_mvtec(root)
+    return samples if threshold is None else [replace(s, threshold=threshold) for s in samples]
 
 
 def _splits(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any, get_args
 from asgml.feedback.data.sample import NORMAL, Sample, SurfaceSplit
 from callbacks.errors import UserError
 
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp")
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 SPLITS: tuple[SurfaceSplit, ...] = get_args(SurfaceSplit)
 VISA_LIST = "split_csv/1cls.csv"
 VISA_COLUMNS = ("object", "split", "label", "image", "mask")
@@ -87,15 +89,13 @@ def read_visa(root: str | Path, classes: Sequence[str] | None = None, split_csv:
     if not path.is_file():
         remedy = "give the folder that holds split_csv/ beside the classes (VisA's own archive has it)"
         raise UserError(str(path), "no such file", f"a list of {', '.join(VISA_COLUMNS)}", remedy)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        missing = [c for c in VISA_COLUMNS if c not in (reader.fieldnames or [])]
-        if missing:
-            found = f"no column {missing[0]} in {', '.join(reader.fieldnames or ['an empty file'])}"
-            raise UserError(str(path), found, ", ".join(VISA_COLUMNS), "take the list from VisA's own archive")
-        rows = [(number, row) for number, row in enumerate(reader, start=2)]
+    reader = csv.DictReader(io.StringIO(_text(path)))
+    missing = [c for c in VISA_COLUMNS if c not in (reader.fieldnames or [])]
+    if missing:
+        found = f"no column {missing[0]} in {', '.join(reader.fieldnames or ['an empty file'])}"
+        raise UserError(str(path), found, ", ".join(VISA_COLUMNS), "take the list from VisA's own archive")
     by_class: dict[str, list[Sample]] = {}
-    for number, row in rows:
+    for number, row in enumerate(reader, start=2):
         where = f"{path}, line {number}"
         split, anomalous = _split(row["split"], where), _label(row["label"], VISA_LABELS, where)
         sample = _listed(folder, row["image"], row["mask"], row["object"], split, anomalous, 1, where)
@@ -126,7 +126,7 @@ def read_jsonl(
         raise UserError(str(file), "no such file", expected, "give the list itself, not the folder of the pictures")
     folder = file.parent if root is None else Path(root).expanduser()
     by_class: dict[str, list[Sample]] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(_text(file).splitlines(), start=1):
         if not line.strip():
             continue
         where = f"{file}, line {number}"
@@ -140,12 +140,25 @@ def read_jsonl(
     return [s for name in _chosen(by_class, classes, str(file)) for s in by_class[name]]
 
 
+def _text(path: Path) -> str:
+    """Return a list's text, with or without the mark that spreadsheets put in front of UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        name = shlex.quote(str(path))
+        remedy = f"if it is Latin-1: iconv -f latin1 -t utf-8 {name} > list.tmp && mv list.tmp {name}"
+        raise UserError(str(path), f"no UTF-8 (byte {error.start})", "a list in UTF-8", remedy) from error
+
+
 def _object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(where, f"no JSON ({error})", "one object a line", "write it with json.dumps(...)") from error
-    missing = [k for k in JSON_KEYS if not isinstance(row, dict) or k not in row]
+    if not isinstance(row, dict):
+        found, remedy = f"a {type(row).__name__}", "write each entry on a line of its own"
+        raise UserError(where, found, f"one object a line, with {', '.join(JSON_KEYS)}", remedy)
+    missing = [k for k in JSON_KEYS if k not in row]
     if missing:
         raise UserError(where, f"no {missing[0]}", ", ".join(JSON_KEYS), f"add {missing[0]} (null for no mask)")
     return row
@@ -198,7 +211,9 @@ def _split(value: Any, where: str) -> SurfaceSplit:
 
 def _label(value: Any, labels: dict[Any, bool], where: str) -> bool:
     if not isinstance(value, int | str) or value not in labels:
-        raise UserError(where, f"label {value!r}", ", ".join(map(str, labels)), f"write {next(iter(labels))!r}")
+        whole, damaged = (next(k for k, v in labels.items() if v is kind) for kind in (False, True))
+        remedy = f"write {json.dumps(whole)} for a normal picture, {json.dumps(damaged)} for a damaged one"
+        raise UserError(where, f"label {value!r}", ", ".join(map(str, labels)), remedy)
     return labels[value]
 
 

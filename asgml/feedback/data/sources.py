@@ -49,11 +49,16 @@ def finish(rest: list[Sample], test: list[Sample], shots: int | None, val_share:
         seed: of the draws.
 
     Raises:
-        UserError: a split without a sample.
+        UserError: a split without a sample, or none damaged to select the weights by or to test.
     """
     train, val = divide(rest, val_share, seed)
     train = train if shots is None else few_shot(train, shots, seed)
     for name, found in (("train", train), ("val", val), ("test", test)):
         if not found:
             raise UserError(f"data: {name}", "no picture", "at least one", "give more pictures, or other classes")
+    for name, found in (("val", val), ("test", test)):
+        if not any(s.anomalous for s in found):
+            expected = "at least one, which the metrics are of"
+            remedy = "give a kind of defect 3 pictures, or put several kinds into one folder"
+            raise UserError(f"data: {name}", f"no damaged one among {len(found)} pictures", expected, remedy)
     return Splits(train, val, test)

@@ -41,7 +41,8 @@ class AnomalyMetrics:
         if not classes or MEAN in classes or loops < 1:
             found = f"{len(classes)} classes, {loops} loops" if MEAN not in classes else f"a class named {MEAN}"
             expected = "at least one class and one loop; mean is the row over all classes"
-            raise UserError("AnomalyMetrics", found, expected, "rename the class, or write loops: 1")
+            remedy = "rename the class" if MEAN in classes else "name a class, and write loops: 1"
+            raise UserError("AnomalyMetrics", found, expected, remedy)
         self.classes, self.loops = list(classes), loops
         self.pixels = [[PixelHistogram(low, high, bins) for _ in range(loops)] for _ in classes]
         self._images: list[Tensor] = []  # rows of class, label, per loop a score, per loop the AUROC of its own pixels

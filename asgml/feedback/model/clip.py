@@ -172,13 +172,18 @@ def load_clip(source: str, local_files_only: bool = False) -> FrozenCLIP:
     Raises:
         UserError: it is not there, or is no CLIP.
     """
+    folder = Path(source).expanduser()
+    place = str(folder) if folder.is_dir() else source
+    expected = "a folder or hub id with a CLIPModel and its tokenizer"
+    remedy = "name a folder that has config.json, model.safetensors and tokenizer.json"
     try:
-        model = CLIPModel.from_pretrained(source, local_files_only=local_files_only)
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local_files_only)
-    except (OSError, ValueError) as error:
-        expected = "a folder or hub id with a CLIPModel and its tokenizer"
-        remedy = "name a folder that has config.json, model.safetensors and tokenizer.json"
+        model, told = CLIPModel.from_pretrained(place, local_files_only=local_files_only, output_loading_info=True)
+        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=local_files_only)
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: weights of other shapes than config.json has
         raise UserError(f"clip {source}", str(error).splitlines()[0], expected, remedy) from error
+    missing = sorted(told["missing_keys"])
+    if missing:  # transformers would draw them at random: one tower alone, or another kind of model
+        raise UserError(f"clip {source}", f"no weights for {missing[0]} ({len(missing)} in all)", expected, remedy)
     return FrozenCLIP(model, tokenizer, source)
 
 
@@ -207,7 +212,17 @@ def tiny_clip(
         text_norm: the L2 norm of every vector of the text's embedding, of tokens and of positions; null is what the
             initialisation gives, about 0.1. The text's tokens then have about this norm in all blocks, while those of
             a picture have about sqrt(image_dim).
+
+    Raises:
+        UserError: heads that do not divide a width, or pictures smaller than a patch.
     """
+    if image_dim % heads or text_dim % heads:
+        found = f"{heads} heads for widths of {image_dim} and {text_dim}"
+        fitting = max(n for n in range(1, heads + 1) if image_dim % n == text_dim % n == 0)
+        raise UserError("clip.heads", found, "a divisor of both", f"set clip.heads={fitting}")
+    if image_size < patch_size:
+        found = f"{patch_size}, of pictures of {image_size}"
+        raise UserError("clip.patch_size", found, f"{image_size} at most", f"set clip.patch_size={image_size}")
     tokenizer = _byte_tokenizer()
     shared = {"num_hidden_layers": blocks, "num_attention_heads": heads}
     text = {

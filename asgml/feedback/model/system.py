@@ -136,6 +136,11 @@ class FeedbackModel(nn.Module):
         self.layers = layers or Layers.of(clip.image_blocks, clip.text_blocks)
         _check_layers(self.layers, clip)
         image, text = clip.image_dim, clip.text_dim
+        width = min(image, text)
+        if heads < 1 or width % heads:
+            found = f"{heads} heads for an attention of width {width}"
+            fitting = max(n for n in range(1, max(heads, 1) + 1) if width % n == 0)
+            raise UserError("heads", found, "a number of heads that divides it", f"set heads={fitting}")
         with component_rng(seed, "text_adapter"):
             self.text_adapters = nn.ModuleDict(
                 {str(n): Adapter(text, adapter_weight) for n in self.layers.text_adapters}
@@ -270,8 +275,13 @@ class FeedbackModel(nn.Module):
         return Loop(maps, self._logits(picture, anchors).squeeze(1), anchors, levels[0])
 
     def _logits(self, features: Tensor, anchors: Tensor) -> Tensor:
-        """Return scaled cosines (B, N, 2) of normalised features (B, N, text_dim) and anchors (B, 2, text_dim)."""
-        return self.logit_scale * features @ anchors.transpose(1, 2)
+        """Return scaled cosines (B, N, 2) of normalised features (B, N, text_dim) and anchors (B, 2, text_dim).
+
+        In fp32 at least, under autocast too: of a cosine near 1, bf16 tells steps of 1/256 apart, a third of a logit.
+        """
+        wide = torch.promote_types(features.dtype, torch.float32)
+        with torch.autocast(features.device.type, enabled=False):
+            return self.logit_scale * features.to(wide) @ anchors.to(wide).transpose(1, 2)
 
     def frozen_levels(self, pixels: Tensor, surgery: int | None = None) -> list[Tensor]:
         """Return the patches of each level of the frozen tower, (B, N, image_dim); arguments as in `frozen_tokens`."""
