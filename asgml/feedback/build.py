@@ -98,7 +98,7 @@ def build(cfg: DictConfig, run: Run) -> Parts:
         splits, int(cfg.size), plan, int(cfg.loader.eval_batch_size), int(cfg.loader.workers), int(cfg.seed)
     )
     module = build_module(cfg, data.classes, plan)
-    callbacks = build_callbacks(cfg, run)
+    callbacks = build_callbacks(cfg, run, selects_from=plan.last_begins)
     if "image_reads" not in module.trained:  # nobody reads, or it is not trained
         callbacks = {name: c for name, c in callbacks.items() if not isinstance(c, BranchShare)}
     trainer, pipeline = assemble(by_stages(cfg, plan), run, callbacks, [module.clock], tags(cfg))

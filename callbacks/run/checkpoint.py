@@ -65,6 +65,8 @@ class StepCheckpoint(Checkpoint):
         inputs: the fingerprint (path, size, sha256) of every file that the run reads, by role; a checkpoint that was
             made with another content of one of them is refused.
         selects_by: the metric and the mode that the program selects by, for `monitor: auto`.
+        selects_from: the first epoch, counted from 0, whose validation may be the best: in a training of stages the
+            last one's, before which parts of the model have not been trained.
 
     Raises:
         UserError: `auto` for one of monitor and mode alone, a damaged checkpoint, another configuration's or one made
@@ -83,6 +85,7 @@ class StepCheckpoint(Checkpoint):
         inputs: dict[str, dict[str, Any]] | None = None,
         tie_breaker: str | None = None,
         selects_by: tuple[str, Literal["max", "min"]] | None = None,
+        selects_from: int = 0,
     ):
         for name, value in (("every_n_steps", every_n_steps), ("every_n_epochs", every_n_epochs)):
             if value is not None and value < 1:
@@ -90,7 +93,7 @@ class StepCheckpoint(Checkpoint):
         self.last_path, self.best_path = Path(dirpath) / LAST, Path(dirpath) / BEST
         self.every_n_steps, self.every_n_epochs = every_n_steps, every_n_epochs
         self.monitor, self.mode = _selection(monitor, mode, selects_by)
-        self.tie_breaker = tie_breaker
+        self.tie_breaker, self.selects_from = tie_breaker, selects_from
         self.config_hash = config_hash
         self.config = None if config is None else plain(config)
         self.inputs: dict[str, dict[str, Any]] | None = None if inputs is None else plain(inputs)
@@ -152,6 +155,8 @@ class StepCheckpoint(Checkpoint):
                     f"set {key} to one of these, or to null for {without}",
                 )
         score = self.score(trainer)
+        if trainer.current_epoch < self.selects_from:
+            return
         tie = None if self.tie_breaker is None else _logged(trainer, self.tie_breaker)
         if self._better(score, tie):
             self.best_score, self.best_tie, self.best_step = score, tie, restart.steps_done(trainer)

@@ -45,6 +45,7 @@ def test_one_command_trains_both_stages_and_evaluates_every_loop_and_class(done:
     assert result["pictures"]["test"] == {"tiles": {"normal": 3, "damaged": 6}}
     assert set(result["pictures"]["train"]) == set(result["pictures"]["val"]) == {"wood", "weave"}
     assert result["best_score"]["val/pixel_auroc"] == pytest.approx(result["val_best"]["pixel_auroc"], abs=1e-6)
+    assert result["best_epoch"] >= 2, "the projections of stage 2 have not been trained before"
     page = (folder / "report.html").read_text(encoding="utf-8")
     for told in ("Test results per loop", "Test results per class", "tiles_scratch_000", "image adapters"):
         assert told in page

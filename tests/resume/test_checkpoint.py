@@ -71,6 +71,12 @@ def test_best_is_the_earliest_of_the_best_and_never_nan(
         assert torch.load(path)["global_step"] == 5 * (best + 1)
 
 
+def test_what_comes_before_the_stage_that_is_selected_from_is_never_best(tmp_path: Path) -> None:
+    settings = {"every_n_steps": None, "monitor": "score", "mode": "max", "selects_from": 1}
+    fit(tmp_path, extra=(Scores([0.9, 0.1, 0.2]),), checkpoint=settings)
+    assert torch.load(tmp_path / "checkpoints" / "best.ckpt")["global_step"] == 15
+
+
 @pytest.mark.parametrize(
     ("values", "losses", "best"),
     [

@@ -70,6 +70,11 @@ class Plan:
         """The initial learning rate of every group that is trained."""
         return {group: s.lr for s in self.stages for group in s.trains}
 
+    @property
+    def last_begins(self) -> int:
+        """The epoch, counted from 0, with which the last stage begins."""
+        return self.epochs - self.stages[-1].epochs
+
     def stage(self, epoch: int) -> StageOf:
         """Return the stage of an epoch, counted from 0; the last one for those behind the end."""
         for s in self.stages:
