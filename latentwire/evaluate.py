@@ -138,9 +138,9 @@ def evaluate(run_dir: Path, cfg: DictConfig, anew: bool = False) -> dict[str, An
     with held(run_dir.resolve()):
         trained = read_result(run_dir)
         if trained.get("status") != "finished":
-            found = trained.get("status", "no result.json")
+            found = f"a run that is {trained['status']}" if "status" in trained else "no result.json in it"
             remedy = "repeat its command: it goes on, and evaluates"
-            raise UserError(str(run_dir), f"a run that is {found}", "a finished run", remedy)
+            raise UserError(str(run_dir), found, "a finished run", remedy)
         result = judged(cfg, trained, ask(cfg, run_dir, anew))
         single_report(run_dir)
         asked_for = folder_of(run_dir, cfg)
