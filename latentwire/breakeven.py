@@ -21,7 +21,7 @@ import torch
 from rich.console import Console
 
 from callbacks.errors import UserError
-from latentwire.baselines.text_codes import Ids
+from latentwire.baselines.text_codes import Ids, TextCoder
 from latentwire.data.base import Passage
 from latentwire.examples import context_ids, is_continuation
 from latentwire.lm.frozen import FrozenLM
@@ -37,6 +37,7 @@ from suite.runs.ledger import write_json
 
 LENGTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 REPEATS = 9
+CODED = 256  # tokens up to which the text's own code is timed: it is read back a token at a time
 
 
 def reads_until(once: float, per_read: float, other_once: float, other_per_read: float) -> int | None:
@@ -60,8 +61,9 @@ def measure(
 
     Returns milliseconds, medians over `repeats` interleaved rounds: `encode`, `send` (bytes written and read), `inject`
     (to keys and values), `read` (one question behind the latents), `text` (one question with the text before it),
-    `cache` (the text alone), `cached` (one question behind the text's cache); and `tokens`, `messages`, `positions`,
-    and the break-even reads `against_text` and `against_cache`.
+    `cache` (the text alone), `cached` (one question behind the text's cache); of texts of at most `CODED` tokens, once,
+    `code` and `decode` (the text in the reader's own arithmetic code); and `tokens`, `messages`, `positions`, and the
+    break-even reads `against_text` and `against_cache`.
 
     Args:
         wire: the wire, in evaluation mode.
@@ -125,9 +127,22 @@ def measure(
         "messages": len(texts),
         "positions": latents,
         **ms,
+        **(_coded(lm, ids) if len(ids) <= CODED else {}),
         "against_text": reads_until(once, ms["read"], 0.0, ms["text"]),
         "against_cache": reads_until(once, ms["read"], ms["cache"], ms["cached"]),
     }
+
+
+def _coded(lm: FrozenLM, ids: Sequence[int]) -> dict[str, float]:
+    """Return milliseconds to code a text with its reader's own probabilities, and to read it back."""
+    coder = TextCoder(lm)
+    coder.identity  # noqa: B018: measured once per model, not with every text
+    start = time.perf_counter()
+    message = coder.pack(tuple(ids))
+    coded = time.perf_counter()
+    if list(coder.unpack(message)) != list(ids):
+        raise RuntimeError(f"{lm.name} does not decode the text that it has coded: its logits are not repeatable")
+    return {"code": 1000 * (coded - start), "decode": 1000 * (time.perf_counter() - coded)}
 
 
 @torch.no_grad()

@@ -145,10 +145,9 @@ class Writer:
         messages: list[bytes] = []
         for start in range(0, len(texts), batch):
             part = texts[start : start + batch]
-            tokens = self.encoder.tokenize(part)
-            for text, over in zip(part, tokens.cut, strict=True):
-                self._refuse_cut(text, over)
-            z = self.encoder(tokens.to(_device(self.encoder)), self.layout)
+            for text, ids in zip(part, self.encoder.all_ids(part), strict=True):
+                self._refuse_length(text, len(ids))
+            z = self.encoder(self.encoder.tokenize(part).to(_device(self.encoder)), self.layout)
             messages += [pack(row[:kept], self.codec, self.identity) for row in z]
         return messages
 
@@ -184,13 +183,16 @@ class Writer:
         self.layout.prefix(slots, "--slots")
         return cut(message, self.codec, self.identity, slots, where)
 
-    def _refuse_cut(self, text: str, cut: int) -> None:
-        if cut:
+    def _refuse_length(self, text: str, tokens: int) -> None:
+        most = self.encoder.max_tokens
+        if not tokens:
+            raise UserError("text to encode", repr(text[:60]), "at least one token", "give a text with words in it")
+        if tokens > most:
             raise UserError(
                 "text to encode",
-                f"{cut} tokens too long: {text[:60]!r}…",
-                f"at most {self.encoder.max_tokens}, as nothing is cut off a message",
-                f"write several messages, or train with encoder.max_tokens={self.encoder.max_tokens + cut}",
+                f"{tokens} tokens, {tokens - most} too many: {text[:60]!r}…",
+                f"at most {most}, as nothing is cut off a message",
+                f"add --split sentences, or train with encoder.max_tokens={tokens}",
             )
 
     @staticmethod
@@ -360,10 +362,17 @@ def _language_model(settings: Mapping[str, Any], changes: Mapping[str, Any] | No
     try:
         lm: FrozenLM = build_node(OmegaConf.create(node))
     except UserError as error:
+        key = error.where.rpartition(".")[2]
+        if key in (changes or {}) and key != place:  # not where the files are, but what was asked for
+            remedy = f"leave out --lm {key}={node[key]}"
+        elif key == "device":
+            remedy = "add --lm device=cpu"
         raise UserError(f"model of {path}: {error.where}", error.found, error.expected, remedy) from error
     for what, now in (("weights", lm.fingerprint()), ("tokenizer", lm.style.fingerprint())):
         if now != settings[what]:
             expected = f"{settings[what][:16]}…, the {what} that {path} was made with"
+            if "dtype" in (changes or {}):
+                remedy = "leave out --lm dtype=…: these are fingerprints of the weights as they were in training"
             raise UserError(f"{what} of {lm.name}", f"fingerprint {now[:16]}…", expected, remedy)
     return lm
 

@@ -41,6 +41,10 @@ def export(loaded: Loaded, folder: Path, readers: Sequence[str] | None = None) -
     """
     from latentwire import bundle
 
+    known = loaded.wire.models
+    for name in readers or ():
+        if name not in known:
+            raise UserError(f"--reader {name}", "no reader of this run", " | ".join(known), f"give --reader {known[0]}")
     wanted = [loaded.reader(name) for name in (loaded.wire.models if readers is None else readers)]
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(str(folder), "something in it", "a new or an empty folder", f"give -o {folder}-2")

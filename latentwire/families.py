@@ -146,7 +146,7 @@ def _adapts(lm: FrozenLM) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write `families.md`."""
     parser = command_parser("python -m latentwire.families", __doc__)
-    parser.add_argument("--out", type=Path, default=Path("docs/results"), help="the folder of the page")
+    parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder (default: docs/results)")
     arguments = parser.parse_args(argv)
     transformers.logging.set_verbosity_error()
     tokenizer = zoo.tokenizer()

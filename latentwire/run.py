@@ -266,12 +266,13 @@ def show(cfg: DictConfig, result: dict[str, Any]) -> None:
 
     console = Console()
     table = Table(title=f"{cfg.name}: M = {result['M']}, {result['ratio']:.1f}x")
-    for column in ("method", "F1", "95 %", "EM", "NLL", "top-1", "bytes"):
+    for column in ("method", "F1", "95 %", "EM", "NLL", "positions", "bytes"):
         table.add_column(column, justify="left" if column == "method" else "right")
     for name, m in sorted(result["methods"].items(), key=lambda item: -item[1]["f1"]):
         interval = f"{m['f1_low']:.3f}–{m['f1_high']:.3f}"
-        numbers = [f"{m[k]:.3f}" if m.get(k) is not None else "" for k in ("em", "nll", "first_token_top1")]
-        table.add_row(name, f"{m['f1']:.3f}", interval, *numbers, f"{m['bytes']:.0f}" if "bytes" in m else "")
+        numbers = [f"{m[k]:.3f}" if m.get(k) is not None else "" for k in ("em", "nll")]
+        costs = [f"{m[k]:.0f}" if m.get(k) is not None else "" for k in ("positions", "bytes")]
+        table.add_row(name, f"{m['f1']:.3f}", interval, *numbers, *costs)
     console.print(table)
     for v in result["acceptance"]:
         sign = "[green]passed[/]" if v["passed"] else "[red]failed[/]"

@@ -58,6 +58,7 @@ class FrozenLM(Placed):
         self.tokenizer, self.name = tokenizer, name
         self._base = list(model.named_parameters())  # the same tensors under the same names after `adapt`
         embedding = self.model.get_input_embeddings().weight
+        loading.check_vocabulary(tokenizer, int(embedding.shape[0]), name)
         self.d_model, self.dtype = int(embedding.shape[1]), embedding.dtype  # projected embeddings: not d_hidden
         self.vocab_size: int = self.model.get_output_embeddings().weight.shape[0]
         config = self.model.config.get_text_config(decoder=True)
@@ -114,10 +115,14 @@ class FrozenLM(Placed):
             max_memory: the most that `device_map` may put on a device, e.g. `{0: 40GiB, cpu: 100GiB}`.
 
         Raises:
-            UserError: nothing to load, or weights that do not fill the model exactly.
+            UserError: nothing to load, weights that do not fill the model exactly, or a device that is not there.
         """
+        moves = device_map is None and quantize is None
+        if moves and device.partition(":")[0] == "cuda" and not torch.cuda.is_available():
+            key = f"lms.{name or '<model>'}.device"
+            raise UserError(key, device, "cpu, as torch finds no accelerator here", f"set {key}=cpu")
         model, tokenizer = loading.load(source, dtype, device_map, attn, name or "<model>", quantize, max_memory)
-        if device_map is None and quantize is None:
+        if moves:
             model = model.to(device)
         return cls(model, tokenizer, name or Path(source).name, is_chat, template, date, instruction)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import (
@@ -59,7 +60,7 @@ def load(
             source, config=config, dtype=DTYPES[dtype], device_map=device_map, output_loading_info=True, **chosen
         )
         model, report = loaded
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:  # the last: a file that is cut off
         raise UserError(
             f"lms.{name}.source {source}",
             str(error).strip().splitlines()[0],
@@ -149,6 +150,30 @@ def tokenizer_of(source: str, config: Any) -> PreTrainedTokenizerBase:
     }
     bare.add_special_tokens(names)
     return bare
+
+
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> None:
+    """Refuse a tokenizer that can turn a text into ids without an embedding.
+
+    Special tokens do not count: no text becomes one, and padding is never read.
+
+    Args:
+        tokenizer: the tokenizer.
+        rows: number of embeddings of the model.
+        name: the model's name in errors.
+
+    Raises:
+        UserError: tokens beyond the last embedding, which would end a run at the first text that has one.
+    """
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    beyond = sorted((i, t) for t, i in tokenizer.get_vocab().items() if i >= rows and i not in special)
+    if beyond:
+        raise UserError(
+            f"tokenizer of {name}",
+            f"{len(beyond)} tokens without an embedding, of which {beyond[0][1]!r} has the id {beyond[0][0]}",
+            f"ids below {rows}, the model's number of embeddings",
+            "put the tokenizer that belongs to these weights into the model's folder",
+        )
 
 
 def fingerprint(weights: Iterable[tuple[str, Tensor]]) -> str:

@@ -49,7 +49,7 @@ def positions(found: Sequence[Configuration]) -> str:
     if free:
         best = max(free, key=lambda k: free[k])
         lines.append(f"Of what trains nothing, `{best}` comes closest with no more positions: {_percent(c, best)}.")
-    trained = [told for other in found if (told := _trained(other))]
+    trained = [line for other in found if (line := _trained(other))]
     if trained:
         lines.append(f"Against rivals that saw as many questions, {'; '.join(trained)}.")
     return " ".join(lines)
@@ -105,7 +105,11 @@ def durations(times: Mapping[str, Mapping[str, Any]]) -> str:
             )
     if not lines:
         return ""
-    return "**Time.** A wire costs less from so many questions about one text on: " + "; ".join(lines) + "."
+    slow = [
+        f"{r['decode']:.0f} ms for {r['tokens']} tokens" for f in times.values() for r in f["rows"] if r.get("decode")
+    ]
+    back = f" A text coded by its reader is read back a token at a time: {slow[0]}, once per text." if slow else ""
+    return "**Time.** A wire costs less from so many questions about one text on: " + "; ".join(lines) + "." + back
 
 
 def _reads(value: int | None) -> str:

@@ -30,6 +30,7 @@ def breakeven_table(found: Mapping[str, Any]) -> Table:
         [*texts(r["model"], r["tokens"], r["messages"], r["positions"])]
         + [number(r[key], 2) for key in TIMES]
         + [reads(r["against_text"]), reads(r["against_cache"])]
+        + [number(r.get(key), 1) for key in ("code", "decode")]
         for r in found["rows"]
     ]
     head = columns(
@@ -37,13 +38,14 @@ def breakeven_table(found: Mapping[str, Any]) -> Table:
         numbers=[
             "tokens", "messages", "latents", "encode\nms", "send\nms", "inject\nms", "question behind\nlatents, ms",
             "question and\ntext, ms", "text alone\nms", "question behind\nits cache, ms", "reads until less\nthan text",
-            "reads until less\nthan a kept cache",
+            "reads until less\nthan a kept cache", "text coded by\nits reader, ms", "and read\nback, ms",
         ],
     )  # fmt: skip
     note = (
         f"One text and one question at a time on {found['device']} with {found['threads']} threads, medians of "
         f"{found['repeats']} rounds. Encode, send and inject once per text; one read is the forward pass over a "
-        "question that ends before the answer's first token. Send: bytes written and read again."
+        "question that ends before the answer's first token. Send: bytes written and read again. Coding a text by its "
+        "reader and reading it back: measured once, of short texts."
     )
     return Table("Break-even", head, rows, [note])
 

@@ -15,6 +15,7 @@ from latentwire.codec.message import MOST_SLOTS
 from latentwire.data.base import Passage, Split
 from latentwire.examples import examples
 from latentwire.lm.frozen import FrozenLM
+from latentwire.scoring.finished import device_of
 from latentwire.scoring.messages import CONTROLS, other_texts, texts_of
 from latentwire.scoring.prefixes import at
 from latentwire.wire import LatentWire
@@ -134,10 +135,11 @@ def ready(cfg: DictConfig, inputs: Inputs, wire: LatentWire) -> None:
         wire: the wire, trained or not.
 
     Raises:
-        UserError: prefixes that the wire's messages do not have, more passages than the split has, none with a
-            question, a prompt that leaves no room for an answer, a text that the encoder does not take, or more slots
-            than a message can count.
+        UserError: no such accelerator, prefixes that the wire's messages do not have, more passages than the split has,
+            none with a question, a prompt that leaves no room for an answer, a text that the encoder does not take, or
+            more slots than a message can count.
     """
+    device_of(cfg)
     if wire.slots > MOST_SLOTS:
         raise _too_many(wire.slots)
     for k in cfg.evaluation.get("slots") or ():

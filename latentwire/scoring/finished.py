@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from callbacks.errors import UserError
 from callbacks.files.atomic import write_bytes, write_text
 from callbacks.files.sealed import sealed_text
 from latentwire.acceptance import Rule, judge
@@ -51,9 +52,21 @@ def passages_of(cfg: DictConfig, inputs: Inputs) -> list[Passage]:
 
 
 def device_of(cfg: DictConfig) -> torch.device:
-    """Return where a run computes that has no trainer around it."""
-    wanted = str(cfg.trainer.accelerator)
-    return torch.device("cuda" if wanted in ("gpu", "cuda", "auto") and torch.cuda.is_available() else "cpu")
+    """Return where an evaluation computes, which has no trainer around it: on CUDA or on the CPU.
+
+    Raises:
+        UserError: an accelerator that is asked for by name and is not there.
+    """
+    wanted, cuda = str(cfg.trainer.accelerator), torch.cuda.is_available()
+    there = {"cpu", "auto", *(("gpu", "cuda") if cuda else ()), *(("gpu", "mps") if _has_mps() else ())}
+    if wanted not in there:
+        expected = f"one of this machine: {' | '.join(sorted(there))}"
+        raise UserError("trainer.accelerator", wanted, expected, "set trainer.accelerator=auto")
+    return torch.device("cuda" if cuda and wanted != "cpu" else "cpu")
+
+
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()
 
 
 def score(cfg: DictConfig, run_dir: Path, inputs: Inputs, wire: LatentWire, writes: bool = True) -> dict[str, Any]:
@@ -71,7 +84,7 @@ def score(cfg: DictConfig, run_dir: Path, inputs: Inputs, wire: LatentWire, writ
     Returns:
         The numbers of the evaluation, as `result.json` holds them.
     """
-    e, start = cfg.evaluation, time.perf_counter()
+    e, start, device = cfg.evaluation, time.perf_counter(), device_of(cfg)
     evaluator = Evaluator(
         inputs.lms,
         passages_of(cfg, inputs),
@@ -83,7 +96,6 @@ def score(cfg: DictConfig, run_dir: Path, inputs: Inputs, wire: LatentWire, writ
         batch_size=int(e.batch_size),
         n_boot=int(e.n_boot),
     )
-    device = device_of(cfg)
     wire.to(device).eval()
     for lm in inputs.lms.values():
         lm.to(device)

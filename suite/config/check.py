@@ -310,7 +310,7 @@ def _misfits(value: Any, annotation: Any, key: str, error: ValidationError, defa
         if kind is not None and declares(kind):
             expected = type_text(kind)
         else:
-            kind, expected = None, type_name(annotation) + (f" ({faults[place]})" if len(faults) == 1 else "")
+            expected = type_name(annotation) + (f" ({faults[place]})" if len(faults) == 1 else "")
         where = ".".join(map(str, (key, *place)))
         problems.append(
             UserError(where, f"{_show(found)} ({type(found).__name__})", expected, _remedy(key, place, kind, default))
@@ -331,12 +331,12 @@ def _place(value: Any, loc: Sequence[str | int]) -> tuple[str | int, ...]:
 
 
 def _remedy(key: str, place: Sequence[str | int], kind: Any, default: Any) -> str:
-    """Return what to type: the parameter's default, else an example of the range, else null where it is taken.
+    """Return what to type: the parameter's default, an example of the range, null where it is taken, or a choice.
 
     Args:
         key: the parameter's key.
         place: where in its value the fault is.
-        kind: the declared annotation of that place, or None.
+        kind: the annotation of that place; None where it cannot be told.
         default: the parameter's default, `_BROKEN` where there is none.
     """
     known = isinstance(default, bool | int | float | list | tuple | dict)
@@ -347,8 +347,10 @@ def _remedy(key: str, place: Sequence[str | int], kind: Any, default: Any) -> st
     if bounds is not None and bounds.example is not None and (entry or (not place and default is not None)):
         where = ".".join(map(str, (key, *place)))
         return f"set {'++' if entry else ''}{where}={bounds.example}"
-    if default is None or (not place and nullable(kind)):
+    if default is None or (not place and kind is not None and nullable(kind)):
         return f"set {key}=null"
+    if not place and typing.get_origin(kind) is Literal:
+        return f"set {key}={typing.get_args(kind)[0]}"
     return f"set {key}=VALUE with a value of that type"
 
 

@@ -56,7 +56,7 @@ def require_finished(run_dir: Path, remedy: str = "repeat its command: it goes o
     """Return the result of a run. Raises UserError for one that is not finished."""
     result = read_result(run_dir)
     if result.get("status") != "finished":
-        found = f"a run that is {result.get('status', 'without result.json')}"
+        found = f"a run that is {result['status']}" if "status" in result else "no result.json in it"
         raise UserError(str(run_dir), found, "a finished run", remedy)
     return result
 

@@ -55,7 +55,7 @@ def test_a_good_tree_passes_and_nothing_is_built() -> None:
         ("'source.root=${nowhere}/x'", "source.root", "nowhere"),
         ("seed=one", "seed", "a seed from 0 to 4294967295"),
         ("seed=-1", "seed", "set seed=0"),
-        ("resume=perhaps", "resume", "'auto'"),
+        ("resume=perhaps", "resume", "set resume=auto"),
         ("name=../elsewhere", "name", "pattern"),
         ("loader.batch_size=2.5", "loader.batch_size", "int"),
         ("+loader.batchsize=2", "loader.batchsize", "batch_size"),

@@ -230,9 +230,26 @@ def test_code_that_nobody_trusts(copied: Path) -> None:
     bundle.read(copied, "reader", trusted=["mine"])
 
 
+def test_remedies_are_those_of_whoever_encodes(exported: Path, folder: Path) -> None:
+    writer = Writer.load(exported / "writer")
+    most = writer.encoder.max_tokens
+    with pytest.raises(UserError, match=f"{most + 2} tokens, 2 too many") as told:
+        writer.encode(["a", "x" * (most + 2)])
+    assert "overflow" not in told.value.remedy
+    with pytest.raises(UserError, match="at least one token") as told:
+        writer.encode(["a", ""])
+    assert "corpus" not in told.value.remedy
+    with pytest.raises(UserError, match="dtype") as told:
+        Writer.load(exported / "writer", {"dtype": "float8"})
+    assert told.value.remedy == "leave out --lm dtype=float8"
+    with pytest.raises(UserError, match="weights of") as told:
+        Writer.load(exported / "writer", {"dtype": "bfloat16"})
+    assert "leave out --lm dtype" in told.value.remedy
+
+
 def test_where_a_bundle_goes(run: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused(export_main([str(run), "-o", str(exported)]), capsys, "empty")
-    refused(export_main([str(run), "-o", str(tmp_path / "x"), "--reader", "gpt"]), capsys, "tiny_llama | tiny_qwen2")
+    refused(export_main([str(run), "-o", str(tmp_path / "x"), "--reader", "gpt"]), capsys, "give --reader tiny_llama")
     assert not (tmp_path / "x").exists()
 
 

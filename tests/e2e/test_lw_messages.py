@@ -268,5 +268,5 @@ def test_a_text_is_not_cut_either_where_training_cuts_and_counts(sender: Path) -
     loaded = load(sender)
     loaded.wire.encoder.overflow = "count"
     encode_text(loaded, "x" * 240)
-    with pytest.raises(UserError, match="1 tokens too long"):
+    with pytest.raises(UserError, match="241 tokens, 1 too many"):
         encode_text(loaded, "x" * 241)

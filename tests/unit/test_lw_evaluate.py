@@ -122,6 +122,8 @@ def test_evaluating_again_gives_the_same_numbers_beside_the_others(
     assert evaluate.main(line) == 0
     told = capsys.readouterr().out
     assert "mean_pooled" in told
+    assert "positions" in told
+    assert "bytes" in told
     assert "n_boot=50" in told
     assert json.loads((trained / "result.json").read_text()) == own, "the run's own evaluation stays"
     found = next(e for e in evaluations(trained) if e["asked"]["evaluation"]["n_boot"] == 50)
@@ -152,13 +154,15 @@ def test_what_belongs_to_the_training_is_refused(trained: Path, capsys: pytest.C
         ("wire.ratio=2", "belongs to the training"),
         ("evaluation.passage=2", "the run has no evaluation.passage"),
         ("+evaluation.passage=2", "evaluation.passage"),
-        ("evaluation.split=tset", "evaluation.split"),
+        ("evaluation.split=tset", "set evaluation.split=val"),
         ("baseline=[texts]", "texts"),
         ("evaluation.n_boot=50,60", "several values"),
         ("baselines.gist.lr=1", "the run has no baselines.gist"),
     ):
         assert evaluate.main([str(trained), line]) == 2, line
         assert told in capsys.readouterr().err, line
+    assert evaluate.main([str(trained), "evaluation.n_boot=77", "trainer.accelerator=tpu"]) == 2
+    assert "set trainer.accelerator=auto" in capsys.readouterr().err, "no other device takes its place"
     with pytest.raises(UserError, match="a finished run"):
         evaluate.evaluate(trained / "checkpoints", evaluate.asked(trained, []))
     assert evaluate.main([str(trained.parent)]) == 2

@@ -141,6 +141,28 @@ def test_a_model_without_a_number_of_positions_is_refused() -> None:
         loading.positions(zoo.build(KINDS["BLOOM"]).config, "reader")
 
 
+def test_a_tokenizer_of_more_ids_than_embeddings_is_refused_unless_they_are_special() -> None:
+    small = len(TOKENIZER) - 3
+    with pytest.raises(UserError, match=f"3 tokens without an embedding, .* has the id {small}"):
+        model("Llama", vocab_size=small)
+    padded = zoo.tokenizer()
+    padded.add_special_tokens({"pad_token": "<extra pad>"})
+    assert len(padded) == len(TOKENIZER) + 1
+    FrozenLM(zoo.build(KINDS["Llama"]), padded, "reader")
+
+
+def test_a_file_of_weights_that_is_cut_off_and_a_device_that_is_not_there_are_refused(tmp_path: Path) -> None:
+    zoo.build(KINDS["Llama"]).save_pretrained(tmp_path)
+    TOKENIZER.save_pretrained(tmp_path)
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="device"):
+            FrozenLM.load(str(tmp_path), device="cuda")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    with pytest.raises(UserError, match="source"):
+        FrozenLM.load(str(tmp_path))
+
+
 def test_the_probe_measures_in_nats() -> None:
     measured = probe.measure(model("Llama"))
     assert set(measured.found) == {"embeddings", "keys and values", "single tokens behind a cache"}
