@@ -36,26 +36,28 @@ def zero_shot(
     """
     names = list(dict.fromkeys(s.class_name for s in samples))
     chosen = [n for n in names if n not in test_classes] if train_classes is None else list(train_classes)
-    for key, classes in (("test_classes", test_classes), ("train_classes", chosen)):
-        for name in classes:
-            if name not in names:
-                raise UserError(key, name, f"classes of the data: {', '.join(names)}", f"leave {name} out of {key}")
+    for key, classes in (("data.test_classes", test_classes), ("data.train_classes", chosen)):
+        absent = [n for n in classes if n not in names]
+        if absent:
+            there = [n for n in classes if n in names]
+            kept = f"[{','.join(there)}]" if there else "null, which tests other pictures of the classes trained on"
+            raise UserError(key, ", ".join(absent), f"classes of the data: {', '.join(names)}", f"set {key}={kept}")
     both = [n for n in chosen if n in test_classes]
     if both:
         remedy = f"leave {both[0]} out of one of the lists"
-        raise UserError("train_classes", f"{both[0]}, which is tested", "classes that are not tested", remedy)
+        raise UserError("data.train_classes", f"{both[0]}, which is tested", "classes that are not tested", remedy)
     train = [s for s in samples if s.class_name in chosen and s.split == train_split]
     test = [s for s in samples if s.class_name in test_classes and s.split == "test"]
     if not train or not test:
         found = "nothing to train on" if not train else "nothing to test"
         expected = f"classes to train on and others to test, of {', '.join(names)}"
-        raise UserError("test_classes", found, expected, f"write test_classes: [{names[0]}]")
+        raise UserError("data.test_classes", found, expected, f"set data.test_classes=[{names[0]}]")
     for name in test_classes:
         kinds = {s.anomalous for s in test if s.class_name == name}
         if kinds != {True, False}:
             found = "only defects" if kinds == {True} else "no defect" if kinds else "no picture"
             expected = "normal and anomalous pictures in test: every metric needs both"
-            raise UserError(f"class {name}", found, expected, f"leave {name} out of test_classes")
+            raise UserError(f"class {name}", found, expected, f"leave {name} out of data.test_classes")
     return train, test
 
 
