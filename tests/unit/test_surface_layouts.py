@@ -260,7 +260,8 @@ def test_zero_shot_trains_on_the_labelled_part_of_other_classes():
     assert len(train) == 12
     assert {s.class_name for s in zero_shot(everything, ["b"], ["a"])[0]} == {"a"}
     for wrong, message in (
-        ((["d"],), r"leave d out"),
+        ((["d"],), r"set data\.test_classes=null"),
+        ((["d", "b"],), r"set data\.test_classes=\[b\]"),
         ((["b"], ["a", "b"]), "which is tested"),
         ((["a", "b", "c"],), "nothing to train on"),
     ):
