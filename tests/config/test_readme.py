@@ -49,11 +49,18 @@ def test_the_class_index_names_every_method_and_its_file() -> None:
     assert {name for name, _, _ in rows} == own
 
 
-def test_the_first_table_is_that_of_the_study() -> None:
-    """It regenerates with the page: `python -m asgml.tune.page RUNS`."""
-    page = (ROOT / "docs" / "results" / "asgml.md").read_text(encoding="utf-8")
-    _, _, rest = page.partition("## In short")
-    written = re.findall(r"^\|.*\|$", rest.partition("\n## ")[0], re.MULTILINE)
-    found = re.findall(r"^\|.*\|$", README.partition("LatentWire on ")[0], re.MULTILINE)
-    assert len(found) > 5
-    assert found == written
+def tables(text: str) -> list[str]:
+    return re.findall(r"^\|.*\|$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("page", "begins", "ends"),
+    [("asgml", "Test accuracy in %", "LatentWire on "), ("pocket", "LatentWire on ", "Feedback: ")],
+)
+def test_a_table_of_results_is_that_of_its_study(page: str, begins: str, ends: str) -> None:
+    """It regenerates with the page: `python -m asgml.tune.page RUNS`, `python -m latentwire.study pocket`."""
+    _, _, rest = (ROOT / "docs" / "results" / f"{page}.md").read_text(encoding="utf-8").partition("## In short")
+    written = tables(rest.partition("\n## ")[0])
+    _, _, here = README.partition(begins)
+    assert len(written) > 5
+    assert tables(here.partition(ends)[0]) == written
