@@ -35,13 +35,13 @@ def track(run_dir: Path, own: DictConfig, cfg: DictConfig, folder: Path, result:
         folder: the evaluation's folder, named by its hash.
         result: what it has found (see `asgml.evaluate.evaluate`).
     """
-    told = dict(OmegaConf.to_container(cfg.data, resolve=True) or {})  # type: ignore[call-overload]
+    told: Any = OmegaConf.to_container(cfg.data, resolve=True)
     source = told.pop("_target_")  # no target of the tree: what the run reads are its own data
     asked = {"source": source, "data": told, "missing": cfg.loader.missing, "checkpoint": result["checkpoint"]}
     own = own.copy()
     with open_dict(own):
         own.evaluation = asked
     weights = {name: suffix for suffix, name in WEIGHTS.items()}
-    numbers = {f"{split}{suffix}": {} for split in SPLITS for suffix in WEIGHTS}
+    numbers: dict[str, Any] = {f"{split}{suffix}": {} for split in SPLITS for suffix in WEIGHTS}
     numbers[f"test{weights[result['checkpoint']]}"] = result["test"]
     track_evaluation(own, run_dir, folder.name, numbers, tags(own), findings(folder))
