@@ -1,10 +1,11 @@
 """Score a finished run on another test set: `python -m asgml.evaluate RUN data.path=other.npz`.
 
 Nothing is trained. Modalities, classes and statistics are the run's; the new samples need labels among its classes. In
-a feature file with `split` the rows of 2 are scored, in one without all rows. What is asked has a hash of its own, and
-lies with its numbers and predictions in `RUN/evaluations/HASH/`; asked twice, the numbers that are there are shown.
-Without a word after the run, or with its own data, the numbers are the run's own. Words after the run are overrides of
-its configuration:
+a feature file with `split` the rows of 2 are scored, in a table those of test; without `split`, all rows. What is asked
+has a hash of its own, and lies with its numbers and predictions in `RUN/evaluations/HASH/`; asked twice, the numbers
+that are there are shown. Without a word after the run, or with its own data, the numbers are the run's own. The run's
+trackers get the evaluation as a run of its own, in the run's group. Words after the run are overrides of its
+configuration:
 
     data.*                what is scored: data.path, data.corrupt …
     data=NAME             another source with the same modalities and classes
@@ -136,14 +137,19 @@ def evaluate(
         UserError: a run that is not finished or in use, or samples that it cannot score.
     """
     from asgml.restore import config_of
+    from asgml.tracking import track
 
-    cfg = data_of(run_dir, config_of(run_dir), overrides, COMPUTES, config_dirs)
+    own = config_of(run_dir)
+    cfg = data_of(run_dir, own, overrides, COMPUTES, config_dirs)
     require_finished(run_dir, "repeat its command: it goes on")
     folder = run_dir / EVALUATIONS / identity(cfg, which)
     with held(run_dir.resolve()):
         if not anew and (folder / RESULT).is_file():
-            return read_json(folder / RESULT, "one JSON object as it was written", f"rm -r {folder}")
-        return measure(run_dir, cfg, which, folder)
+            result = read_json(folder / RESULT, "one JSON object as it was written", f"rm -r {folder}")
+        else:
+            result = measure(run_dir, cfg, which, folder)
+        track(run_dir, own, cfg, folder, result)
+    return result
 
 
 def measure(run_dir: Path, cfg: DictConfig, which: str, folder: Path) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """Predict new files with a finished run: `python -m asgml.predict RUN --data FILE… -o predictions.csv`.
 
-What a file is, the run's own data class says: an .npz of features, a folder in the layout of CREMA-D. Labels and splits
-are not needed, and not read; modalities, classes and statistics are the run's. Words after the run are further keys of
-its data: data.corrupt=missing predicts clips that lack sound or frames from what they have. The CSV has one row per
-sample:
+What a file is, the run's own data class says: an .npz of features, a CSV table, a folder in the layout of CREMA-D.
+Labels and splits are not needed, and not read; modalities, classes and statistics are the run's. Words after the run
+are further keys of its data: data.corrupt=missing predicts clips that lack sound or frames from what they have. The CSV
+has one row per sample:
 
     file, id                      where it is from: the file and the row or clip in it
     prediction, prob/<class>      the fused prediction and the probabilities

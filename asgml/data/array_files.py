@@ -22,10 +22,12 @@ class ArrayFiles:
     Attributes:
         shape: the shape of one sample: (F,), or (T, F) with T steps in the longest sequence.
         lengths: the number of steps of each sequence, by path; {} of vectors.
+        whose: who else has this shape, in words.
     """
 
     shape: tuple[int, ...]
     lengths: dict[Path, int]
+    whose: str = "most files have"
 
     @property
     def padded(self) -> bool:
@@ -48,7 +50,7 @@ class ArrayFiles:
             raise MediaError(path, "no array of numbers")
         if x.ndim != len(self.shape) or x.shape[-1] != self.shape[-1] or 0 in x.shape or x.shape[0] > self.shape[0]:
             most = f"({self.shape[-1]},)" if len(self.shape) == 1 else f"(steps, {self.shape[-1]})"
-            raise MediaError(path, f"shape {x.shape}, where most files have {most}")
+            raise MediaError(path, f"shape {x.shape}, where {self.whose} {most}")
         with np.errstate(over="ignore", invalid="ignore"):
             x = x.astype(np.float32)
         if not np.isfinite(x).all():
@@ -63,10 +65,7 @@ def array_files(paths: Iterable[Path]) -> ArrayFiles | None:
 
     The number of axes and the number of features decide; 1 axis are vectors, 2 are sequences.
     """
-    headers = {path: _header_of(path) for path in paths}
-    shapes = {
-        path: h[0] for path, h in headers.items() if h is not None and h[1].kind in "biuf" and h[0] and 0 not in h[0]
-    }
+    shapes = array_shapes(paths)
     if not shapes:
         return None
     (axes, features), _ = Counter((len(s), s[-1]) for s in shapes.values()).most_common(1)[0]
@@ -74,6 +73,14 @@ def array_files(paths: Iterable[Path]) -> ArrayFiles | None:
     steps = max(s[0] for s in alike.values())
     shape = (features,) if axes == 1 else (steps, *next(iter(alike.values()))[1:])
     return ArrayFiles(shape, {path: s[0] for path, s in alike.items()} if axes == 2 else {})
+
+
+def array_shapes(paths: Iterable[Path]) -> dict[Path, tuple[int, ...]]:
+    """Return the shapes of those files that are arrays of numbers with something in them, read off their headers."""
+    headers = {path: _header_of(path) for path in paths}
+    return {
+        path: h[0] for path, h in headers.items() if h is not None and h[1].kind in "biuf" and h[0] and 0 not in h[0]
+    }
 
 
 def _header_of(path: Path) -> Header | None:

@@ -98,6 +98,64 @@ def read_columns(
     return [column for column in found if chosen is None or column.name in chosen]
 
 
+def read_known_columns(rows: CsvRows, known: Mapping[str, tuple[str, tuple[str, ...]]]) -> list[Column]:
+    """Return the modalities of a file whose columns and contents are known; whole columns may be empty.
+
+    Args:
+        rows: the file, which has these columns.
+        known: by modality its content and its columns, in their order.
+
+    Raises:
+        UserError: naming file and line: numbers that are not finite, or an incomplete vector of them.
+    """
+    return [_column(rows, m, _declared(m, content), names) for m, (content, names) in known.items()]
+
+
+def refuse_empty_rows(rows: CsvRows, columns: Sequence[Column]) -> None:
+    """Refuse a sample without any modality, naming file and line."""
+    alone = np.flatnonzero(~np.any(np.stack([c.present for c in columns]), axis=0))
+    if len(alone):
+        found = f"no cell of {', '.join(c.name for c in columns)} ({len(alone)} such line(s))"
+        remedy = "fill one of these cells, or delete the line"
+        raise UserError(rows.where(int(alone[0])), found, "at least one modality in every sample", remedy)
+
+
+def refuse_absent_files(rows: CsvRows, columns: Sequence[Column]) -> None:
+    """Refuse a column of files none of which is there, naming file and line; an empty column names none."""
+    root = rows.path.parent
+    for column in columns:
+        count = int(column.present.sum())
+        if column.content not in FILES or not count or any((root / c).exists() for c in column.cells if c):
+            continue
+        row = int(column.present.argmax())
+        raise UserError(
+            f"{rows.where(row)}, column {column.name}",
+            f"{column.cells[row]}: no such file, nor any other of the {count} {WORDS[column.content]}",
+            f"paths relative to {root.absolute()}",
+            "correct the paths, or move the table to the folder that they are relative to",
+        )
+
+
+def refuse_other_contents(rows: CsvRows, columns: Sequence[Column]) -> None:
+    """Refuse a cell that names a file of another kind than its column holds.
+
+    A folder of frames that is not there is told when it is decoded.
+
+    Raises:
+        UserError: naming file and line.
+    """
+    for column in columns:
+        allowed = {column.content, *((_PATH, "text") if column.content == "frames" else ())}
+        for row in np.flatnonzero(column.present) if column.content in FILES else ():
+            if (found := _content_of(column.cells[row], rows.path.parent)) not in allowed:
+                raise UserError(
+                    f"{rows.where(int(row))}, column {column.name}",
+                    f"{_short(column.cells[row])} ({_word(found)})",
+                    f"{WORDS[column.content]}, as the run was trained on; empty where the sample lacks {column.name}",
+                    f"correct this cell; set 'data.kinds={{{column.name}:{column.content}}}' if it is such a file",
+                )
+
+
 def _declared(name: str, content: str) -> Content:
     for known in get_args(Content):
         if content == known:

@@ -42,6 +42,11 @@ class CsvRows:
         """Return file and line of a row."""
         return f"{self.path}, line {self.lines[row]}"
 
+    def taken(self, rows: np.ndarray) -> CsvRows:
+        """Return some of these rows, by number."""
+        cells = {name: [column[row] for row in rows] for name, column in self.cells.items()}
+        return CsvRows(self.path, [self.lines[row] for row in rows], cells)
+
     def column(self, key: str, name: str | None, default: str) -> list[str] | None:
         """Return the cells of the column that has a role: the one that `data.<key>` names, else `default`, else None.
 
@@ -112,14 +117,7 @@ def read_labels(rows: CsvRows, name: str) -> tuple[np.ndarray, list[str]]:
     Raises:
         UserError: no such column, an empty cell, fractions, or one class only.
     """
-    if name not in rows.cells:
-        near = [c for c in rows.cells if c.lower() == name.lower()] or difflib.get_close_matches(name, rows.cells, 1)
-        remedy = (
-            f"set data.label={near[0]}" if near else f"add a column {name}, or set data.label to the one that is it"
-        )
-        raise UserError(f"{rows.path}, data.label", f"no column {name!r}", f"one of {', '.join(rows.cells)}", remedy)
-    cells = rows.cells[name]
-    _refuse_empty(rows, name, cells, "the class of every sample", "write its class, or delete the line")
+    cells = _label_cells(rows, name, f"add a column {name}, or set data.label to the one that is it")
     found = sorted(set(cells))
     if all(c.lstrip("+-").isdecimal() for c in found):
         found = sorted(found, key=lambda c: (int(c), c))
@@ -134,11 +132,45 @@ def read_labels(rows: CsvRows, name: str) -> tuple[np.ndarray, list[str]]:
     return np.array([number[c] for c in cells], dtype=np.int64), found
 
 
-def read_split(rows: CsvRows, name: str, cells: Sequence[str]) -> np.ndarray:
-    """Return the given split of each row, (n,) of 0, 1, 2.
+def read_known_labels(rows: CsvRows, name: str, classes: Sequence[str]) -> np.ndarray:
+    """Return the labels (n,) int64 as numbers of classes that are known.
+
+    Args:
+        rows: the file.
+        name: the column of the class.
+        classes: the class names; label `i` is `classes[i]`.
 
     Raises:
-        UserError: an empty cell, another word, no training sample, or training samples only.
+        UserError: no such column, an empty cell, or a label without a class.
+    """
+    cells = _label_cells(rows, name, f"add a column {name}; without labels: python -m asgml.predict")
+    number = {c: i for i, c in enumerate(classes)}
+    wrong = [i for i, c in enumerate(cells) if c not in number]
+    if wrong:
+        shown = ", ".join(classes[:12]) + ", …" * (len(classes) > 12)
+        raise UserError(
+            f"{rows.where(wrong[0])}, column {name}",
+            f"label {cells[wrong[0]]!r} ({len(wrong)} label(s) without a class of the run)",
+            f"one of the run's {len(classes)} classes: {shown}",
+            "write the classes as in training, and leave samples of other classes out",
+        )
+    return np.array([number[c] for c in cells], dtype=np.int64)
+
+
+def _label_cells(rows: CsvRows, name: str, remedy: str) -> list[str]:
+    if name not in rows.cells:
+        near = [c for c in rows.cells if c.lower() == name.lower()] or difflib.get_close_matches(name, rows.cells, 1)
+        remedy = f"set data.label={near[0]}" if near else remedy
+        raise UserError(f"{rows.path}, data.label", f"no column {name!r}", f"one of {', '.join(rows.cells)}", remedy)
+    _refuse_empty(rows, name, rows.cells[name], "the class of every sample", "write its class, or delete the line")
+    return rows.cells[name]
+
+
+def split_words(rows: CsvRows, name: str, cells: Sequence[str]) -> np.ndarray:
+    """Return the given split of each row, (n,) of 0, 1, 2, whichever there are.
+
+    Raises:
+        UserError: an empty cell, or another word.
     """
     _refuse_empty(rows, name, cells, "train, val or test", "write one of them, or leave the whole column out")
     wrong = [i for i, c in enumerate(cells) if c.lower() not in _SPLIT_NAMES]
@@ -146,7 +178,16 @@ def read_split(rows: CsvRows, name: str, cells: Sequence[str]) -> np.ndarray:
         found = f"{cells[wrong[0]]!r} in column {name} ({len(wrong)} such line(s))"
         remedy = "write one of them, or leave the column out to have the splits cut"
         raise UserError(rows.where(wrong[0]), found, "train, val or test", remedy)
-    split = np.array([_SPLIT_NAMES[c.lower()] for c in cells], dtype=np.int64)
+    return np.array([_SPLIT_NAMES[c.lower()] for c in cells], dtype=np.int64)
+
+
+def read_split(rows: CsvRows, name: str, cells: Sequence[str]) -> np.ndarray:
+    """Return the given split of each row, (n,) of 0, 1, 2, to train on.
+
+    Raises:
+        UserError: as `split_words`; no training sample, or training samples only.
+    """
+    split = split_words(rows, name, cells)
     lacking = [i for i in range(3) if not np.any(split == i)]
     if 0 in lacking or len(lacking) == 2:
         found = f"no sample of {' and '.join(SPLITS[i] for i in lacking)}"

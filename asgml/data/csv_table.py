@@ -10,16 +10,16 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 import numpy as np
 
 from asgml.data.array_files import ArrayFiles, array_files
-from asgml.data.csv_columns import FILES, WORDS, Column, Content, read_columns
+from asgml.data.csv_columns import FILES, Column, Content, read_columns, refuse_absent_files, refuse_empty_rows
 from asgml.data.csv_rows import CsvRows, read_csv, read_groups, read_ids, read_labels, read_split
 from asgml.data.csv_splits import split_rows
-from asgml.data.decoded import DecodedSource
 from asgml.data.media import decode_audio, decode_frames, read_image, seconds_of
 from asgml.data.media_transforms import ImageTransform, SpectrogramTransform
+from asgml.data.new_table import NewTable
 from asgml.data.ranges import Frames, Pixels
 from asgml.data.shard_rows import Shard, ShardRows
 from asgml.data.shards import ShardJob, fingerprint, stamp_of
-from asgml.data.spec import SPLITS, DataSpec, ModalitySpec, Split, Table, Transform
+from asgml.data.spec import SPLITS, DataSpec, Kind, ModalitySpec, Split, Table, Transform
 from asgml.data.splits import Cut
 from asgml.data.standardize import Tokens, standardizing
 from asgml.data.text_tokens import VOCABULARY, Units, padded_tokens
@@ -55,7 +55,7 @@ class Listed:
 
 
 @dataclass
-class CsvTable(DecodedSource):
+class CsvTable(NewTable):
     """Reads a data set from one CSV file with a header, one sample a line.
 
     Columns:
@@ -158,7 +158,7 @@ class CsvTable(DecodedSource):
         if self.dominant is not None and self.dominant not in columns:
             remedy = f"set data.dominant={next(iter(columns))}"
             raise UserError("data.dominant", self.dominant, f"one of {', '.join(columns)}", remedy)
-        _refuse_empty_rows(rows, columns)
+        refuse_empty_rows(rows, list(columns.values()))
         group = None if groups is None else read_groups(rows, group_name, groups)
         given = None if splits is None else read_split(rows, split_name, splits)
         cut = Cut(self.val_fraction, self.test_fraction, self.split_seed, str(self.file))
@@ -176,9 +176,10 @@ class CsvTable(DecodedSource):
 
     def jobs(self) -> dict[str, ShardJob]:
         """Return one job per modality of files, over its distinct files: labels, splits and order change no shard."""
-        return {name: self._job(c) for name, c in self.content.columns.items() if c.content in FILES}
+        columns = self.content.columns.values()
+        return {c.name: self._job(c, self._arrays.get(c.name)) for c in columns if c.content in FILES}
 
-    def _job(self, column: Column) -> ShardJob:
+    def _job(self, column: Column, arrays: ArrayFiles | None) -> ShardJob:
         paths = sorted(set(column.cells) - {""})
         (height, width), root, profile = self.store, self.root, self.profile
         decode: Any
@@ -187,8 +188,7 @@ class CsvTable(DecodedSource):
         if column.content == "audio":
             shape, dtype, params = profile.shape, "float32", {"profile": repr(profile)}
             decode = lambda row: decode_audio(root / paths[row], profile)  # noqa: E731
-        elif column.content == "npy":
-            arrays = self._arrays[column.name]
+        elif arrays is not None:
             shape, dtype = arrays.shape, "float32"
             decode = lambda row: arrays.decode(root / paths[row])  # noqa: E731
         else:
@@ -235,17 +235,7 @@ class CsvTable(DecodedSource):
 
     def require_media(self) -> None:
         """Refuse a column none of whose files is there."""
-        for column in self.content.columns.values():
-            if column.content not in FILES or any((self.root / c).exists() for c in column.cells if c):
-                continue
-            row = int(column.present.argmax())
-            count = int(column.present.sum())
-            raise UserError(
-                f"{self.content.rows.where(row)}, column {column.name}",
-                f"{column.cells[row]}: no such file, nor any other of the {count} {WORDS[column.content]}",
-                f"paths relative to {self.root.absolute()}",
-                "correct the paths, or move the table to the folder that they are relative to",
-            )
+        refuse_absent_files(self.content.rows, list(self.content.columns.values()))
 
     def place_of(self, modality: str, name: str) -> str:
         return f"line {self.content.rows.lines[self.content.columns[modality].cells.index(name)]}: "
@@ -254,7 +244,7 @@ class CsvTable(DecodedSource):
 
     def spec(self) -> DataSpec:
         content = self.content
-        notes = {"file": self.file.name, "split": content.split_rule, "corrupt": self.corrupt}
+        notes = {"file": self.file.name, "split": content.split_rule, "corrupt": self.corrupt, **self._own_notes()}
         warnings = list(content.warnings)
         specs = {}
         for name, column in content.columns.items():
@@ -262,27 +252,43 @@ class CsvTable(DecodedSource):
             if column.content == "text" and (cut := self._texts[name][1]):
                 told = f"{cut} of {int(column.present.sum())} texts are longer than {self.max_tokens} {self.tokens}"
                 warnings.append(f"{name}: {told}, their ends are cut off (data.max_tokens)")
-            if column.content == "audio" and (cut := self._longer(column)):
-                told = f"{cut} of {len(set(column.cells) - {''})} sounds are longer than {self.seconds:g} s"
-                warnings.append(f"{name}: {told}, their ends are cut off (data.seconds)")
+            warnings += self._longer_sounds(column)
         return DataSpec(specs, content.classes, self.dominant, notes, warnings=warnings)
 
     def _modality(self, column: Column) -> ModalitySpec:
-        name, side = column.name, (3, self.size, self.size)
+        width = self._texts[column.name][0].shape[1] if column.content == "text" else 0
+        return self._modality_of(column, width, self._arrays.get(column.name))
+
+    def _modality_of(self, column: Column, width: int, arrays: ArrayFiles | None) -> ModalitySpec:
+        kind: Kind = "image"
+        shape: tuple[int, ...] = (3, self.size, self.size)
         if column.content == "audio":
-            return ModalitySpec(name, "image", self.profile.shape, source=column.told)
-        if column.content == "text":
-            width = self._texts[name][0].shape[1]
-            return ModalitySpec(name, "tokens", (width,), vocabulary=VOCABULARY[self.tokens], source=column.told)
-        if column.content == "numbers":
-            return ModalitySpec(name, "vector", (len(column.names),), source=column.told)
-        if column.content == "npy":
-            arrays = self._arrays[name]
-            kind: Literal["vector", "sequence"] = "vector" if len(arrays.shape) == 1 else "sequence"
-            return ModalitySpec(name, kind, arrays.shape, arrays.padded, source=column.told)
-        if column.content == "frames" and self.frames > 1:
-            return ModalitySpec(name, "frames", (self.frames, *side), source=column.told)
-        return ModalitySpec(name, "image", side, source=column.told)
+            shape = self.profile.shape
+        elif column.content == "text":
+            kind, shape = "tokens", (width,)
+        elif column.content == "numbers":
+            kind, shape = "vector", (len(column.names),)
+        elif arrays is not None:
+            kind, shape = "vector" if len(arrays.shape) == 1 else "sequence", arrays.shape
+        elif column.content == "frames" and self.frames > 1:
+            kind, shape = "frames", (self.frames, *shape)
+        return ModalitySpec(
+            column.name,
+            kind,
+            shape,
+            arrays is not None and arrays.padded,
+            VOCABULARY[self.tokens] if column.content == "text" else None,
+            column.told,
+            column.content,
+            column.names,
+        )
+
+    def _own_notes(self) -> dict[str, str]:
+        """What tells the table again: its cells, and the split of each row."""
+        return {"table": fingerprint(self.content.rows.cells), "cut": fingerprint(self.content.split.tolist())}
+
+    def _own_test_rows(self) -> np.ndarray:
+        return np.flatnonzero(self.content.split == SPLITS.index("test"))
 
     @cached_property
     def _texts(self) -> dict[str, tuple[np.ndarray, int]]:
@@ -290,10 +296,14 @@ class CsvTable(DecodedSource):
         columns = [c for c in self.content.columns.values() if c.content == "text"]
         return {c.name: padded_tokens(c.cells, self.tokens, self.max_tokens) for c in columns}
 
-    def _longer(self, column: Column) -> int:
-        """Return the number of sounds of which the end is not used."""
-        lengths = (seconds_of(self.root / cell) for cell in set(column.cells) - {""})
-        return sum(n is not None and n > self.seconds for n in lengths)
+    def _longer_sounds(self, column: Column) -> list[str]:
+        """Return a warning that counts the sounds of which the end is not used, if there are any."""
+        if column.content != "audio":
+            return []
+        lengths = [seconds_of(self.root / cell) for cell in set(column.cells) - {""}]
+        cut = sum(n is not None and n > self.seconds for n in lengths)
+        told = f"{cut} of {len(lengths)} sounds are longer than {self.seconds:g} s"
+        return [f"{column.name}: {told}, their ends are cut off (data.seconds)"] if cut else []
 
     def tables(self) -> dict[Split, Table]:
         content, shards = self.content, self.shards()
@@ -321,6 +331,13 @@ class CsvTable(DecodedSource):
         return rows, usable & column.present
 
     def _transform(self, column: Column, x: Any, train: np.ndarray, lengths: np.ndarray | None) -> Transform:
+        if (fixed := self._unfitted(column)) is not None:
+            return fixed
+        spec = self._modality(column)
+        rows = train if len(train) else np.arange(1)  # a modality absent from train is refused later, by name
+        return standardizing(x, spec.shape, spec.kind, rows, lengths)[0]
+
+    def _unfitted(self, column: Column) -> Transform | None:
         if column.content == "audio":
             return SpectrogramTransform()
         if column.content == "text":
@@ -328,9 +345,7 @@ class CsvTable(DecodedSource):
         if column.content in ("image", "frames"):
             scale = (self.crop_scale[0], self.crop_scale[1])
             return ImageTransform(self.size, self.frames if column.content == "frames" else 1, scale, self.flip)
-        spec = self._modality(column)
-        rows = train if len(train) else np.arange(1)  # a modality absent from train is refused later, by name
-        return standardizing(x, spec.shape, spec.kind, rows, lengths)[0]
+        return None
 
     def _table(
         self,
@@ -351,11 +366,3 @@ class CsvTable(DecodedSource):
             {m: n[rows] for m, n in lengths.items()},
             group=None if group is None else group[rows],
         )
-
-
-def _refuse_empty_rows(rows: CsvRows, columns: Mapping[str, Column]) -> None:
-    alone = np.flatnonzero(~np.any(np.stack([c.present for c in columns.values()]), axis=0))
-    if len(alone):
-        found = f"no cell of {', '.join(columns)} ({len(alone)} such line(s))"
-        remedy = "fill one of these cells, or delete the line"
-        raise UserError(rows.where(int(alone[0])), found, "at least one modality in every sample", remedy)

@@ -187,18 +187,24 @@ class DecodedSource:
         """
         return self.shards_of(self.jobs(), self.require_media)
 
-    def shards_of(self, jobs: Mapping[str, ShardJob], require: Callable[[], None]) -> dict[str, Shard]:
+    def shards_of(
+        self,
+        jobs: Mapping[str, ShardJob],
+        require: Callable[[], None],
+        place_of: Callable[[str, str], str] | None = None,
+    ) -> dict[str, Shard]:
         """Return the shard of every job, as `shards`.
 
         Args:
             jobs: what is decoded, by modality.
             require: refuses media of which nothing is there, before any shard is written.
+            place_of: what stands before the path of an unusable file; None is the method of that name.
         """
         if not all_there(jobs.values()) or any(renews(Shard(job.folder)) for job in jobs.values()):
             self._decode(jobs, require)
         shards = {modality: Shard(job.folder) for modality, job in jobs.items()}
         for modality, shard in shards.items():
-            self._report(modality, shard)
+            self._report(modality, shard, place_of or self.place_of)
         return shards
 
     @property
@@ -206,12 +212,12 @@ class DecodedSource:
         """The folder of the shards."""
         return Path(self.prepared) if self.prepared else self.root / "prepared"
 
-    def _report(self, modality: str, shard: Shard) -> None:
+    def _report(self, modality: str, shard: Shard, place_of: Callable[[str, str], str]) -> None:
         if not shard.bad:
             return
         listing = shard.folder / "corrupt.csv"
         found = f"{len(shard.bad)} of {len(shard.ids)} {modality} files cannot be used: " + "; ".join(
-            f"{self.place_of(modality, shard.ids[row])}{path} ({reason})" for row, path, reason in shard.bad[:3]
+            f"{place_of(modality, shard.ids[row])}{path} ({reason})" for row, path, reason in shard.bad[:3]
         )
         if len(shard.bad) > 3:
             found += "; …"
@@ -228,6 +234,6 @@ class DecodedSource:
                 found,
                 "every listed file decodable",
                 "replace these files and start the same command again,"
-                f" or set data.corrupt=missing to train on these samples without {modality}",
+                f" or set data.corrupt=missing to use these samples without {modality}",
             )
         log.warning("%s: %s; treated as missing (all of them: %s)", self.NAME, found, listing)

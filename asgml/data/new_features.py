@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from asgml.data.lengths import ValidSteps, read_valid_steps
+from asgml.data.new_samples import no_labels
 from asgml.data.npz import Npz
 from asgml.data.spec import SPLITS, DataSpec, Kind, ModalitySpec, Table, Transform
 from asgml.data.standardize import Standardize, Tokens
@@ -47,7 +48,7 @@ class NewFeatures:
         file = Npz(self.path, "data.path")
         n = self._rows(file, known, labelled)
         chosen = self._chosen(file, n) if labelled else np.arange(n)
-        y = _labels(file, known)[chosen] if labelled else _no_labels(known, n)
+        y = _labels(file, known)[chosen] if labelled else no_labels(known, n)
         present = {m: self._presence(file, m, n) for m in known.modalities}
         x: dict[str, np.ndarray] = {}
         lengths: dict[str, np.ndarray] = {}
@@ -141,10 +142,6 @@ class NewFeatures:
             return Tokens()
         unit = 1 / 255 if x.dtype == np.uint8 and known.kind in ("image", "frames") else 1.0
         return Standardize(known.shape, unit, np.zeros(1), np.ones(1))
-
-
-def _no_labels(known: DataSpec, n: int) -> np.ndarray:
-    return np.zeros(n, dtype=np.int64 if known.task == "classification" else np.float32)
 
 
 def _labels(file: Npz, known: DataSpec) -> np.ndarray:

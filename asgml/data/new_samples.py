@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from asgml.data.preprocessing import Preprocessing
 from asgml.data.spec import DataSpec, Source, Table
@@ -43,7 +46,8 @@ def new_samples(source: Source, run: Preprocessing, labelled: bool) -> tuple[Tab
     if not isinstance(source, ReadsNewSamples):
         return own_test_split(source, run)
     table = run.applied(source.new_samples(run.spec, labelled))
-    return table, validate_new(run.spec, table, labelled)
+    # What the run's source warned of is about other samples.
+    return table, [*table.remarks, *validate_new(replace(run.spec, warnings=[]), table, labelled)]
 
 
 def own_test_split(source: Source, run: Preprocessing) -> tuple[Table, list[str]]:
@@ -53,6 +57,11 @@ def own_test_split(source: Source, run: Preprocessing) -> tuple[Table, list[str]
     require_alike(source.spec(), run.spec)
     table = run.applied(tables["test"])
     return table, validate_new(run.spec, table, labelled=True)
+
+
+def no_labels(known: DataSpec, n: int) -> np.ndarray:
+    """Return what stands for the labels of `n` samples that have none, (n,)."""
+    return np.zeros(n, dtype=np.int64 if known.task == "classification" else np.float32)
 
 
 def require_alike(here: DataSpec, known: DataSpec) -> None:

@@ -121,6 +121,9 @@ def _as_json(spec: DataSpec) -> dict[str, Any]:
 
 
 def _of_json(told: Mapping[str, Any]) -> DataSpec:
-    modalities = {m["name"]: ModalitySpec(**{**m, "shape": tuple(m["shape"])}) for m in told["modalities"]}
+    modalities = {
+        m["name"]: ModalitySpec(**{**m, "shape": tuple(m["shape"]), "columns": tuple(m.get("columns", ()))})
+        for m in told["modalities"]
+    }
     span = told["target_range"]
     return DataSpec(**{**told, "modalities": modalities, "target_range": None if span is None else tuple(span)})

@@ -28,6 +28,8 @@ class ModalitySpec:
         padded: whether the sequences have lengths of their own, up to T; batches then say them.
         vocabulary: tokens are below this number, None where it is not known.
         source: what it is read from, in words for the user; "" where the data set's name says it.
+        content: what the cells of a table hold (`asgml.data.csv_columns.Content`); "" where it is from no table.
+        columns: the table's columns that it is read from, in the order of its features; () where it is from no table.
     """
 
     name: str
@@ -36,6 +38,8 @@ class ModalitySpec:
     padded: bool = False
     vocabulary: int | None = None
     source: str = ""
+    content: str = ""
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ class Table:
         row: the row of each sample in the file that the data set is, (n,) int64; None where it is not one file of rows.
         group: what each sample belongs to (its speaker, actor or video), (n,) integers or strings; None without groups.
         grouped_by: what a group is, in one word.
+        remarks: what deserves a warning about these samples, a line each, where no `DataSpec` of theirs says it.
     """
 
     x: dict[str, np.ndarray]
@@ -104,6 +109,7 @@ class Table:
     row: np.ndarray | None = None
     group: np.ndarray | None = None
     grouped_by: str = "group"
+    remarks: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.y)

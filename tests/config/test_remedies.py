@@ -29,6 +29,7 @@ ONLY = {
     "asgml/data/csv_columns.py": ["table"],
     "asgml/data/csv_rows.py": ["table"],
     "asgml/data/csv_table.py": ["table"],
+    "asgml/data/new_table.py": ["table"],
     "asgml/data/decoded.py": ["table", "cremad", "cremad_mini", "ave", "kinetics_sounds"],
     "asgml/data/avdigits.py": ["avdigits"],
     "asgml/data/cremad.py": ["cremad", "cremad_mini"],

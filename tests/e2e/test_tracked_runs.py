@@ -20,6 +20,7 @@ import asgml.feedback.run
 import latentwire.evaluate
 import latentwire.run
 from asgml.build import build
+from asgml.evaluate import evaluate
 from asgml.run import Tree, dead, fit_and_evaluate, judge, train
 from callbacks.errors import UserError
 from callbacks.run.tensorboard import PACKAGES
@@ -99,6 +100,21 @@ def test_every_agreed_key_is_in_the_files(attempts: list[OfflineRun]) -> None:
     assert kinds["predictions"] == ["predictions.npz", "predictions_best.npz"]
     assert {"history.csv", "timeline.csv"} <= set(kinds["history"])
     assert kinds["model"] == ["best.ckpt"]
+
+
+def test_an_evaluation_is_a_run_of_its_own_in_the_group(attempts: list[OfflineRun], folder: Path) -> None:
+    """Of the weights that were scored, with what was asked; asked again, it is filed again under the same id."""
+    run = next((folder / "runs").glob("*/*/result.json")).parent
+    other = write_features(folder / "other.npz", n=70, seed=3)
+    found = evaluate(run, [f"data.path={other}"], which="last")
+    filed = next(r for r in offline_runs(run) if r.job_type == "evaluate")
+    assert (filed.id, filed.group) == (f"{attempts[1].id}-{found['evaluation']}", attempts[1].group)
+    assert (filed.exit_code, filed.tags) == (0, attempts[1].tags)
+    tested = {key: value for key, value in filed.summary.items() if key.startswith(("last/", "best/"))}
+    assert tested == {f"last/test/{name}": pytest.approx(value) for name, value in found["test"].items()}
+    assert filed.config["data"] == attempts[1].config["data"]
+    assert filed.config["evaluation"]["data"]["path"] == str(other)
+    assert ("predictions", ["predictions.npz"]) in filed.artefacts.values()
 
 
 def test_a_resumed_run_goes_on_with_its_steps(attempts: list[OfflineRun]) -> None:
