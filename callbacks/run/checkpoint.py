@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from callbacks.errors import UserError
 from callbacks.files.atomic import put_in_place
-from callbacks.ranges import Count
+from callbacks.ranges import Count, Steps
 from callbacks.run import restart
 from callbacks.run.inputs import refuse_other_inputs
 from callbacks.run.other_run import plain, refuse_other_run
@@ -85,7 +85,7 @@ class StepCheckpoint(Checkpoint):
         inputs: dict[str, dict[str, Any]] | None = None,
         tie_breaker: str | None = None,
         selects_by: tuple[str, Literal["max", "min"]] | None = None,
-        selects_from: int = 0,
+        selects_from: Steps = 0,
     ):
         for name, value in (("every_n_steps", every_n_steps), ("every_n_epochs", every_n_epochs)):
             if value is not None and value < 1:

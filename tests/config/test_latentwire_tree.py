@@ -12,6 +12,8 @@ from suite.config.check import check, check_effective
 from suite.config.compose import Composer
 from suite.runs.identity import config_hash
 
+# What a choice leaves to its user.
+OPEN = {"hf": "hf.source=models/mine", **dict.fromkeys(("text", "jsonl", "qa"), "corpus.path=mine")}
 GROUPS = ("corpus", "readers", "objective", "curriculum")
 
 
@@ -26,7 +28,7 @@ def test_every_option_composes_and_is_another_run(group: str) -> None:
     options = composer().options(group)
     for option in options:
         value = f"[{option}]" if group in ("objective", "baseline") else option
-        cfg = composer().compose([f"{group}={value}", *(["hf.source=models/mine"] if option == "hf" else [])])
+        cfg = composer().compose([f"{group}={value}", *([OPEN[option]] if option in OPEN else [])])
         check(cfg, Tree)
         hashes.add(config_hash(cfg))
     assert len(hashes) == len(options) > 0

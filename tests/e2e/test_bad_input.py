@@ -247,10 +247,10 @@ def test_a_failing_job_leaves_its_traceback_and_the_others_run(tmp_path, capsys,
 
     real = shell.build_trainer
 
-    def flaky(cfg, run_, callbacks):
+    def flaky(cfg, run_, callbacks, tags=()):
         if int(cfg.seed) == 1:
             raise RuntimeError("the third law was repealed")
-        return real(cfg, run_, callbacks)
+        return real(cfg, run_, callbacks, tags)
 
     monkeypatch.setattr(shell, "build_trainer", flaky)
     path = write_features(tmp_path / "f.npz")

@@ -104,6 +104,7 @@ def shrunk(npz: Path, folder: Path, seeds: tuple[int, ...], rows=None) -> tuple[
     return code, (folder / "faults.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_study_shrunk_ends_with_its_page_and_runs_nothing_twice(npz, tmp_path, capfd):
     rows = ("label=staleness, tau 2", "label=off_by_one (staleness, tau 2)")
     code, text = shrunk(npz, tmp_path, (0,), rows)

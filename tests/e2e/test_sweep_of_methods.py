@@ -48,6 +48,7 @@ def methods(argv: list[str]) -> list[str]:
     return next(o for o in for_the_data(argv, Tree) if o.startswith("method=")).removeprefix("method=").split(",")
 
 
+@pytest.mark.slow
 def test_three_modalities_have_three_teachers_and_their_pupil_runs(
     short: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

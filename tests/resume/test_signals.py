@@ -123,6 +123,7 @@ def start(folder: Path, workers: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(program, env=environment, start_new_session=True, stdout=quiet, stderr=quiet)
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_group_and_sigkill_of_a_process(tmp_path: Path) -> None:
     runs = {name: start(tmp_path / name, workers) for name, workers in (("term", 2), ("kill", 0))}
     pending = dict(runs)

@@ -146,6 +146,7 @@ def test_no_verdict_rests_on_f1_or_em() -> None:
     assert cfg.baselines.token_budget.keep == "last"
 
 
+@pytest.mark.slow
 def test_the_wire_is_trained_and_judged_on_nll(cache: Path, tmp_path: Path) -> None:
     cfg = tree(
         f"paths.data={DATA}", f"paths.cache={cache}", f"paths.runs={tmp_path}", "corpus.begin=40", "corpus.rest=12",

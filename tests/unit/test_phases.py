@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def test_a_delay_beyond_its_limit_is_no_evidence() -> None:
     assert predicted([("one", rows, {"delay_2": 4.0})]).rows[at][2].text.endswith("unstable, load 4")
 
 
+@cache
 def composed(row: str) -> dict[str, Any]:
     """Return the tree of a row on the first data set of the study."""
     options = read_options(Composer("asgml/phases"), ["folder=/data"], StudyTree)
