@@ -19,8 +19,9 @@ WIRE, TEXT, BUDGET, CODED = "wire", "text", "token_budget", "text_lm_coded"
 
 def configurations(runs: Sequence[RunRecord], labels: Sequence[str]) -> list[Configuration]:
     """Return those of the labels that have an evaluated run, in the order of the labels."""
-    known = {c.label: c for frames in group_runs(runs) for c in frames.configurations} if runs else {}
-    return [known[label] for label in labels if label in known and evaluated(known[label])]
+    groups = group_runs(runs) if runs else []  # a run in progress may stand in a group of its own
+    known = {c.label: c for frames in groups for c in frames.configurations if evaluated(c)}
+    return [known[label] for label in labels if label in known]
 
 
 def methods(c: Configuration) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
@@ -50,8 +50,9 @@ def group_runs(runs: Sequence[RunRecord], baseline: str | None = None, everythin
         members = part.runs
         program, experiment = members[0].program, members[0].experiment
         report = report_of(program)
+        hidden = [*part.facts, *_following_seeds(members)]
         configs = [
-            by_label(_without(run.config, part.facts), known_runs) | ({"label": run.label} if run.label else {})
+            by_label(_without(run.config, hidden), known_runs) | ({"label": run.label} if run.label else {})
             for run in members
         ]
         named = labels(configs, report.labels)
@@ -125,6 +126,23 @@ def _without(config: Any, keys: Iterable[str]) -> Any:
     if not isinstance(config, dict):
         return config
     return {k: _without(v, here[k]) if k in here else v for k, v in config.items() if "" not in here.get(k, [])}
+
+
+def _following_seeds(runs: Sequence[RunRecord]) -> list[str]:
+    """Return the keys of seeds of parts, `baselines.gist.seed`, that are the run's own in every run that has them."""
+    found: dict[str, bool] = {}
+    for run in runs:
+        for key, value in _seeds(run.config):
+            found[key] = found.get(key, True) and value == run.config.get("seed")
+    return [key for key, follows in found.items() if follows]
+
+
+def _seeds(config: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items() if isinstance(config, dict) else ():
+        if isinstance(value, dict):
+            yield from _seeds(value, f"{above}{key}.")
+        elif key == "seed" and above:
+            yield f"{above}{key}", value
 
 
 def by_label(config: Any, known: Mapping[str, str]) -> Any:

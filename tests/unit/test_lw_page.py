@@ -49,6 +49,7 @@ def run(folder: Path, label: str, seed: int, right: dict[str, int], size: float 
     }  # fmt: skip
     (folder / "result.json").write_text(json.dumps(result))
     config = {"program": "latentwire", "name": "pocket", "seed": seed, "label": label, "evaluation": {"passages": 20}}
+    config["baselines"] = {"gist": {"seed": seed}}  # follows the run's: no difference between configurations
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "predictions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
 
@@ -65,6 +66,12 @@ def runs(tmp_path_factory) -> Path:
         run(folder, LABELS[0], seed, right(four))
         run(folder, LABELS[1], seed, right(eight, gist=36), 1677.0)
     run(folder, LABELS[2], 0, right(40), 12.0)
+    begun = folder / "pocket" / "begun"
+    begun.mkdir()
+    config = {"program": "latentwire", "name": "pocket", "seed": 3, "label": LABELS[1], "evaluation": {"passages": 20}}
+    config["baselines"] = {"gist": {"seed": 3}}
+    (begun / "config.yaml").write_text(yaml.safe_dump(config))
+    (begun / "result.json").write_text(json.dumps({"status": "running", "program": "latentwire", "seed": 3}))
     return folder
 
 
@@ -80,7 +87,7 @@ def page(runs, tmp_path, monkeypatch) -> str:
 
 def test_the_page_names_what_is_missing_and_by_which_seed_a_target_was_missed(page) -> None:
     assert "**Not finished**: 8x rvq 16 bits (1 of 3 seeds)." in page
-    assert "| 8x deep_prefix | at least 0.95 × the F1 of the text | 1.000, 0.975, 0.900 | 3 | missed by 1 of 3" in page
+    assert "at least 0.95 × the F1 of the text | 1.000, 0.975, 0.900 | 3 of 4 (1 running) | missed by 1 of 3" in page
     assert "| 4x deep_prefix | at least 0.98 × the F1 of the text | 1.000, 1.000, 1.000 | 3 | met |" in page
     assert "| 16x deep_prefix | at least 0.95 × the F1 of the text | — | — | not run |" in page
 
