@@ -11,7 +11,9 @@ from suite.report.frames import Configuration
 from suite.report.tables import PERCENT
 
 SHOWN = ("token_budget", "kv_compaction", "gist", "icae", "static_prefix", "lm_byte_budget", "zstd_byte_budget")
-POSITIONS, BYTES = (5.0, 10.0, 20.0, 50.0, 100.0, 200.0), (5.0, 10.0, 50.0, 100.0, 500.0, 1000.0, 5000.0)
+# Marks of the axes; the first and the last are their ends, which hold every method there is.
+POSITIONS = (5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
+BYTES = (5.0, 20.0, 100.0, 500.0, 2000.0, 10000.0, 100000.0)
 Y_TICKS = (0.0, 25.0, 50.0, 75.0, 100.0)
 POINT = tuple[float, float]
 
