@@ -21,8 +21,8 @@ The *base* is the same model without feedback: adapters in both towers, one pass
 prompts of its class, and from the second loop on the prompts read the image of the loop before. Both stages of training
 and the evaluation are one run; the weights are those of the best validation, by pixel AUROC after the last loop.
 
-Anchors that have read a picture are this picture's alone, and can move all of its scores together. A fall of pixel AUROC
-beside one within images that stays would be a sign of it; where the intervals hold 0 neither is shown.
+Anchors that have read a picture are this picture's alone, and can move all of its scores together. A fall of pixel
+AUROC without one within images would be a sign of it; where intervals hold 0, neither is shown.
 """
 SHARES = f"""## What a branch leaves to what stands before it
 
