@@ -1,7 +1,7 @@
 """The notebooks: what they hold, and their cells run in this process or in a kernel of Jupyter.
 
-`python tests/notebook_runs.py [01 05 …]` (`make notebooks-run`) runs them anew in place, without times and machine, and writes
-the picture of each that the README shows.
+`python tests/notebook_runs.py [01 05 …]` (`make notebooks-run`) runs them anew in place, without times and machine, and
+writes the picture of each that the README shows.
 """
 
 from __future__ import annotations

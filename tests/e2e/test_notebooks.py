@@ -1,4 +1,4 @@
-"""The notebooks: they run from a clean folder, and what is committed of them is pictures, without a trace of a machine."""
+"""The notebooks run from a clean folder, and what is committed of them is pictures without a trace of a machine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def drawing(path: Path) -> list[str]:
 # -- what is committed ------------------------------------------------------------------------------------------------
 def test_there_are_seven_in_the_order_in_which_they_are_read() -> None:
     assert [p.name[:3] for p in NOTEBOOKS] == [f"{number:02d}_" for number in range(1, 8)]
-    for path, following in zip(NOTEBOOKS, NOTEBOOKS[1:]):
+    for path, following in pairwise(NOTEBOOKS):
         last = "".join(read(path)["cells"][-1]["source"])
         assert f"]({following.name})" in last, f"{path.name} does not name the next one"
 
@@ -85,7 +86,7 @@ def clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.name[:2] in FAST], ids=FAST)
+@pytest.mark.parametrize("path", [p for p in NOTEBOOKS if p.stem[:2] in FAST], ids=FAST)
 def test_a_short_notebook_runs(path: Path, clean: Path) -> None:
     pytest.importorskip("matplotlib", reason="make notebooks installs it")
     assert run_here(path) == len(drawing(path))

@@ -13,6 +13,7 @@ from notebook_runs import NOTEBOOKS, run_here
 from asgml.study import PROGRAM
 from suite.runs.study import Study, run_study, start
 
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
