@@ -107,7 +107,7 @@ families: $(STAMP)
 feedback: $(STAMP)
 	$(BIN)/python -m asgml.feedback.study feedback --data $(DATA)
 
-# the seven lessons of notebooks/ in JupyterLab, which this installs; each runs in under a minute of a core as it stands
+# the seven lessons of notebooks/ in JupyterLab, which this installs; as they stand each takes a minute of a core or less
 notebooks: $(VENV)/.notebooks
 	$(BIN)/jupyter lab notebooks
 
