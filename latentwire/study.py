@@ -77,16 +77,23 @@ def pocket_page(runs: Sequence[RunRecord]) -> Path:
 
 
 # One training gives the curve that three trainings give point by point: F1 at 26, 13 and 7 latents of the same
-# contexts, beside the fair budget at each. It is trained as long as the longest of the three, and as long as all three
-# together; each of these has the curriculum and the epochs that its ratio has in the study `pocket`.
-BUDGETS = ("wire.ratio=4", "curriculum=nested", "wire.nested.budgets=[13,7]", "+evaluation.slots=[13,7]")
+# contexts. It is trained as long as the longest of the three, which are rows of the study `pocket`.
 NESTED = (
-    ("label=nested 30 epochs", *BUDGETS, "trainer.max_epochs=30"),
-    ("label=nested 66 epochs", *BUDGETS, "trainer.max_epochs=66"),
-    ("label=4x alone", "wire.ratio=4"),
-    ("label=8x alone", "wire.ratio=8", "curriculum=ratio", "trainer.max_epochs=20"),
-    ("label=16x alone", "wire.ratio=16", "curriculum=ratio_16", "trainer.max_epochs=30"),
+    "label=nested 30 epochs",
+    "wire.ratio=4",
+    "curriculum=nested",
+    "wire.nested.budgets=[13,7]",
+    "+evaluation.slots=[13,7]",
+    "trainer.max_epochs=30",
 )
+BUDGETS = (NESTED, DEEP, EIGHT, SIXTEEN)
+
+
+def nested_page(runs: Sequence[RunRecord]) -> Path:
+    """Write the page of the study `nested` from its runs; return its path."""
+    from latentwire.page.budgets import write
+
+    return write(runs, [label(row) for row in BUDGETS], len(SEEDS))
 
 
 def breakeven(program: Program, words: Sequence[str]) -> int:
@@ -106,7 +113,7 @@ def together(program: Program, words: Sequence[str]) -> int:
 STUDIES: dict[str, Study | Command] = {
     "breakeven": breakeven,
     "together": together,
-    "nested": Study("pocket", (0, 1, 2), NESTED),
+    "nested": Study("pocket", SEEDS, BUDGETS, nested_page),
     "wire_demo": Study(
         "pocket_smoke", (0,), (("label=4x deep_prefix", "wire.ratio=4"), ("label=8x deep_prefix", "wire.ratio=8"))
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,24 +70,27 @@ def gain(c: Configuration, wire: str, other: str) -> Bootstrap | None:
 
     None where the rows of an evaluation are not there, or the seeds were asked different questions.
     """
-    rows = {run.seed: _pair(predictions(run), methods(c), wire, other) for run in evaluated(c)}
-    known = {seed: pair for seed, pair in rows.items() if pair}
-    asked = {tuple(r["question"] for r in mine) for mine, _ in known.values()}
-    if len(known) < len(rows) or len(asked) != 1:
+    return gain_over(c, wire, c, other)
+
+
+def gain_over(c: Configuration, wire: str, against: Configuration, other: str) -> Bootstrap | None:
+    """Return F1 of a wire minus that of a method of another configuration, as `gain` does; paired by common seeds."""
+    mine, theirs = _rows_of(c, wire), _rows_of(against, other)
+    shared = sorted(set(mine) & set(theirs))
+    asked = {tuple(r["question"] for r in rows[seed]) for rows in (mine, theirs) for seed in shared}
+    complete = all(mine.values()) and all(theirs.values())
+    if not shared or not complete or len(asked) != 1:
         return None
-    groups = [r["group"] for r in next(iter(known.values()))[0]]
-    mine, theirs = ({seed: [r["f1"] for r in pair[i]] for seed, pair in known.items()} for i in (0, 1))
-    return hierarchical_bootstrap(mine, theirs, groups=groups, n_boot=N_BOOT)
+    groups = [r["group"] for r in mine[shared[0]]]
+    ours, others = ({seed: [r["f1"] for r in rows[seed]] for seed in shared} for rows in (mine, theirs))
+    return hierarchical_bootstrap(ours, others, groups=groups, n_boot=N_BOOT)
 
 
-def _pair(
-    rows: Mapping[tuple[str, str], list[dict[str, Any]]],
-    known: Mapping[str, Mapping[str, Any]],
-    wire: str,
-    other: str,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
-    mine, theirs = (rows.get((plain(key, known[key]), known[key]["model"])) for key in (wire, other))
-    return (mine, theirs) if mine and theirs and len(mine) == len(theirs) else None
+def _rows_of(c: Configuration, key: str) -> dict[int, list[dict[str, Any]]]:
+    """Return the rows of a method by seed; empty lists where an evaluation's rows are not there."""
+    method = methods(c)[key]
+    name = (plain(key, method), method["model"])
+    return {run.seed: predictions(run).get(name) or [] for run in evaluated(c)}
 
 
 Reader = Callable[[RunRecord], float | None]
