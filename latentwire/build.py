@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -139,8 +140,9 @@ def bare_wire(
         place = f"adaptation.{min(unknown)}"
         raise UserError(place, "no such reader", " | ".join(lms), f"write +adaptation.{min(lms)} in its place")
     adapted = {str(name): build_node(node).apply(lms[str(name)]) for name, node in cfg.adaptation.items()}
+    settings: Any = OmegaConf.to_container(cfg.encoder, resolve=True)
     meaning = {
-        "encoder": OmegaConf.to_container(cfg.encoder, resolve=True),
+        "encoder": {key: value for key, value in settings.items() if key not in encoder.places},
         "codec": OmegaConf.to_container(cfg.codec, resolve=True),
         "d_z": d_z,
         "track": track,

@@ -11,4 +11,5 @@ from .pooling import Hierarchical as Hierarchical
 from .pooling import StridedConv as StridedConv
 from .pooling import chunk_mean as chunk_mean
 from .slots import LatentLayout as LatentLayout
+from .st_query import STQueryEncoder as STQueryEncoder
 from .token import TokenEncoder as TokenEncoder

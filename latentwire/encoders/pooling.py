@@ -27,7 +27,12 @@ class Pooling(nn.Module):
         d: width of the sequence and of the result.
         slices: number of slices that `slots` will count.
         short: what happens to a text of fewer tokens than slots: `repeat` tokens, or `refuse` with a UserError.
+
+    Attributes:
+        max_slots: largest number of slots of a slice, where each has parameters of its own; None: any.
     """
+
+    max_slots: int | None = None
 
     def __init__(self, d: int, slices: int, short: Short = "repeat"):
         super().__init__()
@@ -166,6 +171,7 @@ class CrossAttention(Pooling):
         self.mlps = nn.ModuleList(feed_forward(d) for _ in range(layers))
 
     def pool(self, x: Tensor, mask: Tensor, lengths: Tensor, slots: Sequence[int]) -> Tensor:
+        assert self.max_slots is not None
         if max(slots) > self.max_slots:
             raise UserError(
                 "pooling",
