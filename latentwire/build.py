@@ -17,7 +17,7 @@ from callbacks.step.console import rank_zero_print
 from callbacks.step.pipeline import StepPipeline
 from latentwire.checkpoints import read_checkpoint, take_over
 from latentwire.data.base import Corpus, Passage, Split
-from latentwire.encoders.base import build_encoder
+from latentwire.encoders.base import Encoder, build_encoder
 from latentwire.encoders.slots import LatentLayout
 from latentwire.footprint import line
 from latentwire.lm.frozen import FrozenLM
@@ -248,6 +248,20 @@ def build_module(
     return module, needs
 
 
+def held_out(cfg: DictConfig, inputs: Inputs, encoder: Encoder, whole_prompt: bool) -> Contexts:
+    """Return what a run validates on: always the same passages and questions.
+
+    Args:
+        cfg: the whole configuration.
+        inputs: its models and data.
+        encoder: the encoder, whose tokenizer is used.
+        whole_prompt: whether the question is encoded with its context.
+    """
+    n, split = cfg.loader, inputs.corpus.split("val")
+    passages = [split[i] for i in range(min(len(split), int(n.eval_passages)))]
+    return Contexts(passages, encoder, inputs.lms, int(n.eval_questions), Needs(whole_prompt=whole_prompt), 0)
+
+
 def validation_length(cfg: DictConfig) -> int:
     """Return how long an answer in validation may be, in tokens; it decides which weights are kept.
 
@@ -355,10 +369,7 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     rank_zero_print(f"lengths: {'. '.join(counted)}")
     check_training(passages, encoder, inputs.lms, slots, needs, teaches)
     train = Contexts(passages, encoder, inputs.lms, int(n.questions), needs, int(cfg.seed), per_epoch)
-    held = inputs.corpus.split("val")
-    held = [held[i] for i in range(min(len(held), int(n.eval_passages)))]
-    asked = Needs(whole_prompt=needs.whole_prompt)
-    val = Contexts(held, encoder, inputs.lms, int(n.eval_questions), asked, 0)
+    val = held_out(cfg, inputs, encoder, needs.whole_prompt)
     stages = [module.curriculum, LRStep()]
     trainer, pipeline = assemble(cfg, run, build_callbacks(cfg, run), stages, tags(cfg))
     ranks = (trainer.global_rank, trainer.world_size)
