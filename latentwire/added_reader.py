@@ -61,8 +61,8 @@ def tree(run_dir: Path, reader: str, words: Sequence[str] = ()) -> DictConfig:
             raise UserError(line, f"{key} belongs to the sender {run_dir}", expected, remedy)
     composed = [line for line, key in keys.items() if key in CHOSEN or key.partition(".")[0] == "hf"]
     chosen = Composer("latentwire").compose([reader_option(reader), "curriculum=single", JUDGED_BY, *composed])
-    if missing := sorted(OmegaConf.missing_keys(chosen)):
-        raise UserError(f"--reader {reader}", f"{missing[0]} is not given", "a value", f"add {missing[0]}=…")
+    if chosen.hf is not None and OmegaConf.is_missing(chosen.hf, "source"):
+        raise UserError(f"--reader {reader}", "no hf.source", "the model's folder or hub id", "add hf.source=FOLDER")
     cfg = copy.deepcopy(before)
     with open_dict(cfg):
         cfg.name, cfg.label = NAME, f"{label_of(before)} + {reader}"

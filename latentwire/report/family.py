@@ -36,9 +36,9 @@ def _reached(costs: Sequence[Mapping[str, Any]]) -> Table:
         head += [f"{level}:\nquestions", f"{level}:\nminutes"]
     note = (
         "Until validation first reached that share of the F1 of the reader's own text on the same questions. First: "
-        "the reader that the wire was made with, encoder and codec trained as well, earlier runs included. Added: adapter "
-        "and injector alone. Minutes of training steps on the machine at hand. Best share: in validation; evaluated "
-        "share: on the evaluated split, with the weights that were kept."
+        "the reader that the wire was made with, encoder and codec trained as well, earlier runs included. Added: "
+        "adapter and injector alone. Minutes of training steps on the machine at hand. Best share: in validation; "
+        "evaluated share: on the evaluated split, with the weights that were kept."
     )
     names = columns("sender", "run", "reader", "role", "seed", numbers=[*head, "best\nshare", "evaluated\nshare"])
     return Table("Cost of a reader", names, rows, [note])
