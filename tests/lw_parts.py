@@ -23,7 +23,7 @@ from latentwire.encoders.base import Encoder, build_encoder
 from latentwire.encoders.byte import ByteEncoder
 from latentwire.encoders.lm_lora import LMLoRAEncoder
 from latentwire.encoders.pca import PCAEncoder
-from latentwire.encoders.pooling import ChunkMean, CrossAttention
+from latentwire.encoders.pooling import ChunkMean, ChunkQueries, CrossAttention
 from latentwire.encoders.slots import LatentLayout
 from latentwire.encoders.st_query import STQueryEncoder
 from latentwire.encoders.token import TokenEncoder
@@ -87,7 +87,7 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
     "lm_hidden": partial(LMLoRAEncoder, pooling=ChunkMean, rank=0, max_tokens=200, **SMALL),
     "lm_lora": partial(LMLoRAEncoder, pooling=ChunkMean, rank=2, max_tokens=200, **SMALL),
     "byte": partial(ByteEncoder, pooling=partial(CrossAttention, heads=2), layers=1, **SMALL),
-    "st_query": partial(_st_query, pooling=partial(CrossAttention, heads=2), max_tokens=200, **SMALL),
+    "st_query": partial(_st_query, pooling=partial(ChunkQueries, heads=2), max_tokens=200, **SMALL),
     "pca": partial(PCAEncoder, chunk=16),
 }
 TRAINED = [name for name in ENCODERS if name != "pca"]

@@ -6,6 +6,7 @@ from .byte import ByteEncoder as ByteEncoder
 from .lm_lora import LMLoRAEncoder as LMLoRAEncoder
 from .pca import PCAEncoder as PCAEncoder
 from .pooling import ChunkMean as ChunkMean
+from .pooling import ChunkQueries as ChunkQueries
 from .pooling import CrossAttention as CrossAttention
 from .pooling import Hierarchical as Hierarchical
 from .pooling import StridedConv as StridedConv

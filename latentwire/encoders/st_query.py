@@ -36,7 +36,8 @@ class STQueryEncoder(Encoder):
     Args:
         d_z: width of a latent.
         slices: names of the slices that layouts use.
-        pooling: factory that is called with `d` and `slices`; its slots are learned queries (`CrossAttention`).
+        pooling: factory that is called with `d` and `slices`; its slots are learned queries (`ChunkQueries`,
+            `CrossAttention`).
         source: the sentence encoder, see `SentenceModel.load`.
         layers: numbers of the states to mix, 0 (embeddings) to the number of layers; None: all.
         width: width of the bottleneck.
@@ -80,7 +81,7 @@ class STQueryEncoder(Encoder):
         queries = self.bottleneck.pooling.max_slots
         if queries is None:
             found = f"{type(self.bottleneck.pooling).__name__}, whose slots have no queries of their own"
-            remedy = "set pooling@encoder.pooling=cross_attention"
+            remedy = "set pooling@encoder.pooling=chunk_queries"
             raise UserError("encoder.pooling", found, "learned queries", remedy)
         self.gate = SlotGate(len(self.bottleneck.slices), queries)
         self._fingerprint = self.sentence.fingerprint()

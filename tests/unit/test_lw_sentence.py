@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 from callbacks.errors import UserError
-from latentwire.encoders.pooling import ChunkMean, CrossAttention
+from latentwire.encoders.pooling import ChunkMean, ChunkQueries
 from latentwire.encoders.slots import LatentLayout
 from latentwire.encoders.st_query import STQueryEncoder
 from latentwire.ends import Writer
@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def encoder_on(folder: Path, slices: tuple[str, ...] = ("shared",), **settings: object) -> STQueryEncoder:
     torch.manual_seed(0)
-    given: dict[str, object] = dict(pooling=partial(CrossAttention, heads=2), width=16, heads=2, max_tokens=100)
+    given: dict[str, object] = dict(pooling=partial(ChunkQueries, heads=2), width=16, heads=2, max_tokens=100)
     encoder = STQueryEncoder(D_Z, slices, source=str(folder), **{**given, **settings})  # type: ignore[arg-type]
     encoder.fit(TEXTS, SHARED)
     return encoder.eval()
@@ -91,7 +91,7 @@ def test_what_no_token_holds_is_lost_and_what_the_tokenizer_folds_is_not(folder:
     ("settings", "told"),
     [
         ({"max_tokens": 255}, "254 tokens"),
-        ({"pooling": ChunkMean}, "pooling@encoder.pooling=cross_attention"),
+        ({"pooling": ChunkMean}, "pooling@encoder.pooling=chunk_queries"),
         ({"layers": [0, 3]}, "numbers from 0 to 2"),
     ],
 )
