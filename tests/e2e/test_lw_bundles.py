@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from lw_runs import config, fit, run_of
-from lw_toys import save_sentence_model
 from omegaconf import DictConfig
 
 from callbacks.errors import UserError
@@ -34,15 +33,12 @@ VARIANTS: dict[str, list[str]] = {
     "int8": ["codec=int8", "codec.group=8", LORA],
     "rvq_into_private_slots": ["codec=rvq", "codec.size=4", "encoder=byte", "encoder.heads=2", "injector=soft_prefix",
                                "wire.slots=4", "wire.private={tiny_llama:1,tiny_qwen2:2}"],
-    "sentences": ["encoder=st_query"],
     "fsq_of_tokens": ["codec=fsq", "encoder=token", "wire.track=whole_prompt"],
 }  # fmt: skip
 
 
 def trained(folder: Path, *more: str) -> Path:
     """Directory of a run of one epoch with two readers; its encoder stands on tiny_llama, if on any."""
-    if "encoder=st_query" in more:
-        more = (*more, f"encoder.source={save_sentence_model(folder)}")
     cfg: DictConfig = config(folder, "trainer.max_epochs=1", *more, lms=("llama", "qwen2"))
     run_of(cfg)
     fit(cfg)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +124,20 @@ def test_levels_are_reached_at_the_first_validation_that_has_the_share(run: Path
     assert cost["reached"]["0.95"]["questions"] == 12 * 3 * 2
 
 
-def test_a_wire_that_goes_on_from_another_has_cost_both(run: Path, folder: Path) -> None:
-    later = sender(folder, f"+wire.start_from={run}", "loader.steps_per_epoch=2")
-    cost = cost_of(read_run(later), "pocket_llama", "first", "a", 1.0)
-    alone = cost_of(read_run(later), "pocket_llama", "added", "a", 1.0)
-    assert [p.questions - q.questions for p, q in zip(cost.points, alone.points, strict=True)] == [2 * 3 * 3 * 2] * 2
-    assert all(p.minutes > q.minutes for p, q in zip(cost.points, alone.points, strict=True))  # type: ignore[operator]
+def test_a_wire_that_goes_on_from_another_has_cost_both(run: Path) -> None:
+    alone = read_run(run)
+    own, seen = alone.result["training"]["own"], {"start_from": str(run)}
+    both = {"own": own, "all": {**own, "asked": own["asked"] + 36}}
+    later = replace(
+        alone,
+        result={**alone.result, "training": both},
+        config={**alone.config, "wire": {**alone.config["wire"], **seen}},
+    )
+    first, added = (cost_of(later, "pocket_llama", role, "a", 1.0).points for role in ("first", "added"))
+    (earlier,) = {p.minutes for p in cost_of(alone, "pocket_llama", "first", "a", 1.0).points[-1:]}
+    for p, q in zip(first, added, strict=True):
+        assert p.questions - q.questions == 36
+        assert p.minutes == pytest.approx(q.minutes + earlier)  # type: ignore[operator]
 
 
 # -- the tree ---------------------------------------------------------------------------------------------------------

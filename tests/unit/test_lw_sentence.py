@@ -16,10 +16,11 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 from callbacks.errors import UserError
+from latentwire.answer import answer
 from latentwire.encoders.pooling import ChunkMean, ChunkQueries
 from latentwire.encoders.slots import LatentLayout
 from latentwire.encoders.st_query import STQueryEncoder
-from latentwire.ends import Writer
+from latentwire.ends import Reader, Writer
 from latentwire.export import export
 from latentwire.lm.sentence import EXTRA, SentenceModel
 from latentwire.restore import load
@@ -167,6 +168,9 @@ def test_a_run_exports_a_writer_that_finds_its_model_anywhere(folder: Path, tmp_
     assert not any("sentence" in name for name in names)
     expected = ended.writer().encode(["Anna lives in Rome."])
     export(ended, tmp_path / "ends")
+    asked = ["Where does Anna live?"]
+    said = Reader.load(tmp_path / "ends" / "readers" / "tiny_llama").answer(expected[0], asked)
+    assert said == answer(ended, expected[0], "tiny_llama", asked)
     here.rename(tmp_path / "there")
     with pytest.raises(UserError, match="add --lm source=FOLDER"):
         Writer.load(tmp_path / "ends" / "writer")
