@@ -27,22 +27,23 @@ def label_of(cfg: DictConfig) -> str:
     return str(cfg.get("label") or str(cfg.encoder._target_).rpartition(".")[2])
 
 
-def reader_option(reader: str) -> str:
+def reader_option(reader: str, composer: Composer) -> str:
     """Return the override that chooses a reader. Raises UserError for no option of the group `readers`."""
-    options = Composer("latentwire").options("readers")
+    options = composer.options("readers")
     if reader not in options:
         remedy = "add --reader pocket_qwen, or --reader hf hf.source=FOLDER for any other model"
         raise UserError(f"--reader {reader}", "no such reader", " | ".join(options), remedy)
     return f"readers={reader}"
 
 
-def tree(run_dir: Path, reader: str, words: Sequence[str] = ()) -> DictConfig:
+def tree(run_dir: Path, reader: str, words: Sequence[str] = (), config_dirs: Sequence[Path] = ()) -> DictConfig:
     """Return the tree of the run that adds a reader to a finished run.
 
     Args:
         run_dir: the finished run's directory.
         reader: an option of the group `readers` with one model.
         words: overrides: `adapter=`, `injector=` or `curriculum=NAME`, `hf.*` of `readers=hf`, and plain keys.
+        config_dirs: further folders with options of these groups.
 
     Raises:
         UserError: no finished wire, no such reader or several, one that the run reads with already, or a key that the
@@ -60,7 +61,8 @@ def tree(run_dir: Path, reader: str, words: Sequence[str] = ()) -> DictConfig:
             remedy = f"train another sender with it: python -m latentwire.run … {line}"
             raise UserError(line, f"{key} belongs to the sender {run_dir}", expected, remedy)
     composed = [line for line, key in keys.items() if key in CHOSEN or key.partition(".")[0] == "hf"]
-    chosen = Composer("latentwire").compose([reader_option(reader), "curriculum=single", JUDGED_BY, *composed])
+    composer = Composer("latentwire", extra_dirs=config_dirs)
+    chosen = composer.compose([reader_option(reader, composer), "curriculum=single", JUDGED_BY, *composed])
     if chosen.hf is not None and OmegaConf.is_missing(chosen.hf, "source"):
         raise UserError(f"--reader {reader}", "no hf.source", "the model's folder or hub id", "add hf.source=FOLDER")
     cfg = copy.deepcopy(before)

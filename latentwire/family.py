@@ -8,10 +8,11 @@ with whom the wire was made. Several RUNs are senders side by side.
     python -m latentwire.study family RUN --reader hf hf.source=FOLDER     any other model
     python -m latentwire.study family RUN1 RUN2 --reader pocket_qwen trainer.max_epochs=32
 
-Further words change the training: plain keys, and adapter=, injector= or curriculum=NAME. Without them it is the run's
-own, in one period. Questions and minutes are those of adapter and injector alone; of the first reader, of all that the
-wire was trained on, earlier runs included. Minutes count steps, not validations. One training with one schedule is read
-at every validation: a shorter schedule may reach a share with fewer questions.
+--config-dir FOLDER brings readers of your own. Further words change the training: plain keys, and adapter=, injector=
+or curriculum=NAME. Without them it is the run's own, in one period. Questions and minutes are those of adapter and
+injector alone; of the first reader, of all that the wire was trained on, earlier runs included. Minutes count steps,
+not validations. One training with one schedule is read at every validation: a shorter schedule may reach a share with
+fewer questions.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from callbacks.errors import UserError
 from latentwire.added_reader import label_of, tree
-from suite.runs.command import command, command_parser
+from suite.runs.command import command, command_parser, split_config_dirs
 from suite.runs.direct import run_tree
 from suite.runs.foreseen import PLAN
 from suite.runs.identity import run_dir
@@ -167,7 +168,9 @@ def test_share(run: RunRecord, reader: str) -> float | None:
     return float(methods[keys[0]]["f1"]) / float(methods[keys[1]]["f1"])
 
 
-def add(program: Program, senders: Sequence[Path], reader: str, words: Sequence[str]) -> tuple[int, list[Path]]:
+def add(
+    program: Program, senders: Sequence[Path], reader: str, words: Sequence[str], config_dirs: Sequence[Path] = ()
+) -> tuple[int, list[Path]]:
     """Train one more reader for each sender, unless it is there; return exit code and the directories of these runs.
 
     Args:
@@ -175,6 +178,7 @@ def add(program: Program, senders: Sequence[Path], reader: str, words: Sequence[
         senders: directories of finished runs.
         reader: an option of the group `readers`.
         words: overrides; `plan=true` shows the runs and does none.
+        config_dirs: further folders with readers.
 
     Raises:
         UserError: a sender or a reader that does not fit, before anything is trained.
@@ -183,7 +187,7 @@ def add(program: Program, senders: Sequence[Path], reader: str, words: Sequence[
 
     plans = PLAN in words
     own = [word for word in words if word != PLAN]
-    trees: list[DictConfig] = [tree(sender, reader, own) for sender in senders]
+    trees: list[DictConfig] = [tree(sender, reader, own, config_dirs) for sender in senders]
     code = 0
     for cfg, sender in zip(trees, senders, strict=True):
         code = worse(code, run_tree(program, cfg, [f"family {sender}", f"--reader {reader}", *own], plans, foresee))
@@ -233,12 +237,13 @@ def main(program: Program, argv: Sequence[str]) -> int:
 
     @command
     def run(argv: Sequence[str] | None = None) -> int:
-        args = parser().parse_intermixed_args(argv)
+        config_dirs, rest = split_config_dirs(list(argv or ()))
+        args = parser().parse_intermixed_args(rest)
         overrides = [word for word in args.words if "=" in word and not Path(word).exists()]
         senders = [Path(word) for word in args.words if word not in overrides]
         if not senders:
             raise UserError("RUN", "none", "the directory of a finished wire", "give <paths.runs>/<name>/<hash>")
-        code, added = add(program, senders, args.reader, overrides)
+        code, added = add(program, senders, args.reader, overrides, config_dirs)
         there = [(s, a) for s, a in zip(senders, added, strict=False) if read_result(a).get("status") == "finished"]
         if not there:
             return code

@@ -149,6 +149,10 @@ def test_everything_else_is_the_senders(run: Path, folder: Path) -> None:
     assert cfg.encoder_lm == before.lms.pocket_llama, "the encoder stands on the first reader"
     assert (cfg.wire.from_run, cfg.wire.slots, cfg.trainer.max_epochs) == (str(run), None, 5)
     assert cfg.injector._target_ == "latentwire.injectors.SoftPrefix"
+    (folder / "mine" / "readers").mkdir(parents=True)
+    text = OmegaConf.to_yaml({"mine": dict(POCKET, name="pocket_qwen")})
+    (folder / "mine" / "readers" / "mine.yaml").write_text(f"# @package lms\n{text}", encoding="utf-8")
+    assert list(tree(run, "mine", [], [folder / "mine"]).lms) == ["mine"], "a reader of the user's own"
     for key in ("corpus", "encoder", "codec", "objectives", "loader", "optimizer", "lr_schedule", "adapter", "seed"):
         assert cfg[key] == before[key], key
 
