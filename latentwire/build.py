@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -16,7 +17,7 @@ from callbacks.step.console import rank_zero_print
 from callbacks.step.pipeline import StepPipeline
 from latentwire.checkpoints import read_checkpoint, take_over
 from latentwire.data.base import Corpus, Passage, Split
-from latentwire.encoders.base import build_encoder
+from latentwire.encoders.base import Encoder, build_encoder
 from latentwire.encoders.slots import LatentLayout
 from latentwire.footprint import line
 from latentwire.lm.frozen import FrozenLM
@@ -139,8 +140,9 @@ def bare_wire(
         place = f"adaptation.{min(unknown)}"
         raise UserError(place, "no such reader", " | ".join(lms), f"write +adaptation.{min(lms)} in its place")
     adapted = {str(name): build_node(node).apply(lms[str(name)]) for name, node in cfg.adaptation.items()}
+    settings: Any = OmegaConf.to_container(cfg.encoder, resolve=True)
     meaning = {
-        "encoder": OmegaConf.to_container(cfg.encoder, resolve=True),
+        "encoder": {key: value for key, value in settings.items() if key not in encoder.places},
         "codec": OmegaConf.to_container(cfg.codec, resolve=True),
         "d_z": d_z,
         "track": track,
@@ -244,6 +246,20 @@ def build_module(
     )
     refuse_untrained(periods, objectives, module.groups())
     return module, needs
+
+
+def held_out(cfg: DictConfig, inputs: Inputs, encoder: Encoder, whole_prompt: bool) -> Contexts:
+    """Return what a run validates on: always the same passages and questions.
+
+    Args:
+        cfg: the whole configuration.
+        inputs: its models and data.
+        encoder: the encoder, whose tokenizer is used.
+        whole_prompt: whether the question is encoded with its context.
+    """
+    n, split = cfg.loader, inputs.corpus.split("val")
+    passages = [split[i] for i in range(min(len(split), int(n.eval_passages)))]
+    return Contexts(passages, encoder, inputs.lms, int(n.eval_questions), Needs(whole_prompt=whole_prompt), 0)
 
 
 def validation_length(cfg: DictConfig) -> int:
@@ -353,10 +369,7 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     rank_zero_print(f"lengths: {'. '.join(counted)}")
     check_training(passages, encoder, inputs.lms, slots, needs, teaches)
     train = Contexts(passages, encoder, inputs.lms, int(n.questions), needs, int(cfg.seed), per_epoch)
-    held = inputs.corpus.split("val")
-    held = [held[i] for i in range(min(len(held), int(n.eval_passages)))]
-    asked = Needs(whole_prompt=needs.whole_prompt)
-    val = Contexts(held, encoder, inputs.lms, int(n.eval_questions), asked, 0)
+    val = held_out(cfg, inputs, encoder, needs.whole_prompt)
     stages = [module.curriculum, LRStep()]
     trainer, pipeline = assemble(cfg, run, build_callbacks(cfg, run), stages, tags(cfg))
     ranks = (trainer.global_rank, trainer.world_size)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from callbacks.errors import UserError
 from latentwire import bundle
+from latentwire.bundled_models import language_model, moved, placed
 from latentwire.codec.base import Codec
 from latentwire.codec.message import cut, message_bytes, pack, unpack
 from latentwire.data.base import Passage, Question
@@ -28,7 +29,6 @@ from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.prompts import render
 from latentwire.segments import Unit, segments
 from suite.config.instantiate import build_node
-from suite.config.signature import locate, parameters
 
 SHOWN = 4  # lost pieces in an error
 
@@ -87,15 +87,17 @@ class Writer:
         """
         found = bundle.read(Path(folder), "writer", trusted)
         s = found.settings
-        if s["encoder_lm"] is None and lm:
-            needed = "none: the encoder of this bundle stands on no language model"
-            raise UserError(f"--lm {next(iter(lm))}", "a setting of a language model", needed, "leave out --lm")
-        stands_on = None if s["encoder_lm"] is None else _language_model(s["encoder_lm"], lm, found.path)
+        stands_on, node = None, s["encoder"]
+        if s["encoder_lm"] is None:
+            node = {**node, **moved(node, lm)}
+        else:
+            stands_on = language_model(s["encoder_lm"], lm, found.path)
         layout = _layout(s["layout"])
         slices = [name for name, _ in layout.parts]
-        encoder = build_encoder(build_node(OmegaConf.create(s["encoder"])), stands_on, s["d_z"], slices)
         codec = build_node(OmegaConf.create(s["codec"]))(d_z=s["d_z"])
-        _fill({"encoder": encoder, "codec": codec}, found)
+        with placed(node, found.path):
+            encoder = build_encoder(build_node(OmegaConf.create(node)), stands_on, s["d_z"], slices)
+            _fill({"encoder": encoder, "codec": codec}, found)
         return cls(encoder, codec, layout, bytes.fromhex(s["identity"]), s["track"] == "whole_prompt")
 
     @property
@@ -230,7 +232,7 @@ class Reader:
         """Load a reader bundle; arguments and errors are those of `Writer.load`."""
         found = bundle.read(Path(folder), "reader", trusted)
         s = found.settings
-        model = _language_model(s["lm"], lm, found.path)
+        model = language_model(s["lm"], lm, found.path)
         codec = build_node(OmegaConf.create(s["codec"]))(d_z=s["d_z"])
         adapter = build_node(OmegaConf.create(s["adapter"]))
         injector = build_node(OmegaConf.create(s["injector"]))(d_z=s["d_z"], lm=model, texts=None, adapter=adapter)
@@ -348,33 +350,6 @@ def _refuse_lost(where: str, text: str, pieces: Sequence[str], lm: FrozenLM | No
             f"text that the tokenizer of {name} can represent",
             "spell it otherwise, or add --lossy to go on without what is lost",
         )
-
-
-def _language_model(settings: Mapping[str, Any], changes: Mapping[str, Any] | None, path: Path) -> FrozenLM:
-    """Load the language model that a bundle needs. Raises UserError where it is not there, or another one."""
-    node = {**settings["node"], **(changes or {})}
-    known = parameters(locate(node["_target_"])).names
-    for key in changes or {}:
-        if key not in known:
-            raise UserError(f"--lm {key}", "no such setting", " | ".join(known), f"add --lm {known[0]}=…")
-    place = next((key for key in ("source", "root") if key in known), known[0])
-    remedy = f"add --lm {place}=FOLDER, where that model lies on this machine"
-    try:
-        lm: FrozenLM = build_node(OmegaConf.create(node))
-    except UserError as error:
-        key = error.where.rpartition(".")[2]
-        if key in (changes or {}) and key != place:  # not where the files are, but what was asked for
-            remedy = f"leave out --lm {key}={node[key]}"
-        elif key == "device":
-            remedy = "add --lm device=cpu"
-        raise UserError(f"model of {path}: {error.where}", error.found, error.expected, remedy) from error
-    for what, now in (("weights", lm.fingerprint()), ("tokenizer", lm.style.fingerprint())):
-        if now != settings[what]:
-            expected = f"{settings[what][:16]}…, the {what} that {path} was made with"
-            if "dtype" in (changes or {}):
-                remedy = "leave out --lm dtype=…: these are fingerprints of the weights as they were in training"
-            raise UserError(f"{what} of {lm.name}", f"fingerprint {now[:16]}…", expected, remedy)
-    return lm
 
 
 def _fill(parts: Mapping[str, nn.Module], found: bundle.Bundle) -> None:

@@ -183,7 +183,8 @@ def estimate(models: Sequence[Model], load: Load, trained: int) -> Footprint:
 def trained_weights(cfg: DictConfig, models: Sequence[Model]) -> int:
     """Return about how many weights are trained: the encoder's own layers, adapters, injectors, LoRA."""
     d_z, width = int(cfg.wire.d_z), int(cfg.encoder.get("width", 0))
-    layers = int(cfg.encoder.get("refiner_layers", 0)) + int(cfg.encoder.get("layers") or 0) * ("lm" not in cfg.encoder)
+    own = cfg.encoder.get("layers")  # a number of layers, or the numbers of states of a frozen model
+    layers = int(cfg.encoder.get("refiner_layers", 0)) + (own if isinstance(own, int) else 0)
     count = models[0].width * width + 12 * layers * width**2 + width * d_z
     expansion = int(cfg.adapter.get("expansion", 0))
     for m in models:
@@ -259,6 +260,8 @@ def line(cfg: DictConfig, passages: Sequence[Passage]) -> str:
             silent.append(name)
     if len(models) < max(1, len(sources)):
         return f"memory: not estimated, as {', '.join(silent)} cannot be read without its weights"
+    if (frozen := cfg.encoder.get("source")) is not None:
+        silent.append(str(frozen))
     load = load_of(cfg, passages, lambda text: len(tokenizers[0](text, add_special_tokens=False)["input_ids"]))
     trained = trained_weights(cfg, models)
     found = estimate(models, load, trained)

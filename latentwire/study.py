@@ -4,6 +4,7 @@ python -m latentwire.study wire_demo        # the second half of `make demo`: tw
 python -m latentwire.study pocket           # docs/results/pocket.md; hours
 python -m latentwire.study pocket paths.runs=DIR    # further overrides go to every run
 python -m latentwire.study breakeven RUN    # from how many reads on a wire takes less time
+python -m latentwire.study family RUN --reader NAME    # what one more reader of a finished wire costs
 python -m latentwire.study nested           # one wire of every budget against a wire trained for each; hours
 python -m latentwire.study together RUN     # two messages read together against one message of both texts
 """
@@ -103,6 +104,13 @@ def breakeven(program: Program, words: Sequence[str]) -> int:
     return measure(words)
 
 
+def family(program: Program, words: Sequence[str]) -> int:
+    """Train one more reader of finished wires, and say what it took (`latentwire.family`)."""
+    from latentwire.family import main as add
+
+    return add(program, words)
+
+
 def together(program: Program, words: Sequence[str]) -> int:
     """Measure what two messages of a finished run lose against one of both texts (`latentwire.together`)."""
     from latentwire.together import main as measure
@@ -113,6 +121,7 @@ def together(program: Program, words: Sequence[str]) -> int:
 STUDIES: dict[str, Study | Command] = {
     "breakeven": breakeven,
     "together": together,
+    "family": family,
     "nested": Study("pocket", SEEDS, BUDGETS, nested_page),
     "wire_demo": Study(
         "pocket_smoke", (0,), (("label=4x deep_prefix", "wire.ratio=4"), ("label=8x deep_prefix", "wire.ratio=8"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 
 import torch
-from lw_toys import tiny_lm
+from lw_toys import save_sentence_model, tiny_lm
 from torch import Tensor
 
 from callbacks.stages.lr import LRSchedule
@@ -21,8 +23,9 @@ from latentwire.encoders.base import Encoder, build_encoder
 from latentwire.encoders.byte import ByteEncoder
 from latentwire.encoders.lm_lora import LMLoRAEncoder
 from latentwire.encoders.pca import PCAEncoder
-from latentwire.encoders.pooling import ChunkMean, CrossAttention
+from latentwire.encoders.pooling import ChunkMean, ChunkQueries, CrossAttention
 from latentwire.encoders.slots import LatentLayout
+from latentwire.encoders.st_query import STQueryEncoder
 from latentwire.encoders.token import TokenEncoder
 from latentwire.lm.frozen import FrozenLM
 
@@ -63,11 +66,28 @@ TEXTS = ["Ada Stone lives in Oslo.", "Ben works.", "The favourite food of Ada is
 D_Z = 6
 SHARED = LatentLayout(4)
 SMALL = dict(width=16, refiner_layers=1, heads=2)
+
+
+@cache
+def _kept() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="lw-parts-")
+
+
+def sentence_folder() -> str:
+    """Folder of a tiny random sentence encoder, which lasts as long as this process."""
+    return save_sentence_model(Path(_kept().name))
+
+
+def _st_query(d_z: int, slices: Sequence[str], **settings: object) -> Encoder:
+    return STQueryEncoder(d_z, slices, source=sentence_folder(), **settings)  # type: ignore[arg-type]
+
+
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     "token": partial(TokenEncoder, pooling=ChunkMean, layers=1, **SMALL),
     "lm_hidden": partial(LMLoRAEncoder, pooling=ChunkMean, rank=0, max_tokens=200, **SMALL),
     "lm_lora": partial(LMLoRAEncoder, pooling=ChunkMean, rank=2, max_tokens=200, **SMALL),
     "byte": partial(ByteEncoder, pooling=partial(CrossAttention, heads=2), layers=1, **SMALL),
+    "st_query": partial(_st_query, pooling=partial(ChunkQueries, heads=2), max_tokens=200, **SMALL),
     "pca": partial(PCAEncoder, chunk=16),
 }
 TRAINED = [name for name in ENCODERS if name != "pca"]

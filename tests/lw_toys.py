@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from latentwire.lm.frozen import FrozenLM
 
@@ -67,6 +76,23 @@ def tiny_model(
             if name.endswith("bias"):
                 torch.nn.init.normal_(p, std=0.3)
         return torch.nn.Module.to(model, dtype)
+
+
+def save_sentence_model(folder: Path, seed: int = 0, positions: int = 256) -> str:
+    """A tiny random BERT of two layers, with a tokenizer of bytes that puts <bos> and <eos> around a text, as files."""
+    path = folder / f"bert_{seed}"
+    if not path.exists():
+        sizes = dict(hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2)
+        config = BertConfig(vocab_size=262, max_position_embeddings=positions, initializer_range=0.2, **sizes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            BertModel(config, add_pooling_layer=False).save_pretrained(path)
+        tokenizer = byte_tokenizer()
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="<bos> $A <eos>", special_tokens=[("<bos>", BOS), ("<eos>", EOS)]
+        )
+        tokenizer.save_pretrained(path)
+    return str(path)
 
 
 def tiny_lm(family: Family = "llama", dtype: torch.dtype = torch.float32, chat: bool = False) -> FrozenLM:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,7 @@ class Encoder(nn.Module):
     Attributes:
         lm: the language model that it stands on; None: none.
         checkpointing: whether layers of a language model that it trains are computed again in a backward pass.
+        places: arguments that say where files lie; they may differ from machine to machine and change no message.
 
     Args:
         d_z: width of a latent.
@@ -55,6 +56,7 @@ class Encoder(nn.Module):
 
     lm: FrozenLM | None = None
     checkpointing: bool = False
+    places: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, d_z: int, max_tokens: int, overflow: Overflow):
         super().__init__()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from callbacks.errors import UserError
 from latentwire.encoders.base import Encoder, Overflow, Tokens
 from latentwire.encoders.bottleneck import Bottleneck
+from latentwire.encoders.mixing import channel_statistics, chosen_layers, mixed
 from latentwire.encoders.pooling import Pooling
 from latentwire.encoders.slots import LatentLayout
 from latentwire.lm.frozen import FrozenLM
@@ -21,7 +22,6 @@ from latentwire.lm.lora import lora_config
 from latentwire.lm.recompute import recomputed
 
 Self = TypeVar("Self", bound="LMLoRAEncoder")
-EPS = 1e-6
 
 
 class LMLoRAEncoder(Encoder):
@@ -85,11 +85,7 @@ class LMLoRAEncoder(Encoder):
     ):
         super().__init__(d_z, max_tokens, overflow)
         self.lm = lm
-        self.chosen = list(range(lm.n_layers + 1)) if layers is None else list(layers)
-        if not self.chosen or any(not 0 <= layer <= lm.n_layers for layer in self.chosen):
-            raise UserError(
-                "encoder.layers", str(layers), f"numbers from 0 to {lm.n_layers}", "set encoder.layers=null"
-            )
+        self.chosen = chosen_layers(layers, lm.n_layers)
         if max_tokens + len(lm.style.head) > lm.max_tokens:
             raise UserError(
                 "encoder.max_tokens",
@@ -145,28 +141,14 @@ class LMLoRAEncoder(Encoder):
     @torch.no_grad()
     def fit(self, texts: Sequence[str], layout: LatentLayout) -> None:
         """Measure mean and std of the hidden states on texts."""
-        count, total, square = 0, torch.zeros(self.mean.shape).double(), torch.zeros(self.mean.shape).double()
-        for text in texts:
-            states = self._states(self.tokenize([text]).to(self.mean.device))[:, 0].double().cpu()
-            count += states.shape[1]
-            total += states.sum(1)
-            square += states.pow(2).sum(1)
-        if count < 2:
-            raise UserError("texts to measure on", f"{count} tokens", "2 at least", "set wire.measured_texts=256")
-        mean = total / count
+        device = self.mean.device
+        mean, std = channel_statistics(self._states(self.tokenize([text]).to(device))[:, 0] for text in texts)
         self.mean.copy_(mean)
-        self.std.copy_((square / count - mean.pow(2)).clamp(min=EPS).sqrt())
+        self.std.copy_(std)
 
     def forward(self, tokens: Tokens, layout: LatentLayout) -> Tensor:
-        if float(self.std[0, 0]) == 0:
-            raise RuntimeError("encoder not fitted: call fit(texts) first, or load a state")
         states = self._states(tokens).to(self.mix)  # (layers, B, T, d_model)
-        if states.requires_grad:
-            states = (states - self.mean[:, None, None]) / self.std[:, None, None]
-        else:  # what nobody needs again is not copied
-            states = (states - self.mean[:, None, None]).div_(self.std[:, None, None])
-        mixed = torch.einsum("l,lbtd->btd", self.mix.softmax(0), states)
-        return self.bottleneck(mixed, tokens.mask, layout)
+        return self.bottleneck(mixed(states, self.mean, self.std, self.mix), tokens.mask, layout)
 
     def _states(self, tokens: Tokens) -> Tensor:
         head = torch.tensor(self.lm.style.head, dtype=torch.long, device=tokens.ids.device)

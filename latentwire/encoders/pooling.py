@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from callbacks.errors import UserError
-from latentwire.encoders.transformer import Attention, Transformer, feed_forward
+from latentwire.encoders.transformer import Attention, Transformer, feed_forward, hush
 
 Short = Literal["repeat", "refuse"]
+SMALL = 0.02  # what a fresh branch is scaled by
 
 
 class Pooling(nn.Module):
@@ -27,7 +28,12 @@ class Pooling(nn.Module):
         d: width of the sequence and of the result.
         slices: number of slices that `slots` will count.
         short: what happens to a text of fewer tokens than slots: `repeat` tokens, or `refuse` with a UserError.
+
+    Attributes:
+        max_slots: largest number of slots of a slice, where each has parameters of its own; None: any.
     """
+
+    max_slots: int | None = None
 
     def __init__(self, d: int, slices: int, short: Short = "repeat"):
         super().__init__()
@@ -166,6 +172,7 @@ class CrossAttention(Pooling):
         self.mlps = nn.ModuleList(feed_forward(d) for _ in range(layers))
 
     def pool(self, x: Tensor, mask: Tensor, lengths: Tensor, slots: Sequence[int]) -> Tensor:
+        assert self.max_slots is not None
         if max(slots) > self.max_slots:
             raise UserError(
                 "pooling",
@@ -178,11 +185,49 @@ class CrossAttention(Pooling):
             share = (torch.arange(x.shape[1], device=x.device) + 0.5) / lengths.unsqueeze(1)  # (B, T)
             angle = share.unsqueeze(-1) * torch.arange(1, self.FREQUENCIES + 1, device=x.device) * math.pi
             keys = keys + self.where(torch.cat([angle.sin(), angle.cos()], -1).to(x.dtype))
-        h = torch.cat([self.queries[s, :n] for s, n in enumerate(slots)]).expand(x.shape[0], -1, -1)
+        h = self.started(x, lengths, slots)
         for norm, attention, mlp in zip(self.query_norms, self.attentions, self.mlps, strict=True):
             h = h + attention(norm(h), keys, mask)
             h = h + mlp(h)
         return h
+
+    def started(self, x: Tensor, lengths: Tensor, slots: Sequence[int]) -> Tensor:
+        """Return what the queries are before they read (B, sum(slots), d): the same for all texts."""
+        return torch.cat([self.queries[s, :n] for s, n in enumerate(slots)]).expand(x.shape[0], -1, -1)
+
+
+class ChunkQueries(CrossAttention):
+    """Lets learned queries attend to the text that start as the means of M consecutive chunks of it.
+
+    A query is the mean of its slot's chunk plus what is learned of the slot, and what it reads is small at first: a
+    fresh one is nearly `ChunkMean`, from where attention learns what else of the text a slot should hold. Queries
+    that are the same for all texts have to find out first where things stand. Fewer slots are other chunks, not a
+    prefix of more. The arguments are those of `CrossAttention`.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        slices: int = 1,
+        max_slots: int = 64,
+        layers: int = 1,
+        heads: int = 4,
+        positions: bool = True,
+        short: Short = "repeat",
+    ):
+        super().__init__(d, slices, max_slots, layers, heads, positions, short)
+        with torch.no_grad():
+            self.queries.mul_(SMALL)
+        for attention, mlp in zip(self.attentions, self.mlps, strict=True):
+            assert isinstance(attention, Attention)
+            assert isinstance(mlp, nn.Sequential)
+            hush(attention.out, SMALL)
+            hush(mlp[-1], SMALL)
+
+    def started(self, x: Tensor, lengths: Tensor, slots: Sequence[int]) -> Tensor:
+        """Return the means of the chunks with what is learned of each slot, (B, sum(slots), d)."""
+        means = torch.cat([chunk_mean(x, lengths, n) for n in slots if n > 0], 1)
+        return means + super().started(x, lengths, slots)
 
 
 class StridedConv(Pooling):

@@ -53,3 +53,12 @@ def test_keys_without_effect_are_refused() -> None:
 def test_a_misspelt_key_of_a_plain_node_is_an_error_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match=r"did you mean ratio"):
         check(composer().compose(["+wire.ratios=8"]), Tree)
+
+
+@pytest.mark.parametrize("experiment", ["pocket", "pocket_smoke"])
+def test_bytes_of_a_pocket_text_are_as_many_as_the_encoder_of_bytes_takes(experiment: str) -> None:
+    longest = {
+        encoder: composer().compose([f"experiment={experiment}", f"encoder={encoder}"]).encoder.max_tokens
+        for encoder in ("byte", "lm_hidden", "st_query")
+    }
+    assert longest == {"byte": 2048, "lm_hidden": 256, "st_query": 256}

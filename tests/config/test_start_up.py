@@ -24,6 +24,7 @@ HELPED = (
     *("latentwire.export", "latentwire.pretrain", "suite.dashboard"),
     *("asgml.predict", "asgml.evaluate", "asgml.export"),
 )
+STUDIED = (("latentwire.study", "family"),)  # studies with options of their own that import nothing for their help
 LISTED = ("asgml.run", "latentwire.run", "asgml.feedback.run")
 WRONG = {
     "an unknown key": ("asgml.run", "asgml.tua=2", "did you mean asgml.tau"),
@@ -77,6 +78,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], t
         launch("asgml", train, dead, schema=Tree, judge=judge, argv=line)
     commands = [
         *([module, "--help"] for module in HELPED),
+        *([module, study, "--help"] for module, study in STUDIED),
         *([module, "list"] for module in LISTED),
         ["asgml.run", "list", "nothing"],
         *([module, *words] for module, *words in ((m, w) for m, w, _ in WRONG.values())),
@@ -90,6 +92,11 @@ def test_help_and_lists_import_nothing_heavy(answers: dict[Any, tuple[int, str, 
     for module, word in (*((m, "--help") for m in HELPED), *((m, "list") for m in LISTED)):
         code, text, heavy = answers[(module, word)]
         assert (code, heavy) == (0, []), f"{module} {word}: {text[-500:]}"
+    for module, study in STUDIED:
+        code, text, heavy = answers[(module, study, "--help")]
+        assert (code, heavy) == (0, []), text[-500:]
+        assert f"python -m {module} {study}" in text
+        assert len(text.splitlines()) <= 40
     text = answers["asgml.run", "list"][1]
     for word in ("ogm_ge", "avdigits", "absent", "made at first use", "give data.path=…"):
         assert word in text

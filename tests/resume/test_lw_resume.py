@@ -10,6 +10,7 @@ import pytest
 import torch
 from kills import Kill, Killed
 from lw_runs import config, fit, prepare, rows
+from lw_toys import save_sentence_model
 from omegaconf import open_dict
 
 from callbacks.errors import UserError
@@ -30,6 +31,7 @@ MODES: dict[str, list[str]] = {
     # two steps, six and four: the first stop falls into the stage with a batch, rates and a schedule of its own
     "reconstruct-first": ["curriculum=reconstruct_then_generate", "wire.private={tiny_llama:1}", "loader.batch_size=2"],
     "gated-ema": ["averaging=ema", "objective=[answer_ce,mismatch_hinge]"],
+    "sentence-encoder-ema": ["encoder=st_query", "averaging=ema"],
     "whole-prompt-bytes": ["wire.track=whole_prompt", "encoder=byte", "encoder.heads=2"],
 }  # fmt: skip
 GATE = {
@@ -58,6 +60,8 @@ def unequal(a: Any, b: Any, path: str = "") -> list[str]:
 def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, mode: str) -> None:
     lms: Any = ("llama", "qwen2") if mode == "everything-dropout" else ("llama",)
     settings = [*MODES[mode], "callbacks.checkpoint.every_n_steps=4", "trainer.log_every_n_steps=3"]
+    if mode == "sentence-encoder-ema":
+        settings.append(f"encoder.source={save_sentence_model(tmp_path)}")
     trees = [config(tmp_path, *settings, lms=lms, runs=name) for name in ("whole", "broken")]
     if mode == "gated-ema":
         for cfg in trees:

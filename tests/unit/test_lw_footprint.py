@@ -102,3 +102,12 @@ def test_what_cannot_be_estimated_is_left_to_its_loading(tmp_path: Path) -> None
     assert name in footprint.line(cfg, [passage])
     cfg.lms[name].source = "nowhere/at/all"
     assert footprint.line(cfg, [passage]).startswith("memory: not estimated")
+
+
+def test_an_encoder_on_a_frozen_model_is_estimated_whichever_of_its_states_are_mixed(tmp_path: Path) -> None:
+    passage = Passage("1", "Anna lives in Rome.", (Question("1", "Where?", ("Rome",), ""),), "1", None)
+    every, two = (footprint.line(config(tmp_path, *more), [passage]) for more in ([], ["encoder.layers=[0,2]"]))
+    assert two.split(" M trained")[0] == every.split(" M trained")[0]
+    assert "models/sentences not counted" in footprint.line(
+        config(tmp_path, "encoder=st_query", "encoder.source=models/sentences"), [passage]
+    )

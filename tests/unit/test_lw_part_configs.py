@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from lw_parts import TEXTS
+from lw_parts import TEXTS, sentence_folder
 from lw_toys import tiny_lm
 
 from latentwire.adapters.linear import LinearAdapter
@@ -34,7 +34,8 @@ def test_every_configuration_builds_its_part(choice: str) -> None:
     factory = build_node(cfg[group])
     lm = tiny_lm()
     if group == "encoder":
-        encoder = build_encoder(partial(factory, max_tokens=128), lm, 32, ["shared", "a"])
+        given = {"source": sentence_folder()} if "source" in cfg.encoder else {}
+        encoder = build_encoder(partial(factory, max_tokens=128, **given), lm, 32, ["shared", "a"])
         encoder.fit([f"{t} {i}" for t in TEXTS for i in range(9)], LatentLayout(16))
         assert encoder.encode(TEXTS, LatentLayout(16)).shape == (len(TEXTS), 16, 32)
     elif group == "pooling":

@@ -12,6 +12,7 @@ from torch import Tensor
 from callbacks.errors import UserError
 from latentwire.encoders.pooling import (
     ChunkMean,
+    ChunkQueries,
     CrossAttention,
     Hierarchical,
     Pooling,
@@ -25,6 +26,7 @@ POOLINGS: dict[str, Callable[..., Pooling]] = {
     "chunk_mean": ChunkMean,
     "cross_attention": partial(CrossAttention, max_slots=6, layers=2, heads=2),
     "cross_attention_bare": partial(CrossAttention, max_slots=6, heads=2, positions=False),
+    "chunk_queries": partial(ChunkQueries, max_slots=6, layers=2, heads=2),
     "strided_conv": partial(StridedConv, stride=2, layers=2, kernel=3),
     "hierarchical": partial(Hierarchical, factor=2, levels=2, heads=2),
 }
@@ -190,3 +192,16 @@ def test_left_alignment_keeps_the_order() -> None:
 def test_impossible_settings_are_refused(call) -> None:
     with pytest.raises(UserError):
         call()
+
+
+def test_fresh_chunk_queries_are_nearly_chunk_means_and_learn_to_read_elsewhere() -> None:
+    x, mask = batch([12, 7])
+    queries, means = make("chunk_queries", slices=2), make("chunk_mean", slices=2)
+    near = queries(x, mask, [3, 2]) - means(x, mask, [3, 2])
+    assert near.detach().abs().max() < 0.2
+    other = x.clone()
+    other[0, 11, 0] += 1.0  # of the last chunk alone
+    before, after = (queries(y, mask, [3, 2])[0, 0] for y in (x, other))
+    assert not torch.equal(before, after), "the first slot reads the whole text"
+    queries(x, mask, [3, 2]).pow(2).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in queries.parameters())

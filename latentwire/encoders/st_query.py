@@ -1,0 +1,139 @@
+"""Encoder on a frozen sentence encoder, which belongs to no family of readers: learned queries and a gate per slot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.errors import UserError
+from latentwire.encoders.base import Encoder, Overflow, Tokens
+from latentwire.encoders.bottleneck import Bottleneck
+from latentwire.encoders.gate import SlotGate
+from latentwire.encoders.mixing import channel_statistics, chosen_layers, mixed
+from latentwire.encoders.pooling import Pooling
+from latentwire.encoders.slots import LatentLayout
+from latentwire.lm.sentence import KEY, SentenceModel
+from suite.runs.reads import Files
+
+Self = TypeVar("Self", bound="STQueryEncoder")
+
+
+class STQueryEncoder(Encoder):
+    """Encodes the token states of a frozen sentence encoder: mix of layers -> learned queries -> refiner -> gates.
+
+    The states of the chosen layers are standardised per channel, as measured once on texts (`fit`), and mixed as
+    `LMLoRAEncoder` does it. The special tokens that the model reads around a text are left out of pooling and
+    statistics. A slot is scaled by a learned factor of its own, which starts at 1 (`SlotGate`).
+
+    The frozen weights are neither parameters nor in the state, which has their fingerprint and the tokenizer's instead:
+    a state is loaded onto the same model only, wherever its files lie.
+
+    State: mean and std stand beside the weights; a loaded state needs no `fit`.
+
+    Args:
+        d_z: width of a latent.
+        slices: names of the slices that layouts use.
+        pooling: factory that is called with `d` and `slices`; its slots are learned queries (`ChunkQueries`,
+            `CrossAttention`).
+        source: the sentence encoder, see `SentenceModel.load`.
+        layers: numbers of the states to mix, 0 (embeddings) to the number of layers; None: all.
+        width: width of the bottleneck.
+        refiner_layers: number of transformer layers over the slots.
+        heads: attention heads of the refiner.
+        dropout: dropout of the refiner.
+        max_tokens: longest text in tokens, special ones not counted.
+        overflow: what happens to a longer one, `refuse` or `count`.
+    """
+
+    places: ClassVar[tuple[str, ...]] = ("source",)
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        d_z: int,
+        slices: Sequence[str],
+        pooling: Callable[..., Pooling],
+        source: str,
+        layers: list[int] | None = None,
+        width: int = 128,
+        refiner_layers: int = 2,
+        heads: int = 4,
+        dropout: float = 0.0,
+        max_tokens: int = 254,
+        overflow: Overflow = "refuse",
+    ):
+        super().__init__(d_z, max_tokens, overflow)
+        self.source, self.sentence = source, SentenceModel.load(source)
+        most = self.sentence.max_tokens
+        if max_tokens > most:
+            found, expected = str(max_tokens), f"the {most} tokens that {source} reads beside its special ones"
+            raise UserError("encoder.max_tokens", found, expected, f"set encoder.max_tokens={most} or less")
+        self.chosen = chosen_layers(layers, self.sentence.n_layers)
+        wide = self.sentence.width
+        self.mix = nn.Parameter(torch.zeros(len(self.chosen)))
+        self.register_buffer("mean", torch.zeros(len(self.chosen), wide))
+        self.register_buffer("std", torch.zeros(len(self.chosen), wide))
+        self.bottleneck = Bottleneck(wide, d_z, slices, pooling, width, refiner_layers, heads, dropout)
+        queries = self.bottleneck.pooling.max_slots
+        if queries is None:
+            found = f"{type(self.bottleneck.pooling).__name__}, whose slots have no queries of their own"
+            remedy = "set pooling@encoder.pooling=chunk_queries"
+            raise UserError("encoder.pooling", found, "learned queries", remedy)
+        self.gate = SlotGate(len(self.bottleneck.slices), queries)
+        self._fingerprint = self.sentence.fingerprint()
+
+    @staticmethod
+    def input_files(arguments: Mapping[str, Any]) -> Files:
+        """Return the files of the sentence encoder; see `suite.runs.reads`."""
+        return SentenceModel.files(str(arguments["source"]), "source")
+
+    def ids(self, text: str) -> Sequence[int]:
+        return self.sentence.ids(text)
+
+    def all_ids(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
+        return self.sentence.all_ids(texts)
+
+    def lost(self, text: str) -> tuple[str, ...]:
+        """Return the runs of characters of a text that its ids do not hold; see `SentenceModel.lost`."""
+        return self.sentence.lost(text)
+
+    @torch.no_grad()
+    def fit(self, texts: Sequence[str], layout: LatentLayout) -> None:
+        """Measure mean and std of the states on texts."""
+        mean, std = channel_statistics(self._states(self.tokenize([text]))[:, 0] for text in texts)
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+
+    def forward(self, tokens: Tokens, layout: LatentLayout) -> Tensor:
+        states = self._states(tokens).to(self.mix)
+        z = self.bottleneck(mixed(states, self.mean, self.std, self.mix), tokens.mask, layout)
+        return self.gate(z, self.bottleneck.counts(layout))
+
+    def _states(self, tokens: Tokens) -> Tensor:
+        return self.sentence.states(tokens.ids, tokens.mask, self.chosen)
+
+    def get_extra_state(self) -> Tensor:
+        """Return what stands in a state for the frozen model: its fingerprint."""
+        return self._fingerprint
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Refuse the state of another sentence encoder. Raises UserError."""
+        saved, own = (bytes(x.cpu().tolist()) for x in (state, self._fingerprint))
+        for what, part in (("weights", slice(32)), ("tokenizer", slice(32, 64))):
+            if saved[part] != own[part]:
+                found, expected = (f"{x[part].hex()[:16]}…" for x in (own, saved))
+                raise UserError(
+                    f"{KEY} {self.source}",
+                    f"{what} with the fingerprint {found}",
+                    f"{expected}, the {what} that this encoder was trained on",
+                    f"set {KEY} to that model's folder",
+                )
+
+    def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        self.sentence.to(self.mix.device)  # the frozen weights follow in place, not in type
+        return self
