@@ -43,8 +43,8 @@ TEMPLATE: Figure = {
         "hovermode": "closest",
         "showlegend": False,
         "legend": {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top", "font": {"size": 11}},
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
         "hoverlabel": {"font": {"family": FONT, "size": 12}},
         "xaxis": _AXIS,
         "yaxis": _AXIS,
@@ -200,7 +200,7 @@ def compared(
             }
             for axis in drawn
         ]
-        look = {"font": {"size": 11}, "bgcolor": "white", "bordercolor": LINE, "pad": {"l": 0, "t": 0}}
+        look = {"font": {"size": 11, "color": INK}, "bgcolor": "#ffffff", "bordercolor": LINE, "pad": {"l": 0, "t": 0}}
         place = {"type": "buttons", "direction": "right", "x": 0, "xanchor": "left", "y": 1.03, "yanchor": "bottom"}
         layout["updatemenus"] = [{"buttons": buttons, **look, **place}]
         layout["margin"] = {"t": 44}

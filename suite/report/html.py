@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML file: plotly.js inlined, figures drawn when scrolled to."""
+"""The report as an HTML file, its figures drawn when scrolled to by the library that lies beside it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
 from callbacks.files.atomic import write_text
 from suite.report.data import STATUSES, RunRecord, read_run, read_runs
 from suite.report.figures import TEMPLATE, Figure, as_json
 from suite.report.frames import RunFrames
 from suite.report.grouping import group_runs
+from suite.report.library import library_name, write_library
 from suite.report.registry import report_of
 from suite.report.sections import Item, remarks, runs_table
 from suite.report.summary import state, summary
 from suite.report.tables import Table, as_html
 
-# Nothing may be fetched: a browser enforces what the tests check.
+# Nothing may be fetched but the library beside a page: a browser enforces what the tests check.
 STATIC = "default-src 'none'; style-src 'unsafe-inline'"
-DRAWN = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+DRAWN = "default-src 'none'; script-src 'self' file: 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+# Before anything is shown: the reader's choice of light or dark, where the browser lets a page read it.
+EARLY = (
+    "document.documentElement.classList.add('js');"
+    "try{const t=localStorage.getItem('report-theme');if(t)document.documentElement.dataset.theme=t}catch{}"
+)
+FIGURE = '<div class="figure"'
 
 CSS, SCRIPT = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
 
@@ -49,8 +55,11 @@ def compare_report(run_dirs: Sequence[Path], out: Path, baseline: str | None = N
 
 
 def write(out: Path, comparisons: Sequence[RunFrames], title: str | None = None) -> Path:
-    """Render the page, write it and return its path."""
-    return write_text(out, render(comparisons, title, out.parent))
+    """Render the page, write it, with the library beside it where it has figures, and return its path."""
+    page = render(comparisons, title, out.parent)
+    if FIGURE in page:
+        write_library(out.parent)
+    return write_text(out, page)
 
 
 def render(comparisons: Sequence[RunFrames], title: str | None = None, folder: Path | None = None) -> str:
@@ -68,15 +77,21 @@ def render(comparisons: Sequence[RunFrames], title: str | None = None, folder: P
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     sub = f"{programs} · {len(runs)} run{'s' if len(runs) != 1 else ''}: {counts} · written {now}"
     nav = "".join(f'<a href="#{anchor}">{html.escape(text)}</a>' for anchor, text in links)
+    body = "".join(chapters)
+    library = f'<script src="{library_name()}"></script>' if FIGURE in body else ""
+    kept = f" Its figures need {library_name()}, in the same folder." if library else ""
     return document(
         title,
-        f'<header><h1>{html.escape(title)}</h1><p class="sub">{html.escape(sub)}</p></header>'
-        f"<nav><div>{nav}</div></nav><main>{''.join(chapters)}</main>"
-        "<footer>This page loads nothing from the network. Table cells show their values per seed on hover.</footer>"
+        f'<header><h1>{html.escape(title)}</h1><p class="sub">{html.escape(sub)}</p>'
+        '<button id="theme" title="light or dark; your choice is kept"></button></header>'
+        f"<nav><div>{nav}</div></nav><main>{body}</main>"
+        "<footer>This page loads nothing from the network. Table cells show their values per seed on hover."
+        f"{kept}</footer>"
         "<noscript><p>The figures need JavaScript; the tables do not.</p></noscript>"
         f'<script type="application/json" id="template">{as_json(TEMPLATE)}</script>'
-        f"<script>{get_plotlyjs()}</script><script>{SCRIPT}</script>",
+        f"{library}<script>document.documentElement.dataset.library='{library_name()}';{SCRIPT}</script>",
         DRAWN,
+        f"<script>{EARLY}</script>",
     )
 
 
@@ -86,13 +101,13 @@ def tables_page(tables: Sequence[Table]) -> str:
     return document("; ".join(table.title for table in tables), f"<main>{body}</main>", STATIC)
 
 
-def document(title: str, body: str, policy: str) -> str:
-    """Put a page's body into an HTML document that may do what the policy says."""
+def document(title: str, body: str, policy: str, early: str = "") -> str:
+    """Put a page's body into an HTML document that may do what the policy says; `early` stands in its head."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f"<title>{html.escape(title)}</title><style>{CSS}</style></head><body>{body}</body></html>\n"
+        f"<title>{html.escape(title)}</title><style>{CSS}</style>{early}</head><body>{body}</body></html>\n"
     )
 
 
@@ -152,6 +167,8 @@ def _item(item: Item) -> str:
 def _figure(figure: Figure | go.Figure) -> str:
     height = int(figure["layout"]["height"] or 300)
     return (
-        f'<div class="figure" style="height:{height}px"></div>'
+        f'<div class="drawing">{FIGURE} style="height:{height}px"></div>'
         f'<script type="application/json">{as_json(figure)}</script>'
+        '<div class="save"><button data-format="svg" title="save this figure as SVG">SVG</button>'
+        '<button data-format="png" title="save this figure as PNG">PNG</button></div></div>'
     )

@@ -18,7 +18,7 @@ from suite.report import figures as fig
 from suite.report.data import RunRecord
 from suite.report.figures import INK, Figure, Line
 from suite.report.frames import EPOCHS, STEPS, Configuration, RunFrames
-from suite.report.tables import Cell, Column, Table, as_html, columns, number, texts
+from suite.report.tables import Cell, Column, Table, as_html, boxed, columns, number, texts
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -191,7 +191,7 @@ def runs_table(frames: RunFrames, link: Callable[[RunRecord], str | None] = lamb
     head = "".join(f'<th class="{look}">{title}</th>' for look, title in zip(looks, titles))
     body = ("".join(f'<td class="{look}">{cell}</td>' for look, cell in zip(looks, row)) for row in rows)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in body)}</tbody></table>"
-    return f'<div class="scroll tall">{table}</div>'
+    return boxed(table, tall=True)
 
 
 def remarks(frames: RunFrames) -> list[str]:

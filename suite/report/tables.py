@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -164,13 +165,22 @@ def as_html(table: Table) -> str:
         cells = []
         for column, cell in zip(table.columns, row):
             hint = f' title="{html.escape(cell.hint, quote=True)}"' if cell.hint else ""
-            cells.append(f'<td class="{_align(column)}"{hint}>{_multiline(cell.text)}</td>')
+            text = _multiline(cell.text) if column.numeric else _breakable(_multiline(cell.text))
+            cells.append(f'<td class="{_align(column)}"{hint}>{text}</td>')
         body.append(f"<tr{' class=strong' if i in table.strong else ''}>{''.join(cells)}</tr>")
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
     return (
         (f"<h3>{html.escape(table.title)}</h3>" if table.title else "")
-        + f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+        + boxed(f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>")
         + (f'<ul class="notes">{notes}</ul>' if notes else "")
+    )
+
+
+def boxed(table: str, tall: bool = False) -> str:
+    """Put a `<table>` into a box that scrolls, with the words that it does; `tall` limits its height too."""
+    return (
+        f'<div class="wide-box"><div class="cue">more columns: scroll →</div>'
+        f'<div class="scroll{" tall" if tall else ""}" tabindex="0">{table}</div></div>'
     )
 
 
@@ -180,6 +190,11 @@ def _align(column: Column) -> str:
 
 def _multiline(text: str) -> str:
     return html.escape(text).replace("\n", "<br>")
+
+
+def _breakable(text: str) -> str:
+    """Let a narrow column break names between their parts: after `_`, `/` and `=`, outside of tags."""
+    return re.sub(r"([_/=])(?=\w)(?![^<]*>)", r"\1<wbr>", text)
 
 
 def markdown(tables: Sequence[Table]) -> str:
