@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from asgml.report.floor import floor_of, floor_rows
-from asgml.report.health import health_table
 from asgml.report.naming import metric, modalities
 from asgml.report.regression import regression_table
 from asgml.report.reliance import reliance_table
@@ -31,10 +30,10 @@ MEANINGS = {
 
 
 def tables(frames: RunFrames) -> list[Table]:
-    """Build health, results, per-sample comparison, reliance on each modality and cost, as far as there are data."""
+    """Build results, per-sample comparison, reliance on each modality and cost, as far as there are data."""
     values = regression_table(frames)
     shown = result_table(frames) if values is None else values
-    found = [health_table(frames), shown, sample_table(frames), reliance_table(frames), cost_table(frames)]
+    found = [shown, sample_table(frames), reliance_table(frames), cost_table(frames)]
     return [table for table in found if table is not None and len(table.columns) > 1]
 
 

@@ -6,6 +6,7 @@ import datetime
 import html
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from suite.report.grouping import group_runs
 from suite.report.library import library_name, write_library
 from suite.report.registry import report_of
 from suite.report.sections import Item, remarks, runs_table
-from suite.report.summary import state, summary
+from suite.report.statements import as_list
+from suite.report.summary import health, state, summary
 from suite.report.tables import Table, as_html
+from suite.report.verdict import verdict
 
 # Nothing may be fetched but the library beside a page: a browser enforces what the tests check.
 STATIC = "default-src 'none'; style-src 'unsafe-inline'"
@@ -116,10 +119,11 @@ def _chapter(frames: RunFrames, number: int, several: bool, folder: Path | None)
     heading = f"{frames.title}: summary" if several else "Summary"
     links = [(prefix + "summary", heading)]
     parts = [f'<section id="{prefix}summary"><h2>{html.escape(heading)}</h2>']
-    noted = remarks(frames)
-    if noted:
-        parts.append(f'<div class="remarks"><ul>{"".join(f"<li>{html.escape(n)}</li>" for n in noted)}</ul></div>')
-    parts += [as_html(table) for table in summary(frames)]
+    said, sick = verdict(frames), health(frames)
+    if said:
+        parts.append(f"<h3>Verdict</h3>{as_list(said)}")
+    parts.append(_health(frames, sick))
+    parts += [as_html(table) for table in summary(frames) if sick is None or table.title != sick.title]
     opened = "" if all(run.finished for run in frames.runs) else " open"
     states = "; ".join(f"{c.label}: {state(c)}" for c in frames.configurations if len(c.finished) < len(c.runs))
     heading_of_runs = f"All runs ({states})" if 0 < len(states) < 300 else "All runs"
@@ -141,6 +145,19 @@ def _chapter(frames: RunFrames, number: int, several: bool, folder: Path | None)
     if absent:
         parts.append(f'<section><h2>Not shown</h2><ul class="notes">{"".join(absent)}</ul></section>')
     return "".join(parts), links
+
+
+def _health(frames: RunFrames, sick: Table | None) -> str:
+    """Return the box that says what is wrong with the runs and their files, or that nothing was found."""
+    noted = remarks(frames)
+    if noted or sick is not None:
+        told = f'<ul class="notes">{"".join(f"<li>{html.escape(n)}</li>" for n in noted)}</ul>' if noted else ""
+        table = "" if sick is None else as_html(replace(sick, title=""))
+        return f'<div class="health"><h3><span class="bad">✗</span> Health</h3>{told}{table}</div>'
+    looked = "no incomplete file, no logged value that is not finite, the same versions in all runs"
+    if report_of(frames.program).health is not None:
+        looked += ", and the monitors of the runs found nothing"
+    return f'<div class="health fine"><span class="good">✓</span> <b>Health</b>: {looked}.</div>'
 
 
 def _link(run: RunRecord, folder: Path | None) -> str | None:

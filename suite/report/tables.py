@@ -163,9 +163,9 @@ def as_html(table: Table) -> str:
     body = []
     for i, row in enumerate(table.rows):
         cells = []
-        for column, cell in zip(table.columns, row):
+        for j, (column, cell) in enumerate(zip(table.columns, row)):
             hint = f' title="{html.escape(cell.hint, quote=True)}"' if cell.hint else ""
-            text = _multiline(cell.text) if column.numeric else _breakable(_multiline(cell.text))
+            text = _multiline(cell.text) if j else _breakable(_multiline(cell.text))
             cells.append(f'<td class="{_align(column)}"{hint}>{text}</td>')
         body.append(f"<tr{' class=strong' if i in table.strong else ''}>{''.join(cells)}</tr>")
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)

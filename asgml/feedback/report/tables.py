@@ -7,8 +7,10 @@ from collections.abc import Callable
 from asgml.feedback.metrics.loops import MEAN, NAMES
 from suite.report.data import RunRecord
 from suite.report.frames import Configuration, RunFrames
+from suite.report.statements import Statement
 from suite.report.summary import compare, limit_notes, per_seed, state
 from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, estimate, number, texts
+from suite.report.verdict import Measure, Wording, judged
 
 TITLES = {
     "pixel_auroc": "pixel\nAUROC %",
@@ -29,6 +31,20 @@ def tables(frames: RunFrames) -> list[Table]:
     if not frames.single:
         found.append(comparison_table(frames))
     return [*found, class_table(frames)]
+
+
+def verdict(frames: RunFrames) -> list[Statement]:
+    """Say what every row has shown against the baseline, by the metrics of the last loop."""
+    if frames.single:
+        return []
+    if frames.base is None:
+        return [Statement("No row is a baseline, so none is judged against one: name it with --baseline LABEL.")]
+    pairs = [(c, frames.base) for c in frames.configurations if c is not frames.base]
+    found = []
+    for n in COMPARED:
+        name = f"{' '.join(TITLES[n].removesuffix(' %').split())} of the test, last loop"
+        found += judged(pairs, Measure(name, metric(n)), Wording(against=frames.base.label))
+    return list(dict.fromkeys(found))
 
 
 def score(run: RunRecord) -> float | None:
