@@ -15,7 +15,7 @@ from callbacks.run.history import COUNTERS
 from suite.report.data import RunRecord
 from suite.report.frames import Configuration, RunFrames
 from suite.report.summary import Comparison, compare, limit_notes, per_seed, state
-from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, estimate, number, texts
+from suite.report.tables import ABSENT, INTERVALS, PERCENT, Cell, Table, columns, estimate, number, texts
 
 COUNTS = (*COUNTERS, "dropped")  # of gradients that were never applied
 
@@ -70,12 +70,14 @@ def result_table(frames: RunFrames) -> Table:
         rows.append(row)
     head, (floor, verdict) = columns("configuration", numbers=numbers), floor_of(frames)
     notes = [*verdict, *_notes(frames, found, at)]
+    compared = len(rows)
     rows += floor_rows(head, floor)
-    return Table("Test results", head, rows, notes, frames.baseline_rows).without_empty()
+    outside = set(range(compared, len(rows)))
+    return Table("Test results", head, rows, notes, frames.baseline_rows, outside).without_empty()
 
 
 def _notes(frames: RunFrames, found: Sequence[Comparison], at: str) -> list[str]:
-    notes = ["±: half of the 95 % t interval over seeds; a value without it comes from one seed. — means not measured."]
+    notes = [f"{INTERVALS} — means not measured."]
     done = [len(c.finished) for c in frames.configurations if c.finished]
     if frames.base is None and not frames.single:
         notes.append("Without a baseline there are no differences: name one with --baseline LABEL.")
@@ -120,7 +122,7 @@ def cost_table(frames: RunFrames) -> Table:
                 _skipped(c),
             ]
         )
-    notes = ["Step: median over the run, then mean ± 95 % t interval over seeds. Counts: mean over seeds, per encoder."]
+    notes = ["Step: median over the run, then mean over seeds (±: as above). Counts: mean over seeds, per encoder."]
     told = [f"{name}: {MEANINGS[name]}" for name in counted if name in MEANINGS]
     notes += [f"{'; '.join(told)}."] if told else []
     return Table("Cost and schedule", head, rows, notes, frames.baseline_rows).without_empty()

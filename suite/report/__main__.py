@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for frames, (name, tables_of_one) in zip(comparisons, tables, strict=True):
         console.rule(name)
         console.print(spoken(verdict(frames)))
-        console.print(terminal(tables_of_one, console.width))
+        console.print(terminal(tables_of_one, console.width, str(out)))
     console.print(f"report: {out}", soft_wrap=True)
     return 0
 

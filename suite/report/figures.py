@@ -22,6 +22,7 @@ FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, s
 INK, GRID, LINE = "#1a1a1a", "#e8eaed", "#c4c8ce"
 # Okabe & Ito (2008), without yellow (illegible on white), continued with Tol's muted olive, wine and indigo.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933", "#882255", "#332288")
+FEW = 3  # points that are told in a table instead
 Dash = Literal["solid", "dot", "dash", "dashdot"]
 Figure: TypeAlias = dict[str, Any]  # {"data": [...], "layout": {...}} in Plotly's schema; `go.Figure(it)` also takes it
 _AXIS = {
@@ -305,6 +306,38 @@ def _encode(value: Any) -> Any:
     short = np.ascontiguousarray(value, dtype="<i4" if value.dtype.kind in "iu" else "<f4")
     out = {"dtype": short.dtype.str[1:], "bdata": base64.b64encode(short.tobytes()).decode()}
     return out if value.ndim == 1 else {**out, "shape": ", ".join(map(str, value.shape))}
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One point of a figure: the name of its curve, and where it lies."""
+
+    name: str
+    x: float | str
+    y: float
+
+
+def few_dots(figure: Figure | go.Figure) -> list[Dot] | None:
+    """Return the points of a figure that has at most FEW of them, which is no picture; None for any other figure.
+
+    Only curves and bars have points to count: a map is drawn in any case. The edges of a band, and the points of an
+    axis that a button shows, are none.
+    """
+    if not isinstance(figure, dict):
+        return None
+    found = []
+    for trace in figure["data"]:
+        known = trace.get("type") in ("scatter", "bar") and "x" in trace and "y" in trace
+        if not known or trace.get("stackgroup") or trace.get("orientation") == "h":
+            return None
+        if trace.get("hoverinfo") == "skip" or trace.get("visible") is False:
+            continue
+        name = html.unescape(trace.get("name") or "")
+        points = zip(np.asarray(trace["x"]).tolist(), np.asarray(trace["y"], float).tolist(), strict=True)
+        found += [Dot(name, x, y) for x, y in points if np.isfinite(y)]
+        if len(found) > FEW:
+            return None
+    return found
 
 
 def legend(entries: Mapping[str, tuple[str, Dash | Literal["fill"]]]) -> str:

@@ -19,7 +19,7 @@ from suite.report.frames import RunFrames
 from suite.report.grouping import group_runs
 from suite.report.library import library_name, write_library
 from suite.report.registry import report_of
-from suite.report.sections import Item, remarks, runs_table
+from suite.report.sections import Item, dots_table, remarks, runs_table
 from suite.report.statements import as_list
 from suite.report.summary import health, state, summary
 from suite.report.tables import Table, as_html
@@ -135,7 +135,7 @@ def _chapter(frames: RunFrames, number: int, several: bool, folder: Path | None)
     for j, section in enumerate(report_of(frames.program).sections):
         items = section.build(frames)
         if not items:
-            absent.append(f"<li><b>{html.escape(section.title)}</b>: no {html.escape(section.needs)}.</li>")
+            absent.append(f"<li><b>{html.escape(section.title)}</b>: {html.escape(section.missing(frames))}.</li>")
             continue
         anchor = f"{prefix}s{j}"
         if not several:
@@ -143,7 +143,8 @@ def _chapter(frames: RunFrames, number: int, several: bool, folder: Path | None)
         body = "".join(_item(item) for item in items)
         parts.append(f'<section id="{anchor}"><h2>{html.escape(section.title)}</h2>{body}</section>')
     if absent:
-        parts.append(f'<section><h2>Not shown</h2><ul class="notes">{"".join(absent)}</ul></section>')
+        among = "" if all(run.finished for run in frames.runs) else "<p>Of the finished runs, where a row has any.</p>"
+        parts.append(f'<section><h2>Not shown</h2>{among}<ul class="notes">{"".join(absent)}</ul></section>')
     return "".join(parts), links
 
 
@@ -173,6 +174,9 @@ def _item(item: Item) -> str:
     caption = f'<p class="caption">{html.escape(item.caption)}</p>' if item.caption else ""
     if isinstance(item.body, str):
         return head + caption + item.body
+    told = dots_table(item.body if isinstance(item.body, list) else [("", item.body)])
+    if told is not None:
+        return head + caption + told
     if not isinstance(item.body, list):
         return head + caption + _figure(item.body)
     panels = "".join(

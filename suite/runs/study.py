@@ -170,8 +170,8 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
     comparisons = group_runs(found, baseline=label(study.rows[0]))
     folder = runs / name
     tables = [table for frames in comparisons for table in summary(frames)]
-    Console().print(terminal(tables, Console().width))
-    write_text(folder / "table.md", markdown(tables))
+    whole = write_text(folder / "table.md", markdown(tables))
+    Console().print(terminal(tables, Console().width, str(whole)))
     report = compare_report([run.path for run in found], folder / "report.html", baseline=label(study.rows[0]))
     print(f"report: {report}")
     return code

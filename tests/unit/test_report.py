@@ -113,7 +113,7 @@ def test_a_section_without_data_is_one_line(tmp_path):
     (folder / "history.csv").write_text("".join(x for x in text.splitlines(keepends=True) if "fisher/" not in x))
     page = single_report(folder).read_text()
     assert "<h2>Updates and staleness</h2>" not in page
-    assert "Updates and staleness : no timeline.csv." in re.sub(r"\s+", " ", as_read(page))
+    assert "Updates and staleness : no rows in timeline.csv." in re.sub(r"\s+", " ", as_read(page))
     assert "Fisher trace : no fisher/ in history.csv." in re.sub(r"\s+", " ", as_read(page))
 
 

@@ -9,7 +9,7 @@ from suite.report.data import RunRecord
 from suite.report.frames import Configuration, RunFrames
 from suite.report.statements import Statement
 from suite.report.summary import compare, limit_notes, per_seed, state
-from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, estimate, number, texts
+from suite.report.tables import ABSENT, INTERVALS, PERCENT, Cell, Table, columns, estimate, number, texts
 from suite.report.verdict import Measure, Wording, judged
 
 TITLES = {
@@ -80,7 +80,7 @@ def loop_table(frames: RunFrames) -> Table:
         "Test, best validation epoch, mean over the tested classes. AUPRO: up to a false-positive rate of 0.3. "
         "Within images: the mean over damaged images of the AUROC of their own pixels, which does not change when all "
         "scores of an image move together. "
-        "±: half of the 95 % t interval over seeds; a value without it comes from one seed."
+        f"{INTERVALS}"
     ]
     return Table("Test results per loop", head, rows, notes, strong)
 
