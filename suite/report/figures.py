@@ -286,11 +286,29 @@ def share_ranges(figures: Sequence[Figure], log: bool = False) -> None:
     decades = float(np.log10(high / low)) if log else 0.0
     axis: dict[str, Any] = {"type": "linear"}
     if decades >= 1:
+        axis = log_ticks(low, high)
         low, high = float(np.log10(low)), float(np.log10(high))
-        axis = {"type": "log", "dtick": "D2" if decades < 2 else 1 if decades <= 6 else None}
     pad = 0.04 * (high - low) or 0.5
     for figure in figures:
         figure["layout"]["yaxis"] |= {**axis, "range": [low - pad, high + pad]}
+
+
+def log_ticks(low: float, high: float) -> dict[str, Any]:
+    """Return a logarithmic axis for values from `low` to `high` > 0, marked at powers of ten or, within few, between.
+
+    Plotly's own marks give the digits between powers another size, and no mark at all to a short axis.
+    """
+    decades = float(np.log10(high / low))
+    digits = (1, 2, 3, 4, 5, 6, 8) if decades < 1 else (1, 2, 5) if decades < 2.5 else (1,)
+    step = max(1, int(np.ceil(decades / 7)))
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    marks = [d * 10.0**k for k in powers for d in digits if k % step == 0]
+    text = [
+        f"{v:g}" if 1e-3 <= v < 1e5 else f"{v / 10.0**k:g}·10<sup>{k}</sup>".removeprefix("1·")
+        for v in marks
+        for k in [int(np.floor(np.log10(v) + 1e-9))]
+    ]
+    return {"type": "log", "tickmode": "array", "tickvals": marks, "ticktext": text}
 
 
 def as_json(figure: Figure | go.Figure) -> str:

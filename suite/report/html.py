@@ -154,7 +154,7 @@ def _health(frames: RunFrames, sick: Table | None) -> str:
     if noted or sick is not None:
         told = f'<ul class="notes">{"".join(f"<li>{html.escape(n)}</li>" for n in noted)}</ul>' if noted else ""
         table = "" if sick is None else as_html(replace(sick, title=""))
-        return f'<div class="health"><h3><span class="bad">✗</span> Health</h3>{told}{table}</div>'
+        return f'<div class="health"><h3><span class="bad">!</span> Health</h3>{told}{table}</div>'
     looked = "no incomplete file, no logged value that is not finite, the same versions in all runs"
     if report_of(frames.program).health is not None:
         looked += ", and the monitors of the runs found nothing"

@@ -9,10 +9,13 @@
   const channels = hex => [1, 3, 5].map(i => parseInt(hex.slice(i, i + 2), 16));
   const luminance = rgb => rgb.map(v => (v / 255 <= .04045 ? v / 3294.6 : ((v / 255 + .055) / 1.055) ** 2.4))
     .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
-  // Greys change ends; other colours keep their hue and become light enough for a dark ground.
+  // Greys change ends (light ones are grids and grounds, others lines that must be seen); other colours keep their hue
+  // and become light enough for a contrast of 3 to the dark ground.
   const darken = rgb => {
-    if (Math.max(...rgb) - Math.min(...rgb) < 24) return rgb.map(v => Math.round(22 + (255 - v) * .86));
-    while (luminance(rgb) < .22) rgb = rgb.map(v => Math.round(v * .85 + 255 * .15));
+    if (Math.max(...rgb) - Math.min(...rgb) < 24) {
+      return rgb.map(v => Math.round(Math.max(22 + (255 - v) * .86, v > 190 ? 0 : 140)));
+    }
+    while (luminance(rgb) < .13) rgb = rgb.map(v => Math.round(v * .85 + 255 * .15));
     return rgb;
   };
   const colour = text => {
@@ -56,7 +59,9 @@
       await (library ??= unpack());
       await paint(el);
     } catch (error) {
-      el.textContent = `This figure needs the library that draws it, ${root.dataset.library}: ${error.message}.`;
+      el.textContent = `This figure needs the library that draws it, ${root.dataset.library}: ${error.message}. `
+        + 'Copy it from where this page was written, or write the report again.';
+      el.style.height = 'auto';
       el.classList.add('absent');
     }
   };
@@ -71,7 +76,9 @@
   const slug = text => text.toLowerCase().replace(/[^a-z0-9.=]+/g, '_').replace(/^_+|_+$/g, '').slice(0, 80);
   const title = el => {
     const section = el.closest('section')?.querySelector('h2'), panel = el.closest('.panel')?.querySelector('h4');
-    return slug([section, panel].filter(Boolean).map(part => part.textContent).join(' ')) || 'figure';
+    let item = el.closest('.panels') ?? el.closest('.drawing');
+    while (item && item.tagName !== 'H3') item = item.previousElementSibling;
+    return slug([section, item, panel].filter(Boolean).map(part => part.textContent).join(' ')) || 'figure';
   };
   const save = async (el, format) => {
     await draw(el);

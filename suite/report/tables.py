@@ -18,6 +18,7 @@ from suite.statistics import Estimate, mean_interval
 ABSENT = "—"
 PERCENT = 100.0
 FEWEST = 3  # seeds from which on an interval is shown: of two values, it is 12.7 times as wide as they lie apart
+BRIEF = 14  # characters of a text that a page does not break
 FOLDED = 20  # rows of a table that a terminal shows
 INTERVALS = (
     f"±: half of the 95 % t interval over seeds, shown from {FEWEST} seeds on; with fewer, the mean stands alone (the "
@@ -83,10 +84,14 @@ class Table:
         gone = [j for j in range(1, len(self.columns)) if constant(j)]
         if not gone:
             return self, ""
-        told = [f"{' '.join(self.columns[j].title.split())} {' · '.join(rows[0][j].text.split(chr(10)))}" for j in gone]
+        named = {j: " ".join(self.columns[j].title.split()) for j in gone}
+        absent = [name for j, name in named.items() if rows[0][j].text == ABSENT]
+        told = [f"{name} {_one_line(rows[0][j].text)}" for j, name in named.items() if rows[0][j].text != ABSENT]
+        line = [f"The same in all rows: {'; '.join(told)}."] if told else []
+        line += [f"In no row: {'; '.join(absent)}."] if absent else []
         keep = [j for j in range(len(self.columns)) if j not in gone]
         left = replace(self, columns=[self.columns[j] for j in keep], rows=[[r[j] for j in keep] for r in self.rows])
-        return left, f"The same in all rows: {'; '.join(told)}."
+        return left, " ".join(line)
 
     def without_empty(self) -> Table:
         """Leave out the columns in which every cell is absent (the first column stays)."""
@@ -223,6 +228,7 @@ def as_html(given: Table) -> str:
             hint = f' title="{html.escape(cell.hint, quote=True)}"' if cell.hint else ""
             text = _multiline(cell.text) if j else _breakable(_multiline(cell.text))
             look = f" {cell.look}" if cell.look else ""
+            look += " brief" if j and len(cell.text) <= BRIEF else ""
             cells.append(f'<td class="{_align(column)}{look}"{hint}>{text}</td>')
         body.append(f"<tr{' class=strong' if i in table.strong else ''}>{''.join(cells)}</tr>")
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
@@ -244,6 +250,10 @@ def boxed(table: str, tall: bool = False) -> str:
 
 def _align(column: Column) -> str:
     return "num" if column.numeric else "txt"
+
+
+def _one_line(text: str) -> str:
+    return " · ".join(text.split("\n"))
 
 
 def _multiline(text: str) -> str:

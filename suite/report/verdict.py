@@ -208,7 +208,7 @@ def _several(
 
     names = listed([told(*entry) for entry in entries])
     if kind in ("better", "worse"):
-        return f"{seeds}{who} {kind} than {whom}, p < {ALPHA:g}{_holm(tests)}: {names}; {of}."
+        return f"{seeds}{who} {kind} than {whom} (p < {ALPHA:g}{_holm(tests)}): {names}; {of}."
     if kind == "same":
         margin = "" if measure.margin is None else f" within ±{measure.margin * measure.scale:g} {measure.unit} (TOST)"
         return f"{seeds}{who} equal to {whom}{margin}: {names}; {of}."

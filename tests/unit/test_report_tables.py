@@ -70,8 +70,8 @@ def test_a_long_table_is_folded_where_it_stands_whole_elsewhere_and_says_so():
 def test_a_judgement_is_said_by_word_and_sign_and_only_then_by_colour():
     cells = [Cell("✗ FAIL", look="bad"), Cell("✓ PASS", look="good")]
     page = as_html(Table("", columns("rule", "verdict"), [[Cell("a"), cells[0]], [Cell("b"), cells[1]]]))
-    assert '<td class="txt bad">✗ FAIL</td>' in page
-    assert '<td class="txt good">✓ PASS</td>' in page
+    assert '<td class="txt bad brief">✗ FAIL</td>' in page
+    assert '<td class="txt good brief">✓ PASS</td>' in page
 
 
 @pytest.mark.parametrize("values", [[0.6], [0.6, 0.7], [0.6, 0.7, 0.65]])
@@ -189,3 +189,15 @@ def test_hidden_numbers_stay_numbers(tmp_path):
     rows = [[Cell(n), Cell("3.14", 3.14159), Cell(v)] for n, v in (("a", "1"), ("b", "2"))]
     _, told = Table("", [Column("name", False), Column("pi\nrad"), Column("v")], rows).without_constants()
     assert told == "The same in all rows: pi rad 3.14."
+
+
+@pytest.mark.parametrize(("low", "high"), [(4, 8.2), (0.003, 40), (1e-7, 1e4), (120, 900), (1, 1)])
+def test_a_logarithmic_axis_has_some_readable_marks_within_its_values(low, high):
+    axis = fig.log_ticks(low, high)
+    inside = [v for v in axis["tickvals"] if low / 1.001 <= v <= high * 1.001]
+    assert 1 <= len(inside) <= 10
+    assert axis["tickvals"] == sorted(axis["tickvals"])
+    for value, text in zip(axis["tickvals"], axis["ticktext"], strict=True):
+        factor, _, power = text.partition("10<sup>")
+        told = float(factor.rstrip("·") or 1) * 10.0 ** int(power.removesuffix("</sup>")) if power else float(text)
+        assert told == pytest.approx(value)

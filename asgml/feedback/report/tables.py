@@ -28,7 +28,7 @@ COMPARED = ("pixel_auroc", "aupro")
 def tables(frames: RunFrames) -> list[Table]:
     """Build results per loop, the comparison with the baseline, and the results per class."""
     found = [loop_table(frames)]
-    if not frames.single:
+    if not frames.single and frames.base is not None:
         found.append(comparison_table(frames))
     return [*found, class_table(frames)]
 
