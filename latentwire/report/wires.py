@@ -186,7 +186,7 @@ def verdicts(frames: RunFrames) -> list[Item]:
     table.strong = {i for i, row in enumerate(rows) if row[-1].look == "bad"}
     heading, body = f"{total - failed} of {total} passed", as_html(table)
     if failed or total <= ALL_RULES:
-        return [Item(heading, body, "Failed verdicts are in bold.")]
+        return [Item(heading, body, "Failed verdicts are in bold." if failed else "")]
     return [Item(heading, f"<details><summary>all {total} rules</summary>{body}</details>")]
 
 

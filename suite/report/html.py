@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import html
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,7 @@ EARLY = (
     "document.documentElement.classList.add('js');"
     "try{const t=localStorage.getItem('report-theme');if(t)document.documentElement.dataset.theme=t}catch{}"
 )
+LARGEST = 1_400_000  # characters of a page
 FIGURE = '<div class="figure"'
 
 CSS, SCRIPT = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
@@ -58,27 +60,50 @@ def compare_report(run_dirs: Sequence[Path], out: Path, baseline: str | None = N
 
 
 def write(out: Path, comparisons: Sequence[RunFrames], title: str | None = None) -> Path:
-    """Render the page, write it, with the library beside it where it has figures, and return its path."""
+    """Render the page, write it, with the library beside it where it has figures, and return its path.
+
+    A page of several experiments that would exceed LARGEST keeps their verdicts and tables; the figures of each are
+    then on a page of its own beside it, `<name>_<number>_<experiment>.html`.
+    """
     page = render(comparisons, title, out.parent)
+    if len(comparisons) > 1 and len(page) > LARGEST:
+        slugs = [re.sub(r"[^A-Za-z0-9.=-]+", "_", frames.title) for frames in comparisons]
+        names = [f"{out.stem}_{i}_{slug}{out.suffix}" for i, slug in enumerate(slugs, 1)]  # titles may be equal
+        for name, frames in zip(names, comparisons, strict=True):
+            write(out.with_name(name), [frames])
+        page = render(comparisons, title, out.parent, names)
     if FIGURE in page:
         write_library(out.parent)
     return write_text(out, page)
 
 
-def render(comparisons: Sequence[RunFrames], title: str | None = None, folder: Path | None = None) -> str:
-    """Render the whole page; `folder` is where it will lie, for relative links to the reports of single runs."""
+def render(
+    comparisons: Sequence[RunFrames],
+    title: str | None = None,
+    folder: Path | None = None,
+    pages: Sequence[str] | None = None,
+) -> str:
+    """Render the whole page.
+
+    Args:
+        comparisons: what it shows, a chapter each.
+        title: its heading; without one, what is compared, or which run it is.
+        folder: where it will lie, for relative links to the reports of single runs.
+        pages: the addresses of pages that have the figures of each chapter; without them, the chapters have them.
+    """
     names = ", ".join(dict.fromkeys(f.experiment for f in comparisons))
-    title = title or f"Comparison: {names}"
+    everything = [run for f in comparisons for run in f.runs]
+    one = f"{names}, seed {everything[0].seed}" if len(everything) == 1 else f"Comparison: {names}"
+    title = title or one
     chapters, links = [], []
     for i, frames in enumerate(comparisons):
-        chapter, targets = _chapter(frames, i, len(comparisons) > 1, folder)
+        chapter, targets = _chapter(frames, i, len(comparisons) > 1, folder, pages[i] if pages else None)
         chapters.append(chapter)
         links += targets
-    runs = [run for f in comparisons for run in f.runs]
-    counts = ", ".join(f"{n} {status}" for status in STATUSES if (n := sum(r.status == status for r in runs)))
+    counts = ", ".join(f"{n} {status}" for status in STATUSES if (n := sum(r.status == status for r in everything)))
     programs = ", ".join(dict.fromkeys(f.program for f in comparisons))
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    sub = f"{programs} · {len(runs)} run{'s' if len(runs) != 1 else ''}: {counts} · written {now}"
+    sub = f"{programs} · {len(everything)} run{'s' if len(everything) != 1 else ''}: {counts} · written {now}"
     nav = "".join(f'<a href="#{anchor}">{html.escape(text)}</a>' for anchor, text in links)
     body = "".join(chapters)
     library = f'<script src="{library_name()}"></script>' if FIGURE in body else ""
@@ -114,7 +139,9 @@ def document(title: str, body: str, policy: str, early: str = "") -> str:
     )
 
 
-def _chapter(frames: RunFrames, number: int, several: bool, folder: Path | None) -> tuple[str, list[tuple[str, str]]]:
+def _chapter(
+    frames: RunFrames, number: int, several: bool, folder: Path | None, page: str | None
+) -> tuple[str, list[tuple[str, str]]]:
     prefix = f"c{number}-"
     heading = f"{frames.title}: summary" if several else "Summary"
     links = [(prefix + "summary", heading)]
@@ -131,6 +158,9 @@ def _chapter(frames: RunFrames, number: int, several: bool, folder: Path | None)
         f"<details{opened}><summary>{html.escape(heading_of_runs)}</summary>"
         f"{runs_table(frames, lambda run: _link(run, folder))}</details></section>"
     )
+    if page is not None:
+        told = f"All figures of {frames.title}"
+        return "".join([*parts, f'<p><a href="{html.escape(page, quote=True)}">{html.escape(told)}</a></p>']), links
     absent = []
     for j, section in enumerate(report_of(frames.program).sections):
         items = section.build(frames)

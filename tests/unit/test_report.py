@@ -262,3 +262,17 @@ def test_a_run_links_to_its_own_report_by_a_relative_path(tmp_path):
     page = compare_report([tmp_path], tmp_path / "report.html").read_text()
     assert f'<a href="cremad_mini/{folder.name}/report.html">' in page
     assert str(tmp_path) not in page
+
+
+def test_a_page_of_many_experiments_leaves_their_figures_to_a_page_each(tmp_path, monkeypatch):
+    for experiment in ("one", "two"):
+        for kind in (JOINT, STALENESS):
+            write_run(tmp_path / "runs", kind, 0, epochs=2, experiment=experiment, predictions=False)
+    monkeypatch.setattr("suite.report.html.LARGEST", 50_000)
+    page = compare_report([tmp_path / "runs"], tmp_path / "report.html").read_text()
+    assert '<div class="figure"' not in page
+    assert page.count("Verdict") == page.count("Test results") == 2
+    for name in ("report_1_one.html", "report_2_two.html"):
+        assert f'<a href="{name}">' in page
+        assert '<div class="figure"' in (tmp_path / name).read_text()
+    assert [path.name for path in library_of(tmp_path)] == [library_name()]

@@ -101,7 +101,7 @@ def comparison_table(frames: RunFrames) -> Table:
         rows.append(row)
     notes = [f"Percentage points of the last loop against “{frames.baseline}”, paired by seed, with 95 % t intervals."]
     for n in COMPARED:
-        notes += limit_notes(found[n])
+        notes += [f"{' '.join(TITLES[n].split())}: {note}" for note in limit_notes(found[n])]
     return Table("Against the baseline", head, rows, list(dict.fromkeys(notes)), frames.baseline_rows)
 
 
