@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: demo test test-slow lint types bench accelerator report encoders stability theory phases settle faults avdigits methods methods-long pocket stories families feedback clean
+.PHONY: demo test test-slow lint types bench accelerator report encoders stability theory phases settle faults avdigits methods methods-long pocket stories families feedback notebooks notebooks-run clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
@@ -106,6 +106,18 @@ families: $(STAMP)
 # in training; docs/results/feedback.md. About twenty minutes of a core, resumable
 feedback: $(STAMP)
 	$(BIN)/python -m asgml.feedback.study feedback --data $(DATA)
+
+# the seven lessons of notebooks/ in JupyterLab, which this installs; as they stand each takes a minute of a core or less
+notebooks: $(VENV)/.notebooks
+	$(BIN)/jupyter lab notebooks
+
+# runs all of them anew, in place, and renews their pictures in docs/pictures; some minutes of a core
+notebooks-run: $(VENV)/.notebooks
+	$(BIN)/python tests/notebook_runs.py
+
+$(VENV)/.notebooks: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks]'
+	touch $@
 
 report: $(STAMP)
 	$(BIN)/python -m suite.report runs

@@ -4,20 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from asgml.build import build_data
+from asgml.data.spec import DataSpec
+from asgml.model.net import MultimodalNet
 from asgml.tune.plan import steps_of
 from suite.config.instantiate import build_node
 
 MIB = 2**20
 UNKNOWN = "known once the data are there"
+ROWS = 2  # of a trial batch: batch norm takes no single one
+BACKWARD = 2  # a backward pass over a forward pass, in operations
 
 
 def foresee(cfg: DictConfig) -> dict[str, str]:
-    """Return samples, steps and the memory that weights, gradients and the optimiser need, in words.
+    """Return samples, steps, memory and operations of a run, in words.
 
-    Data that are not there, or would be rendered first, are left alone; so are media that no preparation has decoded.
+    Memory is that of weights, gradients, optimiser and what the encoders keep of a batch for the backward pass, in
+    float32. Data that are not there, or would be rendered first, are left alone; media are not decoded.
 
     Raises:
         UserError: data that are there and unusable.
@@ -27,17 +35,62 @@ def foresee(cfg: DictConfig) -> dict[str, str]:
     if lists is not None:
         if not lists or not all(path.is_file() for path in lists.values()):
             return {"steps": UNKNOWN, "memory": UNKNOWN}
-        return _steps(cfg, source.sizes()["train"]) | {"memory": "known once the data are prepared"}
-    data = build_data(cfg)
-    net = build_node(cfg.model)(spec=data.spec, seed=int(cfg.seed))
-    weights = [p for p in net.parameters() if p.requires_grad]
-    groups = [{"params": weights}]
-    optimizer = build_node(cfg.optimizer)(groups)
+        spec, samples = source.spec(), source.sizes()["train"]
+    else:
+        data = build_data(cfg)
+        spec, samples = data.spec, len(data.table("train"))
+    return _steps(cfg, samples) | _costs(cfg, spec, samples)
+
+
+def kept_and_operations(net: MultimodalNet, spec: DataSpec) -> tuple[float, float]:
+    """Return the bytes that the encoders keep of one sample for a backward pass, and their operations in a forward one.
+
+    Measured on a batch of zeros; a multiplication and an addition are two operations.
+
+    Args:
+        net: the network, on the CPU; its weights and running statistics stay as they are.
+        spec: the shapes of its modalities.
+    """
+    owned = {t.untyped_storage().data_ptr() for t in (*net.parameters(), *net.buffers())}
+    kept = dict[int, int]()
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in owned:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    before = {name: value.clone() for name, value in net.named_buffers()}
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        held = [_features(net, spec, m) for m in net.modalities]  # all graphs at once, as in a step
+    for name, value in net.named_buffers():
+        value.copy_(before[name])
+    assert held
+    return sum(kept.values()) / ROWS, counter.get_total_flops() / ROWS
+
+
+def _features(net: MultimodalNet, spec: DataSpec, modality: str) -> Tensor:
+    there = spec.modalities[modality]
+    x = torch.zeros(ROWS, *there.shape, dtype=torch.long if there.kind == "tokens" else torch.float32)
+    lengths = torch.full((ROWS,), there.shape[0]) if there.padded else None
+    return net.encode(modality, x, lengths)
+
+
+def _costs(cfg: DictConfig, spec: DataSpec, samples: int) -> dict[str, str]:
+    net: MultimodalNet = build_node(cfg.model)(spec=spec, seed=int(cfg.seed))
+    weights: list[nn.Parameter] = [p for p in net.parameters() if p.requires_grad]
+    optimizer = build_node(cfg.optimizer)([{"params": weights}])
     states = 2 if "betas" in optimizer.defaults else int(bool(optimizer.defaults.get("momentum")))
     least = sum(p.numel() * p.element_size() for p in weights) * (2 + states)
     count = sum(p.numel() for p in weights)
-    told = f"{least / MIB:.1f} MiB for {count:,} trained weights, their gradients and the optimiser; activations beside"
-    return _steps(cfg, len(data.table("train"))) | {"memory": told}
+    kept, operations = kept_and_operations(net, spec)
+    batch = int(cfg.loader.batch_size)
+    told = (
+        f"about {(least + kept * batch) / MIB:,.0f} MiB in float32: {least / MIB:,.1f} for {count:,} trained weights, "
+        f"their gradients and the optimiser, {kept * batch / MIB:,.0f} for what the encoders keep of a batch"
+    )
+    epoch = operations * (1 + BACKWARD) * samples
+    return {"memory": told, "compute": f"{epoch / 1e12:,.3g} TFLOP an epoch, forward and backward, encoders alone"}
 
 
 def _steps(cfg: DictConfig, samples: int) -> dict[str, str]:

@@ -259,12 +259,12 @@ def again(cfg: DictConfig, run: Run, before: dict[str, Any]) -> dict[str, Any] |
 
 def show(cfg: DictConfig, result: dict[str, Any]) -> None:
     """Show the result on the terminal: methods by F1, then the verdicts."""
-    from rich.console import Console
     from rich.table import Table
 
     from latentwire.report.wires import bounds_of
+    from suite.runs import display
 
-    console = Console()
+    console = display.console()
     table = Table(title=f"{cfg.name}: M = {result['M']}, {result['ratio']:.1f}x")
     for column in ("method", "F1", "95 %", "EM", "NLL", "positions", "bytes"):
         table.add_column(column, justify="left" if column == "method" else "right")

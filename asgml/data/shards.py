@@ -57,7 +57,7 @@ def fingerprint(content: object) -> str:
 def bar(title: str) -> Progress:
     """Return a progress bar on stderr with one task, whose total is not yet known."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=Console(stderr=True))
+    progress = Progress(*columns, console=Console(stderr=True, force_jupyter=False))
     progress.add_task(title, total=None)
     return progress
 

@@ -4,3 +4,4 @@ from .base import Adapter as Adapter
 from .film import FiLMAdapter as FiLMAdapter
 from .linear import LinearAdapter as LinearAdapter
 from .mlp import MLPAdapter as MLPAdapter
+from .refiner import RefinerAdapter as RefinerAdapter

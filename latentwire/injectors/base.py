@@ -41,6 +41,24 @@ class Injector(nn.Module):
         """Turn latents (B, M, d_z) into what this model reads them as."""
         raise NotImplementedError
 
+    def states(self, z: Tensor) -> Tensor:
+        """Turn latents (B, M, d_z) into the states that the model reads, (layers, B, M, width), standardised.
+
+        Standardised by channel with what was measured on text, before positions. Raises RuntimeError for an injector
+        whose result is read as embeddings.
+        """
+        raise RuntimeError(f"{type(self).__name__} makes no states of the model's layers")
+
+    def text_states(self, ids: Tensor, mask: Tensor, counts: Sequence[int]) -> Tensor:
+        """Return what the model makes of texts, pooled like latents, in the units of `states`; no gradient.
+
+        Args:
+            ids: (B, T) the model's ids of the texts, padded on the right.
+            mask: (B, T), true on ids.
+            counts: number of slots of each slice, each covering the whole text.
+        """
+        raise RuntimeError(f"{type(self).__name__} makes no states of the model's layers")
+
     def text_rms(self) -> dict[str, Tensor]:
         """Return how large text is where its latents are read, as measured: RMS per layer, (layers,) float32, by part.
 

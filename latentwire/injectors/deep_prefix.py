@@ -11,7 +11,7 @@ from latentwire.adapters.base import Adapter
 from latentwire.adapters.calibration import AT_ONCE
 from latentwire.adapters.ridge import Ridge
 from latentwire.injectors.base import Injector, Start
-from latentwire.injectors.fitting import pooled_kv
+from latentwire.injectors.fitting import pooled_kv, pooled_kv_of_batch
 from latentwire.injectors.kv_statistics import measure_kv, unmeasured_kv
 from latentwire.injectors.rotary import RotaryPlacement
 from latentwire.lm.frozen import FrozenLM
@@ -87,6 +87,15 @@ class DeepPrefix(Injector):
         head = len(self.lm.style.head)
         positions = torch.arange(head, head + z.shape[1], device=z.device)
         return Prefix(kv=[(self.placement.place(keys, positions, i), values) for i, (keys, values) in enumerate(kv)])
+
+    def states(self, z: Tensor) -> Tensor:
+        scaled = (self.gain / self.rms)[:, :, None, None, None, None] * self.raw(z)  # (L, 2, B, H, M, D)
+        return scaled.permute(0, 2, 4, 1, 3, 5).flatten(3)
+
+    @torch.no_grad()
+    def text_states(self, ids: Tensor, mask: Tensor, counts: Sequence[int]) -> Tensor:
+        mean, std = (x.flatten(1)[:, None, None] for x in (self.mean, self.std.clamp(min=1e-6)))
+        return (pooled_kv_of_batch(self.placement, ids, mask, counts).to(mean) - mean) / std
 
     def text_rms(self) -> dict[str, Tensor]:
         rms = (self.mean.pow(2) + self.std.pow(2)).mean((2, 3)).sqrt()  # RoPE turns keys and keeps their length

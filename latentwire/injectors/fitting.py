@@ -36,6 +36,24 @@ def pooled_kv(lm: FrozenLM, placement: RotaryPlacement, text: str, counts: Seque
 
 
 @torch.no_grad()
+def pooled_kv_of_batch(placement: RotaryPlacement, ids: Tensor, mask: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return what `pooled_kv` does of texts that are ids already; (n_layers, B, sum(counts), 2 kv_heads head_dim).
+
+    Args:
+        placement: the model's rotary embedding.
+        ids: (B, T) the model's ids of the texts, padded on the right.
+        mask: (B, T), true on ids.
+        counts: number of slots of each slice.
+    """
+    lengths, layers = mask.sum(1), []
+    for keys, values in placement.of_batch(ids, mask):
+        both = torch.cat([keys, values], 1).transpose(1, 2).flatten(2)  # (B, T, 2 H D)
+        both = both.masked_fill(~mask.to(both.device).unsqueeze(-1), 0.0)
+        layers.append(torch.cat([chunk_mean(both, lengths.to(both.device), n) for n in counts if n > 0], 1))
+    return torch.stack(layers)
+
+
+@torch.no_grad()
 def pooled_embeddings(lm: FrozenLM, texts: Sequence[str], counts: Sequence[int]) -> Tensor:
     """Return the texts' embeddings, pooled to slots of each slice; (texts, sum(counts), d_model) float32, CPU."""
     return torch.stack([_pooled(lm.embed(torch.tensor(lm.style.encode(t))).float().cpu(), counts) for t in texts])

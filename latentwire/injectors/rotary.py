@@ -80,6 +80,17 @@ class RotaryPlacement:
             found.append((self.undo(keys, positions, layer), values))
         return found
 
+    @torch.no_grad()
+    def of_batch(self, ids: Tensor, mask: Tensor) -> list[KeysValues]:
+        """Return what `of_text` does of ids (B, T), padded on the right with a mask (B, T): (B, kv_heads, T, head_dim).
+
+        What is returned for padding means nothing.
+        """
+        head = len(self.lm.style.head)
+        positions = torch.arange(head, head + ids.shape[1])
+        states = self.lm.states_behind_head(ids, mask)
+        return [(self.undo(k.float(), positions, layer), v.float()) for layer, (k, v) in enumerate(states)]
+
     def _rotate(self, keys: Tensor, positions: Tensor, back: bool) -> Tensor:
         with torch.no_grad():
             cos, sin = self.lm.decoder.rotary_emb(keys, positions.to(keys.device)[None])

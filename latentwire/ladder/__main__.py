@@ -34,6 +34,7 @@ from latentwire.ladder.verdict import Verdict
 from latentwire.run import Tree, dead, earlier, train
 from suite.config.check import check, check_effective
 from suite.config.compose import Composer
+from suite.runs import display
 from suite.runs.command import command, helped, split_config_dirs
 from suite.runs.identity import config_hash, run_dir
 from suite.runs.job import execute
@@ -174,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     if helped(argv, __doc__):
         return 0
-    console = Console()
+    console = display.console()
     quiet_lightning()
     verdicts: list[Verdict] = []
     asked = parse(list(sys.argv[1:] if argv is None else argv))

@@ -230,6 +230,30 @@ class FrozenLM(Placed):
         )
         return [(keys, values) for keys, values, _ in cache]
 
+    @torch.no_grad()
+    def states_behind_head(self, ids: Tensor, mask: Tensor) -> list[KeysValues]:
+        """Read texts behind the head; return keys (after RoPE) and values per layer, (B, kv_heads, T, head_dim).
+
+        Adapters are off; no gradient.
+
+        Args:
+            ids: (B, T) ids of the texts, padded on the right.
+            mask: (B, T), true on ids; what is returned elsewhere means nothing.
+        """
+        head = torch.tensor(self.style.head, dtype=ids.dtype, device=ids.device).expand(len(ids), -1)
+        self._check_length(head.shape[1] + ids.shape[1] + (self.window is not None))
+        device = self.input_device
+        whole = torch.cat([torch.ones_like(head, dtype=torch.bool), mask], 1).to(device)
+        cache = DynamicCache(config=self.model.config)
+        with self.adapters_off():
+            self.decoder(
+                input_ids=torch.cat([head, ids], 1).to(device),
+                attention_mask=whole.long(),
+                past_key_values=cache,
+                use_cache=True,
+            )
+        return [(keys[:, :, head.shape[1] :], values[:, :, head.shape[1] :]) for keys, values, _ in cache]
+
     def cached(self, prefix: Prefix) -> Prefix:
         """Return the same prefix as keys and values, its embeddings read once; differentiable.
 

@@ -12,3 +12,4 @@ from .likelihood import FirstTokenCE as FirstTokenCE
 from .likelihood import KTokenCE as KTokenCE
 from .likelihood import TextReconstruction as TextReconstruction
 from .reconstruction import EmbeddingReconstruction as EmbeddingReconstruction
+from .states import StateRegression as StateRegression

@@ -111,6 +111,8 @@ class Seen:
         teacher: distributions at the positions of `rows["answer"]`, in the same order.
         adapted: () -> (B, M, d_adapter) what this model's adapter makes of `latents`, in units of its calibration.
         counts: number of slots of each slice in M, the shared ones first; every slice covers the whole text.
+        states: () -> the states that this model reads for `latents` and those that it makes of the texts, both
+            (layers, B, M, width) in units of text (`Injector.states`, `Injector.text_states`).
     """
 
     rows: dict[RowKind, AnswerLogprobs]
@@ -120,6 +122,7 @@ class Seen:
     teacher: TopK | None = None
     adapted: Callable[[], Tensor] | None = None
     counts: Sequence[int] = ()
+    states: Callable[[], tuple[Tensor, Tensor]] | None = None
 
 
 @dataclass

@@ -229,6 +229,7 @@ class WireModule(L.LightningModule):
             teacher,
             partial(self.wire.adapted, latents, name),
             layout.counts(name),
+            partial(self._states, batch, latents, name),
         )
         here = {key: o for key, o in active.items() if o.mean_over in rows or not o.needs.kinds}
         return {key: o(seen, name) for key, o in here.items()}
@@ -244,6 +245,10 @@ class WireModule(L.LightningModule):
         with torch.no_grad():
             embeds = self.lms[name].embed(ids)
         return embeds.to(self.device), mask.to(self.device)
+
+    def _states(self, batch: Batch, latents: Tensor, name: str) -> tuple[Tensor, Tensor]:
+        injector, (ids, mask) = self.wire.injectors[name], batch.context[name]
+        return injector.states(latents), injector.text_states(ids, mask, self.read_layout().counts(name))
 
     def _scale(self, name: str) -> float:
         return float(self.lms[name].embedding_rms.pow(2).mean().sqrt())

@@ -19,8 +19,11 @@ _COLOURS = {"finished": "green", "evaluated": "green", "skipped": "yellow", "sam
 
 
 def console() -> Console:
-    """Return a console on stdout, 140 columns wide where that is no terminal."""
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140)
+    """Return a console on stdout, 140 columns wide where that is no terminal.
+
+    In a notebook, too, it writes to stdout as it is: what redirects that keeps the lines together with all others.
+    """
+    return Console(file=sys.stdout, force_jupyter=False, width=None if sys.stdout.isatty() else 140)
 
 
 def varying(overrides: Sequence[Sequence[str]]) -> list[list[str]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,6 +119,46 @@ def planned_hashes(program: Program, argv: Sequence[str]) -> set[str]:
         return set()
 
 
+def start(program: Program, argv: Sequence[str], quiet: bool = False) -> int:
+    """Do what a command line of the program does, in this process, and return its exit code (`suite.runs.launch`).
+
+    With `asgml.run.PROGRAM`, `start(PROGRAM, ["experiment=avdigits"])` is `python -m asgml.run experiment=avdigits`.
+
+    Args:
+        program: the program.
+        argv: the words of the command line, `-m` for a sweep among them.
+        quiet: whether what the runs print is kept, and shown only where the code is not 0.
+
+    Raises:
+        SystemExit: Ctrl-C (130) and SIGTERM (143), which end whatever called this as well.
+    """
+    said = io.StringIO()
+    with redirect_stdout(said if quiet else sys.stdout), redirect_stderr(said if quiet else sys.stderr):
+        code = _code(program, argv)
+    if quiet and code:
+        print(said.getvalue())
+    return code
+
+
+def _code(program: Program, argv: Sequence[str]) -> int:
+    try:
+        launch(
+            program.name,
+            program.task,
+            program.dead,
+            schema=program.schema,
+            earlier=program.earlier,
+            judge=program.judge,
+            again=program.again,
+            argv=argv,
+        )
+    except SystemExit as end:
+        if end.code in (130, 143):
+            raise
+        return int(end.code or 0)
+    return 0
+
+
 def run_study(program: Program, study: Study, name: str, overrides: Sequence[str]) -> int:
     """Run what the ledger does not have yet; print the tables and write `report.html` and `table.md`, or the own page.
 
@@ -144,21 +186,7 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
             *(o for o in row if not o.startswith("label=")),
             *overrides,
         ]
-        try:
-            launch(
-                program.name,
-                program.task,
-                program.dead,
-                schema=program.schema,
-                earlier=program.earlier,
-                judge=program.judge,
-                again=program.again,
-                argv=argv,
-            )
-        except SystemExit as end:
-            if end.code in (130, 143):
-                raise
-            code = worse(code, int(end.code or 0))
+        code = worse(code, start(program, argv))
         if study.page is not None:
             hashes |= planned_hashes(program, argv)
     if PLAN in overrides:  # every launch has shown its own

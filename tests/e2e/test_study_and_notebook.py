@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 from asgml_runs import overrides, write_features
+from notebook_runs import NOTEBOOKS, run_here
 
 from asgml.study import PROGRAM
-from suite.runs.study import Study, run_study
-
-ROOT = Path(__file__).resolve().parents[2]
+from suite.runs.study import Study, run_study, start
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +39,19 @@ def test_a_study_ends_with_a_table_and_a_self_contained_report(runs):
     assert "accuracy" in single
 
 
-def test_the_notebook_runs_on_a_ledger(runs, monkeypatch, capsys):
+def test_a_quiet_line_from_python_speaks_only_where_it_fails(runs, capsys):
+    line = [*overrides(runs.parent / "f.npz", runs.parent / "quiet"), "method=joint"]
+    assert start(PROGRAM, line, quiet=True) == 0
+    assert capsys.readouterr() == ("", "")
+    assert len(list((runs.parent / "quiet").glob("*/*/result.json"))) == 1
+    assert start(PROGRAM, [*line, "optimizer.rl=1"], quiet=True) == 2
+    assert "optimizer.rl" in capsys.readouterr().out
+
+
+def test_the_second_notebook_reads_a_ledger_and_trains_nothing(runs, monkeypatch):
+    pytest.importorskip("matplotlib", reason="make notebooks installs it")
     monkeypatch.setenv("RUNS", str(runs))
-    notebook = json.loads((ROOT / "notebooks" / "ledger.ipynb").read_text())
-    scope: dict[str, object] = {}
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), "ledger.ipynb", "exec"), scope)
-    assert "joint" in capsys.readouterr().out
+    before = (runs / "ledger.jsonl").read_bytes()
+    (path,) = (p for p in NOTEBOOKS if p.name.startswith("02_"))
+    assert run_here(path) == 5
+    assert (runs / "ledger.jsonl").read_bytes() == before
