@@ -103,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tables = comparison(found, arguments.baseline, times=not arguments.no_times, margin=arguments.margin)
     paths = save(tables, arguments.out or arguments.runs[0])
     console = Console()
-    console.print(terminal(tables, console.width))
+    console.print(terminal(tables, console.width, str(paths[0])))
     for path in paths:
         console.print(str(path), soft_wrap=True, highlight=False)
     return 0

@@ -133,9 +133,11 @@ def publish(loggers: Sequence[Any], run_dir: Path, result: Mapping[str, Any], fi
     told = [logger for logger in loggers if isinstance(logger, RunLogger)]
     if not told:
         return
+    from suite.report.library import library_of
+
     tables = tables_of(run_dir, result, findings.verdicts)
     files = {
-        "report": [run_dir / "report.html"],
+        "report": [run_dir / "report.html", *library_of(run_dir)],
         "history": [run_dir / name for name in TABLES],
         **findings.files,
     }

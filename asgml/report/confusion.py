@@ -37,6 +37,16 @@ def confusion(frames: RunFrames) -> list[Item]:
     return [Item("", panels, f"{note} {sentence}".strip())]
 
 
+def no_confusion(frames: RunFrames) -> str:
+    """Say why there is no matrix: no predictions, too many classes, or seeds that differ in them."""
+    kept = [a.classes for c in frames.configurations for run in c.curves if (a := read_answers(run)) is not None]
+    if not kept:
+        return "no class predictions of a test split in predictions_best.npz"
+    if min(kept) > MAX_CLASSES:
+        return f"{max(kept)} classes are too many to be drawn (at most {MAX_CLASSES})"
+    return "the seeds of a configuration were tested on different classes"
+
+
 def _drawable(run: RunRecord) -> bool:
     return _answers(run) is not None
 

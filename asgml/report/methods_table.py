@@ -13,7 +13,7 @@ from asgml.report.results import step_ms
 from asgml.report.tuned import TunedRow, budget_notes
 from suite.report.frames import Configuration, RunFrames
 from suite.report.summary import Comparison, compare, equivalence_note, limit_notes, per_seed, state
-from suite.report.tables import ABSENT, PERCENT, Table, columns, estimate, number, texts
+from suite.report.tables import ABSENT, INTERVALS, PERCENT, Table, columns, estimate, number, texts
 
 SPLITS = {"test": "last epoch", "test_best": "best val. epoch"}
 DIFFERENCE = ("Δ\n{at} [95 %]", "p\n{at}", "p Holm\n{at}")
@@ -96,9 +96,11 @@ def method_table(
     head = [*columns("method", numbers=["seeds", "trials"]), *columns("chosen point", numbers=numbers)]
     floor, verdict = floor_of(frames)
     notes = [*verdict, *_notes(frames, found, registered, times, margin, tuned)]
+    compared = len(rows)
     rows += floor_rows(head, floor)
+    outside = set(range(compared, len(rows)))
     strong = {i for i, c in enumerate(order) if c is base}
-    return Table(f"Methods on {frames.title}", head, rows, notes, strong).without_empty()
+    return Table(f"Methods on {frames.title}", head, rows, notes, strong, outside).without_empty()
 
 
 def control_table(
@@ -157,7 +159,7 @@ def _notes(
     margin: float,
     tuned: Mapping[str, TunedRow],
 ) -> list[str]:
-    notes = ["±: half of the 95 % t interval over seeds; one seed has none. — means not measured."]
+    notes = [f"{INTERVALS} — means not measured."]
     if frames.base is None:
         notes.append("No joint run, hence no differences: run method=joint, or name a row with --baseline.")
     else:

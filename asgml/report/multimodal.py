@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from asgml.report.confusion import MAX_CLASSES, confusion
+from asgml.report.confusion import confusion, no_confusion
 from asgml.report.naming import groups, modalities, tints
 from asgml.report.regression import errors
 from asgml.report.timeline import UPDATES, timeline
@@ -15,7 +15,7 @@ from suite.report.data import RunRecord
 from suite.report.figures import INK, Line
 from suite.report.frames import EPOCHS, SECONDS, STEPS, RunFrames, position
 from suite.report.sections import COMMON, Item, Section, grid, loss_shares, one_line, seeds_note
-from suite.report.tables import PERCENT, Cell, Table, as_html, columns, estimate, texts
+from suite.report.tables import INTERVALS, PERCENT, Cell, Table, as_html, columns, estimate, texts
 
 SMOOTH = 5  # logged values per running median of the Fisher trace
 
@@ -190,8 +190,8 @@ def prime(frames: RunFrames) -> list[Item]:
     epochs = "epochs until the Fisher trace\nis at half its peak"
     numbers = ["seeds that\nreached it", epochs, "probe accuracy\nthen (%)"]
     notes = [
-        f"Fisher trace as a running median of {SMOOTH} logged values. ±: half of the 95 % t interval over the "
-        "seeds that reached half the peak."
+        f"Fisher trace as a running median of {SMOOTH} logged values; means over the seeds that reached half the peak. "
+        f"{INTERVALS}"
     ]
     if weak is not None:
         notes.append(f"Bold: the weaker encoder, {weak} ({why}).")
@@ -199,14 +199,20 @@ def prime(frames: RunFrames) -> list[Item]:
     return [Item("", as_html(Table("", head, rows, notes, strong)))]
 
 
+def _no_comparison(frames: RunFrames) -> str:
+    if frames.single and any("val/accuracy" in run.series for run in frames.runs):
+        return "there is one configuration only; its accuracy is among the learning curves"
+    return "no val/accuracy in history.csv"
+
+
 LOSS, *LAST = COMMON
 MULTIMODAL = [
-    Section("Validation accuracy", accuracy, "val/accuracy in history.csv, and more than one configuration"),
+    Section("Validation accuracy", accuracy, _no_comparison),
     Section("Learning curves per modality", learning, "val/accuracy, val/mae or probe/accuracy in history.csv"),
-    Section("Confusion matrix", confusion, f"predictions_best.npz with at most {MAX_CLASSES} classes"),
-    Section("Prime learning window", prime, "fisher/<modality> in history.csv"),
-    Section("Updates and staleness", timeline, "timeline.csv"),
-    Section("Schedule", schedule, "tau, k, S, G, D or U in history.csv"),
+    Section("Confusion matrix", confusion, no_confusion),
+    Section("Prime learning window", prime, "finite fisher/<modality> in history.csv"),
+    Section("Updates and staleness", timeline, "rows in timeline.csv"),
+    Section("Schedule", schedule, "tau, k, S, G, D or U of a modality in history.csv"),
     LOSS,
     Section("Loss shares", shares, "share/ in history.csv"),
     Section("Gradients per group", gradients, "grad_norm, grad_share, delta or update_ratio in history.csv"),

@@ -37,6 +37,7 @@ LABELS = Labels(
     plurals={"methods": "method"},
     idle=idle,
 )
+GROUPED = ("grad_norm/", "grad_share/", "delta/", "update_ratio/")  # series of parameter groups
 COLOURS = {"audio": PALETTE[0], "visual": PALETTE[1], "text": PALETTE[2], "fusion": INK, "fused": INK}
 
 
@@ -66,6 +67,6 @@ def modalities(frames: RunFrames) -> list[str]:
 
 def groups(frames: RunFrames) -> list[str]:
     """Return the parameter groups: the modalities, then the others (fusion)."""
-    found = {k.partition("/")[2] for run in frames.runs for k in run.series if k.startswith(("grad_norm/", "delta/"))}
+    found = {k.partition("/")[2] for run in frames.runs for k in run.series if k.startswith(GROUPED)}
     own = modalities(frames)
     return [m for m in own if m in found] + sorted(found - set(own))

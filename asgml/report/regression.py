@@ -8,7 +8,7 @@ from suite.report.figures import INK, Line
 from suite.report.frames import RunFrames, Value
 from suite.report.sections import Item, grid
 from suite.report.summary import compare, per_seed, state
-from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, difference, estimate, p_value, texts
+from suite.report.tables import ABSENT, INTERVALS, PERCENT, Cell, Table, columns, difference, estimate, p_value, texts
 
 #: Metric, column and scale; those of sentiment only where the labels are sentiments.
 OTHERS = {
@@ -54,7 +54,7 @@ def regression_table(frames: RunFrames) -> Table | None:
         rows.append(row)
     numbers += [title for title, _ in shown.values()]
     notes = [
-        "MAE: mean absolute error, lower is better. ±: half of the 95 % t interval over seeds. Columns right of p are "
+        f"MAE: mean absolute error, lower is better. {INTERVALS} Columns right of p are "
         f"those of the {at}; rest: 0 and positive values."
     ]
     head = columns("configuration", numbers=numbers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from asgml.report.naming import metric, modalities
 from suite.report.frames import RunFrames
 from suite.report.summary import per_seed
-from suite.report.tables import PERCENT, Table, columns, estimate, texts
+from suite.report.tables import INTERVALS, PERCENT, Table, columns, estimate, texts
 
 SHOWN = {"follows": "follows\n{} %", "confidence": "confidence in\n{} %", "without": "accuracy\nwithout {} %"}
 
@@ -25,7 +25,7 @@ def reliance_table(frames: RunFrames) -> Table | None:
         "configuration", numbers=[*(SHOWN[key].format(m) for key, m in names), "both labels\nin the top 2 %"]
     )
     notes = [
-        f"Test split, {at} epoch, fused prediction; ±: half of the 95 % t interval over seeds.",
+        f"Test split, {at} epoch, fused prediction. {INTERVALS}",
         "Every test sample is given one modality of a sample of another class, the same partners in all runs. Follows: "
         "predictions of that modality's class; confidence: the mean probability of it; both labels in the top 2: the "
         "accuracy on misaligned samples of MIDAS (arXiv 2509.25831). Accuracy without: the modality is absent.",

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from asgml.report.floor import floor_of, floor_rows
-from asgml.report.health import health_table
 from asgml.report.naming import metric, modalities
 from asgml.report.regression import regression_table
 from asgml.report.reliance import reliance_table
@@ -16,7 +15,7 @@ from callbacks.run.history import COUNTERS
 from suite.report.data import RunRecord
 from suite.report.frames import Configuration, RunFrames
 from suite.report.summary import Comparison, compare, limit_notes, per_seed, state
-from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, estimate, number, texts
+from suite.report.tables import ABSENT, INTERVALS, PERCENT, Cell, Table, columns, estimate, number, texts
 
 COUNTS = (*COUNTERS, "dropped")  # of gradients that were never applied
 
@@ -31,10 +30,10 @@ MEANINGS = {
 
 
 def tables(frames: RunFrames) -> list[Table]:
-    """Build health, results, per-sample comparison, reliance on each modality and cost, as far as there are data."""
+    """Build results, per-sample comparison, reliance on each modality and cost, as far as there are data."""
     values = regression_table(frames)
     shown = result_table(frames) if values is None else values
-    found = [health_table(frames), shown, sample_table(frames), reliance_table(frames), cost_table(frames)]
+    found = [shown, sample_table(frames), reliance_table(frames), cost_table(frames)]
     return [table for table in found if table is not None and len(table.columns) > 1]
 
 
@@ -71,12 +70,14 @@ def result_table(frames: RunFrames) -> Table:
         rows.append(row)
     head, (floor, verdict) = columns("configuration", numbers=numbers), floor_of(frames)
     notes = [*verdict, *_notes(frames, found, at)]
+    compared = len(rows)
     rows += floor_rows(head, floor)
-    return Table("Test results", head, rows, notes, frames.baseline_rows).without_empty()
+    outside = set(range(compared, len(rows)))
+    return Table("Test results", head, rows, notes, frames.baseline_rows, outside).without_empty()
 
 
 def _notes(frames: RunFrames, found: Sequence[Comparison], at: str) -> list[str]:
-    notes = ["±: half of the 95 % t interval over seeds; a value without it comes from one seed. — means not measured."]
+    notes = [f"{INTERVALS} — means not measured."]
     done = [len(c.finished) for c in frames.configurations if c.finished]
     if frames.base is None and not frames.single:
         notes.append("Without a baseline there are no differences: name one with --baseline LABEL.")
@@ -121,7 +122,7 @@ def cost_table(frames: RunFrames) -> Table:
                 _skipped(c),
             ]
         )
-    notes = ["Step: median over the run, then mean ± 95 % t interval over seeds. Counts: mean over seeds, per encoder."]
+    notes = ["Step: median over the run, then mean over seeds (±: as above). Counts: mean over seeds, per encoder."]
     told = [f"{name}: {MEANINGS[name]}" for name in counted if name in MEANINGS]
     notes += [f"{'; '.join(told)}."] if told else []
     return Table("Cost and schedule", head, rows, notes, frames.baseline_rows).without_empty()

@@ -61,7 +61,7 @@ def compare(tuner: Tuner) -> None:
     tables = [*comparison(found, base, times=False), tuner.table()]
     save(tables, tuner.folder)
     shown = Console()
-    shown.print(terminal(tables, shown.width))
+    shown.print(terminal(tables, shown.width, str(tuner.folder / "methods.md")))
     shown.print(str(tuner.folder / "methods.md"), soft_wrap=True, highlight=False)
 
 

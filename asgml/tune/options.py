@@ -62,7 +62,8 @@ class TuneTree(Typed):
         lr_factors: the range of the learning rate, as factors on the experiment's own.
         rows: the rows of the comparison, in order, by their names in `space`; null is all of them.
         controls: whether every row brings its controls along.
-        lean: whether finished runs give up their `report.html` and `last.ckpt`, which can be made again.
+        lean: whether finished runs give up their `report.html`, the library beside it
+            and `last.ckpt`, which can be made again.
         space: every row that there is, by name: a `RowOptions` each.
     """
 

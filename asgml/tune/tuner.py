@@ -23,6 +23,7 @@ from callbacks.files.atomic import write_text
 from callbacks.run.stored import LAST, PREVIOUS
 from callbacks.stages.gate import TooManySkips
 from callbacks.step.divergence import Diverged
+from suite.report.library import library_of
 from suite.report.tables import Table, markdown
 from suite.runs.display import console
 from suite.runs.identity import config_hash, run_dir, runs_root
@@ -238,7 +239,11 @@ class Tuner:
                 + told(self.study, self.name)
             )
             if self.options.lean and outcome.status == "finished":
-                for spare in (folder / REPORT, *(folder / CHECKPOINTS / name for name in (LAST, PREVIOUS))):
+                for spare in (
+                    folder / REPORT,
+                    *library_of(folder),
+                    *(folder / CHECKPOINTS / name for name in (LAST, PREVIOUS)),
+                ):
                     spare.unlink(missing_ok=True)
         return outcome
 

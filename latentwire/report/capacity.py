@@ -139,9 +139,18 @@ def _curve(
             )
         )
     shapes = [
-        {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": {"dash": dash, "width": 1}}
+        {
+            "type": "line",
+            "x0": at,
+            "x1": at,
+            "y0": 0,
+            "y1": 1,
+            "yref": "paper",
+            "line": {"dash": dash, "width": 1, "color": INK},
+        }
         for at, dash in limits.values()
     ]
+    places = [p[x] for p in points if p[x]] + [at for at, _ in limits.values()] or [1.0]
     notes = [
         {
             "x": float(np.log10(at)),
@@ -159,7 +168,7 @@ def _curve(
     return fig.style(
         traces,
         420,
-        xaxis=fig.axis_of(title, type="log"),
+        xaxis=fig.axis_of(title, **fig.log_ticks(min(places), max(places))),
         yaxis=fig.axis_of("F1 (%)", range=[-3, 103]),
         showlegend=True,
         shapes=shapes,

@@ -222,9 +222,11 @@ def _label(name: str) -> str:
 
 
 INSIDE = (
-    Section("Size of latents", sizes, f"inside/{LATENTS}-<step>.json"),
-    Section("Directions of latents", directions, f"inside/{LATENTS}-<step>.json"),
+    Section("Size of latents", sizes, f"inside/{LATENTS}-<step>.json with the size of text beside that of latents"),
+    Section(
+        "Directions of latents", directions, f"inside/{LATENTS}-<step>.json or latents/effective_rank in history.csv"
+    ),
     Section("Nearest tokens", tokens, f"inside/{LATENTS}-<step>.json"),
-    Section("Answers over training", over_training, f"inside/{ANSWERS}-<step>.json"),
+    Section("Answers over training", over_training, f"inside/{ANSWERS}-<step>.json or answers/ in history.csv"),
     Section("Commonest answers", histogram, f"inside/{ANSWERS}-<step>.json"),
 )

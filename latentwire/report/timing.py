@@ -86,11 +86,12 @@ def _figure(rows: list[dict[str, Any]]) -> fig.Figure:
             line = {"color": colour if colour else INK, "dash": dash, "width": 2}
             shown = True if reads != 4 else "legendonly"
             traces.append(fig.trace_of(x, np.array(y), name, mode="lines+markers", line=line, visible=shown))
+    costs_of = [float(v) for trace in traces for v in trace["y"] if v > 0]
     return fig.style(
         traces,
         420,
-        xaxis=fig.axis_of("tokens of the context", type="log"),
-        yaxis=fig.axis_of("milliseconds", type="log"),
+        xaxis=fig.axis_of("tokens of the context", **fig.log_ticks(x.min(), x.max())),
+        yaxis=fig.axis_of("milliseconds", **fig.log_ticks(min(costs_of), max(costs_of))),
         showlegend=True,
     )
 

@@ -27,7 +27,19 @@ from suite.report.data import RunRecord
 from suite.report.frames import RunFrames
 from suite.report.sections import COMMON, Item, Section, loss_shares, one_line
 from suite.report.summary import state, state_table
-from suite.report.tables import ABSENT, PERCENT, Cell, Column, Table, as_html, columns, estimate, number, texts
+from suite.report.tables import (
+    ABSENT,
+    INTERVALS,
+    PERCENT,
+    Cell,
+    Column,
+    Table,
+    as_html,
+    columns,
+    estimate,
+    number,
+    texts,
+)
 
 SHOWN = ("wire", "joint", "oracle")  # kinds of rows of a comparison, beside the ends and these:
 RIVALS: tuple[str, ...] = (
@@ -35,6 +47,7 @@ RIVALS: tuple[str, ...] = (
     *("lm_byte_budget", "zstd_byte_budget", "id_byte_budget"),
 )
 ANSWERS = 24
+ALL_RULES = 12  # rules of acceptance that stand open although all are met
 INDICATORS = (
     ("collapse/distinct", "different answers / different gold answers"),
     ("collapse/commonest", "share of the commonest answer"),
@@ -71,7 +84,7 @@ def _over_seeds(runs: list[RunRecord]) -> Table:
     def value(key: str, name: str, scale: float, digits: int) -> Cell:
         return _mean(runs, _reader(key, name), digits, scale)
 
-    note = f"{len(runs)} seeds. F1: interval over seeds and passages (bootstrap); others: mean ± 95 % t interval."
+    note = f"{len(runs)} seeds. F1: interval over seeds and passages (bootstrap). Others, {INTERVALS}"
     return method_table(shared, lambda key: f1_cell(runs, key), value, [note, *method_notes(first)])
 
 
@@ -118,7 +131,8 @@ def _comparison(frames: RunFrames) -> Table:
         "bytes",
     ]
     numbers += ["questions\nseen"]
-    note = "F1: bootstrap over seeds and passages; others: mean ± 95 % t interval. "
+    note = "F1: bootstrap over seeds and passages; of one seed over its passages, which says nothing of other seeds. "
+    note += f"Others, {INTERVALS} "
     note += "The reports of single runs have all baselines."
     head = columns("configuration", "method", numbers=numbers)
     return Table("Wires between their two ends", head, rows, [note], strong)
@@ -163,14 +177,22 @@ def verdicts(frames: RunFrames) -> list[Item]:
                 total, failed = total + 1, failed + (not v["passed"])
                 bounds = bounds_of(v)
                 told = texts(c.label, run.seed, v["stage"], v["rule"], v["what"])
-                verdict = Cell("pass" if v["passed"] else "FAIL", None, v.get("remark", ""))
+                verdict = _judged(v)
                 rows.append([*told, number(_number(v["value"]), 3), *texts(bounds), verdict])
     if not rows:
         return []
     titles = ("configuration", "seed", "stage", "rule", "metric", "value", "bound", "verdict")
     table = Table("", [Column(t, t in ("seed", "value")) for t in titles], rows)
-    table.strong = {i for i, row in enumerate(rows) if row[-1].text == "FAIL"}
-    return [Item(f"{total - failed} of {total} passed", as_html(table), "Failed verdicts are in bold.")]
+    table.strong = {i for i, row in enumerate(rows) if row[-1].look == "bad"}
+    heading, body = f"{total - failed} of {total} passed", as_html(table)
+    if failed or total <= ALL_RULES:
+        return [Item(heading, body, "Failed verdicts are in bold." if failed else "")]
+    return [Item(heading, f"<details><summary>all {total} rules</summary>{body}</details>")]
+
+
+def _judged(verdict: Mapping[str, Any]) -> Cell:
+    why = verdict.get("remark", "")
+    return Cell("✓ PASS", None, why, "good") if verdict["passed"] else Cell("✗ FAIL", None, why, "bad")
 
 
 def _number(value: Any) -> float | None:
@@ -290,14 +312,14 @@ def validation(frames: RunFrames) -> list[Item]:
 
 WIRES = [
     Section("Acceptance", verdicts, "acceptance in result.json"),
-    Section("Evaluations", side_by_side, "evaluations/"),
-    Section("Capacity", capacity, "methods in result.json"),
+    Section("Evaluations", side_by_side, "second evaluation of a run in its evaluations/"),
+    Section("Capacity", capacity, "F1 in the methods of result.json"),
     Section("Bytes", sizes, "sizes in result.json"),
     Section("Break-even", timing, "breakeven.json (python -m latentwire.study breakeven RUN)"),
     Section("Paired tests", paired, "tests in result.json"),
     Section("Kinds of questions", kinds, "kinds in result.json"),
-    Section("Answers side by side", answers, "predictions.jsonl"),
-    Section("Validation", validation, "val/f1 in history.csv"),
+    Section("Answers side by side", answers, "predictions.jsonl of a wire, in the first 4 configurations"),
+    Section("Validation", validation, "val/f1 or val/nll in history.csv"),
     *INSIDE,
     Section("Loss shares", shares, "share/<objective> in history.csv"),
     Section("Collapse indicators", collapse, "collapse/<indicator> in history.csv"),

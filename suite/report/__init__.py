@@ -1,4 +1,4 @@
-"""Reports: run directories in; a terminal table, one self-contained HTML file, Markdown and LaTeX out."""
+"""Reports: run directories in; a terminal table, an HTML page with its library beside it, Markdown and LaTeX out."""
 
 from suite.report.data import RunRecord as RunRecord
 from suite.report.data import read_run as read_run

@@ -11,8 +11,10 @@ from rich.console import Console
 from suite.report.data import read_runs
 from suite.report.grouping import group_runs
 from suite.report.html import write
+from suite.report.statements import spoken
 from suite.report.summary import summary
 from suite.report.tables import latex, markdown, terminal
+from suite.report.verdict import verdict
 from suite.runs.command import command, command_parser
 
 
@@ -38,9 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     out = write(arguments.out or arguments.runs[0] / "report.html", comparisons)
     console = Console()
-    for name, tables_of_one in tables:
+    for frames, (name, tables_of_one) in zip(comparisons, tables, strict=True):
         console.rule(name)
-        console.print(terminal(tables_of_one, console.width))
+        console.print(spoken(verdict(frames)))
+        console.print(terminal(tables_of_one, console.width, str(out)))
     console.print(f"report: {out}", soft_wrap=True)
     return 0
 

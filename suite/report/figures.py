@@ -22,6 +22,7 @@ FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, s
 INK, GRID, LINE = "#1a1a1a", "#e8eaed", "#c4c8ce"
 # Okabe & Ito (2008), without yellow (illegible on white), continued with Tol's muted olive, wine and indigo.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999933", "#882255", "#332288")
+FEW = 3  # points that are told in a table instead
 Dash = Literal["solid", "dot", "dash", "dashdot"]
 Figure: TypeAlias = dict[str, Any]  # {"data": [...], "layout": {...}} in Plotly's schema; `go.Figure(it)` also takes it
 _AXIS = {
@@ -43,8 +44,8 @@ TEMPLATE: Figure = {
         "hovermode": "closest",
         "showlegend": False,
         "legend": {"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top", "font": {"size": 11}},
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
         "hoverlabel": {"font": {"family": FONT, "size": 12}},
         "xaxis": _AXIS,
         "yaxis": _AXIS,
@@ -200,7 +201,7 @@ def compared(
             }
             for axis in drawn
         ]
-        look = {"font": {"size": 11}, "bgcolor": "white", "bordercolor": LINE, "pad": {"l": 0, "t": 0}}
+        look = {"font": {"size": 11, "color": INK}, "bgcolor": "#ffffff", "bordercolor": LINE, "pad": {"l": 0, "t": 0}}
         place = {"type": "buttons", "direction": "right", "x": 0, "xanchor": "left", "y": 1.03, "yanchor": "bottom"}
         layout["updatemenus"] = [{"buttons": buttons, **look, **place}]
         layout["margin"] = {"t": 44}
@@ -285,11 +286,29 @@ def share_ranges(figures: Sequence[Figure], log: bool = False) -> None:
     decades = float(np.log10(high / low)) if log else 0.0
     axis: dict[str, Any] = {"type": "linear"}
     if decades >= 1:
+        axis = log_ticks(low, high)
         low, high = float(np.log10(low)), float(np.log10(high))
-        axis = {"type": "log", "dtick": "D2" if decades < 2 else 1 if decades <= 6 else None}
     pad = 0.04 * (high - low) or 0.5
     for figure in figures:
         figure["layout"]["yaxis"] |= {**axis, "range": [low - pad, high + pad]}
+
+
+def log_ticks(low: float, high: float) -> dict[str, Any]:
+    """Return a logarithmic axis for values from `low` to `high` > 0, marked at powers of ten or, within few, between.
+
+    Plotly's own marks give the digits between powers another size, and no mark at all to a short axis.
+    """
+    decades = float(np.log10(high / low))
+    digits = (1, 2, 3, 4, 5, 6, 8) if decades < 1 else (1, 2, 5) if decades < 2.5 else (1,)
+    step = max(1, int(np.ceil(decades / 7)))
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    marks = [d * 10.0**k for k in powers for d in digits if k % step == 0]
+    text = [
+        f"{v:g}" if 1e-3 <= v < 1e5 else f"{v / 10.0**k:g}·10<sup>{k}</sup>".removeprefix("1·")
+        for v in marks
+        for k in [int(np.floor(np.log10(v) + 1e-9))]
+    ]
+    return {"type": "log", "tickmode": "array", "tickvals": marks, "ticktext": text}
 
 
 def as_json(figure: Figure | go.Figure) -> str:
@@ -305,6 +324,38 @@ def _encode(value: Any) -> Any:
     short = np.ascontiguousarray(value, dtype="<i4" if value.dtype.kind in "iu" else "<f4")
     out = {"dtype": short.dtype.str[1:], "bdata": base64.b64encode(short.tobytes()).decode()}
     return out if value.ndim == 1 else {**out, "shape": ", ".join(map(str, value.shape))}
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One point of a figure: the name of its curve, and where it lies."""
+
+    name: str
+    x: float | str
+    y: float
+
+
+def few_dots(figure: Figure | go.Figure) -> list[Dot] | None:
+    """Return the points of a figure that has at most FEW of them, which is no picture; None for any other figure.
+
+    Only curves and bars have points to count: a map is drawn in any case. The edges of a band, and the points of an
+    axis that a button shows, are none.
+    """
+    if not isinstance(figure, dict):
+        return None
+    found = []
+    for trace in figure["data"]:
+        known = trace.get("type") in ("scatter", "bar") and "x" in trace and "y" in trace
+        if not known or trace.get("stackgroup") or trace.get("orientation") == "h":
+            return None
+        if trace.get("hoverinfo") == "skip" or trace.get("visible") is False:
+            continue
+        name = html.unescape(trace.get("name") or "")
+        points = zip(np.asarray(trace["x"]).tolist(), np.asarray(trace["y"], float).tolist(), strict=True)
+        found += [Dot(name, x, y) for x, y in points if np.isfinite(y)]
+        if len(found) > FEW:
+            return None
+    return found
 
 
 def legend(entries: Mapping[str, tuple[str, Dash | Literal["fill"]]]) -> str:

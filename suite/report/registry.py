@@ -15,6 +15,7 @@ from suite.report.data import RunRecord
 from suite.report.frames import RunFrames, Value
 from suite.report.labels import Labels
 from suite.report.sections import COMMON, Section
+from suite.report.statements import Statement
 from suite.report.tables import Table
 
 
@@ -25,6 +26,8 @@ class ProgramReport:
     Attributes:
         sections: the page's sections in their order.
         tables: the builder of an experiment's summary; without one, the table of the runs' states.
+        verdict: what an experiment has shown, in words; they stand above all tables.
+        health: the table of what is wrong with its runs, None where nothing is; without one, only files are looked at.
         labels: the rules by which configurations are called.
         score: the number by which configurations are chosen where not all can be drawn, the highest first.
         measured_on: what of a run's tree and result says what it was measured on, a mapping of keys to values; runs
@@ -34,6 +37,8 @@ class ProgramReport:
 
     sections: Sequence[Section] = COMMON
     tables: Callable[[RunFrames], list[Table]] | None = None
+    verdict: Callable[[RunFrames], list[Statement]] | None = None
+    health: Callable[[RunFrames], Table | None] | None = None
     labels: Labels = field(default_factory=Labels)
     score: Value | None = None
     measured_on: Callable[[RunRecord], Mapping[str, Any]] | None = None

@@ -7,7 +7,7 @@ one line what was missing.
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -18,7 +18,7 @@ from suite.report import figures as fig
 from suite.report.data import RunRecord
 from suite.report.figures import INK, Figure, Line
 from suite.report.frames import EPOCHS, STEPS, Configuration, RunFrames
-from suite.report.tables import Cell, Column, Table, as_html, columns, number, texts
+from suite.report.tables import Cell, Column, Table, as_html, boxed, columns, number, texts
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -51,12 +51,17 @@ class Section:
     Attributes:
         title: the section's heading.
         build: the function that makes its items.
-        needs: the data without which it does not appear.
+        needs: the data without which it does not appear; where that alone would not be true of all runs without it, the
+            function that says why it does not.
     """
 
     title: str
     build: Callable[[RunFrames], list[Item]]
-    needs: str
+    needs: str | Callable[[RunFrames], str]
+
+    def missing(self, frames: RunFrames) -> str:
+        """Say why the section of these runs is not there."""
+        return f"no {self.needs}" if isinstance(self.needs, str) else self.needs(frames)
 
 
 def logged(*prefixes: str) -> Callable[[RunRecord], bool]:
@@ -94,10 +99,35 @@ def grid(
         return []
     if not areas:
         fig.share_ranges([f for _, f in panels], log)
+    if told := dots_table(panels if len(panels) > 1 else [("", panels[0][1])]):
+        return [Item(title, told, " ".join(filter(None, [note, sentence])))]
     named = {name for c in shown for r in c.curves for name in r.series}
     entries = {line.title: (line.colour, "fill" if areas else line.dash) for line in lines if line.name in named}
     caption = " ".join(filter(None, [note, seeds_note(shown, areas), zeros(shown, lines) if log else "", sentence]))
     return [Item(title, fig.legend(entries), caption), Item("", panels if len(panels) > 1 else panels[0][1])]
+
+
+def dots_table(panels: Sequence[tuple[str, Figure]]) -> str | None:
+    """Return the points of panels that all have too few to be drawn as an HTML table; None where any is to be drawn."""
+    found = [(label, figure, fig.few_dots(figure)) for label, figure in panels]
+    if any(dots is None for _, _, dots in found) or not any(dots for _, _, dots in found):
+        return None
+    rows = [
+        [*texts(label, dot.name), number_or_text(dot.x), number(dot.y, 4)]
+        for label, _, dots in found
+        for dot in dots or ()
+    ]
+    axes = (found[0][1]["layout"].get(axis) or {} for axis in ("xaxis", "yaxis"))
+    x, y = ((axis.get("title") or {}).get("text", "") for axis in axes)
+    table = Table("", columns("", "curve", numbers=[x, y]), rows, ["Too few points for a figure."])
+    if len(found) == 1 and not found[0][0]:
+        table = Table("", table.columns[1:], [row[1:] for row in rows], table.notes)
+    return as_html(table)
+
+
+def number_or_text(value: float | str) -> Cell:
+    """Show a position on an axis: a number as short as it is, or a category."""
+    return Cell(value) if isinstance(value, str) else Cell(f"{value:g}", value)
 
 
 def zeros(shown: list[Configuration], lines: list[Line]) -> str:
@@ -191,7 +221,7 @@ def runs_table(frames: RunFrames, link: Callable[[RunRecord], str | None] = lamb
     head = "".join(f'<th class="{look}">{title}</th>' for look, title in zip(looks, titles))
     body = ("".join(f'<td class="{look}">{cell}</td>' for look, cell in zip(looks, row)) for row in rows)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(f'<tr>{row}</tr>' for row in body)}</tbody></table>"
-    return f'<div class="scroll tall">{table}</div>'
+    return boxed(table, tall=True)
 
 
 def remarks(frames: RunFrames) -> list[str]:

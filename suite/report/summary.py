@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -13,14 +14,22 @@ from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, differenc
 from suite.statistics import Equivalence, PairedTest, holm, paired_t, smallest_margin, smallest_p, tost
 
 N_BOOT = 2000  # draws of a report's bootstrap
-ALPHA = 0.05  # of the tests of equivalence
+ALPHA = 0.05  # of all tests
+POWER = 0.8  # at which a smallest detectable difference is told
 FEWEST = 3  # common seeds for a test of equivalence
 
 
 def summary(frames: RunFrames) -> list[Table]:
-    """Build the summary tables of an experiment, as its program has registered them."""
-    tables = report_of(frames.program).tables
-    return [state_table(frames)] if tables is None else tables(frames)
+    """Build an experiment's tables as its program has registered them, what is wrong with its runs first."""
+    sick, tables = health(frames), report_of(frames.program).tables
+    found = [state_table(frames)] if tables is None else tables(frames)
+    return found if sick is None else [sick, *found]
+
+
+def health(frames: RunFrames) -> Table | None:
+    """Return what the program finds wrong with the runs, None where it finds nothing or does not look."""
+    build = report_of(frames.program).health
+    return None if build is None else build(frames)
 
 
 def state_table(frames: RunFrames, notes: Sequence[str] = ()) -> Table:
@@ -120,6 +129,24 @@ def equivalence_note(found: Sequence[Comparison], margin: float) -> str:
         least = smallest_margin(n) * spread
         note += f" {n} seeds of the median spread confirm equal means with 80 % power within ±{least:.1f} or more."
     return note
+
+
+def detectable(test: PairedTest) -> float | None:
+    """Return the smallest mean difference that so many pairs of this spread find, in the unit of the values.
+
+    It is `dz * s_d`: s_d the observed standard deviation of the paired differences, dz the standardised difference that
+    a two-sided paired t test at ALPHA finds with POWER (see `smallest_p`, by the noncentral t distribution). None where
+    there is no test. It says what the design can show, and takes nothing from the observed difference.
+    """
+    if test.p is None or test.difference.sd is None:
+        return None
+    dz = _detectable_dz(test.n)
+    return None if dz is None else dz * test.difference.sd
+
+
+@cache
+def _detectable_dz(n: int) -> float | None:
+    return smallest_p(n, ALPHA, POWER).detectable_dz
 
 
 def limit_notes(found: Iterable[Comparison], counts: Iterable[int] = ()) -> list[str]:

@@ -172,6 +172,8 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
         The most severe exit code of a launch (`suite.runs.launch.worse`).
     """
     from suite.report import compare_report, group_runs, markdown, read_runs, summary, terminal
+    from suite.report.statements import spoken
+    from suite.report.verdict import verdict
 
     runs = Path(next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("paths.runs=")), "runs"))
     code, hashes = 0, set[str]()
@@ -198,8 +200,10 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
     comparisons = group_runs(found, baseline=label(study.rows[0]))
     folder = runs / name
     tables = [table for frames in comparisons for table in summary(frames)]
-    Console().print(terminal(tables, Console().width))
-    write_text(folder / "table.md", markdown(tables))
+    whole = write_text(folder / "table.md", markdown(tables))
+    for frames in comparisons:
+        Console().print(spoken(verdict(frames)))
+    Console().print(terminal(tables, Console().width, str(whole)))
     report = compare_report([run.path for run in found], folder / "report.html", baseline=label(study.rows[0]))
     print(f"report: {report}")
     return code

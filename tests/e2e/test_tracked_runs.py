@@ -27,6 +27,7 @@ from callbacks.run.tensorboard import PACKAGES
 from callbacks.run.tracking import STEP, wandb_id, wandb_logger
 from suite.config.compose import conf_dir
 from suite.dashboard import read
+from suite.report.library import library_name
 from suite.runs.identity import run_dir
 from suite.runs.job import Run, execute
 from suite.runs.launch import launch
@@ -96,7 +97,7 @@ def test_every_agreed_key_is_in_the_files(attempts: list[OfflineRun]) -> None:
     assert {"tables/metrics/path", "tables/report_test_results/path"} <= run.rows[-1].keys()
     assert "probe/gap" in run.summary
     kinds = dict(run.artefacts.values())
-    assert kinds["report"] == ["report.html"]
+    assert kinds["report"] == [library_name(), "report.html"]
     assert kinds["predictions"] == ["predictions.npz", "predictions_best.npz"]
     assert {"history.csv", "timeline.csv"} <= set(kinds["history"])
     assert kinds["model"] == ["best.ckpt"]

@@ -57,7 +57,7 @@ def write_five(runs: Path) -> Path:
 
 def as_read(page: str) -> str:
     """Return what a reader of a page sees: no scripts, no tags."""
-    page = re.sub(r"<(script|style)\b.*?</\1>", " ", page, flags=re.S)
+    page = re.sub(r"<(script|style)\b.*?</\1>", " ", page, flags=re.S).replace("<wbr>", "")
     return html.unescape(re.sub(r"<[^>]+>", " ", page))
 
 

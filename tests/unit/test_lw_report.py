@@ -24,6 +24,7 @@ from latentwire.scoring.evaluator import Evaluator
 from suite.report import group_runs, read_runs, terminal
 from suite.report.html import render
 from suite.report.summary import summary
+from suite.report.verdict import verdict
 from suite.statistics import hierarchical_bootstrap
 
 
@@ -158,3 +159,31 @@ def test_a_broken_line_of_predictions_is_named(tmp_path, evaluation) -> None:
         out.write("{\n")
     with pytest.raises(UserError, match=r"predictions.jsonl:\d+"):
         render(group_runs(read_runs([tmp_path])))
+
+
+def test_the_verdict_names_failed_rules_and_places_the_wire_between_its_ends(tmp_path, evaluation):
+    write(tmp_path, evaluation, 2, 0)
+    (frames,) = group_runs(read_runs([tmp_path]))
+    first, level, *rivals = verdict(frames)
+    assert first.kind == "failed"
+    assert first.text.startswith("FAIL: 2 of 2 rules of acceptance are not met: f1 (")
+    methods = frames.runs[0].result["methods"]
+    assert f"wire: F1 {100 * methods['wire']['f1']:.1f}" in level.text
+    assert "with 2 latents; text 100.0, no context" in level.text
+    known = {t["against"]: t for t in frames.runs[0].result["tests"]}
+    for s in rivals:  # over the questions of one seed, every rival where its interval lies
+        for name in re.findall(r"(\w+) \([+−0]", s.text):
+            low, high = known[name]["low"], known[name]["high"]
+            assert s.kind == ("better" if low > 0 else "worse" if high < 0 else "open")
+    assert {s.kind for s in rivals} <= {"better", "worse", "open"}
+
+
+def test_over_seeds_the_verdict_compares_the_wire_with_each_rival_by_paired_tests(tmp_path, evaluation):
+    for seed in range(3):
+        write(tmp_path, evaluation, 2, seed)
+    (frames,) = group_runs(read_runs([tmp_path]))
+    told = [s for s in verdict(frames) if s.text.startswith("With 3 seeds")]
+    assert told
+    text, wire = ([run.result["methods"][name]["f1"] for run in frames.runs] for name in ("text", "wire"))
+    lost = 100 * sum(w - t for w, t in zip(wire, text, strict=True)) / 3
+    assert any(f"{lost:.1f}".replace("-", "−") in s.text and "text" in s.text for s in told)

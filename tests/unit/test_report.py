@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import html
 import json
 import re
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
+from plotly.offline import get_plotlyjs
 from synthetic_runs import ADAPTIVE, JOINT, STALENESS, as_read, write_five, write_run
 
 from asgml.report.multimodal import MULTIMODAL
@@ -28,6 +31,7 @@ from suite.report import (
 from suite.report.__main__ import main
 from suite.report.frames import MAX_SHOWN
 from suite.report.html import render
+from suite.report.library import library_name, library_of
 from suite.report.registry import PROGRAMS
 
 
@@ -41,18 +45,36 @@ def page(finished) -> str:
     return render(group_runs(read_runs([finished])))
 
 
-def test_the_page_loads_nothing_from_anywhere(page):
+def test_the_page_loads_nothing_but_the_library_beside_it(page):
     outside = re.sub(
         r"<script\b[^>]*>.*?</script>", lambda m: m.group(0)[: m.group(0).index(">") + 1], page, flags=re.S
     )
-    assert not re.search(r"<(?:script|img|iframe|source)\b[^>]*\ssrc\s*=", outside)
+    assert re.findall(r"<(?:script|img|iframe|source)\b[^>]*\ssrc\s*=[^>]*>", outside) == [
+        f'<script src="{library_name()}">'  # beside the page
+    ]
     assert "<link" not in outside
     assert "@import" not in outside
     assert not re.search(r"url\(\s*['\"]?(?!data:)", outside)
     assert not re.search(r"https?://", outside)
     assert "default-src 'none'" in outside
-    assert page.count("/*! For license information") <= 1
-    assert page.count("Plotly.newPlot(el") == 1
+
+
+def test_a_page_is_small_and_its_folder_holds_what_draws_its_figures(finished, tmp_path):
+    """Wherever the folder is moved to: the library lies in it, once for all its pages, and unpacks to plotly.js."""
+    pages = [compare_report([finished], tmp_path / name) for name in ("all.html", "report.html")]
+    assert all(page.stat().st_size < 1_500_000 for page in pages)
+    (library,) = library_of(tmp_path)
+    assert library.name == library_name()
+    packed = re.search(r'plotlyGzip="([^"]+)"', library.read_text()).group(1)
+    script = gzip.decompress(base64.b64decode(packed)).decode()
+    assert script == get_plotlyjs()
+
+
+def test_a_page_without_figures_brings_no_library(tmp_path):
+    folder = write_run(tmp_path, JOINT, 0, history=False, predictions=False)
+    page = single_report(folder).read_text()
+    assert library_of(folder) == []
+    assert "<script src" not in page
 
 
 def test_every_section_is_there_when_its_data_are(page):
@@ -91,7 +113,7 @@ def test_a_section_without_data_is_one_line(tmp_path):
     (folder / "history.csv").write_text("".join(x for x in text.splitlines(keepends=True) if "fisher/" not in x))
     page = single_report(folder).read_text()
     assert "<h2>Updates and staleness</h2>" not in page
-    assert "Updates and staleness : no timeline.csv." in re.sub(r"\s+", " ", as_read(page))
+    assert "Updates and staleness : no rows in timeline.csv." in re.sub(r"\s+", " ", as_read(page))
     assert "Fisher trace : no fisher/ in history.csv." in re.sub(r"\s+", " ", as_read(page))
 
 
@@ -240,3 +262,17 @@ def test_a_run_links_to_its_own_report_by_a_relative_path(tmp_path):
     page = compare_report([tmp_path], tmp_path / "report.html").read_text()
     assert f'<a href="cremad_mini/{folder.name}/report.html">' in page
     assert str(tmp_path) not in page
+
+
+def test_a_page_of_many_experiments_leaves_their_figures_to_a_page_each(tmp_path, monkeypatch):
+    for experiment in ("one", "two"):
+        for kind in (JOINT, STALENESS):
+            write_run(tmp_path / "runs", kind, 0, epochs=2, experiment=experiment, predictions=False)
+    monkeypatch.setattr("suite.report.html.LARGEST", 50_000)
+    page = compare_report([tmp_path / "runs"], tmp_path / "report.html").read_text()
+    assert '<div class="figure"' not in page
+    assert page.count("Verdict") == page.count("Test results") == 2
+    for name in ("report_1_one.html", "report_2_two.html"):
+        assert f'<a href="{name}">' in page
+        assert '<div class="figure"' in (tmp_path / name).read_text()
+    assert [path.name for path in library_of(tmp_path)] == [library_name()]

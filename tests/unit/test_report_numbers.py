@@ -90,11 +90,11 @@ def test_a_narrow_terminal_breaks_the_table_into_blocks_without_losing_a_number(
 
 def test_every_block_of_a_broken_table_says_which_row_is_which():
     columns = [Column("configuration", False), Column("method", False), *(Column(f"number {i}") for i in range(9))]
-    rows = [[Cell("the one"), Cell(m), *(Cell(str(i)) for i in range(9))] for m in ("text", "wire")]
+    rows = [[Cell("the one"), Cell(m), *(Cell(f"{m}{i}") for i in range(9))] for m in ("a", "b")]
     text = _text([Table("", columns, rows)], width=60)
     blocks = text.count("configuration")
     assert blocks > 1
-    assert text.count("wire") == text.count("method") == blocks
+    assert text.count("│ b ") == text.count("method") == blocks
 
 
 def test_one_seed_has_no_interval_no_test_and_says_why(tmp_path):
@@ -236,7 +236,4 @@ def test_long_series_are_thinned_in_the_page(tmp_path):
     folder = write_run(tmp_path, JOINT, 0, epochs=2, per_epoch=10)
     rows = "".join(f"{i},0,train/loss,{1 / i}\n" for i in range(1, 40_001))
     (folder / "history.csv").write_text("step,epoch,name,value\n" + rows)
-    from plotly.offline import get_plotlyjs
-
-    size = len(single_report(folder).read_text()) - len(get_plotlyjs())
-    assert size < 400_000
+    assert single_report(folder).stat().st_size < 400_000

@@ -28,6 +28,7 @@ from callbacks.errors import UserError
 from callbacks.stages.gate import TooManySkips
 from suite.config.compose import Composer
 from suite.report import read_runs
+from suite.report.library import library_name
 from suite.runs.job import Run
 from suite.runs.ledger import Ledger
 from suite.runs.provenance import read_result
@@ -135,7 +136,8 @@ class Fake:
         off = abs(math.log(cfg.optimizer.lr / 0.2))
         (run.dir / "checkpoints").mkdir(parents=True, exist_ok=True)
         (run.dir / "checkpoints" / "best.ckpt").write_text(run.hash)
-        (run.dir / "report.html").write_text("large")
+        for name in ("report.html", library_name()):
+            (run.dir / name).write_text("large")
         scores = {"accuracy": 1 - off / 10, "loss": off}
         poisoned = {"accuracy": off / 10 + self.test_bonus, "loss": -off}
         return {"val": scores, "val_best": scores, "test": poisoned, "test_best": poisoned}
@@ -213,7 +215,7 @@ def test_every_row_has_the_same_budget_and_the_table_tells_it(fake: Fake, npz: P
     assert lines["frequency_hard/lr_matched"][budget] == "as frequency_hard"
     assert [cell.text for cell in controls.rows[0]][:2] == ["frequency_hard", "frequency_hard/lr_matched"]
     assert "frequency_hard" in (RUNS / "toy" / "tuning.md").read_text()
-    assert not list(RUNS.rglob("report.html"))
+    assert not [*RUNS.rglob("report.html"), *RUNS.rglob("plotly-*")]
 
 
 def test_nothing_runs_twice_and_more_of_it_runs_only_what_is_new(fake: Fake, npz: Path, options: TuneTree) -> None:

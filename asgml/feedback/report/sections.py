@@ -62,7 +62,7 @@ def _shown(name: str, data: bytes) -> str:
 
 
 FEEDBACK = [
-    Section("Metrics per loop", per_loop, "val/pixel_auroc/loop<n> in history.csv"),
+    Section("Metrics per loop", per_loop, "val/pixel_auroc, val/aupro or val/image_auroc after loops in history.csv"),
     Section("Localisation", pictures, f"pictures in {FOLDER}/"),
     Section("Gradient share of the branches", shares, "share/image_adapter in history.csv"),
     Section("Gradients per group", gradients, "grad_norm/ in history.csv"),

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from asgml.feedback.metrics.loops import MEAN, NAMES
 from suite.report.data import RunRecord
 from suite.report.frames import Configuration, RunFrames
+from suite.report.statements import Statement
 from suite.report.summary import compare, limit_notes, per_seed, state
-from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, estimate, number, texts
+from suite.report.tables import ABSENT, INTERVALS, PERCENT, Cell, Table, columns, estimate, number, texts
+from suite.report.verdict import Measure, Wording, judged
 
 TITLES = {
     "pixel_auroc": "pixel\nAUROC %",
@@ -26,9 +28,23 @@ COMPARED = ("pixel_auroc", "aupro")
 def tables(frames: RunFrames) -> list[Table]:
     """Build results per loop, the comparison with the baseline, and the results per class."""
     found = [loop_table(frames)]
-    if not frames.single:
+    if not frames.single and frames.base is not None:
         found.append(comparison_table(frames))
     return [*found, class_table(frames)]
+
+
+def verdict(frames: RunFrames) -> list[Statement]:
+    """Say what every row has shown against the baseline, by the metrics of the last loop."""
+    if frames.single:
+        return []
+    if frames.base is None:
+        return [Statement("No row is a baseline, so none is judged against one: name it with --baseline LABEL.")]
+    pairs = [(c, frames.base) for c in frames.configurations if c is not frames.base]
+    found = []
+    for n in COMPARED:
+        name = f"{' '.join(TITLES[n].removesuffix(' %').split())} of the test, last loop"
+        found += judged(pairs, Measure(name, metric(n)), Wording(against=frames.base.label))
+    return list(dict.fromkeys(found))
 
 
 def score(run: RunRecord) -> float | None:
@@ -64,7 +80,7 @@ def loop_table(frames: RunFrames) -> Table:
         "Test, best validation epoch, mean over the tested classes. AUPRO: up to a false-positive rate of 0.3. "
         "Within images: the mean over damaged images of the AUROC of their own pixels, which does not change when all "
         "scores of an image move together. "
-        "±: half of the 95 % t interval over seeds; a value without it comes from one seed."
+        f"{INTERVALS}"
     ]
     return Table("Test results per loop", head, rows, notes, strong)
 
@@ -85,7 +101,7 @@ def comparison_table(frames: RunFrames) -> Table:
         rows.append(row)
     notes = [f"Percentage points of the last loop against “{frames.baseline}”, paired by seed, with 95 % t intervals."]
     for n in COMPARED:
-        notes += limit_notes(found[n])
+        notes += [f"{' '.join(TITLES[n].split())}: {note}" for note in limit_notes(found[n])]
     return Table("Against the baseline", head, rows, list(dict.fromkeys(notes)), frames.baseline_rows)
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from suite.report.summary import ALPHA, Comparison
+from suite.report.summary import ALPHA, Comparison, detectable
 from suite.report.tables import PERCENT, difference, signed
-from suite.statistics import PairedTest, smallest_margin, smallest_p
+from suite.statistics import PairedTest, smallest_margin
 
 Kind = Literal["helps", "harms", "equivalent", "undecided"]
 
@@ -103,24 +103,17 @@ def answer(verdicts: Sequence[Verdict], margin: float) -> str:
     return f"Undecided in {left}, and shown to help in none"
 
 
-@cache
-def _limits(n: int) -> tuple[float, float]:
-    """Return what `n` seeds find and confirm, in standard deviations of the paired difference."""
-    found = smallest_p(n).detectable_dz
-    assert found is not None
-    return found, smallest_margin(n)
+_confirmed = cache(smallest_margin)
 
 
 def finds(test: PairedTest | None) -> float | None:
     """Return the difference, in percentage points, that so many seeds of this spread find with 80 % power (no Holm)."""
-    return None if test is None or not test.difference.sd or test.n < 2 else _limits(test.n)[0] * _sd(test)
+    least = None if test is None else detectable(test)
+    return None if least is None else least * PERCENT
 
 
 def confirms(test: PairedTest | None) -> float | None:
     """Return the smallest margin, in percentage points, within which these seeds confirm equal means, 80 % power."""
-    return None if test is None or not test.difference.sd or test.n < 2 else _limits(test.n)[1] * _sd(test)
-
-
-def _sd(test: PairedTest) -> float:
-    assert test.difference.sd is not None
-    return test.difference.sd * PERCENT
+    if test is None or not test.difference.sd or test.n < 2:
+        return None
+    return _confirmed(test.n) * test.difference.sd * PERCENT
