@@ -49,7 +49,7 @@ SHORTER: dict[str, list[str]] = {
     "asgml.data.prepare": MEDIA[:2],
     "latentwire.run experiment=pocket": [*WIRE, *QUIET],
     "latentwire.run experiment=squad": PLAN,
-    "latentwire.run experiment=qa": [*WIRE, "trainer.max_epochs=1", *QUIET],
+    "latentwire.run experiment=qa": [*WIRE, "encoder.max_tokens=200", "trainer.max_epochs=1", *QUIET],
     "asgml.feedback.run": ["data.samples=24", "trainer.max_epochs=1", *QUIET],
 }  # fmt: skip
 # What a command may end with beside 0: a wire of two steps misses what is asked of it; SQuAD and the data sets of the
@@ -59,6 +59,7 @@ ENDS = {
     "latentwire.run experiment=pocket": 3,
     "latentwire.run experiment=qa": 3,
     "latentwire.run experiment=squad": 2,
+    "latentwire.evaluate": 3,
     "latentwire.ladder": 1,
 }
 
