@@ -52,7 +52,9 @@ LATER = (
     "wire.from_run=<4x deep_prefix>",
     "readers=pocket_qwen",
     "+lm@encoder_lm=pocket_llama",
-    "trainer.max_epochs=32",
+    "curriculum=states_first",
+    "adapter=refiner",
+    "trainer.max_epochs=36",
 )
 WHOLE = (
     "label=4x whole prompt",
