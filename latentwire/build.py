@@ -126,7 +126,10 @@ def bare_wire(
     """
     d_z, track = int(cfg.wire.d_z), str(cfg.wire.track)
     private = {str(k): int(v) for k, v in cfg.wire.private.items()}
-    layout = LatentLayout(slots - sum(private.values()), private, budgets(nested_of(cfg), slots))
+    nested = nested_of(cfg)
+    lengths = budgets(nested, slots)
+    spread = nested is not None and nested.order == "spread" and bool(lengths)
+    layout = LatentLayout(slots - sum(private.values()), private, lengths, spread)
     encoder = build_encoder(build_node(cfg.encoder), encoder_lm, d_z, [name for name, _ in layout.parts])
     codec = build_node(cfg.codec)(d_z=d_z)
     adapter = build_node(cfg.adapter)
