@@ -74,15 +74,15 @@ class Tree(Common):
         extend: the identity of the finished run that is trained on (`extend=RUN`); absent in any other run.
     """
 
-    data: Any
+    data: dict[str, Any]
     loader: Loader
-    model: Any
-    optimizer: Any
-    lr_schedule: Any
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    lr_schedule: dict[str, Any]
     group_lr: dict[str, Rate]
     methods: dict[str, Any]
-    asgml: Any
-    trainer: Any
+    asgml: dict[str, Any]
+    trainer: dict[str, Any]
     callbacks: dict[str, Any]
     logger: dict[str, Any]
     loss: str

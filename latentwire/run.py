@@ -55,13 +55,13 @@ class Tree(Common):
         label: the name of the configuration in tables and figures; null takes what differs between compared runs.
     """
 
-    corpus: Any
+    corpus: dict[str, Any]
     lms: dict[str, Any]
     encoder_lm: Any
-    encoder: Any
-    adapter: Any
-    injector: Any
-    codec: Any
+    encoder: dict[str, Any]
+    adapter: dict[str, Any]
+    injector: dict[str, Any]
+    codec: dict[str, Any]
     placement: PlacementNode
     wire: WireNode
     objectives: dict[str, Any]
@@ -70,13 +70,13 @@ class Tree(Common):
     adaptation: dict[str, Any]
     teacher: TeacherNode
     loader: Loader
-    optimizer: Any
-    lr_schedule: Any
+    optimizer: dict[str, Any]
+    lr_schedule: dict[str, Any]
     group_lr: dict[str, Rate]
     baselines: dict[str, Any]
     evaluation: EvaluationNode
     acceptance: dict[str, dict[str, Any]]
-    trainer: Any
+    trainer: dict[str, Any]
     callbacks: dict[str, Any]
     logger: dict[str, Any]
     label: str | None

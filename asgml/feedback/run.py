@@ -170,8 +170,8 @@ class Tree(Common):
         label: the name of the configuration in tables and figures; null takes what differs between compared runs.
     """
 
-    data: Any
-    clip: Any
+    data: dict[str, Any]
+    clip: dict[str, Any]
     size: Pixels
     loader: Loader
     feedback: bool
@@ -187,8 +187,8 @@ class Tree(Common):
     stages: StagesNode
     init: InitNode
     score: ScoreNode
-    optimizer: Any
-    trainer: Any
+    optimizer: dict[str, Any]
+    trainer: dict[str, Any]
     callbacks: dict[str, Any]
     logger: dict[str, Any]
     label: str | None
