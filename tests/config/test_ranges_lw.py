@@ -18,6 +18,8 @@ from suite.config.compose import Composer
 from suite.config.wording import bounds_in
 
 GROUPS = ("codec", "corpus", "baseline", "objective", "encoder", "pooling")
+NESTED = "{_target_:latentwire.train.NestedBudgets"
+HIERARCHY = "encoder=byte pooling@encoder.pooling=hierarchical"
 LORA = "{_target_:latentwire.lm.LoRA"
 RULE = "{_target_:latentwire.acceptance.Rule,metric:methods.wire.f1"
 
@@ -39,12 +41,16 @@ def tree(*line: str) -> DictConfig:
     return cfg
 
 
+def accept(*line: str) -> None:
+    cfg = tree(*line)
+    check(cfg, Tree)
+    check_effective(cfg, line, dead)
+    judge(cfg)
+
+
 def problem(*line: str) -> UserError:
     with pytest.raises(UserError) as error:
-        cfg = tree(*line)
-        check(cfg, Tree)
-        check_effective(cfg, line, dead)
-        judge(cfg)
+        accept(*line)
     return error.value
 
 
@@ -59,7 +65,7 @@ def problem(*line: str) -> UserError:
         ("+wire.private.pocket_llama=-1", "wire.private.pocket_llama", "0 or 1 to 65535 slots", "pocket_llama="),
         ("wire.measured_texts=0", "wire.measured_texts", "from 1 to a billion", "set wire.measured_texts=1"),
         (
-            "+wire.nested={_target_:latentwire.train.NestedBudgets,budgets:[]}",
+            f"+wire.nested={NESTED},budgets:[]}}",
             "wire.nested.budgets",
             "non-empty",
             "[1]",
@@ -126,7 +132,7 @@ def test_a_value_outside_of_its_range_is_refused_with_the_range_and_one_inside(o
         ("loader.accumulate=17", "loader.accumulate", "set loader.accumulate=1"),
         ("encoder=byte pooling@encoder.pooling=strided_conv encoder.pooling.kernel=2", "encoder.pooling", "kernel=3"),
         (
-            "encoder=byte pooling@encoder.pooling=hierarchical encoder.pooling.levels=1000",
+            f"{HIERARCHY} encoder.pooling.levels=1000",
             "encoder.pooling",
             "levels=2",
         ),
