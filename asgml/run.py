@@ -17,6 +17,7 @@ from asgml.sweep import for_the_data
 from callbacks.errors import UserError
 from callbacks.ranges import NOT_EMPTY, Count, Rate, Steps, Workers
 from suite.config.check import Common
+from suite.config.wording import Part
 from suite.runs.job import CHECKPOINTS, Run
 from suite.runs.launch import launch, tell
 from suite.runs.study import Program
@@ -80,17 +81,17 @@ class Tree(Common):
         extend: the identity of the finished run that is trained on (`extend=RUN`); absent in any other run.
     """
 
-    data: dict[str, Any]
+    data: Part
     loader: Loader
-    model: dict[str, Any]
-    optimizer: dict[str, Any]
-    lr_schedule: dict[str, Any]
+    model: Part
+    optimizer: Part
+    lr_schedule: Part
     group_lr: dict[str, Rate]
-    methods: dict[str, Any]
-    asgml: dict[str, Any]
-    trainer: dict[str, Any]
-    callbacks: dict[str, Any]
-    logger: dict[str, Any]
+    methods: dict[str, Part]
+    asgml: Part
+    trainer: Part
+    callbacks: dict[str, Part | None]
+    logger: dict[str, Part | None]
     loss: str
     cosine_every: Steps
     debug: str | None
