@@ -10,10 +10,11 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 import numpy as np
 
 from asgml.data.array_files import ArrayFiles, array_files
+from asgml.data.contents import content_of
 from asgml.data.csv_columns import FILES, Column, Content, read_columns, refuse_absent_files, refuse_empty_rows
 from asgml.data.csv_rows import CsvRows, read_csv, read_groups, read_ids, read_labels, read_split
 from asgml.data.csv_splits import split_rows
-from asgml.data.media import decode_audio, decode_frames, read_image, seconds_of
+from asgml.data.media import DECODER, chosen_frames, decode_audio, decode_frames, read_image, seconds_of
 from asgml.data.media_transforms import ImageTransform, SpectrogramTransform
 from asgml.data.new_table import NewTable
 from asgml.data.ranges import Frames, Pixels
@@ -185,6 +186,7 @@ class CsvTable(NewTable):
         decode: Any
         shape: tuple[int, ...]
         params: dict[str, Any] = {}
+        content = lambda row: content_of([root / paths[row]])  # noqa: E731
         if column.content == "audio":
             shape, dtype, params = profile.shape, "float32", {"profile": repr(profile)}
             decode = lambda row: decode_audio(root / paths[row], profile)  # noqa: E731
@@ -196,9 +198,10 @@ class CsvTable(NewTable):
             shape, dtype = (frames, height, width, 3), "uint8"
             if column.content == "frames":
                 decode = lambda row: decode_frames(root / paths[row], frames, height, width)  # noqa: E731
+                content = lambda row: content_of(chosen_frames(root / paths[row], frames))  # noqa: E731
             else:
                 decode = lambda row: read_image(root / paths[row], height, width)[None]  # noqa: E731
-        code = fingerprint([self.NAME, column.content, list(shape), params, paths])
+        code = fingerprint([self.NAME, DECODER, column.content, list(shape), params, paths])
         name = "".join(c if c.isalnum() else "_" for c in column.name)
         return ShardJob(
             self.prepared_root / f"{name}-{column.content}-{code}",
@@ -208,6 +211,7 @@ class CsvTable(NewTable):
             decode,
             lambda row: stamp_of(root / paths[row]),
             {"content": column.content, **params},
+            content,
         )
 
     @cached_property
@@ -322,7 +326,12 @@ class CsvTable(NewTable):
                 lengths[name] = np.array(steps, dtype=np.int64)
             train = np.flatnonzero((content.split == 0) & present[name])
             transforms[name] = self._transform(column, x[name], train, lengths.get(name))
-        return {split: self._table(i, x, present, transforms, lengths) for i, split in enumerate(SPLITS)}
+        split_tables = {s: self._table(i, x, present, transforms, lengths) for i, s in enumerate(SPLITS)}
+        for name, shard in shards.items():
+            cells = np.array(content.columns[name].cells, dtype=object)
+            for i, split in enumerate(SPLITS):
+                split_tables[split].remarks.extend(self.told_of(name, shard, cells[content.split == i]))
+        return split_tables
 
     def _stored(self, shard: Shard, column: Column) -> tuple[Any, np.ndarray]:
         """Return the rows of a shard by sample, and who has the modality; absent samples stand on any row."""

@@ -3,7 +3,7 @@
 """What every source of media files shares: how they are decoded, once, to shards, and what unusable files mean."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -206,6 +206,14 @@ class DecodedSource:
         for modality, shard in shards.items():
             self._report(modality, shard, place_of or self.place_of)
         return shards
+
+    def told_of(self, modality: str, shard: Shard, names: Iterable[str]) -> list[str]:
+        """Return a line that counts silent sounds, or pictures of one colour, among some samples, if there are any."""
+        names = [name for name in names if name]
+        blank = shard.blank_among(names)
+        what = "pictures of one colour" if shard.dtype == "uint8" else "silent"
+        told = f"{len(blank)} of {len(set(names))} files are {what} (first: {blank[0]})" if blank else ""
+        return [f"{modality}: {told}"] if told else []
 
     @property
     def prepared_root(self) -> Path:

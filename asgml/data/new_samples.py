@@ -47,7 +47,7 @@ def new_samples(source: Source, run: Preprocessing, labelled: bool) -> tuple[Tab
         return own_test_split(source, run)
     table = run.applied(source.new_samples(run.spec, labelled))
     # What the run's source warned of is about other samples.
-    return table, [*table.remarks, *validate_new(replace(run.spec, warnings=[]), table, labelled)]
+    return table, validate_new(replace(run.spec, warnings=[]), table, labelled)
 
 
 def own_test_split(source: Source, run: Preprocessing) -> tuple[Table, list[str]]:

@@ -128,6 +128,8 @@ class NewTable(DecodedSource):
             raw = Standardize(modality.shape, 1.0, np.zeros(1), np.ones(1))
             transforms[m] = self._unfitted(column) or raw
             remarks += self._longer_sounds(column)
+            if m in shards:
+                remarks += self.told_of(m, shards[m], column.cells)
         return Table(x, present, y, ids, transforms, lengths, group=group, remarks=remarks)
 
     def _scored(self, rows: CsvRows, known: DataSpec) -> CsvRows:

@@ -97,7 +97,7 @@ class Table:
         row: the row of each sample in the file that the data set is, (n,) int64; None where it is not one file of rows.
         group: what each sample belongs to (its speaker, actor or video), (n,) integers or strings; None without groups.
         grouped_by: what a group is, in one word.
-        remarks: what deserves a warning about these samples, a line each, where no `DataSpec` of theirs says it.
+        remarks: what deserves a warning about these samples, a line each, beside what `DataSpec.warnings` says.
     """
 
     x: dict[str, np.ndarray]
