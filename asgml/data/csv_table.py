@@ -17,12 +17,13 @@ from asgml.data.csv_splits import split_rows
 from asgml.data.media import DECODER, chosen_frames, decode_audio, decode_frames, read_image, seconds_of
 from asgml.data.media_transforms import ImageTransform, SpectrogramTransform
 from asgml.data.new_table import NewTable
+from asgml.data.outliers import outliers
 from asgml.data.ranges import Frames, Pixels
 from asgml.data.shard_rows import Shard, ShardRows
 from asgml.data.shards import ShardJob, fingerprint, stamp_of
 from asgml.data.spec import SPLITS, DataSpec, Kind, ModalitySpec, Split, Table, Transform
 from asgml.data.splits import Cut
-from asgml.data.standardize import Tokens, standardizing
+from asgml.data.standardize import Standardize, Tokens, standardizing
 from asgml.data.text_tokens import VOCABULARY, Units, padded_tokens
 from callbacks.errors import UserError
 from callbacks.ranges import NOT_EMPTY, Count, OpenShare, PositiveShare, Probability, Seed
@@ -313,6 +314,7 @@ class CsvTable(NewTable):
         content, shards = self.content, self.shards()
         x, present, transforms = dict[str, Any](), dict[str, np.ndarray](), dict[str, Transform]()
         lengths: dict[str, np.ndarray] = {}
+        told: dict[str, list[str]] = {}
         for name, column in content.columns.items():
             if column.content in FILES:
                 x[name], present[name] = self._stored(shards[name], column)
@@ -325,12 +327,22 @@ class CsvTable(NewTable):
                 steps = [of.get(self.root / c, 0) if p else 0 for c, p in zip(column.cells, present[name])]
                 lengths[name] = np.array(steps, dtype=np.int64)
             train = np.flatnonzero((content.split == 0) & present[name])
-            transforms[name] = self._transform(column, x[name], train, lengths.get(name))
+            transforms[name], told[name] = self._transform(column, x[name], train, lengths.get(name))
+            if column.content == "numbers" and isinstance(transform := transforms[name], Standardize):
+                x[name] = transform.stored(x[name])
         split_tables = {s: self._table(i, x, present, transforms, lengths) for i, s in enumerate(SPLITS)}
-        for name, shard in shards.items():
-            cells = np.array(content.columns[name].cells, dtype=object)
-            for i, split in enumerate(SPLITS):
-                split_tables[split].remarks.extend(self.told_of(name, shard, cells[content.split == i]))
+        for i, split in enumerate(SPLITS):
+            rows = np.flatnonzero(content.split == i)
+            lines = [f"{name}: {line}" for name, lines in told.items() if i == 0 for line in lines]
+            for name, column in content.columns.items():
+                if name in shards:
+                    lines += self.told_of(name, shards[name], [column.cells[row] for row in rows])
+                if column.content in ("numbers", "npy"):
+                    train, these = (np.flatnonzero(present[name] & (content.split == n)) for n in (0, i))
+                    kind = self._modality(column).kind
+                    far = outliers(x[name], kind, train, these, lengths.get(name), content.ids.__getitem__)
+                    lines += [f"{name}: {line}" for line in far]
+            split_tables[split].remarks.extend(lines)
         return split_tables
 
     def _stored(self, shard: Shard, column: Column) -> tuple[Any, np.ndarray]:
@@ -339,12 +351,16 @@ class CsvTable(NewTable):
         rows, usable = shard.select(cells)
         return rows, usable & column.present
 
-    def _transform(self, column: Column, x: Any, train: np.ndarray, lengths: np.ndarray | None) -> Transform:
+    def _transform(
+        self, column: Column, x: Any, train: np.ndarray, lengths: np.ndarray | None
+    ) -> tuple[Transform, list[str]]:
+        """Return the transform of a modality, and a line for each thing to know about its features."""
         if (fixed := self._unfitted(column)) is not None:
-            return fixed
+            return fixed, []
         spec = self._modality(column)
         rows = train if len(train) else np.arange(1)  # a modality absent from train is refused later, by name
-        return standardizing(x, spec.shape, spec.kind, rows, lengths)[0]
+        transform, spread = standardizing(x, spec.shape, spec.kind, rows, lengths)
+        return transform, spread.told()
 
     def _unfitted(self, column: Column) -> Transform | None:
         if column.content == "audio":

@@ -233,7 +233,7 @@ def read_rows(path: Path, delimiter: str, columns: Sequence[str]) -> list[tuple[
     layout = delimiter.join(columns)
     remedy = f"set data.path to the folder that holds {path.name}"
     text = read_given(path, str(path), f"a list of lines {layout}", remedy)
-    rows = []
+    rows: list[tuple[int, list[str]]] = []
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         fields = [f.strip() for f in line.split(delimiter)]
         if not any(fields):

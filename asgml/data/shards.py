@@ -154,7 +154,7 @@ def _write(job: ShardJob, workers: int, title: str) -> None:
                 done.append(entry)
                 progress.advance(progress.task_ids[0], len(rows))
     keys = ("bad", "blank", "contents", "sources")
-    rows_of = {key: [value for entry in done for value in entry[key]] for key in keys}
+    rows_of: dict[str, list[Any]] = {key: [value for entry in done for value in entry[key]] for key in keys}
     _write_index(partial, job, {**rows_of, "chunks": [entry["data"] for entry in done]})
     journal.unlink()
     partial.rename(job.folder)
@@ -176,8 +176,8 @@ def _refresh(job: ShardJob, workers: int, title: str) -> None:
 
     def write_index() -> None:
         bad = [(row, *unusable[row]) for row in sorted(unusable)]
-        rows_of = {"bad": bad, "blank": sorted(blank), "contents": contents, "sources": sources, "chunks": chunks}
-        _write_index(job.folder, job, rows_of)
+        found: dict[str, Sequence[Any]] = {"bad": bad, "blank": sorted(blank), "contents": contents}
+        _write_index(job.folder, job, {**found, "sources": sources, "chunks": chunks})
 
     write_index()
     offset = job.folder.joinpath("data.npy").stat().st_size - len(job.ids) * job.row_bytes
@@ -325,7 +325,7 @@ def _sync(file: IO[Any]) -> None:
     os.fsync(file.fileno())
 
 
-def _write_index(folder: Path, job: ShardJob, rows_of: Mapping[str, list[Any]]) -> None:
+def _write_index(folder: Path, job: ShardJob, rows_of: Mapping[str, Sequence[Any]]) -> None:
     listing = io.StringIO(newline="")
     csv.writer(listing).writerows([("path", "reason"), *((path, reason) for _, path, reason in rows_of["bad"])])
     index = {

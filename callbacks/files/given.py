@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from callbacks.errors import UserError
+
+HALVES = "write the whole character, or replace \\ud800 to \\udfff by \\ufffd"  # where a text has a lone surrogate
 
 
 def read_given(path: Path, where: str, expected: str, remedy: str) -> str:
@@ -52,7 +54,7 @@ def parse_given(text: str, where: str, expected: str, remedy: str) -> Any:
         raise UserError(where, f"no JSON: {error}", expected, remedy) from error
 
 
-def is_text(value: object) -> bool:
+def is_text(value: object) -> TypeGuard[str]:
     """Tell whether a value is a text that UTF-8 can hold: JSON may spell half a character, a lone surrogate."""
     if not isinstance(value, str):
         return False

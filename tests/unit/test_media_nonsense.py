@@ -14,11 +14,12 @@ from PIL import Image
 from test_data_table import SMALL, load, write
 
 from asgml.data.ave import Ave
+from asgml.data.cremad import EMOTIONS
 from asgml.data.csv_table import CsvTable
 from asgml.data.media import Fbank, MediaError, OgmSpectrogram, decode_audio, read_image, read_wav
-from asgml.data.media_source import read_rows
+from asgml.data.media_source import label_of, read_rows
 from asgml.data.resampling import _polyphase, resample
-from asgml.data.spec import DataSpec, ModalitySpec, Table
+from asgml.data.spec import DataSpec, ModalitySpec, Split, Table
 from asgml.data.standardize import Tokens
 from asgml.data.validate import validate
 from callbacks.errors import UserError
@@ -138,7 +139,7 @@ def split_table(group: list[str], y: list[int]) -> Table:
 
 def test_groups_in_two_splits_and_ghost_classes_are_counted_for_every_source() -> None:
     spec = DataSpec({"a": ModalitySpec("a", "tokens", (1,))}, ["0", "1", "2"])
-    tables = {
+    tables: dict[Split, Table] = {
         "train": split_table(["p", "q"], [1, 2]),
         "val": split_table(["q", "r"], [2, 1]),
         "test": split_table(["s", "s"], [1, 1]),
@@ -171,8 +172,7 @@ def test_a_list_that_is_none_is_one_screen(tmp_path: Path, content: bytes | None
     path = tmp_path / "l.csv"
     path.mkdir() if content is None else path.write_bytes(content)
     with pytest.raises(UserError) as error:
-        for _, fields in read_rows(path, ",", COLUMNS):
-            raise UserError(f"{path}, line 1", fields[1], "", "")
+        [label_of(fields[1], EMOTIONS, f"{path}, line {n}") for n, fields in read_rows(path, ",", COLUMNS)]
     assert (where in error.value.where, found in error.value.found) == (True, True)
     assert len(str(error.value)) < 2000
 
@@ -181,7 +181,7 @@ def test_a_list_that_is_none_is_one_screen(tmp_path: Path, content: bytes | None
 def test_a_table_with_nul_or_an_endless_cell_is_one_screen(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "f.csv"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="NUL character|field larger than field limit") as error:
+    with pytest.raises(UserError, match=r"NUL character|field larger than field limit") as error:
         load(path)
     assert "line 2" in error.value.where + error.value.found
 
