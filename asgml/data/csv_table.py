@@ -10,10 +10,10 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 import numpy as np
 
 from asgml.data.array_files import ArrayFiles, array_files
-from asgml.data.contents import content_of
 from asgml.data.csv_columns import FILES, Column, Content, read_columns, refuse_absent_files, refuse_empty_rows
 from asgml.data.csv_rows import CsvRows, read_csv, read_groups, read_ids, read_labels, read_split
 from asgml.data.csv_splits import split_rows
+from asgml.data.decoded import content_of
 from asgml.data.media import DECODER, chosen_frames, decode_audio, decode_frames, read_image, seconds_of
 from asgml.data.media_transforms import ImageTransform, SpectrogramTransform
 from asgml.data.new_table import NewTable

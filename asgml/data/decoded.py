@@ -2,13 +2,16 @@
 # constructors must carry the types themselves, not names that would be looked up in the subclass's module.
 """What every source of media files shares: how they are decoded, once, to shards, and what unusable files mean."""
 
+import hashlib
+import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from asgml.data.media import AudioProfile, Fbank, OgmSpectrogram
+from asgml.data.contents import SIZE
+from asgml.data.media import AudioProfile, Fbank, MediaError, OgmSpectrogram
 from asgml.data.ranges import Bands, Frames, Pixels, SampleRate, Seconds
 from asgml.data.shard_rows import Shard
 from asgml.data.shards import ShardJob, all_there, check_space, renews, stale_rows, write_shard
@@ -18,6 +21,7 @@ from callbacks.ranges import PositiveShare
 
 log = logging.getLogger(__name__)
 
+BLOCK = 1 << 20  # bytes of a file that are hashed in one go
 RATES = {"ogm": 22050, "fbank": 16000}  # Hz, as published with each profile
 
 
@@ -245,3 +249,24 @@ class DecodedSource:
                 f" or set data.corrupt=missing to use these samples without {modality}",
             )
         log.warning("%s: %s; treated as missing (all of them: %s)", self.NAME, found, listing)
+
+
+def content_of(files: Sequence[Path], *part: object) -> str:
+    """Return 16 hex digits of the BLAKE2b of what files hold, whatever they are called.
+
+    Args:
+        files: the files.
+        part: what else tells which part of them is meant.
+
+    Raises:
+        MediaError: a file that cannot be read.
+    """
+    found = hashlib.blake2b(json.dumps([len(files), *part]).encode(), digest_size=SIZE)
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                while block := file.read(BLOCK):
+                    found.update(block)
+        except OSError as error:
+            raise MediaError(path, f"cannot be read: {error.strerror}") from error
+    return found.hexdigest()

@@ -13,8 +13,7 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from asgml.data.contents import content_of
-from asgml.data.decoded import DecodedSource
+from asgml.data.decoded import DecodedSource, content_of
 from asgml.data.media import DECODER, chosen_frames, clip_names, decode_audio, decode_frames
 from asgml.data.media_transforms import ImageTransform, SpectrogramTransform
 from asgml.data.new_samples import require_alike

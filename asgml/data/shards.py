@@ -74,8 +74,8 @@ class ShardJob:
         decode: the function from a row's number to its array of `shape`; called from threads, raises `MediaError`.
         signature: the function from a row's number to size and time of its source, None where that is absent.
         params: what the rows are made with, for the reader of the index.
-        content: the function from a row's number to the digest of what its source holds (see `asgml.data.contents`),
-            called after `decode`. None leaves the rows without: no other sample is ever told to be the same.
+        content: the function from a row's number to the digest of what its source holds, called after `decode` (see
+            `asgml.data.decoded.content_of`). None leaves the rows without: no other is ever told to be the same.
     """
 
     folder: Path
