@@ -1,7 +1,8 @@
 """Score a finished run on another test set: `python -m asgml.evaluate RUN data.path=other.npz`.
 
 Nothing is trained. Modalities, classes and statistics are the run's; the new samples need labels among its classes. In
-a feature file with `split` the rows of 2 are scored, in a table those of test; without `split`, all rows. What is asked
+a feature file with `split` the rows of 2 are scored, in a table those of test; without `split`, all rows. Samples that
+the run was trained or chosen on are told by their content, left out and counted; --keep-seen scores them. What is asked
 has a hash of its own, and lies with its numbers and predictions in `RUN/evaluations/HASH/`; asked twice, the numbers
 that are there are shown. Without a word after the run, or with its own data, the numbers are the run's own. The run's
 trackers get the evaluation as a run of its own, in the run's group. Words after the run are overrides of its
@@ -88,19 +89,21 @@ def data_of(
     return cfg
 
 
-def identity(cfg: DictConfig, which: str | None = None) -> str:
+def identity(cfg: DictConfig, which: str | None = None, keep_seen: bool = False) -> str:
     """Return the hash of what is scored: the data by content, simulated missingness, and the weights where given."""
     missing = {m: rate for m, rate in (cfg.loader.missing or {}).items() if rate}
     asked = {"paths": cfg.paths, DATA: cfg.data, "missing": missing, "seed": cfg.seed, "checkpoint": which}
+    asked |= {"keep_seen": True} if keep_seen else {}
     return config_hash(OmegaConf.create({k: copy.deepcopy(v) for k, v in asked.items()}))
 
 
-def samples_of(run: Restored, cfg: DictConfig) -> tuple[Table, list[str]]:
+def samples_of(run: Restored, cfg: DictConfig, keep_seen: bool = False) -> tuple[Table, list[str]]:
     """Return the samples that are scored, and a line for each thing to know about them.
 
     Args:
         run: the run.
         cfg: its configuration with the data that are asked for.
+        keep_seen: whether samples that the run has seen in training are scored as well.
     """
     from asgml.data.missing import check_rates, drop
     from asgml.data.new_samples import new_samples, own_test_split
@@ -111,7 +114,7 @@ def samples_of(run: Restored, cfg: DictConfig) -> tuple[Table, list[str]]:
     if unchanged and identity(cfg) == identity(_with_missing(run.cfg, cfg)):
         table, told = own_test_split(source, run.data)
     else:
-        table, told = new_samples(source, run.data, labelled=True)
+        table, told = new_samples(source, run.data, labelled=True, keep_seen=keep_seen)
     missing = {str(m): float(rate) for m, rate in (cfg.loader.missing or {}).items()}
     check_rates(missing, list(run.data.spec.modalities))
     return drop(table, missing, int(cfg.seed), "test"), told
@@ -123,6 +126,7 @@ def evaluate(
     which: str = "best",
     anew: bool = False,
     config_dirs: Sequence[Path] = (),
+    keep_seen: bool = False,
 ) -> dict[str, Any]:
     """Score a finished run; return the result that is stored, `test` among it.
 
@@ -132,6 +136,7 @@ def evaluate(
         which: the weights: `best` or `last`.
         anew: whether numbers that are there are measured again.
         config_dirs: further folders with choices of `data`.
+        keep_seen: whether samples that the run has seen in training are scored as well.
 
     Raises:
         UserError: a run that is not finished or in use, or samples that it cannot score.
@@ -142,17 +147,17 @@ def evaluate(
     own = config_of(run_dir)
     cfg = data_of(run_dir, own, overrides, COMPUTES, config_dirs)
     require_finished(run_dir, "repeat its command: it goes on")
-    folder = run_dir / EVALUATIONS / identity(cfg, which)
+    folder = run_dir / EVALUATIONS / identity(cfg, which, keep_seen)
     with held(run_dir.resolve()):
         if not anew and (folder / RESULT).is_file():
             result = read_json(folder / RESULT, "one JSON object as it was written", f"rm -r {folder}")
         else:
-            result = measure(run_dir, cfg, which, folder)
+            result = measure(run_dir, cfg, which, folder, keep_seen)
         track(run_dir, own, cfg, folder, result)
     return result
 
 
-def measure(run_dir: Path, cfg: DictConfig, which: str, folder: Path) -> dict[str, Any]:
+def measure(run_dir: Path, cfg: DictConfig, which: str, folder: Path, keep_seen: bool = False) -> dict[str, Any]:
     """Score a finished run, and write what was found into a folder.
 
     Args:
@@ -160,6 +165,7 @@ def measure(run_dir: Path, cfg: DictConfig, which: str, folder: Path) -> dict[st
         cfg: its configuration with the data that are asked for.
         which: the weights: `best` or `last`.
         folder: the folder.
+        keep_seen: whether samples that the run has seen in training are scored as well.
     """
     from asgml.restore import predictions, restore
     from asgml.rhythm.config import Asgml
@@ -168,7 +174,7 @@ def measure(run_dir: Path, cfg: DictConfig, which: str, folder: Path) -> dict[st
 
     start = time.perf_counter()
     run = restore(run_dir, which)
-    table, told = samples_of(run, cfg)
+    table, told = samples_of(run, cfg, keep_seen)
     run.cfg = cfg
     found = predictions(run, table)
     rhythm: Asgml = build_node(cfg.asgml)
@@ -208,6 +214,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("run", type=Path, help="directory of a finished run")
     p.add_argument("overrides", nargs="*", help="data.* and the other words above")
     p.add_argument("--checkpoint", choices=["best", "last"], default="best", help="weights (default: best)")
+    p.add_argument("--keep-seen", action="store_true", help="score samples that the run has seen in training as well")
     p.add_argument("--again", action="store_true", help="measure again what is there")
     return p
 
@@ -217,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     config_dirs, rest = split_config_dirs(list(sys.argv[1:] if argv is None else argv))
     args = parser().parse_intermixed_args(rest)
-    result = evaluate(args.run, args.overrides, args.checkpoint, args.again, config_dirs)
+    result = evaluate(args.run, args.overrides, args.checkpoint, args.again, config_dirs, args.keep_seen)
     print(f"{result['samples']} samples, {args.checkpoint} weights of {args.run}")
     for line in result["remarks"]:
         print(f"  {line}")

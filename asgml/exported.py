@@ -114,8 +114,7 @@ class Exported(Restored):
             found = "prepared from files by its data class"
             remedy = f"python -m asgml.predict {self.dir} --data FILE -o predictions.csv"
             raise UserError(f"predict(x), x[{modality!r}]", found, "a modality of a feature file", remedy)
-        transform = Standardize(spec.shape, float(numbers["unit"]), numbers["mean"], numbers["std"])
-        return transform(x, np.zeros(n, np.uint64), False)
+        return Standardize.of(spec.shape, numbers)(x, np.zeros(n, np.uint64), False)
 
 
 def difference(run: Restored, other: Answers) -> float:

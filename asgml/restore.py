@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from asgml.data.dataset import MultimodalDataset
 from asgml.data.preprocessing import FILE, Preprocessing
+from asgml.data.seen import seen_in
 from asgml.data.spec import DataSpec, Source, Table
 from asgml.methods.base import Method
 from asgml.model.net import MultimodalNet
@@ -131,7 +132,7 @@ def preprocessing_of(run_dir: Path, cfg: DictConfig, result: dict[str, Any]) -> 
     source: Source = build_node(cfg.data)
     source.prepare()
     tables = source.tables()
-    return Preprocessing.of(source.spec(), tables["train"].transforms)
+    return Preprocessing.of(source.spec(), tables["train"].transforms, seen_in(tables))
 
 
 def predictions(run: Restored, table: Table) -> Predictions:

@@ -160,18 +160,21 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
 def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
     """Train, then evaluate the last and the best-validation weights on val and test, and return the result."""
     from asgml.data.preprocessing import FILE, Preprocessing
+    from asgml.data.seen import joined
     from asgml.data.spec import SPLITS, Split
     from asgml.faults.catalogue import marks
     from asgml.train.best_on_test import BestOnTest
     from asgml.train.predictions import class_counts, save_predictions
     from asgml.train.reliance import Reliance
+    from asgml.train.warm_start import seen_before
     from callbacks.run.stored import read_checkpoint
     from suite.report import single_report
     from suite.shell import best_checkpoint, best_moment
 
     trainer, module, data = parts.trainer, parts.module, parts.data
     if run.is_main:
-        Preprocessing.of(data.spec, data.table("train").transforms).write(run.dir / FILE)
+        seen = joined(data.seen(), *seen_before(cfg))
+        Preprocessing.of(data.spec, data.table("train").transforms, seen).write(run.dir / FILE)
     trainer.fit(module, datamodule=data, ckpt_path=str(run.resume_from) if run.resume_from else None, weights_only=True)
     counters = {
         **parts.pipeline.counters(),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+SHOWN = 1200  # characters of what was found: ten lines of a wide terminal
+
 
 class UserError(Exception):
     """Tells about bad input in one screen: where it is, what was found, what was expected, and what to do.
@@ -25,10 +27,17 @@ class UserError(Exception):
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        return f"{self.where}\n  found:    {self.found}\n  expected: {self.expected}\n  remedy:   {self.remedy}"
+        found = _shown(self.found)
+        return f"{_shown(self.where)}\n  found:    {found}\n  expected: {self.expected}\n  remedy:   {self.remedy}"
 
     def __reduce__(self):  # exceptions cross process borders (data-loader workers) by their constructor's arguments
         return type(self), (self.where, self.found, self.expected, self.remedy)
+
+
+def _shown(text: str) -> str:
+    """Return what came from a user's file as a terminal can show it: not endless, and nothing that moves the cursor."""
+    plain = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text[: SHOWN + 1])
+    return plain if len(text) <= SHOWN else plain[:SHOWN] + "…"
 
 
 class RunEnded(UserError):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from asgml.data.media import MediaError
-from asgml.data.npz import read_header
+from asgml.data.npz import DAMAGED, read_header
 
 Header = tuple[tuple[int, ...], np.dtype]
 
@@ -41,10 +41,12 @@ class ArrayFiles:
             MediaError: a file that cannot be used.
         """
         try:
+            with path.open("rb") as file:
+                read_header(file, path.stat().st_size)
             x = np.load(path, allow_pickle=False)
         except FileNotFoundError as error:
             raise MediaError(path, "no such file") from error
-        except (ValueError, OSError, EOFError) as error:
+        except DAMAGED as error:
             raise MediaError(path, f"not a readable .npy file: {error}") from error
         if not isinstance(x, np.ndarray) or x.dtype.kind not in "biuf":
             raise MediaError(path, "no array of numbers")
@@ -86,6 +88,6 @@ def array_shapes(paths: Iterable[Path]) -> dict[Path, tuple[int, ...]]:
 def _header_of(path: Path) -> Header | None:
     try:
         with path.open("rb") as file:
-            return read_header(file)
-    except (OSError, ValueError, EOFError):
+            return read_header(file, path.stat().st_size)
+    except DAMAGED:
         return None  # told when it is decoded

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -109,6 +111,11 @@ Annotations.txt                        all events, same columns; if there, the l
                 log.warning("AVE: %d listed events are not in %s, first %s", len(extra), annotations, extra[0])
         return splits
 
+    def remarks_of(self, clips: Sequence[Clip]) -> list[str]:
+        whole = [clip.id for clip in clips if self.segment and clip.end is None]
+        told = f"{len(whole)} of {len(clips)} events have no length (first: {whole[0]})" if whole else ""
+        return [f"{told}: the whole clip is used"] if told else []
+
     def _rows(self, path: Path) -> list[tuple[int, list[str]]]:
         rows = read_rows(path, "&", COLUMNS)
         return rows[1:] if rows[0][1][:2] == ["Category", "VideoID"] else rows  # Annotations.txt has a header line
@@ -119,18 +126,26 @@ Annotations.txt                        all events, same columns; if there, the l
         for number, (event, video, _, start, end) in self._rows(path):
             where = f"{path}, line {number}"
             label = label_of(event, EVENTS, where)
-            try:
-                first, last = float(start), float(end)
-            except ValueError as error:
-                raise UserError(
-                    where,
-                    f"Start {start!r}, End {end!r}",
-                    "two numbers of seconds",
-                    "restore the published line, e.g. Church bell&RUhOCu3LNXM&good&0&10",
-                ) from error
+            first, last = _interval(start, end, where)
             part = (first, last) if self.segment and last > first else (0.0, None)
             name = f"{video}_{first:g}_{last:g}_{label}"
             used[name] = used.get(name, 0) + 1
             name += f"_{used[name]}" if used[name] > 1 else ""
             clips.append(Clip(name, label, f"{self.audio_dir}/{video}.wav", f"{self.frame_dir}/{video}", video, *part))
         return clips
+
+
+def _interval(start: str, end: str, where: str) -> tuple[float, float]:
+    """Return beginning and end of an event in seconds; refuse what is no stretch of time."""
+    try:
+        first, last = float(start), float(end)
+    except ValueError:
+        first = last = math.nan
+    if not 0 <= first <= last < math.inf:  # false of NaN
+        raise UserError(
+            where,
+            f"Start {start!r}, End {end!r}",
+            "two finite numbers of seconds from 0, End not before Start",
+            "restore the published line, e.g. Church bell&RUhOCu3LNXM&good&0&10",
+        )
+    return first, last

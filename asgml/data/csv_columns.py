@@ -44,7 +44,7 @@ class Column:
         names: its columns; several for numbers alone.
         cells: the cells of its first column.
         present: whether each row has it, (n,) bool: its cells are not empty.
-        numbers: the numbers, (n, columns) float32, 0 in absent rows; None unless `content` is numbers.
+        numbers: the numbers, (n, columns) float64, 0 in absent rows; None unless `content` is numbers.
     """
 
     name: str
@@ -257,7 +257,7 @@ def _column(rows: CsvRows, modality: str, content: Content, names: tuple[str, ..
         )
         remedy = f"write them all, or leave all {len(names)} cells empty where the sample lacks {modality}"
         raise UserError(rows.where(int(partly[0])), found, f"{len(names)} numbers, or none", remedy)
-    values = np.zeros((len(rows), len(names)), dtype=np.float32)
+    values = np.zeros((len(rows), len(names)), dtype=np.float64)
     for j, name in enumerate(names):
         for row in np.flatnonzero(present):
             cell = rows.cells[name][row]

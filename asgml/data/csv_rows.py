@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from asgml.data.spec import SPLITS
 from callbacks.errors import UserError
+from callbacks.files.given import read_given
 
 DELIMITERS = ",;\t"
 _SPLIT_NAMES = {
@@ -70,20 +72,14 @@ def read_csv(path: Path) -> CsvRows:
     Rows without any cell are passed over.
 
     Raises:
-        UserError: a file that is absent, empty or not text, a header with empty or equal names, or a row of another
-            number of cells.
+        UserError: a file that is absent, empty or not text, a header with empty or equal names, a row of another number
+            of cells, or a cell without end.
     """
     expected = "a CSV file: a header, then one sample a line"
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        found = "a folder" if path.is_dir() else "no such file"
-        raise UserError(f"data.path={path}", found, expected, "set data.path to the path of a .csv file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(str(path), f"not UTF-8 text ({error.reason})", expected, "save it as UTF-8") from error
+    text = read_given(path, f"data.path={path}", expected, "set data.path to the path of a .csv file")
     head = text.partition("\n")[0]
     delimiter = max(DELIMITERS, key=head.count)
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: list[tuple[int, list[str]]] = []
     try:
         begins = 1
@@ -92,8 +88,11 @@ def read_csv(path: Path) -> CsvRows:
                 rows.append((begins, [f.strip() for f in fields]))
             begins = reader.line_num + 1
     except csv.Error as error:
-        where = f"{path}, line {reader.line_num}"
-        raise UserError(where, str(error), expected, "close the quotes of this line, or quote its cells") from error
+        found = f"{error}; the row begins in line {begins}"
+        remedy = f"close the quotes of line {begins}, or quote its cells"
+        if len(text) > csv.field_size_limit():
+            remedy += f"; keep cells below {csv.field_size_limit()} characters"
+        raise UserError(f"{path}, line {reader.line_num}", found, expected, remedy) from error
     if len(rows) < 2:
         found = f"{len(rows)} line(s) that are not empty"
         raise UserError(str(path), found, expected, "write one line per sample behind the header")

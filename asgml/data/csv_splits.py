@@ -8,7 +8,7 @@ import numpy as np
 
 from asgml.data.csv_columns import FILES, Column
 from asgml.data.csv_rows import CsvRows
-from asgml.data.splits import Cut, shared_groups
+from asgml.data.splits import Cut
 from callbacks.errors import UserError
 
 
@@ -53,8 +53,6 @@ def split_rows(
         found, rule = cut.lacking(given[first], y[first], of_first)
     split = found[np.searchsorted(first, alike)]
     warnings = [*_repeated(rows, alike, y), *_known(same, split)]
-    if group is not None and (shared := shared_groups(split, group)):
-        warnings.append(f"{shared} group(s) are in more than one split")
     return split, rule, [*warnings, *_leaks(columns, split)]
 
 

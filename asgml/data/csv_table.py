@@ -13,15 +13,17 @@ from asgml.data.array_files import ArrayFiles, array_files
 from asgml.data.csv_columns import FILES, Column, Content, read_columns, refuse_absent_files, refuse_empty_rows
 from asgml.data.csv_rows import CsvRows, read_csv, read_groups, read_ids, read_labels, read_split
 from asgml.data.csv_splits import split_rows
-from asgml.data.media import decode_audio, decode_frames, read_image, seconds_of
+from asgml.data.decoded import content_of
+from asgml.data.media import DECODER, chosen_frames, decode_audio, decode_frames, read_image, seconds_of
 from asgml.data.media_transforms import ImageTransform, SpectrogramTransform
 from asgml.data.new_table import NewTable
+from asgml.data.outliers import outliers
 from asgml.data.ranges import Frames, Pixels
 from asgml.data.shard_rows import Shard, ShardRows
 from asgml.data.shards import ShardJob, fingerprint, stamp_of
 from asgml.data.spec import SPLITS, DataSpec, Kind, ModalitySpec, Split, Table, Transform
 from asgml.data.splits import Cut
-from asgml.data.standardize import Tokens, standardizing
+from asgml.data.standardize import Standardize, Tokens, standardizing
 from asgml.data.text_tokens import VOCABULARY, Units, padded_tokens
 from callbacks.errors import UserError
 from callbacks.ranges import NOT_EMPTY, Count, OpenShare, PositiveShare, Probability, Seed
@@ -185,6 +187,7 @@ class CsvTable(NewTable):
         decode: Any
         shape: tuple[int, ...]
         params: dict[str, Any] = {}
+        content = lambda row: content_of([root / paths[row]])  # noqa: E731
         if column.content == "audio":
             shape, dtype, params = profile.shape, "float32", {"profile": repr(profile)}
             decode = lambda row: decode_audio(root / paths[row], profile)  # noqa: E731
@@ -196,9 +199,10 @@ class CsvTable(NewTable):
             shape, dtype = (frames, height, width, 3), "uint8"
             if column.content == "frames":
                 decode = lambda row: decode_frames(root / paths[row], frames, height, width)  # noqa: E731
+                content = lambda row: content_of(chosen_frames(root / paths[row], frames))  # noqa: E731
             else:
                 decode = lambda row: read_image(root / paths[row], height, width)[None]  # noqa: E731
-        code = fingerprint([self.NAME, column.content, list(shape), params, paths])
+        code = fingerprint([self.NAME, DECODER, column.content, list(shape), params, paths])
         name = "".join(c if c.isalnum() else "_" for c in column.name)
         return ShardJob(
             self.prepared_root / f"{name}-{column.content}-{code}",
@@ -208,6 +212,7 @@ class CsvTable(NewTable):
             decode,
             lambda row: stamp_of(root / paths[row]),
             {"content": column.content, **params},
+            content,
         )
 
     @cached_property
@@ -309,6 +314,7 @@ class CsvTable(NewTable):
         content, shards = self.content, self.shards()
         x, present, transforms = dict[str, Any](), dict[str, np.ndarray](), dict[str, Transform]()
         lengths: dict[str, np.ndarray] = {}
+        told: dict[str, list[str]] = {}
         for name, column in content.columns.items():
             if column.content in FILES:
                 x[name], present[name] = self._stored(shards[name], column)
@@ -321,8 +327,23 @@ class CsvTable(NewTable):
                 steps = [of.get(self.root / c, 0) if p else 0 for c, p in zip(column.cells, present[name])]
                 lengths[name] = np.array(steps, dtype=np.int64)
             train = np.flatnonzero((content.split == 0) & present[name])
-            transforms[name] = self._transform(column, x[name], train, lengths.get(name))
-        return {split: self._table(i, x, present, transforms, lengths) for i, split in enumerate(SPLITS)}
+            transforms[name], told[name] = self._transform(column, x[name], train, lengths.get(name))
+            if column.content == "numbers" and isinstance(transform := transforms[name], Standardize):
+                x[name] = transform.stored(x[name])
+        split_tables = {s: self._table(i, x, present, transforms, lengths) for i, s in enumerate(SPLITS)}
+        for i, split in enumerate(SPLITS):
+            rows = np.flatnonzero(content.split == i)
+            lines = [f"{name}: {line}" for name, lines in told.items() if i == 0 for line in lines]
+            for name, column in content.columns.items():
+                if name in shards:
+                    lines += self.told_of(name, shards[name], [column.cells[row] for row in rows])
+                if column.content in ("numbers", "npy"):
+                    train, these = (np.flatnonzero(present[name] & (content.split == n)) for n in (0, i))
+                    kind = self._modality(column).kind
+                    far = outliers(x[name], kind, train, these, lengths.get(name), content.ids.__getitem__)
+                    lines += [f"{name}: {line}" for line in far]
+            split_tables[split].remarks.extend(lines)
+        return split_tables
 
     def _stored(self, shard: Shard, column: Column) -> tuple[Any, np.ndarray]:
         """Return the rows of a shard by sample, and who has the modality; absent samples stand on any row."""
@@ -330,12 +351,16 @@ class CsvTable(NewTable):
         rows, usable = shard.select(cells)
         return rows, usable & column.present
 
-    def _transform(self, column: Column, x: Any, train: np.ndarray, lengths: np.ndarray | None) -> Transform:
+    def _transform(
+        self, column: Column, x: Any, train: np.ndarray, lengths: np.ndarray | None
+    ) -> tuple[Transform, list[str]]:
+        """Return the transform of a modality, and a line for each thing to know about its features."""
         if (fixed := self._unfitted(column)) is not None:
-            return fixed
+            return fixed, []
         spec = self._modality(column)
         rows = train if len(train) else np.arange(1)  # a modality absent from train is refused later, by name
-        return standardizing(x, spec.shape, spec.kind, rows, lengths)[0]
+        transform, spread = standardizing(x, spec.shape, spec.kind, rows, lengths)
+        return transform, spread.told()
 
     def _unfitted(self, column: Column) -> Transform | None:
         if column.content == "audio":

@@ -11,6 +11,7 @@ from asgml.data.counter_rng import shuffled
 from asgml.data.dataset import Batch, MultimodalDataset
 from asgml.data.missing import check_rates, drop
 from asgml.data.ranges import BatchSize, MissingRate
+from asgml.data.seen import Seen, seen_in
 from asgml.data.spec import SPLITS, DataSpec, Source, Split, Table, subset
 from asgml.data.validate import validate
 from callbacks.errors import UserError
@@ -63,6 +64,7 @@ class MultimodalData(lightning.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.workers = batch_size, eval_batch_size, workers
         self.seed, self.missing, self.limit = seed, dict(missing or {}), limit
         self._spec: DataSpec | None = None
+        self._given: dict[Split, Table] = {}
         self._datasets: dict[Split, MultimodalDataset] = {}
         self.warnings: list[str] = []
 
@@ -75,6 +77,7 @@ class MultimodalData(lightning.LightningDataModule):
         if self._datasets:
             return
         spec, tables = self.source.spec(), self.source.tables()
+        self._given = tables
         self.warnings = validate(spec, tables)
         check_rates(self.missing, list(spec.modalities))
         if any(self.missing.values()):
@@ -97,6 +100,11 @@ class MultimodalData(lightning.LightningDataModule):
         """Return the checked table of one split, simulated missingness applied."""
         self.setup()
         return self._datasets[split].table
+
+    def seen(self) -> Seen:
+        """Return digests of the samples of training and validation, with the modalities that simulation takes away."""
+        self.setup()
+        return seen_in(self._given)
 
     @property
     def present_counts(self) -> dict[Split, dict[str, int]]:

@@ -2,13 +2,16 @@
 # constructors must carry the types themselves, not names that would be looked up in the subclass's module.
 """What every source of media files shares: how they are decoded, once, to shards, and what unusable files mean."""
 
+import hashlib
+import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from asgml.data.media import AudioProfile, Fbank, OgmSpectrogram
+from asgml.data.contents import SIZE
+from asgml.data.media import AudioProfile, Fbank, MediaError, OgmSpectrogram
 from asgml.data.ranges import Bands, Frames, Pixels, SampleRate, Seconds
 from asgml.data.shard_rows import Shard
 from asgml.data.shards import ShardJob, all_there, check_space, renews, stale_rows, write_shard
@@ -18,6 +21,7 @@ from callbacks.ranges import PositiveShare
 
 log = logging.getLogger(__name__)
 
+BLOCK = 1 << 20  # bytes of a file that are hashed in one go
 RATES = {"ogm": 22050, "fbank": 16000}  # Hz, as published with each profile
 
 
@@ -207,6 +211,14 @@ class DecodedSource:
             self._report(modality, shard, place_of or self.place_of)
         return shards
 
+    def told_of(self, modality: str, shard: Shard, names: Iterable[str]) -> list[str]:
+        """Return a line that counts silent sounds, or pictures of one colour, among some samples, if there are any."""
+        names = [name for name in names if name]
+        blank = shard.blank_among(names)
+        what = "pictures of one colour" if shard.dtype == "uint8" else "silent"
+        told = f"{len(blank)} of {len(set(names))} files are {what} (first: {blank[0]})" if blank else ""
+        return [f"{modality}: {told}"] if told else []
+
     @property
     def prepared_root(self) -> Path:
         """The folder of the shards."""
@@ -237,3 +249,24 @@ class DecodedSource:
                 f" or set data.corrupt=missing to use these samples without {modality}",
             )
         log.warning("%s: %s; treated as missing (all of them: %s)", self.NAME, found, listing)
+
+
+def content_of(files: Sequence[Path], *part: object) -> str:
+    """Return 16 hex digits of the BLAKE2b of what files hold, whatever they are called.
+
+    Args:
+        files: the files.
+        part: what else tells which part of them is meant.
+
+    Raises:
+        MediaError: a file that cannot be read.
+    """
+    found = hashlib.blake2b(json.dumps([len(files), *part]).encode(), digest_size=SIZE)
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                while block := file.read(BLOCK):
+                    found.update(block)
+        except OSError as error:
+            raise MediaError(path, f"cannot be read: {error.strerror}") from error
+    return found.hexdigest()

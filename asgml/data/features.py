@@ -12,6 +12,7 @@ import numpy as np
 from asgml.data.lengths import ValidSteps, read_valid_steps, require_sequence
 from asgml.data.new_features import NewFeatures
 from asgml.data.npz import Npz
+from asgml.data.outliers import outliers
 from asgml.data.spec import RANK, SPLITS, DataSpec, Kind, ModalitySpec, Split, Table, Transform
 from asgml.data.splits import Cut, shared_groups
 from asgml.data.standardize import Standardize, Tokens, standardizing
@@ -126,6 +127,7 @@ class Features(NewFeatures):
         x: dict[Split, dict[str, np.ndarray]] = {s: {} for s in SPLITS}
         transforms: dict[str, Transform] = {}
         lengths: dict[str, np.ndarray] = {}
+        remarks: dict[Split, list[str]] = {s: [] for s in SPLITS}
         for m in names:
             valid = steps[m]
             stored = self._values(file, m, present[m], valid)
@@ -138,7 +140,15 @@ class Features(NewFeatures):
                 least, most = valid.length[present[m]].min(), valid.length[present[m]].max()
                 notes[f"lengths/{m}"] = f"{least} to {most} of {shape[0]} steps, by {valid.array}"
             train = rows["train"][present[m][rows["train"]]]
-            transforms[m] = self._transform(m, stored, specs[m], train, lengths.get(m), notes)
+            transforms[m], told = self._transform(m, stored, specs[m], train, lengths.get(m), notes)
+            remarks["train"] += [f"{m}: {line}" for line in told]
+            if isinstance(transform := transforms[m], Standardize):
+                stored = transform.stored(stored)
+                shaped = stored.reshape(len(stored), *shape)
+                for s in SPLITS:
+                    these = rows[s][present[m][rows[s]]]
+                    far = outliers(shaped, kind, train, these, lengths.get(m), "row {}".format)
+                    remarks[s] += [f"{m}: {line}" for line in far]
             for s in SPLITS:
                 x[s][m] = stored[rows[s]]
         tables: dict[Split, Table] = {
@@ -151,6 +161,7 @@ class Features(NewFeatures):
                 row=rows[s],
                 group=None if group is None else group[rows[s]],
                 lengths={m: n[rows[s]] for m, n in lengths.items()},
+                remarks=remarks[s],
             )
             for s in SPLITS
         }
@@ -258,17 +269,14 @@ class Features(NewFeatures):
                 "save 0 for training rows and 1 or 2 for others, or leave `split` out of the file to have it cut",
             )
         split, notes["split"] = rule.lacking(split, y, group)
-        if group is not None:
+        if group is not None:  # counted as a warning by `asgml.data.validate`
             notes["groups in more than one split"] = shared_groups(split, group)
         return split
 
     # -- values -------------------------------------------------------------------------------------------------
 
     def _values(self, file: Npz, modality: str, present: np.ndarray, steps: ValidSteps | None) -> np.ndarray:
-        """Return the stored array: integers as they are, floats as at most float32, finite where present.
-
-        Valid steps are in front, and padding is 0.
-        """
+        """Return the array: finite and within float32 where present, valid steps in front, padding 0."""
         array = f"x_{modality}"
         dtype = file.headers[array][1]
         if dtype.kind not in "biuf":
@@ -285,8 +293,7 @@ class Features(NewFeatures):
             )
         if dtype.kind == "f" and dtype.itemsize > 4:
             with np.errstate(over="ignore", invalid="ignore"):
-                x = x.astype(np.float32)
-            found = nonfinite(x, np.flatnonzero(present))
+                found = nonfinite(x.astype(np.float32), np.flatnonzero(present))
             if found:
                 raise file.error(
                     array,
@@ -342,20 +349,21 @@ class Features(NewFeatures):
         train: np.ndarray,
         lengths: np.ndarray | None,
         notes: dict[str, Any],
-    ) -> Transform:
+    ) -> tuple[Transform, list[str]]:
+        """Return the transform of a modality, and a line for each thing to know about its features."""
         if spec.kind == "tokens":
             self._check_tokens(modality, x)
-            return Tokens()
+            return Tokens(), []
         unit = 1 / 255 if x.dtype == np.uint8 and spec.kind in ("image", "frames") else 1.0
         if unit != 1:
             notes[f"scale/{modality}"] = "8 bit to [0, 1]"
         if not self.standardize or not len(train):
-            return Standardize(spec.shape, unit, np.zeros(1), np.ones(1))
+            return Standardize(spec.shape, unit, np.zeros(1), np.ones(1)), []
         stored = x.reshape(len(x), *spec.shape)
-        transform, constant = standardizing(stored, spec.shape, spec.kind, train, lengths, unit)
-        if constant:
-            notes[f"constant features/{modality}"] = constant
-        return transform
+        transform, spread = standardizing(stored, spec.shape, spec.kind, train, lengths, unit)
+        if spread.constant:
+            notes[f"constant features/{modality}"] = spread.constant
+        return transform, spread.told()
 
     def _check_tokens(self, modality: str, x: np.ndarray) -> None:
         where = f"{Path(self.path)}, array x_{modality}"

@@ -36,7 +36,7 @@ def read_idx(folder: Path, name: str) -> np.ndarray:
     remedy = f"delete this file and put the MNIST files there: {FETCH}"
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise UserError(str(path), f"damaged: {error}", "a gzip file", remedy) from error
     rank = data[3] if len(data) > 3 else 0
     if data[:3] != b"\x00\x00\x08" or rank == 0 or len(data) < 4 + 4 * rank:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,17 @@ from typing import Literal
 import numpy as np
 import soundfile
 import torch
-import torchaudio
 from PIL import Image, UnidentifiedImageError
 from torchaudio.compliance import kaldi
 
+from asgml.data.pictures import shown
+from asgml.data.resampling import resample
 from callbacks.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+DECODER = 2  # raised when a file is decoded to other values than before: shards of another number are made anew
+RATES = (1000, 768_000)  # Hz of a sound file; a damaged header promises any other
+CANCELLED = 0.01  # of the channels' level: a mean below it is no sound of theirs (-40 dB)
 
 
 class MediaError(Exception):
@@ -80,16 +83,20 @@ def seconds_of(path: Path) -> float | None:
 def read_wav(path: Path, start: float = 0.0, end: float | None = None) -> tuple[np.ndarray, int]:
     """Read the samples from `start` to `end` seconds (None: to the end) and average the channels.
 
+    Channels in opposite phase are refused: their average is silence.
+
     Returns:
         The samples as float32 (n,) with n ≥ 1, and their rate in Hz.
 
     Raises:
         MediaError: whatever makes the file unusable.
     """
-    check_wav(path)
     try:
+        check_wav(path)
         with soundfile.SoundFile(path) as file:
             rate, length = file.samplerate, file.frames
+            if not RATES[0] <= rate <= RATES[1]:
+                raise MediaError(path, f"a sample rate of {rate} Hz, not {RATES[0]} to {RATES[1]}")
             first = min(round(start * rate), length)
             last = length if end is None else min(round(end * rate), length)
             if last <= first:
@@ -98,21 +105,23 @@ def read_wav(path: Path, start: float = 0.0, end: float | None = None) -> tuple[
             wave = file.read(last - first, dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise MediaError(path, f"not decodable: {error.error_string}") from error
+    except OSError as error:
+        raise MediaError(path, f"cannot be read: {error.strerror}") from error
+    except MemoryError as error:
+        raise MediaError(path, f"its header promises {last - first} samples, more than the memory holds") from error
     if len(wave) < last - first:
         raise MediaError(path, f"truncated: {last - first} samples promised, {len(wave)} decoded")
     if not np.isfinite(wave).all():
         raise MediaError(path, "NaN or infinite samples")
-    return wave.mean(axis=1), rate
+    mean = wave.mean(axis=1)
+    if wave.shape[1] > 1 and _level(mean) < CANCELLED * _level(wave):
+        raise MediaError(path, f"its {wave.shape[1]} channels are in opposite phase: their average is silence")
+    return mean, rate
 
 
-@functools.lru_cache(maxsize=32)
-def _resampler(source: int, target: int) -> torchaudio.transforms.Resample:
-    return torchaudio.transforms.Resample(source, target)  # holds its filter, which costs more than using it
-
-
-def resample(wave: torch.Tensor, source: int, target: int) -> torch.Tensor:
-    """Return (…, n) samples at `source` Hz as (…, ceil(n * target / source)), as `torchaudio.functional.resample`."""
-    return wave if source == target else _resampler(source, target)(wave)
+def _level(wave: np.ndarray) -> float:
+    """Return the root mean square of samples, their offset included."""
+    return float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
 
 
 @dataclass(frozen=True)
@@ -148,8 +157,13 @@ class OgmSpectrogram:
         return int(self.sample_rate * self.seconds)
 
     def __call__(self, wave: np.ndarray, rate: int) -> np.ndarray:
-        """Return the spectrogram of (n,) float32 samples at `rate` Hz: `shape`, float32."""
+        """Return the spectrogram of (n,) float32 samples at `rate` Hz: `shape`, float32.
+
+        Raises:
+            ValueError: less sound than one window.
+        """
         x = resample(torch.from_numpy(wave), rate, self.sample_rate)
+        _require_a_window(len(x), self.sample_rate, self.n_fft)
         x = x.repeat(-(-self._samples // len(x)))[: self._samples].clamp(-1.0, 1.0)
         window = torch.hann_window(self.n_fft)
         spectrum = torch.stft(
@@ -189,8 +203,7 @@ class Fbank:
             ValueError: less sound than one window (25 ms).
         """
         x = resample(torch.from_numpy(wave), rate, self.sample_rate)
-        if len(x) < int(self.sample_rate * 0.025):
-            raise ValueError(f"{len(x) / self.sample_rate * 1000:.0f} ms of sound, less than one window of 25 ms")
+        _require_a_window(len(x), self.sample_rate, int(self.sample_rate * 0.025))
         features = kaldi.fbank(
             (x - x.mean())[None],
             htk_compat=True,
@@ -207,6 +220,12 @@ class Fbank:
 
 
 AudioProfile = OgmSpectrogram | Fbank
+
+
+def _require_a_window(samples: int, rate: int, window: int) -> None:
+    if samples < window:
+        told = f"{samples / rate * 1000:.2g} ms of sound"
+        raise ValueError(f"{told}, less than one window of {window / rate * 1000:.0f} ms")
 
 
 def decode_audio(path: Path, profile: AudioProfile, start: float = 0.0, end: float | None = None) -> np.ndarray:
@@ -229,7 +248,7 @@ def decode_audio(path: Path, profile: AudioProfile, start: float = 0.0, end: flo
 
 
 def read_image(path: Path, height: int, width: int) -> np.ndarray:
-    """Return an image as RGB uint8 (height, width, 3), resized bilinearly with antialiasing.
+    """Return an image as RGB uint8 (height, width, 3), resized bilinearly with antialiasing (see `pictures.shown`).
 
     Raises:
         MediaError: a file that cannot be used.
@@ -238,7 +257,7 @@ def read_image(path: Path, height: int, width: int) -> np.ndarray:
         if path.stat().st_size == 0:
             raise MediaError(path, "zero bytes")
         with Image.open(path) as image:
-            rgb = image.convert("RGB")
+            rgb = shown(image)
     except FileNotFoundError as error:
         raise MediaError(path, "no such file") from error
     except UnidentifiedImageError as error:
@@ -273,18 +292,27 @@ def spread(available: int, wanted: int) -> list[int]:
 def decode_frames(
     folder: Path, frames: int, height: int, width: int, start: float = 0.0, end: float | None = None
 ) -> np.ndarray:
-    """Return `frames` frames, spread over the clip, as uint8 (frames, height, width, 3).
+    """Return the frames of `chosen_frames` as uint8 (frames, height, width, 3).
+
+    Raises:
+        MediaError: a frame that cannot be used, or none in the chosen seconds.
+    """
+    return np.stack([read_image(file, height, width) for file in chosen_frames(folder, frames, start, end)])
+
+
+def chosen_frames(folder: Path, frames: int, start: float = 0.0, end: float | None = None) -> list[Path]:
+    """Return the files of `frames` frames, spread over the clip.
 
     With frames at 1 per second, frame i shows second i: `start` and `end` (seconds) restrict the choice.
 
     Raises:
-        MediaError: a frame that cannot be used, or none in the chosen seconds.
+        MediaError: no frame in the chosen seconds.
     """
     files = frame_files(folder)
     chosen = files[int(start) : None if end is None else max(int(start) + 1, round(end))]
     if not chosen:
         raise MediaError(folder, f"{len(files)} frames, none at or after second {start:g}")
-    return np.stack([read_image(chosen[i], height, width) for i in spread(len(chosen), frames)])
+    return [chosen[i] for i in spread(len(chosen), frames)]
 
 
 def clip_names(audio: Path, frames: Path) -> list[str]:

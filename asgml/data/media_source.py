@@ -2,9 +2,9 @@
 # constructors must carry the types themselves, not names that would be looked up in the subclass's module.
 """What every list of audio-visual clips shares: reading lists, preparing shards, tables."""
 
-import csv
 import dataclasses
 import difflib
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,13 +13,14 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from asgml.data.decoded import DecodedSource
-from asgml.data.media import clip_names, decode_audio, decode_frames
+from asgml.data.decoded import DecodedSource, content_of
+from asgml.data.media import DECODER, chosen_frames, clip_names, decode_audio, decode_frames
 from asgml.data.media_transforms import ImageTransform, SpectrogramTransform
 from asgml.data.new_samples import require_alike
 from asgml.data.shards import ShardJob, fingerprint, stamp_of
 from asgml.data.spec import DataSpec, Kind, ModalitySpec, Split, Table, Transform
 from callbacks.errors import UserError
+from callbacks.files.given import read_given
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,10 @@ class MediaSource(DecodedSource):
         """Return what `DataSpec.notes` says beside source and policy, known without reading a file."""
         return {}
 
+    def remarks_of(self, clips: Sequence[Clip]) -> list[str]:
+        """Return what deserves a warning about the clips of one split, read off the lists, a line each."""
+        return []
+
     # -- the Source interface -----------------------------------------------------------------------------------
 
     def spec(self) -> DataSpec:
@@ -137,7 +142,10 @@ class MediaSource(DecodedSource):
             present = {modality: usable for modality, (_, usable) in chosen.items()}
             y = np.array([clip.label for clip in splits[split]], dtype=np.int64)
             group = np.array([clip.group for clip in splits[split]]) if self.GROUPED_BY else None
-            tables[split] = Table(x, present, y, ids, transforms, group=group, grouped_by=self.GROUPED_BY or "group")
+            remarks = [line for modality, shard in shards.items() for line in self.told_of(modality, shard, ids)]
+            remarks += self.remarks_of(splits[split])
+            grouped_by = self.GROUPED_BY or "group"
+            tables[split] = Table(x, present, y, ids, transforms, group=group, grouped_by=grouped_by, remarks=remarks)
         return tables
 
     # -- shards -------------------------------------------------------------------------------------------------
@@ -155,7 +163,7 @@ class MediaSource(DecodedSource):
             modality: str, name: str, shape: tuple[int, ...], dtype: str, params: dict[str, Any], **calls: Any
         ) -> ShardJob:
             files = [[c.id, c.audio if modality == "audio" else c.frames, c.start, c.end] for c in clips]
-            code = fingerprint([self.NAME, modality, params, files])
+            code = fingerprint([self.NAME, DECODER, modality, params, files])
             return ShardJob(self.prepared_root / f"{modality}-{name}-{code}", ids, shape, dtype, params=params, **calls)
 
         return {
@@ -167,6 +175,7 @@ class MediaSource(DecodedSource):
                 {"profile": self.audio, **dataclasses.asdict(profile)},
                 decode=lambda row: decode_audio(root / clips[row].audio, profile, clips[row].start, clips[row].end),
                 signature=lambda row: stamp_of(root / clips[row].audio),
+                content=lambda row: content_of([root / clips[row].audio], clips[row].start, clips[row].end),
             ),
             "visual": job(
                 "visual",
@@ -178,6 +187,9 @@ class MediaSource(DecodedSource):
                     root / clips[row].frames, self.frames, height, width, clips[row].start, clips[row].end
                 ),
                 signature=lambda row: stamp_of(root / clips[row].frames),
+                content=lambda row: content_of(
+                    chosen_frames(root / clips[row].frames, self.frames, clips[row].start, clips[row].end)
+                ),
             ),
         }
 
@@ -210,28 +222,27 @@ class MediaSource(DecodedSource):
 
 
 def read_rows(path: Path, delimiter: str, columns: Sequence[str]) -> list[tuple[int, list[str]]]:
-    """Return (line number, fields) of each line of a list file; blank lines and a byte order mark are passed over.
+    """Return (line number, fields) of each line of a list file.
+
+    Blank lines, a byte order mark, and a first line that names the columns are passed over.
 
     Raises:
         UserError: a file that is absent, empty or not text, or a line of another number of columns.
     """
     layout = delimiter.join(columns)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        remedy = f"set data.path to the folder that holds {path.name}"
-        raise UserError(str(path), "no such file", f"a list of lines {layout}", remedy) from error
-    except UnicodeDecodeError as error:
-        raise UserError(str(path), f"not UTF-8 text ({error.reason})", f"lines {layout}", "save it as UTF-8") from error
-    rows = []
-    reader = csv.reader(text.splitlines(), delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    for number, fields in enumerate(reader, start=1):
-        if not any(f.strip() for f in fields):
+    remedy = f"set data.path to the folder that holds {path.name}"
+    text = read_given(path, str(path), f"a list of lines {layout}", remedy)
+    rows: list[tuple[int, list[str]]] = []
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+        fields = [f.strip() for f in line.split(delimiter)]
+        if not any(fields):
             continue
-        if len(fields) != len(columns) or not all(f.strip() for f in fields):
+        if not rows and [f.lower() for f in fields] == [c.lower() for c in columns]:
+            continue
+        if len(fields) != len(columns) or not all(fields):
             remedy = f"restore the published line: {len(columns)} fields, none empty"
-            raise UserError(f"{path}, line {number}", delimiter.join(fields), layout, remedy)
-        rows.append((number, [f.strip() for f in fields]))
+            raise UserError(f"{path}, line {number}", line.strip(), layout, remedy)
+        rows.append((number, fields))
     if not rows:
         raise UserError(str(path), "an empty list", f"lines {layout}", f"restore the published {path.name}")
     return rows
@@ -247,7 +258,7 @@ def label_of(name: str, classes: Sequence[str], where: str) -> int:
         return list(classes).index(name)
     near = difflib.get_close_matches(name, classes, 1)
     shown = ", ".join(classes[:12]) + (", …" if len(classes) > 12 else "")
-    remedy = f"replace {name!r} by {near[0]!r}" if near else "restore the published line"
+    remedy = f"replace {name!r} by {near[0]!r}" if near else "restore the published line; delete it if it is a header"
     raise UserError(where, f"label {name!r}", f"one of {shown}", remedy)
 
 

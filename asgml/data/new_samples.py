@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from asgml.data.preprocessing import Preprocessing
+from asgml.data.seen import unseen
 from asgml.data.spec import DataSpec, Source, Table
 from asgml.data.validate import validate_new
 from callbacks.errors import UserError
@@ -30,33 +31,43 @@ class ReadsNewSamples(Protocol):
         ...
 
 
-def new_samples(source: Source, run: Preprocessing, labelled: bool) -> tuple[Table, list[str]]:
+def new_samples(source: Source, run: Preprocessing, labelled: bool, keep_seen: bool = False) -> tuple[Table, list[str]]:
     """Return the samples of a source as the run's network reads them, and a line for each thing to know about them.
 
-    A source without `new_samples` is asked for its test split, and prepared as for training.
+    A source without `new_samples` is asked for its test split, and prepared as for training. Of samples that are scored
+    those that the run was trained or chosen on are left out, and counted.
 
     Args:
         source: the source.
         run: what the run has fixed of its data.
         labelled: whether the samples are scored.
+        keep_seen: whether samples that the run has seen are scored as well, and only counted.
 
     Raises:
         UserError: samples that do not fit, naming array or key.
     """
-    if not isinstance(source, ReadsNewSamples):
-        return own_test_split(source, run)
-    table = run.applied(source.new_samples(run.spec, labelled))
+    if isinstance(source, ReadsNewSamples):
+        table = run.applied(source.new_samples(run.spec, labelled))
+    else:
+        table = _test_split(source, run)
+    told = list[str]()
+    if labelled:
+        table, told = unseen(table, run.seen, keep_seen)
     # What the run's source warned of is about other samples.
-    return table, [*table.remarks, *validate_new(replace(run.spec, warnings=[]), table, labelled)]
+    return table, [*told, *validate_new(replace(run.spec, warnings=[]), table, labelled)]
 
 
 def own_test_split(source: Source, run: Preprocessing) -> tuple[Table, list[str]]:
-    """Return the test split of a source, prepared and cut as for training; otherwise as `new_samples`."""
+    """Return the test split of the run's very data, prepared and cut as for training; otherwise as `new_samples`."""
+    table = _test_split(source, run)
+    return table, validate_new(run.spec, table, labelled=True)
+
+
+def _test_split(source: Source, run: Preprocessing) -> Table:
     source.prepare()
     tables = source.tables()
     require_alike(source.spec(), run.spec)
-    table = run.applied(tables["test"])
-    return table, validate_new(run.spec, table, labelled=True)
+    return run.applied(tables["test"])
 
 
 def no_labels(known: DataSpec, n: int) -> np.ndarray:

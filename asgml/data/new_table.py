@@ -86,8 +86,8 @@ class NewTable(DecodedSource):
 
         Without labels all rows are returned, and the columns of label, split and group, which need not be there, are
         not read. Labelled samples are the rows that the split calls test, all where the file has no such column. The
-        table that the run was trained on, told by its cells, is never scored on rows that were trained on: it has its
-        test rows, also where they were cut, and is refused under keys that cut it otherwise.
+        table that the run was trained on, told by its cells, has its test rows, also where they were cut, and is
+        refused under keys that cut it otherwise.
 
         Longer texts are cut to the length that they had in training, and counted; longer sequences are refused.
 
@@ -95,9 +95,10 @@ class NewTable(DecodedSource):
             UserError: columns that the run has no use for, or lacks; cells of another kind or size than those of the
                 run; labels without a class; whatever else is wrong in the file, with its line.
         """
-        rows = read_csv(self.file)
+        rows, own = read_csv(self.file), False
         if labelled:
-            rows = self._scored(rows, known)
+            own = known.notes.get("table") == fingerprint(rows.cells)
+            rows = self._own_test(rows, known) if own else self._scored(rows)
         columns = self._columns_as(rows, known)
         refuse_empty_rows(rows, columns)
         y = self._labels_as(rows, known) if labelled else no_labels(known, len(rows))
@@ -128,20 +129,24 @@ class NewTable(DecodedSource):
             raw = Standardize(modality.shape, 1.0, np.zeros(1), np.ones(1))
             transforms[m] = self._unfitted(column) or raw
             remarks += self._longer_sounds(column)
-        return Table(x, present, y, ids, transforms, lengths, group=group, remarks=remarks)
+            if m in shards:
+                remarks += self.told_of(m, shards[m], column.cells)
+        return Table(x, present, y, ids, transforms, lengths, group=group, remarks=remarks, unseen=own)
 
-    def _scored(self, rows: CsvRows, known: DataSpec) -> CsvRows:
+    def _own_test(self, rows: CsvRows, known: DataSpec) -> CsvRows:
+        """Return the test rows of the table that the run was trained on."""
+        if self._own_notes()["cut"] != known.notes["cut"]:
+            raise UserError(
+                str(self.file),
+                "the table that the run was trained on, with other splits",
+                f"the splits of the run ({known.notes['split']}): others hold test rows that it was trained on",
+                "leave out what you set of data.split, data.group, data.split_seed, data.val_fraction and "
+                "data.test_fraction",
+            )
+        return rows.taken(self._own_test_rows())
+
+    def _scored(self, rows: CsvRows) -> CsvRows:
         """Return the rows that are scored."""
-        if known.notes.get("table") == fingerprint(rows.cells):
-            if self._own_notes()["cut"] != known.notes["cut"]:
-                raise UserError(
-                    str(self.file),
-                    "the table that the run was trained on, with other splits",
-                    f"the splits of the run ({known.notes['split']}): others hold test rows that it was trained on",
-                    "leave out what you set of data.split, data.group, data.split_seed, data.val_fraction and "
-                    "data.test_fraction",
-                )
-            return rows.taken(self._own_test_rows())
         name = self.split or "split"
         cells = rows.cells.get(name)
         if cells is None and self.split is None:

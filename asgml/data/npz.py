@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import lzma
+import math
+import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,7 +15,12 @@ import numpy as np
 
 from callbacks.errors import UserError
 
-_DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, OSError, zlib.error)
+# What zipfile and numpy raise at damage: NotImplementedError and RuntimeError are of members that are compressed in an
+# unknown way or encrypted, MemoryError and RecursionError of a header that is nested beyond any use.
+DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, OSError, LookupError),
+    *(NotImplementedError, RuntimeError, MemoryError, OverflowError, SyntaxError, TypeError, tokenize.TokenError),
+)
 
 
 class Npz:
@@ -40,9 +49,10 @@ class Npz:
                 members = archive.namelist()
                 for member in members:
                     if member.endswith(".npy"):
+                        size = archive.getinfo(member).file_size
                         with archive.open(member) as file:
-                            self.headers[member.removesuffix(".npy")] = read_header(file)
-        except _DAMAGED as error:
+                            self.headers[member.removesuffix(".npy")] = read_header(file, size)
+        except DAMAGED as error:
             raise self._damaged(error) from error
         foreign = [m for m in members if not m.endswith(".npy")]
         if foreign:
@@ -65,7 +75,11 @@ class Npz:
         try:
             with np.load(self.path, allow_pickle=False) as archive:
                 return archive[name]
-        except _DAMAGED as error:
+        except MemoryError as error:
+            shape, dtype = self.headers[name]
+            found, expected = f"{dtype} of shape {shape}: more than the memory holds", "arrays that fit into memory"
+            raise self.error(name, found, expected, f"save fewer rows, or {name} in fewer bits") from error
+        except DAMAGED as error:
             raise self._damaged(error, f", array {name}") from error
 
     def error(self, array: str, found: str, expected: str, remedy: str) -> UserError:
@@ -81,8 +95,16 @@ class Npz:
         )
 
 
-def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    """Return shape and type of the array in an .npy file, from its first bytes."""
+def read_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], np.dtype]:
+    """Return shape and type of the array in an .npy file, from its first bytes.
+
+    Args:
+        file: the file, at its beginning.
+        size: its length in bytes.
+
+    Raises:
+        ValueError: no array, or one of another size than the file has.
+    """
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
@@ -90,4 +112,8 @@ def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
         shape, _, dtype = np.lib.format.read_array_header_2_0(file)
     else:
         raise ValueError(f"array format {version}")
+    promised = math.prod(shape) * dtype.itemsize  # Python integers: an absurd header must not overflow
+    left = size - file.tell()
+    if min(shape, default=0) < 0 or (promised != left and not dtype.hasobject):
+        raise ValueError(f"its header promises {promised} bytes of shape {shape}, {left} are there")
     return shape, dtype

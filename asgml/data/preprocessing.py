@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 
+from asgml.data.seen import LEARNED, Seen
 from asgml.data.spec import DataSpec, ModalitySpec, Table, Transform
 from callbacks.errors import UserError
 from suite.tensors import read_tensors, write_tensors
@@ -53,15 +54,18 @@ class Preprocessing:
     Attributes:
         spec: modalities, classes and task.
         numbers: of every modality whose transform is `Fitted`, its numbers by name.
+        seen: digests of the samples of training and validation (see `asgml.data.seen`): whoever has a sample can find
+            out whether it was among them, and nothing else. None in runs of an earlier release.
     """
 
     spec: DataSpec
     numbers: dict[str, dict[str, np.ndarray]]
+    seen: Seen | None = None
 
     @classmethod
-    def of(cls, spec: DataSpec, transforms: Mapping[str, Transform]) -> Preprocessing:
-        """Return what these transforms of a training split hold."""
-        return cls(spec, {m: t.fitted() for m, t in transforms.items() if isinstance(t, Fitted)})
+    def of(cls, spec: DataSpec, transforms: Mapping[str, Transform], seen: Seen | None = None) -> Preprocessing:
+        """Return what these transforms of a training split hold, with what the run has seen."""
+        return cls(spec, {m: t.fitted() for m, t in transforms.items() if isinstance(t, Fitted)}, seen)
 
     def write(self, path: Path) -> None:
         """Write it to one sealed safetensors file, in one piece."""
@@ -70,6 +74,7 @@ class Preprocessing:
             for m, numbers in self.numbers.items()
             for name, value in numbers.items()
         }
+        tensors |= {split: torch.from_numpy(digests) for split, digests in (self.seen or {}).items()}
         write_tensors(path, tensors, {"version": VERSION, "spec": json.dumps(_as_json(self.spec))})
 
     @classmethod
@@ -90,10 +95,11 @@ class Preprocessing:
         if about.get("version") != VERSION:
             raise UserError(str(path), f"version {about.get('version')}", f"version {VERSION}", remedy)
         numbers: dict[str, dict[str, np.ndarray]] = {}
+        seen = {str(split): tensors.pop(split).numpy() for split in LEARNED if split in tensors}
         for key, tensor in tensors.items():
             modality, _, name = key.rpartition("/")
             numbers.setdefault(modality, {})[name] = tensor.numpy()
-        return cls(_of_json(json.loads(about["spec"])), numbers)
+        return cls(_of_json(json.loads(about["spec"])), numbers, seen or None)
 
     def applied(self, table: Table) -> Table:
         """Return a table of new samples whose transforms have the run's numbers in place of their own.

@@ -40,11 +40,14 @@ class Shard:
     Attributes:
         folder: the shard's folder.
         ids: the n samples' names.
+        dtype: the NumPy name of the rows' type.
         bad: (row, path, reason) of the unusable rows, in order.
         sources: size and time of each row's source when it was decoded.
         rows: the number of the row by sample name.
         chunks: the SHA-256 of every `CHUNK` rows; None for rows whose renewal was interrupted. Empty in a shard of an
             earlier release, which is read unchecked.
+        blank: the rows that are silence or a picture of one colour, in order.
+        contents: the digest of each row's source as 16 hex digits; None where it has none.
 
     Raises:
         UserError: files that are absent, changed, or do not belong together.
@@ -59,9 +62,12 @@ class Shard:
             if data.shape != expected or data.dtype != dtype or not data.flags.c_contiguous:
                 raise ValueError(f"{DATA} has {data.dtype} {data.shape}, {INDEX} says {dtype} {expected}")
             self.ids: list[str] = index["ids"]
+            self.dtype = str(dtype)
             self.bad: list[Bad] = [(row, path, reason) for row, path, reason in index["bad"]]
             self.sources: list[Signature] = index["sources"]
             self.chunks: list[str | None] = index.get("chunks", [])
+            self.blank: list[int] = index.get("blank", [])
+            self.contents: list[str | None] = index.get("contents", [None] * len(self.ids))
         except UserError as error:
             raise self._damaged(f"{INDEX}: {error.found}") from error
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
@@ -90,7 +96,12 @@ class Shard:
         rows = np.array([self.rows[i] for i in ids], dtype=np.int64)
         usable = np.ones(len(self.ids), dtype=bool)
         usable[[row for row, _, _ in self.bad]] = False
-        return ShardRows(self.folder / DATA, rows), usable[rows]
+        return ShardRows(self.folder / DATA, rows, [self.contents[row] for row in rows]), usable[rows]
+
+    def blank_among(self, ids: Iterable[str]) -> list[str]:
+        """Return those of these samples' names whose rows are silence or a picture of one colour, each once."""
+        blank = {self.ids[row] for row in self.blank}
+        return [name for name in dict.fromkeys(ids) if name in blank]
 
     def verify(self) -> None:
         """Prove that the rows are what was written, unless that is known of this very file.
@@ -160,10 +171,15 @@ class ShardRows:
 
     It has the part of ndarray's interface that batches need, and pickles as path and row numbers, so that loader
     processes open the file instead of receiving its content.
+
+    Attributes:
+        path: the file of the array.
+        contents: the digest of each row's source; None where it has none.
     """
 
-    def __init__(self, path: Path, rows: np.ndarray):
+    def __init__(self, path: Path, rows: np.ndarray, contents: Sequence[str | None] | None = None):
         self.path, self._rows = path, rows
+        self.contents: Sequence[str | None] = [None] * len(rows) if contents is None else contents
         self._data = np.load(path, mmap_mode="r", allow_pickle=False)
         self.shape: tuple[int, ...] = (len(rows), *self._data.shape[1:])
         self.dtype, self.ndim = self._data.dtype, self._data.ndim
@@ -184,7 +200,7 @@ class ShardRows:
 
     def taken(self, rows: np.ndarray) -> ShardRows:
         """Return some of these rows, unread."""
-        return ShardRows(self.path, self._rows[rows])
+        return ShardRows(self.path, self._rows[rows], [self.contents[row] for row in rows])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype=dtype)

@@ -3,8 +3,8 @@
 A shard is a folder `<name>-<fingerprint>` with
 
     data.npy      (n, …), one row per sample, zeros where the sample's file is unusable
-    index.json    ids, dtype, shape, preparation parameters, unusable rows, size and time of every source file, SHA-256
-                  of every chunk of rows; sealed
+    index.json    ids, dtype, shape, preparation parameters, unusable rows and blank ones, size, time and digest of
+                  every source file, SHA-256 of every chunk of rows; sealed
     corrupt.csv   path, reason: the unusable files
 
 While it is written the folder is called `….partial` and holds `journal.jsonl`, one line per finished chunk; a line is
@@ -22,12 +22,12 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -44,7 +44,7 @@ try:
 except ImportError:  # not a POSIX system: preparation still works, but not from two processes at once
     fcntl = None  # type: ignore[assignment]
 
-FORMAT = 1
+FORMAT = 2
 _SPARE = 1 << 20  # bytes for the index and the list of corrupt files
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -74,6 +74,8 @@ class ShardJob:
         decode: the function from a row's number to its array of `shape`; called from threads, raises `MediaError`.
         signature: the function from a row's number to size and time of its source, None where that is absent.
         params: what the rows are made with, for the reader of the index.
+        content: the function from a row's number to the digest of what its source holds, called after `decode` (see
+            `asgml.data.decoded.content_of`). None leaves the rows without: no other is ever told to be the same.
     """
 
     folder: Path
@@ -83,6 +85,7 @@ class ShardJob:
     decode: Callable[[int], np.ndarray]
     signature: Callable[[int], Signature]
     params: dict[str, Any]
+    content: Callable[[int], str] | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -135,17 +138,24 @@ def _write(job: ShardJob, workers: int, title: str) -> None:
         with ThreadPoolExecutor(workers) as pool:  # threads: decoders release the interpreter lock
             for chunk in chunks:
                 rows = range(chunk * CHUNK, min((chunk + 1) * CHUNK, n))
-                block, bad = _decode(job, rows, pool)
+                found = _decode(job, rows, pool)
                 data.seek(offset + chunk * CHUNK * job.row_bytes)
-                _write_bytes(data, block)
+                _write_bytes(data, found.block)
                 _sync(data)
-                sources = [job.signature(row) for row in rows]
-                entry = {"chunk": chunk, "bad": bad, "sources": sources, "data": digest(block.tobytes())}
+                entry = {
+                    "chunk": chunk,
+                    "bad": found.bad,
+                    "blank": found.blank,
+                    "contents": found.contents,
+                    "sources": [job.signature(row) for row in rows],
+                    "data": digest(found.block.tobytes()),
+                }
                 _append(log, entry)
                 done.append(entry)
                 progress.advance(progress.task_ids[0], len(rows))
-    bad, sources = [tuple(b) for e in done for b in e["bad"]], [s for e in done for s in e["sources"]]
-    _write_index(partial, job, bad, sources, [e["data"] for e in done])
+    keys = ("bad", "blank", "contents", "sources")
+    rows_of: dict[str, list[Any]] = {key: [value for entry in done for value in entry[key]] for key in keys}
+    _write_index(partial, job, {**rows_of, "chunks": [entry["data"] for entry in done]})
     journal.unlink()
     partial.rename(job.folder)
 
@@ -154,6 +164,7 @@ def _refresh(job: ShardJob, workers: int, title: str) -> None:
     """Decode stale rows again; until that is done the index has no hash of their chunks."""
     shard = Shard(job.folder)
     unusable = {row: (path, reason) for row, path, reason in shard.bad}
+    blank, contents = set(shard.blank), list(shard.contents)
     sources, chunks = list(shard.sources), list(shard.chunks)
     stale = stale_rows(job, shard)
     if not stale:
@@ -162,7 +173,13 @@ def _refresh(job: ShardJob, workers: int, title: str) -> None:
     shard.check(number for number in touched if chunks[number] is not None)  # damage is not to be hashed as content
     for number in touched:
         chunks[number] = None
-    _write_index(job.folder, job, shard.bad, sources, chunks)
+
+    def write_index() -> None:
+        bad = [(row, *unusable[row]) for row in sorted(unusable)]
+        found: dict[str, Sequence[Any]] = {"bad": bad, "blank": sorted(blank), "contents": contents}
+        _write_index(job.folder, job, {**found, "sources": sources, "chunks": chunks})
+
+    write_index()
     offset = job.folder.joinpath("data.npy").stat().st_size - len(job.ids) * job.row_bytes
     with (
         (job.folder / "data.npy").open("r+b") as data,
@@ -172,19 +189,20 @@ def _refresh(job: ShardJob, workers: int, title: str) -> None:
         progress.update(progress.task_ids[0], total=len(stale))
         for start in range(0, len(stale), CHUNK):
             rows = list(stale)[start : start + CHUNK]
-            block, bad = _decode(job, rows, pool)
-            for row, content in zip(rows, block):
+            found = _decode(job, rows, pool)
+            for row, pixels, content in zip(rows, found.block, found.contents):
                 data.seek(offset + row * job.row_bytes)
-                _write_bytes(data, content)
+                _write_bytes(data, pixels)
                 unusable.pop(row, None)
-                sources[row] = stale[row]
-            unusable |= {row: (path, reason) for row, path, reason in bad}
+                sources[row], contents[row] = stale[row], content
+            unusable |= {row: (path, reason) for row, path, reason in found.bad}
+            blank = blank - set(rows) | set(found.blank)
             progress.advance(progress.task_ids[0], len(rows))
         _sync(data)
         for number in touched:
             data.seek(offset + number * CHUNK * job.row_bytes)
             chunks[number] = digest(data.read(min(CHUNK, len(job.ids) - number * CHUNK) * job.row_bytes))
-    _write_index(job.folder, job, [(row, *unusable[row]) for row in sorted(unusable)], sources, chunks)
+    write_index()
 
 
 def all_there(jobs: Iterable[ShardJob]) -> bool:
@@ -227,17 +245,41 @@ def _partial(job: ShardJob) -> Path:
     return job.folder.with_name(job.folder.name + ".partial")
 
 
-def _decode(job: ShardJob, rows: Sequence[int], pool: ThreadPoolExecutor) -> tuple[np.ndarray, list[Bad]]:
+class _Decoded(NamedTuple):
+    block: np.ndarray  # (rows, *shape)
+    bad: list[Bad]
+    blank: list[int]
+    contents: list[str | None]
+
+
+def _decode(job: ShardJob, rows: Sequence[int], pool: ThreadPoolExecutor) -> _Decoded:
     block = np.zeros((len(rows), *job.shape), dtype=job.dtype)
 
-    def one(i: int) -> Bad | None:
+    def one(i: int) -> Bad | str | None:
         try:
             block[i] = job.decode(rows[i])
+            return None if job.content is None else job.content(rows[i])
         except MediaError as error:
+            block[i] = 0
             return rows[i], error.path, error.reason
-        return None
 
-    return block, [bad for bad in pool.map(one, range(len(rows))) if bad is not None]
+    found = list(pool.map(one, range(len(rows))))
+    bad = [f for f in found if isinstance(f, tuple)]
+    unusable = {row for row, _, _ in bad}
+    blank = [row for row, empty in zip(rows, _blank(block)) if empty and row not in unusable]
+    return _Decoded(block, bad, blank, [f if isinstance(f, str) else None for f in found])
+
+
+def _blank(block: np.ndarray) -> np.ndarray:
+    """Return which rows are silence or a picture of one colour, (n,) bool.
+
+    In these every frame of a spectrogram is the same at all frequencies, and every channel at all places. Vectors and
+    sequences are never called so.
+    """
+    if block.ndim < 4:
+        return np.zeros(len(block), dtype=bool)
+    flat = block.reshape(len(block), -1, block.shape[-1])
+    return np.all(flat == flat[:, :1], axis=(1, 2))
 
 
 def _read_journal(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
@@ -283,20 +325,16 @@ def _sync(file: IO[Any]) -> None:
     os.fsync(file.fileno())
 
 
-def _write_index(
-    folder: Path, job: ShardJob, bad: list[Bad], sources: list[Signature], chunks: list[str | None]
-) -> None:
+def _write_index(folder: Path, job: ShardJob, rows_of: Mapping[str, Sequence[Any]]) -> None:
     listing = io.StringIO(newline="")
-    csv.writer(listing).writerows([("path", "reason"), *((path, reason) for _, path, reason in bad)])
+    csv.writer(listing).writerows([("path", "reason"), *((path, reason) for _, path, reason in rows_of["bad"])])
     index = {
         "format": FORMAT,
         "shape": list(job.shape),
         "dtype": job.dtype,
         "params": job.params,
         "ids": list(job.ids),
-        "bad": bad,
-        "sources": sources,
-        "chunks": chunks,
+        **rows_of,
     }
     write_text(folder / "corrupt.csv", listing.getvalue())
     write_text(folder / INDEX, json.dumps(sealed_json(index)))

@@ -97,7 +97,8 @@ class Table:
         row: the row of each sample in the file that the data set is, (n,) int64; None where it is not one file of rows.
         group: what each sample belongs to (its speaker, actor or video), (n,) integers or strings; None without groups.
         grouped_by: what a group is, in one word.
-        remarks: what deserves a warning about these samples, a line each, where no `DataSpec` of theirs says it.
+        remarks: what deserves a warning about these samples, a line each, beside what `DataSpec.warnings` says.
+        unseen: whether these are known to be samples of the run's own test split.
     """
 
     x: dict[str, np.ndarray]
@@ -110,6 +111,7 @@ class Table:
     group: np.ndarray | None = None
     grouped_by: str = "group"
     remarks: list[str] = field(default_factory=list)
+    unseen: bool = False
 
     def __len__(self) -> int:
         return len(self.y)

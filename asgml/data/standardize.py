@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +13,9 @@ from asgml.data.spec import Kind
 from callbacks.errors import UserError
 
 _CHUNK = 1 << 22  # elements converted to float64 in one go
+STEP = 2.0**-24  # the rounding of float32, relative to a value
+COARSE = 1e-3  # of a standard deviation: what rounding may lose
+ROUNDED, EXACT = 1e-6, 1e-12  # of the mean: a standard deviation that is rounding, of float32 and of wider values
 
 
 class Stored(Protocol):
@@ -20,6 +24,11 @@ class Stored(Protocol):
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape, (n, …)."""
+        ...
+
+    @property
+    def dtype(self) -> Any:
+        """The NumPy type of the values."""
         ...
 
     @property
@@ -40,15 +49,27 @@ class Standardize:
         unit: the factor on stored values; 1/255 for 8-bit images.
         mean: the mean of raw * unit, shaped to broadcast over a batch.
         std: the standard deviation of raw * unit, shaped likewise.
+        wide: whether to compute in float64 and round at the end, for values that float32 cannot hold beside their mean.
     """
 
-    def __init__(self, shape: tuple[int, ...], unit: float, mean: np.ndarray, std: np.ndarray):
-        self.shape, self.unit = shape, unit
-        self.mean, self.std = mean.astype(np.float32), std.astype(np.float32)
+    def __init__(self, shape: tuple[int, ...], unit: float, mean: np.ndarray, std: np.ndarray, wide: bool = False):
+        self.shape, self.unit, self.wide = shape, unit, wide
+        self._dtype = np.dtype(np.float64 if wide else np.float32)
+        self.mean, self.std = mean.astype(self._dtype), std.astype(self._dtype)
+
+    @classmethod
+    def of(cls, shape: tuple[int, ...], numbers: Mapping[str, np.ndarray]) -> Standardize:
+        """Return the transform whose `fitted` returned these numbers, for samples of a shape."""
+        mean, std = numbers["mean"], numbers["std"]
+        return cls(shape, float(numbers["unit"]), mean, std, mean.dtype == np.float64)
 
     def __call__(self, raw: np.ndarray, keys: np.ndarray, train: bool) -> torch.Tensor:
-        x = raw.reshape(len(raw), *self.shape).astype(np.float32) * np.float32(self.unit)
-        return torch.from_numpy((x - self.mean) / self.std)
+        x = raw.reshape(len(raw), *self.shape).astype(self._dtype) * self._dtype.type(self.unit)
+        return torch.from_numpy(((x - self.mean) / self.std).astype(np.float32, copy=False))
+
+    def stored(self, x: np.ndarray) -> np.ndarray:
+        """Return values as they are kept for this transform: floats in float32, but where that would lose them."""
+        return x.astype(np.float32) if x.dtype.kind == "f" and x.itemsize > 4 and not self.wide else x
 
     def fitted(self) -> dict[str, np.ndarray]:
         """Return what the training split has given it (see `asgml.data.preprocessing.Fitted`)."""
@@ -64,7 +85,32 @@ class Standardize:
             eight_bit = "8-bit images, 0 to 255", "values that are not 8-bit images"
             found, expected = eight_bit if self.unit != 1 else eight_bit[::-1]
             raise UserError(where, found, f"{expected}, as the run was trained on", "save them as those of the run")
-        return Standardize(self.shape, self.unit, numbers["mean"], numbers["std"])
+        return Standardize.of(self.shape, numbers)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Counts the features of a modality that do not vary as numbers should.
+
+    Attributes:
+        features: how many there are.
+        constant: those that are constant in training: they become 0.
+        coarse: those whose variation the rounding of their own type is not small beside.
+    """
+
+    features: int
+    constant: int
+    coarse: int
+
+    def told(self) -> list[str]:
+        """Return a line for each count that is not 0."""
+        lines = []
+        if self.constant:
+            lines.append(f"{self.constant} of {self.features} features are constant: always 0")
+        if self.coarse:
+            lost = "vary by less than float32 can tell beside their mean: subtract an offset, or save them as float64"
+            lines.append(f"{self.coarse} of {self.features} features {lost}")
+        return lines
 
 
 def standardizing(
@@ -74,10 +120,12 @@ def standardizing(
     rows: np.ndarray,
     lengths: np.ndarray | None = None,
     unit: float = 1.0,
-) -> tuple[Standardize, int]:
-    """Return the transform to mean 0 and variance 1 over `rows`, and the number of features that are constant there.
+) -> tuple[Standardize, Spread]:
+    """Return the transform to mean 0 and variance 1 over `rows`, and how the features vary there.
 
-    A constant feature becomes 0.
+    A constant feature becomes 0. Values of more than 32 bits (timestamps, coordinates with a large offset) are
+    standardised before they are rounded to float32, where the rounding would be more than a thousandth of the standard
+    deviation of a feature.
 
     Args:
         x: the stored values, (n, *shape).
@@ -87,10 +135,23 @@ def standardizing(
         lengths: the number of valid steps of each sequence, (n,): only these count. None stands for all steps.
         unit: the factor on stored values; 1/255 for 8-bit images.
     """
-    mean, std = statistics(x, kind, rows, lengths)
-    mean, std = mean * unit, std * unit
-    constant = std <= np.maximum(1e-6 * np.abs(mean), 1e-30)
-    return Standardize(shape, unit, mean, np.where(constant, 1.0, std)), int(constant.sum())
+    exact = x.dtype.kind in "iuf" and x.dtype.itemsize >= 4 and x.dtype != np.float32
+    mean, std, constant, coarse = _moments(x, kind, rows, lengths, unit, EXACT if exact else ROUNDED)
+    wide = exact and bool(coarse.any())
+    if exact and not wide and x.dtype.kind == "f":  # as they are kept
+        narrow = np.asarray(x[:]).astype(np.float32)
+        mean, std, constant, coarse = _moments(narrow, kind, rows, lengths, unit, ROUNDED)
+    spread = Spread(constant.size, int(constant.sum()), 0 if wide else int(coarse.sum()))
+    return Standardize(shape, unit, mean, np.where(constant, 1.0, std), wide), spread
+
+
+def _moments(
+    x: Stored, kind: Kind, rows: np.ndarray, lengths: np.ndarray | None, unit: float, least: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean, standard deviation, and which features are constant and too coarse for float32."""
+    mean, std = (moment * unit for moment in statistics(x, kind, rows, lengths))
+    constant = std <= np.maximum(least * np.abs(mean), 1e-30)
+    return mean, std, constant, ~constant & (np.abs(mean) * STEP > COARSE * std)
 
 
 class Tokens:

@@ -8,6 +8,7 @@ import numpy as np
 
 from asgml.data.dataset import take
 from asgml.data.spec import RANK, SPLITS, DataSpec, Split, Table
+from asgml.data.splits import shared_groups
 from callbacks.errors import UserError
 
 _CHUNK = 1 << 24  # elements looked at in one go
@@ -91,7 +92,8 @@ def validate_new(spec: DataSpec, table: Table, labelled: bool) -> list[str]:
     _check_transforms(spec, "test", table)
     if labelled:
         return _warnings(spec, {"test": table})
-    return [f"no sample has {m}: predicted without" for m, present in table.present.items() if not present.any()]
+    without = [f"no sample has {m}: predicted without" for m, present in table.present.items() if not present.any()]
+    return [*table.remarks, *without]
 
 
 def _check_spec(spec: DataSpec) -> None:
@@ -276,14 +278,37 @@ def _check_transforms(spec: DataSpec, split: Split, table: Table) -> None:
 
 def _warnings(spec: DataSpec, tables: Mapping[Split, Table]) -> list[str]:
     lines = list(spec.warnings)
-    for split in tables:
-        seen = set(tables[split].y.tolist())
-        absent = [c for i, c in enumerate(spec.classes) if i not in seen]
+    for split, table in tables.items():
+        lines += [f"{split}: {remark}" if len(tables) > 1 else remark for remark in table.remarks]
+    lines += _shared(tables)
+    seen = {split: set(table.y.tolist()) for split, table in tables.items()}
+    ghosts = [c for i, c in enumerate(spec.classes) if len(tables) > 1 and not any(i in s for s in seen.values())]
+    if ghosts:
+        lines.append(
+            f"no sample is of {_listed(ghosts)}: a class that is neither learned nor measured, and that chance and"
+            " losses count all the same; number the labels from 0, or name the classes that there are"
+        )
+    for split, table in tables.items():
+        absent = [c for i, c in enumerate(spec.classes) if i not in seen[split] and c not in ghosts]
         if absent:
-            more = f" and {len(absent) - 8} more" if len(absent) > 8 else ""
             effect = "never learned" if split == "train" else "not measured"
-            lines.append(f"{split} has no sample of {', '.join(absent[:8])}{more}: {effect}")
-        for modality, present in tables[split].present.items():
+            lines.append(f"{split} has no sample of {_listed(absent)}: {effect}")
+        for modality, present in table.present.items():
             if not present.any():
                 lines.append(f"{modality} is missing in all of {split}: its score there is undefined")
     return lines
+
+
+def _listed(classes: list[str]) -> str:
+    return ", ".join(classes[:8]) + (f" and {len(classes) - 8} more" if len(classes) > 8 else "")
+
+
+def _shared(tables: Mapping[Split, Table]) -> list[str]:
+    """Return a line that counts the groups that are in more than one split, if there are any."""
+    groups = [t.group for t in tables.values() if t.group is not None]
+    if len(tables) < 2 or len(groups) < len(tables):
+        return []
+    split = np.repeat(np.arange(len(groups)), [len(g) for g in groups])
+    word = next(iter(tables.values())).grouped_by
+    shared = shared_groups(split, np.concatenate(groups))
+    return [f"{shared} {word}(s) are in more than one split"] if shared else []

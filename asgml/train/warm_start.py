@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from omegaconf import DictConfig
+
+from asgml.data.preprocessing import FILE, Preprocessing
+from asgml.data.seen import Seen
 from asgml.data.spec import DataSpec
 from asgml.model.net import MultimodalNet
 from asgml.restore import AGAIN, config_of
@@ -56,6 +60,14 @@ def warm_start(net: MultimodalNet, run_dir: Path, parts: Sequence[str], spec: Da
             "set model and fusion as they were in that run, or take fewer parts: +init.parts=[encoders]",
         )
     net.load_state_dict(theirs, strict=False)
+
+
+def seen_before(cfg: DictConfig) -> list[Seen | None]:
+    """Return what the run that training starts from has seen itself; an empty list where it starts from no run."""
+    if cfg.get("init") is None:
+        return []
+    run_dir = Path(str(cfg.init.weights)).expanduser()
+    return [Preprocessing.read(run_dir / FILE, AGAIN).seen if (run_dir / FILE).is_file() else None]
 
 
 def _shown(classes: Sequence[str]) -> str:

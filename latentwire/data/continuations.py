@@ -1,7 +1,6 @@
 # No `from __future__ import annotations` here: see `latentwire.data.documents`.
 """A user's own texts: beginnings to send, and how they go on."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from callbacks.errors import UserError
+from callbacks.files.given import HALVES, is_text, parse_given
 from callbacks.ranges import NOT_EMPTY, Bounds
 from latentwire.data.base import Passage, Question
 from latentwire.data.documents import Document, OwnCorpus, key_of, read_text
@@ -123,6 +123,8 @@ class JsonLines(Continuations):
         texts = []
         for where, entry in json_lines(path, key, f'a file of lines {{"{self.key}": "…"}}'):
             text = entry.get(self.key)
+            if isinstance(text, str) and not is_text(text):
+                raise UserError(where, "half a character (a lone surrogate)", "Unicode text", HALVES)
             if not isinstance(text, str):
                 strings = [k for k, v in entry.items() if isinstance(v, str)]
                 found = f"{type(text).__name__} under {self.key!r}" if self.key in entry else f"no key {self.key!r}"
@@ -148,11 +150,7 @@ def json_lines(path: Path, key: str, expected: str) -> list[tuple[str, dict[str,
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            remedy = "write one JSON object a line; line breaks in a text are \\n"
-            raise UserError(where, f"no JSON: {error}", expected, remedy) from error
+        entry = parse_given(line, where, expected, "write one JSON object a line; line breaks in a text are \\n")
         if not isinstance(entry, dict):
             raise UserError(where, f"a JSON {type(entry).__name__}", expected, "write one JSON object a line")
         found.append((where, entry))

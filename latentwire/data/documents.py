@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from callbacks.errors import UserError
+from callbacks.files.given import read_given
 from callbacks.ranges import OpenShare, Seed
 from latentwire.data.base import Passage, Split, ranked
 
@@ -188,12 +189,6 @@ def read_text(path: Path, key: str, expected: str) -> str:
     """Return the text of a file of the corpus.
 
     Raises:
-        UserError: a file that is absent or not UTF-8.
+        UserError: a file that is absent or no UTF-8 text.
     """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        found = "a folder" if path.is_dir() else "no such file"
-        raise UserError(f"{key}={path}", found, expected, f"set {key} to {expected}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(str(path), f"not UTF-8 text ({error.reason})", expected, "save it as UTF-8") from error
+    return read_given(path, f"{key}={path}", expected, f"set {key} to {expected}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from callbacks.errors import UserError
+from callbacks.files.given import is_text
 from latentwire.data.base import Passage, Question, question_kind
 from latentwire.data.continuations import json_lines
 from latentwire.data.documents import Document, OwnCorpus, key_of
@@ -42,10 +43,10 @@ class QuestionAnswering(OwnCorpus):
         documents, nowhere = [], list[tuple[str, Question]]()
         for where, entry in json_lines(path, key, f"a file of lines {LAYOUT}"):
             context = entry.get("context")
-            if not isinstance(context, str) or not context.strip():
-                raise _wrong(where, f"context {context!r}")
+            if not is_text(context) or not context.strip():
+                raise _wrong(where, f"context {context!r}"[:80])
             document = entry.get("document")
-            if document is not None and not isinstance(document, str):
+            if document is not None and not is_text(document):
                 raise _wrong(where, f"document {document!r}")
             questions, without = self._questions(where, entry, context)
             nowhere += [(where, question) for question in without]
@@ -80,13 +81,9 @@ class QuestionAnswering(OwnCorpus):
                 raise _wrong(place, repr(one)[:80])
             asked, answers = one.get("question"), one.get("answers")
             answers = [answers] if isinstance(answers, str) else answers
-            if not isinstance(asked, str) or not asked.strip():
-                raise _wrong(place, f"question {asked!r}")
-            if (
-                not isinstance(answers, list)
-                or not answers
-                or not all(isinstance(a, str) and a.strip() for a in answers)
-            ):
+            if not is_text(asked) or not asked.strip():
+                raise _wrong(place, f"question {asked!r}"[:80])
+            if not isinstance(answers, list) or not answers or not all(is_text(a) and a.strip() for a in answers):
                 raise _wrong(place, f"answers {answers!r}"[:80])
             there = [within(a, text) for a in answers]
             ordered = sorted(range(len(answers)), key=lambda i: not there[i])

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 from callbacks.errors import UserError
+from callbacks.files.given import is_text, parse_given, read_given
 from callbacks.ranges import Bounds, Seed
 from latentwire.data.base import Passage, Question, Split, question_kind, ranked
 
@@ -97,17 +97,12 @@ def read(path: Path) -> dict[str, list[Passage]]:
     Raises:
         UserError: the file is missing, is no SQuAD v1.1, repeats a question id, or an answer is not where it says.
     """
-    if not path.is_file():
-        raise UserError(
-            str(path),
-            "no such file",
-            "a JSON file of SQuAD v1.1",
-            f"fetch it from {SOURCE} and set corpus.root to its folder",
-        )
+    expected = "a JSON file of SQuAD v1.1"
+    remedy = f"fetch it from {SOURCE} and set corpus.root to its folder"
+    told = parse_given(read_given(path, str(path), expected, remedy), str(path), expected, AGAIN)
     try:
-        articles = json.loads(path.read_text(encoding="utf-8"))["data"]
-        return _parse(articles, path)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        return _parse(told["data"], path)
+    except (LookupError, TypeError, AttributeError) as error:
         raise UserError(
             str(path),
             f"{type(error).__name__}: {error}",
@@ -120,8 +115,9 @@ def _parse(articles: list[dict[str, Any]], path: Path) -> dict[str, list[Passage
     seen: set[str] = set()
     found: dict[str, list[Passage]] = {}
     for article in articles:
-        passages = found.setdefault(article["title"], [])
+        passages = found.setdefault(_text(article, "title", str(path)), [])
         for paragraph in article["paragraphs"]:
+            _text(paragraph, "context", f"{path}: {article['title']}")
             name = f"{article['title']}/{len(passages)}"
             questions = tuple(_question(q, paragraph["context"], path) for q in paragraph["qas"])
             if repeated := [q.id for q in questions if q.id in seen]:
@@ -132,14 +128,26 @@ def _parse(articles: list[dict[str, Any]], path: Path) -> dict[str, list[Passage
 
 
 def _question(entry: dict[str, Any], context: str, path: Path) -> Question:
-    where = f"{path}: question {entry['id']}"
+    where = f"{path}: question {_text(entry, 'id', str(path))}"
+    asked = _text(entry, "question", where, empty=True)  # whoever asks nothing still has an answer to be scored
     if not entry["answers"]:
         raise UserError(
             where, "no answers", "one or more", f"fetch v1.1 from {SOURCE}: only v2.0 has unanswerable questions"
         )
     for answer in entry["answers"]:
         start = answer["answer_start"]
+        _text(answer, "text", where)
+        if not isinstance(start, int) or start < 0:
+            raise UserError(where, f"answer_start {start!r}", "a whole number from 0", AGAIN)
         if context[start : start + len(answer["text"])] != answer["text"]:
             raise UserError(where, f"{answer['text']!r} is not at {start}", "the answer's text there", AGAIN)
     answers = tuple(a["text"] for a in entry["answers"])
-    return Question(entry["id"], entry["question"], answers, question_kind(entry["question"]))
+    return Question(entry["id"], asked, answers, question_kind(asked))
+
+
+def _text(entry: dict[str, Any], key: str, where: str, empty: bool = False) -> str:
+    """Return a text of an entry; refuse what is no text, half characters, and an empty one unless it may be `empty`."""
+    text = entry[key]
+    if not is_text(text) or not (text.strip() or empty):
+        raise UserError(where, f"{key} {text!r}"[:80], "a Unicode text" + " that is not empty" * (not empty), AGAIN)
+    return text

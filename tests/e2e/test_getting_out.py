@@ -97,7 +97,7 @@ def test_another_test_set_is_standardised_as_the_run_was(run: Path, own: Path, t
 def test_without_split_every_row_is_scored_and_what_is_asked_twice_is_measured_once(
     run: Path, own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = [str(run), f"data.path={change(own, tmp_path / 'all.npz', split=None)}"]
+    line = [str(run), f"data.path={change(own, tmp_path / 'all.npz', split=None)}", "--keep-seen"]
     assert evaluating.main(line) == 0
     assert capsys.readouterr().out.startswith("120 samples")
     with np.load(next(p for p in run.glob("evaluations/*/predictions.npz") if len(np.load(p)["y"]) == 120)) as kept:
@@ -114,7 +114,11 @@ def test_a_class_that_is_not_there_is_told(run: Path, own: Path, tmp_path: Path)
     with np.load(own) as file:
         few = np.where(file["y"] == 3, 0, file["y"])
     told = evaluate(run, [f"data.path={change(own, tmp_path / 'few.npz', y=few, split=None)}"])["remarks"]
-    assert told == ["test has no sample of 3: not measured"]
+    assert told == [
+        "of 120 samples the run has seen 100, 80 that it was trained on and 20 that it was chosen on (validation): left"
+        " out (--keep-seen scores them)",
+        "test has no sample of 3: not measured",
+    ]
 
 
 WRONG: dict[str, tuple[Callable[[Path, Path], list[str]], tuple[str, ...]]] = {

@@ -16,6 +16,7 @@ from asgml.data import CremaD, DataSpec, Features, ModalitySpec
 from asgml.data.avdigits import ShiftedImage
 from asgml.data.new_samples import new_samples
 from asgml.data.preprocessing import Preprocessing
+from asgml.data.seen import seen_in
 from asgml.export import export
 from asgml.exported import ROWS, difference
 from asgml.restore import Restored, build_finished
@@ -24,7 +25,7 @@ from callbacks.errors import UserError
 
 
 def fixed(source: Features | CremaD) -> Preprocessing:
-    return Preprocessing.of(source.spec(), source.tables()["train"].transforms)
+    return Preprocessing.of(source.spec(), source.tables()["train"].transforms, seen_in(source.tables()))
 
 
 def written(path: Path, **arrays: np.ndarray) -> Features:

@@ -21,6 +21,7 @@ assert media  # the fixture
 
 N = 12
 TEST = [10, 11]
+NOTHING_SEEN = {split: np.zeros(0, np.int64) for split in ("train", "val")}
 MODALITIES = ("voice", "face", "clip", "vector", "steps", "note", "pose", "age")
 Columns = dict[str, list[Any]]
 
@@ -54,7 +55,7 @@ def run(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Preproces
     source = source_of(write(root / "whole.csv", whole()))
     tables = source.tables()
     path = tmp_path_factory.mktemp("run") / "preprocessing.safetensors"
-    Preprocessing.of(source.spec(), tables["train"].transforms).write(path)
+    Preprocessing.of(source.spec(), tables["train"].transforms, NOTHING_SEEN).write(path)
     return Preprocessing.read(path, ""), tables["test"]
 
 
@@ -154,7 +155,7 @@ def test_the_runs_own_table_is_scored_on_its_test_rows_where_they_were_cut(root:
     columns = {k: v for k, v in whole().items() if k in ("pose_x", "pose_y", "age", "label")}
     own = source_of(write(root / "cut.csv", columns), test_fraction=0.3)
     tables = own.tables()
-    fixed = Preprocessing.of(own.spec(), tables["train"].transforms)
+    fixed = Preprocessing.of(own.spec(), tables["train"].transforms, NOTHING_SEEN)
     again = source_of(write(root / "moved.csv", columns, "\t"), test_fraction=0.3, corrupt="missing")
     table, _ = new_samples(again, fixed, labelled=True)
     assert table.ids == tables["test"].ids
@@ -168,7 +169,7 @@ def test_a_network_that_was_trained_on_features_takes_a_table(tmp_path: Path) ->
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "f.npz", x_pose=rng.standard_normal((40, 2)), y=np.arange(40) % 2)
     features = Features(str(tmp_path / "f.npz"))
-    fixed = Preprocessing.of(features.spec(), features.tables()["train"].transforms)
+    fixed = Preprocessing.of(features.spec(), features.tables()["train"].transforms, NOTHING_SEEN)
     rows = {"pose_x": [0.5, 1], "pose_y": [2, 3], "label": [1, 0]}
     table, _ = new_samples(source_of(write(tmp_path / "t.csv", rows)), fixed, labelled=True)
     assert table.y.tolist() == [1, 0]
