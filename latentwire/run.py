@@ -19,6 +19,7 @@ from suite.config.check import Common
 from suite.config.signature import locate
 from suite.runs.job import Run
 from suite.runs.launch import launch
+from suite.runs.study import Program
 
 
 @dataclass
@@ -286,6 +287,9 @@ def task(cfg: DictConfig, run: Run) -> dict[str, Any]:
     if run.is_main:
         show(cfg, result)
     return result
+
+
+PROGRAM = Program("latentwire", task, dead, Tree, earlier, judge, again)
 
 
 def main() -> None:

@@ -57,6 +57,7 @@ class Common(Typed):
         resume: what becomes of an earlier attempt of the same run: `auto` continues it, or takes its result if it has
             finished; `never` starts anew and keeps it aside; `must` refuses to start without its checkpoint.
         paths: the folders that a run reads and writes; they change no number.
+        launcher: who runs the jobs; null is the process of the command line itself, one after the other.
     """
 
     program: str
@@ -64,6 +65,7 @@ class Common(Typed):
     seed: Seed
     resume: Literal["auto", "never", "must"]
     paths: Any
+    launcher: Any = dataclasses.field(default=None, kw_only=True)
 
 
 def check(cfg: DictConfig, schema: type | None = None, targets: bool = True) -> None:

@@ -63,6 +63,6 @@ def run_tree(
         tell(unfinished(outcome))
     if outcome.exit_code:
         return outcome.exit_code
-    if outcome.status == "failed":
+    if outcome.status in ("failed", "held"):
         return UserError.EXIT_CODE if outcome.user_error else 1
     return 0 if outcome.accepted else NOT_ACCEPTED

@@ -18,11 +18,11 @@ import pytest
 import yaml
 
 from callbacks.run.stored import write_checkpoint
-from suite.runs import job
 from suite.runs.identity import config_hash
 from suite.runs.launch import NOT_ACCEPTED, Run, plan, worse
 from suite.runs.ledger import Ledger
 from suite.runs.provenance import read_result
+from suite.runs.stopping import sigterm_exits
 
 Main = Callable[..., int]
 
@@ -255,7 +255,7 @@ def test_an_exit_inside_the_task_is_a_failure(main: Main, tmp_path: Path) -> Non
 
 def test_a_handler_in_charge_is_not_interrupted() -> None:
     """While Lightning or a callback handles SIGTERM and calls ours as well, the step in progress may end."""
-    with job._sigterm_exits():
+    with sigterm_exits():
         ours = signal.getsignal(signal.SIGTERM)
         seen = []
 
