@@ -23,6 +23,7 @@ from suite.runs.stopping import EXIT_INTERRUPT, sigterm_exits
 
 Jobs = Annotated[int, Bounds("1 to 1024 processes", ge=1, le=1024, example=2)]
 THREADS = "OMP_NUM_THREADS"
+WORKER = [sys.executable, "-m", "suite.launchers.worker"]
 LOOK = 0.5  # seconds between two looks at processes that say nothing
 
 
@@ -68,7 +69,9 @@ class Processes:
     def run(self, sweep: Sweep) -> int:
         """Run the jobs that are left, enter how each ended, and return the exit code of a stop, 0 without one."""
         groups = sweep.groups()
-        return _Pool(sweep, min(self.at_a_time, len(groups))).run(groups)
+        code = _Pool(sweep, min(self.at_a_time, len(groups))).run(groups)
+        sweep.tidy()
+        return code
 
 
 class _Worker:
@@ -77,7 +80,7 @@ class _Worker:
     def __init__(self, sweep: Sweep, environment: dict[str, str]):
         self.replies, theirs = os.pipe()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "suite.launchers.worker", sweep.program, "--replies", str(theirs)],
+            [*WORKER, sweep.program, "--replies", str(theirs)],
             stdin=subprocess.PIPE,
             pass_fds=(theirs,),
             env=environment,

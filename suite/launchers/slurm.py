@@ -77,7 +77,7 @@ class Slurm:
         memory_gb: Positive | None = None,
         parallel: Count = 256,
         setup: list[str] | None = None,
-        options: dict[str, str | int] | None = None,
+        options: dict[str, str | Steps] | None = None,
         grace_seconds: Grace = 120,
         requeues: Steps = 10,
         wait: bool = True,

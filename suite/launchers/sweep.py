@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from callbacks.errors import UserError
 from callbacks.run.inputs import differing
 from suite.config.signature import locate
-from suite.launchers.work import log_of, write_work
+from suite.launchers.work import ended_of, log_of, write_work
 from suite.runs.display import varying
 from suite.runs.identity import evaluation_hash, fingerprints, runs_root
 from suite.runs.inputs import all_files
@@ -86,6 +86,15 @@ class Sweep:
         """
         error = f"{how}, and left no word (out of memory?); what it printed: {log or log_of(self.files[number])}"
         return Outcome(self.jobs[number].hash, self.jobs[number].dir, "failed", error=error)
+
+    def tidy(self) -> None:
+        """Remove the files of jobs that went well."""
+        for number, path in self.files.items():
+            if number in self.outcomes and self.outcomes[number].status in ("finished", "evaluated", "skipped"):
+                for file in (path, log_of(path), ended_of(path)):
+                    file.unlink(missing_ok=True)
+        if not any(self.folder.iterdir()):
+            self.folder.rmdir()
 
     def stopped(self, number: int) -> Outcome:
         """Return the outcome of a job that was ended from here before it left a word."""

@@ -140,13 +140,13 @@ def launch(
             return
     except UserError as error:
         _fail(error)
-    code = 0
+    code, ended = 0, dict[int, Outcome]()
     try:
         if not planned.local:
-            code, found = _elsewhere(program, planned, task, earlier, again, failed_only)
+            code, ended = _elsewhere(program, planned, task, earlier, again, failed_only)
         else:
             runner = _JobRunner(program, task, earlier, again, failed_only, planned)
-            found = runner.outcomes
+            ended = runner.outcomes
             _through_hydra(program, config_dir, _before_overrides(arguments, args, HYDRA_SETTINGS), runner)
     except UserError as error:
         _fail(error)
@@ -159,7 +159,7 @@ def launch(
     outcomes: list[Outcome] = []
     for number, job in enumerate(planned.jobs):
         if job.same_as is None:
-            outcomes.append(found.get(number) or Outcome(job.hash, job.dir, "not started"))
+            outcomes.append(ended.get(number) or Outcome(job.hash, job.dir, "not started"))
         else:
             first = outcomes[job.same_as]
             status = first.status if first.status == "not started" else "same"

@@ -304,7 +304,7 @@ def test_child_ranks_write_nothing(main: Main, tmp_path: Path, monkeypatch: pyte
 
 def test_what_cannot_work_in_a_sweep_is_refused(main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main("-m", "seed=0,1", "trainer.devices=2") == 2
-    assert "submitit" in capsys.readouterr().err
+    assert "launcher=slurm" in capsys.readouterr().err
     assert main("-m", "seed=0,1", "+trainer.devices=[0,1]") == 2
     assert main("-m", "loader.workers=0,1") == 2
     told = capsys.readouterr().err
