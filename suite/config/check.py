@@ -32,7 +32,7 @@ Dead = Callable[[DictConfig], Mapping[str, str]]
 
 _HYDRA_KEYS = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 _BROKEN = object()  # a value that could not be read; its problem is already noted
-_FOLDER = r"[A-Za-z0-9_+=,-][A-Za-z0-9._+=,-]*"  # the name becomes a folder
+_FOLDER = r"[A-Za-z0-9_+=,-][A-Za-z0-9._+=,-]{0,199}"  # the name becomes a folder, of 255 bytes at most
 
 
 @dataclasses.dataclass

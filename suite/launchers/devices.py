@@ -75,5 +75,22 @@ def refuse_missing_peers(cfg: DictConfig) -> None:
         )
 
 
+def refuse_stray_rank() -> None:
+    """Refuse variables that make this process one of several ranks where nobody has started the others.
+
+    Raises:
+        UserError: a rank in the environment, without the number of ranks or the address of the first.
+    """
+    needed = {"LOCAL_RANK": "WORLD_SIZE", "RANK": "WORLD_SIZE", "NODE_RANK": "MASTER_ADDR"}
+    for name, other in needed.items():
+        if name in os.environ and other not in os.environ:
+            raise UserError(
+                f"{name}={os.environ[name]} in the environment",
+                f"no {other} beside it: a variable left over from something else",
+                "both, as Lightning, torchrun and SLURM set them, or none; as a rank above 0 a run writes nothing",
+                f"unset {name}",
+            )
+
+
 def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"

@@ -34,6 +34,7 @@ from callbacks.errors import UserError
 from suite.config.check import Dead
 from suite.config.compose import VERSION_BASE, Composer, pin_hydra, primary
 from suite.config.instantiate import build_node
+from suite.launchers.devices import refuse_stray_rank
 from suite.launchers.sweep import Launcher, Sweep, finished_before, program_of
 from suite.runs import known
 from suite.runs.about import LIST, About, help_page, show_list
@@ -48,7 +49,7 @@ from suite.runs.display import (
     varying,
 )
 from suite.runs.foreseen import PLAN, Foresee, show_plan
-from suite.runs.identity import run_dir
+from suite.runs.identity import run_dir, runs_root
 from suite.runs.job import Again, Earlier, Run, Task, execute, is_main_process, ledger_of
 from suite.runs.outcome import Outcome
 from suite.runs.planned import PlannedJobs
@@ -64,6 +65,7 @@ from suite.runs.planning import (
 )
 from suite.runs.provenance import read_result
 from suite.runs.record import release_memory
+from suite.runs.surroundings import make_folders, open_streams
 
 __all__ = ["Run", "Task", "launch", "plan", "worse"]
 
@@ -108,11 +110,17 @@ def launch(
     Raises:
         SystemExit: with the codes of this module, unless all is well.
     """
+    open_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     failed_only = FAILED_ONLY in arguments
     plans = PLAN in arguments
     arguments = [a for a in arguments if a not in (FAILED_ONLY, PLAN)]
     args = get_args_parser().parse_args(arguments)
+    try:
+        refuse_stray_rank()
+    except UserError as error:
+        print(error, file=sys.stderr)  # whatever rank it believes to be
+        raise SystemExit(UserError.EXIT_CODE) from None
     try:
         refuse_other_configs(args, program)
         if about is not None and (args.help or args.overrides[:1] == [LIST]):
@@ -138,6 +146,7 @@ def launch(
         if plans:
             show_plan(planned, foresee)
             return
+        make_folders(runs_root(job.cfg) for job in planned.jobs)
     except UserError as error:
         _fail(error)
     code, ended = 0, dict[int, Outcome]()
