@@ -15,12 +15,12 @@ SAMPLES, CLASSES = 48, 4
 RUN = [
     *("experiment=features", f"data.path={FOLDER}/features.npz", "data.dominant=audio", f"paths.runs={FOLDER}/runs"),
     *("loader.batch_size=8", "loader.eval_batch_size=16", "optimizer.lr=0.01", "model.encoder.dim=8"),
-    *("trainer.accelerator=cpu", "trainer.max_epochs=8", "trainer.enable_progress_bar=false", "callbacks.progress=null"),
-    "callbacks.checkpoint.every_n_steps=3",
+    *("trainer.accelerator=cpu", "trainer.max_epochs=8", "trainer.enable_progress_bar=false"),
+    *("callbacks.progress=null", "callbacks.checkpoint.every_n_steps=3"),
 ]
 TABLE = [
     *("experiment=table", f"data.path={FOLDER}/mine/table.csv", f"paths.runs={FOLDER}/runs"),
-    *(f"paths.data={FOLDER}/data", "data.size=8", "data.store=[8,8]", "data.mels=8", "data.seconds=0.2"),
+    *("data.size=8", "data.store=[8,8]", "data.mels=8", "data.seconds=0.2"),
 ]
 
 
@@ -86,7 +86,7 @@ CASES = [
         of_runs,
         features,
     ),
-    Case("asgml.data.prepare", ["-m", "asgml.data.prepare", "--workers", "2", *TABLE], of_files("data/**/*"), media),
+    Case("asgml.data.prepare", ["-m", "asgml.data.prepare", "--workers", "2", *TABLE], of_files("mine/prepared/**/*"), media),
     Case(
         "suite.report",
         ["-m", "suite.report", f"{FOLDER}/runs", "--out", f"{FOLDER}/report.html"],
