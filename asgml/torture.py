@@ -86,7 +86,12 @@ CASES = [
         of_runs,
         features,
     ),
-    Case("asgml.data.prepare", ["-m", "asgml.data.prepare", "--workers", "2", *TABLE], of_files("mine/prepared/**/*"), media),
+    Case(
+        "asgml.data.prepare",
+        ["-m", "asgml.data.prepare", "--workers", "2", *TABLE],
+        of_files("mine/prepared/**/*"),
+        media,
+    ),
     Case(
         "suite.report",
         ["-m", "suite.report", f"{FOLDER}/runs", "--out", f"{FOLDER}/report.html"],
