@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from suite.torture.case import FOLDER, Case
 from suite.torture.left import of_files, of_runs
@@ -30,7 +31,7 @@ def features(folder: Path) -> None:
 
     rng = np.random.default_rng(0)
     y = np.arange(2 * SAMPLES) % CLASSES
-    arrays = {"y": y, "split": np.repeat([0, 1, 2], [SAMPLES, SAMPLES // 2, SAMPLES // 2])}
+    arrays: dict[str, Any] = {"y": y, "split": np.repeat([0, 1, 2], [SAMPLES, SAMPLES // 2, SAMPLES // 2])}
     for name, noise, size in (("audio", 0.5, 6), ("visual", 2.0, 10)):
         centres = rng.standard_normal((CLASSES, size))
         arrays[f"x_{name}"] = (centres[y] + noise * rng.standard_normal((len(y), size))).astype(np.float32)

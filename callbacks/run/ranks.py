@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 
 import lightning as L
 
 PERIOD = 0.2  # seconds between two looks
+SETTLES = 2.0  # seconds that a process may take to end after its connections were closed
 
 
 class RankWatch(L.Callback):
@@ -43,6 +45,9 @@ class RankWatch(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         self._over.set()
+        until = time.monotonic() + SETTLES
+        while self._processes and not self.dead() and time.monotonic() < until:
+            time.sleep(PERIOD / 4)
         for told in self.dead():
             exception.add_note(told)
 

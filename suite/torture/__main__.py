@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
+from typing import get_args
 
 from rich.table import Table
 
@@ -29,10 +30,10 @@ from suite.runs.command import command, command_parser
 from suite.runs.display import console
 from suite.runs.ledger import write_json
 from suite.torture.case import Case, cases_of
-from suite.torture.trial import SIGNALS, Reference, Trial, disturbed, undisturbed
+from suite.torture.trial import SIGNALS, Reference, Trial, Verdict, disturbed, undisturbed
 
 TRIALS, PLACE = "trials.jsonl", "work"
-VERDICTS = ("equal", "different", "failed", "hang", "traceback")
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 def parser() -> argparse.ArgumentParser:
