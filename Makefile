@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: demo test test-slow lint types bench accelerator report encoders stability theory phases settle faults avdigits methods methods-long pocket stories families feedback notebooks notebooks-run clean
+.PHONY: demo test test-slow lint types bench accelerator report encoders stability theory phases settle faults avdigits methods methods-long pocket stories families feedback torture notebooks notebooks-run clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
@@ -96,6 +96,11 @@ methods-long: $(STAMP)
 stories: $(STAMP)
 	$(BIN)/python -m latentwire.run -m experiment=stories seed=0,1,2 paths.data=$(DATA)
 	$(BIN)/python -m suite.report runs --name stories
+
+# commands killed at random moments, given again and compared with undisturbed ones; an hour of a core, goes on where it
+# was ended. runs/torture/0_trials.jsonl has the list
+torture: $(STAMP)
+	$(BIN)/python -m suite.torture asgml latentwire --kills 120 --minutes 60
 
 # which families of language models are read exactly: docs/results/families.md; some seconds, no download
 families: $(STAMP)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from suite.torture.case import FOLDER, Case
 from suite.torture.left import of_files, of_runs
@@ -15,12 +16,12 @@ SAMPLES, CLASSES = 48, 4
 RUN = [
     *("experiment=features", f"data.path={FOLDER}/features.npz", "data.dominant=audio", f"paths.runs={FOLDER}/runs"),
     *("loader.batch_size=8", "loader.eval_batch_size=16", "optimizer.lr=0.01", "model.encoder.dim=8"),
-    *("trainer.accelerator=cpu", "trainer.max_epochs=8", "trainer.enable_progress_bar=false", "callbacks.progress=null"),
-    "callbacks.checkpoint.every_n_steps=3",
+    *("trainer.accelerator=cpu", "trainer.max_epochs=8", "trainer.enable_progress_bar=false"),
+    *("callbacks.progress=null", "callbacks.checkpoint.every_n_steps=3"),
 ]
 TABLE = [
     *("experiment=table", f"data.path={FOLDER}/mine/table.csv", f"paths.runs={FOLDER}/runs"),
-    *(f"paths.data={FOLDER}/data", "data.size=8", "data.store=[8,8]", "data.mels=8", "data.seconds=0.2"),
+    *("data.size=8", "data.store=[8,8]", "data.mels=8", "data.seconds=0.2"),
 ]
 
 
@@ -30,7 +31,7 @@ def features(folder: Path) -> None:
 
     rng = np.random.default_rng(0)
     y = np.arange(2 * SAMPLES) % CLASSES
-    arrays = {"y": y, "split": np.repeat([0, 1, 2], [SAMPLES, SAMPLES // 2, SAMPLES // 2])}
+    arrays: dict[str, Any] = {"y": y, "split": np.repeat([0, 1, 2], [SAMPLES, SAMPLES // 2, SAMPLES // 2])}
     for name, noise, size in (("audio", 0.5, 6), ("visual", 2.0, 10)):
         centres = rng.standard_normal((CLASSES, size))
         arrays[f"x_{name}"] = (centres[y] + noise * rng.standard_normal((len(y), size))).astype(np.float32)
@@ -86,7 +87,12 @@ CASES = [
         of_runs,
         features,
     ),
-    Case("asgml.data.prepare", ["-m", "asgml.data.prepare", "--workers", "2", *TABLE], of_files("data/**/*"), media),
+    Case(
+        "asgml.data.prepare",
+        ["-m", "asgml.data.prepare", "--workers", "2", *TABLE],
+        of_files("mine/prepared/**/*"),
+        media,
+    ),
     Case(
         "suite.report",
         ["-m", "suite.report", f"{FOLDER}/runs", "--out", f"{FOLDER}/report.html"],

@@ -11,8 +11,13 @@ RUN = [
     *("wire.measured_texts=4", "corpus.facts_per_person=2", "corpus.train=200", "loader.batch_size=3"),
     *("loader.questions=2", "loader.steps_per_epoch=6", "loader.eval_passages=4", "loader.eval_questions=2"),
     *("loader.eval_batch_size=4", "loader.eval_max_new_tokens=3", "evaluation.passages=3", "evaluation.n_boot=40"),
-    *("trainer.max_epochs=3", "trainer.enable_progress_bar=false", "callbacks.progress=null", "acceptance=null"),
+    *("trainer.max_epochs=3", "trainer.enable_progress_bar=false", "callbacks.progress=null",),
     *("lr_schedule.warmup_steps=0", "callbacks.checkpoint.every_n_steps=2"),
+]
+PRETRAIN = [
+    *("lm=pocket_llama", f"paths.runs={FOLDER}/runs", "pocket.architecture.width=16", "pocket.architecture.layers=1"),
+    *("pocket.architecture.inner=16", "pocket.recipe.repeat_steps=12", "pocket.recipe.repeat_rows=4"),
+    *("pocket.recipe.steps=12", "pocket.recipe.cooldown=6", "pocket.recipe.rows=4", "pocket.eval_contexts=4"),
 ]
 CASES = [
     Case("latentwire.run", ["-m", "latentwire.run", *RUN], of_runs),
@@ -23,7 +28,7 @@ CASES = [
     ),
     Case(
         "latentwire.pretrain",
-        ["-m", "latentwire.pretrain", "lm=pocket_llama", f"paths.runs={FOLDER}/runs"],
-        of_files("runs/pretrain/*/model/*"),
+        ["-m", "latentwire.pretrain", *PRETRAIN],
+        of_files("runs/pretrain/*/model/*.safetensors", "runs/pretrain/*/model/*.json"),
     ),
 ]

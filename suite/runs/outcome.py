@@ -45,6 +45,7 @@ class Outcome:
         self.exit_code = stop_code(error)
         self.status = "stopped" if self.exit_code else "failed"
         self.error = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        self.error = "; ".join([self.error, *getattr(error, "__notes__", ())])
         self.user_error = isinstance(error, UserError)
 
     @property

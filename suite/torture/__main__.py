@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections import Counter
@@ -19,18 +20,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
+from typing import get_args
 
 from rich.table import Table
 
 from callbacks.errors import UserError
+from callbacks.files.sealed import read_json
 from suite.runs.command import command, command_parser
 from suite.runs.display import console
 from suite.runs.ledger import write_json
 from suite.torture.case import Case, cases_of
-from suite.torture.trial import SIGNALS, Reference, Trial, disturbed, undisturbed
+from suite.torture.trial import SIGNALS, Reference, Trial, Verdict, disturbed, undisturbed
 
-TRIALS = "trials.jsonl"
-VERDICTS = ("equal", "different", "failed", "hang", "traceback")
+TRIALS, PLACE = "trials.jsonl", "work"
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -74,6 +77,8 @@ def torture(cases: Sequence[Case], out: Path, kills: int, seed: int, seconds: fl
         limit: the seconds after which a command hangs.
     """
     until = time.monotonic() + seconds
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # commands would inherit that
     out.mkdir(parents=True, exist_ok=True)
     done = {(t.case, t.signal, t.number): t for t in _kept(out / f"{seed}_{TRIALS}")}
     references: dict[str, Reference] = {}
@@ -86,8 +91,12 @@ def torture(cases: Sequence[Case], out: Path, kills: int, seed: int, seconds: fl
         template = out / "templates" / _file(case)
         if case.name not in references:
             references[case.name] = _reference(case, template, out, limit)
-        place = out / f"{_file(case)}_{name}_{number}"
+        place = out / PLACE
         trial = disturbed(case, references[case.name], name, number, seed, template, place, limit)
+        if trial.verdict != "equal":
+            kept = out / f"{seed}_{_file(case)}_{name}_{number}"
+            place.replace(kept)
+            place.with_name(f"{PLACE}.log").replace(kept.with_name(f"{kept.name}.log"))
         with (out / f"{seed}_{TRIALS}").open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(trial)) + "\n")
         done[key] = trial
@@ -127,15 +136,15 @@ def _reference(case: Case, template: Path, out: Path, limit: float) -> Reference
     """Return what a case leaves undisturbed, from an earlier command where its files are as they were."""
     kept = out / "templates" / f"{_file(case)}.json"
     if kept.is_file():
-        found = json.loads(kept.read_text(encoding="utf-8"))
-        return Reference(found["left"], found["seconds"])
+        found = read_json(kept, "what an undisturbed command left", f"rm {kept}")
+        return Reference(**found)
     template.mkdir(parents=True, exist_ok=True)
     if case.before is not None:
         case.before(template)
-    place = out / f"{_file(case)}_undisturbed"
-    reference = undisturbed(case, template, place, limit)
+    reference = undisturbed(case, template, out / PLACE, limit)
     write_json(kept, asdict(reference))
-    print(f"{case.name}: undisturbed in {reference.seconds:.1f} s, {len(reference.left)} things to compare", flush=True)
+    took = f"{reference.start:.1f} + {reference.seconds:.1f} s"
+    print(f"{case.name}: undisturbed in {took}, {len(reference.left)} things to compare", flush=True)
     return reference
 
 

@@ -43,10 +43,12 @@ def cases_of(programs: Sequence[str], names: Sequence[str]) -> list[Case]:
     found: list[Case] = []
     for program in programs:
         module = f"{program}.torture"
-        if importlib.util.find_spec(program) is None or importlib.util.find_spec(module) is None:
+        there = importlib.util.find_spec(program) is not None and importlib.util.find_spec(module) is not None
+        listed = getattr(importlib.import_module(module), "CASES", None) if there else None
+        if listed is None:
             where = f"python -m suite.torture {program}"
             raise UserError(where, f"no {module}", "a program that lists cases there", "make torture")
-        found += importlib.import_module(module).CASES
+        found += listed
     known = {case.name for case in found}
     for name in names:
         if name not in known:

@@ -6,9 +6,8 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 # of result.json: times, places and memory of the attempt that ended it
 MEASURED = frozenset(
@@ -28,7 +27,7 @@ def of_runs(folder: Path) -> Mapping[str, str]:
             continue
         name = f"{run.parent.name}/{run.name}"
         result = {k: v for k, v in json.loads(path.read_bytes()).items() if k not in MEASURED}
-        found[f"{name} result"] = digest(json.dumps(_placeless(result, folder), sort_keys=True).encode())
+        found[f"{name} result"] = digest(json.dumps(result, sort_keys=True).encode())
         for table in TABLES:
             if (run / table).is_file():
                 found[f"{name} {table}"] = digest((run / table).read_bytes())
@@ -42,13 +41,15 @@ def of_runs(folder: Path) -> Mapping[str, str]:
     return found
 
 
-def of_files(*patterns: str) -> Any:
-    """Return what gives the digests of all files of a folder that match patterns, as `Path.glob` takes them."""
+def of_files(*patterns: str) -> Callable[[Path], Mapping[str, str]]:
+    """Return what gives the digests of all files of a folder that match patterns, as `Path.glob` takes them.
+
+    Names that begin with a dot are left out: they hold the times of files.
+    """
 
     def left(folder: Path) -> Mapping[str, str]:
         paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
-        here = str(folder).encode()
-        return {str(path.relative_to(folder)): digest(path.read_bytes().replace(here, b"FOLDER")) for path in paths}
+        return {str(p.relative_to(folder)): digest(p.read_bytes()) for p in paths if not p.name.startswith(".")}
 
     return left
 
@@ -56,10 +57,6 @@ def of_files(*patterns: str) -> Any:
 def digest(content: bytes) -> str:
     """Return the first digits of a SHA-256."""
     return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _placeless(value: Any, folder: Path) -> Any:
-    return json.loads(json.dumps(value).replace(json.dumps(str(folder))[1:-1], "FOLDER"))
 
 
 def _history(path: Path) -> list[list[str]]:

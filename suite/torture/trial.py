@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from suite.runs.launch import NOT_ACCEPTED
 from suite.torture.case import Case
 
 SIGNALS = {name: signal.Signals[f"SIG{name}"] for name in ("TERM", "KILL", "INT")}
 HELD = "in use by"  # what a command says while a process of the killed one is at its end
 TWICE = 0.3  # the share of trials in which the command is killed again while it continues
+EARLY = 0.15  # the share of kills before the command has written anything
+LOOK = 0.01  # seconds between two looks at its folder
 
 Verdict = Literal["equal", "different", "failed", "hang", "traceback"]
 
@@ -29,11 +32,15 @@ class Reference:
 
     Attributes:
         left: digests by name.
-        seconds: how long it took.
+        start: the seconds after which it wrote its first file.
+        seconds: how long it took from then on.
+        code: its exit code, 0, or that of a run which has not reached what it was to reach.
     """
 
     left: Mapping[str, str]
+    start: float
     seconds: float
+    code: int
 
 
 @dataclass(frozen=True)
@@ -44,7 +51,8 @@ class Trial:
         case: the name of the case.
         signal: TERM, KILL or INT.
         number: of the trial within case and signal, from 0; with the seed it decides the moments.
-        moments: the seconds after which the command was killed; none where it had ended before.
+        moments: when the command was killed, in seconds after its first file, negative before it; none where it had
+            ended before.
         verdict: `equal` is as undisturbed; `different` is not; `failed`: the command does not go on to its end;
             `hang`: it had to be ended; `traceback`: it says more than a user can use.
         note: what differs, or the last words.
@@ -62,14 +70,17 @@ def undisturbed(case: Case, template: Path, place: Path, limit: float) -> Refere
     """Run a command to its end in a copy of what it reads.
 
     Raises:
-        RuntimeError: it does not end with exit code 0, or leaves nothing to compare.
+        RuntimeError: it fails, or leaves nothing to compare.
     """
     folder = _fresh(template, place)
     begun = time.monotonic()
-    code, words = _run(case, folder, limit)
-    if code != 0:
+    process = _start(case, folder)
+    _first_file(process, folder, _files(template), limit)
+    start = time.monotonic()
+    code, words = _end(process, limit), _words(folder)
+    if code not in (0, NOT_ACCEPTED):
         raise RuntimeError(f"{case.name}: the undisturbed command ended with {code}: {words[-2000:]}")
-    found = Reference(dict(case.left(folder)), time.monotonic() - begun)
+    found = Reference(dict(case.left(folder)), start - begun, time.monotonic() - start, code)
     if not found.left:
         raise RuntimeError(f"{case.name}: the undisturbed command left nothing to compare")
     return found
@@ -87,7 +98,7 @@ def disturbed(
         number: the number of the trial.
         seed: what the moments are drawn from, together with case, signal and number.
         template: the folder that it reads.
-        place: the folder of the trial, which is made anew, and removed where all is equal.
+        place: the folder of the trial, which is made anew; of all trials the same, as results name it.
         limit: the seconds after which a command hangs.
     """
     drawn = random.Random(f"{seed} {case.name} {name} {number}")
@@ -95,17 +106,16 @@ def disturbed(
     moments: list[float] = []
 
     def ended(verdict: Verdict, note: str = "") -> Trial:
-        if verdict == "equal":
-            shutil.rmtree(place)
         return Trial(case.name, name, number, tuple(moments), verdict, note)
 
     for _ in range(1 + (drawn.random() < TWICE)):
-        after = round(drawn.uniform(0.0, 1.05 * reference.seconds), 3)
-        killed, words = _killed(case, folder, SIGNALS[name], after, limit)
+        early = drawn.random() < EARLY
+        after = drawn.uniform(-reference.start, 0.0) if early else drawn.uniform(0.0, reference.seconds)
+        killed, words = _killed(case, reference, folder, SIGNALS[name], after, limit)
         if killed is None:
             return ended("hang", f"after SIG{name}: {words[-300:]}")
         if killed:
-            moments.append(after)
+            moments.append(round(after, 3))
         if "Traceback" in words and name == "TERM":
             return ended("traceback", words[-600:])
     code, words = _run(case, folder, limit)
@@ -117,7 +127,7 @@ def disturbed(
         return ended("hang", f"given again: {words[-300:]}")
     if "Traceback" in words:
         return ended("traceback", words[-600:])
-    if code != 0:
+    if code != reference.code:
         return ended("failed", f"given again it ends with {code}: {words[-600:]}")
     left = case.left(folder)
     differs = sorted(key for key in {*left, *reference.left} if left.get(key) != reference.left.get(key))
@@ -144,6 +154,17 @@ def _start(case: Case, folder: Path) -> subprocess.Popen[bytes]:
         )
 
 
+def _files(folder: Path) -> set[Path]:
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+
+
+def _first_file(process: subprocess.Popen[bytes], folder: Path, known: set[Path], limit: float) -> None:
+    """Wait until a command has written a file that was not there, or has ended."""
+    until = time.monotonic() + limit
+    while _files(folder) <= known and process.poll() is None and time.monotonic() < until:
+        time.sleep(LOOK)
+
+
 def _words(folder: Path) -> str:
     return folder.with_name(f"{folder.name}.log").read_text(encoding="utf-8", errors="replace")
 
@@ -154,11 +175,17 @@ def _run(case: Case, folder: Path, limit: float) -> tuple[int | None, str]:
     return _end(process, limit), _words(folder)
 
 
-def _killed(case: Case, folder: Path, number: signal.Signals, after: float, limit: float) -> tuple[bool | None, str]:
+def _killed(
+    case: Case, reference: Reference, folder: Path, number: signal.Signals, after: float, limit: float
+) -> tuple[bool | None, str]:
     """Return whether a command was under way when the signal came, None where it did not end then; and its words."""
-    process = _start(case, folder)
+    known, process = _files(folder), _start(case, folder)
     try:
-        process.wait(after)
+        if after < 0:
+            process.wait(reference.start + after)
+        else:
+            _first_file(process, folder, known, limit)
+            process.wait(after)
         return False, _words(folder)
     except subprocess.TimeoutExpired:
         process.send_signal(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickletools
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from callbacks.errors import UserError
 from suite.launchers import Processes, processes
 from suite.launchers.devices import refuse_missing_peers
+from suite.launchers.submitted import run_jobs
 from suite.launchers.sweep import Sweep, finished_before, program_of
 from suite.launchers.work import read_outcome, read_work, write_outcome
 from suite.runs.launch import plan
@@ -89,8 +91,6 @@ def test_what_needs_another_job_is_tried_again_after_those_before_it(
     assert [sweep.outcomes[n].status for n in range(3)] == ["finished"] * 3
     assert [int(line.split()[1]) for line in done].count(7) == 2
     assert "job 2/3 seed=7 waits for the jobs before it" in capsys.readouterr().out
-    sweep, _, done = swept("7,3", jobs=2)
-    assert sweep.outcomes[0].status == "finished"
 
 
 def test_a_worker_that_dies_takes_one_job_with_it(swept: Callable[..., tuple[Sweep, int, list[str]]]) -> None:
@@ -231,6 +231,17 @@ def test_what_a_launcher_cannot_do_is_refused_with_a_remedy(
     assert said in told
     assert remedy in told.rpartition("found:")[2]
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_submitit_pickles_names_one_function_and_holds_strings(tmp_path: Path) -> None:
+    helpers = pytest.importorskip("submitit.helpers")
+    helpers.DelayedSubmission(run_jobs, "asgml.run", "a/0001.job.json").dump(tmp_path / "call.pkl")
+    content = (tmp_path / "call.pkl").read_bytes()
+    words = [arg for code, arg, _ in pickletools.genops(content) if isinstance(arg, str)]
+    assert b"cloudpickle" not in content, "nothing is stored by value"
+    assert {w for w in words if "." in w} == {
+        *("submitit.core.utils", "suite.launchers.submitted", "asgml.run", "a/0001.job.json")
+    }
 
 
 def test_a_program_that_no_process_can_import_has_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
