@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from omegaconf import DictConfig, OmegaConf
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from asgml.data.datamodule import MultimodalData
 from asgml.faults.catalogue import check_fault
@@ -102,7 +104,9 @@ def build(cfg: DictConfig, run: Run) -> Parts:
 
 def build_data(cfg: DictConfig) -> MultimodalData:
     """Build the data module, prepared and checked."""
-    data = MultimodalData(build_node(cfg.data), **OmegaConf.to_container(cfg.loader), seed=cfg.seed)  # type: ignore[arg-type]
+    loader: dict[str, Any] = OmegaConf.to_container(cfg.loader)  # type: ignore[assignment]
+    loader.pop("accumulate", None)  # the module's
+    data = MultimodalData(build_node(cfg.data), **loader, seed=cfg.seed)
     data.prepare_data()
     data.setup()
     return data
@@ -162,8 +166,23 @@ def build_module(cfg: DictConfig, data: MultimodalData, probe: ProbeEMA | None) 
         seed=int(cfg.seed),
         teachers=load_teachers(cfg, net, methods),
         task=task,
+        accumulate=accumulated(cfg, net),
     )
     return module, [*stages, Modulation(methods)]
+
+
+def accumulated(cfg: DictConfig, net: MultimodalNet) -> int:
+    """Return in how many parts encoders take a batch. Raises UserError for encoders whose rows see each other."""
+    parts = int(cfg.loader.get("accumulate", 1))  # runs of versions without the key have one
+    seeing = next((m for m, e in net.encoders.items() if any(isinstance(x, _BatchNorm) for x in e.modules())), None)
+    if parts > 1 and seeing is not None:
+        raise UserError(
+            "loader.accumulate",
+            f"{parts} parts for the encoder of {seeing}, whose batch norm would see each part alone",
+            "encoders without batch norm, or the whole batch at once",
+            "set model=resnet18_gn or model=small, or loader.accumulate=1",
+        )
+    return parts
 
 
 def refuse_without_probe(config: Asgml, modalities: list[str], dominant: str | None) -> None:

@@ -84,10 +84,10 @@ def _costs(cfg: DictConfig, spec: DataSpec, samples: int) -> dict[str, str]:
     least = sum(p.numel() * p.element_size() for p in weights) * (2 + states)
     count = sum(p.numel() for p in weights)
     kept, operations = kept_and_operations(net, spec)
-    batch = int(cfg.loader.batch_size)
+    batch = -(-int(cfg.loader.batch_size) // int(cfg.loader.accumulate))  # rows whose activations are held at once
     told = (
         f"about {(least + kept * batch) / MIB:,.0f} MiB in float32: {least / MIB:,.1f} for {count:,} trained weights, "
-        f"their gradients and the optimiser, {kept * batch / MIB:,.0f} for what the encoders keep of a batch"
+        f"their gradients and the optimiser, {kept * batch / MIB:,.0f} for what the encoders keep of {batch} rows"
     )
     epoch = operations * (1 + BACKWARD) * samples
     return {"memory": told, "compute": f"{epoch / 1e12:,.3g} TFLOP an epoch, forward and backward, encoders alone"}

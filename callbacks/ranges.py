@@ -55,6 +55,7 @@ Positive = Annotated[float, Bounds("a finite number above 0", gt=0, lt=math.inf)
 NonNegative = Annotated[float, Bounds("a finite number of 0 or more", ge=0, lt=math.inf)]
 Multiple = Annotated[float, Bounds("a finite factor of 1 or more", ge=1, lt=math.inf)]
 Rate = Annotated[float, Bounds("a learning rate above 0, 1000 at most", gt=0, le=1000, example=0.001)]
+HeldRate = Annotated[float, Bounds("a learning rate from 0 (held) to 1000", ge=0, le=1000, example=0.001)]
 
 Share = Annotated[float, Bounds("a share from 0 to 1", ge=0, le=1)]
 PositiveShare = Annotated[float, Bounds("a share above 0, 1 at most", gt=0, le=1)]
@@ -68,6 +69,7 @@ Several = Annotated[int, Bounds("a whole number from 2 to a billion", ge=2, le=M
 Steps = Annotated[int, Bounds("a whole number from 0 to a billion", ge=0, le=MANY, example=0)]  # epochs too
 Delay = Annotated[int, Bounds("a delay from 0 to 1000 steps", ge=0, le=1000)]  # as many gradients are stored
 Width = Annotated[int, Bounds("a width from 1 to 65536", ge=1, le=65536)]
+Slots = Annotated[int, Bounds("1 to 65535 slots", ge=1, le=2**16 - 1, example=64)]  # a message counts them in 16 bits
 Layers = Annotated[int, Bounds("a whole number from 1 to 1000", ge=1, le=1000)]
 Workers = Annotated[int, Bounds("0 to 256 processes", ge=0, le=256)]
 Seed = Annotated[int, Bounds("a seed from 0 to 4294967295", ge=0, le=2**32 - 1, example=0)]

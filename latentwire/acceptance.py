@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from callbacks.errors import UserError
+from callbacks.ranges import Finite
 
 EVALUATION = "evaluation"  # the stage of the rules that are judged on the result
 METHODS = "methods."
@@ -32,8 +33,8 @@ class Rule:
     """
 
     metric: str
-    min: float | None = None
-    max: float | None = None
+    min: Finite | None = None
+    max: Finite | None = None
     over: str | None = None
     minus: str | None = None
 

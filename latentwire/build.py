@@ -21,6 +21,7 @@ from latentwire.encoders.base import Encoder, build_encoder
 from latentwire.encoders.slots import LatentLayout
 from latentwire.footprint import line
 from latentwire.lm.frozen import FrozenLM
+from latentwire.names import refuse_strangers
 from latentwire.objectives.base import Needs, Objective, ReaderShape, together
 from latentwire.objectives.teacher import Teacher
 from latentwire.tracking import tags
@@ -84,8 +85,7 @@ def build_inputs(cfg: DictConfig, announce: bool = False) -> Inputs:
         cfg: the whole configuration.
         announce: whether memory and time are estimated and said before any model is loaded.
     """
-    if not cfg.lms:
-        raise UserError("lms", "no language model", "at least one that reads", "set readers=pocket_llama")
+    refuse_strangers(cfg)
     corpus: Corpus = build_node(cfg.corpus)
     passages = corpus.split("train")
     texts = [passages[i].text for i in range(min(int(cfg.wire.measured_texts), len(passages)))]
@@ -97,9 +97,6 @@ def build_inputs(cfg: DictConfig, announce: bool = False) -> Inputs:
         rank_zero_print(line(cfg, passages))
     lms: dict[str, FrozenLM] = {str(name): build_node(node) for name, node in cfg.lms.items()}
     for name, device in (OmegaConf.select(cfg, "placement.devices") or {}).items():
-        if name not in lms:
-            key = f"placement.devices.{name}"
-            raise UserError(key, "no such reader", " | ".join(lms), f"write placement.devices.{min(lms)} in its place")
         lms[str(name)].pin(str(device), str(name))
     encoder_lm = next(iter(lms.values()))
     if cfg.encoder_lm is not None:
@@ -122,11 +119,14 @@ def bare_wire(
         texts: training texts that the models are measured on; None: nothing is, as a saved state will be loaded.
 
     Raises:
-        UserError: parts that do not fit together, or an adaptation of a model that does not read.
+        UserError: parts that do not fit together.
     """
     d_z, track = int(cfg.wire.d_z), str(cfg.wire.track)
     private = {str(k): int(v) for k, v in cfg.wire.private.items()}
-    layout = LatentLayout(slots - sum(private.values()), private, budgets(nested_of(cfg), slots))
+    nested = nested_of(cfg)
+    lengths = budgets(nested, slots)
+    spread = nested is not None and nested.order == "spread" and bool(lengths)
+    layout = LatentLayout(slots - sum(private.values()), private, lengths, spread)
     encoder = build_encoder(build_node(cfg.encoder), encoder_lm, d_z, [name for name, _ in layout.parts])
     codec = build_node(cfg.codec)(d_z=d_z)
     adapter = build_node(cfg.adapter)
@@ -136,9 +136,6 @@ def bare_wire(
     if texts is not None:
         for lm in lms.values():
             lm.measure(texts)
-    if unknown := set(map(str, cfg.adaptation)) - set(lms):
-        place = f"adaptation.{min(unknown)}"
-        raise UserError(place, "no such reader", " | ".join(lms), f"write +adaptation.{min(lms)} in its place")
     adapted = {str(name): build_node(node).apply(lms[str(name)]) for name, node in cfg.adaptation.items()}
     settings: Any = OmegaConf.to_container(cfg.encoder, resolve=True)
     meaning = {
@@ -274,10 +271,10 @@ def accumulation(cfg: DictConfig) -> int:
     """Return the number of parts that a batch is read in; runs of versions that had no such key have one.
 
     Raises:
-        UserError: fewer than one part, or more than a batch has contexts.
+        UserError: more parts than a batch has contexts.
     """
     count, most = int(cfg.loader.get("accumulate", 1)), int(cfg.loader.batch_size)
-    if not 1 <= count <= most:
+    if count > most:
         raise UserError(
             "loader.accumulate", str(count), f"1 to {most}: parts of loader.batch_size", "set loader.accumulate=1"
         )
@@ -325,7 +322,12 @@ def stages_of(cfg: DictConfig) -> tuple[list[Period], dict[str, Objective]]:
     if not objectives:
         raise UserError("objectives", "none", "at least one", "set objective=[answer_ce]")
     periods: list[Period] = [build_node(node) for node in cfg.stages]
+    if not periods:
+        raise UserError("stages", "none", "at least one", "set curriculum=single")
     private = {str(k): int(v) for k, v in cfg.wire.private.items()}
+    wrong = any("wrong" in o.needs.kinds for o in objectives.values())
+    if wrong and int(cfg.loader.batch_size) < 2:
+        raise UserError("loader.batch_size", "1 with mismatched latents", "2 or more", "set loader.batch_size=2")
     StagesCheck(periods, objectives, [str(name) for name in cfg.lms], nested_of(cfg), cfg.wire.slots, private).refuse()
     return [replace(p, batch_size=p.batch_size or int(cfg.loader.batch_size)) for p in periods], objectives
 
@@ -346,12 +348,7 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     limits = [int(cfg.trainer.max_steps)] if cfg.trainer.max_steps > 0 else []
     if (cfg.trainer.max_epochs or -1) > 0:
         limits.append(int(cfg.trainer.max_epochs) * max(1, per_epoch // largest))
-    if not limits:
-        remedy = "set trainer.max_epochs=16"
-        raise UserError("trainer.max_epochs, trainer.max_steps", "neither", "an end of training", remedy)
     module, needs = build_module(cfg, inputs, min(limits), Path(str(cfg.paths.cache)) / "teacher", passages)
-    if "wrong" in needs.kinds and int(n.batch_size) < 2:
-        raise UserError("loader.batch_size", "1 with mismatched latents", "2 or more", "set loader.batch_size=2")
     encoder, layout = module.wire.encoder, module.wire.layout
     encoder.checkpointing = bool(cfg.placement.checkpointing)
     for lm in inputs.lms.values():

@@ -330,8 +330,9 @@ class Reader:
 
 
 def _layout(settings: Mapping[str, Any]) -> LatentLayout:
-    # bundles of versions that knew no budgets do not name them
-    return LatentLayout(settings["shared"], settings["private"], tuple(settings.get("budgets", ())))
+    # bundles of versions that knew no budgets and no order do not name them
+    budgets, spread = tuple(settings.get("budgets", ())), bool(settings.get("spread", False))
+    return LatentLayout(settings["shared"], settings["private"], budgets, spread)
 
 
 def told_lost(pieces: Sequence[str], text: str) -> str:

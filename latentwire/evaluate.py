@@ -27,7 +27,7 @@ from typing import Any
 from omegaconf import DictConfig, open_dict
 
 from latentwire.nodes import EvaluationNode
-from latentwire.run import Tree, ask, dead, judge, show
+from latentwire.run import Tree, ask, dead, show
 from suite.config.check import check, check_effective
 from suite.config.compose import Composer
 from suite.runs.command import command, command_parser, split_config_dirs
@@ -51,6 +51,7 @@ def asked(run_dir: Path, overrides: Sequence[str], config_dirs: Sequence[Path] =
         UserError: a key that belongs to the training, one that nothing understands, or no run.
     """
     from latentwire.checkpoints import read_config
+    from latentwire.scoring.beforehand import refuse
 
     cfg = read_config(run_dir)
     told = f"{GROUP}=[…] or one of {', '.join(ALLOWED)}"
@@ -64,7 +65,7 @@ def asked(run_dir: Path, overrides: Sequence[str], config_dirs: Sequence[Path] =
             continue
         apply_override(cfg, override, {"evaluation": [f.name for f in fields(EvaluationNode)]})
     check(cfg, Tree)
-    judge(cfg)
+    refuse(cfg)
     check_effective(cfg, [line for line in overrides if not line.startswith(f"{GROUP}=")], dead)
     return cfg
 

@@ -57,6 +57,7 @@ def export(loaded: Loaded, folder: Path, readers: Sequence[str] | None = None) -
             "shared": wire.layout.shared,
             "private": dict(wire.layout.private),
             "budgets": list(wire.layout.budgets),
+            "spread": wire.layout.spread,
         },
         "track": str(cfg.wire.track),
         "codec": _plain(cfg.codec),

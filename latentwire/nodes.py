@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from math import inf
+from typing import Annotated, Any, Literal
 
-from callbacks.ranges import Count, Positive, Steps, Workers
+from callbacks.ranges import MANY, NOT_EMPTY, Bounds, Count, Slots, Workers
+from suite.config.wording import Part
+
+LatentWidth = Annotated[int, Bounds("a width from 1 to 65536", ge=1, le=65536, example=64)]
+Ratio = Annotated[float, Bounds("a finite factor of 1 or more", ge=1, lt=inf, example=4)]
+# of 40 draws one lies beyond each end of a 95 % interval
+Draws = Annotated[int, Bounds("40 draws or more, a billion at most", ge=40, le=MANY, example=2000)]
 
 
 @dataclass
@@ -52,15 +59,15 @@ class WireNode:
         nested: how many slots of a message a step of training reads (`latentwire.train.NestedBudgets`); null: all.
     """
 
-    d_z: Count
-    ratio: Positive
-    slots: Count | None
-    private: dict[str, Steps]
+    d_z: LatentWidth
+    ratio: Ratio
+    slots: Slots | None
+    private: dict[str, Literal[0] | Slots]
     track: Literal["question_text", "whole_prompt"]
     measured_texts: Count
     from_run: str | None
     start_from: str | None = None
-    nested: Any = None
+    nested: Part | None = None
 
 
 @dataclass
@@ -93,8 +100,8 @@ class EvaluationNode:
     passages: Count
     max_new_tokens: Count
     batch_size: Count
-    n_boot: Count
-    slots: list[Count] | None = None
+    n_boot: Draws
+    slots: Annotated[list[Slots], NOT_EMPTY] | None = None
 
 
 @dataclass

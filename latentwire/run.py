@@ -17,8 +17,10 @@ from latentwire.about import ABOUT
 from latentwire.nodes import EvaluationNode, HFNode, Loader, PlacementNode, TeacherNode, WireNode
 from suite.config.check import Common
 from suite.config.signature import locate
+from suite.config.wording import Part
 from suite.runs.job import Run
 from suite.runs.launch import launch
+from suite.runs.study import Program
 
 
 @dataclass
@@ -55,30 +57,30 @@ class Tree(Common):
         label: the name of the configuration in tables and figures; null takes what differs between compared runs.
     """
 
-    corpus: Any
-    lms: dict[str, Any]
-    encoder_lm: Any
-    encoder: Any
-    adapter: Any
-    injector: Any
-    codec: Any
+    corpus: Part
+    lms: dict[str, Part]
+    encoder_lm: Part | None
+    encoder: Part
+    adapter: Part
+    injector: Part
+    codec: Part
     placement: PlacementNode
     wire: WireNode
-    objectives: dict[str, Any]
-    stages: list[Any]
+    objectives: dict[str, Part]
+    stages: list[Part]
     observe_smoothing: Share
-    adaptation: dict[str, Any]
+    adaptation: dict[str, Part]
     teacher: TeacherNode
     loader: Loader
-    optimizer: Any
-    lr_schedule: Any
+    optimizer: Part
+    lr_schedule: Part
     group_lr: dict[str, Rate]
-    baselines: dict[str, Any]
+    baselines: dict[str, Part | None]
     evaluation: EvaluationNode
-    acceptance: dict[str, dict[str, Any]]
-    trainer: Any
-    callbacks: dict[str, Any]
-    logger: dict[str, Any]
+    acceptance: dict[str, dict[str, Part | None] | None]
+    trainer: Part
+    callbacks: dict[str, Part | None]
+    logger: dict[str, Part | None]
     label: str | None
     hf: HFNode | None
 
@@ -113,10 +115,12 @@ def earlier(cfg: DictConfig) -> dict[str, Path]:
 
 
 def judge(cfg: DictConfig) -> None:
-    """Refuse a tree whose evaluation cannot be done, before any job runs."""
-    from latentwire.scoring.beforehand import refuse
+    """Refuse a tree whose training or evaluation cannot be done, before any job runs."""
+    from latentwire.scoring import beforehand as evaluation
+    from latentwire.train import beforehand as training
 
-    refuse(cfg)
+    training.refuse(cfg)
+    evaluation.refuse(cfg)
 
 
 def foresee(cfg: DictConfig) -> dict[str, str]:
@@ -124,22 +128,25 @@ def foresee(cfg: DictConfig) -> dict[str, str]:
     from latentwire.footprint import line
     from suite.config.instantiate import build_node
 
-    steps, epochs = cfg.loader.steps_per_epoch, cfg.trainer.max_epochs
-    told = f"{steps * epochs} in {epochs} epochs" if steps and epochs > 0 else f"{epochs} epochs, as long as the stages"
+    steps, epochs, most = cfg.loader.steps_per_epoch, cfg.trainer.max_epochs or -1, cfg.trainer.max_steps
+    if epochs < 0:
+        told = f"{most} at most"
+    else:
+        told = f"{steps * epochs} in {epochs} epochs" if steps else f"{epochs} epochs, as long as the stages"
     return {"steps": told, "estimate": line(cfg, build_node(cfg.corpus).split("train"))}
 
 
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """Do one run from data to result (see `suite.runs.launch`)."""
     from latentwire.build import build
-    from latentwire.scoring.beforehand import ready, refuse
+    from latentwire.scoring.beforehand import ready
     from latentwire.scoring.finished import folder_of
     from latentwire.tracking import findings
     from suite.shell import closing_loggers, quiet_lightning
     from suite.tracking import publish
 
     quiet_lightning()
-    refuse(cfg)
+    judge(cfg)
     parts = build(cfg, run)
     ready(cfg, parts.inputs, parts.module.wire)
     with closing_loggers(parts.trainer):
@@ -286,6 +293,9 @@ def task(cfg: DictConfig, run: Run) -> dict[str, Any]:
     if run.is_main:
         show(cfg, result)
     return result
+
+
+PROGRAM = Program("latentwire", task, dead, Tree, earlier, judge, again)
 
 
 def main() -> None:

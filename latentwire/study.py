@@ -52,7 +52,9 @@ LATER = (
     "wire.from_run=<4x deep_prefix>",
     "readers=pocket_qwen",
     "+lm@encoder_lm=pocket_llama",
-    "trainer.max_epochs=32",
+    "curriculum=states_first",
+    "adapter=refiner",
+    "trainer.max_epochs=36",
 )
 WHOLE = (
     "label=4x whole prompt",
@@ -80,7 +82,7 @@ def pocket_page(runs: Sequence[RunRecord]) -> Path:
 # One training gives the curve that three trainings give point by point: F1 at 26, 13 and 7 latents of the same
 # contexts. It is trained as long as the longest of the three, which are rows of the study `pocket`.
 NESTED = (
-    "label=nested 30 epochs",
+    "label=nested",
     "wire.ratio=4",
     "curriculum=nested",
     "wire.nested.budgets=[13,7]",

@@ -167,7 +167,8 @@ class LatentWire(nn.Module):
         self.eval()
         values = self.codec(torch.cat([self.encoder(tokens, layout) for tokens in batches])).values
         for name, injector in self.injectors.items():
-            injector.calibrate(layout.read(values, name), texts, layout.counts(name))
+            read = layout.in_text_order(layout.read(values, name), name)
+            injector.calibrate(read, texts, layout.counts(name))
         self.train(training)
 
     @torch.no_grad()
@@ -175,7 +176,8 @@ class LatentWire(nn.Module):
         """Start what lies behind the adapters anew from training texts, for an encoder and adapters that have moved."""
         values = self.encode(texts, layout=layout)
         for name, injector in self.injectors.items():
-            injector.refit(layout.read(values, name), texts, layout.counts(name))
+            read = layout.in_text_order(layout.read(values, name), name)
+            injector.refit(read, texts, layout.counts(name))
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Return trainable parameters by group: `encoder`, `codec`, `adapter:<lm>`, `injector:<lm>`, `lora:<lm>`.

@@ -14,6 +14,7 @@ from asgml.feedback.about import ABOUT
 from asgml.model.variants import ContextName, VariantName
 from callbacks.ranges import MANY, Bounds, Count, Layers, NonNegative, Positive, Rate, Share, Steps, Workers
 from suite.config.check import Common
+from suite.config.wording import Part
 from suite.runs.job import Run
 from suite.runs.launch import launch
 from suite.runs.study import Program
@@ -170,8 +171,8 @@ class Tree(Common):
         label: the name of the configuration in tables and figures; null takes what differs between compared runs.
     """
 
-    data: Any
-    clip: Any
+    data: Part
+    clip: Part
     size: Pixels
     loader: Loader
     feedback: bool
@@ -187,10 +188,10 @@ class Tree(Common):
     stages: StagesNode
     init: InitNode
     score: ScoreNode
-    optimizer: Any
-    trainer: Any
-    callbacks: dict[str, Any]
-    logger: dict[str, Any]
+    optimizer: Part
+    trainer: Part
+    callbacks: dict[str, Part | None]
+    logger: dict[str, Part | None]
     label: str | None
 
 

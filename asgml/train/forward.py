@@ -8,6 +8,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
 
 from asgml.data.dataset import Batch
 from asgml.methods.base import Method, Step, uses
@@ -44,6 +45,9 @@ class Forward:
         may_miss: whether a modality can be missing in a sample.
         teachers: frozen encoders by modality, each with the submodule `head` where a method reads its logits.
         criterion: the loss (B,) of logits (B, C) and y (B,).
+        accumulate: the number of parts that an encoder takes a batch in, where gradients are wanted. A part is encoded
+            once more in its backward pass, so that no more than one part's activations are held (gradient caching, Gao
+            et al., 2021, arXiv 2101.06983). Methods see the features of the whole batch.
 
     Attributes:
         taps: with `measure`, per modality the feature as the fusion and as the head read it, for the gradient cosine.
@@ -58,8 +62,9 @@ class Forward:
         may_miss: bool,
         teachers: Mapping[str, nn.Module],
         criterion: Callable[[Tensor, Tensor], Tensor],
+        accumulate: int = 1,
     ):
-        self.criterion = criterion
+        self.criterion, self.accumulate = criterion, accumulate
         self.net, self.active = net, list(active)
         self.trains_heads, self.may_miss = trains_heads, may_miss
         self.teachers = dict(teachers)  # a plain dict: neither trained nor saved
@@ -180,8 +185,21 @@ class Forward:
                 )
                 continue
             with torch.set_grad_enabled(torch.is_grad_enabled() and (plan is None or plan[m].graph)):
-                features[m] = scatter(self.net.encode(m, x, lengths.get(m)), rows, size)
+                features[m] = scatter(self._in_parts(m, x, lengths.get(m)), rows, size)
         return features, present
+
+    def _in_parts(self, modality: str, x: Tensor, lengths: Tensor | None) -> Tensor:
+        parts = min(self.accumulate, x.shape[0])
+        if parts < 2 or not torch.is_grad_enabled():
+            return self.net.encode(modality, x, lengths)
+        pieces = x.tensor_split(parts)
+        valid = [None] * parts if lengths is None else lengths.tensor_split(parts)
+        return torch.cat(
+            [
+                checkpoint(self.net.encode, modality, piece, n, use_reentrant=False)
+                for piece, n in zip(pieces, valid, strict=True)
+            ]
+        )
 
     def fuse_some(
         self,

@@ -67,6 +67,7 @@ class MultimodalModule(L.LightningModule):
         seed: the seed of the methods' own randomness.
         teachers: frozen encoders, by modality, for the methods that ask for them.
         task: what is predicted; null is the classes of the network.
+        accumulate: the number of parts that encoders take a batch in, for less memory; see `Forward`.
 
     Attributes:
         active: the modalities that take part.
@@ -94,6 +95,7 @@ class MultimodalModule(L.LightningModule):
         seed: int = 0,
         teachers: Mapping[str, nn.Module] | None = None,
         task: Task | None = None,
+        accumulate: int = 1,
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -119,7 +121,7 @@ class MultimodalModule(L.LightningModule):
         check_masking(None if rhythm.mask is None else rhythm.mask.masking, self.methods)
         self.fusion_loss = not any(method.replaces_fusion_loss for method in self.methods.values())
         self.forward_pass = Forward(
-            net, everyone, self.active, self.trains_heads, may_miss, teachers or {}, self.task.criterion
+            net, everyone, self.active, self.trains_heads, may_miss, teachers or {}, self.task.criterion, accumulate
         )
         self.step: Step | None = None
         self._batch: Batch = {}

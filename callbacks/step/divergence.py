@@ -50,11 +50,25 @@ def refuse_divergence(trainer: L.Trainer, split: str, t: int, metrics: Mapping[s
         Diverged: one of them is NaN or infinite.
     """
     losses = {name: value for name, value in metrics.items() if name == "loss" or name.startswith(LOSSES)}
-    if found := not_finite(losses):
+    refuse_not_finite(trainer, f"{split} loss after step {t}", "finite losses", losses)
+
+
+def refuse_not_finite(trainer: L.Trainer, where: str, expected: str, values: Mapping[str, float]) -> None:
+    """Refuse what an evaluation has found if any of it is not finite.
+
+    Args:
+        trainer: the trainer.
+        where: what was found, and when, for the error.
+        expected: what it should have been.
+        values: the numbers by name.
+
+    Raises:
+        Diverged: one of them is NaN or infinite.
+    """
+    if found := not_finite(values):
         groups = named_groups(trainer.optimizers[0]) if trainer.optimizers else {}
         bad = _bad_weights(groups)
-        where = f"{split} loss after step {t}"
-        raise Diverged(where, _found(found, bad), "finite losses", _remedy(trainer, groups, bad))
+        raise Diverged(where, _found(found, bad), expected, _remedy(trainer, groups, bad))
 
 
 def _bad_weights(groups: Mapping[str, Group]) -> list[str]:

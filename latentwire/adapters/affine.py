@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.errors import UserError
+from callbacks.ranges import Positive, Width
 from latentwire.adapters.base import Adapter
 from latentwire.adapters.calibration import Mode
 
@@ -20,7 +21,7 @@ class AffineAdapter(Adapter):
         calibration: `batch`, `token` or `none`.
     """
 
-    def __init__(self, d_z: int, d_out: int, target: float, calibration: Mode = "batch"):
+    def __init__(self, d_z: Width, d_out: Width, target: Positive, calibration: Mode = "batch"):
         super().__init__(d_z, d_out, target, calibration)
         if d_z != d_out:
             raise UserError("adapter=affine", f"d_z = {d_z}", f"the model's width {d_out}", "set adapter=linear")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from callbacks.ranges import Positive, Width
 from latentwire.adapters.calibration import AT_ONCE, Calibration, Mode
 
 
@@ -20,7 +21,7 @@ class Adapter(nn.Module):
         calibration: `batch`, `token` or `none`.
     """
 
-    def __init__(self, d_z: int, d_out: int, target: float, calibration: Mode):
+    def __init__(self, d_z: Width, d_out: Width, target: Positive, calibration: Mode):
         super().__init__()
         self.d_z, self.d_out = d_z, d_out
         self.calibration = Calibration(target, calibration)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from callbacks.ranges import Positive, Width
 from latentwire.adapters.base import Adapter
 from latentwire.adapters.calibration import Mode
 
@@ -22,7 +23,7 @@ class FiLMAdapter(Adapter):
         calibration: `batch`, `token` or `none`.
     """
 
-    def __init__(self, d_z: int, d_out: int, target: float, hidden: int = 64, calibration: Mode = "batch"):
+    def __init__(self, d_z: Width, d_out: Width, target: Positive, hidden: Width = 64, calibration: Mode = "batch"):
         super().__init__(d_z, d_out, target, calibration)
         self.linear = nn.Linear(d_z, d_out)
         last = nn.Linear(hidden, 2 * d_out)

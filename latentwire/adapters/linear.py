@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from callbacks.ranges import Positive, Width
 from latentwire.adapters.base import Adapter
 from latentwire.adapters.calibration import Mode
 from latentwire.adapters.ridge import Ridge
@@ -22,7 +23,7 @@ class LinearAdapter(Adapter):
         calibration: `batch`, `token` or `none`.
     """
 
-    def __init__(self, d_z: int, d_out: int, target: float, calibration: Mode = "batch"):
+    def __init__(self, d_z: Width, d_out: Width, target: Positive, calibration: Mode = "batch"):
         super().__init__(d_z, d_out, target, calibration)
         self.linear = nn.Linear(d_z, d_out)
 

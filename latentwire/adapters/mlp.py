@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from callbacks.ranges import DropoutRate, Layers, Positive, Width
 from latentwire.adapters.base import Adapter
 from latentwire.adapters.calibration import Mode
 from latentwire.adapters.ridge import Ridge
@@ -27,11 +28,11 @@ class MLPAdapter(Adapter):
 
     def __init__(
         self,
-        d_z: int,
-        d_out: int,
-        target: float,
-        expansion: int = 4,
-        dropout: float = 0.1,
+        d_z: Width,
+        d_out: Width,
+        target: Positive,
+        expansion: Layers = 4,
+        dropout: DropoutRate = 0.1,
         calibration: Mode = "batch",
     ):
         super().__init__(d_z, d_out, target, calibration)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from weakref import WeakKeyDictionary
 
 from callbacks.errors import UserError
+from callbacks.ranges import Bounds, Count, Steps
 from latentwire.baselines.base import Baseline, Sent, contexts
 from latentwire.baselines.text_codes import FRAME, TextCoder, ZstdCoder
 from latentwire.baselines.training import TrainingBudget
@@ -19,6 +20,7 @@ from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 
 Ids = tuple[int, ...]
+DictionarySize = Annotated[int, Bounds("256 bytes to 16 MiB (16777216)", ge=256, le=2**24)]  # zstd makes none below 256
 _CODERS: WeakKeyDictionary[FrozenLM, TextCoder] = WeakKeyDictionary()
 _SIZES: WeakKeyDictionary[FrozenLM, dict[Ids, int]] = WeakKeyDictionary()
 
@@ -47,7 +49,7 @@ class LMCodedText(Baseline):
     budgeted = False
     remark = "the whole text, arithmetic-coded with the reader's own probabilities: lossless"
 
-    def __init__(self, verify: int = 2):
+    def __init__(self, verify: Steps = 2):
         self.verify = verify
         self._verified: set[tuple[str, Ids]] = set()
 
@@ -142,7 +144,7 @@ class _Dictionary(Baseline):
 
     track = "trained"
 
-    def __init__(self, texts: int = 2000, dictionary: int = 16384):
+    def __init__(self, texts: Count = 2000, dictionary: DictionarySize = 16384):
         self.texts, self.dictionary = texts, dictionary
         self._coder: ZstdCoder | None = None
         self._bytes: dict[tuple[str, Ids], int] = {}
@@ -183,7 +185,7 @@ class ZstdText(_Dictionary):
     budgeted = False
     remark = "the whole text by zstd with a dictionary of training texts: lossless"
 
-    def __init__(self, texts: int = 2000, dictionary: int = 16384):
+    def __init__(self, texts: Count = 2000, dictionary: DictionarySize = 16384):
         super().__init__(texts, dictionary)
 
     def prefix(self, lm: FrozenLM, passages: Sequence[Passage], questions: Sequence[Question], slots: int) -> Prefix:
@@ -201,7 +203,7 @@ class ZstdByteBudget(_Dictionary, ByteBudget):
     name = "zstd_byte_budget"
     remark = "the words that fit into the wire's message by zstd with a dictionary of training texts"
 
-    def __init__(self, texts: int = 2000, dictionary: int = 16384):
+    def __init__(self, texts: Count = 2000, dictionary: DictionarySize = 16384):
         ByteBudget.__init__(self)
         _Dictionary.__init__(self, texts, dictionary)
 

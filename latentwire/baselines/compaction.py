@@ -23,6 +23,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from callbacks.errors import UserError
+from callbacks.ranges import Steps
 from latentwire.baselines.base import Baseline
 from latentwire.baselines.pooled import FP16_BYTES
 from latentwire.baselines.training import TrainingBudget
@@ -107,8 +108,8 @@ class KVCompaction(Baseline):
         "M keys and values per head of the text's own cache, fitted by attention matching (2602.16284): no training"
     )
 
-    def __init__(self, questions: int = 16, repeat: bool = True):
-        if questions < 0 or (questions == 0 and not repeat):
+    def __init__(self, questions: Steps = 16, repeat: bool = True):
+        if questions == 0 and not repeat:
             raise UserError(
                 "baselines.kv_compaction", f"questions={questions}, repeat={repeat}", "reference queries of some kind",
                 "set baselines.kv_compaction.questions=16",

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from torch import nn
 
 from callbacks.errors import UserError
+from callbacks.ranges import PositiveShare
 from latentwire.baselines.base import Baseline
 from latentwire.baselines.training import Amount, TrainingBudget, load_state, state
 from latentwire.lm.frozen import FrozenLM
@@ -30,11 +31,7 @@ class LearnedBaseline(Baseline, Generic[N]):
 
     track = "trained"
 
-    def __init__(self, share: float = 1.0):
-        if not 0 < share <= 1:
-            raise UserError(
-                f"baselines.{self.name}.share", str(share), "above 0, at most 1", f"set baselines.{self.name}.share=1.0"
-            )
+    def __init__(self, share: PositiveShare = 1.0):
         self.share = share
         self._learned: dict[tuple[str, int], N] = {}
         self._amounts: dict[tuple[str, int], Amount] = {}

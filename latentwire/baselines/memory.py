@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from callbacks.errors import UserError
+from callbacks.ranges import PositiveShare, Rate, Seed, Width
 from latentwire.adapters.linear import LinearAdapter
 from latentwire.baselines.base import contexts
 from latentwire.baselines.learned import LearnedBaseline
@@ -102,7 +103,9 @@ class MemorySlots(LearnedBaseline[_Compressor]):
     bare = True
     remark = "a copy of the model with LoRA writes M memory slots; frozen reader, answers only"
 
-    def __init__(self, read: Read = "embeddings", rank: int = 8, lr: float = 1e-3, seed: int = 0, share: float = 1.0):
+    def __init__(
+        self, read: Read = "embeddings", rank: Width = 8, lr: Rate = 1e-3, seed: Seed = 0, share: PositiveShare = 1.0
+    ):
         super().__init__(share)
         self.read, self.rank, self.lr, self.seed = read, rank, lr, seed
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
+from callbacks.ranges import Bounds, Count, Width
 from latentwire.baselines.learned import LearnedBaseline
 from latentwire.baselines.pooled import FP16_BYTES
 from latentwire.baselines.training import Amount, TrainingBudget
@@ -16,6 +17,8 @@ from latentwire.encoders.slots import LatentLayout
 from latentwire.examples import is_continuation
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
+
+Headroom = Annotated[float, Bounds("a factor from 1 to 1000", ge=1, le=1000)]
 
 
 class PCA(LearnedBaseline[PCAEncoder]):
@@ -33,7 +36,7 @@ class PCA(LearnedBaseline[PCAEncoder]):
     equal_lengths = True
     remark = "M x d_z numbers as fp16, decoded to the context's own length"
 
-    def __init__(self, d_z: int = 64, texts: int = 200, headroom: float = 2.0):
+    def __init__(self, d_z: Width = 64, texts: Count = 200, headroom: Headroom = 2.0):
         super().__init__()
         self.d_z, self.texts, self.headroom = d_z, texts, headroom
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from callbacks.ranges import PositiveShare, Rate
 from latentwire.baselines.learned import LearnedBaseline
 from latentwire.baselines.training import Amount, TrainingBudget, learn_answers
 from latentwire.data.base import Passage, Question
@@ -34,7 +35,7 @@ class StaticPrefix(LearnedBaseline[_Embeddings]):
     name = "static_prefix"
     remark = "learned, the same for every passage: sends nothing"
 
-    def __init__(self, lr: float = 1e-2, share: float = 1.0):
+    def __init__(self, lr: Rate = 1e-2, share: PositiveShare = 1.0):
         super().__init__(share)
         self.lr = lr
 

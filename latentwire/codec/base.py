@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.errors import UserError
+from callbacks.ranges import Width
 from latentwire.codec import arithmetic
 
 TOTAL_BITS = 24  # of the frequencies of symbols
@@ -71,10 +72,8 @@ class Codec(nn.Module):
         d_z: width of a latent.
     """
 
-    def __init__(self, d_z: int):
+    def __init__(self, d_z: Width):
         super().__init__()
-        if d_z < 1:
-            raise UserError("wire.d_z", str(d_z), "1 or more", "set wire.d_z=64")
         self.d_z = d_z
 
     def take(self, codes: int | None) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from callbacks.ranges import Width
 from latentwire.codec.base import Codec, Coded, Payload, bad_payload, straight_through
 
 LARGEST = 65504.0
@@ -20,7 +21,7 @@ class FP16(Codec):
         d_z: width of a latent.
     """
 
-    def __init__(self, d_z: int):
+    def __init__(self, d_z: Width):
         super().__init__(d_z)
 
     def forward(self, z: Tensor) -> Coded:

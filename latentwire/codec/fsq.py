@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated, Literal
 
 import torch
 import torch.distributed as dist
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from callbacks.errors import UserError
+from callbacks.ranges import NOT_EMPTY, Bounds, Layers, Width
 from latentwire.adapters.ridge import Ridge
 from latentwire.codec.base import Codec, Coded, Payload, bad_payload, straight_through
 from latentwire.codec.bits import pack, packed_bytes, unpack, width_of
@@ -17,6 +19,8 @@ from latentwire.codec.bits import pack, packed_bytes, unpack, width_of
 EPS = 1e-3
 DECAY = 0.99  # of the usage of codes, per batch
 LARGEST_TABLE = 2**16
+
+Level = Annotated[int, Bounds("a whole number from 2 to 256", ge=2, le=256)]
 
 
 class FSQ(Codec):
@@ -56,20 +60,15 @@ class FSQ(Codec):
     used: Tensor
 
     def __init__(
-        self, d_z: int, levels: list[int], codes: int = 1, project: bool = True, spare: int = 0, entropy: bool = False
+        self,
+        d_z: Width,
+        levels: Annotated[list[Level], NOT_EMPTY],
+        codes: Layers = 1,
+        project: bool = True,
+        spare: Literal[0] | Layers = 0,
+        entropy: bool = False,
     ):
         super().__init__(d_z)
-        if not levels or any(not 2 <= level <= 256 for level in levels):
-            raise UserError(
-                "codec.levels", str(levels), "at least one number from 2 to 256", "set codec.levels=[8,6,5]"
-            )
-        if codes < 1 or spare < 0:
-            raise UserError(
-                "codec.codes, codec.spare",
-                f"{codes}, {spare}",
-                "1 or more, 0 or more",
-                "set codec.codes=1 and codec.spare=0",
-            )
         channels = (codes + spare) * len(levels)
         if not project and spare:
             raise UserError("codec.spare", f"{spare} with project=false", "learned maps", "set codec.project=true")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from callbacks.errors import UserError
+from callbacks.ranges import Width
 from latentwire.codec.base import Codec, Coded, Payload, bad_payload, straight_through
 from latentwire.codec.bits import pack, packed_bytes, unpack
 from latentwire.codec.fp16 import LARGEST
@@ -26,12 +27,10 @@ class Integer(Codec):
         group: number of channels that share a scale; a scale costs 16 / group bits per value.
     """
 
-    def __init__(self, d_z: int, bits: Literal[4, 6, 8] = 8, group: int = 32):
+    def __init__(self, d_z: Width, bits: Literal[4, 6, 8] = 8, group: Width = 32):
         super().__init__(d_z)
-        if group < 1 or d_z % group:
+        if d_z % group:
             raise UserError("codec.group", str(group), f"a divisor of d_z = {d_z}", f"set codec.group={d_z}")
-        if bits not in (4, 6, 8):
-            raise UserError("codec.bits", str(bits), "4, 6 or 8", "set codec.bits=8")
         self.bits, self.group = bits, group
         self.largest = 2 ** (bits - 1) - 1
 

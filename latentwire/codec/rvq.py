@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
 from callbacks.errors import UserError
+from callbacks.ranges import Bounds, Layers, NonNegative, ShareBelowOne, Width
 from latentwire.codec.base import Codec, Coded, Payload, bad_payload, straight_through
 from latentwire.codec.bits import pack, packed_bytes, unpack, width_of
 
 EPS = 1e-5
 ROUNDS = 12  # of k-means
+
+Entries = Annotated[int, Bounds("2 to 1048576 entries", ge=2, le=2**20)]
 
 
 class RVQ(Codec):
@@ -47,25 +52,16 @@ class RVQ(Codec):
 
     def __init__(
         self,
-        d_z: int,
-        stages: int = 4,
-        size: int = 256,
-        decay: float = 0.99,
-        commitment: float = 0.25,
-        dead: float = 0.01,
+        d_z: Width,
+        stages: Layers = 4,
+        size: Entries = 256,
+        decay: ShareBelowOne = 0.99,
+        commitment: NonNegative = 0.25,
+        dead: NonNegative = 0.01,
         entropy: bool = False,
     ):
         super().__init__(d_z)
         self.entropy = entropy
-        if stages < 1 or not 2 <= size <= 2**20:
-            raise UserError(
-                "codec.stages, codec.size",
-                f"{stages}, {size}",
-                "stages >= 1 and size from 2 to 2^20",
-                "set codec.stages=4 and codec.size=256",
-            )
-        if not 0 <= decay < 1:
-            raise UserError("codec.decay", str(decay), "at least 0 and less than 1", "set codec.decay=0.99")
         self.stages, self.size, self.decay, self.commitment, self.dead = stages, size, decay, commitment, dead
         self.register_buffer("codebooks", torch.zeros(stages, size, d_z))
         self.register_buffer("counts", torch.ones(stages, size))

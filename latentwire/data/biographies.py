@@ -27,6 +27,7 @@ from functools import cache
 from typing import overload
 
 from callbacks.errors import UserError
+from callbacks.ranges import Count, Seed, Steps
 from latentwire.data.base import Passage, Question, Split
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -201,12 +202,12 @@ class Biographies:
 
     def __init__(
         self,
-        people: int = 3,
-        facts_per_person: int = 4,
-        seed: int = 0,
-        train: int = 1_000_000,
-        val: int = 500,
-        test: int = 500,
+        people: Count = 3,
+        facts_per_person: Count = 4,
+        seed: Seed = 0,
+        train: Steps = 1_000_000,
+        val: Steps = 500,
+        test: Steps = 500,
         world: World | None = None,
     ):
         self.world = world or WORLD
@@ -214,13 +215,10 @@ class Biographies:
             ("people", people, len(self.world.persons)),
             ("facts_per_person", facts_per_person, len(self.world.relations)),
         ):
-            if not 1 <= value <= most:
+            if value > most:
                 raise UserError(f"corpus.{name}", str(value), f"1 to {most}", f"set corpus.{name}={most} or less")
         self.people, self.facts_per_person, self.seed = people, facts_per_person, seed
         self.sizes: dict[Split, int] = {"train": train, "val": val, "test": test}
-        for split, size in self.sizes.items():
-            if size < 0:
-                raise UserError(f"corpus.{split}", str(size), "0 or more passages", f"set corpus.{split}=500")
         self.bits = fact_bits(self.world, people, facts_per_person)
 
     def split(self, name: Split) -> Sequence[Passage]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from callbacks.errors import UserError
 from callbacks.files.given import is_text, parse_given, read_given
+from callbacks.ranges import Bounds, Seed
 from latentwire.data.base import Passage, Question, Split, question_kind, ranked
 
 SOURCE = "https://rajpurkar.github.io/SQuAD-explorer/"
 AGAIN = f"fetch the file again from {SOURCE}"
+
+ShareBelowHalf = Annotated[float, Bounds("a share above 0 and below 0.5", gt=0, lt=0.5)]
 
 
 class Squad:
@@ -37,11 +40,9 @@ class Squad:
         root: str,
         dev: str = "dev-v1.1.json",
         train: str | None = "train-v1.1.json",
-        val_share: float = 0.1,
-        seed: int = 0,
+        val_share: ShareBelowHalf = 0.1,
+        seed: Seed = 0,
     ):
-        if not 0 < val_share < 0.5:
-            raise UserError("corpus.val_share", str(val_share), "a share between 0 and 0.5", "set corpus.val_share=0.1")
         self._root, self._dev, self._train, self._share, self._seed = Path(root), dev, train, val_share, seed
         self._splits: dict[Split, list[Passage]] | None = None
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from transformers import DynamicCache
@@ -16,12 +17,15 @@ from transformers import DynamicCache
 from callbacks.errors import UserError
 from callbacks.files.atomic import write_text
 from callbacks.files.sealed import read_json, sealed_json
+from callbacks.ranges import Bounds, Count, Positive, Seed
 from latentwire.data.base import Passage, Question, Split
 from latentwire.lm.frozen import FrozenLM
 
 BLOCK = 512  # stories sampled together: the unit of the cache
 STORIES = "stories"  # the key of a cached block, and part of its name: blocks without a seal are not read
 BORDER = "▁"  # begins the first piece of a word
+
+Length = Annotated[int, Bounds("a length from 8 to 65536 tokens", ge=8, le=65536)]
 
 
 class Stories:
@@ -53,23 +57,15 @@ class Stories:
         self,
         teller: FrozenLM,
         cache: str,
-        begin: int = 96,
-        rest: int = 32,
-        temperature: float = 1.0,
-        seed: int = 0,
-        train: int = 4096,
-        val: int = 128,
-        test: int = 400,
+        begin: Length = 96,
+        rest: Length = 32,
+        temperature: Positive = 1.0,
+        seed: Seed = 0,
+        train: Count = 4096,
+        val: Count = 128,
+        test: Count = 400,
     ):
         self._sizes: dict[Split, int] = {"train": train, "val": val, "test": test}
-        if min(begin, rest) < 8 or temperature <= 0 or min(self._sizes.values()) < 1:
-            raise UserError(
-                "corpus",
-                f"begin {begin}, rest {rest}, temperature {temperature}, train {train}, val {val}, test {test}",
-                "8 or more tokens each, a temperature above 0, 1 or more passages each",
-                "set corpus.begin=96, corpus.rest=32, corpus.temperature=1.0, corpus.train=4096, corpus.val=128 and "
-                "corpus.test=400",
-            )
         self._lm = teller
         self._begin, self._rest, self._temperature, self._seed = begin, rest, temperature, seed
         length = begin + rest + 1  # the one behind tells whether a word ends before it

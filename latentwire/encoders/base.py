@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.errors import UserError
+from callbacks.ranges import Count, Width
 from latentwire.encoders.slots import LatentLayout
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import right_padded
@@ -58,15 +59,8 @@ class Encoder(nn.Module):
     checkpointing: bool = False
     places: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, d_z: int, max_tokens: int, overflow: Overflow):
+    def __init__(self, d_z: Width, max_tokens: Count, overflow: Overflow):
         super().__init__()
-        if d_z < 1 or max_tokens < 1:
-            raise UserError(
-                "wire.d_z, encoder.max_tokens",
-                f"{d_z}, {max_tokens}",
-                "1 or more each",
-                "set wire.d_z=64 and encoder.max_tokens=512",
-            )
         self.d_z, self.max_tokens, self.overflow = d_z, max_tokens, overflow
         self.cut_texts = self.cut_tokens = 0
 

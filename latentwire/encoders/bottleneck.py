@@ -54,7 +54,7 @@ class Bottleneck(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, mask: Tensor, layout: LatentLayout) -> Tensor:
-        """Turn features (B, T, d_in) with a mask (B, T) into latents (B, layout.slots, d_z).
+        """Turn features (B, T, d_in) with a mask (B, T) into latents (B, layout.slots, d_z), in message order.
 
         Raises:
             UserError: the layout has slices that this encoder does not know, or in another order.
@@ -71,7 +71,7 @@ class Bottleneck(nn.Module):
         h = self.norm(self.refiner(h + named, positions=positions))
         used = [(output, n) for output, n in zip(self.outputs, counts, strict=True) if n > 0]
         pieces = h.split([n for _, n in used], 1)
-        return torch.cat([output(piece) for (output, _), piece in zip(used, pieces, strict=True)], 1)
+        return layout.sent(torch.cat([output(piece) for (output, _), piece in zip(used, pieces, strict=True)], 1))
 
     def counts(self, layout: LatentLayout) -> list[int]:
         """Return the slots of each slice, in the encoder's order, which must be the layout's."""

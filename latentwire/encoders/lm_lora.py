@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 from peft import inject_adapter_in_model
@@ -12,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from callbacks.errors import UserError
+from callbacks.ranges import NOT_EMPTY, Count, DropoutRate, Layers, Positive, Width
 from latentwire.encoders.base import Encoder, Overflow, Tokens
 from latentwire.encoders.bottleneck import Bottleneck
 from latentwire.encoders.mixing import channel_statistics, chosen_layers, mixed
@@ -67,20 +68,20 @@ class LMLoRAEncoder(Encoder):
     def __init__(
         self,
         lm: FrozenLM,
-        d_z: int,
+        d_z: Width,
         slices: Sequence[str],
         pooling: Callable[..., Pooling],
-        layers: list[int] | None = None,
-        rank: int = 8,
-        alpha: float = 16.0,
-        lora_dropout: float = 0.0,
-        targets: list[str] | None = None,
-        lora_layers: int | None = None,
-        width: int = 128,
-        refiner_layers: int = 3,
-        heads: int = 4,
-        dropout: float = 0.0,
-        max_tokens: int = 512,
+        layers: Annotated[list[Literal[0] | Layers], NOT_EMPTY] | None = None,
+        rank: Literal[0] | Width = 8,
+        alpha: Positive = 16.0,
+        lora_dropout: DropoutRate = 0.0,
+        targets: Annotated[list[str], NOT_EMPTY] | None = None,
+        lora_layers: Layers | None = None,
+        width: Width = 128,
+        refiner_layers: Literal[0] | Layers = 3,
+        heads: Layers = 4,
+        dropout: DropoutRate = 0.0,
+        max_tokens: Count = 512,
         overflow: Overflow = "refuse",
     ):
         super().__init__(d_z, max_tokens, overflow)

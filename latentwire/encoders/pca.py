@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from callbacks.errors import UserError
+from callbacks.ranges import Count, Width
 from latentwire.adapters.calibration import AT_ONCE
 from latentwire.encoders.base import Encoder, Overflow, Tokens
 from latentwire.encoders.pooling import chunk_borders, unchunk
@@ -39,10 +40,12 @@ class PCAEncoder(Encoder):
     explained: Tensor
     fitted: Tensor
 
-    def __init__(self, lm: FrozenLM, d_z: int, chunk: int = 4, max_tokens: int = 512, overflow: Overflow = "refuse"):
+    def __init__(
+        self, lm: FrozenLM, d_z: Width, chunk: Width = 4, max_tokens: Count = 512, overflow: Overflow = "refuse"
+    ):
         super().__init__(d_z, max_tokens, overflow)
         size = chunk * lm.d_model
-        if chunk < 1 or d_z > size:
+        if d_z > size:
             raise UserError(
                 "wire.d_z, encoder.chunk",
                 f"{d_z}, {chunk}",

@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from callbacks.errors import UserError
+from callbacks.ranges import Count, Layers, Slots, Width
 from latentwire.encoders.transformer import Attention, Transformer, feed_forward, hush
 
 Short = Literal["repeat", "refuse"]
 SMALL = 0.02  # what a fresh branch is scaled by
+MOST_PLACES = 1024  # per slot, in the first level of a hierarchy
 
 
 class Pooling(nn.Module):
@@ -35,7 +37,7 @@ class Pooling(nn.Module):
 
     max_slots: int | None = None
 
-    def __init__(self, d: int, slices: int, short: Short = "repeat"):
+    def __init__(self, d: Width, slices: Count, short: Short = "repeat"):
         super().__init__()
         self.d, self.slices, self.short = d, slices, short
 
@@ -120,7 +122,7 @@ class ChunkMean(Pooling):
         short: what happens to a text of fewer tokens than slots, `repeat` or `refuse`.
     """
 
-    def __init__(self, d: int, slices: int = 1, short: Short = "repeat"):
+    def __init__(self, d: Width, slices: Count = 1, short: Short = "repeat"):
         super().__init__(d, slices, short)
 
     def pool(self, x: Tensor, mask: Tensor, lengths: Tensor, slots: Sequence[int]) -> Tensor:
@@ -147,22 +149,15 @@ class CrossAttention(Pooling):
 
     def __init__(
         self,
-        d: int,
-        slices: int = 1,
-        max_slots: int = 64,
-        layers: int = 1,
-        heads: int = 4,
+        d: Width,
+        slices: Count = 1,
+        max_slots: Slots = 64,
+        layers: Layers = 1,
+        heads: Layers = 4,
         positions: bool = True,
         short: Short = "repeat",
     ):
         super().__init__(d, slices, short)
-        if max_slots < 1 or layers < 1:
-            raise UserError(
-                "encoder.pooling",
-                f"max_slots {max_slots}, layers {layers}",
-                "1 or more each",
-                "set encoder.pooling.max_slots=64 and encoder.pooling.layers=1",
-            )
         self.max_slots = max_slots
         self.queries = nn.Parameter(torch.randn(slices, max_slots, d))
         self.norm = nn.LayerNorm(d)
@@ -207,11 +202,11 @@ class ChunkQueries(CrossAttention):
 
     def __init__(
         self,
-        d: int,
-        slices: int = 1,
-        max_slots: int = 64,
-        layers: int = 1,
-        heads: int = 4,
+        d: Width,
+        slices: Count = 1,
+        max_slots: Slots = 64,
+        layers: Layers = 1,
+        heads: Layers = 4,
         positions: bool = True,
         short: Short = "repeat",
     ):
@@ -246,15 +241,21 @@ class StridedConv(Pooling):
     """
 
     def __init__(
-        self, d: int, slices: int = 1, stride: int = 2, layers: int = 1, kernel: int = 3, short: Short = "repeat"
+        self,
+        d: Width,
+        slices: Count = 1,
+        stride: Layers = 2,
+        layers: Layers = 1,
+        kernel: Layers = 3,
+        short: Short = "repeat",
     ):
         super().__init__(d, slices, short)
-        if stride < 1 or layers < 1 or kernel % 2 == 0 or kernel < stride:
+        if kernel % 2 == 0 or kernel < stride:
             raise UserError(
                 "encoder.pooling",
-                f"stride {stride}, layers {layers}, kernel {kernel}",
-                "stride and layers from 1, an odd kernel of at least the stride",
-                "set encoder.pooling.stride=2, encoder.pooling.layers=1 and encoder.pooling.kernel=3",
+                f"stride {stride}, kernel {kernel}",
+                "an odd kernel of at least the stride",
+                "set encoder.pooling.stride=2 and encoder.pooling.kernel=3",
             )
         self.stride = stride
         self.convs = nn.ModuleList(nn.Conv1d(d, d, kernel, stride, padding=kernel // 2) for _ in range(layers))
@@ -283,14 +284,20 @@ class Hierarchical(Pooling):
     """
 
     def __init__(
-        self, d: int, slices: int = 1, factor: int = 2, levels: int = 2, heads: int = 4, short: Short = "repeat"
+        self,
+        d: Width,
+        slices: Count = 1,
+        factor: Layers = 2,
+        levels: Layers = 2,
+        heads: Layers = 4,
+        short: Short = "repeat",
     ):
         super().__init__(d, slices, short)
-        if factor < 1 or levels < 1:
+        if factor ** (levels - 1) > MOST_PLACES:
             raise UserError(
                 "encoder.pooling",
-                f"factor {factor}, levels {levels}",
-                "1 or more each",
+                f"factor {factor}, levels {levels}: the first level has {factor}^{levels - 1} places per slot",
+                f"at most {MOST_PLACES} places per slot",
                 "set encoder.pooling.factor=2 and encoder.pooling.levels=2",
             )
         self.factor = factor

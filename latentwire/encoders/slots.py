@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from callbacks.errors import UserError
@@ -24,11 +25,14 @@ class LatentLayout:
         private: number of slots that only one model reads, by model.
         budgets: lengths of the prefixes that were read in training, shortest first (`latentwire.train.Nested`); empty:
             only whole messages were.
+        spread: whether shared slots are sent in the order of `message_order` and not in that of the text, so that a
+            prefix has slots of the whole text.
     """
 
     shared: int
     private: Mapping[str, int] = field(default_factory=dict)
     budgets: tuple[int, ...] = ()
+    spread: bool = False
 
     def __post_init__(self) -> None:
         counts = {SHARED: self.shared, **self.private}
@@ -122,6 +126,32 @@ class LatentLayout:
         found = self.indices(model)
         return z if len(found) == self.slots else z[:, found]
 
+    def sent(self, z: Tensor) -> Tensor:
+        """Put latents (B, slots, d_z) in the order of the text into that of a message."""
+        if not self.spread:
+            return z
+        order = torch.tensor(message_order(self.shared), device=z.device)
+        return torch.cat([z[:, : self.shared].index_select(1, order), z[:, self.shared :]], 1)
+
+    def in_text_order(self, z: Tensor, model: str) -> Tensor:
+        """Put the latents (B, M, d_z) that `model` reads of a whole message back into the order of the text."""
+        if not self.spread:
+            return z
+        back = torch.tensor(message_order(self.shared), device=z.device).argsort()
+        shared, _ = self.counts(model)
+        return torch.cat([z[:, :shared].index_select(1, back), z[:, shared:]], 1)
+
     def identity(self) -> dict[str, int]:
         """Return what the wire's fingerprint covers: equal where layouts differ in models without private slots."""
-        return dict(self.parts)
+        return dict(self.parts) | ({".spread": 1} if self.spread else {})
+
+
+def message_order(slots: int) -> list[int]:
+    """Return the places in the text of a message's slots, in the order in which they are sent.
+
+    Places are ordered by their bits reversed (van der Corput, 1935): of 26 slots the first 7 are every fourth and the
+    first 13 every second, so that each prefix is spread over the text and a slot that is left out has a neighbour that
+    is sent.
+    """
+    bits = max(slots - 1, 1).bit_length()
+    return sorted(range(slots), key=lambda i: int(f"{i:0{bits}b}"[::-1], 2))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from callbacks.errors import UserError
+from callbacks.ranges import NOT_EMPTY, Count, DropoutRate, Layers, Width
 from latentwire.encoders.base import Encoder, Overflow, Tokens
 from latentwire.encoders.bottleneck import Bottleneck
 from latentwire.encoders.gate import SlotGate
@@ -54,16 +55,16 @@ class STQueryEncoder(Encoder):
 
     def __init__(
         self,
-        d_z: int,
+        d_z: Width,
         slices: Sequence[str],
         pooling: Callable[..., Pooling],
         source: str,
-        layers: list[int] | None = None,
-        width: int = 128,
-        refiner_layers: int = 2,
-        heads: int = 4,
-        dropout: float = 0.0,
-        max_tokens: int = 254,
+        layers: Annotated[list[Literal[0] | Layers], NOT_EMPTY] | None = None,
+        width: Width = 128,
+        refiner_layers: Literal[0] | Layers = 2,
+        heads: Layers = 4,
+        dropout: DropoutRate = 0.0,
+        max_tokens: Count = 254,
         overflow: Overflow = "refuse",
     ):
         super().__init__(d_z, max_tokens, overflow)

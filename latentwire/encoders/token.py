@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from callbacks.ranges import Count, DropoutRate, Layers, Width
 from latentwire.encoders.base import Encoder, Overflow, Tokens
 from latentwire.encoders.bottleneck import Bottleneck
 from latentwire.encoders.pooling import Pooling
@@ -42,15 +44,15 @@ class TokenEncoder(Encoder):
     def __init__(
         self,
         lm: FrozenLM,
-        d_z: int,
+        d_z: Width,
         slices: Sequence[str],
         pooling: Callable[..., Pooling],
-        width: int = 128,
-        layers: int = 2,
-        refiner_layers: int = 2,
-        heads: int = 4,
-        dropout: float = 0.0,
-        max_tokens: int = 512,
+        width: Width = 128,
+        layers: Literal[0] | Layers = 2,
+        refiner_layers: Literal[0] | Layers = 2,
+        heads: Layers = 4,
+        dropout: DropoutRate = 0.0,
+        max_tokens: Count = 512,
         overflow: Overflow = "refuse",
     ):
         super().__init__(d_z, max_tokens, overflow)

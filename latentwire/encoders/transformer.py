@@ -36,7 +36,7 @@ class Attention(nn.Module):
 
     def __init__(self, d: int, heads: int, dropout: float = 0.0):
         super().__init__()
-        if heads < 1 or d % heads or (d // heads) % 2:
+        if d % heads or (d // heads) % 2:
             raise UserError(
                 "encoder.heads, encoder.width",
                 f"{heads} heads for width {d}",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from callbacks.ranges import Width
 from latentwire.adapters.base import Adapter
 from latentwire.adapters.calibration import AT_ONCE
 from latentwire.adapters.ridge import Ridge
@@ -52,11 +53,11 @@ class DeepPrefix(Injector):
 
     def __init__(
         self,
-        d_z: int,
+        d_z: Width,
         lm: FrozenLM,
         texts: Sequence[str] | None,
         adapter: Callable[..., Adapter],
-        width: int = 256,
+        width: Width = 256,
         start: Start = "text",
     ):
         super().__init__(lm, start)

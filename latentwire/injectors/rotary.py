@@ -86,10 +86,13 @@ class RotaryPlacement:
 
         What is returned for padding means nothing.
         """
-        head = len(self.lm.style.head)
-        positions = torch.arange(head, head + ids.shape[1])
-        states = self.lm.states_behind_head(ids, mask)
-        return [(self.undo(k.float(), positions, layer), v.float()) for layer, (k, v) in enumerate(states)]
+        head = self.lm.style.head
+        positions = torch.arange(len(head), len(head) + ids.shape[1])
+        rows = [(*head, *row[real].tolist()) for row, real in zip(ids, mask, strict=True)]
+        states = [
+            (k[:, :, len(head) :].float(), v[:, :, len(head) :].float()) for k, v in self.lm.keys_and_values(*rows)
+        ]
+        return [(self.undo(k, positions, layer), v) for layer, (k, v) in enumerate(states)]
 
     def _rotate(self, keys: Tensor, positions: Tensor, back: bool) -> Tensor:
         with torch.no_grad():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from callbacks.ranges import Width
 from latentwire.adapters.base import Adapter
 from latentwire.adapters.calibration import AT_ONCE
 from latentwire.injectors.base import Injector, Start
@@ -35,7 +36,7 @@ class SoftPrefix(Injector):
 
     def __init__(
         self,
-        d_z: int,
+        d_z: Width,
         lm: FrozenLM,
         texts: Sequence[str] | None,
         adapter: Callable[..., Adapter],

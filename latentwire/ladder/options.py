@@ -5,15 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field
-
+from callbacks.ranges import NOT_EMPTY, Bounds, Count, Finite, NonNegative, Positive, Several, Share
 from latentwire.run import Tree
 
-Count = Annotated[int, Field(ge=1)]
-Several = Annotated[int, Field(ge=2)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Rung = Annotated[int, Field(ge=0, le=6)]
+Rung = Annotated[int, Bounds("a rung from 0 to 6", ge=0, le=6)]
 
 
 @dataclass
@@ -91,7 +86,7 @@ class ConditionOptions:
         slot_rank: least effective rank of a message's slots, as a share of the largest possible, M - 1.
     """
 
-    gap: float
+    gap: Finite
     distinct: Share
     rank: Positive
     slot_rank: Share
@@ -107,7 +102,7 @@ class BudgetOptions:
     """
 
     passages: Several
-    tolerance: Annotated[float, Field(ge=0.0)]
+    tolerance: NonNegative
 
 
 @dataclass
@@ -118,7 +113,7 @@ class SqueezeOptions:
         bits: integer codecs put on the trained wire without training, those that make its message smaller.
     """
 
-    bits: list[Literal[8, 6, 4]]
+    bits: Annotated[list[Literal[8, 6, 4]], NOT_EMPTY]
 
 
 @dataclass

@@ -214,45 +214,21 @@ class FrozenLM(Placed):
         return self.anatomy.kv_shape(self.name)
 
     @torch.no_grad()
-    def keys_and_values(self, ids: Sequence[int]) -> list[KeysValues]:
-        """Read ids at positions 0 … T - 1; return keys (after RoPE) and values per layer, (1, kv_heads, T, head_dim).
+    def keys_and_values(self, *rows: Sequence[int]) -> list[KeysValues]:
+        """Read rows of ids at positions 0 … T - 1; return keys (after RoPE) and values, (rows, kv_heads, T, head_dim).
 
-        Adapters are off. A windowed layer's cache holds one token less than its window.
+        One pair per layer. Adapters are off. What stands behind a shorter row means nothing. A windowed layer's cache
+        holds one token less than its window.
         """
-        self._check_length(len(ids) + (self.window is not None))
+        self._check_length(max(map(len, rows)) + (self.window is not None))
         with self.adapters_off():
-            return self._keys_and_values(ids)
+            return self._keys_and_values(*rows)
 
-    def _keys_and_values(self, ids: Sequence[int]) -> list[KeysValues]:
+    def _keys_and_values(self, *rows: Sequence[int]) -> list[KeysValues]:
         cache = DynamicCache(config=self.model.config)
-        self.decoder(
-            input_ids=torch.tensor([list(ids)], device=self.input_device), past_key_values=cache, use_cache=True
-        )
+        ids, _ = right_padded(rows)  # what is on the right has no influence on what is on its left
+        self.decoder(input_ids=ids.to(self.input_device), past_key_values=cache, use_cache=True)
         return [(keys, values) for keys, values, _ in cache]
-
-    @torch.no_grad()
-    def states_behind_head(self, ids: Tensor, mask: Tensor) -> list[KeysValues]:
-        """Read texts behind the head; return keys (after RoPE) and values per layer, (B, kv_heads, T, head_dim).
-
-        Adapters are off; no gradient.
-
-        Args:
-            ids: (B, T) ids of the texts, padded on the right.
-            mask: (B, T), true on ids; what is returned elsewhere means nothing.
-        """
-        head = torch.tensor(self.style.head, dtype=ids.dtype, device=ids.device).expand(len(ids), -1)
-        self._check_length(head.shape[1] + ids.shape[1] + (self.window is not None))
-        device = self.input_device
-        whole = torch.cat([torch.ones_like(head, dtype=torch.bool), mask], 1).to(device)
-        cache = DynamicCache(config=self.model.config)
-        with self.adapters_off():
-            self.decoder(
-                input_ids=torch.cat([head, ids], 1).to(device),
-                attention_mask=whole.long(),
-                past_key_values=cache,
-                use_cache=True,
-            )
-        return [(keys[:, :, head.shape[1] :], values[:, :, head.shape[1] :]) for keys, values, _ in cache]
 
     def cached(self, prefix: Prefix) -> Prefix:
         """Return the same prefix as keys and values, its embeddings read once; differentiable.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from callbacks.errors import UserError
+from callbacks.ranges import NOT_EMPTY, Layers, Positive, Width
 from latentwire.lm.frozen import FrozenLM
 
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ class LoRA:
         targets: linear layers by the last part of their name; None: all those of the attention.
     """
 
-    rank: int = 8
-    alpha: float = 16.0
-    layers: int | None = None
-    targets: list[str] | None = None
+    rank: Width = 8
+    alpha: Positive = 16.0
+    layers: Layers | None = None
+    targets: Annotated[list[str], NOT_EMPTY] | None = None
 
     def apply(self, lm: FrozenLM) -> list[tuple[str, nn.Parameter]]:
         """Put it on the model; return its parameters by name."""

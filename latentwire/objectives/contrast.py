@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from callbacks.ranges import NonNegative
 from latentwire.objectives.base import Needs, Objective, ObjectiveOutput, Seen
 from latentwire.train.curriculum import Schedule
 
@@ -26,7 +27,7 @@ class MismatchHinge(Objective):
     needs = Needs(frozenset({"answer", "wrong"}))
     observes = ("swap_gap",)
 
-    def __init__(self, weight: Schedule, margin: float = 1.0):
+    def __init__(self, weight: Schedule, margin: NonNegative = 1.0):
         super().__init__(weight)
         self.margin = margin
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from callbacks.errors import UserError
+from callbacks.ranges import Count
 from latentwire.objectives.base import ANSWER_TOKENS, Objective, ObjectiveOutput, Seen, TopK
 from latentwire.train.curriculum import Schedule
 
@@ -50,15 +50,8 @@ class AnswerKD(Objective):
     observes = ("kl_to_text",)
     observed_over = {"kl_to_text": ANSWER_TOKENS}
 
-    def __init__(self, weight: Schedule, first: int | None = None):
+    def __init__(self, weight: Schedule, first: Count | None = None):
         super().__init__(weight)
-        if first is not None and first < 1:
-            raise UserError(
-                "objectives.answer_kd.first",
-                str(first),
-                "1 or more tokens, or null",
-                "set objectives.answer_kd.first=1",
-            )
         self.first = first
 
     def forward(self, seen: Seen, model: str) -> ObjectiveOutput:

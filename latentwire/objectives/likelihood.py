@@ -6,6 +6,7 @@ Each is a mean over rows of the mean over a row's tokens.
 from __future__ import annotations
 
 from callbacks.errors import UserError
+from callbacks.ranges import Count, OpenShare
 from latentwire.lm.metrics import first_token
 from latentwire.objectives.base import Needs, Objective, ObjectiveOutput, Seen
 from latentwire.train.curriculum import Schedule
@@ -39,10 +40,8 @@ class KTokenCE(Objective):
 
     likelihood = True
 
-    def __init__(self, weight: Schedule, k: int = 4):
+    def __init__(self, weight: Schedule, k: Count = 4):
         super().__init__(weight)
-        if k < 1:
-            raise UserError("objectives.k_token_ce.k", str(k), "1 or more tokens", "set objectives.k_token_ce.k=4")
         self.k = k
 
     def forward(self, seen: Seen, model: str) -> ObjectiveOutput:
@@ -82,13 +81,13 @@ class Continuation(Objective):
 
     likelihood = True
 
-    def __init__(self, weight: Schedule, low: float = 0.3, high: float = 0.8):
+    def __init__(self, weight: Schedule, low: OpenShare = 0.3, high: OpenShare = 0.8):
         super().__init__(weight)
-        if not 0 < low <= high < 1:
+        if low > high:
             raise UserError(
                 "objectives.continuation",
                 f"low {low}, high {high}",
-                "0 < low <= high < 1",
+                "low at most as large as high",
                 "set objectives.continuation.low=0.3 and objectives.continuation.high=0.8",
             )
         self.needs = Needs(frozenset({"continuation"}), words=(low, high))

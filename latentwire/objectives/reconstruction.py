@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from callbacks.ranges import NonNegative
 from latentwire.encoders.pooling import unchunk
 from latentwire.encoders.transformer import hush
 from latentwire.objectives.base import Needs, Objective, ObjectiveOutput, ReaderShape, Seen
@@ -57,7 +58,7 @@ class EmbeddingReconstruction(Objective):
     places = True
     observes = ("cosine",)
 
-    def __init__(self, weight: Schedule, cosine: float = 1.0, mse: float = 0.1):
+    def __init__(self, weight: Schedule, cosine: NonNegative = 1.0, mse: NonNegative = 0.1):
         super().__init__(weight)
         self.cosine, self.mse = cosine, mse
         self.heads = nn.ModuleDict()

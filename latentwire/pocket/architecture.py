@@ -25,6 +25,7 @@ from transformers import (
 
 from callbacks.errors import UserError
 from callbacks.files.atomic import write_text
+from callbacks.ranges import Count, Layers, Width
 from latentwire.lm import loading
 from latentwire.lm.frozen import FrozenLM
 from suite.runs.reads import Arguments, files_in, reads
@@ -49,12 +50,12 @@ class Architecture:
     """
 
     family: Literal["llama", "qwen2"]
-    width: int = 128
-    layers: int = 4
-    heads: int = 4
-    kv_heads: int = 4
-    inner: int = 256
-    positions: int = 512
+    width: Width = 128
+    layers: Layers = 4
+    heads: Layers = 4
+    kv_heads: Layers = 4
+    inner: Width = 256
+    positions: Count = 512
 
 
 def build(architecture: Architecture, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:

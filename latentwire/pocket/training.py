@@ -11,7 +11,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 from rich.console import Console
@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from callbacks.errors import UserError
+from callbacks.ranges import NOT_EMPTY, Count, NonNegative, Positive, Rate, Share, ShareBelowOne
 from callbacks.run.stored import read_saved, write_checkpoint
 from latentwire.data.biographies import WORLD, Biographies
 from latentwire.lm.prompts import ANSWER, QUESTION, plain
@@ -57,23 +58,23 @@ class Recipe:
         UserError: no stage, or not one bound per stage.
     """
 
-    repeat_steps: int
-    repeat_until: float
-    repeat_rows: int
-    repeat_lengths: tuple[int, int]
-    repeat_lr: float
-    stages: list[list[tuple[int, int]]]
-    until: list[float]
-    steps: int
-    cooldown: int
-    rows: int
-    questions: int
-    lr: float
-    weight_decay: float
-    beta2: float
-    clip: float
-    ramp: int
-    context_weight: float
+    repeat_steps: Count
+    repeat_until: Share
+    repeat_rows: Count
+    repeat_lengths: tuple[Count, Count]
+    repeat_lr: Rate
+    stages: Annotated[list[Annotated[list[tuple[Count, Count]], NOT_EMPTY]], NOT_EMPTY]
+    until: list[Share]
+    steps: Count
+    cooldown: Count
+    rows: Count
+    questions: Count
+    lr: Rate
+    weight_decay: NonNegative
+    beta2: ShareBelowOne
+    clip: Positive
+    ramp: Count
+    context_weight: NonNegative
 
     def __post_init__(self) -> None:
         if not self.stages or len(self.stages) != len(self.until):
@@ -90,7 +91,7 @@ class Vocabulary:
     """Says which tokenizer; see `latentwire.pocket.tokenizers.build_tokenizer`."""
 
     kind: TokenizerKind
-    vocab_size: int
+    vocab_size: Count
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Pocket:
     architecture: Architecture
     tokenizer: Vocabulary
     recipe: Recipe
-    eval_contexts: int
+    eval_contexts: Count
 
 
 @dataclass

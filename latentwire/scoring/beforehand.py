@@ -22,24 +22,15 @@ from latentwire.wire import LatentWire
 from suite.config.compose import merge_errors, shorten
 from suite.config.instantiate import build_node
 
-LEAST_DRAWS = 40  # of which one lies beyond each end of a 95 % interval
-
 
 def refuse(cfg: DictConfig) -> None:
     """Refuse a tree whose evaluation cannot be done, whatever its data.
 
     Raises:
-        UserError: one error with all that is wrong: too few draws or nothing to ask, too many slots for a message, a
-            baseline beside a wire of another track or beside an adapter, a rule on a row or a period that will not be.
+        UserError: one error with all that is wrong: a baseline beside a wire of another track or beside an adapter, a
+            rule on a row or a period that will not be.
     """
     e, problems = cfg.evaluation, list[UserError]()
-    least = {"n_boot": LEAST_DRAWS, "passages": 1, "max_new_tokens": 1, "batch_size": 1}
-    for key, bound in least.items():
-        if int(e[key]) < bound:
-            remedy = f"set evaluation.{key}={max(bound, 2000) if key == 'n_boot' else bound}"
-            problems.append(UserError(f"evaluation.{key}", str(e[key]), f"{bound} or more", remedy))
-    if cfg.wire.slots is not None and int(cfg.wire.slots) > MOST_SLOTS:
-        problems.append(_too_many(int(cfg.wire.slots)))
     if e.get("slots") and nested_of(cfg) is None:
         found, expected = str(list(e.slots)), "null, as this wire is not trained to be read in part"
         problems.append(
@@ -52,12 +43,6 @@ def refuse(cfg: DictConfig) -> None:
     problems += _unjudgeable(cfg, built)
     if problems:
         raise merge_errors(problems, "evaluation")
-
-
-def _too_many(slots: int) -> UserError:
-    return UserError(
-        "wire.slots", f"{slots} slots", f"at most {MOST_SLOTS}, which a message can count", "set wire.slots=64"
-    )
 
 
 def _misplaced(cfg: DictConfig, baselines: Mapping[str, Baseline]) -> Iterable[UserError]:
@@ -141,7 +126,8 @@ def ready(cfg: DictConfig, inputs: Inputs, wire: LatentWire) -> None:
     """
     device_of(cfg)
     if wire.slots > MOST_SLOTS:
-        raise _too_many(wire.slots)
+        found, expected = f"{wire.slots} slots", f"at most {MOST_SLOTS}, which a message can count"
+        raise UserError("wire.slots", found, expected, "set wire.slots=64")
     for k in cfg.evaluation.get("slots") or ():
         wire.layout.prefix(int(k), "evaluation.slots")
     asked: list[tuple[Split, int, int, str]] = [

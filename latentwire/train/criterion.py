@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from callbacks.errors import RunEnded, UserError
+from callbacks.ranges import Count, Finite
 
 
 def inside(value: float, above: float | None, below: float | None) -> bool:
@@ -48,15 +49,12 @@ class Criterion:
     """
 
     metric: str
-    above: float | None = None
-    below: float | None = None
-    after: int = 1
+    above: Finite | None = None
+    below: Finite | None = None
+    after: Count = 1
 
     def __post_init__(self) -> None:
-        key = "stages.<n>.require"
-        refuse_bounds(key, self.metric, self.above, self.below)
-        if self.after < 1:
-            raise UserError(f"{key} on {self.metric}", f"after={self.after}", "1 or more steps", f"set {key}.after=1")
+        refuse_bounds("stages.<n>.require", self.metric, self.above, self.below)
 
     @property
     def asked(self) -> str:

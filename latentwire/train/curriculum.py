@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from callbacks.errors import UserError
+from callbacks.ranges import NOT_EMPTY, Count, Finite, HeldRate, Layers, Multiple, NonNegative, Positive, Steps
 from callbacks.stages.lr import LRSchedule
 from latentwire.train.criterion import Criterion, inside, refuse_bounds
 
@@ -45,8 +46,8 @@ class Constant(Schedule):
         value: the weight.
     """
 
-    def __init__(self, value: float = 1.0):
-        self.value = _not_negative("value", value)
+    def __init__(self, value: NonNegative = 1.0):
+        self.value = float(value)
 
     def weight(self, t: int, observed: Observed) -> float:
         return self.value
@@ -55,8 +56,8 @@ class Constant(Schedule):
 class Delayed(Schedule):
     """Starts late: w(t) = 0 for t < start, then value."""
 
-    def __init__(self, start: int, value: float = 1.0):
-        self.start, self.value = _steps("start", start), _not_negative("value", value)
+    def __init__(self, start: Steps, value: NonNegative = 1.0):
+        self.start, self.value = start, float(value)
 
     def weight(self, t: int, observed: Observed) -> float:
         return self.value if t >= self.start else 0.0
@@ -72,9 +73,9 @@ class Linear(Schedule):
         start: where it begins.
     """
 
-    def __init__(self, first: float, last: float, steps: int, start: int = 0):
-        self.first, self.last = _not_negative("first", first), _not_negative("last", last)
-        self.steps, self.start = _steps("steps", steps), _steps("start", start)
+    def __init__(self, first: NonNegative, last: NonNegative, steps: Steps, start: Steps = 0):
+        self.first, self.last = float(first), float(last)
+        self.steps, self.start = steps, start
 
     def weight(self, t: int, observed: Observed) -> float:
         return self.first + (self.last - self.first) * self.done(_progress(t, self.start, self.steps))
@@ -101,9 +102,11 @@ class Cosine(Linear):
 class PeakAndDecay(Schedule):
     """Rises to `peak` in `rise` steps (straight), stays for `hold`, falls to `floor` in `decay` (half a cosine)."""
 
-    def __init__(self, peak: float = 1.0, rise: int = 0, hold: int = 0, decay: int = 1, floor: float = 0.0):
-        self.peak, self.floor = _not_negative("peak", peak), _not_negative("floor", floor)
-        self.rise, self.hold, self.decay = _steps("rise", rise), _steps("hold", hold), _steps("decay", decay)
+    def __init__(
+        self, peak: NonNegative = 1.0, rise: Steps = 0, hold: Steps = 0, decay: Steps = 1, floor: NonNegative = 0.0
+    ):
+        self.peak, self.floor = float(peak), float(floor)
+        self.rise, self.hold, self.decay = rise, hold, decay
 
     def weight(self, t: int, observed: Observed) -> float:
         if t < self.rise:
@@ -133,15 +136,15 @@ class Gated(Schedule):
         self,
         schedule: Schedule,
         metric: str,
-        above: float | None = None,
-        below: float | None = None,
+        above: Finite | None = None,
+        below: Finite | None = None,
         latch: bool = False,
-        closed: float = 0.0,
-        hysteresis: float = 0.0,
+        closed: NonNegative = 0.0,
+        hysteresis: NonNegative = 0.0,
     ):
         refuse_bounds("objectives.<name>.weight", metric, above, below)
         self.schedule, self.metric, self.above, self.below, self.latch = schedule, metric, above, below, latch
-        self.closed, self.hysteresis = _not_negative("closed", closed), _not_negative("hysteresis", hysteresis)
+        self.closed, self.hysteresis = float(closed), float(hysteresis)
         self.opened: int | None = None
 
     def weight(self, t: int, observed: Observed) -> float:
@@ -201,14 +204,14 @@ class Period:
     """
 
     name: str
-    share: float = 1.0
-    ratio: float | None = None
-    trains: list[str] | None = None
-    codes: int | None = None
-    weights: dict[str, Any] | None = None
-    group_lr: dict[str, float] | None = None
+    share: Positive = 1.0
+    ratio: Multiple | None = None
+    trains: Annotated[list[str], NOT_EMPTY] | None = None
+    codes: Layers | None = None
+    weights: Annotated[dict[str, NonNegative | Schedule], NOT_EMPTY] | None = None
+    group_lr: dict[str, HeldRate] | None = None
     lr_schedule: LRSchedule | None = None
-    batch_size: int | None = None
+    batch_size: Count | None = None
     refit: bool = False
     advance: Criterion | None = None
     require: Criterion | None = None
@@ -233,9 +236,8 @@ class Curriculum:
     """Divides a number of committed steps into periods, in order.
 
     Raises:
-        UserError: no period, equal names, a share that is not positive, a ratio below 1, a criterion that would be
-            asked after the period's end, or a last period that trains at another ratio or with other codes than are
-            evaluated.
+        UserError: no period, equal names, a criterion that would be asked after the period's end, or a last period
+            that trains at another ratio or with other codes than are evaluated.
     """
 
     def __init__(self, periods: Sequence[Period], steps: int):
@@ -244,14 +246,6 @@ class Curriculum:
             raise UserError(
                 "stages", str(names), "at least one, with different names", "set stages.<n>.name to another name"
             )
-        for n, period in enumerate(periods):
-            if period.share <= 0 or (period.ratio is not None and period.ratio < 1):
-                raise UserError(
-                    f"stages.{n} ({period.name})",
-                    f"share {period.share}, ratio {period.ratio}",
-                    "a positive share and a ratio of at least 1",
-                    f"set stages.{n}.share=1 and stages.{n}.ratio=4 (or null)",
-                )
         last = periods[-1]
         for key, value, sent in (("ratio", last.ratio, "wire.ratio"), ("codes", last.codes, "codec.codes")):
             if value is not None:
@@ -301,17 +295,3 @@ def slots_for(tokens: float, ratio: float) -> int:
 
 def _progress(t: int, start: int, steps: int) -> float:
     return min(1.0, max(0.0, (t - start) / steps)) if steps else float(t >= start)
-
-
-def _not_negative(name: str, value: float) -> float:
-    if not 0 <= value < math.inf:
-        remedy = f"set objectives.<name>.weight.{name}=1"
-        raise UserError(f"objectives.<name>.weight.{name}", str(value), "0 or a positive number", remedy)
-    return float(value)
-
-
-def _steps(name: str, value: int) -> int:
-    if value < 0:
-        remedy = f"set objectives.<name>.weight.{name}=0"
-        raise UserError(f"objectives.<name>.weight.{name}", str(value), "0 or more steps", remedy)
-    return value

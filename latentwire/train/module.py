@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from callbacks.errors import UserError
 from callbacks.run.collapse import CollapseSample
 from callbacks.stages.lr import LRSchedule
+from callbacks.step.divergence import refuse_divergence
 from callbacks.step.ranks import means_over_ranks
 from callbacks.step.stage import find_pipeline
 from latentwire.codec.base import Coded
@@ -333,6 +334,8 @@ class WireModule(L.LightningModule):
             return
         scores = scores.over_ranks()
         self.metrics["val"], self.validated = scores.metrics(), scores
+        pipeline = find_pipeline(self.trainer)  # none where a wire is only validated
+        refuse_divergence(self.trainer, "val", 0 if pipeline is None else pipeline.t, self.metrics["val"])
         name = next(iter(scores.outputs))
         self.sample = CollapseSample(
             outputs=scores.outputs[name],

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -23,8 +23,21 @@ from latentwire.encoders.slots import LatentLayout
 STREAM = 0x6E6573  # sets these draws apart from others of the same seed
 
 
+Order = Literal["text", "spread"]
+
+
 class Nested:
-    """Says how often a prefix of a message is read; base of all laws."""
+    """Says how often a prefix of a message is read; base of all laws.
+
+    Args:
+        order: how shared slots are sent: `text`, in the order of the text, so that a prefix begins as the slots of its
+            beginning; or `spread`, every prefix spread over the text (`encoders.slots.message_order`).
+    """
+
+    def __init__(self, order: Order = "text"):
+        if order not in ("text", "spread"):
+            raise UserError("wire.nested.order", repr(order), "text | spread", "set wire.nested.order=spread")
+        self.order = order
 
     def shares(self, slots: int) -> dict[int, float]:
         """Return the probability of every length that is drawn, shortest first, for messages of `slots` latents.
@@ -57,9 +70,16 @@ class NestedBudgets(Nested):
     Args:
         budgets: numbers of slots, e.g. `[13, 7]` under a wire of 26.
         full: share of the whole message, the others have equal parts of what is left; null: as much as each of them.
+        order: see `Nested`.
     """
 
-    def __init__(self, budgets: Annotated[list[Count], NOT_EMPTY], full: PositiveShare | None = None):
+    def __init__(
+        self,
+        budgets: Annotated[list[Count], NOT_EMPTY],
+        full: PositiveShare | None = None,
+        order: Order = "text",
+    ):
+        super().__init__(order)
         self.budgets, self.full = sorted(set(budgets)), full
 
     def shares(self, slots: int) -> dict[int, float]:
@@ -87,9 +107,11 @@ class NestedGeometric(Nested):
         p: probability that a message ends behind a slot that it has come to.
         full: share that the whole message has in any case.
         least: smallest length.
+        order: see `Nested`.
     """
 
-    def __init__(self, p: OpenShare = 0.1, full: PositiveShare = 0.25, least: Count = 1):
+    def __init__(self, p: OpenShare = 0.1, full: PositiveShare = 0.25, least: Count = 1, order: Order = "text"):
+        super().__init__(order)
         self.p, self.full, self.least = p, full, least
 
     def shares(self, slots: int) -> dict[int, float]:

@@ -105,11 +105,8 @@ class StagesCheck:
     def _stage(self, n: int) -> Iterator[UserError]:
         period, key = self.periods[n], f"stages.{n}"
         yield from self._weights(period, key)
-        yield from self._groups(f"{key}.trains", period.trains or [])
-        yield from self._groups(f"{key}.group_lr", period.group_lr or {})
-        for group, rate in (period.group_lr or {}).items():
-            if not 0 <= rate < math.inf:
-                yield UserError(f"{key}.group_lr.{group}", str(rate), "0 or more", f"set {key}.group_lr.{group}=0.001")
+        for names, asked in (("trains", period.trains or []), ("group_lr", period.group_lr or {})):
+            yield from unknown_groups(f"{key}.{names}", asked, self.models, self.objectives)
         if period.lr_schedule is not None and period.lr_schedule.kind == "step":
             remedy = f"set {key}.lr_schedule.kind=cosine"
             yield UserError(f"{key}.lr_schedule.kind", "step, which counts epochs", "constant or cosine", remedy)
@@ -150,14 +147,25 @@ class StagesCheck:
                     f"set {key}.trains=null, which trains all that they reach",
                 )
 
-    def _groups(self, key: str, names: Collection[str]) -> Iterator[UserError]:
-        read = {f"{kind}:{lm}" for kind in ("adapter", "injector", "lora") for lm in self.models}
-        known = [*KINDS, *sorted(read), *(f"head:{name}" for name in self.objectives)]
-        for name in names:
-            if name not in known:
-                near = nearest(name, known, 1)
-                remedy = f"write {near[0]} in its place" if near else f"write one of {', '.join(KINDS)} in its place"
-                yield UserError(f"{key}: {name}", "no such group of parameters", ", ".join(known), remedy)
+
+def unknown_groups(
+    key: str, names: Collection[str], models: Collection[str], objectives: Collection[str]
+) -> Iterator[UserError]:
+    """Yield names that no group of parameters can have, neither its kind nor exactly.
+
+    Args:
+        key: where the names stand.
+        names: the names.
+        models: the names of the models that read.
+        objectives: the names of the objectives.
+    """
+    read = {f"{kind}:{lm}" for kind in ("adapter", "injector", "lora") for lm in models}
+    known = [*KINDS, *sorted(read), *(f"head:{name}" for name in objectives)]
+    for name in names:
+        if name not in known:
+            near = nearest(name, known, 1)
+            remedy = f"write {near[0]} in its place" if near else f"write one of {', '.join(KINDS)} in its place"
+            yield UserError(f"{key}: {name}", "no such group of parameters", ", ".join(known), remedy)
 
 
 def refuse_untrained(periods: Sequence[Period], objectives: Mapping[str, Objective], groups: Collection[str]) -> None:

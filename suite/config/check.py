@@ -10,13 +10,13 @@ import dataclasses
 import inspect
 import json
 import math
-import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 from pydantic import Field, ValidationError
@@ -24,15 +24,16 @@ from pydantic import Field, ValidationError
 from callbacks.errors import UserError
 from callbacks.ranges import NOT_EMPTY, Seed
 from suite.config.compose import merge_errors, nearest, shorten
+from suite.config.remedies import remedy_for
 from suite.config.signature import adapter, locate, parameters, type_name
 from suite.config.third_party import KWARGS_RECEIVER, RANGES, USUAL
-from suite.config.wording import bounds_in, declares, inside, nullable, type_text
+from suite.config.wording import Built, declares, inside, is_node, type_text
 
 Dead = Callable[[DictConfig], Mapping[str, str]]
 
 _HYDRA_KEYS = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 _BROKEN = object()  # a value that could not be read; its problem is already noted
-_FOLDER = r"[A-Za-z0-9_+=,-][A-Za-z0-9._+=,-]*"  # the name becomes a folder
+_FOLDER = r"[A-Za-z0-9_+=,-][A-Za-z0-9._+=,-]{0,199}"  # the name becomes a folder, of 255 bytes at most
 
 
 @dataclasses.dataclass
@@ -57,6 +58,7 @@ class Common(Typed):
         resume: what becomes of an earlier attempt of the same run: `auto` continues it, or takes its result if it has
             finished; `never` starts anew and keeps it aside; `must` refuses to start without its checkpoint.
         paths: the folders that a run reads and writes; they change no number.
+        launcher: who runs the jobs; null is the process of the command line itself, one after the other.
     """
 
     program: str
@@ -64,6 +66,7 @@ class Common(Typed):
     seed: Seed
     resume: Literal["auto", "never", "must"]
     paths: Any
+    launcher: Any = dataclasses.field(default=None, kw_only=True)
 
 
 def check(cfg: DictConfig, schema: type | None = None, targets: bool = True) -> None:
@@ -113,7 +116,7 @@ def check_effective(
     dead: Dead,
     compose_default: Callable[[list[str]], DictConfig] | None = None,
 ) -> None:
-    """Refuse overrides that set a key without effect under the composed configuration.
+    """Refuse overrides that set a key without effect under the composed configuration, or change nothing of a mapping.
 
     Args:
         cfg: the tree composed with `overrides`.
@@ -132,6 +135,7 @@ def check_effective(
     lines = list(overrides)
     for line in lines:
         override = parser.parse_override(line)
+        problems += _merged(line, override, cfg)
         for key in _leaves(override.key_or_group, override.value()):
             reason = next((r for d, r in reasons.items() if key == d or key.startswith(d + ".")), None)
             if reason is None:
@@ -151,6 +155,17 @@ def check_effective(
             )
     if problems:
         raise merge_errors(problems, "command line")
+
+
+def _merged(line: str, override: Override, cfg: DictConfig) -> list[UserError]:
+    """Return what is wrong with an empty mapping for a node that has entries: mappings are merged, and all stay."""
+    node = OmegaConf.select(cfg, override.key_or_group, throw_on_missing=False)
+    if override.is_delete() or override.value() != {} or not isinstance(node, DictConfig) or not node:
+        return []
+    kept = list(map(str, node))
+    remedy = f"leave entries out one by one: {' '.join(f'~{override.key_or_group}.{name}' for name in kept[:3])}"
+    found = f"an empty mapping, which changes nothing: it is merged with {shorten(kept)}"
+    return [UserError(line, found, "entries to set, as {name:value}", remedy)]
 
 
 def _plain(node: Any, key: str, problems: list[UserError]) -> Any:
@@ -284,7 +299,12 @@ def _check_type(value: Any, annotation: Any, key: str, problems: list[UserError]
         _bind(fields, value, key, problems)
         return
     if _holds_node(value):
-        return  # checked on its own; what it builds is not known yet
+        # a node is checked on its own, and what it builds is not known yet; what stands beside it is checked here
+        beside = value.items() if isinstance(value, dict) and "_target_" not in value else ()
+        for name, child in enumerate(value) if isinstance(value, list) else beside:
+            if (kind := inside(annotation, (name,))) is not None:
+                _check_type(child, kind, f"{key}.{name}", problems)
+        return
     types_of = adapter(annotation)
     if types_of is None:
         return
@@ -307,14 +327,15 @@ def _misfits(value: Any, annotation: Any, key: str, error: ValidationError, defa
         for step in place:
             found = found[step]
         kind = inside(annotation, place)
-        if kind is not None and declares(kind):
+        if kind is not None and is_node(kind):
+            expected = Built.words
+        elif kind is not None and declares(kind):
             expected = type_text(kind)
         else:
             expected = type_name(annotation) + (f" ({faults[place]})" if len(faults) == 1 else "")
         where = ".".join(map(str, (key, *place)))
-        problems.append(
-            UserError(where, f"{_show(found)} ({type(found).__name__})", expected, _remedy(key, place, kind, default))
-        )
+        remedy = remedy_for(key, place, kind, default, annotation)
+        problems.append(UserError(where, f"{_show(found)} ({type(found).__name__})", expected, remedy))
     return problems
 
 
@@ -328,39 +349,6 @@ def _place(value: Any, loc: Sequence[str | int]) -> tuple[str | int, ...]:
             continue
         place.append(step)
     return tuple(place)
-
-
-def _remedy(key: str, place: Sequence[str | int], kind: Any, default: Any) -> str:
-    """Return what to type: the parameter's default, an example of the range, null where it is taken, or a choice.
-
-    Args:
-        key: the parameter's key.
-        place: where in its value the fault is.
-        kind: the annotation of that place; None where it cannot be told.
-        default: the parameter's default, `_BROKEN` where there is none.
-    """
-    known = isinstance(default, bool | int | float | list | tuple | dict)
-    if known or (isinstance(default, str) and re.fullmatch(r"[\w./-]+", default)):
-        return f"set {key}={_typed(default)}"
-    bounds = None if kind is None else bounds_in(kind)
-    entry = bool(place) and all(isinstance(step, str) for step in place)
-    if bounds is not None and bounds.example is not None and (entry or (not place and default is not None)):
-        where = ".".join(map(str, (key, *place)))
-        return f"set {'++' if entry else ''}{where}={bounds.example}"
-    if default is None or (not place and kind is not None and nullable(kind)):
-        return f"set {key}=null"
-    if not place and typing.get_origin(kind) is Literal:
-        return f"set {key}={typing.get_args(kind)[0]}"
-    return f"set {key}=VALUE with a value of that type"
-
-
-def _typed(value: Any) -> str:
-    """Return a value as it is typed on a command line."""
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_typed, value))}]"
-    if isinstance(value, dict):
-        return f"{{{','.join(f'{k}:{_typed(v)}' for k, v in value.items())}}}"
-    return {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))
 
 
 def _dataclass_in(annotation: Any) -> type | None:

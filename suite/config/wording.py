@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal
+
+from pydantic_core import CoreSchema, core_schema
 
 from callbacks.ranges import Bounds, NotEmpty
 
 NODE = "node"
+
+
+class Built:
+    """Declares that a value is built from a node with a `_target_`; no other value is accepted."""
+
+    words = "a node with a _target_"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        """Return the schema of plain values, which refuses all of them: nodes are bound to their targets."""
+        return core_schema.no_info_plain_validator_function(self._refuse)
+
+    def _refuse(self, value: Any) -> Any:
+        raise ValueError(self.words)
+
+
+Part = Annotated[Any, Built()]
 
 
 def type_text(annotation: Any) -> str:
@@ -42,7 +60,7 @@ def type_text(annotation: Any) -> str:
 
 def _annotated(arguments: tuple[Any, ...]) -> str:
     kind, *notes = arguments
-    found = next((note for note in notes if isinstance(note, Bounds)), None)
+    found = next((note for note in notes if isinstance(note, Bounds | Built)), None)
     if found is not None:
         return found.words
     return ("non-empty " if any(isinstance(note, NotEmpty) for note in notes) else "") + type_text(kind)
@@ -63,6 +81,14 @@ def bounds_in(annotation: Any) -> Bounds | None:
     return None
 
 
+def is_node(annotation: Any) -> bool:
+    """Return whether an annotation takes nothing but what a node with a `_target_` builds, or null."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, UnionType):
+        return all(a is NoneType or is_node(a) for a in arguments)
+    return origin is Callable or (origin is Annotated and any(isinstance(note, Built) for note in arguments[1:]))
+
+
 def nullable(annotation: Any) -> bool:
     """Return whether an annotation takes null."""
     return NoneType in typing.get_args(annotation) or annotation in (None, NoneType)
@@ -71,7 +97,7 @@ def nullable(annotation: Any) -> bool:
 def declares(annotation: Any) -> bool:
     """Return whether an annotation holds a range, or the demand that something is not empty, anywhere."""
     if typing.get_origin(annotation) is Annotated:
-        return any(isinstance(note, Bounds | NotEmpty) for note in typing.get_args(annotation)[1:]) or declares(
+        return any(isinstance(note, Bounds | NotEmpty | Built) for note in typing.get_args(annotation)[1:]) or declares(
             typing.get_args(annotation)[0]
         )
     return any(declares(a) for a in typing.get_args(annotation))

@@ -93,6 +93,15 @@ def test_wrong_type(tmp_path, capsys):
     refused(["optimizer.lr=fast", f"paths.runs={tmp_path}"], capsys, "optimizer.lr", "'fast'")
 
 
+def test_empty_sections_of_an_experiment(tmp_path, capsys):
+    """`trainer:` with nothing below it is null, which no default fills."""
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\ndefaults: [features]\nname: own\ntrainer:\noptimizer:\n"
+    (tmp_path / "experiment" / "own.yaml").write_text(text)
+    line = [f"--config-dir={tmp_path}", "experiment=own", "data.path=f.npz", f"paths.runs={tmp_path}"]
+    refused(line, capsys, "trainer: None", "optimizer: None")
+
+
 def test_a_key_without_effect(tmp_path, capsys):
     refused(["method=joint", "asgml.tau=4", f"paths.runs={tmp_path}"], capsys, "asgml.tau", "no effect")
 

@@ -49,8 +49,9 @@ SHORTER: dict[str, list[str]] = {
     "asgml.data.prepare": MEDIA[:2],
     "latentwire.run experiment=pocket": [*WIRE, *QUIET],
     "latentwire.run experiment=squad": PLAN,
-    "latentwire.run experiment=qa": [*WIRE, "trainer.max_epochs=1", *QUIET],
-    "asgml.feedback.run": ["data.samples=24", "trainer.max_epochs=1", *QUIET],
+    "latentwire.run experiment=qa": [*WIRE, "encoder.max_tokens=200", "trainer.max_epochs=1", *QUIET],
+    "latentwire.study family": ["trainer.max_epochs=1", "loader.steps_per_epoch=2", "evaluation.passages=2", *QUIET],
+    "asgml.feedback.run": ["data.good=3", "data.per_defect=2", "stages.text.epochs=1", "stages.image.epochs=1", *QUIET],
 }  # fmt: skip
 # What a command may end with beside 0: a wire of two steps misses what is asked of it; SQuAD and the data sets of the
 # study are not here.
@@ -59,6 +60,7 @@ ENDS = {
     "latentwire.run experiment=pocket": 3,
     "latentwire.run experiment=qa": 3,
     "latentwire.run experiment=squad": 2,
+    "latentwire.evaluate": 3,
     "latentwire.ladder": 1,
 }
 

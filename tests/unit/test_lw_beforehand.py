@@ -37,11 +37,6 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("line", "place", "remedy"),
     [
-        (["evaluation.n_boot=39"], "evaluation.n_boot", "set evaluation.n_boot=2000"),
-        (["evaluation.n_boot=0"], "evaluation.n_boot", "set evaluation.n_boot=2000"),
-        (["evaluation.passages=0"], "evaluation.passages", "set evaluation.passages=1"),
-        (["evaluation.max_new_tokens=0"], "evaluation.max_new_tokens", "set evaluation.max_new_tokens=1"),
-        (["wire.slots=65536"], "wire.slots", "set wire.slots=64"),
         (["wire.track=whole_prompt"], "baselines.token_budget", "baseline=[text,no_context,whole_prompt_budget]"),
         (["wire.track=whole_prompt"], "above_the_fair_budget.minus", "minus=methods.whole_prompt_budget.f1_high"),
         (["baseline=[text,whole_prompt_budget]"], "baselines.whole_prompt_budget", "baseline=[text,token_budget]"),

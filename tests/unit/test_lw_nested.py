@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from lw_parts import TEXTS, TRAINED, make_encoder
-from lw_runs import config, fit, history
+from lw_runs import config, fit, history, prepare
 from omegaconf import open_dict
 
 from callbacks.errors import UserError
 from latentwire.build import stages_of
-from latentwire.encoders.slots import LatentLayout
+from latentwire.encoders.slots import LatentLayout, message_order
 from latentwire.train.nested import Nested, NestedBudgets, NestedGeometric, budgets, refuse_unordered
 
 LISTED = "+wire.nested={_target_:latentwire.train.NestedBudgets,budgets:[1,2]}"
@@ -160,3 +160,36 @@ def test_a_layout_knows_what_it_may_be_cut_to() -> None:
             layout.prefix(slots, "m")
     with pytest.raises(UserError, match=r"m.*\n.*2 slots(.|\n)*not trained to be read in part(.|\n)*curriculum=nested"):
         LatentLayout(3).prefix(2, "m")
+
+
+# -- the order of slots -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("slots", [1, 2, 7, 26, 64])
+def test_every_prefix_of_a_message_is_spread_over_the_text(slots: int) -> None:
+    order = message_order(slots)
+    assert sorted(order) == list(range(slots))
+    for k in range(1, slots + 1):
+        places = sorted(order[:k])
+        gaps = np.diff([*places, slots]).max()
+        assert gaps <= 2 * slots / k + 1, (k, places)
+
+
+def test_half_and_a_quarter_are_every_second_and_every_fourth() -> None:
+    order = message_order(26)
+    assert sorted(order[:13]) == list(range(0, 26, 2))
+    assert sorted(order[:7]) == list(range(0, 26, 4))
+
+
+def test_a_spread_wire_starts_as_the_same_wire_with_its_slots_in_another_order(tmp_path: Path) -> None:
+    started = {}
+    for order in ("text", "spread"):
+        node = f"+wire.nested={{_target_:latentwire.train.NestedBudgets,budgets:[2,3],order:{order}}}"
+        wire = prepare(config(tmp_path, "wire.slots=6", node, runs=order)).module.wire
+        values = wire.eval().encode(TEXTS)
+        kv = wire.prefix(values, "tiny_llama").kv
+        assert kv is not None
+        started[order] = (values, kv[-1][1].detach())  # values of the last layer: no position is in them
+        assert wire.layout.identity() == {"shared": 6} | ({".spread": 1} if order == "spread" else {})
+    places = message_order(6)
+    assert places != list(range(6))
+    torch.testing.assert_close(started["spread"][0], started["text"][0][:, places])
+    torch.testing.assert_close(started["spread"][1], started["text"][1][:, :, places], rtol=1e-4, atol=1e-5)

@@ -184,9 +184,8 @@ def test_left_alignment_keeps_the_order() -> None:
     [
         lambda: StridedConv(D, kernel=2),
         lambda: StridedConv(D, stride=5, kernel=3),
-        lambda: Hierarchical(D, levels=0),
+        lambda: Hierarchical(D, factor=2, levels=12),
         lambda: CrossAttention(D, heads=3),
-        lambda: CrossAttention(D, max_slots=0),
     ],
 )
 def test_impossible_settings_are_refused(call) -> None:

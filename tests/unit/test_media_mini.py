@@ -173,6 +173,7 @@ def learn(tables: dict, modalities: list[str], epochs: int) -> tuple[float, dict
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_voice_is_learned_first(tmp_path):
     """New speakers, 6 epochs: the voice is near its ceiling of 0.9 when the face has hardly begun."""
     tables = CremadMini(str(tmp_path)).tables()

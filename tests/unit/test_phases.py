@@ -80,12 +80,19 @@ def test_a_delay_beyond_its_limit_is_no_evidence() -> None:
 
 
 @cache
-def composed(row: str) -> dict[str, Any]:
-    """Return the tree of a row on the first data set of the study."""
+def study() -> tuple[Composer, StudyTree, dict[str, Any]]:
+    """Return what composes a run, and the options and rows of the study."""
     options = read_options(Composer("asgml/phases"), ["folder=/data"], StudyTree)
     rows = {r.name: r for r in rows_of(options.rows, False, options.space, ["audio", "lips"])}
+    return Composer("asgml"), options, rows
+
+
+@cache
+def composed(row: str) -> dict[str, Any]:
+    """Return the tree of a row on the first data set of the study."""
+    composer, options, rows = study()
     line = [o for o in options.data_sets["grid_digit"].use if not o.startswith(("paths.", "data.path"))]
-    cfg = Composer("asgml").compose([*line, *rows[row].use])
+    cfg = composer.compose([*line, *rows[row].use])
     tree: Any = OmegaConf.to_container(cfg, resolve=False)
     return tree
 

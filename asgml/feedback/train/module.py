@@ -20,7 +20,8 @@ from asgml.feedback.train.stage_clock import StageClock
 from asgml.feedback.train.stages import Plan
 from callbacks.errors import UserError
 from callbacks.stages.lr import LRSchedule
-from callbacks.step.ranks import means_over_ranks
+from callbacks.step.divergence import refuse_not_finite
+from callbacks.step.ranks import means_over_ranks, sum_over_ranks
 from callbacks.step.stage import find_pipeline
 from suite.shell import configure_optimizer
 
@@ -47,6 +48,9 @@ class FeedbackModule(L.LightningModule):
         blur: the side of the Gaussian on maps, in patches.
         sigma: its standard deviation, in patches.
         detection: the share of a picture's own probability in its score.
+
+    Raises:
+        Diverged: scores of pixels or pictures that are no numbers, at the end of an evaluation.
 
     Attributes:
         metrics: by split, the metrics of the last loop as means over classes, and of every loop as `<name>/loop<n>`.
@@ -173,14 +177,22 @@ class FeedbackModule(L.LightningModule):
     def _begin(self) -> None:
         self._bring_clip()
         self._scores = AnomalyMetrics(self.model.classes, max(1, self.model.loops), LOW, HIGH)
+        self._total = torch.zeros(2, device=self.device)
 
     def _evaluate(self, batch: Batch) -> None:
         assert self._scores is not None
         maps, pictures = self.maps(self.model(batch["image"], batch["class"]), batch["mask"].shape[-1])
+        self._total += torch.stack([maps.float().sum(), pictures.float().sum()]).detach()
+        if not torch.isfinite(self._total).all():
+            return  # refused at the end, on all ranks together
         self._scores.update(maps, batch["mask"], pictures, batch["label"], batch["class"].cpu())
 
     def _finish(self, split: str) -> None:
         assert self._scores is not None
+        total = dict(zip(("pixels", "pictures"), sum_over_ranks(self._total).tolist(), strict=True))
+        pipeline = find_pipeline(self.trainer)  # none where a model is only evaluated
+        where = f"{split} scores after step {0 if pipeline is None else pipeline.t}"
+        refuse_not_finite(self.trainer, where, "finite scores of pixels and pictures", total)
         found, self._scores = self._scores.compute(), None
         if self.trainer.sanity_checking:
             return
