@@ -81,13 +81,18 @@ def _found(losses: Mapping[str, float], bad: list[str]) -> str:
 
 
 def _remedy(trainer: L.Trainer, groups: Mapping[str, Group], bad: list[str]) -> str:
-    """Return a tenth of the learning rate at fault: of `group_lr` where a group with bad weights has one of its own."""
+    """Return a tenth of the learning rate at fault: of `group_lr` where a group with bad weights has one of its own.
+
+    A module whose rates have other keys says so in `learning_rates(groups)`, which returns rates by key: those of the
+    groups, or of all that move where none is named.
+    """
     if not trainer.optimizers:
-        return "train anew with a smaller optimizer.lr"
-    base = float(trainer.optimizers[0].defaults["lr"])
-    settings = []
-    for name in bad:
-        own = float(groups[name].options.get("initial_lr", base))
-        if own != base:
-            settings.append(f"++group_lr.{name}={own / 10:g}")
-    return "set " + " ".join(settings or [f"optimizer.lr={base / 10:g}"])
+        return "train anew with a smaller learning rate"
+    own_keys = getattr(trainer.lightning_module, "learning_rates", None)
+    if own_keys is not None:
+        rates = own_keys(bad)
+    else:
+        base = float(trainer.optimizers[0].defaults["lr"])
+        own = {f"++group_lr.{name}": float(groups[name].options.get("initial_lr", base)) for name in bad}
+        rates = {key: rate for key, rate in own.items() if rate != base} or {"optimizer.lr": base}
+    return "set " + " ".join(f"{key}={rate / 10:g}" for key, rate in rates.items())

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from asgml_runs import compose, overrides, write_features
 
+from asgml.feedback import run as feedback
 from asgml.run import Tree, main
 from asgml.study import PROGRAM
 from asgml.tune.options import DataSet, RowOptions, StudyTree
@@ -35,6 +36,7 @@ ROOT = Path(__file__).parents[2]
 HOLDERS = {
     "asgml.data.DataSpec",
     "asgml.data.ModalitySpec",
+    "asgml.feedback.data.Sample",
     "asgml.methods.Epoch",
     "asgml.methods.Step",
     "callbacks.GroupPlan",
@@ -99,11 +101,10 @@ def without_range(target: Any) -> list[str]:
 
 
 def test_every_number_of_asgml_and_of_what_all_share_has_a_range() -> None:
-    names = {*of_yaml("asgml", "common"), *of_stubs("asgml"), *of_stubs("callbacks")} - HOLDERS
-    names = {name for name in names if not name.startswith("asgml.feedback.")}  # pending
+    names = {*of_yaml("asgml", "common", "feedback"), *of_stubs("asgml"), *of_stubs("callbacks")} - HOLDERS
     assert len(names) > 100
     targets = [locate(name) for name in sorted(names)]
-    trees = [Common, Tree, StudyTree, RowOptions, DataSet, Range]
+    trees = [Common, Tree, feedback.Tree, StudyTree, RowOptions, DataSet, Range]
     assert [where for target in (*targets, *trees) for where in without_range(target)] == [FREE]
 
 

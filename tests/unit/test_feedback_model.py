@@ -174,8 +174,6 @@ def test_what_is_refused(clip):
         FeedbackModel(clip, CLASSES, heads=2)(pictures(1, 30), torch.tensor([0]))
     with pytest.raises(UserError, match="blocks from 1 to 4"):
         FeedbackModel(clip, CLASSES, layers=Layers((1,), (1,), (2, 9)), heads=2)
-    with pytest.raises(UserError, match="0 \\(no feedback\\) or more"):
-        FeedbackModel(clip, CLASSES, loops=-1)
     with pytest.raises(UserError, match="shorten the class name"):
         FeedbackModel(clip, ["x" * 80], heads=2)(pictures(1), torch.tensor([0]))
     with pytest.raises(UserError, match="set heads=4"):

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from asgml.data.ranges import Pixels
 from asgml.feedback.data.files import check_files, read_mask, read_picture
 from asgml.feedback.data.sample import Sample
 from callbacks.errors import UserError
+from callbacks.ranges import Finite, Positive
 
 #: of the pictures that CLIP was trained on (Radford et al., ICML 2021)
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -36,10 +38,10 @@ class SurfaceDataset(Dataset[dict[str, Any]]):
     def __init__(
         self,
         samples: Sequence[Sample],
-        size: int,
+        size: Pixels,
         classes: Sequence[str] | None = None,
-        mean: Sequence[float] = MEAN,
-        std: Sequence[float] = STD,
+        mean: Sequence[Finite] = MEAN,
+        std: Sequence[Positive] = STD,
     ):
         if not samples:
             raise UserError("data", "no sample", "at least one", "look at the classes and the split that were chosen")

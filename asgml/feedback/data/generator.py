@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from asgml.data.ranges import Pixels
 from asgml.feedback.data.sample import NORMAL
 from asgml.feedback.data.textures import TEXTURES, Floats, texture
 from callbacks.errors import UserError
+from callbacks.ranges import Seed, Share, Steps
 
 Mask = NDArray[np.bool_]
 MANIFEST = "surfaces.json"
@@ -106,12 +108,12 @@ def surface_with_defect(
 def write_surfaces(
     root: str | Path,
     classes: Sequence[str] = tuple(TEXTURES),
-    size: int = 128,
-    train: int = 20,
-    good: int = 10,
-    per_defect: int = 5,
-    difficulty: float = 0.5,
-    seed: int = 0,
+    size: Pixels = 128,
+    train: Steps = 20,
+    good: Steps = 10,
+    per_defect: Steps = 5,
+    difficulty: Share = 0.5,
+    seed: Seed = 0,
 ) -> Path:
     """Write the data set in MVTec AD's layout and return its folder; an equal one that is there already is kept.
 

@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 from asgml.feedback.data.sample import NORMAL, Sample, SurfaceSplit
 from callbacks.errors import UserError
+from callbacks.ranges import Count
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 SPLITS: tuple[SurfaceSplit, ...] = get_args(SurfaceSplit)
@@ -104,7 +105,7 @@ def read_visa(root: str | Path, classes: Sequence[str] | None = None, split_csv:
 
 
 def read_jsonl(
-    path: str | Path, root: str | Path | None = None, classes: Sequence[str] | None = None, threshold: int = 128
+    path: str | Path, root: str | Path | None = None, classes: Sequence[str] | None = None, threshold: Count = 128
 ) -> list[Sample]:
     """Return the samples of a list in JSON lines, one object each, as medical sets are passed on.
 

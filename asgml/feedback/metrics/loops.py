@@ -10,6 +10,7 @@ from torch import Tensor
 from asgml.feedback.metrics.curves import Value
 from asgml.feedback.metrics.pixels import PixelHistogram, auroc_within, image_metrics
 from callbacks.errors import UserError
+from callbacks.ranges import Count, Finite
 from callbacks.step.ranks import gather_rows
 
 #: of one class after one loop; None where it has one kind of pixels or images only
@@ -34,14 +35,16 @@ class AnomalyMetrics:
         bins: the number of steps that pixels' scores are told apart in.
 
     Raises:
-        UserError: no class, a class named `mean`, or no loop.
+        UserError: no class, or a class named `mean`.
     """
 
-    def __init__(self, classes: Sequence[str], loops: int = 1, low: float = 0.0, high: float = 1.0, bins: int = 65536):
-        if not classes or MEAN in classes or loops < 1:
-            found = f"{len(classes)} classes, {loops} loops" if MEAN not in classes else f"a class named {MEAN}"
-            expected = "at least one class and one loop; mean is the row over all classes"
-            remedy = "rename the class" if MEAN in classes else "name a class, and write loops: 1"
+    def __init__(
+        self, classes: Sequence[str], loops: Count = 1, low: Finite = 0.0, high: Finite = 1.0, bins: Count = 65536
+    ):
+        if not classes or MEAN in classes:
+            found = "no class" if MEAN not in classes else f"a class named {MEAN}"
+            expected = "at least one class; mean is the row over all classes"
+            remedy = "rename the class" if MEAN in classes else "name a class"
             raise UserError("AnomalyMetrics", found, expected, remedy)
         self.classes, self.loops = list(classes), loops
         self.pixels = [[PixelHistogram(low, high, bins) for _ in range(loops)] for _ in classes]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from asgml.feedback.metrics.curves import Value, aupro, auroc, average_precision, f1_max
 from callbacks.errors import UserError
+from callbacks.ranges import Count, Finite
 from callbacks.step.ranks import sum_over_ranks
 
 EIGHT = np.ones((3, 3), dtype=int)  # pixels of a region touch by an edge or a corner, as in MVTec AD's evaluation
@@ -28,13 +29,12 @@ class PixelHistogram:
         bins: the number of steps. Memory is 24 bytes each.
 
     Raises:
-        UserError: no step or no width.
+        UserError: `low` is not below `high`.
     """
 
-    def __init__(self, low: float = 0.0, high: float = 1.0, bins: int = 65536):
-        if bins < 1 or not low < high:
-            found = f"{bins} bins from {low} to {high}"
-            raise UserError("PixelHistogram", found, "at least one, from low to high", "write bins: 65536")
+    def __init__(self, low: Finite = 0.0, high: Finite = 1.0, bins: Count = 65536):
+        if not low < high:
+            raise UserError("PixelHistogram", f"low {low}, high {high}", "low below high", "write low: 0.0, high: 1.0")
         self.low, self.high, self.bins = low, high, bins
         self.positive = torch.zeros(bins, dtype=torch.int64)
         self.negative = torch.zeros(bins, dtype=torch.int64)

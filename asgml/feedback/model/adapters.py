@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from asgml.model.cross_attention import mix
+from callbacks.ranges import Share, Width
 
 
 class Projection(nn.Module):
@@ -33,7 +34,7 @@ class Adapter(nn.Module):
         weight: the weight w.
     """
 
-    def __init__(self, dim: int, weight: float = 0.1):
+    def __init__(self, dim: Width, weight: Share = 0.1):
         super().__init__()
         self.weight = weight
         self.map = Projection(dim, dim)

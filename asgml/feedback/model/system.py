@@ -16,6 +16,7 @@ from asgml.model.cross_attention import CrossAttentionBranch
 from asgml.model.net import component_rng
 from asgml.model.variants import ContextName, VariantName
 from callbacks.errors import UserError
+from callbacks.ranges import Count, NonNegative, Positive, Seed, Share, Steps
 
 LOGIT_SCALE = 100.0  # of cosines, which that of CLIP ends at
 
@@ -32,11 +33,11 @@ class Layers:
         text_reads: the block after which the text reads the image, before its adapter.
     """
 
-    image_adapters: tuple[int, ...]
-    text_adapters: tuple[int, ...]
-    levels: tuple[int, ...]
-    image_reads: int = 1
-    text_reads: int = 1
+    image_adapters: tuple[Count, ...]
+    text_adapters: tuple[Count, ...]
+    levels: tuple[Count, ...]
+    image_reads: Count = 1
+    text_reads: Count = 1
 
     @classmethod
     def of(cls, image_blocks: int, text_blocks: int) -> Layers:
@@ -111,35 +112,33 @@ class FeedbackModel(nn.Module):
             probability 0 or 1 from the start, and training ends where everything is called normal.
 
     Raises:
-        UserError: a block that the CLIP does not have, fewer than no loops, or what `CrossAttentionBranch` refuses.
+        UserError: a block that the CLIP does not have, or what `CrossAttentionBranch` refuses.
     """
 
     def __init__(
         self,
         clip: FrozenCLIP,
         classes: Sequence[str],
-        loops: int = 3,
+        loops: Steps = 3,
         layers: Layers | None = None,
-        adapter_weight: float = 0.1,
+        adapter_weight: Share = 0.1,
         variant: VariantName = "norm_matched",
-        image_weight: float | None = None,
-        text_weight: float | None = None,
-        heads: int = 4,
-        seed: int = 0,
+        image_weight: NonNegative | None = None,
+        text_weight: NonNegative | None = None,
+        heads: Count = 4,
+        seed: Seed = 0,
         image_context: ContextName = "tokens",
-        logit_scale: float = LOGIT_SCALE,
+        logit_scale: Positive = LOGIT_SCALE,
     ):
         super().__init__()
-        if loops < 0:
-            raise UserError("loops", str(loops), "0 (no feedback) or more", "write loops: 3")
         self.clip, self.classes, self.loops = clip, list(classes), loops
         self.layers = layers or Layers.of(clip.image_blocks, clip.text_blocks)
         _check_layers(self.layers, clip)
         image, text = clip.image_dim, clip.text_dim
         width = min(image, text)
-        if heads < 1 or width % heads:
+        if width % heads:
             found = f"{heads} heads for an attention of width {width}"
-            fitting = max(n for n in range(1, max(heads, 1) + 1) if width % n == 0)
+            fitting = max(n for n in range(1, heads + 1) if width % n == 0)
             raise UserError("heads", found, "a number of heads that divides it", f"set heads={fitting}")
         with component_rng(seed, "text_adapter"):
             self.text_adapters = nn.ModuleDict(

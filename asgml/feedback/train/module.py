@@ -105,6 +105,12 @@ class FeedbackModule(L.LightningModule):
         rates = {group: rate for group, rate in self.plan.rates.items() if group in self.trained}
         return configure_optimizer(self.trainer, self.groups(), rates, self._optimizer, LRSchedule("constant"))
 
+    def learning_rates(self, groups: Sequence[str]) -> dict[str, float]:
+        """Return learning rates by their keys: of the stages that train these groups, or of the present one."""
+        stages = [s for s in self.plan.stages if set(groups) & set(s.trains)]
+        present = self.clock.present or self.plan.stages[-1]
+        return {f"stages.{s.name}.lr": s.lr for s in stages or [present]}
+
     # -- life
     def _bring_clip(self) -> None:
         """Bring the CLIP, which Lightning does not see, to the device and the precision of what is trained."""
