@@ -51,7 +51,7 @@ def test_sounds(profile: OgmSpectrogram | Fbank, tmp_path: Path) -> None:
             assert found.shape == profile.shape
             assert np.isfinite(found).all()
 
-    fuzz("sounds", 60, waves() | st.one_of(*map(damaged, kinds)), act)
+    fuzz("sounds", 50, waves() | st.one_of(*map(damaged, kinds)), act)
 
 
 def picture(mode: str, form: str) -> bytes:
@@ -88,4 +88,4 @@ def test_pictures(folder: bool, tmp_path: Path) -> None:
         found = decode_frames(tmp_path, 2, 6, 5) if folder else read_image(tmp_path / "x.png", 6, 5)[None]
         assert (found.shape[1:], found.dtype) == ((6, 5, 3), np.uint8)
 
-    fuzz("pictures", 120, huge | st.one_of(*map(damaged, kinds)), act)
+    fuzz("pictures", 60, huge | st.one_of(*map(damaged, kinds)), act)

@@ -48,7 +48,7 @@ def test_messages(name: str) -> None:
         assert whole or data == message, "a damaged message was read"
 
     bare = st.tuples(st.just(False), damaged(message) | st.binary(max_size=60))
-    fuzz("messages", 60, bare | st.tuples(st.just(True), CRAFTED.map(crafted)), act)
+    fuzz("messages", 40, bare | st.tuples(st.just(True), CRAFTED.map(crafted)), act)
 
 
 def test_bundles(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_bundles(tmp_path: Path) -> None:
     kinds = [st.tuples(st.just(name), damaged(data)) for name, data in files.items()]
     nonsense = st.one_of(any_json().map(json.dumps), st.integers(1, 10**5).map(lambda n: "[" * n))
     foreign = st.tuples(st.just("reader.json"), nonsense.map(str.encode))
-    fuzz("bundles", 120, st.one_of(*kinds, foreign), act)
+    fuzz("bundles", 60, st.one_of(*kinds, foreign), act)
 
 
 def checkpoint() -> dict[str, Any]:
@@ -85,7 +85,7 @@ def test_checkpoints(tmp_path: Path) -> None:
         assert not given[0] or given[1] == whole, "a damaged checkpoint was read"
 
     kinds = st.tuples(st.just(True), damaged(whole)) | st.tuples(st.just(False), damaged(bare.getvalue()))
-    fuzz("checkpoints", 150, kinds, act)
+    fuzz("checkpoints", 80, kinds, act)
 
 
 def preprocessing(path: Path) -> Callable[[], object]:
@@ -116,7 +116,7 @@ def test_sealed_files(write: Callable[[Path], Callable[[], object]], tmp_path: P
         found = read()
         assert str(found) == str(expected) or not _has_seal(data), "a damaged file was read"
 
-    fuzz("sealed files", 100, damaged(whole), act)
+    fuzz("sealed files", 50, damaged(whole), act)
 
 
 def _has_seal(data: bytes) -> bool:
@@ -139,4 +139,4 @@ def test_shards(tmp_path: Path) -> None:
         found = Shard(folder).select(ids)[0]
         np.testing.assert_array_equal(found[:], rows)
 
-    fuzz("shards", 100, st.one_of(*(st.tuples(st.just(n), damaged(d)) for n, d in files.items())), act)
+    fuzz("shards", 50, st.one_of(*(st.tuples(st.just(n), damaged(d)) for n, d in files.items())), act)
