@@ -6,6 +6,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ MEASURED = frozenset(
 )
 # of history.csv: what is measured of a step
 TIMED = ("time/", "memory/")
+DATED = re.compile(rb"written \d{4}-\d\d-\d\d \d\d:\d\d UTC")  # in a report
 TABLES = ("timeline.csv", "events.csv")
 
 
@@ -44,12 +46,13 @@ def of_runs(folder: Path) -> Mapping[str, str]:
 def of_files(*patterns: str) -> Callable[[Path], Mapping[str, str]]:
     """Return what gives the digests of all files of a folder that match patterns, as `Path.glob` takes them.
 
-    Names that begin with a dot are left out: they hold the times of files.
+    Names that begin with a dot are left out, which hold the times of files, and so are dates.
     """
 
     def left(folder: Path) -> Mapping[str, str]:
         paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
-        return {str(p.relative_to(folder)): digest(p.read_bytes()) for p in paths if not p.name.startswith(".")}
+        shown = [path for path in paths if not path.name.startswith(".")]
+        return {str(path.relative_to(folder)): digest(DATED.sub(b"", path.read_bytes())) for path in shown}
 
     return left
 
