@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 # of result.json: times, places and memory of the attempt that ended it
 MEASURED = frozenset(
@@ -28,7 +29,7 @@ def of_runs(folder: Path) -> Mapping[str, str]:
         if ".old-" in run.name:  # an attempt that was put aside
             continue
         name = f"{run.parent.name}/{run.name}"
-        result = {k: v for k, v in json.loads(path.read_bytes()).items() if k not in MEASURED}
+        result = _settled(json.loads(path.read_bytes()))
         found[f"{name} result"] = digest(json.dumps(result, sort_keys=True).encode())
         for table in TABLES:
             if (run / table).is_file():
@@ -60,6 +61,13 @@ def of_files(*patterns: str) -> Callable[[Path], Mapping[str, str]]:
 def digest(content: bytes) -> str:
     """Return the first digits of a SHA-256."""
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _settled(value: Any) -> Any:
+    """Return a result without what is measured: times end in `_ms`."""
+    if isinstance(value, dict):
+        return {k: _settled(v) for k, v in value.items() if k not in MEASURED and not k.endswith("_ms")}
+    return value
 
 
 def _history(path: Path) -> list[list[str]]:
