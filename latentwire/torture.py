@@ -11,12 +11,8 @@ RUN = [
     *("wire.measured_texts=4", "corpus.facts_per_person=2", "corpus.train=200", "loader.batch_size=3"),
     *("loader.questions=2", "loader.steps_per_epoch=6", "loader.eval_passages=4", "loader.eval_questions=2"),
     *("loader.eval_batch_size=4", "loader.eval_max_new_tokens=3", "evaluation.passages=3", "evaluation.n_boot=40"),
-    *(
-        "trainer.max_epochs=3",
-        "trainer.enable_progress_bar=false",
-        "callbacks.progress=null",
-    ),
-    *("lr_schedule.warmup_steps=0", "callbacks.checkpoint.every_n_steps=2"),
+    *("trainer.max_epochs=3", "trainer.enable_progress_bar=false", "callbacks.progress=null"),
+    *("lr_schedule.warmup_steps=0", "callbacks.checkpoint.every_n_steps=2", "callbacks.uniform_bound=null"),
 ]
 PRETRAIN = [
     *("lm=pocket_llama", f"paths.runs={FOLDER}/runs", "pocket.architecture.width=16", "pocket.architecture.layers=1"),

@@ -181,7 +181,7 @@ class _Pool:
             self.progress.waits(number, outcome)
         else:
             self.sweep.outcomes[number] = outcome
-            self.progress.ended(number, outcome)
+            self.progress.ended(number, outcome, self.sweep.files[number])
         if others:
             self._begin(place, others)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 from rich.markup import escape
 
@@ -33,8 +34,8 @@ class Progress:
         """Tell that a job begins."""
         self._print(self._job(number))
 
-    def ended(self, number: int, outcome: Outcome) -> None:
-        """Tell how a job has ended, and how long the others will take at the mean time of those that ended before."""
+    def ended(self, number: int, outcome: Outcome, path: Path) -> None:
+        """Tell how the job in the file `path` has ended, and what time the others will take at the mean so far."""
         took = float(outcome.result.get("seconds") or 0.0)
         if outcome.status == "finished":
             self.took.append(took)
@@ -46,7 +47,7 @@ class Progress:
         self._print(told + (f"  [dim]ETA {eta}[/]" if left and self.took else ""))
         if outcome.status == "failed":
             line = outcome.error.splitlines()[0] if outcome.error else ""
-            self._print(f"    {escape(line)}; {escape(str(log_of(self.sweep.files[number])))}")
+            self._print(f"    {escape(line)}; {escape(str(log_of(path)))}")
 
     def waits(self, number: int, outcome: Outcome) -> None:
         """Tell that a job is tried again when those before it have ended."""

@@ -268,7 +268,7 @@ class Slurm:
                 outcome = sweep.without_a_word(number, f"{way.name} is over ({way.told()})", way.log)
             if outcome is not None and (over or not outcome.exit_code):  # one that was stopped may be requeued
                 sweep.outcomes[number] = outcome
-                self.progress.ended(number, outcome)
+                self.progress.ended(number, outcome, Path(path))
         return over or all(number in sweep.outcomes for number in group)
 
 

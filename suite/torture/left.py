@@ -6,8 +6,10 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 # of result.json: times, places and memory of the attempt that ended it
 MEASURED = frozenset(
@@ -15,6 +17,7 @@ MEASURED = frozenset(
 )
 # of history.csv: what is measured of a step
 TIMED = ("time/", "memory/")
+DATED = re.compile(rb"written \d{4}-\d\d-\d\d \d\d:\d\d UTC")  # in a report
 TABLES = ("timeline.csv", "events.csv")
 
 
@@ -26,7 +29,7 @@ def of_runs(folder: Path) -> Mapping[str, str]:
         if ".old-" in run.name:  # an attempt that was put aside
             continue
         name = f"{run.parent.name}/{run.name}"
-        result = {k: v for k, v in json.loads(path.read_bytes()).items() if k not in MEASURED}
+        result = _settled(json.loads(path.read_bytes()))
         found[f"{name} result"] = digest(json.dumps(result, sort_keys=True).encode())
         for table in TABLES:
             if (run / table).is_file():
@@ -44,12 +47,13 @@ def of_runs(folder: Path) -> Mapping[str, str]:
 def of_files(*patterns: str) -> Callable[[Path], Mapping[str, str]]:
     """Return what gives the digests of all files of a folder that match patterns, as `Path.glob` takes them.
 
-    Names that begin with a dot are left out: they hold the times of files.
+    Names that begin with a dot are left out, which hold the times of files, and so are dates.
     """
 
     def left(folder: Path) -> Mapping[str, str]:
         paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
-        return {str(p.relative_to(folder)): digest(p.read_bytes()) for p in paths if not p.name.startswith(".")}
+        shown = [path for path in paths if not path.name.startswith(".")]
+        return {str(path.relative_to(folder)): digest(DATED.sub(b"", path.read_bytes())) for path in shown}
 
     return left
 
@@ -57,6 +61,13 @@ def of_files(*patterns: str) -> Callable[[Path], Mapping[str, str]]:
 def digest(content: bytes) -> str:
     """Return the first digits of a SHA-256."""
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _settled(value: Any) -> Any:
+    """Return a result without what is measured: times end in `_ms`."""
+    if isinstance(value, dict):
+        return {k: _settled(v) for k, v in value.items() if k not in MEASURED and not k.endswith("_ms")}
+    return value
 
 
 def _history(path: Path) -> list[list[str]]:
