@@ -64,7 +64,7 @@ class Common(Typed):
     name: Annotated[str, Field(pattern=rf"^{_FOLDER}(/{_FOLDER})*$")]
     seed: Seed
     resume: Literal["auto", "never", "must"]
-    paths: Any
+    paths: dict[str, Any]
 
 
 def check(cfg: DictConfig, schema: type | None = None, targets: bool = True) -> None:
