@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: demo test test-slow lint types bench accelerator report encoders stability theory phases settle faults avdigits methods methods-long pocket stories families feedback notebooks notebooks-run clean
+.PHONY: demo test test-slow fuzz lint types bench accelerator report encoders stability theory phases settle faults avdigits methods methods-long pocket stories families feedback notebooks notebooks-run clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
@@ -25,6 +25,11 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# tests/fuzz looks for command lines and files that end in a traceback, for an hour; `make test` looks for some seconds
+MINUTES ?= 60
+fuzz: $(STAMP)
+	FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/fuzz
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -219,7 +219,9 @@ class Composer:
             if o.value() is None and not o.is_delete() and not self._composes(config_name, o):
                 group, line = o.key_or_group, o.input_line or ""
                 expected = f"one of: {shorten(self.options(group))}"
-                return UserError(line, "null, where an option is needed", expected, f"leave {line} out; ~{group} takes a choice back")
+                return UserError(
+                    line, "null, where an option is needed", expected, f"leave {line} out; ~{group} takes a choice back"
+                )
         where = " ".join([f"{config_name}.yaml", *(o.input_line or "" for o in choices if not o.is_hydra_override())])
         remedy = "edit the YAML file that the message names, or choose another option of its group"
         mark = getattr(error, "problem_mark", None)

@@ -146,9 +146,10 @@ def judged(
 
 
 def _judge_trainer(cfg: DictConfig) -> None:
-    from suite.shell import judge_loggers, judge_trainer
+    from suite.shell import judge_loggers, judge_optimizer, judge_trainer
 
     judge_trainer(cfg)
+    judge_optimizer(cfg)
     judge_loggers(cfg)
 
 

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import time
 import traceback
 from collections import Counter
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from profiles import examples
+from asgml_runs import write_features
 from hydra._internal.utils import get_args_parser
 from hypothesis import event, given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, ListConfig
+from profiles import examples
 
 from asgml import run as asgml
 from asgml.feedback import run as feedback
 from callbacks.errors import UserError
 from latentwire import run as latentwire
 from suite.config.compose import Composer
+from suite.runs.foreseen import show_plan
 from suite.runs.planning import composed, judged
 
 SCREEN = 60  # lines
@@ -31,30 +36,36 @@ NUMBERS = (
     "nan inf -inf -1 0 1 2 3 -0.0 0.5 1.0 1.5 1e-30 1e30 1e39 -1e308 1e-400 4294967296 99999999999999999999999 -7"
 ).split()
 OTHERS = [
-    "null", "true", "false", "auto", "nothing", "''", "???", "' '", "a/b", "../x", "'a b'", "'é漢'", "'${seed}'", "'${nope}'",
-    "[]", "{}", "[1]", "[0]", "[-1]", "[1,2]", "[nan]", "[null]", "[[]]", "[a,b]", "[1,a,{}]", "[{}]",
-    "{a:1}", "{a:null}", "{a:{b:[]}}", "{1:2}", "{_target_:null}", "{_target_:5}", "{_target_:''}", "{_target_:nowhere.X}",
-    "{_target_:math.pi}", "{_target_:collections.OrderedDict}", "{_target_:latentwire.codec.FP16}", "{_partial_:true}",
+    "null", "true", "false", "auto", "nothing", "''", "???", "' '", "a/b", "../x", "'a b'", "'é漢'",
+    "'${seed}'", "'${nope}'", "[]", "{}", "[1]", "[0]", "[-1]", "[1,2]", "[nan]", "[null]", "[[]]", "[a,b]",
+    "[1,a,{}]", "[{}]", "{a:1}", "{a:null}", "{a:{b:[]}}", "{1:2}", "{_target_:null}", "{_target_:5}",
+    "{_target_:''}", "{_target_:nowhere.X}", "{_target_:math.pi}", "{_target_:collections.OrderedDict}",
+    "{_target_:latentwire.codec.FP16}", "{_partial_:true}",
     "{_target_:callbacks.StepGate,max_consecutive_skips:0}", "{_target_:callbacks.StepGate,_partial_:maybe}",
 ]  # fmt: skip
 # What a choice leaves to its user: without it nothing else of the line would be looked at.
-OPEN = {"hf": "hf.source=models/mine", **dict.fromkeys(("text", "jsonl", "qa"), "corpus.path=mine")}
+OPEN = {
+    "hf": "hf.source=models/mine",
+    **dict.fromkeys(("text", "jsonl", "qa"), "corpus.path=mine"),
+    **dict.fromkeys(("features", "table"), "data.path=mine"),
+    **dict.fromkeys(("mvtec", "visa", "magnetic_tile", "mvtec_feedback", "visa_feedback"), "data.root=mine"),
+    "unimodal": "methods.unimodal.modality=audio",
+}
 LISTS = ("objective", "baseline", "logger")
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A program as its command line has it, and what a tree of it needs."""
+    """A program as its command line has it."""
 
     name: str
     module: ModuleType
-    given: tuple[str, ...]
 
 
 SUBJECTS = {
-    "asgml": Subject("asgml", asgml, ("++data.path=mine",)),
-    "latentwire": Subject("latentwire", latentwire, ()),
-    "feedback": Subject("asgml.feedback", feedback, ("++data.root=mine",)),
+    "asgml": Subject("asgml", asgml),
+    "latentwire": Subject("latentwire", latentwire),
+    "feedback": Subject("asgml.feedback", feedback),
 }
 counts: dict[str, Counter[str]] = {name: Counter() for name in SUBJECTS}
 
@@ -136,12 +147,16 @@ def overrides(draw: st.DrawFn, known: tuple[tuple[str, Any], ...], sane: bool) -
 
 
 @st.composite
-def lines(draw: st.DrawFn, subject: Subject) -> list[str]:
-    """A command line: choices of groups, then overrides of what they compose."""
+def lines(draw: st.DrawFn, subject: Subject, table: Path) -> list[str]:
+    """A command line: choices of groups, then overrides of what they compose; asgml reads a table where none is."""
     sane = draw(st.sampled_from([True, True, False]))
     chosen = draw(choices(subject.name, sane))
+    if subject.module is asgml and not any(word.startswith(("data=", "experiment=")) for word in chosen):
+        chosen = ["experiment=features", f"data.path={table}", *chosen]
     known = keys(subject.name, tuple(chosen))
-    return [*subject.given, *chosen, *draw(st.lists(overrides(known, sane), max_size=3, min_size=0 if sane else 1))]
+    sweep = [f"seed={draw(st.sampled_from(['0,1', '1,1', 'range(2)', 'choice(0,x)', 'interval(0,1)', '0,']))}", "-m"]
+    chosen += sweep if draw(st.sampled_from([False] * 9 + [True])) else []
+    return [*chosen, *draw(st.lists(overrides(known, sane), max_size=3, min_size=0 if sane else 1))]
 
 
 def outcome(subject: Subject, line: list[str]) -> str:
@@ -149,7 +164,9 @@ def outcome(subject: Subject, line: list[str]) -> str:
     args = get_args_parser().parse_args(line)
     module, begun = subject.module, time.process_time()
     try:
-        judged(composed(subject.name, args, None, module.Tree), module.dead, module.Tree, module.judge)
+        jobs = judged(composed(subject.name, args, None, module.Tree), module.dead, module.Tree, module.judge)
+        with redirect_stdout(io.StringIO()):
+            show_plan(jobs, getattr(module, "foresee", None))
         found = "accepted"
     except UserError as error:
         found = "refused" if 3 < len(str(error).splitlines()) < SCREEN else f"not one screen:\n{error}"
@@ -160,11 +177,11 @@ def outcome(subject: Subject, line: list[str]) -> str:
 
 
 @pytest.mark.parametrize("program", SUBJECTS)
-def test_a_command_line_is_accepted_or_refused_on_one_screen(program: str) -> None:
+def test_a_command_line_is_accepted_or_refused_on_one_screen(program: str, tmp_path: Path) -> None:
     subject = SUBJECTS[program]
 
-    @given(lines(subject))
     @examples(12)
+    @given(lines(subject, write_features(tmp_path / "f.npz")))
     def holds(line: list[str]) -> None:
         found = outcome(subject, line)
         counts[program]["drawn"] += 1
