@@ -26,8 +26,9 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
-# whatever a user gives, and damage to what is written: an hour of new draws (FUZZ_SECONDS is the time for each test)
-fuzz: export FUZZ_SECONDS ?= 140
+# an hour of new draws: command lines for FUZZ_MINUTES, and each test of files and damage for FUZZ_SECONDS
+fuzz: export FUZZ_MINUTES ?= 15
+fuzz: export FUZZ_SECONDS ?= 105
 fuzz: $(STAMP)
 	$(BIN)/python -m pytest tests/fuzz
 

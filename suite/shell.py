@@ -159,6 +159,23 @@ def judge_trainer(cfg: DictConfig) -> None:
         ) from error
 
 
+def judge_optimizer(cfg: DictConfig) -> None:
+    """Refuse options of the optimiser that it does not take together, before data are read.
+
+    Raises:
+        UserError: such options, in the optimiser's own words.
+    """
+    node = OmegaConf.select(cfg, "optimizer")
+    factory = None if node is None else build_node(node)
+    try:
+        if factory is not None:
+            factory([torch.nn.Parameter(torch.zeros(1))])
+    except (ValueError, TypeError, RuntimeError) as error:
+        expected = f"options that {node._target_.rpartition('.')[2]} takes together"
+        remedy = "leave out the option of the optimiser that the message names"
+        raise UserError("optimizer", " ".join(str(error).split())[:300], expected, remedy) from error
+
+
 def judge_loggers(cfg: DictConfig) -> None:
     """Refuse a logger whose library is not installed, before data are read.
 

@@ -65,7 +65,7 @@ class Common(Typed):
     name: Annotated[str, Field(pattern=rf"^{_FOLDER}(/{_FOLDER})*$")]
     seed: Seed
     resume: Literal["auto", "never", "must"]
-    paths: Any
+    paths: dict[str, Any]
     launcher: Any = dataclasses.field(default=None, kw_only=True)
 
 

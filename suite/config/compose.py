@@ -30,7 +30,8 @@ from callbacks.errors import UserError
 from suite.config.files import Files
 
 VERSION_BASE = "1.3"
-_FAILURES = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+# a TypeError is Hydra's own, of an option that is no text (optimizer=[1])
+_FAILURES = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError)
 
 
 def choose(name: str, values: Mapping[str, Any], otherwise: Any) -> Any:
@@ -167,6 +168,13 @@ class Composer:
             )
         return problems[0] if len(problems) == 1 else merge_errors(problems, f"{config_name}: command line")
 
+    def _composes(self, config_name: str, choice: Override) -> bool:
+        try:
+            self.loader.load_configuration(config_name, [choice.input_line or ""], RunMode.RUN, from_shell=False)
+        except _FAILURES:
+            return False
+        return True
+
     def _is_group(self, override: Override) -> bool:
         return self.loader.repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
 
@@ -207,6 +215,13 @@ class Composer:
         return UserError(override.input_line or key, f"unknown key {key!r}", expected, remedy)
 
     def _in_the_files(self, config_name: str, choices: list[Override], error: Exception) -> UserError:
+        for o in choices:
+            if o.value() is None and not o.is_delete() and not self._composes(config_name, o):
+                group, line = o.key_or_group, o.input_line or ""
+                expected = f"one of: {shorten(self.options(group))}"
+                return UserError(
+                    line, "null, where an option is needed", expected, f"leave {line} out; ~{group} takes a choice back"
+                )
         where = " ".join([f"{config_name}.yaml", *(o.input_line or "" for o in choices if not o.is_hydra_override())])
         remedy = "edit the YAML file that the message names, or choose another option of its group"
         mark = getattr(error, "problem_mark", None)

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from callbacks.errors import UserError
 from suite.launchers.work import read_work, write_outcome
+from suite.runs.command import helped
 from suite.runs.display import finished, reused, unfinished
 from suite.runs.identity import run_dir
 from suite.runs.job import execute, is_main_process
@@ -71,6 +72,8 @@ def output_to(path: Path) -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do the jobs of the command line or of stdin; return 0, or the exit code of a job that was stopped."""
+    if helped(argv, __doc__):
+        return 0
     module, *words = sys.argv[1:] if argv is None else argv
     replies = int(words[1]) if words[:1] == ["--replies"] else None
     if replies is not None:

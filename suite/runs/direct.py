@@ -37,12 +37,13 @@ def run_tree(
     Raises:
         UserError: a tree that cannot be run.
     """
-    from suite.shell import judge_trainer
+    from suite.shell import judge_optimizer, judge_trainer
 
     check(cfg, program.schema)
     check_trainer(cfg)
     if program.judge is not None:
         judge_trainer(cfg)
+        judge_optimizer(cfg)
         program.judge(cfg)
     job = job_of(cfg, list(typed))
     refuse_stray_rank()

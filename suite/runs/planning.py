@@ -155,11 +155,12 @@ def judged(
 
 
 def _judge_trainer(cfg: DictConfig) -> None:
-    from suite.shell import judge_loggers, judge_trainer
+    from suite.shell import judge_loggers, judge_optimizer, judge_trainer
 
     if not is_remote(cfg):
         judge_trainer(cfg)
         refuse_missing_peers(cfg)
+    judge_optimizer(cfg)
     judge_loggers(cfg)
 
 
