@@ -143,10 +143,13 @@ def test_a_forked_child_does_not_keep_the_lock_of_its_parent(tmp_path: Path) -> 
     run = tmp_path / "name" / "0123"
     with held(run):
         assert holder(run).startswith(f"process {os.getpid()} on ")
+        reads, writes = os.pipe()
         child = os.fork()
         if child == 0:
+            os.write(writes, b"1")
             time.sleep(60)
             os._exit(0)
+        os.read(reads, 1)
     try:
         with held(run), pytest.raises(UserError, match="in use by process"), held(run):
             pass
@@ -162,9 +165,7 @@ from pathlib import Path
 from suite.runs.lock import held
 with held(Path(sys.argv[1])):
     if os.fork() == 0:
-        time.sleep(60)
-        os._exit(0)
-    print(1, flush=True)
+        print(1, flush=True)
     time.sleep(60)
 """
 
