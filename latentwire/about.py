@@ -9,7 +9,6 @@ ABOUT = About(
     what="Train a wire of latents between frozen language models, evaluate and judge it.",
     groups={
         "experiment": "corpus, models and length together",
-        "setting": "what several experiments have in common",
         "corpus": "texts and their questions",
         "readers": "the frozen models that read",
         "lm": "one model, +lm@encoder_lm=NAME",

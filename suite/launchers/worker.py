@@ -1,7 +1,7 @@
 """A worker: it does jobs of a sweep one after the other, each with its output in a file of its own.
 
-    python -m suite.launchers.worker asgml.run JOB.json JOB.json …    these, then it ends
-    python -m suite.launchers.worker asgml.run --replies FD           those that come as lines on stdin, until it closes
+    python -m suite.launchers.worker asgml.run JOB.json …     these, then it ends
+    python -m suite.launchers.worker asgml.run --replies FD   lines of stdin, until it closes
 
 It is started by a sweep (`launcher=processes`, `launcher=slurm`). For every job that comes on stdin it writes a line to
 the descriptor FD. When stdin closes in the middle of a job, whoever started the worker is gone: the job is stopped as

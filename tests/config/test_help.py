@@ -20,7 +20,7 @@ PACKAGES = ("asgml", "callbacks", "latentwire", "suite")
 LINES, COLUMNS = 40, 100
 PROGRAMS = {"asgml": ASGML, "latentwire": LATENTWIRE, "asgml.feedback": FEEDBACK}
 # groups that are chosen by the others or belong to another command of the program
-ELSEWHERE = {"asgml": set[str](), "latentwire": {"pocket"}, "asgml.feedback": {"averaging", "lr_schedule"}}
+ELSEWHERE = {"asgml": set[str](), "latentwire": {"pocket", "setting"}, "asgml.feedback": {"averaging", "lr_schedule"}}
 
 
 def entries() -> list[str]:

@@ -55,8 +55,10 @@ SHORTER: dict[str, list[str]] = {
     "asgml.feedback.run": ["data.good=3", "data.per_defect=2", "stages.text.epochs=1", "stages.image.epochs=1", *QUIET],
 }  # fmt: skip
 # What a command may end with beside 0: a wire of two steps misses what is asked of it; SQuAD and the data sets of the
-# study are not here.
+# study are not here, nor is a SLURM cluster.
 ENDS = {
+    "asgml.run -m experiment=cremad data.path=DIR seed": 2,
+    "asgml.run experiment=cremad data.path=DIR trainer.devices": 2,
     "asgml.study settle": 2,
     "latentwire.run experiment=pocket": 3,
     "latentwire.run experiment=qa": 3,
