@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: demo test test-slow fuzz lint types bench accelerator report encoders stability theory phases settle faults avdigits methods methods-long pocket stories families feedback notebooks notebooks-run clean
+.PHONY: demo test test-slow fuzz lint types bench accelerator report encoders stability theory phases settle faults avdigits methods methods-long pocket stories families feedback torture notebooks notebooks-run clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
@@ -26,10 +26,11 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
-# tests/fuzz looks for command lines and files that end in a traceback, for an hour; `make test` looks for some seconds
-MINUTES ?= 60
+# an hour of new draws: command lines for FUZZ_MINUTES, and each test of files and damage for FUZZ_SECONDS
+fuzz: export FUZZ_MINUTES ?= 15
+fuzz: export FUZZ_SECONDS ?= 105
 fuzz: $(STAMP)
-	FUZZ_MINUTES=$(MINUTES) $(BIN)/python -m pytest tests/fuzz
+	$(BIN)/python -m pytest tests/fuzz
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -101,6 +102,11 @@ methods-long: $(STAMP)
 stories: $(STAMP)
 	$(BIN)/python -m latentwire.run -m experiment=stories seed=0,1,2 paths.data=$(DATA)
 	$(BIN)/python -m suite.report runs --name stories
+
+# commands killed at random moments, given again and compared with undisturbed ones; an hour of a core, goes on where it
+# was ended. runs/torture/0_trials.jsonl has the list
+torture: $(STAMP)
+	$(BIN)/python -m suite.torture asgml latentwire --kills 120 --minutes 60
 
 # which families of language models are read exactly: docs/results/families.md; some seconds, no download
 families: $(STAMP)

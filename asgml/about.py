@@ -21,6 +21,7 @@ ABOUT = About(
         "callbacks": "what accompanies a run, [several]",
         "logger": "where metrics go, [several]",
         "trainer": "Lightning's trainer",
+        "launcher": "where the jobs of a sweep run",
         "rhythm": "which encoder updates when, keys asgml.*",
         "sweep": "lists for -m",
         "debug": "checks in place of a run",

@@ -21,6 +21,7 @@ from suite.config.wording import Part
 from suite.runs.job import CHECKPOINTS, Run
 from suite.runs.launch import launch, tell
 from suite.runs.study import Program
+from suite.runs.surroundings import open_streams
 
 if TYPE_CHECKING:
     from asgml.build import Parts
@@ -228,6 +229,7 @@ def extend(argv: Sequence[str]) -> int:
 def main() -> None:
     """Run the command line of `python -m asgml.run`."""
     argv = sys.argv[1:]
+    open_streams()
     try:
         if asked(argv):
             if code := extend(argv):

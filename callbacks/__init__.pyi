@@ -15,6 +15,7 @@ from .run.history_logger import HistoryLogger as HistoryLogger
 from .run.manifest import CheckpointManifest as CheckpointManifest
 from .run.peak import PeakCheckpoint as PeakCheckpoint
 from .run.progress import StepProgress as StepProgress
+from .run.ranks import RankWatch as RankWatch
 from .run.rng import RNGState as RNGState
 from .run.signals import GracefulStop as GracefulStop
 from .run.tensorboard import tensorboard_logger as tensorboard_logger

@@ -28,6 +28,7 @@ ABOUT = About(
         "callbacks": "what accompanies a run, [several]",
         "logger": "where metrics go, [several]",
         "trainer": "Lightning's trainer",
+        "launcher": "where the jobs of a sweep run",
     },
     examples=(
         ("experiment=pocket_smoke", "a first wire, a minute on a CPU"),

@@ -83,7 +83,7 @@ def read(folder: Path, kind: Kind, trusted: Collection[str] = ()) -> Bundle:
     try:
         manifest = json.loads(data)
         intact = isinstance(manifest, dict) and manifest.get("format") == f"latentwire {kind}"
-    except ValueError:  # neither UTF-8 nor JSON
+    except (ValueError, RecursionError):  # neither UTF-8 nor JSON, or nested beyond any use
         manifest, intact = {}, False
     if intact and manifest.get("version") != VERSION and _intact(manifest):
         found = f"format version {manifest.get('version')}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from latentwire.ends import Writer
     from latentwire.lm.frozen import FrozenLM
     from latentwire.restore import Loaded
+
+LONGEST = 256 << 20  # bytes of a text or a message; a device such as /dev/zero has no end
 
 
 def encode_text(loaded: Loaded, text: str, question: str | None = None) -> bytes:
@@ -36,9 +39,14 @@ def encode_text(loaded: Loaded, text: str, question: str | None = None) -> bytes
 
 
 def read_bytes(place: str) -> bytes:
-    """Read a file, or stdin for `-`. Raises UserError where that fails."""
+    """Read a file, or stdin for `-`. Raises UserError where that fails, or comes to no end."""
     try:
-        return sys.stdin.buffer.read() if place == "-" else Path(place).read_bytes()
+        with Path(place).open("rb") if place != "-" else nullcontext(sys.stdin.buffer) as file:
+            found = file.read(LONGEST + 1)
+        if len(found) > LONGEST:
+            most = f"{LONGEST >> 20} MiB at most"
+            raise UserError(place, f"more than {LONGEST >> 20} MiB", most, "give the path of a text or a message")
+        return found
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(place, reason, "a readable file, or - for stdin", "give the path of a readable file") from error

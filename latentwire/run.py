@@ -20,6 +20,7 @@ from suite.config.signature import locate
 from suite.config.wording import Part
 from suite.runs.job import Run
 from suite.runs.launch import launch
+from suite.runs.study import Program
 
 
 @dataclass
@@ -292,6 +293,9 @@ def task(cfg: DictConfig, run: Run) -> dict[str, Any]:
     if run.is_main:
         show(cfg, result)
     return result
+
+
+PROGRAM = Program("latentwire", task, dead, Tree, earlier, judge, again)
 
 
 def main() -> None:

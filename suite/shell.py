@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from callbacks.errors import UserError
 from callbacks.run.checkpoint import StepCheckpoint
 from callbacks.run.history_logger import HistoryLogger
+from callbacks.run.ranks import RankWatch
 from callbacks.run.tensorboard import refuse_absent_tensorboard, tensorboard_logger
 from callbacks.run.tracking import finish
 from callbacks.stages.lr import LRSchedule
@@ -227,6 +228,7 @@ def build_trainer(cfg: DictConfig, run: Run, callbacks: Sequence[L.Callback], ta
             )
         # without this option, a step in which a group has no graph silently desynchronises the ranks
         options["strategy"] = DDPStrategy(find_unused_parameters=True)
+        callbacks = [*callbacks, RankWatch()]
     options.pop("_target_")
     return L.Trainer(
         **{str(k): v for k, v in options.items()},

@@ -50,8 +50,8 @@ def _parts(table: Table, modality: str) -> Callable[[int], bytes | None]:
     def part(i: int) -> bytes:
         value = kept(x[i] if steps is None else x[i, : steps[i]])
         if value.dtype.kind == "f":
-            wide = value.astype(np.float64 if value.dtype.itemsize > 4 else np.float32)
-            return np.ascontiguousarray(wide + 0.0).tobytes()  # no negative zero
+            narrow: np.ndarray = value if value.dtype.itemsize > 4 else value.astype(np.float32)
+            return np.ascontiguousarray(np.add(narrow, 0.0)).tobytes()  # no negative zero
         return np.ascontiguousarray(value, dtype=np.int64).tobytes()
 
     return part

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from asgml.data.npz import DAMAGED
 from callbacks.errors import UserError
 from callbacks.files.atomic import write_text
 from callbacks.files.sealed import read_json, sealed_json
@@ -61,6 +62,9 @@ class Shard:
             expected, dtype = (len(index["ids"]), *index["shape"]), np.dtype(index["dtype"])
             if data.shape != expected or data.dtype != dtype or not data.flags.c_contiguous:
                 raise ValueError(f"{DATA} has {data.dtype} {data.shape}, {INDEX} says {dtype} {expected}")
+            size = (folder / DATA).stat().st_size
+            if size != data.offset + data.nbytes:  # the hashes, counted from the end, would be of other rows
+                raise ValueError(f"{DATA} has {size} bytes, its header says {data.offset + data.nbytes}")
             self.ids: list[str] = index["ids"]
             self.dtype = str(dtype)
             self.bad: list[Bad] = [(row, path, reason) for row, path, reason in index["bad"]]
@@ -70,7 +74,7 @@ class Shard:
             self.contents: list[str | None] = index.get("contents", [None] * len(self.ids))
         except UserError as error:
             raise self._damaged(f"{INDEX}: {error.found}") from error
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        except DAMAGED as error:
             raise self._damaged(str(error)) from error
         self.rows = {i: row for row, i in enumerate(self.ids)}
         self._verified = False

@@ -15,6 +15,7 @@ ABOUT = About(
         "callbacks": "what accompanies a run, [several]",
         "logger": "where metrics go, [several]",
         "trainer": "Lightning's trainer",
+        "launcher": "where the jobs of a sweep run",
     },
     examples=(
         ("experiment=surfaces", "rendered, minutes on a CPU"),

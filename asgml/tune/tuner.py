@@ -186,7 +186,7 @@ class Tuner:
             where = f"{row.name} trial {number} seed {seed} ({', '.join(f'{k} {v}' for k, v in values.items())})"
             outcome = self._run(row, cfg, where)
             runs[seed] = outcome.hash
-            if outcome.status == "failed" and not diverged(outcome.result):
+            if outcome.status in ("failed", "held") and not diverged(outcome.result):
                 raise Crashed(f"{where}: {why(outcome)}")
             results.append(None if diverged(outcome.result) else outcome.result)
         return Trial(point, values, runs, validated(results, f"{row.name} trial {number}"))
@@ -205,7 +205,7 @@ class Tuner:
             for chosen in self.chosen.values():
                 outcome = self._run(chosen.row, self._evaluation(chosen, seed), f"{chosen.row.name} seed {seed}")
                 chosen.runs[seed] = outcome.hash
-                if outcome.status == "failed":
+                if outcome.status in ("failed", "held"):
                     self._fails(f"{chosen.row.name} seed {seed}: {why(outcome)}")
             self._write()
 

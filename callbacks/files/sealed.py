@@ -31,6 +31,7 @@ COMMENT = re.compile(rb"sha256:([0-9a-f]{64})")
 COMMENT_SIZE = 71
 LINE = re.compile(rb"# sha256: ([0-9a-f]{64})\n")
 LINE_SIZE = 75
+RESTS = re.compile(rb"sha256|[0-9a-f]{32}|\A[0-9a-f ]{1,64}\n")  # of a line that is no longer whole
 HEX = re.compile("[0-9a-f]{64}")
 BLOCK = 1 << 20
 
@@ -152,7 +153,7 @@ def read_text(path: Path, expected: str, remedy: str) -> str:
     line = LINE.fullmatch(first)
     if line is not None:
         _agree(hashlib.sha256(body).hexdigest(), line[1].decode(), path, expected, remedy)
-    elif first.startswith(b"# sha256: ") or HEX.fullmatch(first[-65:-1].decode("latin-1")):
+    elif RESTS.search(data[: 2 * LINE_SIZE]):
         raise UserError(str(path), "damaged: its first line has changed", expected, remedy)
     try:
         return (body if line else data).decode()

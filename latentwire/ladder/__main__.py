@@ -136,7 +136,7 @@ def trained(cfg: DictConfig) -> Path:
     outcome = execute(cfg, "latentwire", train, earlier)
     if outcome.exit_code:
         raise SystemExit(outcome.exit_code)
-    if outcome.status == "failed":
+    if outcome.status in ("failed", "held"):
         remedy = "mend what the error names, and repeat the command: it continues"
         raise UserError(str(outcome.dir), outcome.error, "a run that ends", remedy)
     return outcome.dir

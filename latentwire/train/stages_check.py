@@ -105,8 +105,8 @@ class StagesCheck:
     def _stage(self, n: int) -> Iterator[UserError]:
         period, key = self.periods[n], f"stages.{n}"
         yield from self._weights(period, key)
-        for place, names in (("trains", period.trains or []), ("group_lr", list(period.group_lr or {}))):
-            yield from unknown_groups(f"{key}.{place}", names, self.models, self.objectives)
+        for names, groups in (("trains", period.trains or []), ("group_lr", period.group_lr or {})):
+            yield from unknown_groups(f"{key}.{names}", groups, self.models, self.objectives)
         if period.lr_schedule is not None and period.lr_schedule.kind == "step":
             remedy = f"set {key}.lr_schedule.kind=cosine"
             yield UserError(f"{key}.lr_schedule.kind", "step, which counts epochs", "constant or cosine", remedy)

@@ -33,7 +33,7 @@ Dead = Callable[[DictConfig], Mapping[str, str]]
 
 _HYDRA_KEYS = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")
 _BROKEN = object()  # a value that could not be read; its problem is already noted
-_FOLDER = r"[A-Za-z0-9_+=,-][A-Za-z0-9._+=,-]*"  # the name becomes a folder
+_FOLDER = r"[A-Za-z0-9_+=,-][A-Za-z0-9._+=,-]{0,199}"  # the name becomes a folder, of 255 bytes at most
 
 
 @dataclasses.dataclass
@@ -58,6 +58,7 @@ class Common(Typed):
         resume: what becomes of an earlier attempt of the same run: `auto` continues it, or takes its result if it has
             finished; `never` starts anew and keeps it aside; `must` refuses to start without its checkpoint.
         paths: the folders that a run reads and writes; they change no number.
+        launcher: who runs the jobs; null is the process of the command line itself, one after the other.
     """
 
     program: str
@@ -65,6 +66,7 @@ class Common(Typed):
     seed: Seed
     resume: Literal["auto", "never", "must"]
     paths: dict[str, Any]
+    launcher: Any = dataclasses.field(default=None, kw_only=True)
 
 
 def check(cfg: DictConfig, schema: type | None = None, targets: bool = True) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from callbacks.errors import UserError
+from suite.runs.surroundings import open_streams
 
 WIDTH = 96  # columns of a help page, whatever the terminal has
 
@@ -26,6 +27,7 @@ def command(main: Main) -> Main:
 
     @functools.wraps(main)
     def ends(argv: Sequence[str] | None = None) -> int:
+        open_streams()
         try:
             return main(argv)
         except UserError as error:

@@ -11,12 +11,15 @@ from rich.markup import escape
 from callbacks.errors import UserError
 from suite.config.check import check
 from suite.config.trainer import check_trainer
+from suite.launchers.devices import refuse_stray_rank
 from suite.runs.display import console, finished, result_table, reused, unfinished
 from suite.runs.foreseen import Foresee, show_plan
+from suite.runs.identity import runs_root
 from suite.runs.job import execute, is_main_process
 from suite.runs.launch import NOT_ACCEPTED, tell
 from suite.runs.planned import PlannedJobs, job_of
 from suite.runs.study import Program
+from suite.runs.surroundings import make_folders
 
 
 def run_tree(
@@ -43,9 +46,11 @@ def run_tree(
         judge_optimizer(cfg)
         program.judge(cfg)
     job = job_of(cfg, list(typed))
+    refuse_stray_rank()
     if plans:
         show_plan(PlannedJobs([job], multirun=False, local=True), foresee)
         return 0
+    make_folders([runs_root(cfg)])
     main = is_main_process()
     if main:
         console().print(escape(str(job.dir)), style="dim", highlight=False, soft_wrap=True)
@@ -64,6 +69,6 @@ def run_tree(
         tell(unfinished(outcome))
     if outcome.exit_code:
         return outcome.exit_code
-    if outcome.status == "failed":
+    if outcome.status in ("failed", "held"):
         return UserError.EXIT_CODE if outcome.user_error else 1
     return 0 if outcome.accepted else NOT_ACCEPTED

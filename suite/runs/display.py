@@ -11,11 +11,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from suite.runs.job import CHECKPOINTS, Outcome
+from suite.runs.job import CHECKPOINTS
+from suite.runs.outcome import Outcome
 
 # which number of a result is shown, the first that it has
 METRICS = ("accuracy", "mae", "pixel_auroc", "loss")
 _COLOURS = {"finished": "green", "evaluated": "green", "skipped": "yellow", "same": "dim", "not started": "dim"}
+_ELSEWHERE = {"held": "yellow", "queued": "cyan", "running": "cyan"}  # with whom, in the remarks
+_COLOURS |= _ELSEWHERE
 
 
 def console() -> Console:
@@ -108,13 +111,17 @@ def sweep_table(overrides: Sequence[Sequence[str]], outcomes: Sequence[Outcome])
         table.add_row(
             str(number),
             escape(" ".join(own)),
-            f"[{_COLOURS.get(outcome.status, 'red')}]{outcome.status}[/]",
+            f"[{_COLOURS.get(outcome.status, 'red')}]{outcome.status}[/]" + _elsewhere(outcome),
             metric(outcome.result.get("val")),
             metric(outcome.result.get("test")),
             "" if seconds is None else f"{seconds:.1f}",
             outcome.hash,
         )
     return table
+
+
+def _elsewhere(outcome: Outcome) -> str:
+    return escape(f": {'; '.join(outcome.remarks)}") if outcome.status in _ELSEWHERE and outcome.remarks else ""
 
 
 def failure_table(outcomes: Sequence[Outcome]) -> Table | None:

@@ -11,8 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 from rich.table import Table
 
+from suite.launchers.submissions import on_its_way
 from suite.runs.display import console, varying
 from suite.runs.job import CHECKPOINTS, ledger_of
+from suite.runs.lock import holder
 from suite.runs.planned import Job, PlannedJobs
 from suite.runs.provenance import read_result
 
@@ -68,10 +70,13 @@ def summary(cfg: DictConfig) -> dict[str, str]:
 
 
 def state(job: Job) -> str:
-    """Say what becomes of a job: it is finished, goes on, or begins."""
+    """Say what becomes of a job: it is finished, on its way, held by another process, goes on, or begins."""
     status = read_result(job.dir).get("status")
     if status == "finished" and job.cfg.resume != "never":
         return "finished: its result is shown"
+    there, who = on_its_way(job)
+    if there or (who := holder(job.dir)):
+        return f"{there or 'held'}: {who}"
     if (job.dir / CHECKPOINTS / "last.ckpt").is_file() and job.cfg.resume != "never":
         return f"continues from {CHECKPOINTS}/last.ckpt"
     return "begins"

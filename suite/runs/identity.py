@@ -29,6 +29,7 @@ NOT_MEANINGFUL: dict[str, str] = {
     "placement": "where models lie and what they keep; no number but for rounding",
     "label": "how tables and figures call the run",
     "logger": "where metrics go",
+    "launcher": "where and how many at a time",
     "resume": "what to do with an earlier attempt of the same run",
     "loader.workers": "batches are made from (seed, epoch, index), whoever makes them",
     "loader.pin_memory": "speed only",

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -27,7 +24,8 @@ from suite.runs.fingerprint import remembered
 from suite.runs.identity import fingerprints, meaningful, run_dir, runs_root
 from suite.runs.inputs import all_files, given_files
 from suite.runs.ledger import FILE_NAME, Ledger, jsonable, write_json
-from suite.runs.lock import held
+from suite.runs.lock import Held, held
+from suite.runs.outcome import Outcome
 from suite.runs.provenance import (
     CONFIG,
     RESULT,
@@ -38,10 +36,9 @@ from suite.runs.provenance import (
     read_result,
     remarks,
 )
+from suite.runs.stopping import sigterm_exits
 
 CHECKPOINTS = "checkpoints"  # the folder of a run's checkpoints, named in `callbacks.run.stored`
-EXIT_SIGTERM = 143
-EXIT_INTERRUPT = 130
 
 
 @dataclass(frozen=True)
@@ -72,44 +69,6 @@ class Run:
 Earlier = Callable[[DictConfig], Mapping[str, Path]]
 Task = Callable[[DictConfig, Run], dict[str, Any]]
 Again = Callable[[DictConfig, Run, dict[str, Any]], dict[str, Any] | None]
-
-
-@dataclass
-class Outcome:
-    """Says how one job ended.
-
-    Attributes:
-        hash: the run's identity.
-        dir: the run directory.
-        status: how it ended; `skipped` reuses an earlier result, `evaluated` has asked the finished run something
-            else, `same` is that of another job of the sweep.
-        result: the content of `result.json`.
-        error: what went wrong, empty if nothing did.
-        user_error: whether that was the user's input.
-        exit_code: the exit code of a stopped job, 0 for any other.
-        remarks: what to know about a reused result, as short phrases.
-    """
-
-    hash: str
-    dir: Path
-    status: Literal["finished", "skipped", "evaluated", "same", "failed", "stopped", "not started"]
-    result: dict[str, Any] = field(default_factory=dict)
-    error: str = ""
-    user_error: bool = False
-    exit_code: int = 0
-    remarks: list[str] = field(default_factory=list)
-
-    def ended_by(self, error: BaseException) -> None:
-        """Note what ended the job before its end: an error, or somebody who stopped it."""
-        self.exit_code = _stop_code(error)
-        self.status = "stopped" if self.exit_code else "failed"
-        self.error = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        self.user_error = isinstance(error, UserError)
-
-    @property
-    def accepted(self) -> bool:
-        """Whether it has reached what it was to reach, as far as its result says."""
-        return self.result.get("accepted") is not False
 
 
 def is_main_process() -> bool:
@@ -192,6 +151,8 @@ def execute(
                 tell(f"a new run: {other[0].name} has the same configuration and other data ({other[1]})")
             run = Run(folder, run_hash, str(cfg.name), int(cfg.seed), resume, True, stands_on, tuple(overrides))
             return _attempt(cfg, program, task, run, made_of)
+    except Held as error:
+        return Outcome(run_hash, folder, "held", {}, str(error), user_error=True, remarks=[error.found])
     except UserError as error:  # before the job began: no row, the last attempt's stays the newest
         return Outcome(run_hash, folder, "failed", {}, str(error), user_error=True)
 
@@ -224,7 +185,7 @@ def _attempt(cfg: DictConfig, program: str, task: Task, run: Run, made_of: dict[
     outcome = Outcome(run.hash, run.dir, "finished")
     trace: str | None = None
     try:
-        with _sigterm_exits():
+        with sigterm_exits():
             seed_everything(run.seed)
             result = task(cfg, run)
             row.update(_checked(result, row))
@@ -255,7 +216,7 @@ def _once_more(cfg: DictConfig, again: Again, run: Run, before: dict[str, Any], 
     """Ask a finished run; whatever goes wrong, its result stays what it was."""
     outcome = Outcome(run.hash, run.dir, "skipped", before, remarks=said)
     try:
-        with _sigterm_exits():
+        with sigterm_exits():
             seed_everything(run.seed)
             found = again(cfg, run, before)
     except BaseException as error:  # noqa: BLE001 (other jobs of a sweep go on)
@@ -338,50 +299,6 @@ def _make_room(cfg: DictConfig, folder: Path, other_data: bool = False) -> tuple
             number += 1
         shutil.move(folder, old)
     return None, ()
-
-
-@contextmanager
-def _sigterm_exits() -> Iterator[None]:
-    """Let SIGTERM end the job with exit code 143 while nobody else handles it.
-
-    During `Trainer.fit` others do: Lightning (and the stop callback) install their handlers and call this one as well;
-    it then holds still, so that the step in progress can end and be saved.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    owner = os.getpid()
-
-    def handler(signum: int, frame: Any) -> None:
-        if signal.getsignal(signal.SIGTERM) is not handler:
-            return
-        if os.getpid() != owner:  # a forked worker: die as it would have died
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
-        raise SystemExit(EXIT_SIGTERM)
-
-    before = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _stop_code(error: BaseException) -> int:
-    """Return the exit code of a job that was stopped from outside, 0 for one that failed by itself."""
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-    if isinstance(error, KeyboardInterrupt):
-        return EXIT_INTERRUPT
-    if isinstance(error, SIGTERMException):  # Lightning's own; its exit code would be 0
-        return EXIT_SIGTERM
-    if isinstance(error, SystemExit):
-        if isinstance(error.__context__, KeyboardInterrupt):  # Trainer turns Ctrl-C into exit(1)
-            return EXIT_INTERRUPT
-        if error.code == EXIT_SIGTERM:
-            return EXIT_SIGTERM
-    return 0
 
 
 def seed_everything(seed: int) -> None:

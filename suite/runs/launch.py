@@ -5,9 +5,11 @@
     python -m asgml.run -m … --failed-only                            of a sweep, what failed or was stopped
     python -m asgml.run … plan=true                                   what it would run and take; nothing runs
 
-Exit codes: 0 if all jobs have finished (now or before), 1 if one failed, 2 if the user's input is at fault, 3 if all
-have finished and one did not reach what it was to reach (`accepted: false` in its result), 130 after Ctrl-C, 143 after
-SIGTERM.
+    python -m asgml.run -m … launcher=processes launcher.jobs=4       four jobs at a time; launcher=slurm: on a cluster
+
+Exit codes: 0 if all jobs have finished (now or before; with `launcher.wait=false`: or are on their way), 1 if one
+failed, 2 if the user's input is at fault or another process holds a run, 3 if all have finished and one did not reach
+what it was to reach (`accepted: false` in its result), 130 after Ctrl-C, 143 after SIGTERM.
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ from rich.markup import escape
 from callbacks.errors import UserError
 from suite.config.check import Dead
 from suite.config.compose import VERSION_BASE, Composer, pin_hydra, primary
+from suite.config.instantiate import build_node
+from suite.launchers.devices import refuse_stray_rank
+from suite.launchers.sweep import Launcher, Sweep, finished_before, program_of
 from suite.runs import known
 from suite.runs.about import LIST, About, help_page, show_list
 from suite.runs.display import (
@@ -44,9 +49,10 @@ from suite.runs.display import (
     varying,
 )
 from suite.runs.foreseen import PLAN, Foresee, show_plan
-from suite.runs.identity import run_dir
-from suite.runs.job import Again, Earlier, Outcome, Run, Task, execute, is_main_process, ledger_of
-from suite.runs.planned import Job, PlannedJobs
+from suite.runs.identity import run_dir, runs_root
+from suite.runs.job import Again, Earlier, Run, Task, execute, is_main_process, ledger_of
+from suite.runs.outcome import Outcome
+from suite.runs.planned import PlannedJobs
 from suite.runs.planning import (
     FAILED_ONLY,
     HYDRA_SETTINGS,
@@ -59,6 +65,7 @@ from suite.runs.planning import (
 )
 from suite.runs.provenance import read_result
 from suite.runs.record import release_memory
+from suite.runs.surroundings import make_folders, open_streams
 
 __all__ = ["Run", "Task", "launch", "plan", "worse"]
 
@@ -103,11 +110,17 @@ def launch(
     Raises:
         SystemExit: with the codes of this module, unless all is well.
     """
+    open_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     failed_only = FAILED_ONLY in arguments
     plans = PLAN in arguments
     arguments = [a for a in arguments if a not in (FAILED_ONLY, PLAN)]
     args = get_args_parser().parse_args(arguments)
+    try:
+        refuse_stray_rank()
+    except UserError as error:
+        print(error, file=sys.stderr)  # whatever rank it believes to be
+        raise SystemExit(UserError.EXIT_CODE) from None
     try:
         refuse_other_configs(args, program)
         if about is not None and (args.help or args.overrides[:1] == [LIST]):
@@ -133,12 +146,19 @@ def launch(
         if plans:
             show_plan(planned, foresee)
             return
+        make_folders(runs_root(job.cfg) for job in planned.jobs)
     except UserError as error:
         _fail(error)
-    runner = _JobRunner(program, task, earlier, again, failed_only, planned)
-    code = 0
+    code, ended = 0, dict[int, Outcome]()
     try:
-        _through_hydra(program, config_dir, _before_overrides(arguments, args, HYDRA_SETTINGS), runner)
+        if not planned.local:
+            code, ended = _elsewhere(program, planned, task, earlier, again, failed_only)
+        else:
+            runner = _JobRunner(program, task, earlier, again, failed_only, planned)
+            ended = runner.outcomes
+            _through_hydra(program, config_dir, _before_overrides(arguments, args, HYDRA_SETTINGS), runner)
+    except UserError as error:
+        _fail(error)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     if not is_main_process():
@@ -148,13 +168,13 @@ def launch(
     outcomes: list[Outcome] = []
     for number, job in enumerate(planned.jobs):
         if job.same_as is None:
-            outcomes.append(runner.outcomes.get(number) or _left_behind(job, planned.local))
+            outcomes.append(ended.get(number) or Outcome(job.hash, job.dir, "not started"))
         else:
             first = outcomes[job.same_as]
             status = first.status if first.status == "not started" else "same"
             outcomes.append(replace(first, status=status, error=""))
     _show(planned, outcomes)
-    failed = [o for o in outcomes if o.status == "failed"]
+    failed = [o for o in outcomes if o.status in ("failed", "held")]
     if code == 0 and failed:
         code = UserError.EXIT_CODE if all(o.user_error for o in failed) else 1
     if code == 0 and any(not o.accepted for o in outcomes):
@@ -166,6 +186,26 @@ def launch(
 def worse(one: int, other: int) -> int:
     """Return the exit code of two commands together: the more severe one."""
     return max(one, other, key=lambda code: SEVERITY.index(code) if code in SEVERITY else len(SEVERITY))
+
+
+def _elsewhere(
+    program: str, planned: PlannedJobs, task: Task, earlier: Earlier | None, again: Again | None, failed_only: bool
+) -> tuple[int, dict[int, Outcome]]:
+    """Hand the jobs that are not finished to the launcher; return the code of a stop, and how the jobs have ended."""
+    left, outcomes = list[int](), dict[int, Outcome]()
+    for number, job in enumerate(planned.jobs):
+        if job.same_as is not None:
+            continue
+        if failed_only and not _to_repeat(job.cfg, job.dir, job.hash):
+            outcomes[number] = Outcome(job.hash, job.dir, "skipped", read_result(job.dir))
+        elif finished_before(job, earlier, again):
+            outcomes[number] = execute(job.cfg, program, task, earlier, tell, again)
+        else:
+            left.append(number)
+    if not left:
+        return 0, outcomes
+    launcher: Launcher = build_node(planned.jobs[0].cfg.launcher)
+    return launcher.run(Sweep(program_of(task), planned.jobs, left, outcomes)), outcomes
 
 
 class _JobRunner:
@@ -236,7 +276,7 @@ class _JobRunner:
             if (table := result_table(outcome.result)) is not None:
                 console().print(table)
             tell(finished(outcome))
-        if outcome.status == "failed" and outcome.user_error:
+        if outcome.status in ("failed", "held") and outcome.user_error:
             print(outcome.error, file=sys.stderr)
         if (outcome.exit_code or (outcome.status == "failed" and not outcome.user_error)) and is_main_process():
             tell(unfinished(outcome))
@@ -299,19 +339,6 @@ def _to_repeat(cfg: DictConfig, folder: Path, run_hash: str) -> bool:
         return read_result(folder).get("status") == "running"  # as a killed run has left it
     except UserError:
         return True  # it says itself what is wrong with it
-
-
-def _left_behind(job: Job, local: bool) -> Outcome:
-    """Return the outcome of a job that did not run in this process: that of its files, or none if it never began."""
-    try:
-        result = {} if local else read_result(job.dir)
-    except UserError as error:
-        return Outcome(job.hash, job.dir, "failed", {}, str(error), user_error=True)
-    status = result.get("status", "not started")
-    if status == "running":
-        status = "failed"  # its process is gone without a word
-    user_error = result.get("error_type") == UserError.__name__
-    return Outcome(job.hash, job.dir, status, result, result.get("error") or "", user_error)
 
 
 def _show(planned: PlannedJobs, outcomes: Sequence[Outcome]) -> None:

@@ -17,13 +17,16 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import filter_overrides
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.progress import track
 
 from callbacks.errors import UserError
 from suite.config.check import Dead, check, check_effective
 from suite.config.compose import Composer, merge_errors, without_hydra
+from suite.config.instantiate import build_node
 from suite.config.trainer import check_trainer, refuse_elsewhere
+from suite.launchers.devices import refuse_missing_peers, refuse_several
+from suite.launchers.sweep import is_remote, launcher_node
 from suite.runs.display import console
 from suite.runs.planned import PlannedJobs, job_of, join_twins
 
@@ -99,7 +102,9 @@ def composed(
     given = [*HYDRA_SETTINGS, *args.overrides]
     mode = RunMode.MULTIRUN if args.multirun or _mode(args.overrides) == "MULTIRUN" else RunMode.RUN
     master = composer.with_hydra(given, mode)
-    local = master.hydra.launcher._target_ == _LOCAL_LAUNCHER
+    if master.hydra.launcher._target_ != _LOCAL_LAUNCHER:
+        remedy = "leave hydra/launcher out; launcher=processes and launcher=slurm run jobs elsewhere"
+        raise UserError("hydra/launcher", str(master.hydra.launcher._target_), "the basic launcher", remedy)
     if mode == RunMode.MULTIRUN:
         own = list(master.hydra.overrides.hydra)
         lines = [[*own, *job] for job in _expand(composer, master)]
@@ -115,7 +120,7 @@ def composed(
         except UserError as error:
             problems.append(error)
     _refuse(problems, program, len(lines))
-    return Composed(program, composer, lines, trees, mode == RunMode.MULTIRUN, local)
+    return Composed(program, composer, lines, trees, mode == RunMode.MULTIRUN, launcher_node(trees[0]) is None)
 
 
 def judged(
@@ -135,20 +140,26 @@ def judged(
             if judge is not None:
                 _judge_trainer(cfg)
                 judge(cfg)
-            if jobs.multirun and jobs.local:
-                _refuse_devices(cfg)
             found.append(job_of(cfg, jobs.typed(number)))
         except UserError as error:
             problems.append(error)
     _refuse(problems, jobs.program, len(jobs.trees))
     join_twins(found)
+    node = launcher_node(found[0].cfg)
+    if node is not None:
+        build_node(node).judge(found, jobs.multirun)
+    elif jobs.multirun:
+        for job in found:
+            refuse_several(job.cfg)
     return PlannedJobs(found, jobs.multirun, jobs.local)
 
 
 def _judge_trainer(cfg: DictConfig) -> None:
     from suite.shell import judge_loggers, judge_optimizer, judge_trainer
 
-    judge_trainer(cfg)
+    if not is_remote(cfg):
+        judge_trainer(cfg)
+        refuse_missing_peers(cfg)
     judge_optimizer(cfg)
     judge_loggers(cfg)
 
@@ -193,26 +204,3 @@ def refuse_other_configs(args: argparse.Namespace, program: str) -> None:
 
 def extra_dirs(args: argparse.Namespace) -> list[Path]:
     return [] if args.config_dir is None else [Path(args.config_dir)]
-
-
-def _refuse_devices(cfg: DictConfig) -> None:
-    """Refuse several devices, for which Lightning repeats the command line: each rank would start the whole sweep."""
-    devices = OmegaConf.select(cfg, "trainer.devices")
-    accelerator = OmegaConf.select(cfg, "trainer.accelerator")
-    if devices in ("auto", -1, "-1"):
-        import torch
-
-        count = torch.cuda.device_count() if accelerator != "cpu" else 1
-    elif isinstance(devices, str):
-        count = int(devices) if devices.isdigit() else len([d for d in devices.split(",") if d.strip()])
-    elif devices is None or isinstance(devices, int):
-        count = devices or 1
-    else:
-        count = len(devices)
-    if count > 1:
-        raise UserError(
-            f"trainer.devices={devices}",
-            "several devices in a local sweep",
-            "one device per job",
-            "set trainer.devices=1, or run one job at a time, or use SLURM: hydra/launcher=submitit_slurm",
-        )

@@ -20,6 +20,7 @@ from suite.runs.command import helped
 from suite.runs.foreseen import PLAN
 from suite.runs.job import Again, Earlier, Task
 from suite.runs.launch import Judge, launch, plan, worse
+from suite.runs.surroundings import open_streams
 
 if TYPE_CHECKING:
     from suite.report import RunRecord
@@ -217,6 +218,7 @@ def main(program: Program, studies: Mapping[str, Study | Command], text: str | N
         studies: its studies by name.
         text: what `--help` prints.
     """
+    open_streams()
     name, *words = sys.argv[1:] or ["?"]
     if (name.startswith("-") or isinstance(studies.get(name), Study)) and helped(None, text):
         return

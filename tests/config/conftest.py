@@ -18,7 +18,7 @@ def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Main:
     cwd = tmp_path / "cwd"
     cwd.mkdir()
     monkeypatch.chdir(cwd)
-    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"):
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("suite.runs.launch.release_memory", lambda: None)  # 0.2 s per job, for nothing here
     fake_program.calls.clear()

@@ -16,6 +16,7 @@ from callbacks.errors import UserError
 from callbacks.run.stored import write_checkpoint
 from suite.config.check import Common
 from suite.runs.launch import Run, launch
+from suite.runs.study import Program
 
 if TYPE_CHECKING:
     from somewhere.unknown import Thing  # a name that exists for type checkers only
@@ -122,6 +123,9 @@ def task(cfg: DictConfig, run: Run) -> dict[str, Any]:
         "test": {"accuracy": 0.25},
         "counters": {},
     }
+
+
+PROGRAM = Program("fake", task, dead, Tree)
 
 
 def main() -> None:

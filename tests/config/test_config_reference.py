@@ -133,7 +133,7 @@ def test_comments_of_a_file(tmp_path: Path) -> None:
 
 def test_a_program_is_a_folder_with_a_config() -> None:
     (chapter,) = [c for c in catalogue(Tree(Path(__file__).parent / "conf")) if c.name == "fake"]
-    assert {g.name for g in chapter.groups} == {"experiment", "method", "part"}
+    assert {g.name for g in chapter.groups} == {"experiment", "launcher", "method", "part"}
     assert [p.module for p in chapter.primaries] == ["fake.run"]
 
 

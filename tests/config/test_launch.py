@@ -18,11 +18,11 @@ import pytest
 import yaml
 
 from callbacks.run.stored import write_checkpoint
-from suite.runs import job
 from suite.runs.identity import config_hash
 from suite.runs.launch import NOT_ACCEPTED, Run, plan, worse
 from suite.runs.ledger import Ledger
 from suite.runs.provenance import read_result
+from suite.runs.stopping import sigterm_exits
 
 Main = Callable[..., int]
 
@@ -255,7 +255,7 @@ def test_an_exit_inside_the_task_is_a_failure(main: Main, tmp_path: Path) -> Non
 
 def test_a_handler_in_charge_is_not_interrupted() -> None:
     """While Lightning or a callback handles SIGTERM and calls ours as well, the step in progress may end."""
-    with job._sigterm_exits():
+    with sigterm_exits():
         ours = signal.getsignal(signal.SIGTERM)
         seen = []
 
@@ -292,6 +292,7 @@ def test_two_processes_on_one_run(main: Main, tmp_path: Path, capsys: pytest.Cap
 
 def test_child_ranks_write_nothing(main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert main() == 0
     assert not fake_program.calls[-1].is_main
     assert rows(tmp_path) == []
@@ -304,7 +305,7 @@ def test_child_ranks_write_nothing(main: Main, tmp_path: Path, monkeypatch: pyte
 
 def test_what_cannot_work_in_a_sweep_is_refused(main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main("-m", "seed=0,1", "trainer.devices=2") == 2
-    assert "submitit" in capsys.readouterr().err
+    assert "launcher=slurm" in capsys.readouterr().err
     assert main("-m", "seed=0,1", "+trainer.devices=[0,1]") == 2
     assert main("-m", "loader.workers=0,1") == 2
     told = capsys.readouterr().err

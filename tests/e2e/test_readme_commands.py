@@ -37,6 +37,7 @@ SHORTER: dict[str, list[str]] = {
     "asgml.run -m sweep=methods": [*DIGITS, *QUIET, "method=joint,uniform,ogm_ge"],
     "asgml.run experiment=avdigits": [*DIGITS, *QUIET],
     "asgml.run experiment=cremad": [*MEDIA, *QUIET],
+    "asgml.run -m experiment=cremad data.path=DIR seed": PLAN,
     "asgml.run experiment=cremad_mini": [*CLIPS, *QUIET],
     "asgml.run experiment=cremad data.path=DIR trainer.devices": PLAN,
     "asgml.run experiment=cremad data.path=DIR trainer.precision": PLAN,

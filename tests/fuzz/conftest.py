@@ -1,12 +1,21 @@
-"""Divides the time of `make fuzz` among the tests of this folder; see `profiles`."""
+"""Divides the time of command lines among their tests; says at the end how many inputs of each class were drawn."""
 
 from __future__ import annotations
 
 import pytest
+from fuzzing import SECONDS, SEED, told
 from profiles import MINUTES, share
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Divide the time among the tests of this folder."""
-    here = [item for item in items if "fuzz" in item.path.parts]
+    """Divide `FUZZ_MINUTES` among the tests that read it; see `profiles`."""
+    here = [item for item in items if item.path.name == "test_configurations.py"]
     share["seconds"] = 60 * MINUTES / max(1, len(here))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    lines = told()
+    if lines and SECONDS:
+        terminalreporter.section(f"fuzzed, FUZZ_SEED={SEED}")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -1,6 +1,6 @@
-"""How long the tests of this folder look: some examples, the same every time, or as long as `make fuzz` says.
+"""How long the tests of command lines look: some examples, the same every time, or as long as `make fuzz` says.
 
-`FUZZ_MINUTES` divides so many minutes evenly among the tests that run, each with other examples every time, and first
+`FUZZ_MINUTES` divides so many minutes evenly among these tests, each with other examples every time, and first
 those that have failed before (`.hypothesis`). Without it a test takes the number of examples that it names itself:
 
     from profiles import examples

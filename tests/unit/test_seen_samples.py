@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ def test_padding_and_its_place_make_no_other_sample(tmp_path: Path) -> None:
     )
 
 
-def numbers(values: list[float], split: list[int]) -> Callable[[Path], Features]:
+def numbers(values: Sequence[float], split: list[int]) -> Callable[[Path], Features]:
     def save(path: Path) -> Features:
         np.savez(path, x_a=np.array(values)[:, None], y=np.arange(len(values)) % 2, split=np.array(split))
         return Features(str(path))

@@ -1,0 +1,96 @@
+"""How many devices and nodes a run asks for, and what has to start its processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from omegaconf import DictConfig, OmegaConf
+
+from callbacks.errors import UserError
+
+AUTO = ("auto", -1, "-1")
+
+
+def nodes(cfg: DictConfig) -> int:
+    """Return the number of nodes of a run."""
+    return int(OmegaConf.select(cfg, "trainer.num_nodes") or 1)
+
+
+def devices(cfg: DictConfig) -> int | None:
+    """Return the number of devices of a run on each node; None where it takes all there are."""
+    asked = OmegaConf.select(cfg, "trainer.devices")
+    if asked in AUTO:
+        return None
+    if isinstance(asked, str):
+        return int(asked) if asked.isdigit() else len([d for d in asked.split(",") if d.strip()])
+    if asked is None or isinstance(asked, int):
+        return asked or 1
+    return len(asked)
+
+
+def devices_here(cfg: DictConfig) -> int:
+    """Return the number of devices of a run on this machine."""
+    count = devices(cfg)
+    if count is not None:
+        return count
+    if OmegaConf.select(cfg, "trainer.accelerator") == "cpu":
+        return 1
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def refuse_several(cfg: DictConfig) -> None:
+    """Refuse several devices in a sweep on one machine: each rank would repeat the command line, the whole sweep.
+
+    Raises:
+        UserError: a run of several devices or nodes.
+    """
+    number = "trainer.num_nodes" if nodes(cfg) > 1 else "trainer.devices"
+    if nodes(cfg) > 1 or devices_here(cfg) > 1:
+        raise UserError(
+            f"{number}={OmegaConf.select(cfg, number)}",
+            "several devices in a sweep on this machine",
+            "one device per job",
+            f"set {number}=1, or run one job at a time without -m, or send the sweep to a cluster: launcher=slurm",
+        )
+
+
+def refuse_missing_peers(cfg: DictConfig) -> None:
+    """Refuse several nodes where nothing has started, or will start, the processes of the others.
+
+    Raises:
+        UserError: `trainer.num_nodes` above 1 outside of SLURM and torchrun, and without the address of the first node.
+    """
+    started = any(name in os.environ for name in ("SLURM_NTASKS", "TORCHELASTIC_RUN_ID"))
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK") if name not in os.environ]
+    if nodes(cfg) > 1 and not started and missing:
+        raise UserError(
+            f"trainer.num_nodes={nodes(cfg)}",
+            f"no other node: {_listed(missing)} not set, and neither SLURM nor torchrun has started this process",
+            "one process per device on every node, each of which knows the first node's address",
+            "add launcher=slurm, or set trainer.num_nodes=1; by hand: give the command on each node with "
+            "MASTER_ADDR=HOST MASTER_PORT=29500 NODE_RANK=0 (1, 2, …) before it",
+        )
+
+
+def refuse_stray_rank() -> None:
+    """Refuse variables that make this process one of several ranks where nobody has started the others.
+
+    Raises:
+        UserError: a rank in the environment, without the number of ranks or the address of the first.
+    """
+    needed = {"LOCAL_RANK": "WORLD_SIZE", "RANK": "WORLD_SIZE", "NODE_RANK": "MASTER_ADDR"}
+    for name, other in needed.items():
+        if name in os.environ and other not in os.environ:
+            raise UserError(
+                f"{name}={os.environ[name]} in the environment",
+                f"no {other} beside it: a variable left over from something else",
+                "both, as Lightning, torchrun and SLURM set them, or none; as a rank above 0 a run writes nothing",
+                f"unset {name}",
+            )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"

@@ -1,0 +1,57 @@
+"""Being stopped from outside: what SIGTERM does to a job, and which exit code tells of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+EXIT_SIGTERM = 143
+EXIT_INTERRUPT = 130
+
+
+@contextmanager
+def sigterm_exits() -> Iterator[None]:
+    """Let SIGTERM end the job with exit code 143 while nobody else handles it.
+
+    During `Trainer.fit` others do: Lightning (and the stop callback) install their handlers and call this one as well;
+    it then holds still, so that the step in progress can end and be saved.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def handler(signum: int, frame: Any) -> None:
+        if signal.getsignal(signal.SIGTERM) is not handler:
+            return
+        if os.getpid() != owner:  # a forked worker: die as it would have died
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        raise SystemExit(EXIT_SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def stop_code(error: BaseException) -> int:
+    """Return the exit code of a job that was stopped from outside, 0 for one that failed by itself."""
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_INTERRUPT
+    if isinstance(error, SIGTERMException):  # Lightning's own; its exit code would be 0
+        return EXIT_SIGTERM
+    if isinstance(error, SystemExit):
+        if isinstance(error.__context__, KeyboardInterrupt):  # Trainer turns Ctrl-C into exit(1)
+            return EXIT_INTERRUPT
+        if error.code == EXIT_SIGTERM:
+            return EXIT_SIGTERM
+    return 0
