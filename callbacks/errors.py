@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-SHOWN = 1200  # characters of what was found: ten lines of a wide terminal
+SHOWN = 1200  # characters of a line of what was found: ten lines of a wide terminal
+LINES = 60  # of them: those of a dozen problems that are told together
 
 
 class UserError(Exception):
@@ -36,8 +37,13 @@ class UserError(Exception):
 
 def _shown(text: str) -> str:
     """Return what came from a user's file as a terminal can show it: not endless, and nothing that moves the cursor."""
-    plain = "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text[: SHOWN + 1])
-    return plain if len(text) <= SHOWN else plain[:SHOWN] + "…"
+    lines = text[: LINES * SHOWN].split("\n")
+    told = [_plain(line[:SHOWN]) + ("…" if len(line) > SHOWN else "") for line in lines[:LINES]]
+    return "\n".join(told if len(lines) <= LINES else [*told, "…"])
+
+
+def _plain(line: str) -> str:
+    return "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in line)
 
 
 class RunEnded(UserError):

@@ -9,15 +9,16 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal
 
 from callbacks.ranges import Bounds
-from suite.config.wording import bounds_in, is_node, nullable
+from suite.config.wording import bounds_in, is_mapping, is_node, nullable
 
 
-def remedy_for(key: str, place: Sequence[str | int], kind: Any, default: Any, whole: Any) -> str:
+def remedy_for(key: str, place: Sequence[str | int], found: Any, kind: Any, default: Any, whole: Any) -> str:
     """Return what to type: the parameter's default, an example of the range, null where it is taken, or a choice.
 
     Args:
         key: the parameter's key.
         place: where in its value the fault is.
+        found: the value there.
         kind: the annotation of that place; None where it cannot be told.
         default: the parameter's default, any object that is no plain value where there is none.
         whole: the annotation of the parameter.
@@ -25,6 +26,10 @@ def remedy_for(key: str, place: Sequence[str | int], kind: Any, default: Any, wh
     if kind is not None and is_node(kind):
         where = ".".join(map(str, (key, *place)))
         return f"set {where}=null" if nullable(kind) else f"leave {where} out, or choose it by its group"
+    if kind is not None and is_mapping(kind) and not isinstance(found, dict):
+        where = ".".join(map(str, (key, *place)))
+        rest = "set it to null" if nullable(kind) else f"leave {where} out"
+        return f"{rest}; its entries are set one by one, as {where}.NAME=VALUE"
     known = isinstance(default, bool | int | float | list | tuple | dict)
     if known or (isinstance(default, str) and re.fullmatch(r"[\w./-]+", default)):
         return f"set {key}={typed(default)}"
@@ -36,9 +41,9 @@ def remedy_for(key: str, place: Sequence[str | int], kind: Any, default: Any, wh
     if default is None or (not place and kind is not None and nullable(kind)):
         return f"set {key}=null"
     kind, where = (kind, ".".join(map(str, (key, *place)))) if entry or not place else (whole, key)
-    found = None if kind is None else example(kind)
-    if found is not None:
-        return f"set {'++' if entry else ''}{where}={typed(found)}"
+    taken = None if kind is None else example(kind)
+    if taken is not None:
+        return f"set {'++' if entry else ''}{where}={typed(taken)}"
     return f"set {key}=VALUE with a value of that type"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -87,6 +88,16 @@ def is_node(annotation: Any) -> bool:
     if origin in (typing.Union, UnionType):
         return all(a is NoneType or is_node(a) for a in arguments)
     return origin is Callable or (origin is Annotated and any(isinstance(note, Built) for note in arguments[1:]))
+
+
+def is_mapping(annotation: Any) -> bool:
+    """Return whether an annotation takes nothing but a mapping or the keys of a dataclass, or null."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return is_mapping(arguments[0])
+    if origin in (typing.Union, UnionType):
+        return all(a is NoneType or is_mapping(a) for a in arguments)
+    return dataclasses.is_dataclass(annotation) or (isinstance(origin, type) and issubclass(origin, Mapping))
 
 
 def nullable(annotation: Any) -> bool:

@@ -6,12 +6,13 @@ import io
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from asgml_runs import write_features
@@ -26,6 +27,7 @@ from asgml.feedback import run as feedback
 from callbacks.errors import UserError
 from latentwire import run as latentwire
 from suite.config.compose import Composer
+from suite.config.signature import locate, parameters
 from suite.runs.foreseen import show_plan
 from suite.runs.planning import composed, judged
 
@@ -76,16 +78,17 @@ def composer(program: str) -> Composer:
 
 
 @cache
-def keys(program: str, choices: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
-    """Every key of a composed tree with its value as it is written, entries of lists included."""
-    found: list[tuple[str, Any]] = []
+def keys(program: str, choices: tuple[str, ...]) -> tuple[tuple[str, Any, tuple[str, ...]], ...]:
+    """Every key of a composed tree, entries of lists included: its value as it is written, the words that it takes."""
+    found: list[tuple[str, Any, tuple[str, ...]]] = []
 
     def walk(node: Any, above: str) -> None:
         names = list(node) if isinstance(node, DictConfig) else range(len(node))
+        types = parameters(locate(node._target_)).annotations if "_target_" in names else {}
         for name in names:
             key = f"{above}.{name}" if above else str(name)
             child = node._get_node(name)
-            found.append((key, child._value()))
+            found.append((key, child._value(), tuple(words(types.get(name)))))
             if isinstance(child, DictConfig | ListConfig) and not (child._is_none() or child._is_missing()):
                 if not child._is_interpolation():
                     walk(child, key)
@@ -93,7 +96,7 @@ def keys(program: str, choices: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
     try:
         walk(composer(program).compose(choices), "")
     except UserError:
-        return (("seed", 0),)
+        return (("seed", 0, ()),)
     return tuple(found)
 
 
@@ -112,8 +115,19 @@ def choices(draw: st.DrawFn, program: str, sane: bool) -> list[str]:
     return line
 
 
-def plausible(value: Any) -> st.SearchStrategy[str]:
+def words(annotation: Any) -> Iterator[str]:
+    """The words that an annotation names."""
+    if get_origin(annotation) is Literal:
+        yield from map(str, get_args(annotation))
+    else:
+        for inner in get_args(annotation):
+            yield from words(inner)
+
+
+def plausible(value: Any, taken: tuple[str, ...]) -> st.SearchStrategy[str]:
     """Values of the kind that a key has, which come past the types, to what fits together or does not."""
+    if taken:
+        return st.sampled_from(taken)
     if isinstance(value, bool):
         return st.sampled_from(["true", "false"])
     if isinstance(value, int):
@@ -126,14 +140,14 @@ def plausible(value: Any) -> st.SearchStrategy[str]:
 
 
 @st.composite
-def overrides(draw: st.DrawFn, known: tuple[tuple[str, Any], ...], sane: bool) -> str:
+def overrides(draw: st.DrawFn, known: tuple[tuple[str, Any, tuple[str, ...]], ...], sane: bool) -> str:
     """One override of a key that is there, or of one that is not."""
     if sane:
-        known = tuple(pair for pair in known if pair[0] != "program" and not pair[0].endswith("_"))
-    key, before = draw(st.sampled_from(known))
+        known = tuple(k for k in known if k[0] != "program" and not k[0].endswith("_"))
+    key, before, taken = draw(st.sampled_from(known))
     if sane:
         kind = draw(st.sampled_from(["set"] * 15 + ["delete"]))
-        return f"~{key}" if kind == "delete" else f"{key}={draw(plausible(before))}"
+        return f"~{key}" if kind == "delete" else f"{key}={draw(plausible(before, taken))}"
     value = draw(st.sampled_from(NUMBERS) | st.sampled_from(OTHERS) | st.integers().map(str) | st.floats().map(str))
     kind = draw(st.sampled_from(["set"] * 12 + ["add", "force", "delete", "misspell", "below"]))
     return {
@@ -154,9 +168,9 @@ def lines(draw: st.DrawFn, subject: Subject, table: Path) -> list[str]:
     if subject.module is asgml and not any(word.startswith(("data=", "experiment=")) for word in chosen):
         chosen = ["experiment=features", f"data.path={table}", *chosen]
     known = keys(subject.name, tuple(chosen))
-    sweep = [f"seed={draw(st.sampled_from(['0,1', '1,1', 'range(2)', 'choice(0,x)', 'interval(0,1)', '0,']))}", "-m"]
-    chosen += sweep if draw(st.sampled_from([False] * 9 + [True])) else []
-    return [*chosen, *draw(st.lists(overrides(known, sane), max_size=3, min_size=0 if sane else 1))]
+    seeds = draw(st.sampled_from(["0,1", "1,1", "range(2)", "choice(0,x)", "interval(0,1)", "0,"]))
+    sweep = ["-m", f"seed={seeds}"] if draw(st.sampled_from([False] * 9 + [True])) else []
+    return [*sweep, *chosen, *draw(st.lists(overrides(known, sane), max_size=3, min_size=0 if sane else 1))]
 
 
 def outcome(subject: Subject, line: list[str]) -> str:
