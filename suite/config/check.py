@@ -298,6 +298,10 @@ def _check_type(value: Any, annotation: Any, key: str, problems: list[UserError]
     if fields is not None and isinstance(value, dict) and "_target_" not in value:
         _bind(fields, value, key, problems)
         return
+    if is_node(annotation) and isinstance(value, dict) and "_target_" not in value:
+        remedy = f"leave ~{key} out, or choose an option: {key}=NAME"
+        problems.append(UserError(key, f"{_show(value)}, without a _target_", Built.words, remedy))
+        return
     if _holds_node(value):
         # a node is checked on its own, and what it builds is not known yet; what stands beside it is checked here
         beside = value.items() if isinstance(value, dict) and "_target_" not in value else ()
