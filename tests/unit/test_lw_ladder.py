@@ -135,7 +135,7 @@ def test_the_same_overrides_are_the_same_run_as_of_the_program() -> None:
     ("line", "found"),
     [
         (["ladder.overfit.step=7"], "ladder.overfit.steps"),
-        (["ladder.overfit.em=1.5"], "less than or equal to 1"),
+        (["ladder.overfit.em=1.5"], "a share from 0 to 1"),
         (["ladder.first=3", "ladder.last=2"], "ladder.first"),
         (["ladder.first=5"], "train=true"),
         (["ladder.first=4"], "start at 3"),

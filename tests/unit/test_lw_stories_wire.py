@@ -117,8 +117,8 @@ def test_the_text_leaves_the_models_own_entropy_at_temperature_1(cache: Path) ->
 
 
 def test_settings_and_files_that_cannot_work_are_refused(cache: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"set corpus\.begin=96"):
-        corpus(cache, temperature=0.0)
+    with pytest.raises(UserError, match=r"corpus\.temperature"):
+        check(tree("corpus.temperature=0.0"), Tree)
     with pytest.raises(UserError, match="below 512"):
         corpus(cache, begin=500)
     with pytest.raises(UserError, match="read back unchanged"):
