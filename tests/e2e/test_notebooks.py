@@ -14,7 +14,7 @@ from notebook_runs import NOTEBOOKS, PNG, ROOT, cells, main_picture, picture, re
 
 KILOBYTE = 1000
 FAST = ("01",)  # 02 reads the study of test_study_and_notebook.py
-MACHINE = re.compile(r"/home/|/root/|/Users/|/tmp/|/work/|[A-Z]:\\")
+MACHINE = re.compile(r"/(?:home|root|Users|tmp|work)/|[A-Z]:\\")
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=[p.stem for p in NOTEBOOKS])
 
 
