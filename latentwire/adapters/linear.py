@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from callbacks.ranges import Positive, Width
 from latentwire.adapters.base import Adapter
 from latentwire.adapters.calibration import Mode
-from latentwire.adapters.ridge import Ridge
+from latentwire.adapters.ridge import fit_linear
 
 
 class LinearAdapter(Adapter):
@@ -32,7 +32,4 @@ class LinearAdapter(Adapter):
 
     @torch.no_grad()
     def fit(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-        least = Ridge()
-        for z, y in pairs:
-            least.add(z, y)
-        least.solve_into(self.linear)
+        fit_linear(self.linear, pairs)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from callbacks.ranges import DropoutRate, Layers, Positive, Width
 from latentwire.adapters.base import Adapter
 from latentwire.adapters.calibration import Mode
-from latentwire.adapters.ridge import Ridge
+from latentwire.adapters.ridge import fit_linear
 from latentwire.encoders.transformer import Transformer
 
 
@@ -51,7 +51,4 @@ class RefinerAdapter(Adapter):
 
     @torch.no_grad()
     def fit(self, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
-        least = Ridge()
-        for z, y in pairs:
-            least.add(z, y)
-        least.solve_into(self.linear)
+        fit_linear(self.linear, pairs)

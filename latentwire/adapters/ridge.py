@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -42,3 +44,11 @@ class Ridge:
         weight, bias = self.solve()
         layer.weight.copy_(weight)
         layer.bias.copy_(bias)
+
+
+def fit_linear(layer: nn.Module, pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Set a linear layer to the least-squares map of inputs (…, d) to targets (…, k); `pairs` is read once."""
+    least = Ridge()
+    for x, y in pairs:
+        least.add(x, y)
+    least.solve_into(layer)
