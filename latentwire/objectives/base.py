@@ -113,6 +113,7 @@ class Seen:
         counts: number of slots of each slice in M, the shared ones first; every slice covers the whole text.
         states: () -> the states that this model reads for `latents` and those that it makes of the texts, both
             (layers, B, M, width) in units of text (`Injector.states`, `Injector.text_states`).
+        embed: ids (…) -> this model's embeddings of them, (…, d_model).
     """
 
     rows: dict[RowKind, AnswerLogprobs]
@@ -123,6 +124,7 @@ class Seen:
     adapted: Callable[[], Tensor] | None = None
     counts: Sequence[int] = ()
     states: Callable[[], tuple[Tensor, Tensor]] | None = None
+    embed: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass
