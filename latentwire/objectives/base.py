@@ -89,6 +89,7 @@ class ReaderShape:
         d_model: width of its embeddings.
         d_adapter: width of what its adapter makes of a latent.
         embeds: whether that is read as embeddings (`soft_prefix`), so that d_adapter is d_model.
+        states: whether latents become states of its layers (`deep_prefix`).
         chunks: largest number of its tokens per slot, over all stages, for each slice that it reads: the shared slots,
             then its own; 0 for a slice without slots.
     """
@@ -97,6 +98,7 @@ class ReaderShape:
     d_adapter: int
     embeds: bool
     chunks: tuple[int, ...]
+    states: bool = False
 
 
 @dataclass
