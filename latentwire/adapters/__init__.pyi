@@ -4,4 +4,5 @@ from .base import Adapter as Adapter
 from .film import FiLMAdapter as FiLMAdapter
 from .linear import LinearAdapter as LinearAdapter
 from .mlp import MLPAdapter as MLPAdapter
+from .mixture import MixtureAdapter as MixtureAdapter
 from .refiner import RefinerAdapter as RefinerAdapter
