@@ -195,7 +195,7 @@ def reader_shape(
     fewest = [min((n for n in counts if n > 0), default=0) for counts in per_slice]
     chunks = tuple(-(-longest // n) if n else 0 for n in fewest)
     injector = wire.injectors[name]
-    return ReaderShape(lm.d_model, injector.adapter.d_out, injector.embeds, chunks)
+    return ReaderShape(lm.d_model, injector.adapter.d_out, injector.embeds, chunks, injector.has_states)
 
 
 def build_module(

@@ -3,5 +3,6 @@ from .affine import AffineAdapter as AffineAdapter
 from .base import Adapter as Adapter
 from .film import FiLMAdapter as FiLMAdapter
 from .linear import LinearAdapter as LinearAdapter
+from .mixture import MixtureAdapter as MixtureAdapter
 from .mlp import MLPAdapter as MLPAdapter
 from .refiner import RefinerAdapter as RefinerAdapter

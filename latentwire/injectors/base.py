@@ -24,6 +24,7 @@ class Injector(nn.Module):
     Attributes:
         adapter: the part that brings latents to the injector's width, a parameter group of its own.
         embeds: whether what the adapter returns is read as embeddings.
+        has_states: whether it makes states of the model's layers (`states`, `text_states`).
 
     Args:
         lm: the model that reads.
@@ -32,6 +33,7 @@ class Injector(nn.Module):
 
     adapter: Adapter
     embeds: ClassVar[bool] = False
+    has_states: ClassVar[bool] = False
 
     def __init__(self, lm: FrozenLM, start: Start):
         super().__init__()

@@ -47,6 +47,7 @@ class DeepPrefix(Injector):
         start: `text`, the least-squares map, or `random`.
     """
 
+    has_states = True
     mean: Tensor
     std: Tensor
     rms: Tensor

@@ -155,7 +155,9 @@ def _paths(subject: Subject, name: str, passage: Passage, prompt: Prompt, learne
     with torch.no_grad():
         prefix = wire.prefix(wire.latents(batch.tokens).values, name)
         # head and latents are columns, or a cache that was filled before
-        before = {0} if prefix.embeds is None else {0, len(lm.style.head) + prefix.embeds.shape[1]}
+        head = len(lm.style.head)
+        before = {0} if prefix.embeds is None else {0, head + prefix.embeds.shape[1]}
+        before |= set() if prefix.reads is None else {head}
         with tapped(lm) as seen:
             batches.read(lm, prefix, batch.rows[name], {"answer"})
         yield "training", before, follows, seen

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from callbacks.errors import UserError
-from latentwire.lm import anatomy, attention, generation, loading, probe, prompts, recompute
+from latentwire.lm import anatomy, generation, loading, probe, prompts, recompute
+from latentwire.lm.beside import beside
 from latentwire.lm.layout import Ids, KeysValues, Prefix, check_kv, lay_out_text, right_padded
 from latentwire.lm.placement import Placed
 from latentwire.lm.results import AnswerLogprobs, Generation
@@ -278,10 +279,8 @@ class FrozenLM(Placed):
         cached = given["past_key_values"] is not None
         # a bias holds within its block alone, where a layer that is computed later would miss it
         again = self.checkpointing and prefix.bias is None
-        with (
-            attention.biased(self.decoder, prefix.bias, len(self.style.head)),
-            recompute.recomputed(self.decoder, self.anatomy.layers, again),
-        ):
+        decoder, layers, head = self.decoder, self.anatomy.layers, len(self.style.head)
+        with beside(decoder, layers, prefix, head, cached), recompute.recomputed(decoder, layers, again):
             out = self.model(**given, use_cache=cached, logits_to_keep=tokens.shape[1])  # an int needs no device
         device = out.logits.device
         valid = valid.to(device)
@@ -305,8 +304,8 @@ class FrozenLM(Placed):
         if max_new_tokens < 1:
             raise ValueError("max_new_tokens must be at least 1")
         given = self._inputs(prefix, question_ids, None, reserve=max_new_tokens)
-        with attention.biased(self.decoder, prefix.bias, len(self.style.head)):
-            rows, together = len(question_ids), self.sharded
+        cached, rows, together = given["past_key_values"] is not None, len(question_ids), self.sharded
+        with beside(self.decoder, self.anatomy.layers, prefix, len(self.style.head), cached):
             return generation.greedy(self.model, self.embed, self.stop_ids, given, rows, max_new_tokens, together)
 
     @torch.no_grad()

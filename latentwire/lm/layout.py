@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from latentwire.lm.reading import LayerRead
+
 Ids = Sequence[Sequence[int]]
 KeysValues = tuple[Tensor, Tensor]  # of one layer
 
@@ -49,6 +51,7 @@ class Prefix:
         bias: per layer (B, kv_heads, M) on the attention's logits for the keys of `kv`; None: none.
         stands_for: with `kv`, the number of positions of each example that the latents stand for: what follows is read
             that far behind the head; None: M.
+        reads: what layers read of M latents by attention of their own, in no column and no cache; None: nothing.
     """
 
     embeds: Tensor | None = None
@@ -56,32 +59,40 @@ class Prefix:
     text_ids: Ids | None = None
     bias: list[Tensor] | None = None
     stands_for: list[int] | None = None
+    reads: list[LayerRead] | None = None
 
     @property
     def latents(self) -> int:
-        """The number of places in the model's input or cache that the latents take, M."""
+        """The number of latents that are read, M: places in the input or the cache, or keys of `reads`."""
         found = [] if self.embeds is None else [self.embeds.shape[1]]
         found += [] if self.kv is None else [self.kv[0][0].shape[2]]
+        found += [] if self.reads is None else [self.reads[0].keys.shape[2]]
         if not found:
             raise ValueError("a prefix without latents")
         return max(found)
 
     def parts(self) -> dict[str, list[Tensor]]:
-        """Return what stands at the latents' places, (B, M, width) per layer, by part: embeddings, keys, values."""
+        """Return what stands at the latents' places, (B, M, width) per layer, by part: embeddings, keys, values, reads.
+
+        Reads are what layers add where a latent alone is attended to.
+        """
         found = {} if self.embeds is None else {"embeddings": [self.embeds]}
         if self.kv is not None:
             for part, layers in zip(("keys", "values"), zip(*self.kv, strict=True), strict=True):
                 found[part] = [x.transpose(1, 2).flatten(2) for x in layers]
+        if self.reads is not None:
+            found["reads"] = [read.alone() for read in self.reads]
         return found
 
     def positions(self, row: int) -> int:
-        """Return the number of places that the prefix of an example takes in the model's input and cache."""
-        latents = 0 if self.embeds is None and self.kv is None else self.latents
+        """Return the number of latents and tokens that the prefix of an example has."""
+        latents = 0 if self.embeds is None and self.kv is None and self.reads is None else self.latents
         return latents + (0 if self.text_ids is None else len(self.text_ids[row]))
 
     def wait(self) -> None:
         """Wait for an accelerator that still computes it."""
         held = [*([] if self.embeds is None else [self.embeds]), *(k for k, _ in self.kv or ())]
+        held += [read.keys for read in self.reads or ()]
         for device in {t.device for t in held if t.device.type == "cuda"}:
             torch.cuda.synchronize(device)
 
@@ -97,6 +108,7 @@ class Prefix:
             text_ids=None if self.text_ids is None else [self.text_ids[i] for i in rows],
             bias=None if self.bias is None else [pick(b) for b in self.bias],
             stands_for=None if self.stands_for is None else [self.stands_for[i] for i in rows],
+            reads=None if self.reads is None else [read.map(pick, lambda shared: shared) for read in self.reads],
         )
 
 

@@ -59,7 +59,17 @@ def first_values(lm: FrozenLM, ids: Tensor) -> Tensor:
     raise RuntimeError(f"{lm.name}: the first layer wrote no values")
 
 
-SPACES: dict[str, Callable[[FrozenLM, Tensor], Tensor]] = {"embeddings": embeddings, "values": first_values}
+def head(lm: FrozenLM, ids: Tensor) -> Tensor:
+    """Return the rows (n, d_hidden) of the language-model head for token ids (n,)."""
+    weight: Tensor = lm.model.get_output_embeddings().weight
+    return weight[ids.to(weight.device)]
+
+
+SPACES: dict[str, Callable[[FrozenLM, Tensor], Tensor]] = {
+    "embeddings": embeddings,
+    "values": first_values,
+    "head": head,
+}
 
 
 def rows(lm: FrozenLM, space: str, at_once: int = AT_ONCE) -> Iterator[Tensor]:
@@ -67,7 +77,7 @@ def rows(lm: FrozenLM, space: str, at_once: int = AT_ONCE) -> Iterator[Tensor]:
 
     Args:
         lm: the model that reads.
-        space: `embeddings`, or the `values` of the first layer.
+        space: `embeddings`, the `values` of the first layer, or the language-model `head`.
         at_once: number of tokens in one part.
     """
     n = size(lm)

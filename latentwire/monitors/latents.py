@@ -20,6 +20,7 @@ from latentwire.train.module import WireModule
 from latentwire.train.validation import Scores
 
 MOST_ROWS = 1024  # latents behind a spectrum
+SPACES = (("embeddings", "embeddings", 0), ("values", "values", 0), ("head", "reads", -1))  # part and layer of a prefix
 DIGITS = 4  # of a cosine
 
 
@@ -27,12 +28,14 @@ class LatentMonitor(Monitor):
     """Records latents as they are sent and as every model reads them, after validations.
 
     - *Size*: the RMS of every slot over texts, of the latents and of what stands at their places in a model
-      (embeddings; keys and values by layer), beside the RMS that text has there, as it was measured before training.
+      (embeddings; keys and values by layer; what layers add to their stream), beside the RMS that text has there, as it
+      was measured before training.
     - *Spectrum*: the singular values of all latents (rows, not centred) and their effective rank (Roy and Vetterli,
       2007): 1 where all latents are one vector. Centred over texts it is `collapse/effective_rank`, and within a
       message, averaged over messages, `latents/slot_rank`: 0 where all slots say the same.
     - *Nearest tokens* of every latent of a few texts, by cosine with the model's embedding table. Latents that are keys
       and values have no embedding: their values in the first layer are compared with those that each token has there.
+      What layers add is compared with the rows of the language-model head, behind the last layer that reads.
 
     Logged are `latents/effective_rank`, `latents/slot_rank`, and by model (`…/<model>` with several) the mean over
     slots of RMS over that of text, `latents/rms_over_text/<part>`, the mean cosine of the nearest token,
@@ -114,11 +117,11 @@ def over_text(sizes: dict[str, dict[str, Any]]) -> dict[str, float]:
 def decode(lm: FrozenLM, prefix: Prefix, k: int) -> dict[str, Any]:
     """Return the k nearest tokens of every latent of B messages, with their cosines: `nearest` [B][M][k], best first.
 
-    `space` says what was compared: `embeddings`, or the `values` of the first layer.
+    `space` says what was compared: `embeddings`, the `values` of the first layer, or the language-model `head`.
     """
     parts = prefix.parts()
-    space = "embeddings" if "embeddings" in parts else "values"
-    at = parts[space][0]
+    space, part, layer = next(s for s in SPACES if s[1] in parts)
+    at = parts[part][layer]
     ids, cosines = vocabulary.nearest(at.flatten(0, 1), vocabulary.rows(lm, space), k)
     named = [
         [(vocabulary.piece(lm, token), round(cosine, DIGITS)) for token, cosine in zip(*both, strict=True)]

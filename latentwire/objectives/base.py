@@ -89,6 +89,7 @@ class ReaderShape:
         d_model: width of its embeddings.
         d_adapter: width of what its adapter makes of a latent.
         embeds: whether that is read as embeddings (`soft_prefix`), so that d_adapter is d_model.
+        states: whether latents become states of its layers (`deep_prefix`).
         chunks: largest number of its tokens per slot, over all stages, for each slice that it reads: the shared slots,
             then its own; 0 for a slice without slots.
     """
@@ -97,6 +98,7 @@ class ReaderShape:
     d_adapter: int
     embeds: bool
     chunks: tuple[int, ...]
+    states: bool = False
 
 
 @dataclass
@@ -113,6 +115,7 @@ class Seen:
         counts: number of slots of each slice in M, the shared ones first; every slice covers the whole text.
         states: () -> the states that this model reads for `latents` and those that it makes of the texts, both
             (layers, B, M, width) in units of text (`Injector.states`, `Injector.text_states`).
+        embed: ids (…) -> this model's embeddings of them, (…, d_model).
     """
 
     rows: dict[RowKind, AnswerLogprobs]
@@ -123,6 +126,7 @@ class Seen:
     adapted: Callable[[], Tensor] | None = None
     counts: Sequence[int] = ()
     states: Callable[[], tuple[Tensor, Tensor]] | None = None
+    embed: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass

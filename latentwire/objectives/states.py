@@ -41,7 +41,7 @@ class StateRegression(Objective):
         weight: its weight over time.
 
     Raises:
-        UserError: a reader that takes latents as embeddings (`injector=soft_prefix`).
+        UserError: a reader that does not take latents as keys and values alone (`injector=deep_prefix`).
     """
 
     needs = Needs(frozenset(), context=True)
@@ -51,10 +51,10 @@ class StateRegression(Objective):
 
     def prepare(self, readers: Mapping[str, ReaderShape], d_z: int) -> None:
         for name, shape in readers.items():
-            if shape.embeds:
+            if not shape.states:
                 raise UserError(
                     "objectives.state_regression",
-                    f"latents that {name} reads as embeddings",
+                    f"latents that {name} reads as embeddings, or between its layers",
                     "latents that become keys and values",
                     "set injector=deep_prefix, or objective=[answer_ce,embedding_reconstruction]",
                 )

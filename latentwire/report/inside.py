@@ -20,7 +20,17 @@ MOST_CONFIGURATIONS = 4  # of which pages show records; curves show all
 MOST_MOMENTS = 6  # in one table or figure
 LONGEST = 160  # characters of a text in a note
 NOTHING = "(nothing)"
-REFERENCES = {"embeddings": "embeddings", "keys": "keys, layer by layer", "values": "values, layer by layer"}
+REFERENCES = {
+    "embeddings": "embeddings",
+    "keys": "keys, layer by layer",
+    "values": "values, layer by layer",
+    "reads": "stream, behind each layer that reads latents",
+}
+SPACES = {
+    "embeddings": "embedding table",
+    "values": "values of the first layer",
+    "head": "language-model head, of what the last layer that reads latents adds",
+}
 
 
 def recorded(frames: RunFrames, kind: str) -> Iterator[tuple[str, list[Record]]]:
@@ -124,7 +134,7 @@ def tokens(frames: RunFrames) -> list[Item]:
         unit, _ = moments(kept)
         for model, last in kept[-1]["models"].items():
             at_end = moments(kept)[1][-1]
-            space = "embedding table" if last["space"] == "embeddings" else "values of the first layer"
+            space = SPACES[last["space"]]
             names = [f"text {i + 1}" for i in range(len(last["nearest"]))]
             notes = [f"{n}: {_short(text)}" for n, text in zip(names, kept[-1]["samples"], strict=True)]
             head = f"{title}: {model}, {unit} {at_end}"

@@ -231,6 +231,7 @@ class WireModule(L.LightningModule):
             partial(self.wire.adapted, latents, name),
             layout.counts(name),
             partial(self._states, batch, latents, name),
+            lm.embed,
         )
         here = {key: o for key, o in active.items() if o.mean_over in rows or not o.needs.kinds}
         return {key: o(seen, name) for key, o in here.items()}

@@ -127,6 +127,7 @@ class Cut:
         return Prefix(
             embeds=None if prefix.embeds is None else leaf(prefix.embeds),
             kv=None if prefix.kv is None else [(leaf(k), leaf(v)) for k, v in prefix.kv],
+            reads=None if prefix.reads is None else [read.map(leaf, leaf) for read in prefix.reads],
         )
 
     def joined(self, scale: float = 1.0) -> Tensor | None:

@@ -14,10 +14,11 @@ from latentwire.adapters.base import Adapter
 from latentwire.adapters.calibration import Mode
 from latentwire.adapters.film import FiLMAdapter
 from latentwire.adapters.linear import LinearAdapter
+from latentwire.adapters.mixture import MixtureAdapter
 from latentwire.adapters.mlp import MLPAdapter
 
 D, TARGET = 16, 0.008
-ADAPTERS: list[Callable[..., Adapter]] = [MLPAdapter, LinearAdapter, FiLMAdapter, AffineAdapter]
+ADAPTERS: list[Callable[..., Adapter]] = [MLPAdapter, LinearAdapter, FiLMAdapter, AffineAdapter, MixtureAdapter]
 each = pytest.mark.parametrize("cls", ADAPTERS)
 
 
@@ -144,3 +145,29 @@ def test_impossible_scales_are_refused() -> None:
     for z in (torch.zeros(1, 2, D), torch.full((1, 2, D), torch.nan)):
         with pytest.raises(UserError, match="finite and not zero"):
             make(AffineAdapter).calibrate(z)
+
+
+@torch.no_grad()
+def test_experts_are_mixed_by_what_a_slot_holds_and_start_near_one_map() -> None:
+    torch.manual_seed(0)
+    adapter = MixtureAdapter(D, D, 1.0, experts=3, calibration="none")
+    z, true = torch.randn(8, 5, D), torch.randn(D, D)
+    adapter.fit([(z, z @ true.T)])
+    fitted = [expert.weight for expert in adapter.experts]  # type: ignore[union-attr]
+    torch.testing.assert_close(fitted[0], true, rtol=0, atol=0.05)
+    assert not torch.equal(fitted[1], fitted[2])
+    assert float((adapter(z) - z @ true.T).pow(2).mean() / (z @ true.T).pow(2).mean()) < 0.02
+    torch.nn.init.normal_(adapter.gate.weight)
+    share = (z[0, 0] @ adapter.gate.weight.T).softmax(0)
+    by_hand = sum((s * expert(z[0, 0]) for s, expert in zip(share, adapter.experts, strict=True)), torch.zeros(D))
+    torch.testing.assert_close(adapter(z)[0, 0], by_hand)
+
+
+def test_a_slot_modulates_itself_where_it_is_asked_to() -> None:
+    z = latents()
+    changed = z.clone()
+    changed[:, 0] += 1
+    for by, others in (("message", False), ("slot", True)):
+        torch.manual_seed(0)
+        adapter = FiLMAdapter(D, D, 1.0, calibration="none", by=by).eval()  # type: ignore[arg-type]
+        assert torch.equal(adapter(z)[:, 1:], adapter(changed)[:, 1:]) == others

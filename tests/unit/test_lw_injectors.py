@@ -17,9 +17,11 @@ from latentwire.adapters.affine import AffineAdapter
 from latentwire.adapters.linear import LinearAdapter
 from latentwire.adapters.mlp import MLPAdapter
 from latentwire.injectors.base import Injector
+from latentwire.injectors.coprocessor import Coprocessor
 from latentwire.injectors.deep_prefix import DeepPrefix
 from latentwire.injectors.fitting import pooled_embeddings
 from latentwire.injectors.kv_statistics import measure_kv
+from latentwire.injectors.latent_adapters import LatentAdapters
 from latentwire.injectors.rotary import RotaryPlacement
 from latentwire.injectors.soft_prefix import SoftPrefix
 from latentwire.lm.frozen import FrozenLM
@@ -61,6 +63,19 @@ def deep(lm: FrozenLM, **settings: Any) -> DeepPrefix:
 def soft(lm: FrozenLM) -> SoftPrefix:
     torch.manual_seed(0)
     return SoftPrefix(D_Z, lm, TEXTS, MLPAdapter).eval()
+
+
+def between(lm: FrozenLM, **settings: Any) -> LatentAdapters:
+    torch.manual_seed(0)
+    return LatentAdapters(D_Z, lm, TEXTS, MLPAdapter, width=16, **settings).eval()
+
+
+def both(lm: FrozenLM, **settings: Any) -> Coprocessor:
+    torch.manual_seed(0)
+    return Coprocessor(D_Z, lm, TEXTS, MLPAdapter, width=16, **settings).eval()
+
+
+EVERY = [soft, deep, between, both]
 
 
 def latents(batch: int = 3, seed: int = 1) -> Tensor:
@@ -215,7 +230,7 @@ def test_a_slot_starts_as_the_mean_of_its_tokens() -> None:
 
 
 # -- every injector ---------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("make", [soft, deep])
+@pytest.mark.parametrize("make", EVERY)
 @pytest.mark.parametrize("kind", ["llama", "qwen2"])
 def test_training_reaches_every_parameter_through_the_model_and_moves_nothing_of_it(make, kind: str) -> None:
     lm = model(kind, torch.float32)
@@ -234,7 +249,7 @@ def test_training_reaches_every_parameter_through_the_model_and_moves_nothing_of
     assert lm.fingerprint() == before
 
 
-@pytest.mark.parametrize("make", [soft, deep])
+@pytest.mark.parametrize("make", EVERY)
 def test_a_batch_is_its_messages(make) -> None:
     lm = model("llama", torch.float32)
     injector, z = make(lm), latents()
@@ -244,7 +259,7 @@ def test_a_batch_is_its_messages(make) -> None:
         torch.testing.assert_close(scores(lm, injector(z[i : i + 1])), together[i], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("make", [soft, deep])
+@pytest.mark.parametrize("make", EVERY)
 def test_uncalibrated_is_an_error_and_a_saved_state_is_calibrated(make) -> None:
     lm = model("llama", torch.float32)
     injector, z = make(lm), latents()
@@ -254,7 +269,7 @@ def test_uncalibrated_is_an_error_and_a_saved_state_is_calibrated(make) -> None:
     torch.manual_seed(5)
     cls = type(injector)
     other = cls(
-        D_Z, lm, ["other texts, other scales"], MLPAdapter, **({"width": 16} if cls is DeepPrefix else {})
+        D_Z, lm, ["other texts, other scales"], MLPAdapter, **({} if cls is SoftPrefix else {"width": 16})
     ).eval()
     other.load_state_dict(injector.state_dict())
     assert torch.equal(scores(lm, other(z), 3), scores(lm, injector(z), 3))
@@ -264,7 +279,7 @@ def test_uncalibrated_is_an_error_and_a_saved_state_is_calibrated(make) -> None:
     assert torch.equal(scores(lm, twin(z), 3), scores(lm, injector(z), 3))
 
 
-@pytest.mark.parametrize("make", [soft, deep])
+@pytest.mark.parametrize("make", EVERY)
 def test_any_number_of_slots(make) -> None:
     lm = model("llama", torch.float32)
     injector = make(lm)

@@ -19,7 +19,8 @@ from latentwire.train.curriculum import Constant, slots_for
 
 WIDTH = 3
 NAMES = ("answer_ce", "first_token_ce", "k_token_ce", "answer_kd", "mismatch_hinge", "embedding_reconstruction",
-         "text_reconstruction", "continuation")  # fmt: skip
+         "text_reconstruction", "continuation", "first_token_entropy", "answer_length", "answer_embedding",
+         "text_contrast", "token_alignment")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,7 @@ def test_each_objective_reaches_the_groups_that_it_declares_and_no_others(folder
     names = (*NAMES, "state_regression") if injector == "deep_prefix" else NAMES  # which a soft prefix refuses
     cfg = config(folder, f"objective=[{','.join(names)}]", "codec=fsq", f"injector={injector}", "wire.slots=5",
                  "wire.private={tiny_llama:2,tiny_qwen2:1}", "objectives.mismatch_hinge.margin=100.0",
+                 "objectives.first_token_entropy.ceiling=50",
                  "+adaptation.tiny_llama={_target_:latentwire.lm.LoRA,rank:2}", lms=("llama", "qwen2"))  # fmt: skip
     parts = prepare(cfg)
     module, batch = parts.module, parts.train.dataset.__getitems__([(0, 0), (1, 0), (2, 0)])  # type: ignore[attr-defined]
