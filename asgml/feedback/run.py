@@ -248,17 +248,19 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     quiet_lightning()
     parts = build(cfg, run)
     with closing_loggers(parts.trainer):
-        result = fit_and_evaluate(run, parts)
+        result = fit_and_evaluate(cfg, run, parts)
         publish(parts.trainer.loggers, run.dir, result, findings(run.dir))
         return result
 
 
-def fit_and_evaluate(run: Run, parts: Parts) -> dict[str, Any]:
+def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
     """Train, then evaluate the last and the best-validation weights on val and test, and return the result.
 
     Raises:
         RuntimeError: a weight of the CLIP has moved.
     """
+    from asgml.data.seen import joined
+    from asgml.feedback.data.seen import read_seen, seen_in, write_seen
     from asgml.feedback.pictures import save_pictures
     from asgml.feedback.report.sections import FOLDER
     from callbacks.run.stored import read_checkpoint
@@ -266,6 +268,9 @@ def fit_and_evaluate(run: Run, parts: Parts) -> dict[str, Any]:
     from suite.shell import best_checkpoint, best_moment
 
     trainer, module, data = parts.trainer, parts.module, parts.data
+    if run.is_main:
+        before = [read_seen(path.parents[1], f"repeat the run of {key}") for key, path in earlier(cfg).items()]
+        write_seen(run.dir, joined(seen_in(data.splits), *before))
     trainer.fit(module, datamodule=data, ckpt_path=str(run.resume_from) if run.resume_from else None, weights_only=True)
     if module.model.clip.moved():
         raise RuntimeError(f"weights of {module.model.clip.name} have moved, which are frozen")
