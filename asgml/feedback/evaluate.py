@@ -77,8 +77,7 @@ def samples_of(
         samples, classes = splits.test, splits.classes
     elif isinstance(source, SurfaceSource):
         everything, told = source.labelled()
-        seen = read_seen(run_dir, "repeat the run's command with resume=never")
-        rows, more = unseen_rows(picture_contents(everything), seen, keep_seen, "pictures")
+        rows, more = unseen_rows(picture_contents(everything), read_seen(run_dir), keep_seen, "pictures")
         samples = [everything[i] for i in rows]
         classes = list(dict.fromkeys(s.class_name for s in samples))
         told += more

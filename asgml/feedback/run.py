@@ -259,8 +259,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
     Raises:
         RuntimeError: a weight of the CLIP has moved.
     """
-    from asgml.data.seen import joined
-    from asgml.feedback.data.seen import read_seen, seen_in, write_seen
+    from asgml.feedback.data.seen import seen_by, write_seen
     from asgml.feedback.pictures import save_pictures
     from asgml.feedback.report.sections import FOLDER
     from callbacks.run.stored import read_checkpoint
@@ -269,8 +268,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
 
     trainer, module, data = parts.trainer, parts.module, parts.data
     if run.is_main:
-        before = [read_seen(path.parents[1], f"repeat the run of {key}") for key, path in earlier(cfg).items()]
-        write_seen(run.dir, joined(seen_in(data.splits), *before))
+        write_seen(run.dir, seen_by(data.splits, [path.parents[1] for path in earlier(cfg).values()]))
     trainer.fit(module, datamodule=data, ckpt_path=str(run.resume_from) if run.resume_from else None, weights_only=True)
     if module.model.clip.moved():
         raise RuntimeError(f"weights of {module.model.clip.name} have moved, which are frozen")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from asgml.data.contents import SIZE
-from asgml.data.seen import LEARNED, Seen
+from asgml.data.seen import LEARNED, Seen, joined
 from asgml.feedback.data.sample import Sample
 from asgml.feedback.data.sources import Splits
 from callbacks.errors import UserError
@@ -19,6 +19,7 @@ from suite.tensors import read_tensors, write_tensors
 
 FILE = "seen.safetensors"  # of a run
 VERSION = "1"
+AGAIN = "repeat the run's command with resume=never"
 
 
 def picture_contents(samples: Sequence[Sample]) -> np.ndarray:
@@ -31,9 +32,15 @@ def picture_contents(samples: Sequence[Sample]) -> np.ndarray:
     return found
 
 
-def seen_in(splits: Splits) -> Seen:
-    """Return the digests of the pictures of training and selection, sorted."""
-    return cast("Seen", {split: np.sort(picture_contents(getattr(splits, split))) for split in LEARNED})
+def seen_by(splits: Splits, before: Iterable[Path] = ()) -> Seen | None:
+    """Return the digests of the pictures of training and selection, sorted; None where some are not known.
+
+    Args:
+        splits: those of the run.
+        before: the directories of the runs whose weights it starts from; what they have seen, it has.
+    """
+    own = cast("Seen", {split: np.sort(picture_contents(getattr(splits, split))) for split in LEARNED})
+    return joined(own, *(read_seen(folder) for folder in before))
 
 
 def write_seen(folder: Path, seen: Seen | None) -> None:
@@ -43,12 +50,8 @@ def write_seen(folder: Path, seen: Seen | None) -> None:
         write_tensors(folder / FILE, tensors, {"version": VERSION})
 
 
-def read_seen(folder: Path, remedy: str) -> Seen | None:
-    """Read what `write_seen` has written; None for a run of an earlier release.
-
-    Args:
-        folder: the directory of a run.
-        remedy: what to do about damage, for the error.
+def read_seen(folder: Path) -> Seen | None:
+    """Read what `write_seen` has written into the directory of a run; None for one of an earlier release.
 
     Raises:
         UserError: a damaged file, or one of another version.
@@ -56,7 +59,7 @@ def read_seen(folder: Path, remedy: str) -> Seen | None:
     path = folder / FILE
     if not path.is_file():
         return None
-    tensors, about = read_tensors(path, "the digests of the pictures of a run", remedy)
+    tensors, about = read_tensors(path, "the digests of the pictures of a run", AGAIN)
     if about.get("version") != VERSION:
-        raise UserError(str(path), f"version {about.get('version')}", f"version {VERSION}", remedy)
+        raise UserError(str(path), f"version {about.get('version')}", f"version {VERSION}", AGAIN)
     return {split: tensors[split].numpy() for split in LEARNED}
