@@ -26,7 +26,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from callbacks.files.atomic import write_bytes
 from callbacks.files.sealed import sealed_text
 from suite.runs.command import command, command_parser
-from suite.runs.exported import MANIFEST, WEIGHTS, new_folder, read_manifest, refuse_difference, write_manifest
+from suite.runs.exported import (
+    MANIFEST,
+    WEIGHTS,
+    new_folder,
+    read_manifest,
+    refuse_difference,
+    require_new,
+    write_manifest,
+)
 
 if TYPE_CHECKING:
     from asgml.exported import Exported
@@ -153,6 +161,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     args = parser().parse_args(argv)
+    require_new(args.out)
 
     from asgml.restore import restore
 

@@ -132,11 +132,12 @@ def evaluate(
     Raises:
         UserError: a run that is not finished or in use, or pictures that it cannot score.
     """
-    from asgml.feedback.tracking import track
-
-    own = asked(run_dir, (), EXAMPLE, (), data=True)
+    own = asked(run_dir, (), EXAMPLE, ())
     cfg = asked(run_dir, overrides, EXAMPLE, ALSO, True, config_dirs)
     require_finished(run_dir, GOES_ON)
+
+    from asgml.feedback.tracking import track
+
     folder = run_dir / EVALUATIONS / identity(cfg, which, keep_seen)
     with held(run_dir.resolve()):
         there = None if anew else kept(folder)

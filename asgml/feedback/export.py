@@ -20,6 +20,7 @@ from pathlib import Path
 
 from asgml.feedback.finished import asked, told_of
 from suite.runs.command import command, command_parser
+from suite.runs.exported import require_new
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     cfg = asked(args.run, (), "", ())
     told_of(args.run)
+    require_new(args.out)
 
     from asgml.feedback.exported import export
     from asgml.feedback.restore import restore

@@ -44,8 +44,10 @@ def asked(
     """
     own = read_config(place, PROGRAM_NAME, "feedback system")
     cfg = changed(place, own, overrides, example, DATA if data else None, also, config_dirs)
-    check(cfg, Tree, targets=data)  # an export may name code that is not trusted yet
+    check(cfg, Tree, targets=False)  # an export may name code that is not trusted yet
     judge_score(cfg)
+    if data:
+        check(cfg, Tree)
     return cfg
 
 

@@ -17,6 +17,12 @@ from suite.runs.ledger import write_json
 MANIFEST, WEIGHTS = "export.json", "weights.safetensors"
 
 
+def require_new(folder: Path) -> None:
+    """Refuse a folder that is not empty, or a file."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(str(folder), "something in it", "a new or an empty folder", f"give -o {folder}-2")
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[None]:
     """Let the block write into a new or an empty folder; after an error nothing of it is left.
@@ -24,8 +30,7 @@ def new_folder(folder: Path) -> Iterator[None]:
     Raises:
         UserError: a folder that is not empty.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(str(folder), "something in it", "a new or an empty folder", f"give -o {folder}-2")
+    require_new(folder)
     existed = folder.is_dir()
     try:
         yield
