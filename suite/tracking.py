@@ -18,6 +18,7 @@ from suite.config.instantiate import build_node
 from suite.config.signature import locate
 from suite.runs import record
 from suite.runs.fingerprint import digests
+from suite.runs.finished import referring
 from suite.runs.identity import NOT_MEANINGFUL, config_hash, fingerprints
 from suite.runs.inputs import all_files
 from suite.runs.job import Run
@@ -258,7 +259,7 @@ def track_scores(
     """
     told: Any = OmegaConf.to_container(data, resolve=True)
     source = told.pop("_target_")  # no target of the tree: what the run reads are its own data
-    own = own.copy()
+    own = referring(own)
     with open_dict(own):
         own.evaluation = {"source": source, "data": told, **asked, "checkpoint": result["checkpoint"]}
     suffixes = {name: suffix for suffix, name in WEIGHTS.items()}

@@ -136,13 +136,14 @@ def evaluate(
     cfg = asked(run_dir, overrides, EXAMPLE, ALSO, True, config_dirs)
     require_finished(run_dir, GOES_ON)
 
+    from asgml.feedback.build import by_stages, plan_of
     from asgml.feedback.tracking import track
 
     folder = run_dir / EVALUATIONS / identity(cfg, which, keep_seen)
     with held(run_dir.resolve()):
         there = None if anew else kept(folder)
         result = there or measure(run_dir, own, cfg, which, folder, keep_seen, clip)
-        track(run_dir, own, cfg, folder, result)
+        track(run_dir, by_stages(own, plan_of(own)), cfg, folder, result)  # the tree that trackers know the run by
     return result
 
 

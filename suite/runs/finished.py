@@ -194,6 +194,27 @@ def following(chosen: DictConfig, cfg: DictConfig, name: str) -> DictConfig:
     return found
 
 
+def referring(cfg: DictConfig) -> DictConfig:
+    """Return a run's resolved configuration whose paths below a folder of `paths` refer to it, as they were composed.
+
+    Identities count such a value as the reference: with it resolved, a run would be another than itself.
+    """
+    roots = sorted(((str(place), str(name)) for name, place in cfg.paths.items() if place), reverse=True)
+
+    def referred(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: referred(child) for key, child in value.items()}
+        if isinstance(value, list):
+            return [referred(child) for child in value]
+        for place, name in roots:
+            if isinstance(value, str) and "/" in value and (value == place or value.startswith(f"{place}/")):
+                return f"${{paths.{name}}}{value[len(place) :]}"
+        return value
+
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    return OmegaConf.create({key: value if key == "paths" else referred(value) for key, value in plain.items()})
+
+
 def digest_of(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with path.open("rb") as file:

@@ -31,7 +31,8 @@ from asgml.feedback.restore import restore
 from callbacks.errors import UserError
 from callbacks.files.sealed import sealed_text
 from suite.config.instantiate import build_node
-from suite.runs.finished import digest_of
+from suite.runs.finished import digest_of, read_config, referring
+from suite.runs.identity import config_hash
 from suite.runs.ledger import write_json
 from suite.runs.provenance import read_result
 
@@ -181,6 +182,13 @@ def test_what_the_runs_before_it_have_seen_a_run_has_seen(feedback_run: Path, su
     assert len(both["train"]) == 2 * len(splits.train)
     assert not set(picture_contents(splits.test)) & {*both["train"], *both["val"]}
     assert seen_by(splits, [tmp_path]) is None, "an earlier run that did not note it"
+
+
+def test_the_stored_configuration_is_the_run_itself(feedback_run: Path) -> None:
+    """Paths in it are resolved; an evaluation is filed in the group of its run all the same."""
+    stored = read_config(feedback_run, "asgml.feedback", "feedback system")
+    assert config_hash(stored) != feedback_run.name
+    assert config_hash(referring(stored)) == feedback_run.name
 
 
 # -- predict
