@@ -48,7 +48,7 @@ def predict(
     class_name: str | None = None,
     maps: Path | None = None,
     overrides: Sequence[str] = (),
-    which: str = "best",
+    which: str | None = None,
     accelerator: str | None = None,
     clip: str | None = None,
     trusted: Collection[str] = (),
@@ -61,16 +61,21 @@ def predict(
         class_name: the word in the prompts; None is the only class of the run.
         maps: the folder that maps are written to; None writes none.
         overrides: `score.*` and `loader.eval_batch_size`.
-        which: the weights: `best` or `last`.
+        which: the weights: `best` or `last`; None is `best` of a run, and those of an export.
         accelerator: where to compute; None is the run's own setting.
         clip: where the CLIP lies, in place of the run's `clip.source`.
         trusted: packages besides this suite's whose code an export may name.
 
     Raises:
-        UserError: no finished run, a class that has to be named, or pictures that cannot be read.
+        UserError: no finished run, a class that has to be named, pictures that cannot be read, or weights that an
+            export does not have.
     """
     cfg = asked(run_dir, overrides, "score.blur=9", ALSO)
-    name = class_of(told_of(run_dir)["classes"], class_name)
+    told = told_of(run_dir)
+    if is_export(run_dir) and which not in (None, told["checkpoint"]):
+        found = f"an export of the {told['checkpoint']} weights"
+        raise UserError(f"--checkpoint {which}", found, "a run, which has both", "leave --checkpoint out")
+    name = class_of(told["classes"], class_name)
     samples = named(places, name)
     if accelerator is not None:
         cfg.trainer.accelerator = accelerator
@@ -81,7 +86,7 @@ def predict(
     from asgml.feedback.scorer import score
 
     surfaces = SurfaceDataset(samples, int(cfg.size))
-    run = load(run_dir, clip, trusted, cfg) if is_export(run_dir) else restore(run_dir, which, clip, cfg)
+    run = load(run_dir, clip, trusted, cfg) if is_export(run_dir) else restore(run_dir, which or "best", clip, cfg)
     run.module.model.name_classes([name])
     loops = max(1, run.module.model.loops)
     out, taken = io.StringIO(), set[str]()
@@ -144,7 +149,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", nargs="+", required=True, metavar="PATH", help="pictures, and folders of pictures")
     p.add_argument("-o", "--out", type=Path, required=True, metavar="CSV", help="the file that is written")
     p.add_argument("--maps", type=Path, metavar="FOLDER", help="where maps are written")
-    p.add_argument("--checkpoint", choices=["best", "last"], default="best", help="weights (default: best)")
+    p.add_argument("--checkpoint", choices=["best", "last"], help="weights of a run (default: best)")
     p.add_argument("--clip", metavar="PLACE", help="folder or hub id of the CLIP (default: as the run)")
     p.add_argument("--accelerator", help="where to compute: cpu, gpu, auto (default: as the run)")
     p.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="whose code an export may name")

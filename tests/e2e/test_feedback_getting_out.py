@@ -288,6 +288,7 @@ def test_a_clip_elsewhere_is_taken_and_another_one_refused(feedback_run: Path, s
         clip.model.save_pretrained(tmp_path / str(seed))
         clip.tokenizer.save_pretrained(tmp_path / str(seed))
     cfg.clip = {"_target_": "asgml.feedback.model.load_clip", "source": "gone", "local_files_only": True}
+    cfg.init.text_adapter = "gone"  # what training started from is not needed again
     (run / "config.yaml").write_bytes(sealed_text(OmegaConf.to_yaml(cfg)))
     places = [str(surfaces / "tiles" / "test" / "spot")]
     assert predict(run, places, "tiles", clip=str(tmp_path / "0")) == predict(feedback_run, places, "tiles")
@@ -314,6 +315,8 @@ def test_an_export_scores_without_run_and_data(
         assert predict(moved, [str(place)], "marble", overrides=["score.sigma=2"]) != wanted
     finally:
         hidden.rename(feedback_run.parents[2])
+    with pytest.raises(UserError, match="an export of the best weights"):
+        predict(moved, [str(place)], "marble", which="last")
     assert json.loads((moved / "export.json").read_text())["parity"] == 0
 
 
