@@ -25,30 +25,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
-from callbacks.files.atomic import write_bytes
-from callbacks.files.sealed import read_json, sealed_text
-from callbacks.run.inputs import differing
 from suite.config.check import check
-from suite.config.compose import Composer
-from suite.runs import record
 from suite.runs.command import command, command_parser, split_config_dirs
-from suite.runs.finished import (
-    ASKED,
-    EVALUATIONS,
-    apply_override,
-    digest_of,
-    following,
-    parsed,
-    refuse_training_keys,
-    require_finished,
-)
-from suite.runs.identity import config_hash, fingerprints
-from suite.runs.inputs import given_files
-from suite.runs.ledger import jsonable, write_json
+from suite.runs.evaluations import evaluation_identity, inputs_unchanged, keep, kept
+from suite.runs.finished import EVALUATIONS, changed, digest_of, require_finished
 from suite.runs.lock import held
-from suite.runs.provenance import RESULT
 
 if TYPE_CHECKING:
     from asgml.data.spec import Table
@@ -74,17 +57,7 @@ def data_of(
     Raises:
         UserError: a key that belongs to the training, or one that nothing understands.
     """
-    cfg = copy.deepcopy(cfg)
-    told = " or ".join(["data.*", *([", ".join(also)] if also else [])])
-    for line in overrides:
-        override = parsed(line, "data.path='my file.npz'")
-        refuse_training_keys(override, (DATA, *also), told, run_dir, "python -m asgml.run …")
-        if override.key_or_group == DATA:
-            chosen = Composer("asgml", extra_dirs=config_dirs).compose([line]).data
-            with open_dict(cfg):
-                cfg.data = following(chosen, cfg, DATA)
-            continue
-        apply_override(cfg, override)
+    cfg = changed(run_dir, cfg, overrides, "data.path='my file.npz'", DATA, also, config_dirs)
     check(cfg)
     return cfg
 
@@ -92,9 +65,9 @@ def data_of(
 def identity(cfg: DictConfig, which: str | None = None, keep_seen: bool = False) -> str:
     """Return the hash of what is scored: the data by content, simulated missingness, and the weights where given."""
     missing = {m: rate for m, rate in (cfg.loader.missing or {}).items() if rate}
-    asked = {"paths": cfg.paths, DATA: cfg.data, "missing": missing, "seed": cfg.seed, "checkpoint": which}
+    asked: dict[str, Any] = {DATA: cfg.data, "missing": missing, "seed": cfg.seed, "checkpoint": which}
     asked |= {"keep_seen": True} if keep_seen else {}
-    return config_hash(OmegaConf.create({k: copy.deepcopy(v) for k, v in asked.items()}))
+    return evaluation_identity(cfg, asked)
 
 
 def samples_of(run: Restored, cfg: DictConfig, keep_seen: bool = False) -> tuple[Table, list[str]]:
@@ -110,8 +83,7 @@ def samples_of(run: Restored, cfg: DictConfig, keep_seen: bool = False) -> tuple
     from suite.config.instantiate import build_node
 
     source = build_node(cfg.data)
-    unchanged = not differing(run.result.get("inputs"), fingerprints(cfg, given_files(cfg)))
-    if unchanged and identity(cfg) == identity(_with_missing(run.cfg, cfg)):
+    if inputs_unchanged(run.result, cfg) and identity(cfg) == identity(_with_missing(run.cfg, cfg)):
         table, told = own_test_split(source, run.data)
     else:
         table, told = new_samples(source, run.data, labelled=True, keep_seen=keep_seen)
@@ -149,10 +121,8 @@ def evaluate(
     require_finished(run_dir, "repeat its command: it goes on")
     folder = run_dir / EVALUATIONS / identity(cfg, which, keep_seen)
     with held(run_dir.resolve()):
-        if not anew and (folder / RESULT).is_file():
-            result = read_json(folder / RESULT, "one JSON object as it was written", f"rm -r {folder}")
-        else:
-            result = measure(run_dir, cfg, which, folder, keep_seen)
+        there = None if anew else kept(folder)
+        result = there or measure(run_dir, cfg, which, folder, keep_seen)
         track(run_dir, own, cfg, folder, result)
     return result
 
@@ -180,24 +150,15 @@ def measure(run_dir: Path, cfg: DictConfig, which: str, folder: Path, keep_seen:
     rhythm: Asgml = build_node(cfg.asgml)
     metrics = run.module.task.evaluate(found, rhythm.gamma)
     save_predictions(folder / PREDICTIONS, {"test": found}, {"test": table})
-    asked = OmegaConf.create({DATA: cfg.data, "loader": {"missing": cfg.loader.missing}, "checkpoint": which})
-    write_bytes(folder / ASKED, sealed_text(OmegaConf.to_yaml(asked, resolve=True)))
-    result = {
-        "evaluation": folder.name,
-        "run": run.result.get("hash"),
-        "checkpoint": which,
+    told_of = {
         "test": metrics,
         "samples": len(table),
         "remarks": told,
-        "inputs": fingerprints(cfg, given_files(cfg)),
         "files": {PREDICTIONS: digest_of(folder / PREDICTIONS)},
         "seconds": round(time.perf_counter() - start, 3),
-        "finished": record.now(),
-        "versions": record.versions(),
-        **record.commit(),
     }
-    write_json(folder / RESULT, result)  # the last one: an evaluation with it is whole
-    return dict(jsonable(result))
+    asked = {DATA: cfg.data, "loader": {"missing": cfg.loader.missing}, "checkpoint": which}
+    return keep(folder, cfg, asked, run.result, told_of)
 
 
 def _with_missing(cfg: DictConfig, other: DictConfig) -> DictConfig:

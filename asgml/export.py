@@ -18,23 +18,29 @@ without a modality among them; where they differ, nothing is left and the comman
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from callbacks.errors import UserError
 from callbacks.files.atomic import write_bytes
-from callbacks.files.sealed import read_json, sealed_text
+from callbacks.files.sealed import sealed_text
 from suite.runs.command import command, command_parser
+from suite.runs.exported import (
+    MANIFEST,
+    WEIGHTS,
+    new_folder,
+    read_manifest,
+    refuse_difference,
+    require_new,
+    write_manifest,
+)
 
 if TYPE_CHECKING:
     from asgml.exported import Exported
     from asgml.restore import Restored
 
 Format = Literal["pt2", "onnx", "none"]
-MANIFEST, WEIGHTS = "export.json", "weights.safetensors"
 FORMAT, VERSION = "asgml network", 1
 AGAIN = "write it again: python -m asgml.export RUN -o DIR"
 
@@ -53,34 +59,19 @@ def export(run: Restored, folder: Path, form: Format = "pt2") -> dict[str, float
     from asgml import programs
     from asgml.exported import as_evaluated, difference
 
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(str(folder), "something in it", "a new or an empty folder", f"give -o {folder}-2")
     programs.require(form)
-    existed = folder.is_dir()
-    try:
+    with new_folder(folder):
         _write(run, folder, form)
         loaded = load(folder, trusted=_packages(run))
         found = {WEIGHTS: difference(run, as_evaluated(loaded))}
-        _refuse(folder / WEIGHTS, found[WEIGHTS], 0.0, "predict with the run itself: python -m asgml.predict RUN")
+        remedy = "predict with the run itself: python -m asgml.predict RUN"
+        refuse_difference(folder / WEIGHTS, found[WEIGHTS], 0.0, remedy)
         if form != "none":
             path = folder / programs.FILES[form]
             found[path.name] = difference(run, programs.read(path, form))
-            _refuse(path, found[path.name], programs.TOLERANCE, "leave the program out: --format none")
-    except BaseException:
-        for path in folder.iterdir() if existed else ():
-            path.unlink()
-        if not existed:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+            refuse_difference(path, found[path.name], programs.TOLERANCE, "leave the program out: --format none")
     _write_manifest(run, folder, found)
     return found
-
-
-def _refuse(path: Path, largest: float, allowed: float, remedy: str) -> None:
-    """Refuse a form whose predictions differ from the run's by more than is allowed; NaN is more."""
-    if not largest <= allowed:
-        found = f"predictions that differ from the run's by {largest:.3g}: nothing was kept"
-        raise UserError(str(path), found, f"a difference of at most {allowed:g}", remedy)
 
 
 def load(folder: Path, trusted: Collection[str] = ()) -> Exported:
@@ -96,31 +87,13 @@ def load(folder: Path, trusted: Collection[str] = ()) -> Exported:
     from asgml.data.preprocessing import FILE, Preprocessing
     from asgml.exported import Exported
     from suite.config.trusted import refuse_foreign
-    from suite.runs.finished import digest_of
     from suite.tensors import read_tensors
 
     path = Path(folder) / MANIFEST
-    if not path.is_file():
-        raise UserError(str(path), "no such file", "the folder of an exported network", AGAIN)
-    manifest = read_json(path, "the manifest of an export as it was written", AGAIN)
-    if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
-        found = f"{manifest.get('format')}, version {manifest.get('version')}"
-        raise UserError(str(path), found, f"{FORMAT}, version {VERSION}", AGAIN)
-    for name, told in manifest["files"].items():
-        place = path.parent / name
-        if not place.is_file():
-            raise UserError(str(place), "no such file", f"the file that {MANIFEST} lists", AGAIN)
-        if (digest := digest_of(place)) != told:
-            found = f"SHA-256 {digest[:16]}…: it is damaged, or of another export"
-            raise UserError(str(place), found, f"{told[:16]}…, as {MANIFEST} says", AGAIN)
+    manifest = read_manifest(path.parent, FORMAT, VERSION, AGAIN)
     refuse_foreign(manifest["settings"], path, "asgml", ("data", "methods", "model"), trusted)
     weights, _ = read_tensors(path.with_name(WEIGHTS), "the weights of an exported network", AGAIN)
     return Exported.of(path.parent, manifest, Preprocessing.read(path.with_name(FILE), AGAIN), weights)
-
-
-def is_export(place: Path) -> bool:
-    """Tell whether a folder is an exported network, whole or damaged."""
-    return (place / MANIFEST).exists() or (place / WEIGHTS).exists()
 
 
 def _write(run: Restored, folder: Path, form: Format) -> None:
@@ -139,22 +112,13 @@ def _write(run: Restored, folder: Path, form: Format) -> None:
 
 
 def _write_manifest(run: Restored, folder: Path, parity: Mapping[str, float] | None) -> None:
-    from suite.runs import record
-    from suite.runs.finished import digest_of
-    from suite.runs.ledger import write_json
-
     content = {
-        "format": FORMAT,
-        "version": VERSION,
         "run": run.result.get("hash"),
         "checkpoint": run.which,
         "settings": settings(run),
-        "files": {p.name: digest_of(p) for p in sorted(folder.iterdir()) if p.name != MANIFEST},
         "parity": parity,
-        "versions": record.versions(),
-        **record.commit(),
     }
-    write_json(folder / MANIFEST, content)
+    write_manifest(folder, FORMAT, VERSION, content)
 
 
 def settings(run: Restored) -> dict[str, Any]:
@@ -197,6 +161,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     args = parser().parse_args(argv)
+    require_new(args.out)
 
     from asgml.restore import restore
 

@@ -56,9 +56,10 @@ def predict(
     """
     from asgml.data.new_samples import new_samples
     from asgml.evaluate import data_of
-    from asgml.export import is_export, load
+    from asgml.export import load
     from asgml.restore import predictions, restore
     from suite.config.instantiate import build_node
+    from suite.runs.exported import is_export
 
     run = load(run_dir, trusted) if is_export(run_dir) else restore(run_dir, which)
     if accelerator is not None:

@@ -18,6 +18,7 @@ from suite.config.instantiate import build_node
 from suite.config.signature import locate
 from suite.runs import record
 from suite.runs.fingerprint import digests
+from suite.runs.finished import referring
 from suite.runs.identity import NOT_MEANINGFUL, config_hash, fingerprints
 from suite.runs.inputs import all_files
 from suite.runs.job import Run
@@ -229,6 +230,42 @@ def track_evaluation(
             code = 0
         finally:
             logger.experiment.finish(exit_code=code)
+
+
+def track_scores(
+    own: DictConfig,
+    run_dir: Path,
+    folder: Path,
+    result: Mapping[str, Any],
+    data: DictConfig,
+    asked: Mapping[str, Any],
+    tags: Sequence[str],
+    findings: Findings,
+) -> None:
+    """File the scores of finished weights on other data with the run's trackers, as `track_evaluation` does.
+
+    The configuration is the run's, with what was scored under `evaluation`; the numbers are those of the evaluation
+    alone, as of the weights that were scored.
+
+    Args:
+        own: the run's configuration.
+        run_dir: its directory.
+        folder: the evaluation's folder, named by its hash.
+        result: what was found, as `suite.runs.evaluations.keep` returns it, with `test` among it.
+        data: the node of the data that were scored.
+        asked: what else was asked.
+        tags: what the program tags its runs with.
+        findings: what the program adds.
+    """
+    told: Any = OmegaConf.to_container(data, resolve=True)
+    source = told.pop("_target_")  # no target of the tree: what the run reads are its own data
+    own = referring(own)
+    with open_dict(own):
+        own.evaluation = {"source": source, "data": told, **asked, "checkpoint": result["checkpoint"]}
+    suffixes = {name: suffix for suffix, name in WEIGHTS.items()}
+    numbers: dict[str, Any] = {f"{split}{suffix}": {} for split in SPLITS for suffix in WEIGHTS}
+    numbers[f"test{suffixes[result['checkpoint']]}"] = result["test"]
+    track_evaluation(own, run_dir, folder.name, numbers, tags, findings)
 
 
 def _number(value: Any) -> bool:

@@ -10,10 +10,12 @@ import torch
 from omegaconf import DictConfig
 
 from asgml.feedback.build import Parts, build
+from asgml.feedback.run import PROGRAM
 from suite.config.compose import Composer
 from suite.config.instantiate import build_node
 from suite.runs.identity import run_dir
 from suite.runs.job import Run, seed_everything
+from suite.runs.launch import launch
 
 _COMPOSER = Composer("asgml.feedback")
 
@@ -75,6 +77,18 @@ def fit(cfg: DictConfig, callbacks: Sequence[L.Callback] = (), resume: bool = Fa
     checkpoint = str(run_dir(cfg) / "checkpoints" / "last.ckpt") if resume else None
     parts.trainer.fit(parts.module, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
     return parts
+
+
+def command(*line: str) -> None:
+    """Type a command line of the program."""
+    launch(PROGRAM.name, PROGRAM.task, PROGRAM.dead, schema=PROGRAM.schema, earlier=PROGRAM.earlier,
+           judge=PROGRAM.judge, argv=line)  # fmt: skip
+
+
+def finish(place: Path) -> Path:
+    """Do the run of `overrides` by its command, with data and runs below a folder, and return its directory."""
+    command(*overrides(place / "data", place / "runs"))
+    return next((place / "runs" / "surfaces").glob("*/result.json")).parent
 
 
 def weights(parts: Parts) -> dict[str, torch.Tensor]:

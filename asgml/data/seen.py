@@ -47,24 +47,43 @@ def unseen(table: Table, seen: Seen | None, keep: bool = False) -> tuple[Table, 
     """
     if table.unseen:
         return table, []
+    rows, told = unseen_rows(sample_contents(table), seen, keep)
+    return (table if len(rows) == len(table) else _taken(table, rows)), told
+
+
+def unseen_rows(
+    digests: np.ndarray, seen: Seen | None, keep: bool = False, what: str = "samples"
+) -> tuple[np.ndarray, list[str]]:
+    """Return which of some samples a run has not seen, and lines, as `unseen`.
+
+    Args:
+        digests: what they hold, (n,) int64; 0 where it is not known.
+        seen: what the run has seen; None where it is of an earlier release, which did not note it.
+        keep: whether seen samples are kept, and only counted.
+        what: what the samples are called.
+
+    Raises:
+        UserError: every sample was seen.
+    """
+    everyone = np.arange(len(digests))
     if seen is None:
-        told = "the run is of an earlier release: which of these samples it has seen in training is not known"
-        return table, [told]
-    digests, left = sample_contents(table), np.ones(len(table), dtype=bool)
+        told = f"the run is of an earlier release: which of these {what} it has seen in training is not known"
+        return everyone, [told]
+    left = np.ones(len(digests), dtype=bool)
     counts: dict[Split, int] = {}
     for split in LEARNED:
         again = left & _among(np.where(left, digests, 0), seen[split])
         counts[split], left = int(again.sum()), left & ~again
     if left.all():
-        return table, []
+        return everyone, []
     counted = " and ".join(f"{n} that it {LEARNED[split]}" for split, n in counts.items() if n)
-    told = f"of {len(table)} samples the run has seen {len(table) - int(left.sum())}, {counted}"
+    told = f"of {len(digests)} {what} the run has seen {len(digests) - int(left.sum())}, {counted}"
     if keep:
-        return table, [f"{told}: scored all the same ({FLAG})"]
+        return everyone, [f"{told}: scored all the same ({FLAG})"]
     if not left.any():
-        remedy = f"give samples that the run has not seen, or add {FLAG} to score these all the same"
-        raise UserError("data", told, "samples that the run has not learned from", remedy)
-    return _taken(table, np.flatnonzero(left)), [f"{told}: left out ({FLAG} scores them)"]
+        remedy = f"give {what} that the run has not seen, or add {FLAG} to score these all the same"
+        raise UserError("data", told, f"{what} that the run has not learned from", remedy)
+    return np.flatnonzero(left), [f"{told}: left out ({FLAG} scores them)"]
 
 
 def _among(digests: np.ndarray, seen: np.ndarray) -> np.ndarray:

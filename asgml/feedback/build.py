@@ -10,10 +10,12 @@ import lightning as L
 from omegaconf import DictConfig, open_dict
 
 from asgml.feedback.data.sources import SurfaceSource
+from asgml.feedback.judged import judge_score
 from asgml.feedback.model.clip import FrozenCLIP
 from asgml.feedback.model.system import FeedbackModel, Layers
 from asgml.feedback.tracking import tags
 from asgml.feedback.train.data import SurfaceData
+from asgml.feedback.train.evaluated import EvaluatedModule
 from asgml.feedback.train.module import FeedbackModule
 from asgml.feedback.train.stage_clock import StageClock
 from asgml.feedback.train.stages import Plan, StageOf
@@ -61,9 +63,7 @@ def judge(cfg: DictConfig) -> None:
     for node in (cfg.data, cfg.optimizer, *cfg.callbacks.values()):
         if node is not None:
             build_node(node)
-    if cfg.score.blur % 2 == 0:
-        remedy = f"set score.blur={cfg.score.blur - 1}"
-        raise UserError("score.blur", str(cfg.score.blur), "an odd number of patches, which has a middle", remedy)
+    judge_score(cfg)
     if cfg.callbacks.get("gate") is None:
         expected = "the gate, whose host read brings the losses that are logged"
         raise UserError("callbacks.gate", "null", expected, "leave callbacks.gate=null out")
@@ -111,22 +111,8 @@ def build_module(cfg: DictConfig, classes: list[str], plan: Plan) -> FeedbackMod
     Raises:
         UserError: a CLIP that is not there, layers that it does not have, or an earlier run that does not fit.
     """
-    clip: FrozenCLIP = build_node(cfg.clip)
-    _check_fit(cfg, clip)
-    model = FeedbackModel(
-        clip,
-        classes,
-        loops=int(cfg.loops) if cfg.feedback else 0,
-        layers=layers_of(cfg.layers),
-        adapter_weight=float(cfg.adapter_weight),
-        variant=cfg.variant,
-        image_weight=cfg.image_weight,
-        text_weight=cfg.text_weight,
-        heads=int(cfg.heads),
-        seed=int(cfg.seed),
-        image_context=cfg.image_context,
-        logit_scale=float(cfg.logit_scale),
-    )
+    model = build_model(cfg, classes)
+    _check_surgery(cfg, model.clip)
     text = cfg.stages.text
     module = FeedbackModule(
         model,
@@ -145,12 +131,47 @@ def build_module(cfg: DictConfig, classes: list[str], plan: Plan) -> FeedbackMod
     return module
 
 
-def _check_fit(cfg: DictConfig, clip: FrozenCLIP) -> None:
-    """Refuse pictures that the CLIP's patches do not divide, and a path of values that begins behind its last block."""
+def build_model(cfg: DictConfig, classes: list[str]) -> FeedbackModel:
+    """Build the model with initial weights.
+
+    Raises:
+        UserError: a CLIP that is not there, layers that it does not have, or pictures that its patches do not divide.
+    """
+    clip: FrozenCLIP = build_node(cfg.clip)
     size, patch = int(cfg.size), clip.patch_size
     if size % patch:
         near = max(round(size / patch), -(-LEAST_SIDE // patch)) * patch
         raise UserError("size", str(size), f"a multiple of {patch}, the patch of {clip.name}", f"set size={near}")
+    return FeedbackModel(
+        clip,
+        classes,
+        loops=int(cfg.loops) if cfg.feedback else 0,
+        layers=layers_of(cfg.layers),
+        adapter_weight=float(cfg.adapter_weight),
+        variant=cfg.variant,
+        image_weight=cfg.image_weight,
+        text_weight=cfg.text_weight,
+        heads=int(cfg.heads),
+        seed=int(cfg.seed),
+        image_context=cfg.image_context,
+        logit_scale=float(cfg.logit_scale),
+    )
+
+
+def build_finished(cfg: DictConfig, classes: list[str]) -> EvaluatedModule:
+    """Build what is evaluated, with initial weights that finished ones replace; `init` and the data are not read.
+
+    Args:
+        cfg: the configuration of the run.
+        classes: the names of the classes that prompts are made of.
+    """
+    score = cfg.score
+    module = EvaluatedModule(build_model(cfg, classes), int(score.blur), float(score.sigma), float(score.detection))
+    return module.double() if cfg.trainer.precision in ("64", "64-true") else module
+
+
+def _check_surgery(cfg: DictConfig, clip: FrozenCLIP) -> None:
+    """Refuse a path of values that begins behind the last block."""
     text = cfg.stages.text
     if text.epochs and text.surgery is not None and text.surgery > clip.image_blocks:
         expected = f"a block of {clip.name}, which has {clip.image_blocks}, or null for none"
@@ -193,9 +214,7 @@ def take_over(module: FeedbackModule, key: str, run_dir: Path) -> None:
     if "feedback" not in saved:
         remedy = f"set init.{key} to a run of python -m asgml.feedback.run"
         raise UserError(where, "a checkpoint of another program", "one of asgml.feedback", remedy)
-    if saved["feedback"]["clip"] != module.fingerprint:
-        found = f"adapters of another CLIP ({saved['feedback']['clip'][:12]})"
-        raise UserError(where, found, f"those of {module.model.clip.name}", "set clip as it was in that run")
+    module.model.clip.require(saved["feedback"]["clip"], where)
     theirs = {k: v for k, v in saved["state_dict"].items() if k.startswith(PARTS[key])}
     mine = {k: v for k, v in module.state_dict().items() if k.startswith(PARTS[key])}
     different = sorted(k for k in theirs.keys() | mine.keys() if k not in theirs or k not in mine)

@@ -248,17 +248,18 @@ def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     quiet_lightning()
     parts = build(cfg, run)
     with closing_loggers(parts.trainer):
-        result = fit_and_evaluate(run, parts)
+        result = fit_and_evaluate(cfg, run, parts)
         publish(parts.trainer.loggers, run.dir, result, findings(run.dir))
         return result
 
 
-def fit_and_evaluate(run: Run, parts: Parts) -> dict[str, Any]:
+def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
     """Train, then evaluate the last and the best-validation weights on val and test, and return the result.
 
     Raises:
         RuntimeError: a weight of the CLIP has moved.
     """
+    from asgml.feedback.data.seen import seen_by, write_seen
     from asgml.feedback.pictures import save_pictures
     from asgml.feedback.report.sections import FOLDER
     from callbacks.run.stored import read_checkpoint
@@ -266,6 +267,8 @@ def fit_and_evaluate(run: Run, parts: Parts) -> dict[str, Any]:
     from suite.shell import best_checkpoint, best_moment
 
     trainer, module, data = parts.trainer, parts.module, parts.data
+    if run.is_main:
+        write_seen(run.dir, seen_by(data.splits, [path.parents[1] for path in earlier(cfg).values()]))
     trainer.fit(module, datamodule=data, ckpt_path=str(run.resume_from) if run.resume_from else None, weights_only=True)
     if module.model.clip.moved():
         raise RuntimeError(f"weights of {module.model.clip.name} have moved, which are frozen")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from yaml import YAMLError
 
 from callbacks.errors import UserError
 from callbacks.files.sealed import read_text
+from suite.config.compose import Composer
 from suite.runs.job import CHECKPOINTS
 from suite.runs.provenance import CONFIG, read_result
 
@@ -139,6 +141,44 @@ def apply_override(cfg: DictConfig, override: Override, optional: Mapping[str, C
         raise UserError(line, str(error).splitlines()[0], "a value for this key", f"leave {key} out") from error
 
 
+def changed(
+    run_dir: Path,
+    cfg: DictConfig,
+    overrides: Sequence[str],
+    example: str,
+    node: str | None = None,
+    also: Sequence[str] = (),
+    config_dirs: Sequence[Path] = (),
+) -> DictConfig:
+    """Return a run's configuration as the words after the run change it.
+
+    Args:
+        run_dir: the run's directory.
+        cfg: its configuration, which is left as it is.
+        overrides: the words.
+        example: a word that needs quotes, for the error.
+        node: a node that may be chosen anew (`data=NAME`), and changed with all below it.
+        also: dotted keys beside it that may be changed.
+        config_dirs: further folders with choices of the node.
+
+    Raises:
+        UserError: a key that belongs to the training, or one that nothing understands.
+    """
+    cfg, program = copy.deepcopy(cfg), str(cfg.program)
+    told = " or ".join([*([f"{node}.*"] if node else []), *([", ".join(also)] if also else [])])
+    for line in overrides:
+        override = parsed(line, example)
+        allowed = (*([node] if node else []), *also)
+        refuse_training_keys(override, allowed, told, run_dir, f"python -m {program}.run …")
+        if override.key_or_group == node:
+            chosen = Composer(program, extra_dirs=config_dirs).compose([line])[node]
+            with open_dict(cfg):
+                cfg[node] = following(chosen, cfg, node)
+            continue
+        apply_override(cfg, override)
+    return cfg
+
+
 def following(chosen: DictConfig, cfg: DictConfig, name: str) -> DictConfig:
     """Return a node that was chosen anew as the run's own configuration would have it, `seed: ${seed}` among it.
 
@@ -152,6 +192,27 @@ def following(chosen: DictConfig, cfg: DictConfig, name: str) -> DictConfig:
     found = OmegaConf.create(OmegaConf.to_container(tree[name], resolve=True))
     assert isinstance(found, DictConfig)
     return found
+
+
+def referring(cfg: DictConfig) -> DictConfig:
+    """Return a run's resolved configuration whose paths below a folder of `paths` refer to it, as they were composed.
+
+    Identities count such a value as the reference: with it resolved, a run would be another than itself.
+    """
+    roots = sorted(((str(place), str(name)) for name, place in cfg.paths.items() if place), reverse=True)
+
+    def referred(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: referred(child) for key, child in value.items()}
+        if isinstance(value, list):
+            return [referred(child) for child in value]
+        for place, name in roots:
+            if isinstance(value, str) and "/" in value and (value == place or value.startswith(f"{place}/")):
+                return f"${{paths.{name}}}{value[len(place) :]}"
+        return value
+
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    return OmegaConf.create({key: value if key == "paths" else referred(value) for key, value in plain.items()})
 
 
 def digest_of(path: Path) -> str:

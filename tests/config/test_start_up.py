@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ HELPED = (
     *("latentwire.run", "latentwire.study", "latentwire.evaluate", "latentwire.encode", "latentwire.answer"),
     *("latentwire.export", "latentwire.pretrain", "suite.dashboard"),
     *("asgml.predict", "asgml.evaluate", "asgml.export"),
+    *("asgml.feedback.predict", "asgml.feedback.evaluate", "asgml.feedback.export"),
 )
 STUDIED = (("latentwire.study", "family"),)  # studies with options of their own that import nothing for their help
 LISTED = ("asgml.run", "latentwire.run", "asgml.feedback.run")
@@ -37,6 +39,9 @@ WRONG = {
     "a run that is extended and not there": ("asgml.run", "extend=nowhere", "the directory of a run"),
     "a wire's": ("latentwire.run", "wire.d_z=wide", "wire.d_z"),
     "the feedback system's": ("asgml.feedback.run", "stages.text.epochs=-1", "stages.text.epochs"),
+    "a run to score that is not there": ("asgml.feedback.evaluate", "nowhere", "<paths.runs>/<name>/<hash>"),
+    "one to predict with": ("asgml.feedback.predict", "nowhere --data a.png -o s.csv", "<paths.runs>/<name>/<hash>"),
+    "one to export": ("asgml.feedback.export", "nowhere -o adapters", "<paths.runs>/<name>/<hash>"),
 }
 # Runs each command in turn; says how it ended, what it printed, and what of HEAVY has been imported by then.
 SCRIPT = """
@@ -81,7 +86,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], t
         *([module, study, "--help"] for module, study in STUDIED),
         *([module, "list"] for module in LISTED),
         ["asgml.run", "list", "nothing"],
-        *([module, *words] for module, *words in ((m, w) for m, w, _ in WRONG.values())),
+        *([module, *shlex.split(words)] for module, words, _ in WRONG.values()),
         ["asgml.run", *line],
     ]
     found = dict(zip(map(tuple, commands), told(commands, folder)))
@@ -105,8 +110,8 @@ def test_help_and_lists_import_nothing_heavy(answers: dict[Any, tuple[int, str, 
 
 @pytest.mark.parametrize("kind", WRONG)
 def test_a_wrong_command_line_imports_nothing_heavy(kind: str, answers: dict[Any, tuple[int, str, list[str]]]) -> None:
-    module, word, remedy = WRONG[kind]
-    code, text, heavy = answers[(module, word)]
+    module, words, remedy = WRONG[kind]
+    code, text, heavy = answers[(module, *shlex.split(words))]
     assert (code, heavy) == (2, [])
     assert remedy in text
     assert "Traceback" not in text

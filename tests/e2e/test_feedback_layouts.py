@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from feedback_runs import compose, fit, prepare
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from asgml.feedback.model.clip import tiny_clip
 from asgml.feedback.pictures import save_pictures
 from callbacks.errors import UserError
+from suite.config.instantiate import build_node
 
 SIDE = 16
 TESTED = {
@@ -133,6 +134,26 @@ def test_the_other_data_set_can_be_tested_in_place_of_classes(layout, tmp_path: 
     pictures = prepare(crossed).data.summary()
     assert set(pictures["train"]) == {*TESTED[name], *TRAINED[name]}
     assert set(pictures["test"]) == {*TESTED[other], *TRAINED[other]}
+
+
+def test_a_finished_run_is_scored_on_the_whole_test_part_of_the_classes_that_are_named(layout) -> None:
+    """Nothing of it is kept for training or selection, and `train`, which has no label for its pixels, is left out."""
+    name, root, cfg = layout
+    classes = {*TESTED[name], *TRAINED[name]}
+    node = {**cfg.data, "test_classes": None}
+    samples, remarks = build_node(OmegaConf.create(node)).labelled()
+    assert {s.class_name for s in samples} == classes
+    assert len(samples) == sum(2 * (3 if c in TRAINED[name] else 1) for c in classes)
+    assert {s.split for s in samples} == {"test"}
+    assert remarks == []
+    assert build_node(
+        OmegaConf.create({**node, "root": "gone", "test_root": str(root), "test_layout": name})
+    ).labelled()
+    few, remarks = build_node(cfg.data).labelled()
+    assert {s.class_name for s in few} == set(TESTED[name])
+    assert remarks == [f"data.test_classes leaves out {len(TRAINED[name])} of {len(classes)} classes"]
+    with pytest.raises(UserError, match="classes of the data"):
+        build_node(OmegaConf.create({**node, "test_classes": ["marble"]})).labelled()
 
 
 def test_every_damaged_picture_of_a_list_has_a_file_of_its_own_whatever_its_class_is_called(

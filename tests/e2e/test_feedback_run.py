@@ -9,25 +9,16 @@ from typing import Any
 import pytest
 import torch
 from asgml_runs import unequal
-from feedback_runs import config, fit, overrides, prepare, weights
+from feedback_runs import command, config, fit, overrides, prepare, weights
 
 from asgml.feedback.metrics.loops import NAMES
-from asgml.feedback.run import PROGRAM
 from callbacks.errors import UserError
-from suite.runs.launch import launch
-
-
-def command(*line: str) -> None:
-    launch(PROGRAM.name, PROGRAM.task, PROGRAM.dead, schema=PROGRAM.schema, earlier=PROGRAM.earlier,
-           judge=PROGRAM.judge, argv=line)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
-    place = tmp_path_factory.mktemp("feedback")
-    command(*overrides(place / "data", place / "runs"))
-    result = next((place / "runs" / "surfaces").glob("*/result.json"))
-    return place, result.parent, json.loads(result.read_text(encoding="utf-8"))
+def done(feedback_run: Path) -> tuple[Path, Path, dict[str, Any]]:
+    result = (feedback_run / "result.json").read_text(encoding="utf-8")
+    return feedback_run.parents[2], feedback_run, json.loads(result)
 
 
 def test_one_command_trains_both_stages_and_evaluates_every_loop_and_class(done: Any) -> None:

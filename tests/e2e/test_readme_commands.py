@@ -15,6 +15,8 @@ import pytest
 from asgml_runs import write_features
 from lw_runs import save_lm
 
+from asgml.feedback.data.generator import write_surfaces
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,6 +85,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     question = {"question": "Where does Ann live?", "answers": ["Rome"]}
     lines = [json.dumps({"context": f"Ann {i} lives in Rome.", "questions": [question]}) for i in range(40)]
     (here / "F.jsonl").write_text("\n".join(lines))
+    surfaces = write_surfaces(here / "MVTEC", ("tiles", "granite"), size=48, train=0, good=2, per_defect=1)
+    (here / "PICTURES").symlink_to(surfaces / "tiles" / "test" / "scratch")
     (here / "data").mkdir()
     for name in ("fsdd", "mnist"):
         if (DATA / name).is_dir():
@@ -92,8 +96,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def finished(folder: Path, command: str) -> Path:
-    """The run that RUN stands for: of the features, or of AV-digits where its weights are taken; a wire at 4x."""
-    if command.startswith("latentwire"):
+    """The run that RUN stands for: of the features, of AV-digits where its weights are taken, of surfaces; a wire."""
+    if command.startswith("asgml.feedback"):
+        name = "surfaces"
+    elif command.startswith("latentwire"):
         name = "pocket"
     else:
         name = "avdigits" if "avdigits" in command else "features"

@@ -16,6 +16,7 @@ from dashboards import blank
 from omegaconf import DictConfig, OmegaConf
 from wandb_files import OfflineRun, offline_runs
 
+import asgml.feedback.evaluate
 import asgml.feedback.run
 import latentwire.evaluate
 import latentwire.run
@@ -238,4 +239,10 @@ def test_all_programs_log_everywhere_at_once(program: str, folder: Path) -> None
         assert again.id.startswith(f"{run.id}-")
         assert "best/test/f1" in again.summary
         assert blank(read(conf_dir() / "dashboard" / "latentwire.yaml"), [run]) == []
+    if program == "asgml.feedback":
+        asgml.feedback.evaluate.evaluate(run_dir(cfg), ["score.detection=0"])
+        again = offline_runs(place)[-1]
+        assert (again.job_type, again.group, again.exit_code) == ("evaluate", run.group, 0)
+        assert again.config["evaluation"]["score"]["detection"] == 0
+        assert {"best/test/pixel_auroc"} <= set(again.summary)
     assert bool(list(run_dir(cfg).glob("tensorboard/events.*"))) == installed

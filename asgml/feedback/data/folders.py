@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from asgml.feedback.data.layouts import IMAGES, VISA_LIST, read_jsonl, read_mvtec, read_visa
-from asgml.feedback.data.protocol import divide, zero_shot
+from asgml.feedback.data.protocol import divide, labelled, zero_shot
 from asgml.feedback.data.sample import Sample
 from asgml.feedback.data.sources import Splits, finish
 from callbacks.errors import UserError
@@ -95,6 +95,11 @@ class SurfaceFolders:
             rest, test = divide(labelled, self.test_share, seed)
             return finish(rest, test, self.shots, self.val_share, seed)
         return _splits(samples, other, self.test_classes, self.train_classes, self.shots, self.val_share, seed)
+
+    def labelled(self) -> tuple[list[Sample], list[str]]:
+        """Return the labelled part of `test_root`, of `root` where there is none; of `test_classes` where given."""
+        root, layout = (self.root, self.layout) if self.test_root is None else (self.test_root, self.test_layout)
+        return labelled(_read(root, layout, self.mask_threshold), self.test_classes)
 
 
 def _read(root: str, layout: LayoutName, threshold: int | None) -> list[Sample]:

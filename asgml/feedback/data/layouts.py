@@ -16,6 +16,7 @@ from callbacks.errors import UserError
 from callbacks.ranges import Count
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+MASKS = "ground_truth"  # of MVTec AD: the folder of the masks
 SPLITS: tuple[SurfaceSplit, ...] = get_args(SurfaceSplit)
 VISA_LIST = "split_csv/1cls.csv"
 VISA_COLUMNS = ("object", "split", "label", "image", "mask")
@@ -55,14 +56,14 @@ def _mvtec_class(name: str, folder: Path) -> list[Sample]:
     samples: list[Sample] = []
     for split in SPLITS:
         for defect in sorted(p for p in (folder / split).glob("*") if p.is_dir()):
-            pictures = _pictures(defect)
+            pictures = pictures_in(defect)
             if not pictures:
                 remedy = f"remove the folder, or put pictures ({', '.join(IMAGES)}) into it"
                 raise UserError(str(defect), "no picture", "at least one", remedy)
             for image in pictures:
                 mask = None
                 if defect.name != NORMAL:
-                    mask = folder / "ground_truth" / defect.name / f"{image.stem}_mask.png"
+                    mask = folder / MASKS / defect.name / f"{image.stem}_mask.png"
                     if not mask.is_file():
                         raise _no_mask(image, mask)
                 samples.append(Sample(image, name, split, mask is not None, mask, defect.name))
@@ -189,7 +190,8 @@ def _listed(
     return Sample(picture, class_name, split, anomalous, shown, kind, threshold)
 
 
-def _pictures(folder: Path) -> list[Path]:
+def pictures_in(folder: Path) -> list[Path]:
+    """Return the pictures of a folder by name, without those of its folders."""
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGES and not p.name.startswith("."))
 
 

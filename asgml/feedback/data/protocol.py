@@ -37,11 +37,7 @@ def zero_shot(
     names = list(dict.fromkeys(s.class_name for s in samples))
     chosen = [n for n in names if n not in test_classes] if train_classes is None else list(train_classes)
     for key, classes in (("data.test_classes", test_classes), ("data.train_classes", chosen)):
-        absent = [n for n in classes if n not in names]
-        if absent:
-            there = [n for n in classes if n in names]
-            kept = f"[{','.join(there)}]" if there else "null, which tests other pictures of the classes trained on"
-            raise UserError(key, ", ".join(absent), f"classes of the data: {', '.join(names)}", f"set {key}={kept}")
+        _require_classes(key, classes, names, "null, which tests other pictures of the classes trained on")
     both = [n for n in chosen if n in test_classes]
     if both:
         remedy = f"leave {both[0]} out of one of the lists"
@@ -59,6 +55,36 @@ def zero_shot(
             expected = "normal and anomalous pictures in test: every metric needs both"
             raise UserError(f"class {name}", found, expected, f"leave {name} out of data.test_classes")
     return train, test
+
+
+def labelled(samples: Sequence[Sample], test_classes: Sequence[str] | None = None) -> tuple[list[Sample], list[str]]:
+    """Return the labelled part of a data set, which in the published layouts is `test`, and what is to know about it.
+
+    Args:
+        samples: all samples.
+        test_classes: the classes to take; None is all.
+
+    Raises:
+        UserError: a class that is not there, or nothing in `test`.
+    """
+    names = list(dict.fromkeys(s.class_name for s in samples))
+    if test_classes is not None:
+        _require_classes("data.test_classes", test_classes, names, "null, which takes all")
+    kept = names if test_classes is None else [n for n in names if n in test_classes]
+    found = [s for s in samples if s.class_name in kept and s.split == "test"]
+    if not found:
+        raise UserError("data", f"no picture of {', '.join(kept)} in test", "at least one", "choose other classes")
+    left = len(names) - len(kept)
+    return found, [f"data.test_classes leaves out {left} of {len(names)} classes"] if left else []
+
+
+def _require_classes(key: str, classes: Sequence[str], names: Sequence[str], otherwise: str) -> None:
+    """Refuse classes that the data do not have; `otherwise` is what the key may be set to where none is there."""
+    absent = [n for n in classes if n not in names]
+    if absent:
+        there = [n for n in classes if n in names]
+        kept = f"[{','.join(there)}]" if there else otherwise
+        raise UserError(key, ", ".join(absent), f"classes of the data: {', '.join(names)}", f"set {key}={kept}")
 
 
 def few_shot(samples: Sequence[Sample], shots: Count, seed: Seed = 0) -> list[Sample]:

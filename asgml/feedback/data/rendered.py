@@ -10,7 +10,8 @@ from pathlib import Path
 from asgml.data.ranges import Pixels
 from asgml.feedback.data.generator import write_surfaces
 from asgml.feedback.data.layouts import read_mvtec
-from asgml.feedback.data.protocol import zero_shot
+from asgml.feedback.data.protocol import labelled, zero_shot
+from asgml.feedback.data.sample import Sample
 from asgml.feedback.data.sources import Splits, finish
 from asgml.feedback.data.textures import TEXTURES
 from callbacks.errors import UserError
@@ -58,9 +59,16 @@ class RenderedSurfaces:
 
     def splits(self, seed: int) -> Splits:
         """Render what is not there yet, and return the splits."""
+        return finish(*zero_shot(self._rendered(), self.test_classes), self.shots, self.val_share, seed)
+
+    def labelled(self) -> tuple[list[Sample], list[str]]:
+        """Render what is not there yet, and return all pictures of `test_classes`."""
+        return labelled(self._rendered(), self.test_classes)
+
+    def _rendered(self) -> list[Sample]:
         made_of = [self.classes, self.size, self.good, self.per_defect, self.difficulty, self.data_seed]
         name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]
         folder = write_surfaces(
             self.root / name, self.classes, self.size, 0, self.good, self.per_defect, self.difficulty, self.data_seed
         )
-        return finish(*zero_shot(read_mvtec(folder), self.test_classes), self.shots, self.val_share, seed)
+        return read_mvtec(folder)

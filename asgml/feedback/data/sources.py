@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from asgml.feedback.data.protocol import divide, few_shot
 from asgml.feedback.data.sample import Sample
@@ -30,12 +31,32 @@ class Splits:
         return list(dict.fromkeys(s.class_name for s in (*self.train, *self.val, *self.test)))
 
 
+@runtime_checkable
 class SurfaceSource(Protocol):
     """Describes what `data` builds."""
 
     def splits(self, seed: int) -> Splits:
         """Return the three splits; what is drawn follows from the seed."""
         ...
+
+    def labelled(self) -> tuple[list[Sample], list[str]]:
+        """Return everything that a finished run can be scored on, and a line for each thing to know about that.
+
+        Nothing is divided: it is the labelled part of the classes to test (`data.test_classes`), of all without these.
+
+        Raises:
+            UserError: no such class, or no picture.
+        """
+        ...
+
+
+def counts(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
+    """Return the number of pictures, normal and damaged, by class."""
+    found: dict[str, dict[str, int]] = {}
+    for sample in samples:
+        row = found.setdefault(sample.class_name, {"normal": 0, "damaged": 0})
+        row["damaged" if sample.anomalous else "normal"] += 1
+    return found
 
 
 def finish(rest: list[Sample], test: list[Sample], shots: int | None, val_share: float, seed: int) -> Splits:

@@ -68,6 +68,21 @@ class FrozenCLIP:
         """Return the SHA-256 of all weights, by name, as they were given."""
         return self._given
 
+    def require(self, fingerprint: str, where: str, remedy: str = "set clip as it was in that run") -> None:
+        """Refuse weights that were trained on another CLIP.
+
+        Args:
+            fingerprint: that of the CLIP they were trained on.
+            where: what names them, for the error.
+            remedy: how to get that CLIP.
+
+        Raises:
+            UserError: it is not this one.
+        """
+        if fingerprint != self._given:
+            found = f"adapters of another CLIP ({fingerprint[:12]})"
+            raise UserError(where, found, f"those of {self.name} ({self._given[:12]})", remedy)
+
     def moved(self) -> bool:
         """Return whether a weight has changed by anything but `to`."""
         return self._digest() != self._held

@@ -156,8 +156,12 @@ class FeedbackModel(nn.Module):
         with component_rng(seed, "text_reads"):
             self.text_reads = CrossAttentionBranch(text, image, heads, None, variant, text_weight, "text_reads")
         self.image_context, self.logit_scale = image_context, logit_scale
-        self._states = [prompts(name) for name in self.classes]
         self._tokenized: dict[str, Tensor] = {}
+
+    def name_classes(self, classes: Sequence[str]) -> None:
+        """Make the prompts of other classes: no weight belongs to one."""
+        self.classes = list(classes)
+        self._tokenized = {}
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Return all parameters by group: what stage 1 trains (`text_adapter`), and stage 2 (the others)."""
@@ -210,7 +214,7 @@ class FeedbackModel(nn.Module):
             if n == self.layers.text_reads:
                 tokens = x
         features = F.normalize(self.text_projection(self.clip.text_end(x, flat)), dim=-1).unflatten(0, ids.shape[:2])
-        normal = len(self._states[0][0])
+        normal = len(prompts(self.classes[0])[0])
         means = torch.stack([features[:, :normal].mean(1), features[:, normal:].mean(1)], 1)
         positions = torch.arange(ids.shape[2], device=ids.device)
         mask = positions <= self.clip.ends(flat).unsqueeze(1)
@@ -220,7 +224,8 @@ class FeedbackModel(nn.Module):
     def _ids(self) -> Tensor:
         """Return the ids of all classes' prompts, (classes, P, T): those of what is normal first."""
         if "ids" not in self._tokenized:
-            texts = [text for normal, damaged in self._states for text in (*normal, *damaged)]
+            states = [prompts(name) for name in self.classes]
+            texts = [text for normal, damaged in states for text in (*normal, *damaged)]
             self._tokenized["ids"] = self.clip.tokenize(texts).unflatten(0, (len(self.classes), -1))
         return self._tokenized["ids"]
 

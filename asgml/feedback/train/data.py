@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from asgml.feedback.data.dataset import SurfaceDataset
-from asgml.feedback.data.sources import Splits
+from asgml.feedback.data.sources import Splits, counts
 from asgml.feedback.train.stages import Plan
 from suite.loader import EpochBatches, ResumableLoader
 
@@ -30,6 +30,12 @@ class Stacked(Dataset[Batch]):
     def __getitems__(self, items: list[tuple[int, int]]) -> Batch:
         rows = [self.surfaces[index] for index, _ in items]
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def evaluation_loader(surfaces: SurfaceDataset, batch_size: int, seed: int) -> ResumableLoader:
+    """Return the loader of pictures that are scored in one process, all of them in their order."""
+    batches = EpochBatches(len(surfaces), batch_size, seed, train=False)
+    return ResumableLoader(Stacked(surfaces), batches, pin_memory=torch.cuda.is_available())
 
 
 class SurfaceData(lightning.LightningDataModule):
@@ -79,10 +85,4 @@ class SurfaceData(lightning.LightningDataModule):
 
     def summary(self) -> dict[str, Any]:
         """Return the number of pictures, normal and damaged, by split and class."""
-        found: dict[str, dict[str, dict[str, int]]] = {}
-        for split in SPLITS:
-            rows = found.setdefault(split, {})
-            for sample in self.surfaces[split].samples:
-                counts = rows.setdefault(sample.class_name, {"normal": 0, "damaged": 0})
-                counts["damaged" if sample.anomalous else "normal"] += 1
-        return found
+        return {split: counts(self.surfaces[split].samples) for split in SPLITS}

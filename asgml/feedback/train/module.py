@@ -6,30 +6,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
-import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from asgml.feedback.losses import image_loss, text_loss
-from asgml.feedback.metrics.loops import MEAN, NAMES, AnomalyMetrics, Scores
-from asgml.feedback.model.system import FeedbackModel, Loop
-from asgml.feedback.scores import anomaly_map, picture_score
+from asgml.feedback.model.system import FeedbackModel
+from asgml.feedback.train.evaluated import Batch, EvaluatedModule
 from asgml.feedback.train.stage_clock import StageClock
 from asgml.feedback.train.stages import Plan
 from callbacks.errors import UserError
 from callbacks.stages.lr import LRSchedule
-from callbacks.step.divergence import refuse_not_finite
-from callbacks.step.ranks import means_over_ranks, sum_over_ranks
+from callbacks.step.ranks import means_over_ranks
 from callbacks.step.stage import find_pipeline
 from suite.shell import configure_optimizer
 
-Batch = dict[str, Tensor]
-LOW, HIGH = -0.5, 1.5  # of a pixel's score
 
-
-class FeedbackModule(L.LightningModule):
+class FeedbackModule(EvaluatedModule):
     """Trains the adapters of a frozen CLIP in two stages, under manual optimisation.
 
     Stage `text`: anchors of the adapted text tower against the frozen image tower's patches. Stage `image`: the whole
@@ -48,13 +42,6 @@ class FeedbackModule(L.LightningModule):
         blur: the side of the Gaussian on maps, in patches.
         sigma: its standard deviation, in patches.
         detection: the share of a picture's own probability in its score.
-
-    Raises:
-        Diverged: scores of pixels or pictures that are no numbers, at the end of an evaluation.
-
-    Attributes:
-        metrics: by split, the metrics of the last loop as means over classes, and of every loop as `<name>/loop<n>`.
-        per_class: by split and loop, the metrics by class.
     """
 
     automatic_optimization: bool
@@ -71,15 +58,10 @@ class FeedbackModule(L.LightningModule):
         sigma: float = 1.0,
         detection: float = 0.5,
     ):
-        super().__init__()
+        super().__init__(model, blur, sigma, detection)
         self.automatic_optimization = False
-        self.model, self.clock, self._optimizer = model, clock, optimizer
+        self.clock, self._optimizer = clock, optimizer
         self.supervised, self.surgery, self.apart = supervised, surgery, apart
-        self.blur, self.sigma, self.detection = blur, sigma, detection
-        self.metrics: dict[str, dict[str, float]] = {}
-        self.per_class: dict[str, list[dict[str, dict[str, float | None]]]] = {}
-        self.fingerprint = model.clip.fingerprint()
-        self._scores: AnomalyMetrics | None = None
         for name, params in model.groups().items():
             if name not in self.trained:
                 for p in params:
@@ -112,15 +94,8 @@ class FeedbackModule(L.LightningModule):
         return {f"stages.{s.name}.lr": s.lr for s in stages or [present]}
 
     # -- life
-    def _bring_clip(self) -> None:
-        """Bring the CLIP, which Lightning does not see, to the device and the precision of what is trained."""
-        self.model.clip.to(self.device, next(self.model.parameters()).dtype)
-
-    def setup(self, stage: str) -> None:
-        self._bring_clip()
-
     def on_fit_start(self) -> None:
-        self._bring_clip()
+        self.bring_clip()
 
     def on_train_start(self) -> None:
         pipeline = find_pipeline(self.trainer)
@@ -173,41 +148,10 @@ class FeedbackModule(L.LightningModule):
         return self.image_loss({name: value[:rows] for name, value in batch.items()})
 
     # -- evaluation
-    def maps(self, loops: Sequence[Loop], size: int) -> tuple[Tensor, Tensor]:
-        """Return the scores of pixels (B, loops, H, W) and of pictures (B, loops) after every loop."""
-        scale = self.model.logit_scale
-        maps = [anomaly_map(x.patches, size, self.blur, self.sigma, scale).clamp(LOW, HIGH) for x in loops]
-        pictures = [picture_score(m, x.logits, self.detection) for m, x in zip(maps, loops, strict=True)]
-        return torch.stack(maps, 1), torch.stack(pictures, 1)
-
-    def _begin(self) -> None:
-        self._bring_clip()
-        self._scores = AnomalyMetrics(self.model.classes, max(1, self.model.loops), LOW, HIGH)
-        self._total = torch.zeros(2, device=self.device)
-
-    def _evaluate(self, batch: Batch) -> None:
-        assert self._scores is not None
-        maps, pictures = self.maps(self.model(batch["image"], batch["class"]), batch["mask"].shape[-1])
-        self._total += torch.stack([maps.float().sum(), pictures.float().sum()]).detach()
-        if not torch.isfinite(self._total).all():
-            return  # refused at the end, on all ranks together
-        self._scores.update(maps, batch["mask"], pictures, batch["label"], batch["class"].cpu())
-
     def _finish(self, split: str) -> None:
-        assert self._scores is not None
-        total = dict(zip(("pixels", "pictures"), sum_over_ranks(self._total).tolist(), strict=True))
-        pipeline = find_pipeline(self.trainer)  # none where a model is only evaluated
-        where = f"{split} scores after step {0 if pipeline is None else pipeline.t}"
-        refuse_not_finite(self.trainer, where, "finite scores of pixels and pictures", total)
-        found, self._scores = self._scores.compute(), None
-        if self.trainer.sanity_checking:
-            return
-        self.per_class[split] = [{name: plain(row) for name, row in rows.items()} for rows in found]
-        self.metrics[split] = flat(self.per_class[split])
-        named = {f"{split}/{k}": v for k, v in self.metrics[split].items()}
-        for name, value in named.items():
-            self.log(name, value, logger=False, prog_bar=name == f"{split}/pixel_auroc")
-        if self.trainer.state.fn == TrainerFn.FITTING:
+        super()._finish(split)
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            named = {f"{split}/{k}": v for k, v in self.metrics[split].items()}
             for logger in self.trainer.loggers:
                 logger.log_metrics({**named, "epoch": self.current_epoch}, step=self._pipeline.t)
 
@@ -220,15 +164,6 @@ class FeedbackModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         self._finish("val")
 
-    def on_test_epoch_start(self) -> None:
-        self._begin()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def on_test_epoch_end(self) -> None:
-        self._finish("test")
-
     # -- state
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["feedback"] = {
@@ -239,25 +174,6 @@ class FeedbackModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["feedback"]
-        if saved["clip"] != self.fingerprint:
-            found = f"adapters of another CLIP ({saved['clip'][:12]})"
-            expected = f"those of {self.model.clip.name} ({self.fingerprint[:12]})"
-            raise UserError("checkpoint", found, expected, "set clip as it was in that run")
+        self.model.clip.require(saved["clip"], "checkpoint")
         if saved["val"]:
             self.metrics["val"] = dict(saved["val"])
-
-
-def plain(scores: Scores) -> dict[str, float | None]:
-    """Return metrics as numbers; None where there is none."""
-    return {name: None if value is None else value.value for name, value in scores.items()}
-
-
-def flat(loops: Sequence[dict[str, dict[str, float | None]]]) -> dict[str, float]:
-    """Return the means over classes: of the last loop by name, of every loop as `<name>/loop<n>`."""
-    found: dict[str, float] = {}
-    for name in NAMES:
-        values = [rows[MEAN][name] for rows in loops]
-        if values[-1] is not None:
-            found[name] = values[-1]
-        found |= {f"{name}/loop{n}": v for n, v in enumerate(values, 1) if v is not None}
-    return found
