@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.markup import escape
@@ -57,6 +56,7 @@ from suite.runs.planning import (
     FAILED_ONLY,
     HYDRA_SETTINGS,
     Judge,
+    arguments_of,
     composed,
     extra_dirs,
     judged,
@@ -115,8 +115,8 @@ def launch(
     failed_only = FAILED_ONLY in arguments
     plans = PLAN in arguments
     arguments = [a for a in arguments if a not in (FAILED_ONLY, PLAN)]
-    args = get_args_parser().parse_args(arguments)
     try:
+        args = arguments_of(arguments)
         refuse_stray_rank()
     except UserError as error:
         print(error, file=sys.stderr)  # whatever rank it believes to be
@@ -305,7 +305,7 @@ def _through_hydra(
     program: str, config_dir: Path | None, arguments: list[str], job: Callable[[DictConfig], None]
 ) -> None:
     folder, name, shared = primary(program, config_dir)
-    args = get_args_parser().parse_args(arguments)
+    args = arguments_of(arguments)
     search = [f"hydra.searchpath=[{','.join(repr(f'file://{f}') for f in shared)}]"]
     before = sys.argv
     # `hydra.main` reads it; so does Lightning when it starts the other ranks.

@@ -77,7 +77,10 @@ def test_everything_is_seeded_before_the_task(main: Main, tmp_path: Path, monkey
 
 @pytest.mark.parametrize(
     "wrong",
-    ["speed.tua=1", "experiment=tinny", "part.width=a", "speed.tau=2", "source.rows=???", "seed=[", "seed=0,1"],
+    [
+        *("speed.tua=1", "experiment=tinny", "part.width=a", "speed.tau=2", "source.rows=???", "seed=[", "seed=0,1"),
+        *("--epochs=5", "--config-dir"),
+    ],
 )
 def test_wrong_input_is_one_screen_and_exit_code_2(
     main: Main, tmp_path: Path, wrong: str, capsys: pytest.CaptureFixture[str]
