@@ -22,7 +22,7 @@ HELPED = (
     *("asgml.run", "asgml.study", "asgml.tune", "asgml.data.prepare", "asgml.feedback.run", "asgml.feedback.study"),
     *("latentwire.run", "latentwire.study", "latentwire.evaluate", "latentwire.encode", "latentwire.answer"),
     *("latentwire.export", "latentwire.pretrain", "suite.dashboard"),
-    *("asgml.predict", "asgml.evaluate", "asgml.export"),
+    *("asgml.predict", "asgml.evaluate", "asgml.export", "asgml.compare", "suite.report"),
 )
 STUDIED = (("latentwire.study", "family"),)  # studies with options of their own that import nothing for their help
 LISTED = ("asgml.run", "latentwire.run", "asgml.feedback.run")
