@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -351,6 +352,10 @@ def _show(planned: PlannedJobs, outcomes: Sequence[Outcome]) -> None:
         console().print(f"to repeat only these, add {FAILED_ONLY} to the same command")
     if missed := [str(number) for number, outcome in enumerate(outcomes, 1) if not outcome.accepted]:
         console().print(f"not accepted: {'job' if len(missed) == 1 else 'jobs'} {', '.join(missed)}")
+    places = {(str(job.cfg.paths.runs), str(job.cfg.name)) for job in planned.jobs}
+    if len(places) == 1 and any(outcome.status in ("finished", "skipped") for outcome in outcomes):
+        runs, name = places.pop()
+        tell(f"one page of them: {shlex.join(['python', '-m', 'suite.report', runs, '--name', name])}")
 
 
 def _not_a_run(cfg: DictConfig) -> None:
