@@ -51,6 +51,8 @@ SHORTER: dict[str, list[str]] = {
     "latentwire.run experiment=pocket": [*WIRE, *QUIET],
     "latentwire.run experiment=squad": PLAN,
     "latentwire.run experiment=qa": [*WIRE, "encoder.max_tokens=200", "trainer.max_epochs=1", *QUIET],
+    "latentwire.run experiment=text": [*WIRE, "encoder.max_tokens=200", "corpus.begin=16", "corpus.rest=8",
+                                       "trainer.max_epochs=1", *QUIET],
     "latentwire.study family": ["trainer.max_epochs=1", "loader.steps_per_epoch=2", "evaluation.passages=2", *QUIET],
     "asgml.feedback.run": ["data.good=3", "data.per_defect=2", "stages.text.epochs=1", "stages.image.epochs=1", *QUIET],
 }  # fmt: skip
@@ -83,6 +85,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     question = {"question": "Where does Ann live?", "answers": ["Rome"]}
     lines = [json.dumps({"context": f"Ann {i} lives in Rome.", "questions": [question]}) for i in range(40)]
     (here / "F.jsonl").write_text("\n".join(lines))
+    (here / "TEXTS").mkdir()
+    for i in range(40):
+        (here / "TEXTS" / f"{i}.txt").write_text(f"Ann {i} lives in Rome, and Ben in Oslo. " * 12)
     (here / "data").mkdir()
     for name in ("fsdd", "mnist"):
         if (DATA / name).is_dir():
