@@ -13,11 +13,17 @@
 `asgml.export.load(DIR).predict({"audio": array, …})` and `python -m asgml.predict DIR --data FILE…` need nothing else:
 no run, no training data. What was written is read back and compared with the run's network on drawn inputs, rows
 without a modality among them; where they differ, nothing is left and the command fails.
+
+    torch.export.load("DIR/network.pt2").module()(x, present, lengths)
+
+takes mappings by modality: inputs (n, …) as preprocessing leaves them, whether each row has it (n,) bool, and of padded
+ones the number of steps (n,) int64. It returns `prob` (n, C) and `prob_<m>`, or `value` and `value_<m>`.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -54,12 +60,13 @@ def export(run: Restored, folder: Path, form: Format = "pt2") -> dict[str, float
     from asgml.exported import as_evaluated, difference
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(str(folder), "something in it", "a new or an empty folder", f"give -o {folder}-2")
+        remedy = f"give -o {shlex.quote(f'{folder}-2')}"
+        raise UserError(str(folder), "something in it", "a new or an empty folder", remedy)
     programs.require(form)
     existed = folder.is_dir()
     try:
         _write(run, folder, form)
-        loaded = load(folder, trusted=_packages(run))
+        loaded = load(folder, trusted=_packages(run), checked=False)
         found = {WEIGHTS: difference(run, as_evaluated(loaded))}
         _refuse(folder / WEIGHTS, found[WEIGHTS], 0.0, "predict with the run itself: python -m asgml.predict RUN")
         if form != "none":
@@ -83,15 +90,17 @@ def _refuse(path: Path, largest: float, allowed: float, remedy: str) -> None:
         raise UserError(str(path), found, f"a difference of at most {allowed:g}", remedy)
 
 
-def load(folder: Path, trusted: Collection[str] = ()) -> Exported:
+def load(folder: Path, trusted: Collection[str] = (), checked: bool = True) -> Exported:
     """Load an exported network; every byte of its files is verified.
 
     Args:
         folder: what `export` has written.
         trusted: packages besides this suite's whose code its settings may name.
+        checked: whether an export is refused whose parity has not been found, because writing it was interrupted.
 
     Raises:
-        UserError: no export, a damaged one, one of another version, or settings that name code which is not trusted.
+        UserError: no export, a damaged or unfinished one, one of another version, or settings that name code which is
+            not trusted.
     """
     from asgml.data.preprocessing import FILE, Preprocessing
     from asgml.exported import Exported
@@ -106,6 +115,9 @@ def load(folder: Path, trusted: Collection[str] = ()) -> Exported:
     if manifest.get("format") != FORMAT or manifest.get("version") != VERSION:
         found = f"{manifest.get('format')}, version {manifest.get('version')}"
         raise UserError(str(path), found, f"{FORMAT}, version {VERSION}", AGAIN)
+    if checked and manifest.get("parity") is None:
+        found = "no parity: its writing was interrupted before the network was compared with the run's"
+        raise UserError(str(path), found, "a finished export", f"rm -r {shlex.quote(str(path.parent))}, then {AGAIN}")
     for name, told in manifest["files"].items():
         place = path.parent / name
         if not place.is_file():

@@ -11,11 +11,11 @@ import pytest
 from scipy import optimize, stats
 from synthetic_runs import JOINT, OGM_GE, STALENESS, as_read, write_run
 
-from suite.report import group_runs, read_runs, single_report, summary
+from suite.report import group_runs, read_runs, single_report
 from suite.report.__main__ import main
 from suite.report.html import render
 from suite.report.statements import MARKS, Statement, spoken
-from suite.report.summary import detectable
+from suite.report.summary import detectable, summary
 from suite.report.tables import Table
 from suite.report.verdict import verdict
 from suite.statistics import paired_t
