@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import shlex
 import sys
 import traceback
@@ -308,6 +309,9 @@ def _through_hydra(
     folder, name, shared = primary(program, config_dir)
     args = arguments_of(arguments)
     search = [f"hydra.searchpath=[{','.join(repr(f'file://{f}') for f in shared)}]"]
+    if args.shell_completion and "COMP_LINE" in os.environ:  # of the line that a shell asks about Hydra reads nothing else
+        command, blank, typed = os.environ["COMP_LINE"].partition(" ")
+        os.environ["COMP_LINE"] = f"{command} {search[0]}{blank}{typed}"
     before = sys.argv
     # `hydra.main` reads it; so does Lightning when it starts the other ranks.
     sys.argv = [before[0], *_before_overrides(arguments, args, search)]
