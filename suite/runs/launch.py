@@ -309,7 +309,7 @@ def _through_hydra(
     folder, name, shared = primary(program, config_dir)
     args = arguments_of(arguments)
     search = [f"hydra.searchpath=[{','.join(repr(f'file://{f}') for f in shared)}]"]
-    if args.shell_completion and "COMP_LINE" in os.environ:  # of the line that a shell asks about Hydra reads nothing else
+    if args.shell_completion and "COMP_LINE" in os.environ:  # Hydra completes from that line alone
         command, blank, typed = os.environ["COMP_LINE"].partition(" ")
         os.environ["COMP_LINE"] = f"{command} {search[0]}{blank}{typed}"
     before = sys.argv
