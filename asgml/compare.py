@@ -15,57 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from asgml.report.best_on_test import best_on_test_table
-from asgml.report.measured import aside, debugging
-from asgml.report.methods_table import MARGIN, control_table, method_table
-from asgml.report.naming import modalities
-from asgml.report.regression import regression_table
-from asgml.report.reliance import reliance_table
-from asgml.report.tuned import at_chosen_points, tuned_rows
 from callbacks.errors import UserError
-from callbacks.files.atomic import write_text
-from suite.config.compose import Composer
-from suite.report.data import RunRecord, read_runs
-from suite.report.grouping import group_runs
-from suite.report.html import tables_page
-from suite.report.tables import Table, latex, markdown, terminal
 from suite.runs.command import command, command_parser
-
-
-def save(tables: Sequence[Table], folder: Path) -> list[Path]:
-    """Write `methods.md`, `methods.tex` and `methods.html`, each in one move, and return their paths."""
-    texts = {"md": markdown(tables), "tex": latex(tables), "html": tables_page(tables)}
-    return [write_text(folder / f"methods.{end}", text) for end, text in texts.items()]
-
-
-def comparison(
-    runs: Sequence[RunRecord], baseline: str | None = None, *, times: bool = True, margin: float = MARGIN
-) -> list[Table]:
-    """Return the tables per data set: every row, every asynchronous row against its controls, and reliance.
-
-    Args:
-        runs: the runs.
-        baseline: the label of the row that the others are compared with; None is joint training.
-        times: whether to show what a step took.
-        margin: the margin of equivalence, in percentage points.
-
-    Raises:
-        UserError: a baseline that no comparison has, or a damaged `tuned.json`.
-    """
-    methods = [name for name in Composer("asgml").options("method") if name.partition("_")[0] != "unimodal"]
-    kept, left = at_chosen_points(runs)
-    tables = []
-    for frames in group_runs(kept, baseline):
-        tuned = tuned_rows(frames.runs)
-        frames.notes += [left[frames.experiment]] if frames.experiment in left else []
-        registered = [] if tuned else [*methods, *(f"unimodal_{m}" for m in modalities(frames))]
-        tables.append(method_table(frames, registered, times, margin, tuned))
-        controls = control_table(frames, margin, tuned)
-        more = (regression_table(frames), controls, reliance_table(frames), best_on_test_table(frames))
-        tables += [t for t in more if t is not None]
-    return tables
 
 
 @command
@@ -76,14 +27,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--name", help="only this experiment")
     parser.add_argument("--baseline", default=None, help="label of the row that the others are compared with")
     parser.add_argument(
-        "--margin", type=float, default=MARGIN, help="percentage points within which rows are equivalent (%(default)s)"
+        "--margin", type=float, default=1.0, help="percentage points within which rows are equivalent (%(default)s)"
     )
     parser.add_argument("--no-times", action="store_true", help="no step times: the runs shared their machine")
     parser.add_argument("--out", type=Path, help="folder of the three files (default: RUNS)")
     arguments = parser.parse_args(argv)
     if not 0 < arguments.margin < 100:
         expected = "percentage points above 0 and below 100"
-        raise UserError("--margin", f"{arguments.margin:g}", expected, f"--margin {MARGIN:g}")
+        raise UserError("--margin", f"{arguments.margin:g}", expected, "--margin 1")
+
+    from rich.console import Console
+
+    from asgml.report.comparison import comparison, save
+    from asgml.report.measured import aside, debugging
+    from suite.report.data import read_runs
+    from suite.report.tables import terminal
+
     found = [run for run in read_runs(arguments.runs, arguments.name) if run.program == "asgml"]
     if not found:
         raise UserError(

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig, open_dict
 
 from callbacks.errors import UserError
@@ -28,6 +27,7 @@ from suite.runs.finished import (
 )
 from suite.runs.foreseen import PLAN
 from suite.runs.identity import NOT_MEANINGFUL
+from suite.runs.planning import arguments_of
 
 LENGTHS = ("trainer.max_epochs", "trainer.max_steps")
 STEPS = 50  # in an epoch, when two schedules are compared
@@ -44,7 +44,7 @@ def extended(argv: Sequence[str]) -> tuple[DictConfig, DictConfig, list[str], bo
     Raises:
         UserError: no finished run, a key that is not one of length, or no more training than there was.
     """
-    args = get_args_parser().parse_args([word for word in argv if word != PLAN])
+    args = arguments_of([word for word in argv if word != PLAN])
     _refuse_flags(args)
     runs, words = _split(args.overrides)
     run_dir = runs[0]

@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import shlex
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -135,9 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     args = parser().parse_intermixed_args(argv)
     if args.out.is_dir():
-        raise UserError(
-            f"-o {args.out}", "a folder", "the path of a CSV file", f"give -o {args.out / 'predictions.csv'}"
-        )
+        remedy = f"give -o {shlex.quote(str(args.out / 'predictions.csv'))}"
+        raise UserError(f"-o {args.out}", "a folder", "the path of a CSV file", remedy)
     text = predict(args.run, args.data, args.overrides, args.checkpoint, args.accelerator, args.trust)
     write_text(args.out, text)
     print(f"{args.out}  {text.count(chr(10)) - 1} samples")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import get_args_parser
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -28,7 +27,7 @@ from suite.config.instantiate import build_node
 from suite.config.signature import locate
 from suite.runs.display import console
 from suite.runs.foreseen import PLAN
-from suite.runs.planning import FAILED_ONLY
+from suite.runs.planning import FAILED_ONLY, arguments_of
 
 UNIMODAL = "unimodal"
 DATA = ("experiment", "data")
@@ -46,7 +45,7 @@ def for_the_data(argv: Sequence[str], schema: type) -> list[str]:
             other modalities.
     """
     arguments = list(argv)
-    args = get_args_parser().parse_args([a for a in arguments if a not in (FAILED_ONLY, PLAN)])
+    args = arguments_of([a for a in arguments if a not in (FAILED_ONLY, PLAN)])
     sweeps = args.multirun or any(o.replace(" ", "").lower() == "hydra.mode=multirun" for o in args.overrides)
     if not sweeps or args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
         return arguments

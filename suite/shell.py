@@ -322,11 +322,19 @@ def configure_optimizer(
 
 @contextmanager
 def closing_loggers(trainer: L.Trainer) -> Iterator[None]:
-    """End the trainer's W&B runs with the exit code of the block, also where it raises."""
+    """End the trainer's W&B runs with the exit code of the block, also where it raises.
+
+    Raises:
+        UserError: an option of the Trainer that Lightning refuses once it sees the data.
+    """
     code = 1
     try:
         yield
         code = 0
+    except MisconfigurationException as error:
+        found = " ".join(str(error).split())[:300]
+        expected, remedy = "options of the Trainer that suit these data", "leave out the option that the message names"
+        raise UserError("trainer.*", found, expected, remedy) from error
     except SystemExit as end:
         code = int(end.code or 0)
         raise

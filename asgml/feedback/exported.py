@@ -11,12 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from asgml.feedback.build import build_finished
-from asgml.feedback.finished import EXPORT_AGAIN, FORMAT, VERSION, asked, told_of
+from asgml.feedback.finished import EXPORT_AGAIN, FORMAT, VERSION, asked
 from asgml.feedback.restore import Restored, other_clip, placed
 from callbacks.files.atomic import write_bytes
 from callbacks.files.sealed import sealed_text
 from suite.config.trusted import refuse_foreign, targets
-from suite.runs.exported import MANIFEST, WEIGHTS, new_folder, refuse_difference, write_manifest
+from suite.runs.exported import MANIFEST, WEIGHTS, new_folder, read_manifest, refuse_difference, write_manifest
 from suite.runs.provenance import CONFIG
 from suite.tensors import read_tensors, write_tensors
 
@@ -38,7 +38,7 @@ def export(run: Restored, folder: Path) -> float:
         write_bytes(folder / CONFIG, sealed_text(OmegaConf.to_yaml(run.cfg, resolve=True)))
         _write_manifest(run, folder, None)
         packages = {target.partition(".")[0] for target in targets(_built(run.cfg))}  # their code has run already
-        found = difference(run, load(folder, trusted=packages))
+        found = difference(run, load(folder, trusted=packages, checked=False))
         remedy = "score with the run itself: python -m asgml.feedback.predict RUN"
         refuse_difference(folder / WEIGHTS, found, 0.0, remedy)
     _write_manifest(run, folder, found)
@@ -46,7 +46,11 @@ def export(run: Restored, folder: Path) -> float:
 
 
 def load(
-    folder: Path, clip: str | None = None, trusted: Collection[str] = (), cfg: DictConfig | None = None
+    folder: Path,
+    clip: str | None = None,
+    trusted: Collection[str] = (),
+    cfg: DictConfig | None = None,
+    checked: bool = True,
 ) -> Restored:
     """Load an export; every byte of its files is verified.
 
@@ -55,11 +59,12 @@ def load(
         clip: where the CLIP lies that it fits, in place of `clip.source`.
         trusted: packages besides this suite's whose code its configuration may name for the CLIP.
         cfg: its configuration where words have changed it, as `score.*`; None reads it.
+        checked: whether an export is refused whose parity has not been found, because writing it was interrupted.
 
     Raises:
-        UserError: no export, a damaged one, one of another version, code that is not trusted, or another CLIP.
+        UserError: no export, a damaged or unfinished one, one of another version, code that is not trusted, or another CLIP.
     """
-    manifest = told_of(folder)
+    manifest = read_manifest(folder, FORMAT, VERSION, EXPORT_AGAIN, checked)
     cfg = placed(asked(folder, (), "", ()) if cfg is None else cfg, clip)
     refuse_foreign(_built(cfg), folder / CONFIG, "asgml", ROOMS, trusted)
     weights, _ = read_tensors(folder / WEIGHTS, "the weights of an export", EXPORT_AGAIN)

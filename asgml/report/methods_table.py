@@ -12,7 +12,7 @@ from asgml.report.naming import metric
 from asgml.report.results import step_ms
 from asgml.report.tuned import TunedRow, budget_notes
 from suite.report.frames import Configuration, RunFrames
-from suite.report.summary import Comparison, compare, equivalence_note, limit_notes, per_seed, state
+from suite.report.summary import Comparison, compare, equivalence_note, limit_notes, per_seed, seeds_notes, state
 from suite.report.tables import ABSENT, INTERVALS, PERCENT, Table, columns, estimate, number, texts
 
 SPLITS = {"test": "last epoch", "test_best": "best val. epoch"}
@@ -169,6 +169,7 @@ def _notes(
             f"interval; p: paired t test; Holm over {last} tests (last epoch) and {best} (best validation epoch), "
             "where a test exists. Model selection is on validation only."
         )
+        notes += seeds_notes(frames)
     notes += limit_notes(found["test_best"])
     rows = ordered(frames, controlled(tuned))
     notes += equivalence_notes(found["test_best"], margin, [f"{c.label} to {frames.baseline}" for c in rows])

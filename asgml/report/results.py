@@ -14,7 +14,7 @@ from asgml.report.samples import sample_table
 from callbacks.run.history import COUNTERS
 from suite.report.data import RunRecord
 from suite.report.frames import Configuration, RunFrames
-from suite.report.summary import Comparison, compare, limit_notes, per_seed, state
+from suite.report.summary import Comparison, compare, limit_notes, per_seed, seeds_notes, state
 from suite.report.tables import ABSENT, INTERVALS, PERCENT, Cell, Table, columns, estimate, number, texts
 
 COUNTS = (*COUNTERS, "dropped")  # of gradients that were never applied
@@ -88,6 +88,7 @@ def _notes(frames: RunFrames, found: Sequence[Comparison], at: str) -> list[str]
             f"interval; Holm over {family} test{'s' if family != 1 else ''}; dz: mean over standard deviation "
             "of the paired differences."
         )
+        notes += seeds_notes(frames)
     unfinished = [] if done else ["No run has finished yet."]
     return [*notes, *limit_notes(found, done), *unfinished, *frames.notes]
 

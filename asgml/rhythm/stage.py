@@ -231,13 +231,13 @@ class Rhythm(Stage):
         still = [said for m in self.modalities if (said := self._never_moved(m))]
         if self.later is None or self.dominant is not None:
             return still
-        used = ", ".join(f"{m} {u:.3f}" for m, u in self._utilisation().items()) or "no score"
+        used = ", ".join(f"{m} {u:.3f}" for m, u in self._utilisation().items())
         rows = self.probe.holdout_rows if self.probe is not None else 0
+        told = f"saw a gap beyond its noise ({used}, on {rows} held-out rows)" if rows else "had rows to score"
         return [
             *still,
-            f"asgml.delayed=dominant: nobody was delayed in the whole run, which was a plain one. The probes never saw "
-            f"a gap beyond its noise ({used}, on {rows} held-out rows). Name the modality, for example "
-            f"asgml.delayed={self.modalities[0]}",
+            f"asgml.delayed=dominant: nobody was delayed in the whole run, which was a plain one. The probes never "
+            f"{told}. Name the modality, for example asgml.delayed={self.modalities[0]}",
         ]
 
     def _never_moved(self, m: str) -> str:

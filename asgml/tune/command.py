@@ -9,7 +9,7 @@ from typing import Generic
 from rich.console import Console
 from rich.markup import escape
 
-from asgml.compare import comparison, save
+from asgml.report.comparison import comparison, save
 from asgml.tune.options import Options, read_options
 from asgml.tune.tuner import Tuner
 from suite.config.compose import Composer

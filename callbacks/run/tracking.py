@@ -16,6 +16,7 @@ from callbacks.errors import UserError
 from callbacks.run.stored import BEST, LAST
 
 Mode = Literal["auto", "online", "offline", "disabled"]
+MODES = ("online", "offline", "disabled", "dryrun", "run", "shared")  # of WANDB_MODE
 Checkpoints = Literal["none", "best", "last", "both"]
 
 STEP = "trainer/global_step"  # the step axis, by the name that Lightning's users know
@@ -31,6 +32,21 @@ def logged_in() -> bool:
         return True
     path = Path(os.environ.get("NETRC", Path.home() / ".netrc"))
     return path.exists() and netrc.netrc(str(path)).authenticators("api.wandb.ai") is not None
+
+
+def mode_of(mode: Mode) -> str:
+    """Return the mode that W&B gets: of `auto`, what WANDB_MODE says, else online when logged in, else offline.
+
+    Raises:
+        UserError: a WANDB_MODE that W&B does not have.
+    """
+    if mode != "auto":
+        return mode
+    told = os.environ.get("WANDB_MODE", "")
+    if told and told not in MODES:
+        remedy = "export WANDB_MODE=offline, or unset WANDB_MODE"
+        raise UserError("WANDB_MODE in the environment", repr(told), f"one of {', '.join(MODES)}", remedy)
+    return told or ("online" if logged_in() else "offline")
 
 
 def finish(trainer: L.Trainer, exit_code: int) -> None:
@@ -196,9 +212,10 @@ def wandb_logger(
         logger:
           wandb: {_target_: callbacks.wandb_logger, project: asgml, run_dir: runs/x/0a1b2c3d4e5f, run_id: 0a1b2c3d4e5f}
 
-    Limits: `auto` only looks for a key (WANDB_API_KEY, ~/.netrc). Every attempt at an offline run is a folder of its
-    own under `<run_dir>/wandb`; `wandb sync <run_dir>/wandb/offline-run-*` uploads them into one W&B run, in order. W&B
-    keeps copies of an offline run's artefacts in its own data folder (WANDB_DATA_DIR), checkpoints excepted.
+    Limits: `auto` looks for WANDB_MODE and for a key (WANDB_API_KEY, ~/.netrc). Every attempt at an offline run is a
+    folder of its own under `<run_dir>/wandb`; `wandb sync <run_dir>/wandb/offline-run-*` uploads them into one W&B run,
+    in order. W&B keeps copies of an offline run's artefacts in its own data folder (WANDB_DATA_DIR), checkpoints
+    excepted.
 
     Args:
         run_dir: the folder in which `wandb/` is written.
@@ -207,7 +224,8 @@ def wandb_logger(
         entity: the W&B user or team; null is the default of the account.
         group: the W&B group; null puts the run into none.
         name: the name that W&B shows; null takes what tells the run from others.
-        mode: whether to upload: `online`, `offline`, `disabled`, or `auto`, which is online when logged in.
+        mode: whether to upload: `online`, `offline`, `disabled`, or `auto`, which is what the environment
+            says in WANDB_MODE, else online when logged in.
         job_type: what kind of job W&B files the run under: `train`; the programs set `evaluate` and `tune` themselves.
         tags: further tags of the run.
         checkpoints: the checkpoints that are uploaded at the end: `none`, `best`, `last` or `both`.
@@ -215,7 +233,6 @@ def wandb_logger(
         run_tags: the tags that the run has of itself.
         config: the configuration that W&B shows, in nested plain containers.
     """
-    chosen = mode if mode != "auto" else "online" if logged_in() else "offline"
     from wandb import Settings
 
     options = {
@@ -224,7 +241,7 @@ def wandb_logger(
         "group": group,
         "name": name or run_name,
         "id": run_id,
-        "mode": chosen,
+        "mode": mode_of(mode),
         "job_type": job_type,
         "tags": list(dict.fromkeys(_tag(t) for t in (*(run_tags or ()), *(tags or ())) if t)),
         "config": config,

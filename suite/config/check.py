@@ -27,7 +27,7 @@ from suite.config.compose import merge_errors, nearest, shorten
 from suite.config.remedies import remedy_for
 from suite.config.signature import adapter, locate, parameters, type_name
 from suite.config.third_party import KWARGS_RECEIVER, RANGES, USUAL
-from suite.config.wording import Built, declares, inside, is_mapping, is_node, type_text
+from suite.config.wording import Built, choices_in, declares, inside, is_mapping, is_node, type_text
 
 Dead = Callable[[DictConfig], Mapping[str, str]]
 
@@ -335,7 +335,7 @@ def _misfits(value: Any, annotation: Any, key: str, error: ValidationError, defa
             expected = Built.words
         elif kind is not None and is_mapping(kind) and not isinstance(found, dict):
             expected = "a mapping of names to values"
-        elif kind is not None and declares(kind):
+        elif kind is not None and (declares(kind) or choices_in(kind)):
             expected = type_text(kind)
         else:
             expected = type_name(annotation) + (f" ({faults[place]})" if len(faults) == 1 else "")

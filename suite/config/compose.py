@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from callbacks.errors import UserError
 from suite.config.files import Files
+from suite.config.trainer import OPTIONS
 
 VERSION_BASE = "1.3"
 # a TypeError is Hydra's own, of an option that is no text (optimizer=[1])
@@ -204,7 +205,10 @@ class Composer:
         siblings = [k.rpartition(".")[2] for k in own if parent and k.rpartition(".")[0] == parent]
         add = f"a key that is new on purpose is added with +{override.input_line}"
         nothing = f"nothing comes near: leave {override.input_line} out; `--cfg job` prints the keys there are"
-        if parent in own and not siblings:
+        if parent == "trainer" and key.removeprefix("trainer.") in OPTIONS:
+            expected = "a key of 'trainer' that the configuration sets; this one it leaves to Lightning's Trainer"
+            remedy = f"type +{override.input_line}"
+        elif parent in own and not siblings:
             expected, remedy = f"{parent!r} is empty here", add
         elif siblings:
             expected = f"a key of {parent!r}: {shorten(s for s in siblings if not s.startswith('_'))}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import typing
 from collections.abc import Sequence
+from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal
 
 from callbacks.ranges import Bounds
-from suite.config.wording import bounds_in, is_mapping, is_node, nullable
+from suite.config.wording import bounds_in, choices_in, is_mapping, is_node, nullable
 
 
 def remedy_for(key: str, place: Sequence[str | int], found: Any, kind: Any, default: Any, whole: Any) -> str:
@@ -30,6 +31,9 @@ def remedy_for(key: str, place: Sequence[str | int], found: Any, kind: Any, defa
         where = ".".join(map(str, (key, *place)))
         rest = "set it to null" if nullable(kind) else f"leave {where} out"
         return f"{rest}; its entries are set one by one, as {where}.NAME=VALUE"
+    close = get_close_matches(found, [] if kind is None else choices_in(kind), n=1) if isinstance(found, str) else []
+    if close and all(isinstance(step, str) for step in place):
+        return f"did you mean {'++' if place else ''}{'.'.join(map(str, (key, *place)))}={close[0]}?"
     known = isinstance(default, bool | int | float | list | tuple | dict)
     if known or (isinstance(default, str) and re.fullmatch(r"[\w./-]+", default)):
         return f"set {key}={typed(default)}"

@@ -8,6 +8,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from callbacks.errors import UserError
 
+# What Lightning's Trainer takes and `conf/common/trainer` does not set, so that it is added with `+trainer.NAME=VALUE`.
+OPTIONS = frozenset(
+    "benchmark detect_anomaly enable_autolog_hparams inference_mode limit_predict_batches limit_train_batches "
+    "limit_val_batches max_time min_epochs min_steps model_registry plugins profiler reload_dataloaders_every_n_epochs "
+    "sync_batchnorm val_check_interval".split()
+)
 # With what the option would say; None refuses any value, because the run passes its own.
 ELSEWHERE = {
     "callbacks": (None, "the nodes of `callbacks`", "set +callbacks.<name>._target_=… in its place"),
@@ -17,6 +23,18 @@ ELSEWHERE = {
     "use_distributed_sampler": (None, "the loader's own division between ranks", "leave it out"),
     "gradient_clip_val": (None, "clipping inside the step, per group", "set callbacks.clip.max_norm in its place"),
     "gradient_clip_algorithm": (None, "clipping inside the step, by norm", "set callbacks.clip.max_norm in its place"),
+    "barebones": (False, "loggers, checkpoints and monitors, which every run has", "leave it out"),
+    "fast_dev_run": (
+        False,
+        "numbers of whole validation and test data, which are compared with others",
+        "set trainer.max_epochs=1 trainer.max_steps=1 in its place; asgml.run has debug=one_step",
+    ),
+    "overfit_batches": (
+        0,
+        "validation on data of its own",
+        "leave it out; asgml.run has debug=overfit",
+    ),
+    "limit_test_batches": (None, "numbers of the whole test data, which are compared with others", "leave it out"),
     "accumulate_grad_batches": (1, "one batch per step", "raise loader.batch_size in its place"),
 }
 PARTS = "loader.accumulate"  # of programs that read a batch in parts
@@ -38,7 +56,8 @@ def refuse_elsewhere(overrides: Sequence[str]) -> None:
     for line in overrides:
         key, equals, value = line.lstrip("+").partition("=")
         neutral, expected, remedy = ELSEWHERE.get(key.removeprefix("trainer."), (None, "", ""))
-        if equals and expected and key.startswith("trainer.") and (neutral is None or value != str(neutral)):
+        other = neutral is None or value.lower() != str(neutral).lower()
+        if equals and expected and key.startswith("trainer.") and other:
             raise UserError(key, value, expected, remedy)
 
 
@@ -56,3 +75,18 @@ def check_trainer(cfg: DictConfig) -> None:
     for key, (neutral, expected, remedy) in known.items():
         if node is not None and key in node and (neutral is None or node[key] != neutral):
             raise UserError(f"trainer.{key}", str(node[key]), expected, remedy.format(found=node[key]))
+    if node is not None:
+        _refuse_without_validation(node)
+
+
+def _refuse_without_validation(node: DictConfig) -> None:
+    """Refuse a training that ends before its first validation, which would be told when it has ended."""
+    epochs, every = node.get("max_epochs"), node.get("check_val_every_n_epoch")
+    expected = "at least one validation, to select the best moment"
+    if node.get("limit_val_batches") == 0:
+        raise UserError("trainer.limit_val_batches", "0: no validation", expected, "leave it out")
+    counted = isinstance(epochs, int) and isinstance(every, int) and epochs > 0
+    if counted and epochs < every and node.get("val_check_interval") is None:
+        found = f"{every}: the first validation comes after {every} epochs, the end of training after {epochs}"
+        remedy = f"set trainer.check_val_every_n_epoch={epochs}"
+        raise UserError("trainer.check_val_every_n_epoch", found, expected, remedy)

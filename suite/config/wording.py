@@ -72,6 +72,17 @@ def _one_of(values: Iterable[Any]) -> str:
     return words[0] if len(words) == 1 else "one of " + ", ".join(words)
 
 
+def choices_in(annotation: Any) -> list[str]:
+    """Return the values that an annotation takes, as they are typed, where it takes those of a list alone; else []."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return [str(value) for value in arguments]
+    if origin in (typing.Union, UnionType):
+        parts = [choices_in(a) for a in arguments if a is not NoneType]
+        return [name for part in parts for name in part] if all(parts) else []
+    return []
+
+
 def bounds_in(annotation: Any) -> Bounds | None:
     """Return the first range that an annotation declares for a number itself, not for what a list or mapping holds."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)

@@ -6,15 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from suite.report.data import read_runs
-from suite.report.grouping import group_runs
-from suite.report.html import write
-from suite.report.statements import spoken
-from suite.report.summary import summary
-from suite.report.tables import latex, markdown, terminal
-from suite.report.verdict import verdict
 from suite.runs.command import command, command_parser
 
 
@@ -28,6 +19,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="HTML file (default: report.html in RUNS)")
     parser.add_argument("--table", choices=["markdown", "latex"], help="print the summary in this form instead")
     arguments = parser.parse_args(argv)
+
+    from rich.console import Console
+
+    from suite.report.data import read_runs
+    from suite.report.grouping import group_runs
+    from suite.report.html import write
+    from suite.report.statements import spoken
+    from suite.report.summary import summary
+    from suite.report.tables import latex, markdown, terminal
+    from suite.report.verdict import verdict
+
     comparisons = group_runs(read_runs(arguments.runs, arguments.name), arguments.baseline)
     tables = [(frames.title, summary(frames)) for frames in comparisons]
     if arguments.table:

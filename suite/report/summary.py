@@ -149,6 +149,13 @@ def _detectable_dz(n: int) -> float | None:
     return smallest_p(n, ALPHA, POWER).detectable_dz
 
 
+def seeds_notes(frames: RunFrames) -> list[str]:
+    """Say that differences are over common seeds, and not those of the means, where rows have others as well."""
+    seeds = {frozenset(run.seed for run in c.finished) for c in frames.configurations if c.finished}
+    told = "Rows have unequal seeds: Δ is over those that both have, and not the difference of the means shown."
+    return [told] if len(seeds) > 1 else []
+
+
 def limit_notes(found: Iterable[Comparison], counts: Iterable[int] = ()) -> list[str]:
     """Say what the numbers of seeds can show at best; `counts` are those to speak of where nothing was tested."""
     tests = [c.test for c in found if c.test is not None]
@@ -159,6 +166,7 @@ def limit_notes(found: Iterable[Comparison], counts: Iterable[int] = ()) -> list
         spreads = [t.difference.sd for t in tests if t.n == n and t.difference.sd]
         if spreads and limits.detectable_dz is not None:
             points = limits.detectable_dz * float(np.median(spreads)) * PERCENT
-            note += f" Here (median spread) that is about {points:.1f} percentage points, before Holm."
+            told = f"about {points:.1f}" if points <= PERCENT else f"more than {PERCENT:.0f}"
+            note += f" Here (median spread) that is {told} percentage points, before Holm."
         notes.append(note)
     return notes

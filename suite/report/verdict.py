@@ -150,8 +150,10 @@ def _interval(c: Comparison, measure: Measure) -> str:
 
 
 def _reach(c: Comparison, measure: Measure) -> str:
-    """Return the smallest detectable difference, "" where there is none."""
+    """Return the smallest detectable difference, "" where there is none; of shares no two lie further apart than 1."""
     least = None if c.test is None else detectable(c.test)
+    if least is not None and measure.scale == PERCENT and least > 1:
+        return f"more than {PERCENT:.0f}"
     return "" if least is None else f"{least * measure.scale:.{measure.digits}f}"
 
 

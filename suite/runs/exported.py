@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,9 @@ MANIFEST, WEIGHTS = "export.json", "weights.safetensors"
 def require_new(folder: Path) -> None:
     """Refuse a folder that is not empty, or a file."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(str(folder), "something in it", "a new or an empty folder", f"give -o {folder}-2")
+        raise UserError(
+            str(folder), "something in it", "a new or an empty folder", f"give -o {shlex.quote(f'{folder}-2')}"
+        )
 
 
 @contextmanager
@@ -62,7 +65,7 @@ def write_manifest(folder: Path, form: str, version: int, content: Mapping[str, 
     write_json(folder / MANIFEST, told)
 
 
-def read_manifest(folder: Path, form: str, version: int, remedy: str) -> dict[str, Any]:
+def read_manifest(folder: Path, form: str, version: int, remedy: str, checked: bool = True) -> dict[str, Any]:
     """Read the manifest of a folder, and verify every byte of the files that it lists.
 
     Args:
@@ -70,9 +73,10 @@ def read_manifest(folder: Path, form: str, version: int, remedy: str) -> dict[st
         form: what it has to hold.
         version: the version of its layout that is understood.
         remedy: what to do about any other, for the error.
+        checked: whether an export is refused whose parity has not been found, because writing it was interrupted.
 
     Raises:
-        UserError: no export, a damaged one, or one of another form or version.
+        UserError: no export, a damaged or unfinished one, or one of another form or version.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -81,6 +85,9 @@ def read_manifest(folder: Path, form: str, version: int, remedy: str) -> dict[st
     if manifest.get("format") != form or manifest.get("version") != version:
         found = f"{manifest.get('format')}, version {manifest.get('version')}"
         raise UserError(str(path), found, f"{form}, version {version}", remedy)
+    if checked and manifest.get("parity") is None:
+        found = "no parity: its writing was interrupted before the network was compared with the run's"
+        raise UserError(str(path), found, "a finished export", f"rm -r {shlex.quote(str(folder))}, then {remedy}")
     for name, told in manifest["files"].items():
         place = folder / name
         if not place.is_file():

@@ -13,6 +13,7 @@ import hashlib
 import inspect
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,10 +67,14 @@ AFTERWARDS: dict[str, str] = {
 # Keys that judge numbers which are there: neither another run nor another evaluation.
 JUDGED = ("acceptance",)
 
+# Keys that name an earlier run by its directory. Which run it is counts, its name and hash; where it lies does not.
+EARLIER_RUNS = ("init.weights", "wire.from_run", "wire.start_from")
+
 # Mappings whose order matters: methods are applied one after the other.
 ORDERED = ("methods",)
 
 HASH_LENGTH = 12
+HASH = rf"[0-9a-f]{{{HASH_LENGTH}}}"
 
 
 def meaningful(cfg: DictConfig, *, inputs: bool = True, idle: bool = False) -> dict[str, Any]:
@@ -87,6 +92,10 @@ def meaningful(cfg: DictConfig, *, inputs: bool = True, idle: bool = False) -> d
     plain = _portable(cfg)
     for dotted in (*NOT_MEANINGFUL, *AFTERWARDS, *JUDGED):
         _take(plain, dotted)
+    for dotted in EARLIER_RUNS:
+        node, key = _parent(plain, dotted), dotted.rpartition(".")[2]
+        if node is not None and isinstance(node.get(key), str):
+            node[key] = _which_run(node[key])
     for dotted in {} if idle else inert(cfg):
         node = _parent(plain, dotted)
         if node is not None and "_target_" in node:
@@ -153,6 +162,12 @@ def _portable(cfg: DictConfig) -> dict[str, Any]:
     plain: Any = OmegaConf.to_container(tree, resolve=True)
     assert isinstance(plain, dict)
     return plain
+
+
+def _which_run(directory: str) -> str:
+    """Return `runs/<name>/<hash>` of a run's directory, wherever it lies and however it is written."""
+    last = Path(directory).parts[-2:]
+    return "/".join(("runs", *last)) if len(last) == 2 and re.fullmatch(HASH, last[1]) else directory
 
 
 def _parent(plain: Mapping[str, Any], dotted: str) -> dict[str, Any] | None:

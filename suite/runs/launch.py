@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -25,7 +27,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.markup import escape
@@ -57,6 +58,7 @@ from suite.runs.planning import (
     FAILED_ONLY,
     HYDRA_SETTINGS,
     Judge,
+    arguments_of,
     composed,
     extra_dirs,
     judged,
@@ -115,8 +117,8 @@ def launch(
     failed_only = FAILED_ONLY in arguments
     plans = PLAN in arguments
     arguments = [a for a in arguments if a not in (FAILED_ONLY, PLAN)]
-    args = get_args_parser().parse_args(arguments)
     try:
+        args = arguments_of(arguments)
         refuse_stray_rank()
     except UserError as error:
         print(error, file=sys.stderr)  # whatever rank it believes to be
@@ -305,8 +307,11 @@ def _through_hydra(
     program: str, config_dir: Path | None, arguments: list[str], job: Callable[[DictConfig], None]
 ) -> None:
     folder, name, shared = primary(program, config_dir)
-    args = get_args_parser().parse_args(arguments)
+    args = arguments_of(arguments)
     search = [f"hydra.searchpath=[{','.join(repr(f'file://{f}') for f in shared)}]"]
+    if args.shell_completion and "COMP_LINE" in os.environ:  # Hydra completes from that line alone
+        command, blank, typed = os.environ["COMP_LINE"].partition(" ")
+        os.environ["COMP_LINE"] = f"{command} {search[0]}{blank}{typed}"
     before = sys.argv
     # `hydra.main` reads it; so does Lightning when it starts the other ranks.
     sys.argv = [before[0], *_before_overrides(arguments, args, search)]
@@ -351,6 +356,10 @@ def _show(planned: PlannedJobs, outcomes: Sequence[Outcome]) -> None:
         console().print(f"to repeat only these, add {FAILED_ONLY} to the same command")
     if missed := [str(number) for number, outcome in enumerate(outcomes, 1) if not outcome.accepted]:
         console().print(f"not accepted: {'job' if len(missed) == 1 else 'jobs'} {', '.join(missed)}")
+    places = {(str(job.cfg.paths.runs), str(job.cfg.name)) for job in planned.jobs}
+    if len(places) == 1 and any(outcome.status in ("finished", "skipped") for outcome in outcomes):
+        runs, name = places.pop()
+        tell(f"one page of them: {shlex.join(['python', '-m', 'suite.report', runs, '--name', name])}")
 
 
 def _not_a_run(cfg: DictConfig) -> None:

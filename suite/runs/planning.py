@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
@@ -85,8 +85,28 @@ def plan(
     Raises:
         UserError: one error with all that is wrong.
     """
-    args = get_args_parser().parse_args([a for a in argv if a != FAILED_ONLY])
+    args = arguments_of([a for a in argv if a != FAILED_ONLY])
     return judged(composed(program, args, config_dir, schema), dead, schema)
+
+
+def arguments_of(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return a command line as Hydra reads it.
+
+    Raises:
+        UserError: a flag that Hydra does not have, or one without its value.
+    """
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        flags = message.removeprefix("unrecognized arguments: ")
+        expected = "key=value, group=option, or a flag that --help shows"
+        if flags == message:
+            raise UserError("command line", message, expected, "give the flag its value, or leave it out")
+        key = flags.split()[0].lstrip("-").partition("=")[0]
+        raise UserError(flags, "no such flag", expected, f"leave it out; a key is typed without dashes: {key}=VALUE")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_args(list(arguments))
 
 
 def composed(

@@ -172,8 +172,9 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
     Returns:
         The most severe exit code of a launch (`suite.runs.launch.worse`).
     """
-    from suite.report import compare_report, group_runs, markdown, read_runs, summary, terminal
+    from suite.report import compare_report, group_runs, markdown, read_runs, terminal
     from suite.report.statements import spoken
+    from suite.report.summary import summary
     from suite.report.verdict import verdict
 
     runs = Path(next((o.partition("=")[2] for o in reversed(overrides) if o.startswith("paths.runs=")), "runs"))

@@ -43,7 +43,7 @@ def test_a_good_tree_passes_and_nothing_is_built() -> None:
         ("part.width=null", "part.width", "int"),
         ("part.betas=[0.9]", "part.betas", "tuple[float, float]"),
         ("part.inner.scale=big", "part.inner.scale", "float"),
-        ("speed.mode=fats", "speed.mode", "'fast'"),
+        ("speed.mode=fats", "speed.mode", "did you mean speed.mode=fast?"),
         ("+source.names=[a,1]", "source.names.1", "list[str] | None"),
         ("~source.root", "source.root", "missing"),
         ("speed._target_=fake_program.Sped", "speed._target_", "fake_program.Speed"),

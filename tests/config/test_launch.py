@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 import yaml
 
 from callbacks.run.stored import write_checkpoint
+from suite.report.__main__ import main as report
 from suite.runs.identity import config_hash
 from suite.runs.launch import NOT_ACCEPTED, Run, plan, worse
 from suite.runs.ledger import Ledger
@@ -77,7 +79,10 @@ def test_everything_is_seeded_before_the_task(main: Main, tmp_path: Path, monkey
 
 @pytest.mark.parametrize(
     "wrong",
-    ["speed.tua=1", "experiment=tinny", "part.width=a", "speed.tau=2", "source.rows=???", "seed=[", "seed=0,1"],
+    [
+        *("speed.tua=1", "experiment=tinny", "part.width=a", "speed.tau=2", "source.rows=???", "seed=[", "seed=0,1"),
+        *("--epochs=5", "--config-dir"),
+    ],
 )
 def test_wrong_input_is_one_screen_and_exit_code_2(
     main: Main, tmp_path: Path, wrong: str, capsys: pytest.CaptureFixture[str]
@@ -98,6 +103,16 @@ def test_one_wrong_job_stops_a_sweep_before_the_first(main: Main, tmp_path: Path
     assert main("-m", "part=plain,wid") == 2
     assert main("-m", "speed.mode=fast,slow", "speed.tau=0,2") == 2, "tau is dead in one of the four"
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_sweep_ends_with_the_command_of_its_report(
+    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "my runs"
+    assert main("-m", "seed=0,1", f"paths.runs='{runs}'") == 0
+    words = shlex.split(capsys.readouterr().out.partition("one page of them: python -m suite.report ")[2])
+    assert report([*words[:3], "--table", "markdown"]) == 0
+    assert "| tiny | 2 |" in capsys.readouterr().out
 
 
 def test_a_finished_run_is_reused(main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -198,7 +198,7 @@ def test_every_wrong_entry_of_a_mapping_is_told_once():
     [
         ["trainer.max_epochs=-1", "trainer.max_steps=10"],
         ["+trainer.limit_train_batches=2", "+trainer.limit_val_batches=0.5"],
-        ["trainer.devices=[0]", "+trainer.fast_dev_run=true"],
+        ["trainer.devices=[0]", "+trainer.min_epochs=0"],
         ["asgml.tau={audio:3}", "asgml.delayed=[audio]"],
         ["optimizer=adamw", "optimizer.betas=[0,0.5]", "+group_lr={audio:1}"],
         ["averaging=swa", "callbacks.averaging.start=0", "callbacks.averaging.swa_lr={audio:0.1}"],

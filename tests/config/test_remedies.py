@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
+from asgml.run import Tree
+from callbacks.errors import UserError
+from suite.config.check import check
 from suite.config.compose import Composer, dotted_keys
 
 ROOT = Path(__file__).parents[2]
@@ -104,3 +107,22 @@ def test_every_key_of_a_remedy_exists_in_every_experiment(path: str) -> None:
             if not any(key in keys(program, experiment, choice) for choice in choices):
                 wrong.append(f"{path}:{line} {key} in experiment={experiment}")
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "near"),
+    [
+        ("asgml.mode=stalenes", "asgml.mode=staleness"),
+        ("resume=nevr", "resume=never"),
+        ("trainer.precision=bf16mixed", "trainer.precision=bf16-mixed"),
+        ("data.kinds={note:txt}", "++data.kinds.note=text"),
+    ],
+)
+def test_a_name_of_a_list_is_corrected_to_the_nearest(typed: str, near: str) -> None:
+    """Not to the default, which is another one."""
+    composer, line = Composer("asgml"), ["experiment=table", "data.path=x.csv"]
+    with pytest.raises(UserError) as error:
+        check(composer.compose([*line, typed]), Tree)
+    assert error.value.remedy == f"did you mean {near}?"
+    assert error.value.expected.startswith("one of ")
+    check(composer.compose([*line, near]), Tree)

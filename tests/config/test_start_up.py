@@ -23,7 +23,7 @@ HELPED = (
     *("asgml.run", "asgml.study", "asgml.tune", "asgml.data.prepare", "asgml.feedback.run", "asgml.feedback.study"),
     *("latentwire.run", "latentwire.study", "latentwire.evaluate", "latentwire.encode", "latentwire.answer"),
     *("latentwire.export", "latentwire.pretrain", "suite.dashboard"),
-    *("asgml.predict", "asgml.evaluate", "asgml.export"),
+    *("asgml.predict", "asgml.evaluate", "asgml.export", "asgml.compare", "suite.report"),
     *("asgml.feedback.predict", "asgml.feedback.evaluate", "asgml.feedback.export"),
 )
 STUDIED = (("latentwire.study", "family"),)  # studies with options of their own that import nothing for their help
@@ -161,11 +161,18 @@ def test_what_has_changed_is_looked_at_anew(change: str, tmp_path: Path, monkeyp
     assert len(calls) == (2 if change == "data" else 1)
 
 
-def test_the_shell_completes_groups_and_options(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("asgml experiment=cre", ["experiment=cremad", "experiment=cremad_mini"]),
+        ("asgml optimizer=ad", ["optimizer=adam", "optimizer=adamw"]),  # of the folder that all programs share
+        ("asgml experiment=features trainer.max_", ["trainer.max_epochs=", "trainer.max_steps="]),
+    ],
+)
+def test_the_shell_completes_groups_options_and_keys(
+    line: str, found: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = "asgml experiment=cre"
     monkeypatch.setenv("COMP_LINE", line)
     monkeypatch.setenv("COMP_POINT", str(len(line)))
     launch("asgml", train, dead, schema=Tree, argv=["-sc", "query=bash"])
-    assert capsys.readouterr().out.split() == ["experiment=cremad", "experiment=cremad_mini"]
+    assert capsys.readouterr().out.split() == found

@@ -323,3 +323,12 @@ def test_onnx_that_is_not_there_is_one_screen(run: Path, tmp_path: Path, capsys:
     assert "pip install onnx" in text
     assert len(text.splitlines()) < 10
     assert not (tmp_path / "n").exists()
+
+
+def test_an_export_that_was_interrupted_before_its_parity_was_found_is_refused(exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "my network")
+    manifest = json.loads((folder / "export.json").read_text())
+    write_json(folder / "export.json", {**{k: v for k, v in manifest.items() if k != "sha256"}, "parity": None})
+    with pytest.raises(UserError, match="interrupted") as error:
+        load(folder)
+    assert "my network'" in error.value.remedy

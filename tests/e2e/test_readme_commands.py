@@ -53,6 +53,8 @@ SHORTER: dict[str, list[str]] = {
     "latentwire.run experiment=pocket": [*WIRE, *QUIET],
     "latentwire.run experiment=squad": PLAN,
     "latentwire.run experiment=qa": [*WIRE, "encoder.max_tokens=200", "trainer.max_epochs=1", *QUIET],
+    "latentwire.run experiment=text": [*WIRE, "encoder.max_tokens=200", "corpus.begin=16", "corpus.rest=8",
+                                       "trainer.max_epochs=1", *QUIET],
     "latentwire.study family": ["trainer.max_epochs=1", "loader.steps_per_epoch=2", "evaluation.passages=2", *QUIET],
     "asgml.feedback.run": ["data.good=3", "data.per_defect=2", "stages.text.epochs=1", "stages.image.epochs=1", *QUIET],
 }  # fmt: skip
@@ -87,6 +89,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "F.jsonl").write_text("\n".join(lines))
     surfaces = write_surfaces(here / "MVTEC", ("tiles", "granite"), size=48, train=0, good=2, per_defect=1)
     (here / "PICTURES").symlink_to(surfaces / "tiles" / "test" / "scratch")
+    (here / "TEXTS").mkdir()
+    for i in range(40):
+        (here / "TEXTS" / f"{i}.txt").write_text(f"Ann {i} lives in Rome, and Ben in Oslo. " * 12)
     (here / "data").mkdir()
     for name in ("fsdd", "mnist"):
         if (DATA / name).is_dir():

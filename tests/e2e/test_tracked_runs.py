@@ -25,7 +25,7 @@ from asgml.evaluate import evaluate
 from asgml.run import Tree, dead, fit_and_evaluate, judge, train
 from callbacks.errors import UserError
 from callbacks.run.tensorboard import PACKAGES
-from callbacks.run.tracking import STEP, wandb_id, wandb_logger
+from callbacks.run.tracking import STEP, mode_of, wandb_id, wandb_logger
 from suite.config.compose import conf_dir
 from suite.dashboard import read
 from suite.report.library import library_name
@@ -153,6 +153,21 @@ def test_an_attempt_without_wandb_leaves_no_step_behind(tmp_path: Path) -> None:
     logger.log_metrics({"val/loss": 1.0}, step=7)
     logger.experiment.finish()
     assert not list(tmp_path.rglob("*.step"))
+
+
+@pytest.mark.parametrize(("told", "mode"), [("offline", "offline"), ("disabled", "disabled"), ("", "online")])
+def test_the_environment_says_whether_to_upload(told: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As W&B's users know it; who is logged in uploads nothing under WANDB_MODE=offline."""
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_MODE", told)
+    assert mode_of("auto") == mode
+    assert mode_of("offline") == "offline"
+
+
+def test_a_mode_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    with pytest.raises(UserError, match="unset WANDB_MODE"):
+        mode_of("auto")
 
 
 def test_a_damaged_step_is_refused(tmp_path: Path) -> None:

@@ -91,6 +91,11 @@ def test_who_when_and_why_is_told(capsys):
     assert line in printed
 
 
+def test_a_run_too_short_for_the_probes_says_that_they_saw_nothing():
+    with pytest.warns(UserWarning, match="The probes never had rows to score. Name the modality"):
+        run("staleness", from_step(99, rows=0), tau=2)
+
+
 @pytest.mark.parametrize("probe", [from_step(99), from_step(0, rows=10)], ids=["no gap", "a gap within its noise"])
 def test_a_run_in_which_nobody_is_found_is_a_plain_one_and_says_so(probe):
     with pytest.warns(UserWarning, match="nobody was delayed in the whole run") as warned:

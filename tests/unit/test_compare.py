@@ -13,7 +13,8 @@ import yaml
 from scipy import stats
 from synthetic_runs import FREQUENCY, JOINT, OGM_GE, STALENESS, write_run
 
-from asgml.compare import main, save
+from asgml.compare import main
+from asgml.report.comparison import save
 from asgml.report.methods_table import BELOW, control_table, method_table
 from asgml.run import Tree, dead
 from callbacks.errors import UserError

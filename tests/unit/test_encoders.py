@@ -173,6 +173,19 @@ def test_any_size_and_any_number_of_rows_trains(factory, shape, n):
         assert all(p.grad.count_nonzero() == 0 for p in encoder.parameters())
 
 
+@pytest.mark.parametrize("factory", [small_bert, partial(TokenConv, vocabulary=50)])
+def test_encoders_of_tokens_become_programs_for_any_number_of_rows(factory):
+    """What leaves the suite by `asgml.export` is such a program."""
+    encoder: Encoder = factory((4,)).eval()
+    rows = torch.export.Dim("rows", min=1)
+    program = torch.export.export(encoder, (torch.randint(-1, 50, (3, 4)),), dynamic_shapes=({0: rows},)).module()
+    five = torch.randint(-1, 50, (5, 4))
+    with torch.no_grad():
+        assert torch.allclose(program(five), encoder(five), atol=1e-5)
+    with pytest.raises(IndexError):
+        program(torch.full((1, 4), 10**6))
+
+
 @pytest.mark.parametrize(
     ("factory", "shape"),
     [

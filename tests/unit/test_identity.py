@@ -110,3 +110,16 @@ def test_run_dir_follows_paths_name_and_hash(tmp_path: Any) -> None:
     assert run_dir(cfg) == tmp_path / "tiny" / config_hash(cfg)
     assert run_dir(tree()).is_absolute()
     assert not run_dir(cfg).exists()
+
+
+def test_an_earlier_run_counts_by_its_name_and_hash_however_its_folder_is_written() -> None:
+    run = "tiny/0123456789ab"
+    spellings = (f"runs/{run}", f"runs/{run}/", f"/big/disk/{run}", f"../my runs/{run}", f"${{paths.runs}}/{run}")
+    for key in ("init.weights", "wire.from_run", "wire.start_from"):
+        hashes = {config_hash(tree(**{key.replace(".", "__"): s})) for s in spellings}
+        assert len(hashes) == 1, key
+        others = {config_hash(tree(**{key.replace(".", "__"): x})) for x in (f"{run[:-1]}c", "other/0123456789ab")}
+        assert len(others | hashes) == 3
+    assert config_hash(tree(init__weights=f"runs/{run}")) == "6f5b8de44ecf", (
+        "a changed hash orphans every run that stands on another"
+    )

@@ -16,9 +16,10 @@ from synthetic_runs import FREQUENCY, JOINT, STALENESS, as_read, write_five, wri
 from asgml.report.multimodal import prime_window
 from asgml.report.timeline import UPDATES
 from callbacks.run.history import ActionCounts
-from suite.report import group_runs, latex, markdown, read_run, read_runs, single_report, summary
+from suite.report import group_runs, latex, markdown, read_run, read_runs, single_report
 from suite.report.frames import SECONDS, STEPS, band, thin
 from suite.report.html import render
+from suite.report.summary import summary
 from suite.report.tables import ABSENT, Cell, Column, Table, terminal
 
 

@@ -13,9 +13,10 @@ from synthetic_runs import JOINT, STALENESS, as_read, write_run
 
 from asgml.report.confusion import no_confusion
 from suite.report import figures as fig
-from suite.report import group_runs, read_runs, single_report, summary, terminal
+from suite.report import group_runs, read_runs, single_report, terminal
 from suite.report.html import render
 from suite.report.sections import dots_table
+from suite.report.summary import summary
 from suite.report.tables import FOLDED, INTERVALS, Cell, Column, Table, as_html, columns, difference, estimate, texts
 from suite.statistics import mean_interval, paired_t
 

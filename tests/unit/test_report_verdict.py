@@ -11,11 +11,11 @@ import pytest
 from scipy import optimize, stats
 from synthetic_runs import JOINT, OGM_GE, STALENESS, as_read, write_run
 
-from suite.report import group_runs, read_runs, single_report, summary
+from suite.report import group_runs, read_runs, single_report
 from suite.report.__main__ import main
 from suite.report.html import render
 from suite.report.statements import MARKS, Statement, spoken
-from suite.report.summary import detectable
+from suite.report.summary import detectable, summary
 from suite.report.tables import Table
 from suite.report.verdict import verdict
 from suite.statistics import paired_t
@@ -74,6 +74,23 @@ def test_a_null_result_is_said_with_its_interval_and_what_could_have_been_seen(t
     assert f"detectable is {100 * detectable(paired_t(A, B)):.1f} points" in first.text
     assert "80 % power" in note.text
     assert "does not say that there is none" in note.text
+
+
+def test_what_two_seeds_cannot_show_is_no_number_beyond_all_points(tmp_path):
+    write(tmp_path, STALENESS, [0.9, 0.5], "staleness")
+    write(tmp_path, JOINT, [0.6, 0.7], "joint")
+    assert 100 * detectable(paired_t([0.9, 0.5], [0.6, 0.7])) > 100
+    assert "the smallest difference detectable is more than 100 points" in said(tmp_path)[0].text
+    (frames,) = group_runs(read_runs([tmp_path]))
+    assert "that is more than 100 percentage points" in str(summary(frames)[0].notes)
+
+
+def test_differences_over_fewer_seeds_than_the_means_say_so(tmp_path):
+    for folder, more in (("equal", []), ("unequal", [0.9])):
+        write(tmp_path / folder, STALENESS, [0.9, 0.5, 0.7, *more], "staleness")
+        write(tmp_path / folder, JOINT, [0.6, 0.7, 0.8], "joint")
+        notes = summary(*group_runs(read_runs([tmp_path / folder])))[0].notes
+        assert any("unequal seeds" in note for note in notes) == bool(more)
 
 
 def test_a_difference_is_better_or_worse_only_after_holm_as_the_table_has_it(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from asgml_runs import overrides, write_features
 from omegaconf import DictConfig, OmegaConf
 
-from asgml.compare import comparison
+from asgml.report.comparison import comparison
 from asgml.report.tuned import read_tuned
 from asgml.run import Tree, dead, judge, train
 from asgml.tune.choose import Trial, Validated, choose, validated

@@ -54,6 +54,14 @@ def no_rows(module: nn.Module, dim: int) -> Tensor:
     return nothing.new_zeros(0, dim) + nothing
 
 
+def largest_id(ids: Tensor) -> int:
+    """Return the largest of some token ids; -1 where a look at them would cost a wait or cannot be traced.
+
+    On a GPU, and in a program that `torch.export` makes, torch's own lookup refuses ids beyond the vocabulary.
+    """
+    return int(ids.max()) if ids.device.type == "cpu" and not torch.compiler.is_compiling() else -1
+
+
 def mean_over_frames(encode: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Return the mean over T of the features of each frame: (n, T, C, H, W) -> (n, d).
 

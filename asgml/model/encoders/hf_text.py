@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
-from asgml.model.encoders.base import Encoder
+from asgml.model.encoders.base import Encoder, largest_id
 from callbacks.errors import UserError
 from callbacks.ranges import Count, Width
 
@@ -101,11 +101,10 @@ class HFTextEncoder(Encoder):
     def encode_rows(self, x: Tensor) -> Tensor:
         mask = x >= 0
         ids = torch.where(mask, x, self.pad).long()
-        # Where the ids lie on a GPU, a look at them would wait for it: there torch's own assertion speaks.
-        if ids.device.type == "cpu" and int(ids.max()) >= self.vocabulary:
+        if (largest := largest_id(ids)) >= self.vocabulary:
             raise UserError(
                 "HFTextEncoder input",
-                f"token id {int(ids.max())}",
+                f"token id {largest}",
                 f"ids below the vocabulary size {self.vocabulary}, -1 for padding",
                 "tokenise with the tokenizer of this very model",
             )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asgml.data.spec import RANK
-from asgml.model.encoders.base import Encoder, resolve_kind
+from asgml.model.encoders.base import Encoder, largest_id, resolve_kind
 from asgml.model.encoders.norms import Norm, norm0d, norm1d, norm2d
 from asgml.model.encoders.valid_steps import lengths_after, masked_norm, only_valid, valid_mask
 from callbacks.errors import UserError
@@ -326,10 +326,9 @@ class TokenConv(Encoder):
     def encode_rows(self, x: Tensor) -> Tensor:
         mask = x >= 0
         ids = torch.where(mask, x, 0).long()
-        # Where the ids lie on a GPU, a look at them would wait for it: there torch's own assertion speaks.
-        if ids.device.type == "cpu" and int(ids.max()) >= self.vocabulary:
-            found, expected = f"token id {int(ids.max())}", f"ids below {self.vocabulary}, -1 for padding"
-            raise UserError("TokenConv input", found, expected, f"set vocabulary={int(ids.max()) + 1} or more")
+        if (largest := largest_id(ids)) >= self.vocabulary:
+            found, expected = f"token id {largest}", f"ids below {self.vocabulary}, -1 for padding"
+            raise UserError("TokenConv input", found, expected, f"set vocabulary={largest + 1} or more")
         embedded = torch.where(mask.unsqueeze(2), self.embedding(ids), 0.0)
         return self.time.encode_padded(embedded, mask.sum(1).clamp(min=1))
 
