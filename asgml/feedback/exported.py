@@ -62,7 +62,8 @@ def load(
         checked: whether an export is refused whose parity has not been found, because writing it was interrupted.
 
     Raises:
-        UserError: no export, a damaged or unfinished one, one of another version, code that is not trusted, or another CLIP.
+        UserError: no export, a damaged or unfinished one, one of another version, code that is not trusted, or another
+            CLIP.
     """
     manifest = read_manifest(folder, FORMAT, VERSION, EXPORT_AGAIN, checked)
     cfg = placed(asked(folder, (), "", ()) if cfg is None else cfg, clip)
