@@ -52,7 +52,7 @@ def ceilings(tables: dict[str, np.ndarray]) -> dict[str, float]:
     With the confusions `uniform` (rates a and b) the fused sum is max(1 - a, 1 - b): two equally good witnesses who
     contradict each other leave a tie, so a second modality adds nothing to a perfect first one.
     """
-    joint = None
+    joint: np.ndarray | None = None
     out: dict[str, float] = {}
     for modality, table in tables.items():
         out[modality] = float(table.max(axis=0).sum() / len(table))

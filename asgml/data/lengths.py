@@ -68,8 +68,8 @@ def read_valid_steps(file: Npz, modality: str, present: np.ndarray) -> ValidStep
             raise file.error(mask, found, f"bool of shape {shape[:2]}", f"save {mask} with astype(bool), True = valid")
         valid = file.read(mask)
         count = valid.sum(1)
-        start = np.where(count > 0, valid.argmax(1), 0)
-        last = np.where(count > 0, steps - valid[:, ::-1].argmax(1), 0)
+        start: np.ndarray = np.where(count > 0, valid.argmax(1), 0)
+        last: np.ndarray = np.where(count > 0, steps - valid[:, ::-1].argmax(1), 0)
         gaps = np.flatnonzero(present & (last - start != count))
         if len(gaps):
             row = int(gaps[0])

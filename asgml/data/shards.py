@@ -279,7 +279,7 @@ def _blank(block: np.ndarray) -> np.ndarray:
     if block.ndim < 4:
         return np.zeros(len(block), dtype=bool)
     flat = block.reshape(len(block), -1, block.shape[-1])
-    return np.all(flat == flat[:, :1], axis=(1, 2))
+    return (flat == flat[:, :1]).all(axis=(1, 2))
 
 
 def _read_journal(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:

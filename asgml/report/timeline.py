@@ -62,7 +62,9 @@ def raster(run: RunRecord, names: list[str], window: int = 120) -> Figure | None
     for i, part in enumerate(parts):
         piece = table[table["step"].between(part[0], part[-1])].set_index(["modality", "step"])
         action, age, factor = (piece[k].unstack("step").reindex(rows) for k in ("action", "age", "scale"))
-        told = [[_told(*cell) for cell in zip(action.loc[m], age.loc[m], factor.loc[m])] for m in rows]
+        told = [
+            [_told(*cell) for cell in zip(*row)] for row in zip(*(k.to_numpy().tolist() for k in (action, age, factor)))
+        ]
         codes = action.map(seen.index, na_action="ignore").to_numpy(float)
         key = "x" if i == 0 else "x2"
         look = {"colorscale": scale, "zmin": -0.5, "zmax": len(seen) - 0.5, "showscale": False, "ygap": 4}

@@ -154,9 +154,9 @@ def run_dir(cfg: DictConfig) -> Path:
 def _portable(cfg: DictConfig) -> dict[str, Any]:
     """Return a tree as plain containers in which a value that refers to `paths` stands as the reference."""
     tree = copy.deepcopy(cfg)
-    with read_write(tree), open_dict(tree):
-        paths = tree.get("paths")
-        if isinstance(paths, DictConfig):
+    paths = tree.get("paths")
+    if isinstance(paths, DictConfig):
+        with read_write(paths), open_dict(paths):
             for name in paths:
                 paths[name] = f"<paths.{name!s}>"
     plain: Any = OmegaConf.to_container(tree, resolve=True)

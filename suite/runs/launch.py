@@ -66,7 +66,7 @@ from suite.runs.planning import (
     refuse_other_configs,
 )
 from suite.runs.provenance import read_result
-from suite.runs.record import release_memory
+from suite.runs.record import release_memory, uncollected
 from suite.runs.surroundings import make_folders, open_streams
 
 __all__ = ["Run", "Task", "launch", "plan", "worse"]
@@ -144,7 +144,8 @@ def launch(
                 if code := _told_again(*found):
                     raise SystemExit(code)
                 return
-        planned = judged(jobs, dead, schema, judge)
+        with uncollected():  # the heavy modules come in here
+            planned = judged(jobs, dead, schema, judge)
         if plans:
             show_plan(planned, foresee)
             return

@@ -75,7 +75,8 @@ def groups(program: str) -> set[str]:
 
 def settings(path: Path) -> Iterator[tuple[int, str]]:
     """Yield every key that a string of a file tells to set, with its line; docstrings and YAML examples left out."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    text = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(text)) if SETTING.search(text) else ():
         if not isinstance(node, ast.Call):
             continue
         for part in ast.walk(node):

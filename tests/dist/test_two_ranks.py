@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from asgml_runs import ROOT, compose, fit, overrides, rows, unequal, write_features
-from two_ranks import AGREE_ONLY, FEEDBACK, MODES, feedback_results, results, write_data
+from two_ranks import AGREE_ONLY, EVALUATED, FEEDBACK, MODES, feedback_results, results, write_data
 
 from suite.runs.identity import run_dir
 
@@ -95,7 +95,7 @@ def test_the_state_of_a_rank_has_the_buffered_features_of_all(runs: tuple[Result
     assert one["audio"].abs().sum() > 0
 
 
-@pytest.mark.parametrize("mode", ["sync", "adaptive-hybrid"])
+@pytest.mark.parametrize("mode", EVALUATED)
 def test_evaluation_sees_every_sample_once(runs: tuple[Results, Results, Results], mode: str) -> None:
     one, zero, other = (r[mode] for r in runs)
     for split, size in (("val", 21), ("test", 19)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 import warnings
@@ -48,6 +49,9 @@ MODES: dict[str, list[str]] = {
     "probe-half": ["method=boost", "callbacks.probe.holdout=half", "asgml.boost.threshold_delta=0.0"],
 }  # fmt: skip
 AGREE_ONLY = ("probe-half",)
+# tested after the training, where every sample counts: by small batches, with what a run writes by default
+EVALUATED = ("sync", "adaptive-hybrid")
+BRIEF = ["callbacks.checkpoint.monitor=null", "callbacks.checkpoint.every_n_epochs=2", "loader.eval_batch_size=8"]
 
 # 4 steps of stage `text`, 6 of stage `image` in batches of 3, of which the ranks have 2 and 1
 FEEDBACK = "feedback"
@@ -77,22 +81,16 @@ def results(mode: str, folder: Path, ranks: int) -> dict[str, Any]:
         folder / f"runs{ranks}",
         *MODES[mode],
         "trainer.precision=64-true",
-        "loader.eval_batch_size=4",
         f"trainer.devices={ranks}",
+        *(["loader.eval_batch_size=4"] if mode in EVALUATED else BRIEF),
     )
     parts: Parts = fit(cfg)
-    parts.trainer.test(parts.module, datamodule=parts.data, verbose=False)
-    (measured,) = [c for c in parts.trainer.callbacks if isinstance(c, Reliance)]  # type: ignore[attr-defined]
     out: dict[str, Any] = {
         "weights": weights(parts),
         "counters": {k: v for k, v in parts.pipeline.counters().items() if k not in ("max_delta", "probe_utilisation")},
-        "metrics": parts.module.metrics | {"reliance": measured.found},
     }
-    for split, p in parts.module.predictions.items():
-        out[split] = {"index": torch.from_numpy(p.index), "y": torch.from_numpy(p.y)}
-        out[f"{split}/prob"] = {"fused": torch.from_numpy(p.prob)} | {
-            m: torch.from_numpy(q).nan_to_num(-1.0) for m, q in p.unimodal.items()
-        }
+    if mode in EVALUATED:
+        out |= evaluated(parts)
     if mode == "probe-buffer":  # the rows of all ranks are in the state of each
         out["buffer"] = {}
         for m, ranks in parts.pipeline.stage("probe").state()["buffer"]["rows"].items():  # type: ignore[union-attr]
@@ -101,6 +99,19 @@ def results(mode: str, folder: Path, ranks: int) -> dict[str, Any]:
     if parts.trainer.is_global_zero:
         out["timeline"] = rows(cfg, "timeline.csv")
         out["history"] = rows(cfg, "history.csv")
+    return out
+
+
+def evaluated(parts: Parts) -> dict[str, Any]:
+    """Test the trained module, and return all its metrics and predictions."""
+    parts.trainer.test(parts.module, datamodule=parts.data, verbose=False)
+    (measured,) = [c for c in parts.trainer.callbacks if isinstance(c, Reliance)]  # type: ignore[attr-defined]
+    out: dict[str, Any] = {"metrics": parts.module.metrics | {"reliance": measured.found}}
+    for split, p in parts.module.predictions.items():
+        out[split] = {"index": torch.from_numpy(p.index), "y": torch.from_numpy(p.y)}
+        out[f"{split}/prob"] = {"fused": torch.from_numpy(p.prob)} | {
+            m: torch.from_numpy(q).nan_to_num(-1.0) for m, q in p.unimodal.items()
+        }
     return out
 
 
@@ -125,6 +136,7 @@ if __name__ == "__main__":
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
+    gc.freeze()  # what was imported is no garbage
     place = Path(sys.argv[1])
     everything = {mode: results(mode, place, 2) for mode in MODES} | {FEEDBACK: feedback_results(place, 2)}
     torch.save(everything, place / f"rank{dist.get_rank()}.pt")

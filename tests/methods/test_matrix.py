@@ -56,6 +56,13 @@ def line(npz: Path, runs: Path, name: str, teacher: Path | None, *more: str) -> 
     return cfg
 
 
+@pytest.fixture(autouse=True)
+def short_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draws less noise per run than the weights of large models are to share."""
+    monkeypatch.setattr("asgml.methods.shared.draws.SPAN", 1 << 16)
+    monkeypatch.setattr("asgml.methods.shared.draws.ROOM", 1 << 14)
+
+
 @pytest.fixture(scope="session")
 def teachers(features: dict[int, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Checkpoints with encoders of other first weights, by number of modalities."""

@@ -132,9 +132,9 @@ def test_after_a_fit_with_averaging_every_evaluation_uses_the_weights_at_hand(tm
 
 
 def command(data: Path, runs: Path) -> list[str]:
-    """400 steps, so that a signal finds the run at work."""
-    more = ["trainer.max_epochs=40", "trainer.check_val_every_n_epoch=20", "callbacks.checkpoint.every_n_steps=25",
-            "callbacks.checkpoint.every_n_epochs=40", *HARD]  # fmt: skip
+    """240 steps, so that a signal finds the run at work."""
+    more = ["trainer.max_epochs=24", "trainer.check_val_every_n_epoch=12", "callbacks.checkpoint.every_n_steps=25",
+            "callbacks.checkpoint.every_n_epochs=24", *HARD]  # fmt: skip
     return [*overrides(data, runs), *more]
 
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-SPAN = 1 << 22
+SPAN = 1 << 22  # places at which a slice of a `NoiseTable` may begin
+ROOM = 1 << 20  # entries behind the last of them, at least
 
 
 def generator(device: torch.device, seed: int, *words: int | str) -> torch.Generator:
@@ -59,7 +60,7 @@ class NoiseTable:
         key = (x.device, x.dtype)
         table = self._tables.get(key)
         if table is None or len(table) < SPAN + n:
-            size = SPAN + -(-max(n, 1 << 20) // 16) * 16  # randn works in blocks of 16
+            size = SPAN + -(-max(n, ROOM) // 16) * 16  # randn works in blocks of 16
             draw = torch.Generator().manual_seed(self.seed * 1_000_003 + 977)
             # drawn on the CPU: a longer table begins with the shorter one, and every device has the same
             table = self._tables[key] = torch.randn(size, generator=draw).to(x.device, x.dtype)
