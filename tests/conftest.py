@@ -2,28 +2,13 @@
 
 import gc
 import os
+from pathlib import Path
 
 import pytest
 
 # before torch is imported: the last bits depend on the number of threads, and runs in other processes must agree
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-<<<<<<< HEAD
-from pathlib import Path
-
-import pytest
-
-
-@pytest.fixture(scope="session")
-def feedback_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a finished run of the feedback system on a tiny CLIP, `<place>/runs/surfaces/<hash>`.
-
-    Its surfaces are in `<place>/data`. Several files share it: what is there stays as it is.
-    """
-    from feedback_runs import finish
-
-    return finish(tmp_path_factory.mktemp("feedback"))
-=======
 gc.disable()  # until all is collected: nothing is garbage while modules are imported
 os.fsync = lambda descriptor: None  # it matters when the power fails, and a disk takes its time for it
 
@@ -54,4 +39,14 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
->>>>>>> s18/speed
+
+
+@pytest.fixture(scope="session")
+def feedback_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a finished run of the feedback system on a tiny CLIP, `<place>/runs/surfaces/<hash>`.
+
+    Its surfaces are in `<place>/data`. Several files share it: what is there stays as it is.
+    """
+    from feedback_runs import finish
+
+    return finish(tmp_path_factory.mktemp("feedback"))
