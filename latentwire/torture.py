@@ -22,8 +22,8 @@ PRETRAIN = [
 CASES = [
     Case("latentwire.run", ["-m", "latentwire.run", *RUN], of_runs),
     Case(
-        "latentwire.run in parts",
-        ["-m", "latentwire.run", *RUN, "loader.batch_size=4", "loader.accumulate=2", "codec=int8", "codec.group=8"],
+        "latentwire.run in parts with workers",
+        ["-m", "latentwire.run", *RUN, "loader.batch_size=4", "loader.accumulate=2", "loader.workers=2", "codec=int8", "codec.group=8"],
         of_runs,
     ),
     Case(

@@ -1,9 +1,9 @@
 """`python -m suite.torture PROGRAM … [--kills 30] [--minutes 20]`: kill commands anywhere, and compare what they leave.
 
-Each program lists its commands in its module `torture`. A command runs undisturbed first. Then it is killed at moments
-drawn from the seed (SIGTERM, SIGKILL, SIGINT in turn; some twice), given again, and must leave the same weights,
-numbers and tables. The list of trials is kept in OUT/SEED_trials.jsonl: the same command goes on with what is missing.
-The folder of a trial that was not equal stays in OUT.
+Each program lists its commands in its module `torture`. A command runs undisturbed first. Then it is killed (SIGTERM,
+SIGKILL, SIGINT in turn; some twice) at moments drawn from the seed and spread over what it writes, given again, and
+must leave the same weights, numbers and tables. The list of trials is kept in OUT/SEED_trials.jsonl: the same command
+goes on with what is missing. The folder of a trial that was not equal stays in OUT.
 
 Exit code 1: a trial was not equal.
 """
@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import count
 from pathlib import Path
 from typing import get_args
@@ -100,7 +101,8 @@ def torture(cases: Sequence[Case], out: Path, kills: int, seed: int, seconds: fl
         with (out / f"{seed}_{TRIALS}").open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(trial)) + "\n")
         done[key] = trial
-        killed = ", ".join(f"{moment:.1f} s" for moment in trial.moments) or "not in time"
+        kills = zip(trial.moments, trial.after, strict=True)
+        killed = ", ".join(f"{moment:.1f} s after {_place(file)}" for moment, file in kills) or "not in time"
         print(f"{case.name} SIG{name} {number} ({killed}): {trial.verdict} {trial.note}".rstrip(), flush=True)
     found = [done[key] for key in wanted if key in done]
     show(found, len(wanted))
@@ -119,6 +121,14 @@ def show(trials: Sequence[Trial], wanted: int) -> None:
         cells = [str(counts[v]) if v == "equal" or not counts[v] else f"[red]{counts[v]}[/]" for v in VERDICTS]
         table.add_row(case, f"SIG{name}", str(len(own)), str(kills), *cells)
     console().print(table)
+    places = Counter(_place(file) for trial in trials for file in trial.after)
+    found = ", ".join(f"{file} {count}" for file, count in places.most_common())
+    console().print(f"the file written last before a kill: {found}", highlight=False)
+
+
+def _place(file: str) -> str:
+    """Return the name of a file that trials share: runs and temporary files have names of their own."""
+    return re.sub(r"[0-9a-f]{6,}|\d+", "#", file.rpartition("/")[2]) or "its start"
 
 
 def _in_turn(cases: Sequence[Case], kills: int) -> Iterator[tuple[Case, str, int]]:
@@ -137,13 +147,14 @@ def _reference(case: Case, template: Path, out: Path, limit: float) -> Reference
     kept = out / "templates" / f"{_file(case)}.json"
     if kept.is_file():
         found = read_json(kept, "what an undisturbed command left", f"rm {kept}")
-        return Reference(**found)
+        if found.keys() == {field.name for field in fields(Reference)}:
+            return Reference(**found)
     template.mkdir(parents=True, exist_ok=True)
     if case.before is not None:
         case.before(template)
     reference = undisturbed(case, template, out / PLACE, limit)
     write_json(kept, asdict(reference))
-    took = f"{reference.start:.1f} + {reference.seconds:.1f} s"
+    took = f"{reference.start:.1f} + {sum(reference.gaps):.1f} s with {len(reference.gaps)} changes of files"
     print(f"{case.name}: undisturbed in {took}, {len(reference.left)} things to compare", flush=True)
     return reference
 
@@ -152,7 +163,7 @@ def _kept(path: Path) -> list[Trial]:
     if not path.is_file():
         return []
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    return [Trial(**{**row, "moments": tuple(row["moments"])}) for row in rows]
+    return [Trial(**{**row, **{key: tuple(row[key]) for key in ("moments", "after")}}) for row in rows]
 
 
 def _file(case: Case) -> str:
