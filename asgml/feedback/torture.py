@@ -16,9 +16,5 @@ RUN = [
 ]
 CASES = [
     Case("asgml.feedback.run", ["-m", "asgml.feedback.run", *RUN], of_runs),
-    Case(
-        "asgml.feedback.run with workers",
-        ["-m", "asgml.feedback.run", *RUN, "loader.workers=2", "trainer.accumulate_grad_batches=2"],
-        of_runs,
-    ),
+    Case("asgml.feedback.run with workers", ["-m", "asgml.feedback.run", *RUN, "loader.workers=2"], of_runs),
 ]
