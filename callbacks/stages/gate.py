@@ -13,7 +13,6 @@ from callbacks.step.divergence import LOSSES, bad_weights, diverged_step, moment
 from callbacks.step.phases import Phase
 from callbacks.step.stage import Stage
 
-
 NO_SIGNAL = "total gradient norm is 0"
 
 

@@ -55,9 +55,7 @@ class Attention(nn.Module):
         UserError: heads that cannot share the width.
     """
 
-    def __init__(
-        self, d: int, heads: int, dropout: float = 0.0, where: str = "encoder", width: str = "encoder.width"
-    ):
+    def __init__(self, d: int, heads: int, dropout: float = 0.0, where: str = "encoder", width: str = "encoder.width"):
         super().__init__()
         check_heads(d, heads, where, width)
         self.heads, self.dropout = heads, dropout

@@ -48,4 +48,3 @@ def _objectives(cfg: DictConfig) -> None:
     """Refuse objectives and stages that do not fit each other."""
     objectives: dict[str, Objective] = stages_of(cfg)[1]
     together({name: o.needs for name, o in objectives.items()}, str(cfg.wire.track) == "whole_prompt")
-
