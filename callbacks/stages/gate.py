@@ -154,5 +154,6 @@ class StepGate(Stage):
             expected = "a gradient that moves something"
             return TooManySkips(f"gradients, {moment}", "; ".join(found), expected, DEAD_LOSS)
         found.append(bad_weights(ctx))
-        remedy = f"{smaller_rate(ctx)}; or find the operation: {ANOMALY}"
+        bad = not_finite({g: ctx.host[f"fresh/{g}"] + ctx.host[f"applied/{g}"] for g in ctx.groups})
+        remedy = f"{smaller_rate(ctx, list(bad))}; or find the operation: {ANOMALY}"
         return TooManySkips(f"gradients, {moment}", "; ".join(found), "finite gradients", remedy)

@@ -46,9 +46,9 @@ def bad_weights(ctx: StepContext) -> str:
     return _told(_bad_weights(ctx.groups))
 
 
-def smaller_rate(ctx: StepContext) -> str:
-    """Return what to set for a tenth of the learning rate at fault."""
-    return _remedy(ctx.trainer, ctx.groups, _bad_weights(ctx.groups))
+def smaller_rate(ctx: StepContext, groups: list[str]) -> str:
+    """Return what to set for a tenth of the learning rate of groups: those with bad weights, else these."""
+    return _remedy(ctx.trainer, ctx.groups, _bad_weights(ctx.groups) or groups)
 
 
 def refuse_divergence(trainer: L.Trainer, split: str, t: int, metrics: Mapping[str, float]) -> None:
