@@ -101,8 +101,8 @@ def torture(cases: Sequence[Case], out: Path, kills: int, seed: int, seconds: fl
         with (out / f"{seed}_{TRIALS}").open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(trial)) + "\n")
         done[key] = trial
-        kills = zip(trial.moments, trial.after, strict=True)
-        killed = ", ".join(f"{moment:.1f} s after {_place(file)}" for moment, file in kills) or "not in time"
+        moments = zip(trial.moments, trial.after, strict=True)
+        killed = ", ".join(f"{moment:.1f} s, after {_place(file)}" for moment, file in moments) or "not in time"
         print(f"{case.name} SIG{name} {number} ({killed}): {trial.verdict} {trial.note}".rstrip(), flush=True)
     found = [done[key] for key in wanted if key in done]
     show(found, len(wanted))
