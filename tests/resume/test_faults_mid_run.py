@@ -1,4 +1,4 @@
-"""What breaks in the middle of a run ends it on one screen, and the same command comes to what it would have come to."""
+"""What breaks inside a run ends it on one screen, and the same command comes to what it would have come to."""
 
 from __future__ import annotations
 
