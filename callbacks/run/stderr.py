@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import suppress
+
+GONE = (errno.EPIPE, errno.EIO)  # of a stream that nobody reads any more: a pipe, a terminal
 
 
 def say_at_once(text: str) -> None:
@@ -11,5 +13,16 @@ def say_at_once(text: str) -> None:
 
     `print` may be what was interrupted, or what another thread holds; and Ctrl-C has ended `tee` behind `2>&1 | tee`.
     """
-    with suppress(OSError):  # nobody reads it
+    try:
         os.write(2, text.encode())
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        lead_nowhere(2)
+
+
+def lead_nowhere(descriptor: int) -> None:
+    """Let what is written to a descriptor from now on go nowhere, also from libraries and child processes."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)

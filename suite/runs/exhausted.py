@@ -22,6 +22,8 @@ def exhausted(error: BaseException) -> UserError | None:
     if isinstance(error, MemoryError):
         remedy = "set a smaller loader.batch_size, or end other programs; then give the same command again"
         return UserError("memory", str(error) or "none is left", "room for a batch and its gradients", remedy)
+    if type(error) is RuntimeError and error.__context__ is not None:  # as torch says what a loader's workers met
+        return exhausted(error.__context__)
     if not isinstance(error, OSError) or error.errno not in REFUSED:
         return None
     expected, remedy = REFUSED[error.errno]

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.errors import UserError
-from callbacks.run.stderr import say_at_once
+from callbacks.run.stderr import GONE, lead_nowhere, say_at_once
 from suite.runs.exhausted import FULL
 
-GONE = (errno.EPIPE, errno.EIO)  # of a stream that nobody reads any more: a pipe, a terminal
 LIMITS = (*FULL, errno.EFBIG)
 _NAMES = {1: "stdout", 2: "stderr"}
 _full: set[int] = set()
@@ -33,9 +32,7 @@ class _Outlet(io.FileIO):
         except OSError as error:
             if error.errno not in (*GONE, *LIMITS):
                 raise
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
+            lead_nowhere(self.fileno())
             if error.errno in LIMITS:
                 _full.add(self.fileno())
                 say_at_once(f"{_NAMES[self.fileno()]}: {error.strerror}; what is printed from here on is lost\n")
@@ -47,7 +44,7 @@ def open_streams() -> None:
 
     Where stdin, stdout or stderr is closed, that is one that leads nowhere; otherwise the next file that it opens takes
     the stream's number, and what libraries print goes into that file. Where nobody reads stdout or stderr any more,
-    what is printed goes nowhere, and nothing ends because of that.
+    what is printed goes nowhere, and nothing ends because of that. A character that they cannot show becomes "?".
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -62,7 +59,8 @@ def open_streams() -> None:
         stream.flush()
         outlet: Any = _Outlet(raw.fileno(), "w", closefd=False)
         binary = outlet if stream.buffer is raw else io.BufferedWriter(outlet)
-        options = (stream.encoding, stream.errors, None, stream.line_buffering, stream.write_through)
+        errors = "replace" if stream.errors == "strict" else stream.errors  # a terminal may know ASCII alone
+        options = (stream.encoding, errors, None, stream.line_buffering, stream.write_through)
         _kept.append(stream)  # without a name it would close what it writes to
         _set(name, io.TextIOWrapper(binary, *options))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -85,11 +86,22 @@ def test_what_does_not_fit_on_the_disk_is_told_once_and_ends_nothing() -> None:
     assert said.count("stdout: No space left on device; what is printed from here on is lost") == 1
 
 
-def test_a_list_behind_head_is_no_error() -> None:
-    line = f"{sys.executable} -m asgml.run list | head -1; exit ${{PIPESTATUS[0]}}"
-    listed = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
-    assert (listed.returncode, listed.stderr) == (0, "")
-    assert listed.stdout.startswith("methods")
+def test_a_list_behind_head_on_a_terminal_that_knows_ascii_alone() -> None:
+    line = f"{sys.executable} -m asgml.run list | head -3; exit ${{PIPESTATUS[0]}}"
+    ascii_alone = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    listed = subprocess.run(["bash", "-c", line], capture_output=True, env=ascii_alone)
+    assert (listed.returncode, listed.stderr) == (0, b"")
+    assert listed.stdout.startswith(b"methods")
+    assert listed.stdout.isascii()
+
+
+def test_characters_that_a_terminal_does_not_have_end_nothing() -> None:
+    code = (
+        "import sys; sys.path[:0] = {!r}; from suite.runs.surroundings import open_streams; open_streams(); print({!r})"
+    )
+    words = [sys.executable, "-S", "-c", code.format(sys.path, "α … β")]
+    shown = subprocess.run(words, capture_output=True, check=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert shown.stdout == b"? ? ?\n"
 
 
 def test_every_entry_point_opens_its_streams() -> None:
@@ -107,13 +119,23 @@ def test_a_signal_is_heard_where_nobody_reads_what_it_says(monkeypatch: pytest.M
     from callbacks.run.signals import GracefulStop
 
     def gone(*_: object) -> int:
-        raise BrokenPipeError
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    stop = GracefulStop()
+    stop, nowhere = GracefulStop(), list[int]()
     stop._training = True
     monkeypatch.setattr(os, "write", gone)
+    monkeypatch.setattr("callbacks.run.stderr.lead_nowhere", nowhere.append)
     stop._handle(signal.SIGTERM, None)
     assert stop.received
+    assert nowhere == [2]
+
+
+def test_no_duration_is_measured_on_a_clock_that_can_be_set() -> None:
+    """But for that of a submission, which another process goes on with."""
+    root = Path(surroundings.__file__).parents[2]
+    files = [p for name in ("asgml", "callbacks", "latentwire", "suite") for p in (root / name).rglob("*.py")]
+    found = {p.name for p in files if "time.time()" in p.read_text(encoding="utf-8")}
+    assert found <= {"slurm.py", "submissions.py"}
 
 
 def test_open_streams_stay_what_they_are() -> None:
