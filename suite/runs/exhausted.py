@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+from pathlib import Path
 
 from callbacks.errors import UserError
 
@@ -15,6 +17,8 @@ REFUSED = {
     errno.EMFILE: ("more open files", "ulimit -n 4096, or set loader.workers=0; then give the same command again"),
     errno.ENFILE: ("more open files", "end other programs, then give the same command again"),
 }
+# what becomes of a file whose folder was removed, replaced or mounted otherwise
+LOST = {errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ESTALE, errno.EIO}
 
 
 def exhausted(error: BaseException) -> UserError | None:
@@ -29,3 +33,19 @@ def exhausted(error: BaseException) -> UserError | None:
     expected, remedy = REFUSED[error.errno]
     found = f"{error.strerror}; what was there is still there"
     return UserError(str(error.filename or "paths.runs"), found, expected, remedy)
+
+
+def unusable(error: BaseException, folder: Path) -> UserError | None:
+    """Return a folder of a run that can no longer be written to as the user's error; None for anything else.
+
+    Args:
+        error: what ended the run.
+        folder: its directory.
+    """
+    if not isinstance(error, OSError) or error.errno not in LOST or not isinstance(error.filename, str | bytes):
+        return None
+    file = Path(os.fsdecode(error.filename))
+    if not (file.is_relative_to(folder) or folder.is_relative_to(file)):
+        return None
+    remedy = f"see that {folder} can be made and written to, or move paths.runs; then give the same command again"
+    return UserError(str(file), error.strerror or str(error), "the folder of the run, as it was when it began", remedy)
