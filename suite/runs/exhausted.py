@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from pathlib import Path
 
 from callbacks.errors import UserError
@@ -19,6 +20,16 @@ REFUSED = {
 }
 # what becomes of a file whose folder was removed, replaced or mounted otherwise
 LOST = {errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ESTALE, errno.EIO}
+
+OPEN_FILES = 4096  # more than a loader with many workers needs; many systems begin at 1024 or 256
+
+
+def raise_open_files() -> None:
+    """Let this process and its workers open more files at once, as far as the shell's hard limit allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def exhausted(error: BaseException) -> UserError | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 
 import pytest
 
-from suite.runs.exhausted import exhausted
+from suite.runs.exhausted import exhausted, raise_open_files
 
 
 def refused(number: int) -> OSError:
@@ -48,3 +49,16 @@ def test_memory() -> None:
 @pytest.mark.parametrize("error", [refused(errno.ENOENT), RuntimeError("x"), ValueError("No space left on device")])
 def test_another_error_is_none_of_these(error: Exception) -> None:
     assert exhausted(error) is None
+
+
+def test_a_run_may_open_as_many_files_as_the_hard_limit_allows() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+        raise_open_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(4096, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        raise_open_files()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard), "never fewer"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
