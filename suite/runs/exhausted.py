@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import sys
 from pathlib import Path
 
 from callbacks.errors import UserError
@@ -34,9 +35,11 @@ def raise_open_files() -> None:
 
 def exhausted(error: BaseException) -> UserError | None:
     """Return a full disk, or a limit of the shell that was reached, as the user's error; None for anything else."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or _of_torch(error):
         remedy = "set a smaller loader.batch_size, or end other programs; then give the same command again"
-        return UserError("memory", str(error) or "none is left", "room for a batch and its gradients", remedy)
+        return UserError(
+            "memory", str(error).partition("\n")[0] or "none is left", "room for a batch and its gradients", remedy
+        )
     if type(error) is RuntimeError and error.__context__ is not None:  # as torch says what a loader's workers met
         return exhausted(error.__context__)
     if not isinstance(error, OSError) or error.errno not in REFUSED:
@@ -44,6 +47,13 @@ def exhausted(error: BaseException) -> UserError | None:
     expected, remedy = REFUSED[error.errno]
     found = f"{error.strerror}; what was there is still there"
     return UserError(str(error.filename or "paths.runs"), found, expected, remedy)
+
+
+def _of_torch(error: BaseException) -> bool:
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)  # which has no class
 
 
 def unusable(error: BaseException, folder: Path) -> UserError | None:

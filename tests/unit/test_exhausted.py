@@ -7,6 +7,7 @@ import os
 import resource
 
 import pytest
+import torch
 
 from suite.runs.exhausted import exhausted, raise_open_files
 
@@ -42,8 +43,13 @@ def test_what_torch_says_of_it_is_the_same() -> None:
     assert "ulimit -n" in told
 
 
-def test_memory() -> None:
-    assert "loader.batch_size" in str(exhausted(MemoryError()))
+@pytest.mark.parametrize("kind", [MemoryError, torch.OutOfMemoryError, RuntimeError])
+def test_memory(kind: type[Exception]) -> None:
+    words = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\nException raised from …"
+    told = str(exhausted(kind(words)))
+    assert "set a smaller loader.batch_size" in told
+    assert "you tried to allocate 9 bytes" in told
+    assert "raised from" not in told
 
 
 @pytest.mark.parametrize("error", [refused(errno.ENOENT), RuntimeError("x"), ValueError("No space left on device")])

@@ -109,6 +109,14 @@ def test_a_run_of_skips_names_who_waits_and_why():
         train(asgml("staleness", tau=2), batches, gate=gate)
 
 
+def test_where_a_row_of_skips_began_outlives_a_checkpoint():
+    gate, after = StepGate(bad_loss="skip"), StepGate(bad_loss="skip")
+    train(asgml(), toy_batches(6, toy_spec(), poison=[4, 5]), gate=gate)
+    after.load_state(gate.state())
+    assert after.since == gate.since != ("", "")
+    assert after.since[0] == "step 4, batch 4 of epoch 0"
+
+
 def test_skips_with_steps_between_do_not_add_up():
     gate = StepGate(max_consecutive_skips=2, bad_loss="skip")
     run = train(asgml(), toy_batches(9, toy_spec(), poison=[0, 2, 4, 6, 8]), gate=gate)
