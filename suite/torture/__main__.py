@@ -30,6 +30,7 @@ from callbacks.files.sealed import read_json
 from suite.runs.command import command, command_parser
 from suite.runs.display import console
 from suite.runs.ledger import write_json
+from suite.torture.begin import Begin, executed, forked
 from suite.torture.case import Case, cases_of
 from suite.torture.trial import SIGNALS, Reference, Trial, Verdict, disturbed, undisturbed
 
@@ -47,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--case", action="append", default=[], metavar="NAME", help="only this case; may be repeated")
     options.add_argument("--limit", type=float, default=300.0, help="seconds after which a command hangs")
     options.add_argument("--out", type=Path, default=Path("runs/torture"), help="folder of references and trials")
+    options.add_argument("--fork", action="store_true", help="with libraries imported once: three times as fast")
     options.add_argument("--list", action="store_true", help="show the cases and end")
     return options
 
@@ -63,10 +65,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         for case in cases:
             print(f"{case.name}: python {' '.join(case.command)}")
         return 0
-    return torture(cases, args.out.absolute(), args.kills, args.seed, 60 * args.minutes, args.limit)
+    begin = forked if args.fork else executed
+    return torture(cases, args.out.absolute(), args.kills, args.seed, 60 * args.minutes, args.limit, begin)
 
 
-def torture(cases: Sequence[Case], out: Path, kills: int, seed: int, seconds: float, limit: float) -> int:
+def torture(
+    cases: Sequence[Case],
+    out: Path,
+    kills: int,
+    seed: int,
+    seconds: float,
+    limit: float,
+    begin: Begin = executed,
+) -> int:
     """Do the trials that are missing, show all, and return the exit code.
 
     Args:
@@ -76,6 +87,7 @@ def torture(cases: Sequence[Case], out: Path, kills: int, seed: int, seconds: fl
         seed: what moments are drawn from.
         seconds: the time after which no trial begins.
         limit: the seconds after which a command hangs.
+        begin: how commands are begun.
     """
     until = time.monotonic() + seconds
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
@@ -91,9 +103,9 @@ def torture(cases: Sequence[Case], out: Path, kills: int, seed: int, seconds: fl
             continue
         template = out / "templates" / _file(case)
         if case.name not in references:
-            references[case.name] = _reference(case, template, out, limit)
+            references[case.name] = _reference(case, template, out, limit, begin)
         place = out / PLACE
-        trial = disturbed(case, references[case.name], name, number, seed, template, place, limit)
+        trial = disturbed(case, references[case.name], name, number, seed, template, place, limit, begin)
         if trial.verdict != "equal":
             kept = out / f"{seed}_{_file(case)}_{name}_{number}"
             place.replace(kept)
@@ -142,7 +154,7 @@ def _in_turn(cases: Sequence[Case], kills: int) -> Iterator[tuple[Case, str, int
                 left -= 1
 
 
-def _reference(case: Case, template: Path, out: Path, limit: float) -> Reference:
+def _reference(case: Case, template: Path, out: Path, limit: float, begin: Begin) -> Reference:
     """Return what a case leaves undisturbed, from an earlier command where its files are as they were."""
     kept = out / "templates" / f"{_file(case)}.json"
     if kept.is_file():
@@ -152,7 +164,7 @@ def _reference(case: Case, template: Path, out: Path, limit: float) -> Reference
     template.mkdir(parents=True, exist_ok=True)
     if case.before is not None:
         case.before(template)
-    reference = undisturbed(case, template, out / PLACE, limit)
+    reference = undisturbed(case, template, out / PLACE, limit, begin)
     write_json(kept, asdict(reference))
     took = f"{reference.start:.1f} + {sum(reference.gaps):.1f} s with {len(reference.gaps)} changes of files"
     print(f"{case.name}: undisturbed in {took}, {len(reference.left)} things to compare", flush=True)

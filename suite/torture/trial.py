@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from suite.runs.launch import NOT_ACCEPTED
+from suite.torture.begin import Begin, Process, executed
 from suite.torture.case import Case
 from suite.torture.watch import Watch, names
 
@@ -93,7 +93,7 @@ class Moment:
         return Moment(self.changes // 2, self.seconds / 2)
 
 
-def undisturbed(case: Case, template: Path, place: Path, limit: float) -> Reference:
+def undisturbed(case: Case, template: Path, place: Path, limit: float, begin: Begin = executed) -> Reference:
     """Run a command to its end in a copy of what it reads.
 
     Raises:
@@ -101,7 +101,7 @@ def undisturbed(case: Case, template: Path, place: Path, limit: float) -> Refere
     """
     folder = _fresh(template, place)
     begun = time.monotonic()
-    process = _start(case, folder)
+    process = _start(case, folder, begin)
     watch = Watch(process, folder, names(template))
     watch.for_seconds(limit)
     ended = time.monotonic()
@@ -117,7 +117,15 @@ def undisturbed(case: Case, template: Path, place: Path, limit: float) -> Refere
 
 
 def disturbed(
-    case: Case, reference: Reference, name: str, number: int, seed: int, template: Path, place: Path, limit: float
+    case: Case,
+    reference: Reference,
+    name: str,
+    number: int,
+    seed: int,
+    template: Path,
+    place: Path,
+    limit: float,
+    begin: Begin = executed,
 ) -> Trial:
     """Kill a command, give it again, and compare what it leaves.
 
@@ -130,6 +138,7 @@ def disturbed(
         template: the folder that it reads.
         place: the folder of the trial, which is made anew; of all trials the same, as results name it.
         limit: the seconds after which a command hangs.
+        begin: how it is begun.
     """
     draws = random.Random(f"{seed} {case.name} {name} {number}")
     folder, given = _fresh(template, place), names(template)
@@ -141,12 +150,12 @@ def disturbed(
 
     for _ in range(1 + (draws.random() < TWICE)):
         moment = Moment.drawn(reference, draws)
-        kill = _killed(case, folder, given, SIGNALS[name], moment, limit)
+        kill = _killed(case, folder, given, SIGNALS[name], moment, limit, begin)
         for _ in range(LATE):  # it was faster than undisturbed: once more, and earlier
             if kill is not None or kills:
                 break
             folder, moment = _fresh(template, place), moment.earlier()
-            kill = _killed(case, folder, given, SIGNALS[name], moment, limit)
+            kill = _killed(case, folder, given, SIGNALS[name], moment, limit, begin)
         if kill is None:
             break
         kills.append(kill)
@@ -156,11 +165,11 @@ def disturbed(
         starting = name == "INT" and not kill.after  # Python itself says where it was interrupted
         if "Traceback" in words and not starting:
             return ended("traceback", words[-600:])
-    code, words = _run(case, folder, limit)
+    code, words = _run(case, folder, limit, begin)
     patient = time.monotonic() + limit
     while code == 2 and HELD in words and time.monotonic() < patient:
         time.sleep(0.5)
-        code, words = _run(case, folder, limit)
+        code, words = _run(case, folder, limit, begin)
     if code is None:
         return ended("hang", f"given again: {words[-300:]}")
     if "Traceback" in words:
@@ -179,26 +188,17 @@ def _fresh(template: Path, place: Path) -> Path:
     return place
 
 
-def _start(case: Case, folder: Path) -> subprocess.Popen[bytes]:
-    log = folder.with_name(f"{folder.name}.log")
-    with log.open("wb") as words:
-        return subprocess.Popen(
-            [sys.executable, *case.line(folder)],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=words,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+def _start(case: Case, folder: Path, begin: Begin) -> Process:
+    return begin(case.line(folder), folder, folder.with_name(f"{folder.name}.log"))
 
 
 def _words(folder: Path) -> str:
     return folder.with_name(f"{folder.name}.log").read_text(encoding="utf-8", errors="replace")
 
 
-def _run(case: Case, folder: Path, limit: float) -> tuple[int | None, str]:
+def _run(case: Case, folder: Path, limit: float, begin: Begin) -> tuple[int | None, str]:
     """Run a command; return its exit code, None where it had to be ended, and what it said."""
-    process = _start(case, folder)
+    process = _start(case, folder, begin)
     return _end(process, limit), _words(folder)
 
 
@@ -212,10 +212,16 @@ class Kill:
 
 
 def _killed(
-    case: Case, folder: Path, given: frozenset[str], number: signal.Signals, moment: Moment, limit: float
+    case: Case,
+    folder: Path,
+    given: frozenset[str],
+    number: signal.Signals,
+    moment: Moment,
+    limit: float,
+    begin: Begin,
 ) -> Kill | None:
     """Start a command and kill it at a moment; None where it had ended before."""
-    begun, process = time.monotonic(), _start(case, folder)
+    begun, process = time.monotonic(), _start(case, folder, begin)
     watch = Watch(process, folder, given)
     under_way = watch.until(moment.changes, limit) and watch.for_seconds(moment.seconds)
     if under_way:
@@ -225,7 +231,7 @@ def _killed(
     return Kill(seconds, watch.last, code) if under_way else None
 
 
-def _end(process: subprocess.Popen[bytes], limit: float, leave: bool = False) -> int | None:
+def _end(process: Process, limit: float, leave: bool = False) -> int | None:
     """Wait for a command, end it where it hangs, and end what it has left running, unless that is to be left."""
     try:
         return process.wait(limit)

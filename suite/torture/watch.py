@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-LOOK = 0.01  # seconds between two looks
+from suite.torture.begin import LOOK, Process
+
 Version = tuple[str, int, int]  # a file's path below the folder, its time in ns and its size
 
 
@@ -27,7 +27,7 @@ class Watch:
         last: the file of the last change, as a path below the folder; empty before the first one.
     """
 
-    process: subprocess.Popen[bytes]
+    process: Process
     folder: Path
     given: frozenset[str]
     times: list[float] = field(default_factory=list)
