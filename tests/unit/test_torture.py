@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from callbacks.errors import UserError
+from suite.torture import begin
 from suite.torture.__main__ import main, torture
 from suite.torture.case import FOLDER, Case, cases_of
 from suite.torture.left import of_files
@@ -66,6 +67,30 @@ def test_a_traceback_after_ctrl_c_is_no_end_of_a_command(tmp_path: Path) -> None
     rows = [json.loads(line) for line in (tmp_path / "0_trials.jsonl").read_text().splitlines()]
     assert {row["verdict"] for row in rows if row["signal"] == "INT" and any(row["after"])} == {"traceback"}
     assert {row["verdict"] for row in rows if row["signal"] != "INT"} == {"equal"}
+
+
+@pytest.mark.parametrize(("kind", "code"), [("sound", 0), ("appends", 1)])
+def test_forks_of_this_process_are_killed_as_commands_are(
+    kind: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(begin, "SLOW", ())
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "toy_steps.py").write_text(STEPS)
+    toy = Case(kind, ["-m", "toy_steps", FOLDER, kind], of_files("steps"))
+    out = tmp_path / "out"
+    assert torture([toy], out, kills=6, seed=1, seconds=60, limit=10, begin=begin.forked) == code
+    rows = [json.loads(line) for line in (out / "1_trials.jsonl").read_text().splitlines()]
+    assert any(row["moments"] for row in rows)
+
+
+@pytest.mark.parametrize(("words", "code"), [("import sys; sys.exit(3)", 3), ("raise ValueError('no')", 1), ("1", 0)])
+def test_a_fork_ends_with_the_code_of_its_command(
+    words: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(begin, "SLOW", ())
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "toy_ends.py").write_text(words)
+    assert begin.forked(["-m", "toy_ends"], tmp_path, tmp_path / "log").wait(20) == code
 
 
 def test_a_moment_is_counted_in_what_a_command_has_written(tmp_path: Path) -> None:
