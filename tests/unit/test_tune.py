@@ -302,7 +302,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(fake: Fake, npz
             settle(fake, npz, wrong, "mine")
     with pytest.raises(UserError, match="leave seed=3 out"):
         Trees(Program("asgml", fake, dead, Tree), COMPOSER, ["experiment=features", "seed=3"], options.lr)
-    elsewhere = ["experiment=features", "launcher=processes", "launcher.jobs=4"]
+    elsewhere = ["experiment=features", f"data.path={npz}", "launcher=processes", "launcher.jobs=4"]
     with pytest.raises(UserError, match=r"leave launcher=processes and launcher\.jobs=4 out"):
         Trees(Program("asgml", fake, dead, Tree), COMPOSER, elsewhere, options.lr)
     assert not fake.done
