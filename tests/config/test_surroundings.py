@@ -139,6 +139,7 @@ def test_no_duration_is_measured_on_a_clock_that_can_be_set() -> None:
 
 
 def test_open_streams_stay_what_they_are() -> None:
+    open_streams()
     before = sys.stdin, sys.stdout, sys.stderr
     open_streams()
     assert (sys.stdin, sys.stdout, sys.stderr) == before

@@ -78,9 +78,8 @@ def test_files_that_cannot_grow(
     assert of_runs(tmp_path) == undisturbed
 
 
-@pytest.mark.parametrize(
-    "hook", ["on_train_batch_end", slowly("on_validation_epoch_end"), slowly("on_save_checkpoint")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_validation_epoch_end", "on_save_checkpoint"])
 def test_a_callback_that_raises(hook: str, line: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With the callback in place, but silent, the run is what it is undisturbed."""
     (marker := tmp_path / "marker").touch()
