@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Protocol
 
 from callbacks.errors import UserError
+from callbacks.run.stderr import say_at_once
 from suite.runs.exhausted import exhausted
+from suite.runs.stopping import EXIT_INTERRUPT
 from suite.runs.surroundings import lost_output, open_streams
 
 WIDTH = 96  # columns of a help page, whatever the terminal has
@@ -27,7 +29,7 @@ def command(main: Main) -> Main:
     """Decorate a command's `main(argv) -> exit code`: a UserError is printed to stderr, its exit code returned.
 
     Where nobody reads what it prints any more, it goes on to its end without a word; 1 is returned where what it prints
-    is to go to a file and the disk is full.
+    is to go to a file and the disk is full, 130 after Ctrl-C.
     """
 
     @functools.wraps(main)
@@ -39,6 +41,9 @@ def command(main: Main) -> Main:
         except UserError as error:
             print(error, file=sys.stderr)
             return error.EXIT_CODE
+        except KeyboardInterrupt:
+            say_at_once("\nstopped\n")
+            return EXIT_INTERRUPT
         except (OSError, MemoryError) as error:
             if (told := exhausted(error)) is None:
                 raise

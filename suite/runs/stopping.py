@@ -42,16 +42,19 @@ def sigterm_exits() -> Iterator[None]:
 
 
 def stop_code(error: BaseException) -> int:
-    """Return the exit code of a job that was stopped from outside, 0 for one that failed by itself."""
+    """Return the exit code of a job that was stopped from outside, 0 for one that failed by itself.
+
+    What an interrupted library raises while it puts its things in order was not what ended the job.
+    """
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-    if isinstance(error, KeyboardInterrupt):
-        return EXIT_INTERRUPT
-    if isinstance(error, SIGTERMException):  # Lightning's own; its exit code would be 0
-        return EXIT_SIGTERM
-    if isinstance(error, SystemExit):
-        if isinstance(error.__context__, KeyboardInterrupt):  # Trainer turns Ctrl-C into exit(1)
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):  # Trainer, for one, turns Ctrl-C into exit(1)
             return EXIT_INTERRUPT
-        if error.code == EXIT_SIGTERM:
+        if isinstance(cause, SIGTERMException):  # Lightning's own; its exit code would be 0
             return EXIT_SIGTERM
+        if isinstance(cause, SystemExit) and cause.code == EXIT_SIGTERM:
+            return EXIT_SIGTERM
+        cause = cause.__context__
     return 0

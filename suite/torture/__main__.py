@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--minutes", type=float, default=20.0, help="no trial begins after that time")
     options.add_argument("--seed", type=int, default=0, help="of the moments")
     options.add_argument("--case", action="append", default=[], metavar="NAME", help="only this case; may be repeated")
+    options.add_argument("--signal", action="append", choices=SIGNALS, help="only this one; may be repeated")
     options.add_argument("--limit", type=float, default=300.0, help="seconds after which a command hangs")
     options.add_argument("--out", type=Path, default=Path("runs/torture"), help="folder of references and trials")
     options.add_argument("--fork", action="store_true", help="with libraries imported once: three times as fast")
@@ -66,7 +67,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{case.name}: python {' '.join(case.command)}")
         return 0
     begin = forked if args.fork else executed
-    return torture(cases, args.out.absolute(), args.kills, args.seed, 60 * args.minutes, args.limit, begin)
+    return torture(
+        cases,
+        args.out.absolute(),
+        args.kills,
+        args.seed,
+        60 * args.minutes,
+        args.limit,
+        begin,
+        args.signal or list(SIGNALS),
+    )
 
 
 def torture(
@@ -77,6 +87,7 @@ def torture(
     seconds: float,
     limit: float,
     begin: Begin = executed,
+    signals: Sequence[str] = tuple(SIGNALS),
 ) -> int:
     """Do the trials that are missing, show all, and return the exit code.
 
@@ -88,6 +99,7 @@ def torture(
         seconds: the time after which no trial begins.
         limit: the seconds after which a command hangs.
         begin: how commands are begun.
+        signals: the signals in turn, keys of `SIGNALS`.
     """
     until = time.monotonic() + seconds
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
@@ -96,7 +108,7 @@ def torture(
     done = {(t.case, t.signal, t.number): t for t in _kept(out / f"{seed}_{TRIALS}")}
     references: dict[str, Reference] = {}
     wanted = []
-    for case, name, number in _in_turn(cases, kills):
+    for case, name, number in _in_turn(cases, kills, signals):
         key = (case.name, name, number)
         wanted.append(key)
         if key in done or time.monotonic() > until:
@@ -143,10 +155,10 @@ def _place(file: str) -> str:
     return re.sub(r"[0-9a-f]{6,}|\d+", "#", file.rpartition("/")[2]) or "its start"
 
 
-def _in_turn(cases: Sequence[Case], kills: int) -> Iterator[tuple[Case, str, int]]:
+def _in_turn(cases: Sequence[Case], kills: int, signals: Sequence[str]) -> Iterator[tuple[Case, str, int]]:
     left = kills
     for number in count():
-        for name in SIGNALS:
+        for name in signals:
             for case in cases:
                 if not left:
                     return

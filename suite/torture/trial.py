@@ -163,7 +163,8 @@ def disturbed(
         if kill.code is None:
             return ended("hang", f"after SIG{name}: {words[-300:]}")
         starting = name == "INT" and not kill.after  # Python itself says where it was interrupted
-        if "Traceback" in words and not starting:
+        left_alone = name == "KILL"  # loader workers say that nobody is there any more
+        if "Traceback" in words and not (starting or left_alone):
             return ended("traceback", words[-600:])
     code, words = _run(case, folder, limit, begin)
     patient = time.monotonic() + limit

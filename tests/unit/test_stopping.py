@@ -1,0 +1,62 @@
+"""How a job was stopped from outside is seen through what libraries make of it; a small command ends without a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from suite.runs.command import command
+from suite.runs.stopping import stop_code
+
+
+def interrupted_archive() -> None:
+    """As torch's zip writer: what it was interrupted in is incomplete, and it says that instead."""
+    try:
+        raise KeyboardInterrupt
+    finally:
+        raise RuntimeError("unexpected pos 9659588 vs 9659472")
+
+
+def interrupted_twice() -> None:
+    """As a trainer: it exits, and while it does, something is not there any more."""
+    try:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise SystemExit(1) from None
+    finally:
+        raise RuntimeError("Please call `iter(combined_loader)` first.")
+
+
+def stopped() -> None:
+    try:
+        raise SIGTERMException
+    except SIGTERMException:
+        raise ValueError("write to closed file") from None
+
+
+def failed() -> None:
+    try:
+        raise KeyError("x")
+    except KeyError as error:
+        raise ValueError("no x") from error
+
+
+@pytest.mark.parametrize(
+    ("ends", "code"), [(interrupted_archive, 130), (interrupted_twice, 130), (stopped, 143), (failed, 0)]
+)
+def test_what_a_library_raises_on_its_way_out_is_not_what_ended_the_job(ends: Callable[[], None], code: int) -> None:
+    with pytest.raises(Exception) as error:
+        ends()
+    assert stop_code(error.value) == code
+
+
+def test_ctrl_c_ends_a_small_command_with_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    @command
+    def main(argv: Sequence[str] | None = None) -> int:
+        raise KeyboardInterrupt
+
+    assert main([]) == 130
+    assert capfd.readouterr().err.split() == ["stopped"]
