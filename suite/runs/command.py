@@ -13,7 +13,7 @@ from typing import Protocol
 from callbacks.errors import UserError
 from callbacks.run.stderr import say_at_once
 from suite.runs.exhausted import exhausted
-from suite.runs.stopping import EXIT_INTERRUPT
+from suite.runs.stopping import EXIT_INTERRUPT, STOPPED
 from suite.runs.surroundings import lost_output, open_streams
 
 WIDTH = 96  # columns of a help page, whatever the terminal has
@@ -42,7 +42,7 @@ def command(main: Main) -> Main:
             print(error, file=sys.stderr)
             return error.EXIT_CODE
         except KeyboardInterrupt:
-            say_at_once("\nstopped\n")
+            say_at_once(STOPPED)
             return EXIT_INTERRUPT
         except (OSError, MemoryError) as error:
             if (told := exhausted(error)) is None:

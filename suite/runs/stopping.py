@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+from callbacks.run.stderr import say_at_once
 
 EXIT_SIGTERM = 143
 EXIT_INTERRUPT = 130
+STOPPED = "\nstopped\n"
 
 
 @contextmanager
@@ -39,6 +43,24 @@ def sigterm_exits() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+def ends_on_interrupt(main: Callable[Given, Result]) -> Callable[Given, Result]:
+    """Decorate the entry of a program: Ctrl-C where no job is under way ends it with a word and exit code 130."""
+
+    @functools.wraps(main)
+    def ends(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        try:
+            return main(*args, **kwargs)
+        except KeyboardInterrupt:
+            say_at_once(STOPPED)
+            raise SystemExit(EXIT_INTERRUPT) from None
+
+    return ends
 
 
 def stop_code(error: BaseException) -> int:

@@ -224,7 +224,11 @@ def _killed(
     """Start a command and kill it at a moment; None where it had ended before."""
     begun, process = time.monotonic(), _start(case, folder, begin)
     watch = Watch(process, folder, given)
-    under_way = watch.until(moment.changes, limit) and watch.for_seconds(moment.seconds)
+    try:
+        under_way = watch.until(moment.changes, limit) and watch.for_seconds(moment.seconds)
+    except BaseException:  # this harness is stopped: nothing may go on in the folder of trials
+        _end(process, 0.0)
+        raise
     if under_way:
         process.send_signal(number)
     seconds = round(time.monotonic() - begun, 3)
