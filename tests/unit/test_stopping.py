@@ -8,7 +8,7 @@ import pytest
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from suite.runs.command import command
-from suite.runs.stopping import stop_code
+from suite.runs.stopping import ends_on_interrupt, stop_code
 
 
 def interrupted_archive() -> None:
@@ -59,4 +59,15 @@ def test_ctrl_c_ends_a_small_command_with_a_word(capfd: pytest.CaptureFixture[st
         raise KeyboardInterrupt
 
     assert main([]) == 130
+    assert capfd.readouterr().err.split() == ["stopped"]
+
+
+def test_ctrl_c_where_no_job_is_under_way_ends_a_program_with_a_word(capfd: pytest.CaptureFixture[str]) -> None:
+    @ends_on_interrupt
+    def main() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
     assert capfd.readouterr().err.split() == ["stopped"]
