@@ -88,7 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcome = do(program, Path(path))
         if replies is not None:
             _busy.clear()
-            os.write(replies, b"done\n")
+            try:
+                os.write(replies, b"done\n")
+            except BrokenPipeError:  # the sweep was killed: nobody has another job
+                return outcome.exit_code
         if outcome.exit_code:
             return outcome.exit_code
     return 0

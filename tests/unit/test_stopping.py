@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from suite.launchers import worker
 from suite.runs.command import command
+from suite.runs.outcome import Outcome
 from suite.runs.stopping import ends_on_interrupt, stop_code
 
 
@@ -71,3 +75,19 @@ def test_ctrl_c_where_no_job_is_under_way_ends_a_program_with_a_word(capfd: pyte
         main()
     assert end.value.code == 130
     assert capfd.readouterr().err.split() == ["stopped"]
+
+
+def test_a_worker_whose_sweep_was_killed_ends_after_its_job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    done: list[Path] = []
+
+    def do(program: object, path: Path) -> Outcome:
+        done.append(path)
+        return Outcome("hash", tmp_path, "finished")
+
+    read, write = os.pipe()
+    os.close(read)
+    monkeypatch.setattr(worker, "do", do)
+    monkeypatch.setattr(worker, "_from_stdin", lambda: iter(["one", "two"]))
+    assert worker.main(["asgml.run", "--replies", str(write)]) == 0
+    os.close(write)
+    assert done == [Path("one")]
