@@ -106,7 +106,7 @@ stories: $(STAMP)
 # commands killed at random moments, given again and compared with undisturbed ones; an hour of a core, goes on where it
 # was ended. runs/torture/0_trials.jsonl has the list
 torture: $(STAMP)
-	$(BIN)/python -m suite.torture asgml latentwire --kills 120 --minutes 60
+	$(BIN)/python -m suite.torture asgml asgml.feedback latentwire --kills 120 --minutes 60
 
 # which families of language models are read exactly: docs/results/families.md; some seconds, no download
 families: $(STAMP)

@@ -20,6 +20,7 @@ from suite.config.check import Common
 from suite.config.wording import Part
 from suite.runs.job import CHECKPOINTS, Run
 from suite.runs.launch import launch, tell
+from suite.runs.stopping import ends_on_interrupt
 from suite.runs.study import Program
 from suite.runs.surroundings import open_streams
 
@@ -226,6 +227,7 @@ def extend(argv: Sequence[str]) -> int:
     return run_tree(PROGRAM, cfg, typed, plans, foresee)
 
 
+@ends_on_interrupt
 def main() -> None:
     """Run the command line of `python -m asgml.run`."""
     argv = sys.argv[1:]

@@ -80,6 +80,12 @@ CASES = [
         of_runs,
         features,
     ),
+    Case(
+        "asgml.run in parts with long evaluations",
+        ["-m", "asgml.run", *RUN, "loader.accumulate=2", "loader.workers=2", "loader.eval_batch_size=1"],
+        of_runs,
+        features,
+    ),
     Case("a sweep", ["-m", "asgml.run", "-m", *RUN, "trainer.max_epochs=3", "seed=0,1,2"], of_runs, features),
     Case(
         "a sweep in two processes",
@@ -97,6 +103,12 @@ CASES = [
         "suite.report",
         ["-m", "suite.report", f"{FOLDER}/runs", "--out", f"{FOLDER}/report.html"],
         of_files("report.html"),
+        finished_runs,
+    ),
+    Case(
+        "asgml.compare",
+        ["-m", "asgml.compare", f"{FOLDER}/runs", "--no-times"],
+        of_files("runs/methods.*"),
         finished_runs,
     ),
 ]

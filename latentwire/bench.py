@@ -36,6 +36,7 @@ from suite.config.compose import Composer
 from suite.runs.command import command_parser
 from suite.runs.identity import config_hash
 from suite.runs.job import Run, seed_everything
+from suite.runs.surroundings import open_streams
 from suite.shell import quiet_lightning
 
 BOUND = 1.15  # of a step over the bare passes
@@ -246,6 +247,7 @@ def table(turns: Turns) -> Table:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print the table."""
+    open_streams()
     parser = command_parser("python -m latentwire.bench", __doc__)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("overrides", nargs="*", help="of the configuration, e.g. injector=soft_prefix")

@@ -22,6 +22,7 @@ from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 from latentwire.lm.lora import LoRA
 from suite.runs.command import command_parser
+from suite.runs.surroundings import open_streams
 
 EXACT, REFUSED, WRONG = "exact", "refused", "WRONG"
 SHIFT = 7
@@ -145,6 +146,7 @@ def _adapts(lm: FrozenLM) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write `families.md`."""
+    open_streams()
     parser = command_parser("python -m latentwire.families", __doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder (default: docs/results)")
     arguments = parser.parse_args(argv)

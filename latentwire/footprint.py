@@ -23,6 +23,7 @@ from latentwire.lm import loading
 from latentwire.lm.prompts import QUESTION, cue_text
 from latentwire.train.curriculum import slots_for
 from suite.runs.inputs import all_files
+from suite.runs.reads import Files
 
 LOOKED = 32  # passages whose lengths are taken
 QUANTIZED = 4.5 / 8  # bytes a weight takes in 4 bits, with a scale in float32 for 64 of them
@@ -197,13 +198,21 @@ def trained_weights(cfg: DictConfig, models: Sequence[Model]) -> int:
 
 def sources_of(cfg: DictConfig) -> dict[str, str]:
     """Return the folder or hub id of every model that has a `config.json`, by name."""
-    files, found = all_files(cfg), {}
-    for name, node in cfg.lms.items():
-        own = [p for role, p in files.items() if role.startswith(f"lms.{name}.") and role.endswith("/config.json")]
-        source = str(Path(str(own[0])).parent) if own else OmegaConf.select(node, "source")
-        if source is not None:
-            found[str(name)] = source
-    return found
+    files = all_files(cfg)
+    found = {str(name): source_of(files, f"lms.{name}", node) for name, node in cfg.lms.items()}
+    return {name: source for name, source in found.items() if source is not None}
+
+
+def source_of(files: Files, key: str, node: DictConfig) -> str | None:
+    """Return the folder or hub id of a model that has a `config.json`; None where its node tells neither.
+
+    Args:
+        files: the files that a run reads, by role.
+        key: the key of the model's node.
+        node: the node.
+    """
+    own = [p for role, p in files.items() if role.startswith(f"{key}.") and role.endswith("/config.json")]
+    return str(Path(str(own[0])).parent) if own else OmegaConf.select(node, "source")
 
 
 def load_of(cfg: DictConfig, passages: Sequence[Passage], count: Callable[[str], int]) -> Load:

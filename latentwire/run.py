@@ -20,6 +20,7 @@ from suite.config.signature import locate
 from suite.config.wording import Part
 from suite.runs.job import Run
 from suite.runs.launch import launch
+from suite.runs.stopping import ends_on_interrupt
 from suite.runs.study import Program
 
 
@@ -298,6 +299,7 @@ def task(cfg: DictConfig, run: Run) -> dict[str, Any]:
 PROGRAM = Program("latentwire", task, dead, Tree, earlier, judge, again)
 
 
+@ends_on_interrupt
 def main() -> None:
     """Run the command."""
     launch(

@@ -14,6 +14,9 @@ RUN = [
     *("trainer.max_epochs=3", "trainer.enable_progress_bar=false", "callbacks.progress=null"),
     *("lr_schedule.warmup_steps=0", "callbacks.checkpoint.every_n_steps=2", "callbacks.uniform_bound=null"),
 ]
+IN_PARTS = [
+    *("loader.batch_size=4", "loader.accumulate=2", "loader.workers=2", "codec=int8", "codec.group=8"),
+]
 PRETRAIN = [
     *("lm=pocket_llama", f"paths.runs={FOLDER}/runs", "pocket.architecture.width=16", "pocket.architecture.layers=1"),
     *("pocket.architecture.inner=16", "pocket.recipe.repeat_steps=12", "pocket.recipe.repeat_rows=4"),
@@ -22,8 +25,8 @@ PRETRAIN = [
 CASES = [
     Case("latentwire.run", ["-m", "latentwire.run", *RUN], of_runs),
     Case(
-        "latentwire.run in parts",
-        ["-m", "latentwire.run", *RUN, "loader.batch_size=4", "loader.accumulate=2", "codec=int8", "codec.group=8"],
+        "latentwire.run in parts with workers",
+        ["-m", "latentwire.run", *RUN, *IN_PARTS],
         of_runs,
     ),
     Case(

@@ -10,8 +10,10 @@ from __future__ import annotations
 import atexit
 import hashlib
 import signal
+import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
@@ -183,7 +185,9 @@ class ResumableLoader(DataLoader[Any]):
             # Registered after multiprocessing's own exit handler and thus run before it.
             atexit.register(_shut_down, weakref.ref(self))
             self._guarded = True
-        iterator = super().__iter__()
+        forks = self.num_workers > 0 and self._iterator is None  # later they are there, and may be waited for
+        with _signals_wait() if forks else nullcontext():
+            iterator = super().__iter__()
         self.batches.start = 0
         for batch in iterator:
             if isinstance(batch, _Refused):
@@ -226,6 +230,28 @@ class _Refused:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait until the block has ended: what a handler raises while a process is forked is lost.
+
+    Python runs hooks before and after a fork, and ignores their exceptions, Ctrl-C among them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {number: at for number in (signal.SIGINT, signal.SIGTERM) if (at := signal.getsignal(number)) is not None}
+    for number in before:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for waited in came:
+        signal.raise_signal(waited)
 
 
 def _prepare_worker(worker: int) -> None:

@@ -24,6 +24,7 @@ from callbacks.errors import UserError
 from callbacks.files.atomic import write_text
 from suite.config.compose import Composer
 from suite.runs.command import command_parser
+from suite.runs.surroundings import open_streams
 from suite.statistics import Estimate, mean_interval
 
 LR, BATCH, EPOCHS, SEEDS = 0.1, 64, 30, 3
@@ -205,6 +206,7 @@ chosen on validation; in brackets the penalty that is best on test. Nothing is t
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the table."""
+    open_streams()
     parser = command_parser("python -m asgml.bench.encoders", __doc__)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("SUITE_DATA", "data")))
     parser.add_argument("--out", type=Path, default=Path("docs/results/encoders.md"))

@@ -29,6 +29,7 @@ from asgml.build import Parts
 from callbacks.errors import UserError
 from suite.config.compose import Composer
 from suite.runs.command import command_parser
+from suite.runs.surroundings import open_streams
 from suite.shell import quiet_lightning
 
 BETWEEN = 4  # methods between two joint blocks
@@ -105,6 +106,7 @@ def registered() -> list[str]:
 
 def main() -> None:
     """Print the table."""
+    open_streams()
     parser = command_parser("python -m asgml.bench.method_costs", __doc__)
     parser.add_argument("--encoder", choices=tuple(STEPS), default="resnet18")
     parser.add_argument("--rounds", type=int, default=3)

@@ -32,6 +32,7 @@ from asgml.bench.runs import SHAPES, RandomRuns
 from asgml.bench.timer import EpochTimes, StepTimer
 from suite.config.instantiate import build_node
 from suite.runs.command import command_parser
+from suite.runs.surroundings import open_streams
 from suite.shell import quiet_lightning
 
 WIDTH = 100  # of the tables, also where no terminal is
@@ -205,6 +206,7 @@ def target_table(found: Sequence[Target]) -> Table:
 
 def main() -> None:
     """Measure, and print both tables and the targets."""
+    open_streams()
     parser = command_parser("python -m asgml.bench", __doc__)
     parser.add_argument("--encoder", choices=("resnet18", "small"), default="resnet18")
     parser.add_argument("--batch-size", type=int, default=16)

@@ -17,6 +17,7 @@ from suite.config.check import Common
 from suite.config.wording import Part
 from suite.runs.job import Run
 from suite.runs.launch import launch
+from suite.runs.stopping import ends_on_interrupt
 from suite.runs.study import Program
 
 if TYPE_CHECKING:
@@ -298,6 +299,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
 PROGRAM = Program(PROGRAM_NAME, train, dead, Tree, earlier, judge)
 
 
+@ends_on_interrupt
 def main() -> None:
     """Run the command line of `python -m asgml.feedback.run`."""
     launch(PROGRAM_NAME, train, dead, schema=Tree, earlier=earlier, judge=judge, about=ABOUT)

@@ -11,6 +11,7 @@ from callbacks.files.atomic import write_text
 from callbacks.stages.delay_stability import stability_limit
 from suite.report.chart import COLOURS, Line, Panel, svg
 from suite.runs.command import command_parser
+from suite.runs.surroundings import open_streams
 
 MOMENTA = (0.0, 0.5, 0.9, 0.99)
 DELAYS = tuple(range(9))
@@ -90,6 +91,7 @@ def panel() -> Panel:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write `stability.md` and `stability.svg`."""
+    open_streams()
     parser = command_parser("python -m asgml.theory.stability", __doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="the folder of the page")
     arguments = parser.parse_args(argv)

@@ -17,6 +17,7 @@ from callbacks.errors import UserError
 from suite.config.check import check, check_effective
 from suite.config.compose import Composer
 from suite.config.instantiate import build_node
+from suite.launchers.sweep import launcher_node
 from suite.runs.study import Program
 
 TRIALS = "trials"  # below `paths.runs`, where no table of results looks
@@ -33,7 +34,7 @@ class Trees:
         lr: the key of the learning rate.
 
     Raises:
-        UserError: overrides of what the rows set, or data that do not compose.
+        UserError: overrides of what the rows set, a launcher, or data that do not compose.
     """
 
     def __init__(self, program: Program, composer: Composer, line: Sequence[str], lr: str):
@@ -44,6 +45,12 @@ class Trees:
                 raise UserError(found, "set by the comparison itself", expected, f"leave {found} out")
         self.plain = composer.compose(self.line)
         check(self.plain, program.schema)
+        if launcher_node(self.plain) is not None:
+            words = [w for w in self.line if w.lstrip("+").partition("=")[0].partition(".")[0] == "launcher"]
+            found = "runs of a comparison go one after the other, in this process"
+            expected = "no launcher: a row's choice waits for its trials, and its controls and pupils for that choice"
+            remedy = f"leave {' and '.join(words)} out" if words else "set launcher=null"
+            raise UserError("launcher", found, expected, remedy)
         self._rows: dict[str, DictConfig] = {}
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from pathlib import Path
 from typing import Any, Literal
@@ -219,11 +220,13 @@ class StepCheckpoint(Checkpoint):
         except OSError as error:
             tmp.unlink(missing_ok=True)
             kept = "the previous one is still valid" if path.exists() else "there was none before"
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            first = "free disk space" if full else f"see that {path.parent} is there and can be written to,"
             raise UserError(
                 str(path),
                 f"cannot be written: {error.strerror or error}; {kept}",
                 "room for one more checkpoint in that folder",
-                "free disk space or move paths.runs, then start the same command again with resume=auto",
+                f"{first} or move paths.runs, then start the same command again with resume=auto",
             ) from error
         trainer.strategy.barrier("StepCheckpoint")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import threading
@@ -10,6 +9,8 @@ import time
 from collections.abc import Sequence
 
 import lightning as L
+
+from callbacks.run.stderr import say_at_once
 
 PERIOD = 0.2  # seconds between two looks
 SETTLES = 2.0  # seconds that a process may take to end after its connections were closed
@@ -58,8 +59,7 @@ class RankWatch(L.Callback):
     def _watch(self) -> None:
         while not self._over.wait(PERIOD):
             if told := self.dead():
-                # `print` may be what another thread holds
-                os.write(2, f"{'; '.join(told)}: the run ends, the same command continues it\n".encode())
+                say_at_once(f"{'; '.join(told)}: the run ends, the same command continues it\n")
                 return
 
 

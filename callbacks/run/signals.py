@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from callbacks.errors import UserError
 from callbacks.run import restart
 from callbacks.run.checkpoint import StepCheckpoint
+from callbacks.run.stderr import say_at_once
 
 EXIT_CODE = 143  # 128 + SIGTERM
 
@@ -109,8 +110,7 @@ class GracefulStop(Checkpoint):
         if self.received or not self._training:
             self._exit()
         self.received = True
-        # `print` may be what was interrupted
-        os.write(2, f"\n{signal.Signals(number).name}: stopping after this step; once more to stop at once\n".encode())
+        say_at_once(f"\n{signal.Signals(number).name}: stopping after this step; once more to stop at once\n")
 
     def _restore(self) -> None:
         self._training = False

@@ -32,9 +32,23 @@ def diverged_step(ctx: StepContext, losses: Mapping[str, float]) -> Diverged:
         losses: the losses that are not finite, by name.
     """
     bad = _bad_weights(ctx.groups)
-    epoch, batch = ctx.trainer.current_epoch, ctx.trainer.fit_loop.batch_idx
-    where = f"training loss, step {ctx.t}, batch {batch} of epoch {epoch}"
+    where = f"training loss, {moment_of(ctx)}"
     return Diverged(where, _found(losses, bad), "finite losses", _remedy(ctx.trainer, ctx.groups, bad))
+
+
+def moment_of(ctx: StepContext) -> str:
+    """Return which step is in progress, and which batch it learns from."""
+    return f"step {ctx.t}, batch {ctx.trainer.fit_loop.batch_idx} of epoch {ctx.trainer.current_epoch}"
+
+
+def bad_weights(ctx: StepContext) -> str:
+    """Return the groups that hold weights which are not finite, in words."""
+    return _told(_bad_weights(ctx.groups))
+
+
+def smaller_rate(ctx: StepContext, groups: list[str]) -> str:
+    """Return what to set for a tenth of the learning rate of groups: those with bad weights, else these."""
+    return _remedy(ctx.trainer, ctx.groups, _bad_weights(ctx.groups) or groups)
 
 
 def refuse_divergence(trainer: L.Trainer, split: str, t: int, metrics: Mapping[str, float]) -> None:
@@ -77,7 +91,11 @@ def _bad_weights(groups: Mapping[str, Group]) -> list[str]:
 
 def _found(losses: Mapping[str, float], bad: list[str]) -> str:
     told = ", ".join(f"{name.removeprefix('loss/')} {value}" for name, value in losses.items())
-    return f"{told}; weights that are not finite: {', '.join(bad) or 'none'}"
+    return f"{told}; {_told(bad)}"
+
+
+def _told(bad: list[str]) -> str:
+    return f"weights that are not finite: {', '.join(bad) or 'none'}"
 
 
 def _remedy(trainer: L.Trainer, groups: Mapping[str, Group], bad: list[str]) -> str:

@@ -24,7 +24,8 @@ class AffineAdapter(Adapter):
     def __init__(self, d_z: Width, d_out: Width, target: Positive, calibration: Mode = "batch"):
         super().__init__(d_z, d_out, target, calibration)
         if d_z != d_out:
-            raise UserError("adapter=affine", f"d_z = {d_z}", f"the model's width {d_out}", "set adapter=linear")
+            found, expected = f"d_z = {d_z}", f"the width that latents are mapped to, {d_out}"
+            raise UserError("adapter=affine, wire.d_z", found, expected, "set adapter=linear")
         self.scale = nn.Parameter(torch.ones(d_z))
         self.shift = nn.Parameter(torch.zeros(d_z))
 

@@ -43,7 +43,7 @@ class RefinerAdapter(Adapter):
         super().__init__(d_z, d_out, target, calibration)
         self.linear = nn.Linear(d_z, d_out)
         nn.init.zeros_(self.linear.bias)
-        self.blocks = Transformer(d_out, layers, heads, dropout)
+        self.blocks = Transformer(d_out, layers, heads, dropout, where="adapter", width="injector.width")
 
     def raw(self, z: Tensor) -> Tensor:
         refined: Tensor = self.blocks(self.linear(z))

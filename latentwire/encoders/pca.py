@@ -16,6 +16,19 @@ from latentwire.encoders.slots import SHARED, LatentLayout
 from latentwire.lm.frozen import FrozenLM
 
 
+def check_chunk(d_z: int, chunk: int, width: int) -> int:
+    """Return how many numbers a chunk of embeddings of this width has.
+
+    Raises:
+        UserError: fewer than a latent.
+    """
+    size = chunk * width
+    if d_z > size:
+        expected, remedy = f"d_z at most chunk * {width} = {size}", f"set encoder.chunk={max(1, -(-d_z // width))}"
+        raise UserError("wire.d_z, encoder.chunk", f"{d_z}, {chunk}", expected, remedy)
+    return size
+
+
 class PCAEncoder(Encoder):
     """Encodes without training: principal components of chunks of embeddings.
 
@@ -44,14 +57,7 @@ class PCAEncoder(Encoder):
         self, lm: FrozenLM, d_z: Width, chunk: Width = 4, max_tokens: Count = 512, overflow: Overflow = "refuse"
     ):
         super().__init__(d_z, max_tokens, overflow)
-        size = chunk * lm.d_model
-        if d_z > size:
-            raise UserError(
-                "wire.d_z, encoder.chunk",
-                f"{d_z}, {chunk}",
-                f"d_z at most chunk * {lm.d_model} = {size}",
-                f"set encoder.chunk={max(1, -(-d_z // lm.d_model))}",
-            )
+        size = check_chunk(d_z, chunk, lm.d_model)
         self.lm, self.chunk = lm, chunk
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("components", torch.zeros(d_z, size))

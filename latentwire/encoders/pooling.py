@@ -20,6 +20,7 @@ from latentwire.encoders.transformer import Attention, Transformer, feed_forward
 
 Short = Literal["repeat", "refuse"]
 SMALL = 0.02  # what a fresh branch is scaled by
+POOLING = "encoder.pooling"  # its key, for errors
 MOST_PLACES = 1024  # per slot, in the first level of a hierarchy
 
 
@@ -163,7 +164,7 @@ class CrossAttention(Pooling):
         self.norm = nn.LayerNorm(d)
         self.where = nn.Linear(2 * self.FREQUENCIES, d) if positions else None
         self.query_norms = nn.ModuleList(nn.LayerNorm(d) for _ in range(layers))
-        self.attentions = nn.ModuleList(Attention(d, heads) for _ in range(layers))
+        self.attentions = nn.ModuleList(Attention(d, heads, where=POOLING) for _ in range(layers))
         self.mlps = nn.ModuleList(feed_forward(d) for _ in range(layers))
 
     def pool(self, x: Tensor, mask: Tensor, lengths: Tensor, slots: Sequence[int]) -> Tensor:
@@ -301,7 +302,7 @@ class Hierarchical(Pooling):
                 "set encoder.pooling.factor=2 and encoder.pooling.levels=2",
             )
         self.factor = factor
-        self.blocks = nn.ModuleList(Transformer(d, 1, heads) for _ in range(levels))
+        self.blocks = nn.ModuleList(Transformer(d, 1, heads, where=POOLING) for _ in range(levels))
 
     def pool(self, x: Tensor, mask: Tensor, lengths: Tensor, slots: Sequence[int]) -> Tensor:
         return torch.cat([self._slice(x, lengths, n) for n in slots if n > 0], 1)

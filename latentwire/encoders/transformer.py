@@ -25,6 +25,22 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-b, a], -1) * sin
 
 
+def check_heads(d: int, heads: int, where: str, width: str) -> None:
+    """Refuse heads that cannot share a width.
+
+    Args:
+        d: the width; d / heads must be an even whole number.
+        heads: the number of heads.
+        where: the key of the node that has `heads`.
+        width: the key that the width comes from.
+    """
+    if d % heads or (d // heads) % 2:
+        fitting = max((n for n in range(1, heads) if d % n == 0 and (d // n) % 2 == 0), default=0)
+        key, value = (f"{where}.heads", fitting) if fitting else (width, -(-d // (2 * heads)) * 2 * heads)
+        found, expected = f"{heads} heads for width {d}", "a divisor that leaves an even width per head"
+        raise UserError(f"{where}.heads", found, expected, f"set {key}={value}")
+
+
 class Attention(nn.Module):
     """Attends from `queries` to `keys` with several heads, width d.
 
@@ -32,17 +48,16 @@ class Attention(nn.Module):
         d: width; d / heads must be an even whole number.
         heads: number of heads.
         dropout: dropout of the attention weights.
+        where: the key of the node that has `heads`, for the error.
+        width: the key that the width comes from, for the error.
+
+    Raises:
+        UserError: heads that cannot share the width.
     """
 
-    def __init__(self, d: int, heads: int, dropout: float = 0.0):
+    def __init__(self, d: int, heads: int, dropout: float = 0.0, where: str = "encoder", width: str = "encoder.width"):
         super().__init__()
-        if d % heads or (d // heads) % 2:
-            raise UserError(
-                "encoder.heads, encoder.width",
-                f"{heads} heads for width {d}",
-                "a divisor that leaves an even width per head",
-                "set encoder.heads=1 and encoder.width=128",
-            )
+        check_heads(d, heads, where, width)
         self.heads, self.dropout = heads, dropout
         self.q, self.k, self.v, self.out = (nn.Linear(d, d) for _ in range(4))
 
@@ -98,10 +113,10 @@ class Block(nn.Module):
     and what pooling has kept of a text reaches the other end.
     """
 
-    def __init__(self, d: int, heads: int, dropout: float = 0.0):
+    def __init__(self, d: int, heads: int, dropout: float, where: str, width: str):
         super().__init__()
         self.norm = nn.LayerNorm(d)
-        self.attention = Attention(d, heads, dropout)
+        self.attention = Attention(d, heads, dropout, where, width)
         self.mlp = feed_forward(d, dropout)
         self.drop = nn.Dropout(dropout)
         for last in (self.attention.out, self.mlp[-1]):
@@ -121,11 +136,24 @@ class Transformer(nn.Module):
         layers: number of blocks.
         heads: attention heads.
         dropout: dropout of attention weights and branches.
+        where: the key of the node that has `heads`, for the error.
+        width: the key that the width comes from, for the error.
+
+    Raises:
+        UserError: heads that cannot share the width.
     """
 
-    def __init__(self, d: int, layers: int, heads: int, dropout: float = 0.0):
+    def __init__(
+        self,
+        d: int,
+        layers: int,
+        heads: int,
+        dropout: float = 0.0,
+        where: str = "encoder",
+        width: str = "encoder.width",
+    ):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(d, heads, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(d, heads, dropout, where, width) for _ in range(layers))
 
     def forward(self, x: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """Return (B, T, d), zero where `mask` is false; what stood there has no influence.

@@ -141,7 +141,7 @@ def _train(subject: Subject, module: WireModule, loader: ResumableLoader, known:
     except AuditFailure as error:
         return [error.found]
     except TooManySkips as error:
-        return [f"no step was taken: {error}"]
+        return [f"no step was taken: {error.found}"]
     except Diverged as error:
         return [error.found]
     return []

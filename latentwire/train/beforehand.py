@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from callbacks.errors import UserError
 from latentwire.build import accumulation, stages_of
 from latentwire.names import strangers
 from latentwire.objectives.base import Objective, together
+from latentwire.train.sizes import misfits
 from suite.config.compose import merge_errors
-from suite.config.instantiate import build_node
 
 
 def refuse(cfg: DictConfig) -> None:
@@ -20,11 +19,11 @@ def refuse(cfg: DictConfig) -> None:
 
     Raises:
         UserError: one error with all that is wrong: no reader, no end, stages and objectives that do not fit each
-            other, names of readers or groups that nobody has, parts of a batch that it does not have, codecs and
-            poolings whose sizes do not fit each other.
+            other, names of readers or groups that nobody has, parts of a batch that it does not have, sizes that do
+            not fit each other.
     """
-    problems = [*strangers(cfg), *_end(cfg)]
-    for asked in (_objectives, accumulation, _sizes):
+    problems = [*strangers(cfg), *_end(cfg), *misfits(cfg)]
+    for asked in (_objectives, accumulation):
         if (problem := _problem(asked, cfg)) is not None:
             problems.append(problem)
     if problems:
@@ -49,12 +48,3 @@ def _objectives(cfg: DictConfig) -> None:
     """Refuse objectives and stages that do not fit each other."""
     objectives: dict[str, Objective] = stages_of(cfg)[1]
     together({name: o.needs for name, o in objectives.items()}, str(cfg.wire.track) == "whole_prompt")
-
-
-def _sizes(cfg: DictConfig) -> None:
-    """Refuse a codec or a pooling whose sizes do not fit each other; nothing is allocated."""
-    with torch.device("meta"):
-        build_node(cfg.codec)(d_z=int(cfg.wire.d_z))
-        pooling, width = OmegaConf.select(cfg, "encoder.pooling"), OmegaConf.select(cfg, "encoder.width")
-        if pooling is not None and width is not None:
-            build_node(pooling)(d=int(width), slices=1)

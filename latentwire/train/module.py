@@ -130,6 +130,15 @@ class WireModule(L.LightningModule):
             self.trainer, self.groups(), self.group_lr, self._optimizer, self._lr_schedule, absent=KINDS
         )
 
+    def learning_rates(self, groups: Sequence[str]) -> dict[str, float]:
+        """Return learning rates by their keys: those of these groups, or of all that are trained."""
+        rates: dict[str, float] = {}
+        for name in groups or self.groups():
+            own = [key for key in (name, name.partition(":")[0]) if key in self.group_lr]
+            key = f"group_lr.{own[0]}" if own else "optimizer.lr"
+            rates[key] = self.group_lr[own[0]] if own else float(self.trainer.optimizers[0].defaults["lr"])
+        return rates
+
     # -- life
     def on_fit_start(self) -> None:
         self.place()

@@ -30,6 +30,7 @@ from suite.runs.job import execute, is_main_process
 from suite.runs.outcome import Outcome
 from suite.runs.record import release_memory
 from suite.runs.study import Program
+from suite.runs.surroundings import open_streams
 
 
 def do(program: Program, path: Path) -> Outcome:
@@ -45,7 +46,8 @@ def do(program: Program, path: Path) -> Outcome:
                 raise
             outcome = Outcome(run_dir(work.cfg).name, run_dir(work.cfg), "failed")
             outcome.ended_by(error)  # the result itself could not be written
-            traceback.print_exc()
+            if not outcome.user_error:
+                traceback.print_exc()
         if not is_main_process():
             return outcome
         print(_said(outcome))
@@ -72,6 +74,7 @@ def output_to(path: Path) -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do the jobs of the command line or of stdin; return 0, or the exit code of a job that was stopped."""
+    open_streams()
     if helped(argv, __doc__):
         return 0
     module, *words = sys.argv[1:] if argv is None else argv
@@ -85,7 +88,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcome = do(program, Path(path))
         if replies is not None:
             _busy.clear()
-            os.write(replies, b"done\n")
+            try:
+                os.write(replies, b"done\n")
+            except BrokenPipeError:  # the sweep was killed: nobody has another job
+                return outcome.exit_code
         if outcome.exit_code:
             return outcome.exit_code
     return 0

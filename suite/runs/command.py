@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Protocol
 
 from callbacks.errors import UserError
-from suite.runs.surroundings import open_streams
+from callbacks.run.stderr import say_at_once
+from suite.runs.exhausted import exhausted
+from suite.runs.stopping import EXIT_INTERRUPT, STOPPED
+from suite.runs.surroundings import lost_output, open_streams
 
 WIDTH = 96  # columns of a help page, whatever the terminal has
 
@@ -23,16 +26,29 @@ class Main(Protocol):
 
 
 def command(main: Main) -> Main:
-    """Decorate a command's `main(argv) -> exit code`: a UserError is printed to stderr, its exit code returned."""
+    """Decorate a command's `main(argv) -> exit code`: a UserError is printed to stderr, its exit code returned.
+
+    Where nobody reads what it prints any more, it goes on to its end without a word; 1 is returned where what it prints
+    is to go to a file and the disk is full, 130 after Ctrl-C.
+    """
 
     @functools.wraps(main)
     def ends(argv: Sequence[str] | None = None) -> int:
         open_streams()
         try:
-            return main(argv)
+            code = main(argv)
+            return code or int(lost_output())
         except UserError as error:
             print(error, file=sys.stderr)
             return error.EXIT_CODE
+        except KeyboardInterrupt:
+            say_at_once(STOPPED)
+            return EXIT_INTERRUPT
+        except (OSError, MemoryError) as error:
+            if (told := exhausted(error)) is None:
+                raise
+            print(told, file=sys.stderr)
+            return told.EXIT_CODE
 
     return ends
 

@@ -20,6 +20,7 @@ from callbacks.files.atomic import write_bytes
 from callbacks.files.sealed import sealed_text
 from callbacks.run.inputs import differing, refuse_other_inputs
 from suite.runs import record
+from suite.runs.exhausted import raise_open_files
 from suite.runs.fingerprint import remembered
 from suite.runs.identity import fingerprints, meaningful, run_dir, runs_root
 from suite.runs.inputs import all_files, given_files
@@ -181,6 +182,7 @@ def _attempt(cfg: DictConfig, program: str, task: Task, run: Run, made_of: dict[
     run.dir.mkdir(parents=True, exist_ok=True)
     write_config(cfg, run.dir)
     write_json(run.dir / RESULT, {**row, "pid": os.getpid(), "host": socket.gethostname()})
+    raise_open_files()
     memory, start = record.PeakMemory(), time.perf_counter()
     outcome = Outcome(run.hash, run.dir, "finished")
     trace: str | None = None

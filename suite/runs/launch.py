@@ -15,7 +15,6 @@ what it was to reach (`accepted: false` in its result), 130 after Ctrl-C, 143 af
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import shlex
 import sys
@@ -269,7 +268,7 @@ class _JobRunner:
             if not is_main_process():
                 raise
             outcome = Outcome(run_hash, folder, "failed", {})
-            outcome.ended_by(_disk_full(error) or error)  # the result itself could not be written
+            outcome.ended_by(error)  # the result itself could not be written
             if not outcome.user_error:
                 traceback.print_exc()
         self.outcomes[number] = outcome
@@ -285,17 +284,6 @@ class _JobRunner:
             tell(unfinished(outcome))
         if outcome.exit_code:
             raise SystemExit(outcome.exit_code)  # ends a sweep at once
-
-
-def _disk_full(error: Exception) -> UserError | None:
-    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return None
-    return UserError(
-        str(error.filename or "paths.runs"),
-        f"{error.strerror}; what was there is still there",
-        "room for the files of a run",
-        "free disk space or move paths.runs, then give the same command again",
-    )
 
 
 def _before_overrides(arguments: list[str], args: argparse.Namespace, more: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from callbacks.errors import UserError
+from suite.runs.exhausted import exhausted, unusable
 from suite.runs.stopping import stop_code
 
 Status = Literal[
@@ -41,7 +42,8 @@ class Outcome:
     remarks: list[str] = field(default_factory=list)
 
     def ended_by(self, error: BaseException) -> None:
-        """Note what ended the job before its end: an error, or somebody who stopped it."""
+        """Note what ended the job before its end: an error, a limit of the machine, or somebody who stopped it."""
+        error = exhausted(error) or unusable(error, self.dir) or error
         self.exit_code = stop_code(error)
         self.status = "stopped" if self.exit_code else "failed"
         self.error = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"

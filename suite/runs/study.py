@@ -20,6 +20,7 @@ from suite.runs.command import helped
 from suite.runs.foreseen import PLAN
 from suite.runs.job import Again, Earlier, Task
 from suite.runs.launch import Judge, launch, plan, worse
+from suite.runs.stopping import ends_on_interrupt
 from suite.runs.surroundings import open_streams
 
 if TYPE_CHECKING:
@@ -211,6 +212,7 @@ def run_study(program: Program, study: Study, name: str, overrides: Sequence[str
     return code
 
 
+@ends_on_interrupt
 def main(program: Program, studies: Mapping[str, Study | Command], text: str | None) -> None:
     """Run the study that the command line names; the words after it go to it, for a table as overrides of every run.
 

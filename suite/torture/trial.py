@@ -7,22 +7,23 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 from suite.runs.launch import NOT_ACCEPTED
+from suite.torture.begin import Begin, Process, executed
 from suite.torture.case import Case
+from suite.torture.watch import Watch, names
 
 SIGNALS = {name: signal.Signals[f"SIG{name}"] for name in ("TERM", "KILL", "INT")}
 HELD = "in use by"  # what a command says while a process of the killed one is at its end
 TWICE = 0.3  # the share of trials in which the command is killed again while it continues
-EARLY = 0.15  # the share of kills before the command has written anything
+EARLY = 0.1  # the share of kills before the command has written anything
 LATE = 3  # how often a moment that came too late is halved
-LOOK = 0.01  # seconds between two looks at its folder
 
 Verdict = Literal["equal", "different", "failed", "hang", "traceback"]
 
@@ -34,13 +35,13 @@ class Reference:
     Attributes:
         left: digests by name.
         start: the seconds after which it wrote its first file.
-        seconds: how long it took from then on.
+        gaps: the seconds from each change of its files to the next one, or to its end.
         code: its exit code, 0, or that of a run which has not reached what it was to reach.
     """
 
     left: Mapping[str, str]
     start: float
-    seconds: float
+    gaps: Sequence[float]
     code: int
 
 
@@ -52,8 +53,8 @@ class Trial:
         case: the name of the case.
         signal: TERM, KILL or INT.
         number: of the trial within case and signal, from 0; with the seed it decides the moments.
-        moments: when the command was killed, in seconds after its first file, negative before it; none where it had
-            ended before.
+        moments: when the command was killed, in seconds after it was given; none where it had ended before.
+        after: for each moment the file that it had written last, as a path below its folder; empty before the first.
         verdict: `equal` is as undisturbed; `different` is not; `failed`: the command does not go on to its end;
             `hang`: it had to be ended; `traceback`: it says more than a user can use.
         note: what differs, or the last words.
@@ -63,11 +64,36 @@ class Trial:
     signal: str
     number: int
     moments: tuple[float, ...]
+    after: tuple[str, ...]
     verdict: Verdict
     note: str = ""
 
 
-def undisturbed(case: Case, template: Path, place: Path, limit: float) -> Reference:
+@dataclass(frozen=True)
+class Moment:
+    """When a command is killed: so many changes of its files after it was given, and so many seconds later.
+
+    In changes, because training, evaluations and writes are short beside the start of a command, and because machines
+    are not always as fast as they were undisturbed.
+    """
+
+    changes: int
+    seconds: float
+
+    @classmethod
+    def drawn(cls, reference: Reference, draws: random.Random) -> Moment:
+        """Draw a moment: each gap between two changes is as likely as any other, the start of the command aside."""
+        if draws.random() < EARLY:
+            return cls(0, draws.uniform(0.0, reference.start))
+        gap = draws.randrange(len(reference.gaps))
+        return cls(gap + 1, draws.uniform(0.0, reference.gaps[gap]))
+
+    def earlier(self) -> Moment:
+        """Return a moment half as late."""
+        return Moment(self.changes // 2, self.seconds / 2)
+
+
+def undisturbed(case: Case, template: Path, place: Path, limit: float, begin: Begin = executed) -> Reference:
     """Run a command to its end in a copy of what it reads.
 
     Raises:
@@ -75,20 +101,31 @@ def undisturbed(case: Case, template: Path, place: Path, limit: float) -> Refere
     """
     folder = _fresh(template, place)
     begun = time.monotonic()
-    process = _start(case, folder)
-    _first_file(process, folder, _files(template), limit)
-    start = time.monotonic()
-    code, words = _end(process, limit), _words(folder)
+    process = _start(case, folder, begin)
+    watch = Watch(process, folder, names(template))
+    watch.for_seconds(limit)
+    ended = time.monotonic()
+    code, words = _end(process, limit=1.0), _words(folder)
     if code not in (0, NOT_ACCEPTED):
         raise RuntimeError(f"{case.name}: the undisturbed command ended with {code}: {words[-2000:]}")
-    found = Reference(dict(case.left(folder)), start - begun, time.monotonic() - start, code)
+    times = [*watch.times, ended]
+    gaps = [round(after - before, 3) for before, after in pairwise(times)]
+    found = Reference(dict(case.left(folder)), round(times[0] - begun, 3), gaps, code)
     if not found.left:
         raise RuntimeError(f"{case.name}: the undisturbed command left nothing to compare")
     return found
 
 
 def disturbed(
-    case: Case, reference: Reference, name: str, number: int, seed: int, template: Path, place: Path, limit: float
+    case: Case,
+    reference: Reference,
+    name: str,
+    number: int,
+    seed: int,
+    template: Path,
+    place: Path,
+    limit: float,
+    begin: Begin = executed,
 ) -> Trial:
     """Kill a command, give it again, and compare what it leaves.
 
@@ -101,34 +138,39 @@ def disturbed(
         template: the folder that it reads.
         place: the folder of the trial, which is made anew; of all trials the same, as results name it.
         limit: the seconds after which a command hangs.
+        begin: how it is begun.
     """
-    drawn = random.Random(f"{seed} {case.name} {name} {number}")
-    folder = _fresh(template, place)
-    moments: list[float] = []
+    draws = random.Random(f"{seed} {case.name} {name} {number}")
+    folder, given = _fresh(template, place), names(template)
+    kills: list[Kill] = []
 
     def ended(verdict: Verdict, note: str = "") -> Trial:
-        return Trial(case.name, name, number, tuple(moments), verdict, note)
+        moments, after = tuple(k.seconds for k in kills), tuple(k.after for k in kills)
+        return Trial(case.name, name, number, moments, after, verdict, note)
 
-    for _ in range(1 + (drawn.random() < TWICE)):
-        early = drawn.random() < EARLY
-        after = drawn.uniform(-reference.start, 0.0) if early else drawn.uniform(0.0, reference.seconds)
-        killed, words = _killed(case, reference, folder, SIGNALS[name], after, limit)
+    for _ in range(1 + (draws.random() < TWICE)):
+        moment = Moment.drawn(reference, draws)
+        kill = _killed(case, folder, given, SIGNALS[name], moment, limit, begin)
         for _ in range(LATE):  # it was faster than undisturbed: once more, and earlier
-            if killed is not False or moments:
+            if kill is not None or kills:
                 break
-            folder, after = _fresh(template, place), after / 2
-            killed, words = _killed(case, reference, folder, SIGNALS[name], after, limit)
-        if killed is None:
+            folder, moment = _fresh(template, place), moment.earlier()
+            kill = _killed(case, folder, given, SIGNALS[name], moment, limit, begin)
+        if kill is None:
+            break
+        kills.append(kill)
+        words = _words(folder)
+        if kill.code is None:
             return ended("hang", f"after SIG{name}: {words[-300:]}")
-        if killed:
-            moments.append(round(after, 3))
-        if "Traceback" in words and name == "TERM":
+        starting = name == "INT" and not kill.after  # Python itself says where it was interrupted
+        left_alone = name == "KILL"  # loader workers say that nobody is there any more
+        if "Traceback" in words and not (starting or left_alone):
             return ended("traceback", words[-600:])
-    code, words = _run(case, folder, limit)
+    code, words = _run(case, folder, limit, begin)
     patient = time.monotonic() + limit
     while code == 2 and HELD in words and time.monotonic() < patient:
         time.sleep(0.5)
-        code, words = _run(case, folder, limit)
+        code, words = _run(case, folder, limit, begin)
     if code is None:
         return ended("hang", f"given again: {words[-300:]}")
     if "Traceback" in words:
@@ -147,59 +189,54 @@ def _fresh(template: Path, place: Path) -> Path:
     return place
 
 
-def _start(case: Case, folder: Path) -> subprocess.Popen[bytes]:
-    log = folder.with_name(f"{folder.name}.log")
-    with log.open("wb") as words:
-        return subprocess.Popen(
-            [sys.executable, *case.line(folder)],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=words,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def _files(folder: Path) -> set[Path]:
-    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
-
-
-def _first_file(process: subprocess.Popen[bytes], folder: Path, known: set[Path], limit: float) -> None:
-    """Wait until a command has written a file that was not there, or has ended."""
-    until = time.monotonic() + limit
-    while _files(folder) <= known and process.poll() is None and time.monotonic() < until:
-        time.sleep(LOOK)
+def _start(case: Case, folder: Path, begin: Begin) -> Process:
+    return begin(case.line(folder), folder, folder.with_name(f"{folder.name}.log"))
 
 
 def _words(folder: Path) -> str:
     return folder.with_name(f"{folder.name}.log").read_text(encoding="utf-8", errors="replace")
 
 
-def _run(case: Case, folder: Path, limit: float) -> tuple[int | None, str]:
+def _run(case: Case, folder: Path, limit: float, begin: Begin) -> tuple[int | None, str]:
     """Run a command; return its exit code, None where it had to be ended, and what it said."""
-    process = _start(case, folder)
+    process = _start(case, folder, begin)
     return _end(process, limit), _words(folder)
 
 
+@dataclass(frozen=True)
+class Kill:
+    """Says when a command was killed, after which file, and how it ended: None where it did not."""
+
+    seconds: float
+    after: str
+    code: int | None
+
+
 def _killed(
-    case: Case, reference: Reference, folder: Path, number: signal.Signals, after: float, limit: float
-) -> tuple[bool | None, str]:
-    """Return whether a command was under way when the signal came, None where it did not end then; and its words."""
-    known, process = _files(folder), _start(case, folder)
+    case: Case,
+    folder: Path,
+    given: frozenset[str],
+    number: signal.Signals,
+    moment: Moment,
+    limit: float,
+    begin: Begin,
+) -> Kill | None:
+    """Start a command and kill it at a moment; None where it had ended before."""
+    begun, process = time.monotonic(), _start(case, folder, begin)
+    watch = Watch(process, folder, given)
     try:
-        if after < 0:
-            process.wait(reference.start + after)
-        else:
-            _first_file(process, folder, known, limit)
-            process.wait(after)
-        return False, _words(folder)
-    except subprocess.TimeoutExpired:
+        under_way = watch.until(moment.changes, limit) and watch.for_seconds(moment.seconds)
+    except BaseException:  # this harness is stopped: nothing may go on in the folder of trials
+        _end(process, 0.0)
+        raise
+    if under_way:
         process.send_signal(number)
+    seconds = round(time.monotonic() - begun, 3)
     code = _end(process, limit, leave=number == signal.SIGKILL)
-    return (None if code is None else True), _words(folder)
+    return Kill(seconds, watch.last, code) if under_way else None
 
 
-def _end(process: subprocess.Popen[bytes], limit: float, leave: bool = False) -> int | None:
+def _end(process: Process, limit: float, leave: bool = False) -> int | None:
     """Wait for a command, end it where it hangs, and end what it has left running, unless that is to be left."""
     try:
         return process.wait(limit)

@@ -8,15 +8,18 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fake_program
 import pytest
 import yaml
 from damage import flipped
+from omegaconf import DictConfig
 
 from callbacks.files import atomic
 from callbacks.run.stored import LAST, PREVIOUS, write_checkpoint
 from suite.report.data import read_run
+from suite.runs.job import Run
 from suite.runs.ledger import Ledger
 from suite.runs.provenance import read_result
 
@@ -146,6 +149,29 @@ def test_a_full_disk_is_one_screen(
     assert "free disk space" in told(capsys.readouterr().err, "No space left")
     assert list((tmp_path / "runs" / "tiny").glob("*/*")) == [], "no half of a file stays"
     assert main("seed=2") == 0
+
+
+@pytest.mark.parametrize("becomes", ["a file while the run writes", "a file at its end"])
+def test_a_folder_of_runs_that_goes_away_is_one_screen(
+    becomes: str, main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+
+    def breaks(cfg: DictConfig, run: Run) -> dict[str, Any]:
+        shutil.rmtree(runs)
+        runs.touch()
+        if "writes" in becomes:
+            (run.dir / "history.csv").write_text("")
+        return {}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fake_program, "task", breaks)
+        assert main("seed=3") == 2
+    seen = capsys.readouterr()
+    assert "Traceback" not in seen.out + seen.err
+    assert "paths.runs" in told(seen.err, str(runs))
+    runs.unlink()
+    assert main("seed=3") == 0
 
 
 def test_remembered_hashes_that_are_damaged_are_measured_again(main: Main, tmp_path: Path) -> None:

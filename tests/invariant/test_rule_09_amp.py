@@ -10,6 +10,7 @@ import pytest
 import torch
 from asgml_runs import config, prepare, rows, weights, write_features
 from lightning.pytorch.plugins import MixedPrecision
+from poison import PoisonGradients
 
 from asgml.build import Parts
 from callbacks.errors import UserError
@@ -47,7 +48,7 @@ class Watch(L.Callback):
             self.left.append(sum(p.grad is not None for p in pl_module.parameters()))
 
 
-def run(data: Path, runs: Path, *more: str, scale: float | None = None, watch: Watch | None = None) -> Parts:
+def run(data: Path, runs: Path, *more: str, scale: float | None = None, watch: L.Callback | None = None) -> Parts:
     """Do a run, under fp16 where `scale` gives the scaler's initial scale."""
     cfg = config(data, runs, *more, *(["trainer.precision=16-mixed"] if scale else []))
     parts = prepare(cfg, [watch] if watch else [])
@@ -170,6 +171,18 @@ def test_overflow_without_end_is_a_failure(data: Path, tmp_path: Path) -> None:
     with pytest.raises(TooManySkips, match="3 optimiser steps in a row"):
         run(data, tmp_path, *more, scale=1024.0, watch=watch)
     assert watch.scales[:5] == [1024.0, 1024.0, 1024.0, 512.0, 256.0]
+
+
+def test_nan_in_gradients_is_no_search_for_a_scale(data: Path, tmp_path: Path) -> None:
+    """No scale makes a number of it: the search ends at 1, and the run with the first bad step."""
+    with pytest.raises(TooManySkips, match=r"step 0, batch 1 of epoch 0\n.*visual \(nan\).*3 optimiser steps in a row"):
+        run(
+            data,
+            tmp_path,
+            "callbacks.gate.max_consecutive_skips=3",
+            scale=2.0,
+            watch=PoisonGradients("net.encoders.visual"),
+        )
 
 
 def test_a_fused_optimiser_with_fp16_is_refused(data: Path, tmp_path: Path) -> None:

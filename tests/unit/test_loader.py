@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from itertools import chain
 from typing import Any
 
@@ -152,3 +153,20 @@ def test_error_about_a_sample_arrives_as_it_is(workers: int) -> None:
     with pytest.raises(UserError, match="sample 99") as caught:
         list(data)
     assert caught.value.remedy == "repair it"
+
+
+def test_ctrl_c_while_workers_are_forked_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python ignores what a handler raises in the hooks of a fork; the interrupt waits until the workers are there."""
+    forked, begin, handler = list[str](), torch.utils.data.DataLoader.__iter__, signal.getsignal(signal.SIGINT)
+
+    def interrupted(self: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        forked.append("whole")
+        return begin(loader())
+
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", interrupted)
+    data = loader(workers=1)
+    with pytest.raises(KeyboardInterrupt):
+        epoch(data, 0)
+    assert forked == ["whole"]
+    assert signal.getsignal(signal.SIGINT) is handler

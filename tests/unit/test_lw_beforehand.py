@@ -108,3 +108,33 @@ def test_rows_of_several_readers_may_be_named(folder: Path) -> None:
     judge(config(folder, named, lms=("llama", "qwen2")))
     with pytest.raises(UserError, match="no such row"):
         judge(config(folder, named))
+
+
+@pytest.mark.parametrize(
+    ("line", "place", "remedy"),
+    [
+        (["encoder.heads=3"], "3 heads for width 16", "set encoder.heads=2"),
+        (["encoder.width=15"], "4 heads for width 15", "set encoder.width=16"),
+        (["pooling@encoder.pooling=chunk_queries", "encoder.pooling.heads=5"], "encoder.pooling.heads",
+         "set encoder.pooling.heads=4"),
+        (["adapter=refiner", "adapter.heads=3"], "adapter.heads", "set adapter.heads=2"),
+        (["adapter=affine"], "the width that latents are mapped to, 16", "set adapter=linear"),
+        (["adapter=affine", "injector=soft_prefix"], "the width that latents are mapped to, 32", "set adapter=linear"),
+        (["encoder.layers=[0,99]"], "encoder.layers", "set encoder.layers=null"),
+        (["encoder.max_tokens=100000"], "positions of tiny_llama", "set encoder.max_tokens="),
+        (["encoder=pca", "encoder.chunk=1", "wire.d_z=40"], "d_z at most chunk * 32 = 32", "set encoder.chunk=2"),
+    ],
+)  # fmt: skip
+def test_sizes_that_do_not_fit_are_refused_before_a_model_is_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, line: list[str], place: str, remedy: str
+) -> None:
+    cfg = config(folder, *line)
+
+    def loaded(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr("latentwire.lm.loading.load", loaded)
+    with pytest.raises(UserError) as told:
+        judge(cfg)
+    assert place in str(told.value)
+    assert remedy in str(told.value)

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
@@ -167,6 +168,15 @@ def test_a_disk_that_fills_up_is_told_and_nothing_is_lost(tmp_path, monkeypatch)
     origin.decoded = []
     write_shard(origin.job(tmp_path))
     assert min(origin.decoded) == 2 * shards.CHUNK
+    assert content(tmp_path)[:, 0, 0].tolist() == list(range(N))
+
+
+def test_of_two_that_prepare_at_once_one_decodes_and_the_other_finds_it_done(tmp_path):
+    """Also with the lock taken by two processes of which each has its own file open, as two threads have here."""
+    origins = [Origin(), Origin()]
+    with ThreadPoolExecutor(2) as both:
+        list(both.map(lambda origin: write_shard(origin.job(tmp_path)), origins))
+    assert sorted(len(origin.decoded) for origin in origins) == [0, N]
     assert content(tmp_path)[:, 0, 0].tolist() == list(range(N))
 
 

@@ -14,7 +14,7 @@ from callbacks.run.averaging import EMAWeights
 from callbacks.stages.clip import GroupClip
 from callbacks.stages.diagnostics import GradientNorms
 from callbacks.stages.frequency import FrequencyMask
-from callbacks.stages.gate import StepGate
+from callbacks.stages.gate import StepGate, TooManySkips
 from callbacks.stages.lr import LRStep
 from callbacks.stages.probe import ProbeEMA
 from callbacks.stages.staleness import StalenessBuffer
@@ -236,6 +236,6 @@ def test_after_a_fit_and_after_a_failure_the_optimiser_has_no_hook_left():
     fit(module, foreign_batches(2), [StepGate()])
     assert not module.optimizers().optimizer._optimizer_step_post_hooks
     failing = Foreign(automatic=False)
-    with pytest.raises(RuntimeError, match="2 optimiser steps in a row"):
+    with pytest.raises(TooManySkips, match="2 optimiser steps in a row"):
         fit(failing, foreign_batches(2, poison=[0, 1]), [StepGate(max_consecutive_skips=2)])
     assert not failing.trainer.optimizers[0]._optimizer_step_post_hooks

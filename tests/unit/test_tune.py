@@ -132,7 +132,7 @@ class Fake:
     def __call__(self, cfg: DictConfig, run: Run) -> dict[str, Any]:
         self.done.append(cfg)
         if cfg.optimizer.lr > self.diverges_above:
-            raise TooManySkips("20 steps in a row")
+            raise TooManySkips("gradients", "20 steps in a row", "finite gradients", "set optimizer.lr=0.1")
         off = abs(math.log(cfg.optimizer.lr / 0.2))
         (run.dir / "checkpoints").mkdir(parents=True, exist_ok=True)
         (run.dir / "checkpoints" / "best.ckpt").write_text(run.hash)
@@ -302,6 +302,9 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(fake: Fake, npz
             settle(fake, npz, wrong, "mine")
     with pytest.raises(UserError, match="leave seed=3 out"):
         Trees(Program("asgml", fake, dead, Tree), COMPOSER, ["experiment=features", "seed=3"], options.lr)
+    elsewhere = ["experiment=features", f"data.path={npz}", "launcher=processes", "launcher.jobs=4"]
+    with pytest.raises(UserError, match=r"leave launcher=processes and launcher\.jobs=4 out"):
+        Trees(Program("asgml", fake, dead, Tree), COMPOSER, elsewhere, options.lr)
     assert not fake.done
 
 

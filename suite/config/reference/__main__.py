@@ -13,7 +13,7 @@ from suite.config.reference.catalogue import Chapter, catalogue
 from suite.config.reference.classes import entries
 from suite.config.reference.files import Tree, tree
 from suite.config.reference.pages import CLASSES, CONFIG, class_page, config_page
-from suite.runs.command import helped
+from suite.runs.command import command, helped
 
 
 def pages(of: Tree, chapters: Sequence[Chapter]) -> dict[str, str]:
@@ -27,6 +27,7 @@ def unexplained(chapters: Sequence[Chapter]) -> list[str]:
     return sorted({f"{row.missing} {row.key}" for row in missing})
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the console entry; return the exit code."""
     if helped(argv, __doc__):
