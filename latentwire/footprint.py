@@ -191,6 +191,7 @@ def trained_weights(cfg: DictConfig, models: Sequence[Model]) -> int:
     for m in models:
         out = int(cfg.injector.get("width", m.width))
         count += d_z * out + 2 * expansion * out**2 + ("width" in cfg.injector) * out * m.kv
+        count += int(cfg.injector.get("hidden", 0)) * (d_z + m.kv)
         if m.name in cfg.adaptation:
             count += 8 * m.layers * m.width * int(cfg.adaptation[m.name].get("rank", 8))
     return count

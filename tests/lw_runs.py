@@ -75,7 +75,8 @@ def _chosen(choices: tuple[str, ...]) -> DictConfig:
 
 def config(folder: Path, *more: str, lms: Sequence[Family] = ("llama",), runs: str = "runs") -> DictConfig:
     """The tree of `SMALL` and more of a command line, with tiny random models as readers."""
-    small = [o for o in SMALL if not (o.startswith("injector.") and "injector=soft_prefix" in more)]
+    without = {"injector=soft_prefix", "injector=coprocessor"} & set(more)  # which have no width of their own
+    small = [o for o in SMALL if not (o.startswith("injector.") and without)]
     line = [*small, f"paths.runs={folder / runs}", f"paths.cache={folder / 'cache'}", *more]
     parsed = OverridesParser.create().parse_overrides(line)
     choices = tuple(o.input_line or "" for o in parsed if o.key_or_group in _GROUPS)

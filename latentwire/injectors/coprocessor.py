@@ -37,7 +37,7 @@ class Coprocessor(SoftPrefix):
         lm: the model that reads.
         texts: real text to measure embeddings, keys and values on; None: a saved state will bring what was measured.
         adapter: factory that is called with `d_z`, `d_out=d_model` and `target`.
-        width: width of N z.
+        hidden: width of N z.
         start: as of `SoftPrefix`.
         gate: the gains at the start.
 
@@ -54,7 +54,7 @@ class Coprocessor(SoftPrefix):
         lm: FrozenLM,
         texts: Sequence[str] | None,
         adapter: Callable[..., Adapter],
-        width: Width = 256,
+        hidden: Width = 256,
         start: Start = "text",
         gate: OpenShare = 0.1,
     ):
@@ -65,8 +65,8 @@ class Coprocessor(SoftPrefix):
         self.register_buffer("rms", torch.zeros(lm.n_layers, 2))
         self.gain = nn.Parameter(torch.full((lm.n_layers, 2), gate))
         heads, head_dim = lm.kv_shape
-        self.narrow = nn.Linear(d_z, width)
-        self.layers = nn.ModuleList(nn.Linear(width, 2 * heads * head_dim) for _ in range(lm.n_layers))
+        self.narrow = nn.Linear(d_z, hidden)
+        self.layers = nn.ModuleList(nn.Linear(hidden, 2 * heads * head_dim) for _ in range(lm.n_layers))
 
     def raw(self, z: Tensor) -> Tensor:
         """Turn (B, M, d_z) into r, (n_layers, 2, B, kv_heads, M, head_dim), uncalibrated."""

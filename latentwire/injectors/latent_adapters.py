@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +102,8 @@ class LatentAdapters(Injector):
         reads = []
         for i, layer in enumerate(self.at):
             keys, values = (of[i](h).unflatten(-1, (self.heads, -1)).transpose(1, 2) for of in (self.keys, self.values))
-            reads.append(LayerRead(layer - 1, keys, values, self.queries[i].weight, self.outs[i].weight, scale[i]))
+            query, out = cast(nn.Linear, self.queries[i]), cast(nn.Linear, self.outs[i])
+            reads.append(LayerRead(layer - 1, keys, values, query.weight, out.weight, scale[i]))
         return Prefix(reads=reads)
 
     def text_rms(self) -> dict[str, Tensor]:

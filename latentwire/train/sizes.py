@@ -16,6 +16,7 @@ from latentwire.encoders.mixing import chosen_layers
 from latentwire.encoders.pca import PCAEncoder, check_chunk
 from latentwire.encoders.transformer import Transformer
 from latentwire.footprint import source_of
+from latentwire.injectors.latent_adapters import LatentAdapters, check_heads, places
 from latentwire.lm import loading
 from suite.config.instantiate import build_node
 from suite.config.signature import locate
@@ -54,6 +55,8 @@ def misfits(cfg: DictConfig) -> Iterator[UserError]:
         checks.append(lambda: Transformer(int(width), depth, int(heads)))
     outlines = _outlines(cfg)
     checks += [partial(_adapter, cfg, d_out) for d_out in _adapted_widths(cfg, outlines)]
+    if locate(cfg.injector._target_) is LatentAdapters:
+        checks += [partial(_between_layers, cfg, outlines[n]) for n in map(str, cfg.lms) if n in outlines]
     first = next(iter(map(str, cfg.lms)), "")
     if (lm := outlines.get(first if cfg.encoder_lm is None else "encoder_lm")) is not None:
         checks.append(lambda: _encoder_on(cfg, lm))
@@ -67,6 +70,12 @@ def misfits(cfg: DictConfig) -> Iterator[UserError]:
 
 def _adapter(cfg: DictConfig, d_out: int) -> None:
     build_node(cfg.adapter)(d_z=int(cfg.wire.d_z), d_out=d_out, target=1.0)
+
+
+def _between_layers(cfg: DictConfig, lm: Outline) -> None:
+    """Refuse cross-attention whose heads do not divide its width, or behind layers that a reader does not have."""
+    check_heads(int(cfg.injector.get("width", 256)), int(cfg.injector.get("heads", 4)))
+    places(cfg.injector.get("layers"), lm.layers, lm.name)
 
 
 def _adapted_widths(cfg: DictConfig, outlines: dict[str, Outline]) -> list[int]:

@@ -118,6 +118,8 @@ def test_rows_of_several_readers_may_be_named(folder: Path) -> None:
         (["pooling@encoder.pooling=chunk_queries", "encoder.pooling.heads=5"], "encoder.pooling.heads",
          "set encoder.pooling.heads=4"),
         (["adapter=refiner", "adapter.heads=3"], "adapter.heads", "set adapter.heads=2"),
+        (["injector=latent_adapters", "injector.heads=3"], "injector.heads", "set injector.heads=1"),
+        (["injector=latent_adapters", "injector.layers=[3]"], "injector.layers", "set injector.layers=null"),
         (["adapter=affine"], "the width that latents are mapped to, 16", "set adapter=linear"),
         (["adapter=affine", "injector=soft_prefix"], "the width that latents are mapped to, 32", "set adapter=linear"),
         (["encoder.layers=[0,99]"], "encoder.layers", "set encoder.layers=null"),

@@ -72,7 +72,7 @@ def between(lm: FrozenLM, **settings: Any) -> LatentAdapters:
 
 def both(lm: FrozenLM, **settings: Any) -> Coprocessor:
     torch.manual_seed(0)
-    return Coprocessor(D_Z, lm, TEXTS, MLPAdapter, width=16, **settings).eval()
+    return Coprocessor(D_Z, lm, TEXTS, MLPAdapter, hidden=16, **settings).eval()
 
 
 EVERY = [soft, deep, between, both]
@@ -269,7 +269,11 @@ def test_uncalibrated_is_an_error_and_a_saved_state_is_calibrated(make) -> None:
     torch.manual_seed(5)
     cls = type(injector)
     other = cls(
-        D_Z, lm, ["other texts, other scales"], MLPAdapter, **({} if cls is SoftPrefix else {"width": 16})
+        D_Z,
+        lm,
+        ["other texts, other scales"],
+        MLPAdapter,
+        **{SoftPrefix: {}, Coprocessor: {"hidden": 16}}.get(cls, {"width": 16}),
     ).eval()
     other.load_state_dict(injector.state_dict())
     assert torch.equal(scores(lm, other(z), 3), scores(lm, injector(z), 3))

@@ -111,7 +111,7 @@ def test_answers_are_generated_by_what_scores_them(make: Callable[[FrozenLM], La
 
 def augmented(lm: FrozenLM) -> tuple[Coprocessor, SoftPrefix]:
     torch.manual_seed(0)
-    injector = Coprocessor(D_Z, lm, TEXTS, MLPAdapter, width=8, gate=0.5).eval()
+    injector = Coprocessor(D_Z, lm, TEXTS, MLPAdapter, hidden=8, gate=0.5).eval()
     torch.manual_seed(0)
     plain = SoftPrefix(D_Z, lm, TEXTS, MLPAdapter).eval()
     for one in (injector, plain):
