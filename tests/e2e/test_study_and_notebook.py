@@ -18,7 +18,7 @@ from suite.runs.study import Study, run_study, start
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     npz = write_features(folder / "f.npz", kind="image")
-    rows = (("method=joint",), ("method=ogm_ge",), ("method=unimodal", "methods.unimodal.modality=audio"))
+    rows = (("method=joint",), ("method=unimodal", "methods.unimodal.modality=audio"))
     tiny = Study("features", (0, 1), rows)
     given = [o for o in overrides(npz, folder / "runs") if not o.startswith("experiment=")]
     assert run_study(PROGRAM, tiny, "tiny", given) == 0
@@ -28,10 +28,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_study_ends_with_a_table_and_a_self_contained_report(runs):
     rows = [json.loads(line) for line in (runs / "ledger.jsonl").open()]
-    assert len(rows) == 6
+    assert len(rows) == 4
     assert {r["status"] for r in rows} == {"finished"}
     table = (runs / "tiny" / "table.md").read_text()
-    for label in ("joint", "ogm_ge", "unimodal audio"):
+    for label in ("joint", "unimodal audio"):
         assert label in table
     html = (runs / "tiny" / "report.html").read_text()
     assert not re.search(r"<(script|link|img)[^>]*(src|href)=\"https?:", html)
