@@ -168,6 +168,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
     from asgml.train.predictions import class_counts, save_predictions
     from asgml.train.reliance import Reliance
     from asgml.train.warm_start import seen_before
+    from callbacks.run.debug import OverfitCheck
     from callbacks.run.stored import read_checkpoint
     from suite.report import single_report
     from suite.shell import best_checkpoint, best_moment
@@ -189,6 +190,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
         "classes": data.spec.classes,
         "class_counts": {s: class_counts(data.table(s).y, classes) for s in SPLITS if classes},
         **marks(cfg),
+        **{"debug": c.verdict for c in trainer.callbacks if isinstance(c, OverfitCheck)},  # type: ignore[attr-defined]
     }
     best = None if cfg.debug == "one_step" else best_checkpoint(run)
     measured = next((c for c in trainer.callbacks if isinstance(c, Reliance)), None)  # type: ignore[attr-defined]

@@ -55,7 +55,10 @@ def finished(outcome: Outcome) -> str:
     lines = [f"finished in {result['seconds']:.0f} s {numbers}".rstrip()]
     if isinstance(report, str):
         lines.append(f"report: {outcome.dir / report}")
-    return "\n".join([*lines, "the same command shows this result again; with resume=never it runs anew"])
+    lines.append("the same command shows this result again; with resume=never it runs anew")
+    if result.get("debug"):
+        lines.append(f"debug: {result['debug']}")  # the verdict is what such a run is for: it stands last
+    return "\n".join(lines)
 
 
 def unfinished(outcome: Outcome) -> str:
@@ -95,8 +98,8 @@ def reused(outcome: Outcome) -> str:
     """Return one line on a run that was not trained again: its numbers, its data, and whether its code has changed."""
     used = "evaluated now" if outcome.status == "evaluated" else "result reused"
     line = f"finished before, {used} (resume=never runs it again) {_numbers(outcome.result, ('val', 'test'))}"
-    line = line.rstrip()
-    return "; ".join([line, *outcome.remarks])
+    debug = [f"debug: {outcome.result['debug']}"] if outcome.result.get("debug") else []
+    return "; ".join([line.rstrip(), *outcome.remarks, *debug])
 
 
 def sweep_table(overrides: Sequence[Sequence[str]], outcomes: Sequence[Outcome]) -> Table:
