@@ -192,7 +192,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
         **marks(cfg),
         **{"debug": c.verdict for c in trainer.callbacks if isinstance(c, OverfitCheck)},  # type: ignore[attr-defined]
     }
-    best = None if cfg.debug == "one_step" else best_checkpoint(run)
+    best = best_checkpoint(run) if cfg.debug is None else None  # a check may end before a validation has chosen one
     measured = next((c for c in trainer.callbacks if isinstance(c, Reliance)), None)  # type: ignore[attr-defined]
     result |= best_moment(trainer)
     peeked = next((c for c in trainer.callbacks if isinstance(c, BestOnTest)), None)  # type: ignore[attr-defined]

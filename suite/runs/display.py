@@ -16,7 +16,8 @@ from suite.runs.outcome import Outcome
 
 # which number of a result is shown, the first that it has
 METRICS = ("accuracy", "mae", "pixel_auroc", "loss")
-_COLOURS = {"finished": "green", "evaluated": "green", "skipped": "yellow", "same": "dim", "not started": "dim"}
+_COLOURS = {"finished": "green", "evaluated": "green", "skipped": "green", "same": "dim", "not started": "dim"}
+_SAID = {"skipped": "finished before", "evaluated": "finished before, evaluated now"}  # as of a single run
 _ELSEWHERE = {"held": "yellow", "queued": "cyan", "running": "cyan"}  # with whom, in the remarks
 _COLOURS |= _ELSEWHERE
 
@@ -27,6 +28,11 @@ def console() -> Console:
     In a notebook, too, it writes to stdout as it is: what redirects that keeps the lines together with all others.
     """
     return Console(file=sys.stdout, force_jupyter=False, width=None if sys.stdout.isatty() else 140)
+
+
+def said(status: str) -> str:
+    """Return how an outcome is told to a user."""
+    return _SAID.get(status, status)
 
 
 def varying(overrides: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -114,7 +120,7 @@ def sweep_table(overrides: Sequence[Sequence[str]], outcomes: Sequence[Outcome])
         table.add_row(
             str(number),
             escape(" ".join(own)),
-            f"[{_COLOURS.get(outcome.status, 'red')}]{outcome.status}[/]" + _elsewhere(outcome),
+            f"[{_COLOURS.get(outcome.status, 'red')}]{said(outcome.status)}[/]" + _elsewhere(outcome),
             metric(outcome.result.get("val")),
             metric(outcome.result.get("test")),
             "" if seconds is None else f"{seconds:.1f}",
