@@ -190,8 +190,10 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
         "classes": data.spec.classes,
         "class_counts": {s: class_counts(data.table(s).y, classes) for s in SPLITS if classes},
         **marks(cfg),
-        **{"debug": c.verdict for c in trainer.callbacks if isinstance(c, OverfitCheck)},  # type: ignore[attr-defined]
     }
+    check = next((c for c in trainer.callbacks if isinstance(c, OverfitCheck)), None)  # type: ignore[attr-defined]
+    if check is not None:
+        result["debug"] = check.verdict
     best = best_checkpoint(run) if cfg.debug is None else None  # a check may end before a validation has chosen one
     measured = next((c for c in trainer.callbacks if isinstance(c, Reliance)), None)  # type: ignore[attr-defined]
     result |= best_moment(trainer)

@@ -39,12 +39,13 @@ class StepProgress(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         """Return `Epoch 1/N` for the first epoch, as the epoch line counts; Lightning's own begins with `Epoch 0/N-1`.
 
-        The text before the bar is padded to the width of the last epoch's, lest the bar jump.
+        It is padded to the widest description of the fit, lest the bar jump.
         """
         last = epochs_of(self.trainer)
         if last is None:
-            return f"Epoch {current_epoch + 1} "
-        return f"Epoch {current_epoch + 1}/{last} ".ljust(len(f"Epoch {last}/{last} "))
+            return f"Epoch {current_epoch + 1}".ljust(len(self.validation_description))
+        width = max(len(f"Epoch {last}/{last}"), len(self.validation_description))
+        return f"Epoch {current_epoch + 1}/{last}".ljust(width)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         pipeline = find_pipeline(trainer)

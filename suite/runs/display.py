@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -114,7 +114,9 @@ def sweep_table(overrides: Sequence[Sequence[str]], outcomes: Sequence[Outcome])
     title = f"{len(outcomes)} jobs" + (f", {len(outcomes) - same} runs ({same} the same as another)" if same else "")
     table = Table(title=title)
     for column in ("job", "overrides", "status", "val", "test", "seconds", "run"):
-        table.add_column(column, overflow="fold", justify="right" if column == "seconds" else "left")
+        least = max(len(said(o.status)) for o in outcomes) if column == "status" else None
+        justify: JustifyMethod = "right" if column == "seconds" else "left"
+        table.add_column(column, overflow="fold", justify=justify, min_width=least)
     for number, (outcome, own) in enumerate(zip(outcomes, varying(overrides)), 1):
         seconds = outcome.result.get("seconds")
         table.add_row(
