@@ -38,7 +38,9 @@ def foresee(cfg: DictConfig) -> dict[str, str]:
     plan, seed = plan_of(cfg), int(cfg.seed)
     data = SurfaceData(source.splits(seed), int(cfg.size), plan, int(cfg.loader.eval_batch_size), 0, seed)
     pictures = len(data.surfaces["train"])
-    steps = {s.name: s.epochs * len(EpochBatches(pictures, s.batch_size, seed, train=True)) for s in plan.stages}
+    steps = dict[str, int]()
+    for s in plan.stages:
+        steps[s.name] = s.epochs * len(EpochBatches(pictures, s.batch_size, seed, train=True))
     parts = ", ".join(f"{steps[s.name]} in {s.epochs} epochs of stage {s.name}" for s in plan.stages)
     told = {"steps": f"{sum(steps.values())}: {parts}; {pictures} training pictures"}
     if "source" in cfg.clip and not Path(str(cfg.clip.source)).expanduser().is_dir():
