@@ -26,7 +26,7 @@ def foresee(cfg: DictConfig) -> dict[str, str]:
     """Return steps, memory and operations of a run, in words.
 
     Memory is that of the frozen CLIP, of trained weights, gradients and optimiser, and of what a batch keeps for the
-    backward pass, in float32; it and the operations are measured on the first picture. Surfaces that would be rendered
+    backward pass, in float32; it and the operations are measured on one picture. Surfaces that would be rendered
     first and a CLIP that would be fetched are left alone, and `init` is not read.
 
     Raises:
@@ -78,15 +78,16 @@ def _costs(cfg: DictConfig, module: FeedbackModule, data: SurfaceData, steps: di
     weights = [p for name, params in module.groups().items() if name in module.trained for p in params]
     optimizer = build_node(cfg.optimizer)([{"params": weights}])
     least, count = trained_bytes(weights, optimizer), sum(p.numel() for p in weights)
-    sample = data.surfaces["train"][0]
-    batch = {name: value.unsqueeze(0) for name, value in sample.items()}
+    train = data.surfaces["train"]
+    present = len({s.class_name for s in train.samples})
+    batches = [{name: value.expand(n, *value.shape) for name, value in train[0].items()} for n in (1, 2)]
     kept, operations = dict[str, float](), 0
     for stage in module.plan.stages:
-        one, done = kept_and_operations(module, stage, batch)
-        # without a picture to read, the text tower runs each class of a batch once
-        rows = min(stage.batch_size, len(data.classes)) if stage.name == "text" else stage.batch_size
-        kept[stage.name] = one * rows
-        operations += done * rows * steps[stage.name]
+        one, two = (kept_and_operations(module, stage, batch) for batch in batches)
+        # a class that nobody has been read for runs once, however many pictures a batch has of it
+        rows, classes = stage.batch_size, min(stage.batch_size, present)
+        kept[stage.name], done = (b * rows + (a - b) * classes for a, b in ((x, y - x) for x, y in zip(one, two)))
+        operations += done * steps[stage.name]
     most = max(kept, key=lambda name: kept[name])
     told = (
         f"about {(clip + least + kept[most]) / MIB:,.0f} MiB in float32: {clip / MIB:,.1f} for the frozen CLIP, "
