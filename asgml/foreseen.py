@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from asgml.build import build_data
 from asgml.data.spec import DataSpec
+from asgml.model.footprint import kept_and_counted, trained_bytes
 from asgml.model.net import MultimodalNet
 from asgml.tune.plan import steps_of
 from suite.config.instantiate import build_node
@@ -51,22 +51,12 @@ def kept_and_operations(net: MultimodalNet, spec: DataSpec) -> tuple[float, floa
         net: the network, on the CPU; its weights and running statistics stay as they are.
         spec: the shapes of its modalities.
     """
-    owned = {t.untyped_storage().data_ptr() for t in (*net.parameters(), *net.buffers())}
-    kept = dict[int, int]()
-
-    def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in owned:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     before = {name: value.clone() for name, value in net.named_buffers()}
-    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        held = [_features(net, spec, m) for m in net.modalities]  # all graphs at once, as in a step
+    owned = (*net.parameters(), *net.buffers())
+    kept, operations = kept_and_counted(owned, lambda: [_features(net, spec, m) for m in net.modalities])
     for name, value in net.named_buffers():
         value.copy_(before[name])
-    assert held
-    return sum(kept.values()) / ROWS, counter.get_total_flops() / ROWS
+    return kept / ROWS, operations / ROWS
 
 
 def _features(net: MultimodalNet, spec: DataSpec, modality: str) -> Tensor:
@@ -80,8 +70,7 @@ def _costs(cfg: DictConfig, spec: DataSpec, samples: int) -> dict[str, str]:
     net: MultimodalNet = build_node(cfg.model)(spec=spec, seed=int(cfg.seed))
     weights: list[nn.Parameter] = [p for p in net.parameters() if p.requires_grad]
     optimizer = build_node(cfg.optimizer)([{"params": weights}])
-    states = 2 if "betas" in optimizer.defaults else int(bool(optimizer.defaults.get("momentum")))
-    least = sum(p.numel() * p.element_size() for p in weights) * (2 + states)
+    least = trained_bytes(weights, optimizer)
     count = sum(p.numel() for p in weights)
     kept, operations = kept_and_operations(net, spec)
     batch = -(-int(cfg.loader.batch_size) // int(cfg.loader.accumulate))  # rows whose activations are held at once

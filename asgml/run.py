@@ -169,6 +169,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
     from asgml.train.predictions import class_counts, save_predictions
     from asgml.train.reliance import Reliance
     from asgml.train.warm_start import seen_before
+    from callbacks.run.debug import OverfitCheck
     from callbacks.run.stored import read_checkpoint
     from suite.report import single_report
     from suite.shell import best_checkpoint, best_moment
@@ -191,7 +192,10 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
         "class_counts": {s: class_counts(data.table(s).y, classes) for s in SPLITS if classes},
         **marks(cfg),
     }
-    best = None if cfg.debug == "one_step" else best_checkpoint(run)
+    check = next((c for c in trainer.callbacks if isinstance(c, OverfitCheck)), None)  # type: ignore[attr-defined]
+    if check is not None:
+        result["debug"] = check.verdict
+    best = best_checkpoint(run) if cfg.debug is None else None  # a check may end before a validation has chosen one
     measured = next((c for c in trainer.callbacks if isinstance(c, Reliance)), None)  # type: ignore[attr-defined]
     result |= best_moment(trainer)
     peeked = next((c for c in trainer.callbacks if isinstance(c, BestOnTest)), None)  # type: ignore[attr-defined]

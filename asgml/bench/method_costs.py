@@ -8,136 +8,37 @@ does once per epoch (a survey of the training data, a re-initialisation) is not 
 
 from __future__ import annotations
 
-import contextlib
-import io
-import statistics
 import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
-import torch
-from rich.console import Console
-from rich.table import Table
-
-from asgml.bench.runs import SHAPES, RandomRuns
-from asgml.bench.timer import StepTimer
-from asgml.build import Parts
-from callbacks.errors import UserError
-from suite.config.compose import Composer
-from suite.runs.command import command_parser
-from suite.runs.surroundings import open_streams
-from suite.shell import quiet_lightning
-
-BETWEEN = 4  # methods between two joint blocks
-STEPS = {"resnet18": 12, "mlp": 64}  # of an epoch
-BATCH = {"resnet18": 16, "mlp": 64}
-NO_KERNELS = {"ogm_ge": ["methods.ogm_ge.kernels=all"]}  # where nothing is a convolution
-PUPILS = ("g2d", "umt")  # methods with teachers
-# What makes a method act in the second epoch, the one that is timed.
-AWAKE = {
-    "arl": ["methods.arl.begins=1"],
-    "aug": ["methods.aug.every=1"],
-    "greedy": ["methods.greedy.begins=1"],
-    "opm": ["methods.opm.begins=1"],
-    "remix": ["methods.remix.begins=1"],
-    "valuation": ["methods.valuation.begins=1"],
-    "mslr": ["methods.mslr.history=2"],
-    "reconboost": ["methods.reconboost.stage_epochs=1"],
-    "control_all_delayed": ["asgml.tau=1"],
-}
+from suite.runs.command import command, command_parser
 
 
-@dataclass
-class Bench:
-    """Builds and times blocks of two epochs.
-
-    Args:
-        encoder: the kind of encoder, `resnet18` or `mlp`.
-        folder: the folder of the random data, of a teacher and of the run directories.
-    """
-
-    encoder: str
-    folder: Path
-
-    def __post_init__(self) -> None:
-        size = BATCH[self.encoder]
-        self.runs = RandomRuns(self.encoder, self.folder, size, STEPS[self.encoder], held=size)
-        self.teacher = self.folder / "teacher.ckpt"
-        torch.save({"state_dict": self.parts("joint").module.state_dict()}, self.teacher)
-
-    def parts(self, method: str) -> Parts:
-        """Build a run of a method on the random data."""
-        own = [*AWAKE.get(method, []), *(NO_KERNELS.get(method, []) if self.encoder == "mlp" else [])]
-        if method in PUPILS:
-            own = [f"methods.{method}.checkpoints='{self.teacher}'"]
-        return self.runs.parts([f"method={method}", *own])
-
-    def block(self, method: str) -> float:
-        """Return the mean seconds of a method's step in the second epoch."""
-        with contextlib.redirect_stdout(io.StringIO()):  # what a run says at its start
-            parts, timer = self.parts(method), StepTimer()
-            parts.trainer.callbacks.insert(0, timer)  # type: ignore[attr-defined]
-            parts.trainer.fit(parts.module, datamodule=parts.data)
-        return timer.epochs[-1].mean
-
-    def ratios(self, methods: Sequence[str]) -> tuple[dict[str, float], list[float]]:
-        """Return each method's step over joint's, and the seconds of joint's blocks."""
-        out: dict[str, float] = {}
-        joint = [self.block("joint")]
-        for i in range(0, len(methods), BETWEEN):
-            found = {m: self.block(m) for m in methods[i : i + BETWEEN]}
-            joint.append(self.block("joint"))
-            out.update({m: value / statistics.fmean(joint[-2:]) for m, value in found.items()})
-        return out, joint
-
-
-def registered() -> list[str]:
-    """Return the methods that `conf/asgml/method` names and that need nothing else.
-
-    `unimodal` needs a modality, and the yoked controls replay a finished run.
-    """
-    names = Composer("asgml").options("method")
-    return sorted(n for n in names if n != "unimodal" and not n.startswith("control_yoked_"))
-
-
-def main() -> None:
-    """Print the table."""
-    open_streams()
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table, and return the exit code: 0, or that of a UserError."""
     parser = command_parser("python -m asgml.bench.method_costs", __doc__)
-    parser.add_argument("--encoder", choices=tuple(STEPS), default="resnet18")
+    parser.add_argument("--encoder", choices=("resnet18", "mlp"), default="resnet18")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--methods", help="comma-separated; all without it")
-    options = parser.parse_args()
-    methods, known = [m for m in registered() if m != "joint"], registered()
-    if options.methods:
-        methods = options.methods.split(",")
-        for name in sorted(set(methods) - set(known)):
-            near = get_close_matches(name, known, 1)
-            remedy = f"--methods {near[0]}" if near else "leave --methods out, which takes all"
-            print(UserError("--methods", name, f"some of {', '.join(known)}", remedy), file=sys.stderr)
-            raise SystemExit(UserError.EXIT_CODE)
+    options = parser.parse_args(argv)
+
+    from rich.console import Console
+
+    from asgml.bench.method_ratios import chosen, table
+    from suite.shell import quiet_lightning
+
+    methods = chosen(options.methods)
     quiet_lightning()
     warnings.filterwarnings("ignore")
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(options.encoder, Path(folder))
-        rounds = [bench.ratios(methods) for _ in range(options.rounds)]
-    step = 1e3 * statistics.median(s for _, joint in rounds for s in joint)
-    shape = "x".join(map(str, SHAPES[options.encoder]))
-    table = Table(
-        title=f"step cost over joint ({step:.1f} ms): two {options.encoder} encoders, {shape}, "
-        f"batch {BATCH[options.encoder]}, {torch.get_num_threads()} threads, {options.rounds} rounds"
-    )
-    for column in ("method", "median", "lowest", "highest"):
-        table.add_column(column, justify="left" if column == "method" else "right")
-    for m in methods:
-        found = [ratios[m] for ratios, _ in rounds]
-        table.add_row(m, *(f"{f(found):.2f}" for f in (statistics.median, min, max)))
-    Console().print(table)
+        found = table(options.encoder, methods, options.rounds, Path(folder))
+    Console().print(found)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

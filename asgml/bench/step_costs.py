@@ -1,41 +1,23 @@
-"""`make bench`: what the suite, its monitors and staleness cost, and what a skipped encoder saves, in one run.
-
-Every configuration is a whole run built as `asgml.run` builds it, with its callbacks, logs and checkpoints. What is
-reported is the mean over whole epochs (every step, with loading, whatever comes at intervals, and the checkpoint of the
-last step) and beside it the median over cycles of four steps (the period of k = 4), which hides all that is rare.
-Validation is not in a step and is stated by itself. Configurations take turns, so that a slow minute of the machine
-hits all of them.
-
-`StabilityGuard` measures at steps 20 and 80 and later every 500, so a short epoch would hold too many of its
-measurements or none. It is off in the delayed row, and its cost is taken apart: what step 20 of further runs takes
-beyond their usual step, over 500 steps.
-"""
+"""Costs of a step: of the suite, its monitors and staleness, and what a skipped encoder saves."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import statistics
-import tempfile
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
 from asgml.bench.runs import SHAPES, RandomRuns
 from asgml.bench.timer import EpochTimes, StepTimer
 from suite.config.instantiate import build_node
-from suite.runs.command import command_parser
-from suite.runs.surroundings import open_streams
-from suite.shell import quiet_lightning
 
-WIDTH = 100  # of the tables, also where no terminal is
 CYCLE = 4  # steps: the period of k = 4
 VALIDATION = 256  # rows
 BARE, SILENT, JOINT = "bare loop", "joint, monitors off", "joint"
@@ -204,31 +186,30 @@ def target_table(found: Sequence[Target]) -> Table:
     return table
 
 
-def main() -> None:
-    """Measure, and print both tables and the targets."""
-    open_streams()
-    parser = command_parser("python -m asgml.bench", __doc__)
-    parser.add_argument("--encoder", choices=("resnet18", "small"), default="resnet18")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=48, help="steps of an epoch, above 20")
-    parser.add_argument("--epochs", type=int, default=1, help="measured epochs of a run, after one that warms up")
-    options = parser.parse_args()
-    quiet_lightning()
-    warnings.filterwarnings("ignore")
-    with tempfile.TemporaryDirectory() as folder:
-        large = RandomRuns(options.encoder, Path(folder) / "large", options.batch_size, options.steps, VALIDATION)
-        mlp = RandomRuns("mlp", Path(folder) / "mlp", MLP_BATCH, MLP_STEPS, VALIDATION)
-        times = measure(large, [BARE, *CONFIGS], options.rounds, options.epochs)
-        with contextlib.redirect_stdout(io.StringIO()):
-            guarded = [measured_run(large, GUARDED, 1)[0] for _ in range(options.rounds)]
-        small = measure(mlp, [BARE, SILENT, JOINT], 2 * options.rounds, 3)
-    threads, shape = torch.get_num_threads(), "x".join(map(str, SHAPES[options.encoder]))
-    about = f"{shape}, batch {options.batch_size}, {options.steps} steps an epoch"
-    console = Console(width=WIDTH)
-    console.print(cost_table(f"a step of two {options.encoder}, {about}, {threads} threads", times))
-    about = f"{SHAPES['mlp'][0]} inputs, batch {MLP_BATCH}, {MLP_STEPS} steps an epoch"
-    console.print(cost_table(f"a step of two MLPs, {about}, {threads} threads", small))
+def tables(encoder: str, batch_size: int, rounds: int, steps: int, epochs: int, folder: Path) -> list[Table | str]:
+    """Measure everything, and return both tables, what a measurement of `StabilityGuard` takes, and the targets.
+
+    Args:
+        encoder: the kind of the large encoders.
+        batch_size: the number of samples in their batches.
+        rounds: the number of runs of each configuration.
+        steps: the number of steps in an epoch, above 20.
+        epochs: the number of measured epochs in a run, after one that warms up.
+        folder: where the runs go.
+    """
+    large = RandomRuns(encoder, folder / "large", batch_size, steps, VALIDATION)
+    mlp = RandomRuns("mlp", folder / "mlp", MLP_BATCH, MLP_STEPS, VALIDATION)
+    times = measure(large, [BARE, *CONFIGS], rounds, epochs)
+    with contextlib.redirect_stdout(io.StringIO()):
+        guarded = [measured_run(large, GUARDED, 1)[0] for _ in range(rounds)]
+    small = measure(mlp, [BARE, SILENT, JOINT], 2 * rounds, 3)
+    threads, shape = torch.get_num_threads(), "x".join(map(str, SHAPES[encoder]))
+    about = f"{shape}, batch {batch_size}, {steps} steps an epoch"
+    inputs = f"{SHAPES['mlp'][0]} inputs, batch {MLP_BATCH}, {MLP_STEPS} steps an epoch"
     guard = guard_steps(guarded)
-    console.print(f"a measurement of StabilityGuard takes {guard:.1f} of these steps")
-    console.print(target_table(targets(times, guard, small)))
+    return [
+        cost_table(f"a step of two {encoder}, {about}, {threads} threads", times),
+        cost_table(f"a step of two MLPs, {inputs}, {threads} threads", small),
+        f"a measurement of StabilityGuard takes {guard:.1f} of these steps",
+        target_table(targets(times, guard, small)),
+    ]

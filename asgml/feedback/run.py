@@ -239,6 +239,13 @@ def judge(cfg: DictConfig) -> None:
     judge_parts(cfg)
 
 
+def foresee(cfg: DictConfig) -> dict[str, str]:
+    """Return what is known of a run before it starts (`plan=true`)."""
+    from asgml.feedback.foreseen import foresee as known
+
+    return known(cfg)
+
+
 def train(cfg: DictConfig, run: Run) -> dict[str, Any]:
     """Do one run from data to result, and return the result."""
     from asgml.feedback.build import build
@@ -302,7 +309,7 @@ PROGRAM = Program(PROGRAM_NAME, train, dead, Tree, earlier, judge)
 @ends_on_interrupt
 def main() -> None:
     """Run the command line of `python -m asgml.feedback.run`."""
-    launch(PROGRAM_NAME, train, dead, schema=Tree, earlier=earlier, judge=judge, about=ABOUT)
+    launch(PROGRAM_NAME, train, dead, schema=Tree, earlier=earlier, judge=judge, about=ABOUT, foresee=foresee)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from asgml.theory import stability, tables
+from asgml.theory import stability_map, tables
 from asgml.theory.closed_forms import heavy_ball
 from asgml.theory.mechanism import Mechanism
 from asgml.theory.paths import redundant
@@ -14,7 +14,6 @@ from asgml.theory.times import times
 from callbacks.files.atomic import write_text
 from callbacks.stages.delay_stability import stability_limit
 from suite.report.chart import COLOURS, Line, Panel, svg
-from suite.runs.command import command_parser
 
 PAGE = """# The law of linear paths, in numbers
 
@@ -101,21 +100,18 @@ def times_panel(title: str, name: str, values: Sequence[int], key: str) -> Panel
 def stretch_panel() -> Panel:
     """Return the longest stretch of the time on the saddle that a stable delay can give, by delay and momentum."""
     lines = []
-    for beta, colour in zip(stability.MOMENTA, COLOURS, strict=False):
+    for beta, colour in zip(stability_map.MOMENTA, COLOURS, strict=False):
         # a whole path of strength s ends at a curvature of 2 s
-        loads = [(tau, stability_limit(beta, tau) / 2) for tau in stability.DELAYS]
+        loads = [(tau, stability_limit(beta, tau) / 2) for tau in stability_map.DELAYS]
         points = [(float(tau), heavy_ball(x, beta) / heavy_ball(x, beta, tau)) for tau, x in loads]
         lines.append(Line(f"momentum {beta:g}", points, colour))
-    lines.append(Line("k 2, any rate", [(float(tau), 2.0) for tau in stability.DELAYS], COLOURS[5], dashed=True))
+    lines.append(Line("k 2, any rate", [(float(tau), 2.0) for tau in stability_map.DELAYS], COLOURS[5], dashed=True))
     title = "longest time on the saddle that a stable delay can give, over that without"
-    return Panel(title, "delay tau, steps", lines, stability.DELAYS, (1.0, 1.2, 1.4, 1.6, 1.8, 2.0), (1.0, 2.1))
+    return Panel(title, "delay tau, steps", lines, stability_map.DELAYS, (1.0, 1.2, 1.4, 1.6, 1.8, 2.0), (1.0, 2.1))
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Write `theory.md`, `theory_times.svg` and `theory_delay.svg`."""
-    parser = command_parser("python -m asgml.theory", __doc__)
-    parser.add_argument("--out", type=Path, default=Path("docs/results"), help="the folder of the page")
-    out: Path = parser.parse_args(argv).out
+def write(out: Path) -> None:
+    """Write `theory.md`, `theory_times.svg` and `theory_delay.svg` into a folder."""
     out.mkdir(parents=True, exist_ok=True)
     page = PAGE.format(
         grid=tables.grid(),
@@ -136,5 +132,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         times_panel(steps, "delay tau, steps", range(0, 9, 2), "tau"),
     ]
     write_text(out / "theory_times.svg", svg(panels))
-    write_text(out / "theory_delay.svg", svg([stability.panel(), stretch_panel()]))
+    write_text(out / "theory_delay.svg", svg([stability_map.panel(), stretch_panel()]))
     print(out / "theory.md")

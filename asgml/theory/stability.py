@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
+from suite.runs.command import command, command_parser
 
-from callbacks.files.atomic import write_text
-from callbacks.stages.delay_stability import stability_limit
-from suite.report.chart import COLOURS, Line, Panel, svg
-from suite.runs.command import command_parser
-from suite.runs.surroundings import open_streams
-
-MOMENTA = (0.0, 0.5, 0.9, 0.99)
-DELAYS = tuple(range(9))
 PAGE = """# Where delayed gradients are stable
 
 `make stability` writes this page and its picture; the text is in `asgml/theory/stability.py`.
@@ -45,61 +38,23 @@ What follows for a run:
 """
 
 
-def measured_limit(beta: float, tau: int, steps: int = 4000) -> float:
-    """Return the eta h at which delayed descent on a quadratic stops converging, from the recursion itself.
-
-    Args:
-        beta: the momentum.
-        tau: the delay, in steps.
-        steps: the length of the recursion.
-    """
-    around = stability_limit(beta, tau) * np.linspace(0.99, 1.01, 41)
-    weights = [np.ones_like(around)] * (tau + 1)
-    velocity, early, late = np.zeros_like(around), np.zeros_like(around), np.zeros_like(around)
-    for t in range(steps):
-        velocity = beta * velocity + around * weights[0]
-        weights = [*weights[1:], weights[-1] - velocity]
-        if steps // 3 <= t < steps // 2:
-            early = np.maximum(early, np.abs(weights[-1]))
-        elif t >= steps - steps // 6:
-            late = np.maximum(late, np.abs(weights[-1]))
-    rate = np.log(late / early)
-    first = int(np.flatnonzero(rate > 0)[0])
-    share = -rate[first - 1] / (rate[first] - rate[first - 1])
-    return float(around[first - 1] + share * (around[first] - around[first - 1]))
-
-
-def table() -> str:
-    """Return predicted and measured limits as Markdown."""
-    lines = ["| momentum | tau | predicted | measured | ratio |", "|---:|---:|---:|---:|---:|"]
-    for beta in (0.0, 0.5, 0.9):
-        for tau in (0, 1, 2, 4, 8):
-            predicted, measured = stability_limit(beta, tau), measured_limit(beta, tau)
-            lines.append(f"| {beta:g} | {tau} | {predicted:.5f} | {measured:.5f} | {measured / predicted:.4f} |")
-    return "\n".join(lines)
-
-
-def panel() -> Panel:
-    """Return the map: the largest stable eta h over the delay, one line per momentum, logarithmic."""
-    lines = [
-        Line(f"momentum {beta:g}", [(tau, stability_limit(beta, tau)) for tau in DELAYS], colour)
-        for beta, colour in zip(MOMENTA, COLOURS, strict=False)
-    ]
-    title = "largest stable learning rate × curvature"
-    return Panel(title, "delay tau, steps", lines, DELAYS, (1e-3, 1e-2, 1e-1, 1.0), (5e-4, 5.0), True)
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Write `stability.md` and `stability.svg`."""
-    open_streams()
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write `stability.md` and `stability.svg`, and return 0."""
     parser = command_parser("python -m asgml.theory.stability", __doc__)
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="the folder of the page")
     arguments = parser.parse_args(argv)
+
+    from asgml.theory.stability_map import panel, table
+    from callbacks.files.atomic import write_text
+    from suite.report.chart import svg
+
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_text(arguments.out / "stability.md", PAGE.format(table=table()))
     write_text(arguments.out / "stability.svg", svg([panel()]))
     print(arguments.out / "stability.md")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -134,8 +135,8 @@ def say(trainer: L.Trainer, line: str) -> None:
 
 def epochs_of(trainer: L.Trainer) -> int | None:
     """Return the number of epochs that training will have, whether epochs or steps end it; None where neither does."""
-    per_epoch = max(1, int(trainer.num_training_batches))
-    by_steps = -(-trainer.max_steps // per_epoch) if trainer.max_steps > 0 else None
+    per_epoch = max(1, trainer.num_training_batches)  # infinite for a stream, and until there is a loader
+    by_steps = -(-trainer.max_steps // int(per_epoch)) if trainer.max_steps > 0 and math.isfinite(per_epoch) else None
     limits = [n for n in (trainer.max_epochs, by_steps) if n is not None and n > 0]
     return min(limits, default=None)
 

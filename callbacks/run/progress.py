@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
 
+from callbacks.run.epoch_line import epochs_of
 from callbacks.step.stage import find_pipeline
 
 
@@ -34,6 +35,17 @@ class StepProgress(RichProgressBar):
         super().__init__(leave=leave)
         self.shown = ["train/loss"] if shown is None else list(shown)
         self._values: dict[str, Any] = {}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        """Return `Epoch 1/N` for the first epoch, as the epoch line counts; Lightning's own begins with `Epoch 0/N-1`.
+
+        It is padded to the widest description of the fit, lest the bar jump.
+        """
+        last = epochs_of(self.trainer)
+        if last is None:
+            return f"Epoch {current_epoch + 1}".ljust(len(self.validation_description))
+        width = max(len(f"Epoch {last}/{last}"), len(self.validation_description))
+        return f"Epoch {current_epoch + 1}/{last}".ljust(width)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         pipeline = find_pipeline(trainer)

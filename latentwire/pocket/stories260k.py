@@ -9,7 +9,7 @@ from pathlib import Path
 
 from callbacks.errors import UserError
 from latentwire.lm.frozen import FrozenLM
-from latentwire.pocket.llama2c import read_model, read_tokenizer
+from latentwire.pocket.llama2c_files import read_model, read_tokenizer
 from suite.runs.reads import Arguments, reads
 
 

@@ -14,16 +14,13 @@ import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from callbacks.errors import UserError
-from suite.accelerator import page
-from suite.accelerator.results import Results
-from suite.accelerator.runner import run
-from suite.accelerator.section import Place, Section, sections_of
 from suite.runs.command import command, command_parser
-from suite.shell import quiet_lightning
+
+if TYPE_CHECKING:
+    from suite.accelerator.section import Section
 
 LIMIT = 450.0  # seconds: eight minutes with the start of the process
 
@@ -34,6 +31,8 @@ def registered(programs: Sequence[str]) -> dict[str, list[Section]]:
     Raises:
         UserError: a program without any.
     """
+    from suite.accelerator.section import sections_of
+
     found = {}
     for program in programs:
         module = f"{program}.accelerator"
@@ -67,6 +66,15 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     options = parser().parse_args(argv)
+
+    import torch
+
+    from suite.accelerator import page
+    from suite.accelerator.results import Results
+    from suite.accelerator.runner import run
+    from suite.accelerator.section import Place
+    from suite.shell import quiet_lightning
+
     sections = registered(options.programs)
     everyone = [s for own in sections.values() for s in own]
     names = [s.name for s in everyone]

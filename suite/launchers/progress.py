@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from suite.launchers.sweep import Sweep
 from suite.launchers.work import log_of
-from suite.runs.display import console, metric
+from suite.runs.display import console, metric, said
 from suite.runs.outcome import Outcome
 
 COLOURS = {"finished": "green", "evaluated": "green", "skipped": "green", "held": "yellow"}
@@ -42,7 +42,7 @@ class Progress:
         left = len(set(self.sweep.left) - self.sweep.outcomes.keys())
         mean = sum(self.took) / len(self.took) if self.took else 0.0
         eta = timedelta(seconds=round(left * mean / self.at_a_time))
-        told = f"{self._job(number)} [{COLOURS.get(outcome.status, 'red')}]{outcome.status}[/] in {took:.0f} s"
+        told = f"{self._job(number)} [{COLOURS.get(outcome.status, 'red')}]{said(outcome.status)}[/] in {took:.0f} s"
         told += f" {metric(outcome.result.get('test'))}".rstrip()
         self._print(told + (f"  [dim]ETA {eta}[/]" if left and self.took else ""))
         if outcome.status == "failed":

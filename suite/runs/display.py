@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,7 +16,8 @@ from suite.runs.outcome import Outcome
 
 # which number of a result is shown, the first that it has
 METRICS = ("accuracy", "mae", "pixel_auroc", "loss")
-_COLOURS = {"finished": "green", "evaluated": "green", "skipped": "yellow", "same": "dim", "not started": "dim"}
+_COLOURS = {"finished": "green", "evaluated": "green", "skipped": "green", "same": "dim", "not started": "dim"}
+_SAID = {"skipped": "finished before", "evaluated": "finished before, evaluated now"}  # as of a single run
 _ELSEWHERE = {"held": "yellow", "queued": "cyan", "running": "cyan"}  # with whom, in the remarks
 _COLOURS |= _ELSEWHERE
 
@@ -27,6 +28,11 @@ def console() -> Console:
     In a notebook, too, it writes to stdout as it is: what redirects that keeps the lines together with all others.
     """
     return Console(file=sys.stdout, force_jupyter=False, width=None if sys.stdout.isatty() else 140)
+
+
+def said(status: str) -> str:
+    """Return how an outcome is told to a user."""
+    return _SAID.get(status, status)
 
 
 def varying(overrides: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -55,7 +61,10 @@ def finished(outcome: Outcome) -> str:
     lines = [f"finished in {result['seconds']:.0f} s {numbers}".rstrip()]
     if isinstance(report, str):
         lines.append(f"report: {outcome.dir / report}")
-    return "\n".join([*lines, "the same command shows this result again; with resume=never it runs anew"])
+    lines.append("the same command shows this result again; with resume=never it runs anew")
+    if result.get("debug"):
+        lines.append(f"debug: {result['debug']}")  # the verdict is what such a run is for: it stands last
+    return "\n".join(lines)
 
 
 def unfinished(outcome: Outcome) -> str:
@@ -95,8 +104,8 @@ def reused(outcome: Outcome) -> str:
     """Return one line on a run that was not trained again: its numbers, its data, and whether its code has changed."""
     used = "evaluated now" if outcome.status == "evaluated" else "result reused"
     line = f"finished before, {used} (resume=never runs it again) {_numbers(outcome.result, ('val', 'test'))}"
-    line = line.rstrip()
-    return "; ".join([line, *outcome.remarks])
+    debug = [f"debug: {outcome.result['debug']}"] if outcome.result.get("debug") else []
+    return "; ".join([line.rstrip(), *outcome.remarks, *debug])
 
 
 def sweep_table(overrides: Sequence[Sequence[str]], outcomes: Sequence[Outcome]) -> Table:
@@ -105,13 +114,15 @@ def sweep_table(overrides: Sequence[Sequence[str]], outcomes: Sequence[Outcome])
     title = f"{len(outcomes)} jobs" + (f", {len(outcomes) - same} runs ({same} the same as another)" if same else "")
     table = Table(title=title)
     for column in ("job", "overrides", "status", "val", "test", "seconds", "run"):
-        table.add_column(column, overflow="fold", justify="right" if column == "seconds" else "left")
+        least = max(len(said(o.status)) for o in outcomes) if column == "status" else None
+        justify: JustifyMethod = "right" if column == "seconds" else "left"
+        table.add_column(column, overflow="fold", justify=justify, min_width=least)
     for number, (outcome, own) in enumerate(zip(outcomes, varying(overrides)), 1):
         seconds = outcome.result.get("seconds")
         table.add_row(
             str(number),
             escape(" ".join(own)),
-            f"[{_COLOURS.get(outcome.status, 'red')}]{outcome.status}[/]" + _elsewhere(outcome),
+            f"[{_COLOURS.get(outcome.status, 'red')}]{said(outcome.status)}[/]" + _elsewhere(outcome),
             metric(outcome.result.get("val")),
             metric(outcome.result.get("test")),
             "" if seconds is None else f"{seconds:.1f}",

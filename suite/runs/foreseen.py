@@ -23,7 +23,7 @@ PLAN = "plan=true"
 Foresee = Callable[[DictConfig], Mapping[str, str]]
 # Runs that agree in these take about as long as each other.
 ALIKE = (
-    *("data", "corpus", "lms", "clip", "model", "encoder", "loader", "stages"),
+    *("data", "corpus", "lms", "clip", "model", "encoder", "loader", "stages", "size", "feedback", "loops"),
     *("trainer.max_epochs", "trainer.max_steps"),
 )
 SHOWN = 90  # characters of one line of the configuration

@@ -5,9 +5,9 @@ from __future__ import annotations
 import runpy
 import sys
 import warnings
-from pathlib import Path
 
 import pytest
+from entry_points import entries
 
 from asgml.about import ABOUT as ASGML
 from asgml.feedback.about import ABOUT as FEEDBACK
@@ -15,22 +15,10 @@ from latentwire.about import ABOUT as LATENTWIRE
 from suite.config.compose import Composer
 from suite.runs.about import About
 
-ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("asgml", "callbacks", "latentwire", "suite")
 LINES, COLUMNS = 40, 100
 PROGRAMS = {"asgml": ASGML, "latentwire": LATENTWIRE, "asgml.feedback": FEEDBACK}
 # groups that are chosen by the others or belong to another command of the program
 ELSEWHERE = {"asgml": set[str](), "latentwire": {"pocket", "setting"}, "asgml.feedback": {"averaging", "lr_schedule"}}
-
-
-def entries() -> list[str]:
-    """Every module that `python -m` starts."""
-    found = []
-    for path in (p for package in PACKAGES for p in sorted((ROOT / package).rglob("*.py"))):
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        if path.name == "__main__.py" or '\nif __name__ == "__main__":\n' in path.read_text(encoding="utf-8"):
-            found.append(name.removesuffix(".__main__"))
-    return found
 
 
 def shown(module: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:

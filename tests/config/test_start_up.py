@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from asgml_runs import overrides, write_features
+from entry_points import entries
 
 from asgml.run import Tree, dead, judge, train
 from suite.runs.launch import launch
@@ -18,14 +19,11 @@ from suite.runs.ledger import write_json
 from suite.runs.provenance import read_result
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("torch", "lightning", "pandas", "transformers", "torchmetrics", "torchvision", "wandb")
-HELPED = (
-    *("asgml.run", "asgml.study", "asgml.tune", "asgml.data.prepare", "asgml.feedback.run", "asgml.feedback.study"),
-    *("latentwire.run", "latentwire.study", "latentwire.evaluate", "latentwire.encode", "latentwire.answer"),
-    *("latentwire.export", "latentwire.pretrain", "suite.dashboard"),
-    *("asgml.predict", "asgml.evaluate", "asgml.export", "asgml.compare", "suite.report"),
-    *("asgml.feedback.predict", "asgml.feedback.evaluate", "asgml.feedback.export"),
+HEAVY = (
+    *("torch", "lightning", "pandas", "transformers", "torchmetrics", "torchvision", "wandb"),
+    *("numpy", "scipy", "sklearn", "matplotlib", "plotly"),
 )
+HELPED = entries()
 STUDIED = (("latentwire.study", "family"),)  # studies with options of their own that import nothing for their help
 LISTED = ("asgml.run", "latentwire.run", "asgml.feedback.run")
 WRONG = {

@@ -28,18 +28,23 @@ def run(npz: Path, tmp_path: Path, *more: str) -> int:
 def test_overfit_reaches_zero(npz, tmp_path, capsys):
     assert run(npz, tmp_path, "debug=overfit", "trainer.max_epochs=150", "optimizer.lr=0.1") == 0
     told = capsys.readouterr().out
-    assert "debug: PASS: train/loss" in told
+    assert told.splitlines()[-1].startswith("debug: PASS: train/loss"), "the verdict stands last"
     assert "last epoch" in told
+    epochs = sum(line.startswith("epoch ") for line in told.splitlines())
+    assert 0 < epochs < 150, "it stops where the goal is reached"
+    assert f"after {epochs} steps" in told
 
 
 def test_a_dead_group_is_named(npz, tmp_path, capsys):
     assert run(npz, tmp_path, "debug=overfit", "trainer.max_epochs=12", "+group_lr.visual=1e-30") == 2
-    assert "parameter groups visual" in capsys.readouterr().err
+    assert "debug: FAIL: parameter groups visual" in capsys.readouterr().err
 
 
 def test_a_loss_that_stays_up_is_refused(npz, tmp_path, capsys):
     assert run(npz, tmp_path, "debug=overfit", "trainer.max_epochs=10") == 2
-    assert "after 10 steps" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "debug: FAIL: train/loss" in told
+    assert "after 10 steps" in told
 
 
 def test_one_step_says_who_is_held_back(npz, tmp_path, capsys):

@@ -17,6 +17,7 @@ from toys import fit as fit_any
 from toys import loader as load
 
 from callbacks.run.epoch_line import EpochLine, clock
+from callbacks.run.progress import StepProgress
 from callbacks.stages.gate import StepGate
 from callbacks.step.pipeline import StepPipeline
 
@@ -122,3 +123,12 @@ def test_seconds_of_an_epoch_that_is_resumed_midway_begin_at_the_restart(capsys:
     line.on_train_epoch_end(trainer, L.LightningModule())
     (told,) = lines(capsys.readouterr().out)
     assert "  0.0 s" in told
+
+
+@pytest.mark.parametrize(("limits", "ends"), [({"max_epochs": 12}, "/12"), ({"max_epochs": -1}, "")])
+def test_the_bar_counts_epochs_as_the_line_does(limits: dict[str, int], ends: str) -> None:
+    bar = StepProgress()
+    trainer = L.Trainer(**limits, logger=False, enable_checkpointing=False, callbacks=[bar], accelerator="cpu")
+    bar.setup(trainer, L.LightningModule(), "fit")
+    assert bar._get_train_description(0).split() == ["Epoch", f"1{ends}"]
+    assert bar._get_train_description(11).split() == ["Epoch", f"12{ends}"]

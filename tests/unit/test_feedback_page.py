@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from asgml.feedback.branch_shares import Row, measure_system
 from asgml.feedback.metrics.loops import NAMES
 from asgml.feedback.page import shares
 from asgml.feedback.page.scale import WEIGHTS, figure
@@ -18,7 +19,6 @@ from asgml.feedback.page.tables import gains, trained_variants
 from asgml.feedback.page.text import cause, causes, page
 from asgml.feedback.report import tables as _registered  # noqa: F401
 from asgml.feedback.run import PROGRAM
-from asgml.feedback.share import Row, measure_system
 from asgml.feedback.study import WHOLE
 from callbacks.run.history import HISTORY
 from suite.report import group_runs, read_runs

@@ -12,7 +12,7 @@ from callbacks.errors import UserError
 from latentwire.adapters.linear import LinearAdapter
 from latentwire.encoders.lm_lora import LMLoRAEncoder
 from latentwire.encoders.pooling import ChunkMean
-from latentwire.families import moved, row, table
+from latentwire.family_table import moved, row, table
 from latentwire.injectors.deep_prefix import DeepPrefix
 from latentwire.injectors.rotary import RotaryPlacement
 from latentwire.lm import anatomy, loading, probe, zoo

@@ -20,8 +20,9 @@ from latentwire.ladder import rung0_parity as parity
 from latentwire.ladder import rung1_replay as replay
 from latentwire.ladder import rung3_overfit as overfit
 from latentwire.ladder import rung6_squeeze as squeeze
-from latentwire.ladder.__main__ import main, parse
+from latentwire.ladder.__main__ import main
 from latentwire.ladder.bare_trainer import Gentle, module_of
+from latentwire.ladder.command import parse
 from latentwire.ladder.options import LadderOptions, ParityOptions, ReplayOptions
 from latentwire.ladder.ranks import rank_of, slot_rank
 from latentwire.ladder.rung2_channel import scales

@@ -9,7 +9,7 @@ import torch
 from lw_toys import tiny_lm
 
 from callbacks.errors import UserError
-from latentwire import bench
+from latentwire import step_costs as bench
 from latentwire.data.base import Passage, Question
 from latentwire.lm.layout import Prefix
 from latentwire.lm.prompts import render, render_all

@@ -15,7 +15,7 @@ from transformers import LlamaForCausalLM
 from callbacks.errors import UserError
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
-from latentwire.pocket.llama2c import convert, halves_from_pairs, read_model, read_tokenizer
+from latentwire.pocket.llama2c_files import convert, halves_from_pairs, read_model, read_tokenizer
 
 DATA = Path(os.environ.get("SUITE_DATA", Path(__file__).parents[3] / "shared" / "data")) / "stories260k"
 CHECKPOINT = DATA / "tinystories_260k__checkpoint_legacy.bin"

@@ -14,8 +14,9 @@ from asgml_runs import write_features
 from omegaconf import OmegaConf
 from settled import Row, write_study
 
+from asgml.theory.phase_page import REFERENCES, WINDOW, half_loss
 from asgml.theory.phase_predictions import PREDICTIONS, Prediction, judged, measured, predicted, shown
-from asgml.theory.phases import REFERENCES, WINDOW, half_loss, main
+from asgml.theory.phases import main
 from asgml.tune.options import StudyTree, read_options
 from asgml.tune.rows import rows_of
 from suite.config.compose import Composer

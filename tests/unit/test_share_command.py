@@ -7,7 +7,8 @@ import json
 import pytest
 from torch import nn
 
-from asgml.feedback.share import BRANCHES, SYSTEMS, main, measure
+from asgml.feedback.branch_shares import BRANCHES, SYSTEMS, measure
+from asgml.feedback.share import main
 from asgml.model.cross_attention import VARIANTS
 from callbacks.stages.branch import switched
 

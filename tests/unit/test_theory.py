@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from asgml.theory import stability, tables
+from asgml.theory import stability_map, tables
 from asgml.theory.adam import EARLY, adam_half_time
 from asgml.theory.closed_forms import (
     delay_stretch,
@@ -242,7 +242,8 @@ def test_paths_refuse_what_means_nothing():
 
 def test_charts_place_points_on_their_axes_and_labels_apart():
     lines = [Line("low", [(0, 1), (2, 1)]), Line("high", [(0, 100), (2, 101)]), Line("too high", [(2, 1e9)], dots=True)]
-    root = ElementTree.fromstring(svg([Panel("y", "x", lines, (0, 1, 2), (1, 100), (1, 100), True), stability.panel()]))
+    panels = [Panel("y", "x", lines, (0, 1, 2), (1, 100), (1, 100), True), stability_map.panel()]
+    root = ElementTree.fromstring(svg(panels))
     name = "{http://www.w3.org/2000/svg}"
     low, high = root.findall(f"{name}polyline")[:2]
     assert [point.split(",")[1] for point in low.get("points", "").split()] == [f"{TOP + HEIGHT:.1f}"] * 2

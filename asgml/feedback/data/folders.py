@@ -86,6 +86,11 @@ class SurfaceFolders:
             found["test_layout"] = "data.test_root is null"
         return found
 
+    @property
+    def present(self) -> bool:
+        """Whether the data sets are where `root` and `test_root` say."""
+        return all(Path(place).expanduser().exists() for place in (self.root, self.test_root) if place is not None)
+
     def splits(self, seed: int) -> Splits:
         """Read the folders, and return the splits."""
         samples = _read(self.root, self.layout, self.mask_threshold)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asgml.data.ranges import Pixels
-from asgml.feedback.data.generator import write_surfaces
+from asgml.feedback.data.generator import MANIFEST, write_surfaces
 from asgml.feedback.data.layouts import read_mvtec
 from asgml.feedback.data.protocol import labelled, zero_shot
 from asgml.feedback.data.sample import Sample
@@ -65,10 +65,18 @@ class RenderedSurfaces:
         """Render what is not there yet, and return all pictures of `test_classes`."""
         return labelled(self._rendered(), self.test_classes)
 
-    def _rendered(self) -> list[Sample]:
+    @property
+    def present(self) -> bool:
+        """Whether nothing has to be rendered."""
+        return (self._folder / MANIFEST).is_file()
+
+    @property
+    def _folder(self) -> Path:
         made_of = [self.classes, self.size, self.good, self.per_defect, self.difficulty, self.data_seed]
-        name = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]
+        return self.root / hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:12]
+
+    def _rendered(self) -> list[Sample]:
         folder = write_surfaces(
-            self.root / name, self.classes, self.size, 0, self.good, self.per_defect, self.difficulty, self.data_seed
+            self._folder, self.classes, self.size, 0, self.good, self.per_defect, self.difficulty, self.data_seed
         )
         return read_mvtec(folder)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from asgml.feedback.branch_shares import Row, measure_system
 from asgml.feedback.measured import AdaptedCLIP, System, Towers
-from asgml.feedback.share import Row, measure_system
 from asgml.model.fusion.cross_attention import CrossAttention
 from suite.report.chart import COLOURS, Line, Panel, svg
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from asgml.feedback import losses, measured, share
+from asgml.feedback.branch_shares import LEAST, SYSTEMS, Row, measure
 from asgml.feedback.data import generator
 from asgml.feedback.model import adapters, clip, system
 from asgml.feedback.page import scale
 from asgml.feedback.page.scale import over_scale
-from asgml.feedback.share import LEAST, SYSTEMS, Row, measure
 from asgml.model import cross_attention
 from asgml.model.fusion import cross_attention as fusion
 from callbacks.files.atomic import write_text

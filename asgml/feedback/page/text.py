@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from asgml.feedback.branch_shares import Row, table
 from asgml.feedback.page.tables import fusions, per_loop, trained_variants
-from asgml.feedback.share import Row, table
 from callbacks.stages.gradient_share import THRESHOLD
 from suite.report import RunRecord
 from suite.report.tables import markdown

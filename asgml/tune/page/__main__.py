@@ -15,13 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from asgml.report.methods_table import MARGIN
-from asgml.tune.command import asked
-from asgml.tune.options import StudyTree
-from asgml.tune.page.evidence import evidence
-from asgml.tune.page.writing import FIGURE, page
 from callbacks.errors import UserError
-from callbacks.files.atomic import write_text
 from suite.runs.command import command, command_parser
 
 PAGE = "asgml.md"
@@ -33,12 +27,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = command_parser("python -m asgml.tune.page", __doc__)
     parser.add_argument("runs", type=Path, help="the folder that the study had as paths.runs")
     parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of the page (%(default)s)")
-    parser.add_argument("--margin", type=float, default=MARGIN, help="points of equivalence (%(default)s)")
+    parser.add_argument("--margin", type=float, default=1.0, help="points of equivalence (%(default)s)")
     parser.add_argument("study", nargs="*", help="sets=, rows=, seeds= … as the study had them")
     arguments = parser.parse_intermixed_args(argv)
     if not 0 < arguments.margin < 100:
         expected = "percentage points above 0 and below 100"
-        raise UserError("--margin", f"{arguments.margin:g}", expected, f"--margin {MARGIN:g}")
+        raise UserError("--margin", f"{arguments.margin:g}", expected, "--margin 1")
+
+    from asgml.tune.command import asked
+    from asgml.tune.options import StudyTree
+    from asgml.tune.page.evidence import evidence
+    from asgml.tune.page.writing import FIGURE, page
+    from callbacks.files.atomic import write_text
+
     wanted = asked("asgml/settle", arguments.study, StudyTree)
     if wanted.line:
         remedy = "give sets=, rows=, seeds= or trials=, or leave it out"
