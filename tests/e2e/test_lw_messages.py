@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -90,17 +91,21 @@ def python(arguments: Sequence[str], stdin: bytes) -> subprocess.CompletedProces
 
 
 # -- what is read -----------------------------------------------------------------------------------------------------
-def test_one_process_writes_and_another_answers_with_another_model(sender: Path) -> None:
+def test_one_process_writes_and_another_answers_with_another_model(
+    sender: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
     passage = passages(load(sender))[1]
-    wrote = python(["latentwire.encode", str(sender), "--text", "-"], (passage.text + "\n").encode())
-    assert wrote.returncode == 0, wrote.stderr.decode()
-    assert len(wrote.stdout) == load(sender).wire.message_bytes(), "the message and nothing else"
-    told = wrote.stderr.decode().splitlines()[-1]
-    assert told.startswith(f"{len(wrote.stdout)} bytes, M = 3; the text: {len(passage.text.encode())} as UTF-8")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((passage.text + "\n").encode()), encoding="utf-8"))
+    capfdbinary.readouterr()
+    assert encode_main([str(sender), "--text", "-"]) == 0
+    written, said = capfdbinary.readouterr()
+    assert len(written) == load(sender).wire.message_bytes(), "the message and nothing else"
+    told = said.decode().splitlines()[-1]
+    assert told.startswith(f"{len(written)} bytes, M = 3; the text: {len(passage.text.encode())} as UTF-8")
 
     asked = [arg for q in passage.questions for arg in ("--question", q.text)]
     line = ["latentwire.answer", "-", "--run", str(sender), "--model", "tiny_qwen2", "--json", *asked]
-    read = python(line, wrote.stdout)
+    read = python(line, written)
     assert read.returncode == 0, read.stderr.decode()
     found = [json.loads(row) for row in read.stdout.decode().splitlines()]
     expected = evaluated(sender, "tiny_qwen2")

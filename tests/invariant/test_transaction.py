@@ -18,7 +18,7 @@ from asgml.methods.uniform import Uniform
 from callbacks.run.averaging import EMAWeights, SWAWeights
 from callbacks.stages.clip import GroupClip
 from callbacks.stages.frequency import FrequencyMask
-from callbacks.stages.gate import StepGate
+from callbacks.stages.gate import StepGate, TooManySkips
 from callbacks.stages.lr import LRSchedule
 from callbacks.stages.probe import ProbeEMA
 from callbacks.stages.staleness import StalenessBuffer
@@ -187,7 +187,7 @@ def test_the_finite_check_looks_at_gradients_that_would_not_be_applied():
             return {"audio": step.features["audio"].sum() * float("nan")} if step.t == 1 else {}
 
     gate = StepGate(max_consecutive_skips=3, bad_loss="skip")
-    with pytest.raises(RuntimeError, match="skipped at t=1"):
+    with pytest.raises(TooManySkips, match="step 1, batch 1 of epoch 0"):
         train(config, toy_batches(6, spec), methods={"uniform": Uniform(), "poison": Poison()}, gate=gate)
     assert gate.reasons == {"fresh gradient not finite": 3}
 

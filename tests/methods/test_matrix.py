@@ -150,7 +150,7 @@ class Terms(L.Callback):
         return watched
 
 
-@pytest.mark.parametrize("modalities", [2, 3])
+@pytest.mark.parametrize("modalities", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", marked(METHODS))
 def test_it_trains_with_missing_modalities_and_a_veto_leaves_no_trace(
     features: dict[int, Path], teachers: dict[int, Path], tmp_path: Path, name: str, modalities: int

@@ -56,7 +56,10 @@ def unequal(a: Any, b: Any, path: str = "") -> list[str]:
     return [] if a == b or (a != a and b != b) else [f"{path}: {a} and {b}"]
 
 
-@pytest.mark.parametrize("mode", MODES)
+SLOW = {"teacher-cached", "sentence-encoder-ema", "whole-prompt-bytes"}
+
+
+@pytest.mark.parametrize("mode", [pytest.param(m, marks=[pytest.mark.slow] * (m in SLOW)) for m in MODES])
 def test_stopped_and_resumed_equals_uninterrupted(tmp_path: Path, mode: str) -> None:
     lms: Any = ("llama", "qwen2") if mode == "everything-dropout" else ("llama",)
     settings = [*MODES[mode], "callbacks.checkpoint.every_n_steps=4", "trainer.log_every_n_steps=3"]

@@ -35,8 +35,12 @@ def ends(program: str, module: Any, line: list[str], capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("line", "where", "remedy"),
     [
-        (["objectives.answer_ce.weight.value=3e38"], "training loss, step 0, batch 0 of epoch 0", "set optimizer.lr="),
-        ([*ONE_STEP, *LOST], "val loss after step 1", "set ++group_lr.encoder=100"),
+        (
+            ["objectives.answer_ce.weight.value=3e38"],
+            "training loss, step 0, batch 0 of epoch 0",
+            "set group_lr.encoder=",
+        ),
+        ([*ONE_STEP, *LOST], "val loss after step 1", "set group_lr.encoder=100"),
     ],
     ids=["in training", "after the last step"],
 )

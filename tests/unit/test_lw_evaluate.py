@@ -154,7 +154,7 @@ def test_what_belongs_to_the_training_is_refused(trained: Path, capsys: pytest.C
         ("wire.ratio=2", "belongs to the training"),
         ("evaluation.passage=2", "the run has no evaluation.passage"),
         ("+evaluation.passage=2", "evaluation.passage"),
-        ("evaluation.split=tset", "set evaluation.split=val"),
+        ("evaluation.split=tset", "did you mean evaluation.split=test?"),
         ("baseline=[texts]", "texts"),
         ("evaluation.n_boot=50,60", "several values"),
         ("baselines.gist.lr=1", "the run has no baselines.gist"),

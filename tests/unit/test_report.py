@@ -26,13 +26,13 @@ from suite.report import (
     read_run,
     read_runs,
     single_report,
-    summary,
 )
 from suite.report.__main__ import main
 from suite.report.frames import MAX_SHOWN
 from suite.report.html import render
 from suite.report.library import library_name, library_of
 from suite.report.registry import PROGRAMS
+from suite.report.summary import summary
 
 
 @pytest.fixture(scope="module")
