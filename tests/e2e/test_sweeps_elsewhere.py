@@ -108,7 +108,7 @@ def test_several_at_a_time_is_what_one_after_the_other_is(tmp_path: Path) -> Non
     line = sweep(data, tmp_path / "runs", "seed=0,1,2,3", "launcher=processes")
     planned = jobs(line)
     process = command(line)
-    wait_for(lambda: trained(planned[1]), process)
+    wait_for(lambda: trained(planned[0]) and trained(planned[1]), process)
     process.send_signal(signal.SIGINT)
     told, _ = process.communicate(timeout=100)
     assert process.returncode == 130, told
