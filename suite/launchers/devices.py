@@ -10,6 +10,13 @@ from omegaconf import DictConfig, OmegaConf
 from callbacks.errors import UserError
 
 AUTO = ("auto", -1, "-1")
+# the variables that tell a process its rank, in the order in which Lightning asks, and what is set with each
+PARTNERS = {
+    "RANK": ("WORLD_SIZE", "LOCAL_RANK"),
+    "LOCAL_RANK": ("WORLD_SIZE",),
+    "SLURM_PROCID": ("SLURM_NTASKS",),
+    "JSM_NAMESPACE_RANK": ("JSM_NAMESPACE_SIZE",),
+}
 
 
 def nodes(cfg: DictConfig) -> int:
@@ -75,21 +82,53 @@ def refuse_missing_peers(cfg: DictConfig) -> None:
         )
 
 
+class StrayRank(UserError):
+    """Says that this process takes itself for one of several. Every rank prints it: there may be no other."""
+
+
+def rank() -> int:
+    """Return the number of this process among those of its run, as the environment gives it; 0 where nothing does."""
+    if int(os.environ.get("NODE_RANK", "0")) > 0 and "RANK" not in os.environ:
+        return int(os.environ["NODE_RANK"])
+    return next((int(os.environ[name]) for name in PARTNERS if name in os.environ), 0)
+
+
 def refuse_stray_rank() -> None:
     """Refuse variables that make this process one of several ranks where nobody has started the others.
 
     Raises:
-        UserError: a rank in the environment, without the number of ranks or the address of the first.
+        StrayRank: a rank in the environment that is no number, or without what its starter sets beside it.
     """
-    needed = {"LOCAL_RANK": "WORLD_SIZE", "RANK": "WORLD_SIZE", "NODE_RANK": "MASTER_ADDR"}
-    for name, other in needed.items():
-        if name in os.environ and other not in os.environ:
-            raise UserError(
-                f"{name}={os.environ[name]} in the environment",
-                f"no {other} beside it: a variable left over from something else",
-                "both, as Lightning, torchrun and SLURM set them, or none; as a rank above 0 a run writes nothing",
-                f"unset {name}",
-            )
+    for name, partners in (*PARTNERS.items(), ("NODE_RANK", ("MASTER_ADDR",))):
+        if name not in os.environ:
+            continue
+        expected = "all of them, as Lightning, torchrun and SLURM set them, or none; a rank above 0 writes nothing"
+        if not os.environ[name].isdecimal():
+            raise StrayRank(_shown(name), "not a number", "the rank of this process", f"unset {name}")
+        missing = [other for other in partners if other not in os.environ]
+        if missing:
+            found = f"{_listed(missing)} not set: {name} is left over from something else"
+            raise StrayRank(_shown(name), found, expected, f"unset {name}")
+
+
+def refuse_idle_rank(cfg: DictConfig) -> None:
+    """Refuse a run of one device in a process that is not its first: it would train, and write nothing.
+
+    Raises:
+        StrayRank: a rank above 0 without a second device or node.
+    """
+    if rank() > 0 and nodes(cfg) == 1 and devices(cfg) == 1:
+        name = next(name for name in (*PARTNERS, "NODE_RANK") if int(os.environ.get(name, "0")) > 0)
+        raise StrayRank(
+            _shown(name),
+            "a run of one device, of which this process would be a spare copy that writes nothing",
+            "trainer.devices and trainer.num_nodes as many as there are processes, or one process",
+            f"unset {name}, or set trainer.devices to the number of processes",
+        )
+
+
+def _shown(name: str) -> str:
+    return f"{name}={os.environ[name]} in the environment"
 
 
 def _listed(names: Sequence[str]) -> str:

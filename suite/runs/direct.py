@@ -11,7 +11,7 @@ from rich.markup import escape
 from callbacks.errors import UserError
 from suite.config.check import check
 from suite.config.trainer import check_trainer
-from suite.launchers.devices import refuse_stray_rank
+from suite.launchers.devices import refuse_idle_rank, refuse_stray_rank
 from suite.runs.display import console, finished, result_table, reused, unfinished
 from suite.runs.foreseen import Foresee, show_plan
 from suite.runs.identity import runs_root
@@ -47,6 +47,7 @@ def run_tree(
         program.judge(cfg)
     job = job_of(cfg, list(typed))
     refuse_stray_rank()
+    refuse_idle_rank(cfg)
     if plans:
         show_plan(PlannedJobs([job], multirun=False, local=True), foresee)
         return 0

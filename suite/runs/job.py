@@ -19,6 +19,7 @@ from callbacks.errors import RunEnded, UserError
 from callbacks.files.atomic import write_bytes
 from callbacks.files.sealed import sealed_text
 from callbacks.run.inputs import differing, refuse_other_inputs
+from suite.launchers.devices import rank
 from suite.runs import record
 from suite.runs.exhausted import raise_open_files
 from suite.runs.fingerprint import remembered
@@ -74,12 +75,7 @@ Again = Callable[[DictConfig, Run, dict[str, Any]], dict[str, Any] | None]
 
 def is_main_process() -> bool:
     """Return whether this is rank 0. Lightning starts the other ranks as copies of the command with LOCAL_RANK set."""
-    if int(os.environ.get("NODE_RANK", "0")) > 0 and "RANK" not in os.environ:
-        return False
-    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
-        if name in os.environ:
-            return int(os.environ[name]) == 0
-    return True
+    return rank() == 0
 
 
 def ledger_of(cfg: DictConfig) -> Ledger:

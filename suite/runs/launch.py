@@ -34,7 +34,7 @@ from callbacks.errors import UserError
 from suite.config.check import Dead
 from suite.config.compose import VERSION_BASE, Composer, pin_hydra, primary
 from suite.config.instantiate import build_node
-from suite.launchers.devices import refuse_stray_rank
+from suite.launchers.devices import StrayRank, refuse_idle_rank, refuse_stray_rank
 from suite.launchers.sweep import Launcher, Sweep, finished_before, program_of
 from suite.runs import known
 from suite.runs.about import LIST, About, help_page, show_list
@@ -117,12 +117,8 @@ def launch(
     plans = PLAN in arguments
     arguments = [a for a in arguments if a not in (FAILED_ONLY, PLAN)]
     try:
-        args = arguments_of(arguments)
         refuse_stray_rank()
-    except UserError as error:
-        print(error, file=sys.stderr)  # whatever rank it believes to be
-        raise SystemExit(UserError.EXIT_CODE) from None
-    try:
+        args = arguments_of(arguments)
         refuse_other_configs(args, program)
         if about is not None and (args.help or args.overrides[:1] == [LIST]):
             composer = Composer(program, config_dir, extra_dirs(args))
@@ -148,6 +144,9 @@ def launch(
         if plans:
             show_plan(planned, foresee)
             return
+        if planned.local:
+            for job in planned.jobs:
+                refuse_idle_rank(job.cfg)
         make_folders(runs_root(job.cfg) for job in planned.jobs)
     except UserError as error:
         _fail(error)
@@ -356,6 +355,6 @@ def _not_a_run(cfg: DictConfig) -> None:
 
 
 def _fail(error: UserError) -> NoReturn:
-    if is_main_process():
+    if isinstance(error, StrayRank) or is_main_process():
         print(error, file=sys.stderr)
     raise SystemExit(UserError.EXIT_CODE)

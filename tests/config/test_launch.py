@@ -308,13 +308,13 @@ def test_two_processes_on_one_run(main: Main, tmp_path: Path, capsys: pytest.Cap
 def test_child_ranks_write_nothing(main: Main, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main() == 0
+    assert main("trainer.devices=2") == 0
     assert not fake_program.calls[-1].is_main
     assert rows(tmp_path) == []
     assert not (tmp_path / "runs" / "tiny").exists()
     assert main("speed.tua=1") == 2
     monkeypatch.setenv("LOCAL_RANK", "0")
-    assert main() == 0
+    assert main("trainer.devices=2") == 0
     assert fake_program.calls[-1].is_main
 
 

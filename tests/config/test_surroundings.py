@@ -174,17 +174,64 @@ def test_a_name_that_is_too_long_for_a_folder(main: Main, capsys: pytest.Capture
     assert main(f"name={'x' * 200}/{'y' * 200}") == 0
 
 
-@pytest.mark.parametrize("name", ["LOCAL_RANK", "RANK", "NODE_RANK"])
+RANKS = {
+    "LOCAL_RANK": {"WORLD_SIZE": "4"},
+    "RANK": {"WORLD_SIZE": "4", "LOCAL_RANK": "0"},
+    "NODE_RANK": {"MASTER_ADDR": "localhost"},
+    "SLURM_PROCID": {"SLURM_NTASKS": "4"},
+    "JSM_NAMESPACE_RANK": {"JSM_NAMESPACE_SIZE": "4"},
+}
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*RANKS, *(partner for partners in RANKS.values() for partner in partners)):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("name", RANKS)
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_a_rank_left_over_in_the_environment(
     main: Main, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, rank: str
 ) -> None:
-    for other in ("WORLD_SIZE", "MASTER_ADDR"):
-        monkeypatch.delenv(other, raising=False)
     monkeypatch.setenv(name, rank)
-    assert main() == 2
+    assert main("trainer.devices=4") == 2
     assert f"unset {name}" in capsys.readouterr().err
+    for partner, value in RANKS[name].items():  # still one short of what its starter sets
+        assert main("trainer.devices=4") == 2
+        assert partner in capsys.readouterr().err
+        monkeypatch.setenv(partner, value)
     assert fake_program.calls == []
+    assert main("trainer.devices=4") == 0
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("name", RANKS)
+def test_a_spare_copy_of_a_run_of_one_device_does_not_train_in_silence(
+    main: Main, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What `torchrun --nproc-per-node 4` makes of a run with `trainer.devices=1`: it would exit with 0 and no file."""
+    for partner, value in RANKS[name].items():
+        monkeypatch.setenv(partner, value)
+    monkeypatch.setenv(name, "3")
+    assert main() == 2
+    said = capsys.readouterr().err
+    assert f"{name}=3" in said
+    assert "spare copy" in said
+    assert fake_program.calls == []
+    monkeypatch.setenv(name, "0")
+    assert main() == 0
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("name", RANKS)
+def test_a_rank_that_is_no_number(
+    main: Main, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "first")
+    assert main() == 2
+    assert "not a number" in capsys.readouterr().err
 
 
 def test_a_message_without_an_end_is_refused(tmp_path: Path) -> None:
