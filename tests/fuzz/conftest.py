@@ -15,7 +15,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     lines = told()
-    if lines and SECONDS:
+    if lines and (SECONDS or MINUTES):
         terminalreporter.section(f"fuzzed, FUZZ_SEED={SEED}")
         for line in lines:
             terminalreporter.write_line(line)
