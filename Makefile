@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: demo test test-slow fuzz lint types bench accelerator report encoders stability theory phases settle faults avdigits methods methods-long pocket stories families feedback torture notebooks notebooks-run clean
+.PHONY: demo test test-slow fuzz lint types bench accelerator report encoders stability theory phases settle faults avdigits methods methods-long pocket further stories families feedback torture notebooks notebooks-run clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
@@ -51,6 +51,12 @@ accelerator: $(STAMP)
 # docs/results/pocket.md
 pocket: $(STAMP)
 	$(BIN)/python -m latentwire.study pocket
+
+# what is harder: 16 tokens per latent, a reader of another family, whole prompts, half a day of a core; and one wire of
+# every budget: docs/results/further.md and nested.md. Resumable
+further: $(STAMP)
+	$(BIN)/python -m latentwire.study further
+	$(BIN)/python -m latentwire.study nested
 
 # where GRID digits, FSDD, MNIST and stories260k lie, for the three tables that read them
 DATA ?= data

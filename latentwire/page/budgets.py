@@ -22,13 +22,13 @@ PAGE = Path("docs/results/nested.md")
 CLOSE = 0.02  # of F1: a difference within this is taken for none
 HEAD = """# One wire for every budget
 
-Written by `python -m latentwire.study nested`, none of it by hand; started again, only what is missing runs. Wires that
-are trained for one budget are those of the study `pocket`. {state}
+Written by `python -m latentwire.study nested`, none of it by hand; started again, only what is missing runs.
+{state}
 
 One wire is trained with nested budgets (`curriculum=nested`): each step reads whole messages or one of their prefixes.
 Its messages are then cut to {budgets} latents of the same contexts, without further training. Beside each stands a wire
-that was trained for that budget alone, with the curriculum that its ratio has in the study `pocket`, and as many tokens
-of the text as there are latents.
+that was trained for that budget alone, with the curriculum of its ratio, and as many tokens of the text as there are
+latents.
 """
 TABLE = """## F1 at each budget
 

@@ -1,8 +1,9 @@
-"""The page as Markdown: tables, figure, and when a wire is worth having."""
+"""A page as Markdown: tables, figure, and when a wire is worth having."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,55 @@ from suite.report.frames import Configuration
 from suite.report.html import compare_report
 from suite.report.tables import Table, markdown
 
-PAGE, FIGURE = Path("docs/results/pocket.md"), "pocket.svg"
 TIMED = ("4x deep_prefix", "8x deep_prefix")  # whose first seed is timed
-HEAD = """# LatentWire on pocket biographies
 
-Written by `python -m latentwire.study pocket` (`make pocket`), none of it by hand; started again, only what is missing
-runs. {state}
+
+@dataclass(frozen=True)
+class Document:
+    """What one study's page is called, and what it is about.
+
+    Attributes:
+        study: the study's name: `python -m latentwire.study <study>` writes `docs/results/<study>.md`.
+        title: its first line.
+        about: what its rows have in common.
+        worth: whether it says when a wire is worth having.
+    """
+
+    study: str
+    title: str
+    about: str
+    worth: bool = False
+
+    @property
+    def path(self) -> Path:
+        """Return where the page stands."""
+        return Path(f"docs/results/{self.study}.md")
+
+    @property
+    def figure(self) -> str:
+        """Return the name of the figure beside the page."""
+        return f"{self.study}.svg"
+
+
+POCKET = Document(
+    "pocket",
+    "LatentWire on pocket biographies",
+    "Wires for one reader, at 4 and 8 tokens per latent, each against rivals at its positions and in its bytes.",
+    worth=True,
+)
+FURTHER = Document(
+    "further",
+    "LatentWire further on",
+    "What is harder than one wire at 8 tokens per latent: 16 tokens per latent; a reader of another family that is\n"
+    "added to a finished wire; latents in place of the question as well; two readers at once. The first row is the\n"
+    "wire that the last three go on from.",
+)
+HEAD = """# {title}
+
+Written by `python -m latentwire.study {study}` (`make {study}`), none of it by hand; started again, only what is
+missing runs. {state}
+
+{about}
 
 A context is a generated text about several people, {tokens:.0f} tokens and {entropy:.1f} bytes of entropy on average.
 The frozen reader gets latents in place of the text; the question stays text, except on the whole-prompt track.
@@ -37,7 +81,7 @@ Both costs of every method. Positions: what the reader spends before every quest
 with header and checksum, other text as packed token ids. F1: 95 % bootstrap over seeds and passages.
 """
 WORTH = "## When is a wire worth having?\n"
-FIGURES = f"""![F1 over positions and over bytes]({FIGURE})
+FIGURES = """![F1 over positions and over bytes]({figure})
 
 Coloured: wires; dashed grey: rivals. Methods that spend nothing on an axis are left out of it.
 """
@@ -59,21 +103,22 @@ LIMITS = """## What these numbers do not say
 """
 
 
-def write(runs: Sequence[RunRecord], labels: Sequence[str], wanted: int) -> Path:
+def write(runs: Sequence[RunRecord], labels: Sequence[str], wanted: int, document: Document = POCKET) -> Path:
     """Write page, figure and report of a study; return the page's path.
 
     Args:
         runs: the runs.
         labels: the labels of the study's rows, in their order.
         wanted: the number of its seeds.
+        document: which page it is.
     """
     found = configurations(runs, labels)
-    times = {c.label: read(run) for c in found if (run := timed(c)) is not None}
+    times = {c.label: read(run) for c in found if document.worth and (run := timed(c)) is not None}
     if runs:
         out = runs[0].path.parent / "report.html"
         print(f"report: {compare_report([run.path for run in runs], out, baseline=found[0].label if found else None)}")
-    write_text(PAGE.parent / FIGURE, figure(found))
-    return write_text(PAGE, page(found, times, labels, wanted))
+    write_text(document.path.parent / document.figure, figure(found))
+    return write_text(document.path, page(found, times, labels, wanted, document))
 
 
 def timed(c: Configuration) -> RunRecord | None:
@@ -89,7 +134,11 @@ def timed(c: Configuration) -> RunRecord | None:
 
 
 def page(
-    found: Sequence[Configuration], times: Mapping[str, Mapping[str, Any]], labels: Sequence[str], wanted: int
+    found: Sequence[Configuration],
+    times: Mapping[str, Mapping[str, Any]],
+    labels: Sequence[str],
+    wanted: int,
+    document: Document = POCKET,
 ) -> str:
     """Return the page.
 
@@ -98,21 +147,26 @@ def page(
         times: what break-even has measured, by label.
         labels: the labels of all rows of the study.
         wanted: the number of seeds of the study.
+        document: which page it is.
     """
     if not found:
-        return HEAD.partition("\n\n")[0] + "\n\nNo run of the study has been evaluated yet.\n"
+        return f"# {document.title}\n\nNo run of the study has been evaluated yet.\n"
     first = evaluated(found[0])[0]
     known = methods(found[0])
     facts = next(iter(first.result["sizes"].values()))
     head = HEAD.format(
+        title=document.title,
+        study=document.study,
+        about=document.about,
         state=state(found, labels, wanted),
         tokens=facts["tokens"],
         entropy=facts["entropy"],
         passages=first.config["evaluation"]["passages"],
         questions=next(iter(known.values()))["n"],
     )
-    parts = [head, SHORT, markdown([short_table(found)]), WORTH, worth(found, times), FIGURES]
-    parts += [TARGETS, markdown([targets_table(found)]), RIVALS]
+    parts = [head, SHORT, markdown([short_table(found)])]
+    parts += [WORTH, worth(found, times)] if document.worth else []
+    parts += [FIGURES.format(figure=document.figure), TARGETS, markdown([targets_table(found, labels)]), RIVALS]
     for c in found:
         for wire in wires(c):
             model = wire.partition("/")[2]

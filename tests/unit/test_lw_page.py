@@ -89,7 +89,18 @@ def test_the_page_names_what_is_missing_and_by_which_seed_a_target_was_missed(pa
     assert "**Not finished**: 8x rvq 16 bits (1 of 3 seeds)." in page
     assert "at least 0.95 × the F1 of the text | 1.000, 0.975, 0.900 | 3 of 4 (1 running) | missed by 1 of 3" in page
     assert "| 4x deep_prefix | at least 0.98 × the F1 of the text | 1.000, 1.000, 1.000 | 3 | met |" in page
-    assert "| 16x deep_prefix | at least 0.95 × the F1 of the text | — | — | not run |" in page
+    assert "16x deep_prefix" not in page, "no row of this study"
+
+
+def test_a_row_without_a_run_is_told(runs, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = writing.write(read_runs([runs]), [LABELS[0], "16x deep_prefix"], 3, writing.FURTHER)
+    assert path.name == "further.md"
+    text = path.read_text()
+    assert (path.parent / "further.svg").is_file()
+    assert "python -m latentwire.study further" in text
+    assert "worth having" not in text
+    assert "| 16x deep_prefix | at least 0.95 × the F1 of the text | — | — | not run |" in text
 
 
 def test_both_costs_stand_beside_every_f1(page) -> None:
