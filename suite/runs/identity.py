@@ -8,13 +8,13 @@ defaults.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import inspect
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -153,15 +153,25 @@ def run_dir(cfg: DictConfig) -> Path:
 
 def _portable(cfg: DictConfig) -> dict[str, Any]:
     """Return a tree as plain containers in which a value that refers to `paths` stands as the reference."""
-    tree = copy.deepcopy(cfg)
-    paths = tree.get("paths")
-    if isinstance(paths, DictConfig):
-        with read_write(paths), open_dict(paths):
-            for name in paths:
-                paths[name] = f"<paths.{name!s}>"
-    plain: Any = OmegaConf.to_container(tree, resolve=True)
+    paths = cfg.get("paths")
+    with _as_references(paths) if isinstance(paths, DictConfig) else nullcontext():
+        plain: Any = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     return plain
+
+
+@contextmanager
+def _as_references(paths: DictConfig) -> Iterator[None]:
+    """Let each path be its own name for a while: a copy of the whole tree would take longer than its hash."""
+    kept: Any = OmegaConf.to_container(paths, resolve=False)
+    with read_write(paths), open_dict(paths):
+        try:
+            for name in kept:
+                paths[name] = f"<paths.{name!s}>"
+            yield
+        finally:
+            for name, value in kept.items():
+                paths[name] = value
 
 
 def _which_run(directory: str) -> str:
