@@ -216,19 +216,20 @@ def source_of(files: Files, key: str, node: DictConfig) -> str | None:
     return str(Path(str(own[0])).parent) if own else OmegaConf.select(node, "source")
 
 
-def load_of(cfg: DictConfig, passages: Sequence[Passage], count: Callable[[str], int]) -> Load:
+def load_of(cfg: DictConfig, passages: Sequence[Passage], count: Callable[[list[str]], list[int]]) -> Load:
     """Return what a step reads, by the lengths of the first passages.
 
     Args:
         cfg: the whole configuration.
         passages: the training split.
-        count: text to its number of tokens.
+        count: texts to their numbers of tokens.
     """
     looked = [passages[i] for i in range(min(LOOKED, len(passages)))]
-    texts = [count(p.text) for p in looked]
+    texts = count([p.text for p in looked])
     cue = cue_text(OmegaConf.select(next(iter(cfg.lms.values())), "instruction"))
-    asked = max((count(f"{QUESTION}{q.text}\n{cue}") for p in looked for q in p.questions), default=0)
-    answer = 1 + max((count(q.answers[0]) for p in looked for q in p.questions), default=0)
+    questions = [q for p in looked for q in p.questions]
+    asked = max(count([f"{QUESTION}{q.text}\n{cue}" for q in questions]), default=0)
+    answer = 1 + max(count([q.answers[0] for q in questions]), default=0)
     slots = cfg.wire.slots or slots_for(sum(texts) / len(texts), float(cfg.wire.ratio))
     batch = int(cfg.loader.batch_size)
     parts, again = int(cfg.loader.get("accumulate", 1)), bool(OmegaConf.select(cfg, "placement.checkpointing"))
@@ -248,7 +249,7 @@ def operations_per_second(device: torch.device) -> float:
     """Return the rate of a product of two matrices, half of which a model reaches."""
     x = torch.randn(512, 512, device=device)
     x @ x
-    start, turns = time.perf_counter(), 8
+    start, turns = time.perf_counter(), 4
     for _ in range(turns):
         y = x @ x
     float(y[0, 0])  # waits for an accelerator
@@ -272,7 +273,11 @@ def line(cfg: DictConfig, passages: Sequence[Passage]) -> str:
         return f"memory: not estimated, as {', '.join(silent)} cannot be read without its weights"
     if (frozen := cfg.encoder.get("source")) is not None:
         silent.append(str(frozen))
-    load = load_of(cfg, passages, lambda text: len(tokenizers[0](text, add_special_tokens=False)["input_ids"]))
+
+    def count(texts: list[str]) -> list[int]:
+        return [len(ids) for ids in tokenizers[0](texts, add_special_tokens=False)["input_ids"]] if texts else []
+
+    load = load_of(cfg, passages, count)
     trained = trained_weights(cfg, models)
     found = estimate(models, load, trained)
     kind = "cuda" if str(cfg.trainer.accelerator) in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu"

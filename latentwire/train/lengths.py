@@ -60,8 +60,10 @@ def lengths(passages: Sequence[Passage], encoder: Encoder, lms: Mapping[str, Fro
     for i in range(0, len(looked), AT_ONCE):
         texts += map(len, encoder.all_ids([p.text for p in looked[i : i + AT_ONCE]]))
     asked = [q.answers[0] for p in looked for q in p.questions if not is_continuation(q)]
-    counted = [[1 + len(ids) for ids in lm.style.encode_all(asked)] for lm in lms.values()]
-    answers = [max(each) for each in zip(*counted, strict=True)]
+    different = list(dict.fromkeys(asked))
+    counted = [[1 + len(ids) for ids in lm.style.encode_all(different)] for lm in lms.values()]
+    of = dict(zip(different, (max(each) for each in zip(*counted, strict=True)), strict=True))
+    answers = [of[answer] for answer in asked]
     over = [n - encoder.max_tokens for n in texts if n > encoder.max_tokens]
     return Lengths(
         len(texts),

@@ -90,7 +90,11 @@ def test_nothing_is_loaded_before_it_is_said(tmp_path: Path, monkeypatch: pytest
 def test_lengths_are_taken_from_the_passages(tmp_path: Path) -> None:
     question = Question("q", "x" * 40, ("y" * 11,), "kind")
     passages = [Passage("p", "z" * n, (question,), "p", None) for n in (200, 400)]
-    found = footprint.load_of(config(tmp_path, "wire.slots=null", "wire.ratio=5", "loader.batch_size=3"), passages, len)
+    found = footprint.load_of(
+        config(tmp_path, "wire.slots=null", "wire.ratio=5", "loader.batch_size=3"),
+        passages,
+        lambda texts: [len(t) for t in texts],
+    )
     assert found == footprint.Load(3, 6, 400, len("Question: \nAnswer:") + 40 + 11, 12, 60)
 
 
