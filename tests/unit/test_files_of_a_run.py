@@ -1,4 +1,4 @@
-"""A folder that is called by a run's hash holds the result of that run: another one is refused, wherever it is read."""
+"""What is read of a run is what it wrote: the result of another run, or bytes that are no text, are refused by name."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from callbacks.errors import UserError
+from callbacks.run.history import HISTORY
+from suite.report.data import read_table
 from suite.runs.ledger import write_json
 from suite.runs.provenance import RESULT, read_result
 
@@ -26,3 +28,10 @@ def test_a_run_may_be_kept_under_any_name_that_is_no_hash(tmp_path: Path) -> Non
     for name in ("best wire", f"{OWN}.old-1", OTHER):
         write_json(tmp_path / name / RESULT, {"hash": OTHER, "status": "finished"})
         assert read_result(tmp_path / name)["hash"] == OTHER
+
+
+def test_a_table_that_is_no_text_is_refused_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / HISTORY.name
+    path.write_bytes(HISTORY.header.encode() + b"1,0,loss,\xff\n")
+    with pytest.raises(UserError, match=HISTORY.name):
+        read_table(path, HISTORY)
