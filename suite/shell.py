@@ -133,6 +133,11 @@ def assemble(
     return build_trainer(cfg, run, [pipeline, *others], tags), pipeline
 
 
+_QUIET: Any = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+# What Lightning alone can read, with an example.
+_EXAMPLES = {"max_time": "max_time={hours:12}", "profiler": "profiler=simple"}
+
+
 def judge_trainer(cfg: DictConfig) -> None:
     """Refuse a device, strategy or precision that Lightning's Trainer does not have here, before data are read.
 
@@ -148,7 +153,7 @@ def judge_trainer(cfg: DictConfig) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            L.Trainer(**options, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+            L.Trainer(**options, **_QUIET)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         keys = ", ".join(f"trainer.{key}={value}" for key, value in options.items())
         raise UserError(
@@ -157,6 +162,14 @@ def judge_trainer(cfg: DictConfig) -> None:
             "options that Lightning's Trainer takes together on this machine",
             "set trainer.accelerator=auto trainer.devices=1 trainer.strategy=auto trainer.precision=32-true",
         ) from error
+    for key, example in _EXAMPLES.items():
+        try:
+            if node.get(key) is not None:
+                L.Trainer(**{key: node[key]}, accelerator="cpu", **_QUIET)
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            found = f"{node[key]}: {' '.join(str(error).split())[:300]}"
+            remedy = f"type +trainer.{example}, or leave it out"
+            raise UserError(f"trainer.{key}", found, "what Lightning's Trainer takes", remedy) from error
 
 
 def judge_optimizer(cfg: DictConfig) -> None:
@@ -311,13 +324,26 @@ def configure_optimizer(
         rate = group_lr.get(name, group_lr.get(name.partition(":")[0]))
         options.append({"params": params, "name": name, **({} if rate is None else {"lr": rate})})
     built = optimizer(options)
-    trainer.fit_loop.setup_data()  # now the length of an epoch is known
+    _know_the_epoch(trainer)
     per_epoch = max(1, int(trainer.num_training_batches))
     epochs = trainer.max_epochs or -1
     if epochs < 1:  # training is measured in steps alone
         epochs = -(-max(1, trainer.max_steps) // per_epoch)
     schedule = lr_schedule(built, per_epoch, epochs)
     return {"optimizer": built, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _know_the_epoch(trainer: L.Trainer) -> None:
+    """Let the trainer count the batches of an epoch. Raises UserError for a validation that no epoch would reach."""
+    try:
+        trainer.fit_loop.setup_data()
+    except ValueError as error:
+        every = trainer.val_check_interval
+        if not isinstance(every, int) or every <= trainer.num_training_batches:
+            raise
+        found = f"{every}: an epoch has {trainer.num_training_batches} batches"
+        remedy = "set trainer.check_val_every_n_epoch=1 without it: a validation after every epoch"
+        raise UserError("trainer.val_check_interval", found, "as many as an epoch has, or fewer", remedy) from error
 
 
 @contextmanager

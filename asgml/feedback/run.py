@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +11,7 @@ from omegaconf import DictConfig
 from asgml.data.ranges import BatchSize, Pixels
 from asgml.feedback.about import ABOUT
 from asgml.model.variants import ContextName, VariantName
-from callbacks.ranges import MANY, Bounds, Count, Layers, NonNegative, Positive, Rate, Share, Steps, Workers
+from callbacks.ranges import GREAT, MANY, Bounds, Count, Layers, NonNegative, Positive, Rate, Share, Steps, Workers
 from suite.config.check import Common
 from suite.config.wording import Part
 from suite.runs.job import Run
@@ -27,7 +26,7 @@ PROGRAM_NAME = "asgml.feedback"
 Loops = Annotated[int, Bounds("1 to 100 loops (feedback=false has none)", ge=1, le=100, example=3)]
 Heads = Annotated[int, Bounds("a whole number from 1 to a billion", ge=1, le=MANY, example=4)]
 AdapterWeight = Annotated[float, Bounds("a share from 0 to 1", ge=0, le=1, example=0.1)]
-LogitScale = Annotated[float, Bounds("a finite number above 0", gt=0, lt=inf, example=100)]
+LogitScale = Annotated[float, Bounds("a finite number above 0, 1e18 at most", gt=0, le=GREAT, example=100)]
 
 
 @dataclass

@@ -15,7 +15,7 @@ from asgml.methods.shared.confidence import confidence, scores
 from asgml.methods.shared.losses import cross_entropy
 from asgml.methods.shared.presence import has
 from asgml.model.modality_dict import ModalityDict
-from callbacks.ranges import NOT_EMPTY, Count, NonNegative, Positive, Share, Width
+from callbacks.ranges import NOT_EMPTY, Bounds, Count, NonNegative, Positive, Share, Width
 
 
 class Boosted(nn.Module):
@@ -104,7 +104,7 @@ class AUG(Method):
     sigma: Positive = 1.0
     tau: NonNegative = 0.01
     width: Width = 256
-    most: Count = 10
+    most: Annotated[int, Bounds("1 to 1000 classifiers", ge=1, le=1000)] = 10
     weights: Annotated[dict[str, Positive], NOT_EMPTY] | None = None
     _heads: dict[str, Boosted] = field(default_factory=dict, init=False, repr=False)
     # [sum over steps of the confidence, steps] of this epoch

@@ -76,11 +76,14 @@ def check_trainer(cfg: DictConfig) -> None:
         if node is not None and key in node and (neutral is None or node[key] != neutral):
             raise UserError(f"trainer.{key}", str(node[key]), expected, remedy.format(found=node[key]))
     if node is not None:
-        _refuse_without_validation(node)
+        _refuse_idle(node)
 
 
-def _refuse_without_validation(node: DictConfig) -> None:
-    """Refuse a training that ends before its first validation, which would be told when it has ended."""
+def _refuse_idle(node: DictConfig) -> None:
+    """Refuse a training without a step, or one that ends before its first validation."""
+    if node.get("limit_train_batches") == 0:
+        remedy = "leave it out; asgml.evaluate and latentwire.evaluate score a finished run"
+        raise UserError("trainer.limit_train_batches", "0: no training", "at least one batch of an epoch", remedy)
     epochs, every = node.get("max_epochs"), node.get("check_val_every_n_epoch")
     expected = "at least one validation, to select the best moment"
     if node.get("limit_val_batches") == 0:

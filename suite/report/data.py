@@ -7,6 +7,7 @@ that does not parse is a `UserError` that names the file and the line.
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -154,7 +155,10 @@ def read_table(path: Path, file: RunFile) -> tuple[pd.DataFrame | None, str]:
     """
     if not path.is_file():
         return None, ""
-    text, note = path.read_text(encoding="utf-8"), ""
+    try:
+        text, note = path.read_text(encoding="utf-8"), ""
+    except UnicodeDecodeError as error:
+        raise UserError(str(path), f"damaged: {error.reason}", "UTF-8 text", f"rm {shlex.quote(str(path))}") from error
     if text and not text.endswith("\n"):
         text, note = text[: text.rfind("\n") + 1], f"{path.name}: the last line is incomplete and left out"
     header, _, body = text.partition("\n")

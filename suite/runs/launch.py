@@ -287,7 +287,7 @@ class _JobRunner:
 
 def _before_overrides(arguments: list[str], args: argparse.Namespace, more: Sequence[str]) -> list[str]:
     """Return the command line with more overrides before the user's own, which then win."""
-    place = arguments.index(args.overrides[0]) if args.overrides else len(arguments)
+    place = arguments.index(args.overrides[0]) if args.overrides else 0  # behind --info they would be its value
     return [*arguments[:place], *more, *arguments[place:]]
 
 

@@ -7,6 +7,7 @@ at once: that takes no class of any part, and so neither torch nor Lightning.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,7 +205,12 @@ def _expand(composer: Composer, master: DictConfig) -> list[list[str]]:
         if override.is_sweep_override() and not override.is_discrete_sweep():
             remedy = f"list the values: {override.key_or_group}=1,2,3"
             raise UserError(override.input_line or "", "an interval", "values to enumerate", remedy)
-    return BasicSweeper.split_arguments(parsed, None)[0]
+    jobs = BasicSweeper.split_arguments(parsed, None)[0]
+    if not jobs:
+        empty = next(o for o in parsed if o.is_sweep_override() and not list(o.sweep_string_iterator()))
+        line, key = empty.input_line or "", empty.key_or_group
+        raise UserError(line, "a sweep over nothing", "one value or more", f"list them: {key}=1,2,3")
+    return jobs
 
 
 def _mode(overrides: Sequence[str]) -> str | None:
@@ -220,6 +226,11 @@ def refuse_other_configs(args: argparse.Namespace, program: str) -> None:
                 f"the program's own config, {program}.yaml",
                 "put your own YAML files into a folder and add it: --config-dir FOLDER",
             )
+    if args.resolve and not args.cfg:
+        raise UserError("--resolve", "nothing to show", "--cfg job --resolve", "add --cfg job, or leave --resolve out")
+    if args.shell_completion and not args.overrides and "COMP_LINE" not in os.environ:
+        expected = "install=SHELL, uninstall=SHELL or query=SHELL behind it"
+        raise UserError("--shell-completion", "nothing to do", expected, "type --shell-completion install=bash")
 
 
 def extra_dirs(args: argparse.Namespace) -> list[Path]:

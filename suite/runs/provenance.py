@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,17 +13,26 @@ from omegaconf import DictConfig
 from callbacks.errors import UserError
 from callbacks.files.sealed import read_json
 from callbacks.run.inputs import differing
-from suite.runs.identity import config_hash, fingerprints
+from suite.runs.identity import HASH, config_hash, fingerprints
 from suite.runs.inputs import all_files, changed_code, code, given_files
 
 RESULT, CONFIG = "result.json", "config.yaml"  # of a run
 
 
 def read_result(folder: Path) -> dict[str, Any]:
-    """Read a run directory's `result.json`; {} when there is none. Raises UserError for a damaged one."""
-    path = folder / RESULT
-    remedy = f"rm {path}, then give the run's command again: it goes on from its last checkpoint"
-    return read_json(path, "one JSON object as it was written", remedy) if path.is_file() else {}
+    """Read a run directory's `result.json`; {} when there is none.
+
+    Raises:
+        UserError: a damaged one, or that of another run: a folder that is called by a hash holds the run of that hash.
+    """
+    path, own = folder / RESULT, folder.resolve().name
+    remedy = f"rm {shlex.quote(str(path))}, then give the run's command again: it goes on from its last checkpoint"
+    if not path.is_file():
+        return {}
+    result = read_json(path, "one JSON object as it was written", remedy)
+    if re.fullmatch(HASH, own) and (other := result.get("hash", own)) != own:
+        raise UserError(str(path), f"the result of another run, {other}", f"that of run {own}", remedy)
+    return result
 
 
 def provenance(cfg: DictConfig) -> dict[str, Any]:

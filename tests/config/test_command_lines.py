@@ -10,6 +10,7 @@ from hydra._internal.utils import get_args_parser
 from asgml import run as asgml
 from callbacks.errors import UserError
 from latentwire import run as latentwire
+from suite.runs.launch import launch
 from suite.runs.planned import PlannedJobs
 from suite.runs.planning import composed, judged
 
@@ -42,3 +43,29 @@ def test_a_run_that_is_bounded_by_its_steps_alone_is_foreseen():
     """`trainer.max_epochs=null trainer.max_steps=10 plan=true`."""
     jobs = planned("latentwire", latentwire, "trainer.max_epochs=null", "trainer.max_steps=10")
     assert latentwire.foresee(jobs.jobs[0].cfg)["steps"] == "10 at most"
+
+
+@pytest.mark.parametrize(
+    ("line", "where", "remedy"),
+    [
+        (["hydra.mode=MULTIRUN", "seed=range(0,0)"], "seed=range(0,0)", "list them: seed=1,2,3"),
+        (["+trainer.max_time=soon"], "trainer.max_time", "type +trainer.max_time={hours:12}"),
+        (["+trainer.max_time={years:1}"], "trainer.max_time", "type +trainer.max_time={hours:12}"),
+        (["+trainer.profiler=nothing"], "trainer.profiler", "type +trainer.profiler=simple"),
+    ],
+)
+def test_what_only_a_library_can_read_is_refused_with_an_example_that_it_reads(line, where, remedy):
+    with pytest.raises(UserError) as error:
+        planned("asgml", asgml, *FEATURES, *line)
+    assert error.value.where == where
+    assert error.value.remedy.startswith(remedy)
+    typed = error.value.remedy.partition(", or")[0].split()[-1]
+    planned("asgml", asgml, "experiment=cremad_mini", *line[:-1], typed)
+
+
+@pytest.mark.parametrize("flags", [["--resolve"], ["--shell-completion"]])
+def test_a_flag_that_does_nothing_alone_is_refused(flags, capsys):
+    with pytest.raises(SystemExit) as end:
+        launch("asgml", asgml.train, argv=[*FEATURES, *flags] if flags == ["--resolve"] else flags)
+    assert end.value.code == UserError.EXIT_CODE
+    assert flags[0] in capsys.readouterr().err

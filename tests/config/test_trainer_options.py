@@ -63,6 +63,12 @@ def test_a_training_without_validation_is_refused_before_it_begins(
     check_trainer(composer.compose([*LINE, *typed[: len(remedy)], *remedy]))
 
 
+def test_a_training_without_a_step_is_refused_before_it_begins(composer: Composer) -> None:
+    for none in ("0", "0.0"):
+        with pytest.raises(UserError, match="at least one batch"):
+            check_trainer(composer.compose([*LINE, f"+trainer.limit_train_batches={none}"]))
+
+
 def test_validation_within_the_first_epoch_is_one(composer: Composer) -> None:
     within = ["trainer.max_epochs=1", "trainer.check_val_every_n_epoch=4", "+trainer.val_check_interval=2"]
     check_trainer(composer.compose([*LINE, *within]))

@@ -205,7 +205,7 @@ def test_a_damaged_checkpoint_is_not_evaluated(damage: Damage, tmp_path: Path, t
 
 def test_a_run_with_its_only_evaluation_beside_its_result_can_be_asked(tmp_path: Path, trained: Path) -> None:
     """As runs of earlier versions lie: another name, the numbers in the result and the answers beside it."""
-    old = tmp_path / "runs" / "pocket_smoke" / "0123456789ab"
+    old = tmp_path / "runs" / "pocket_smoke" / "of_an_earlier_version"
     shutil.copytree(trained, old, ignore=shutil.ignore_patterns("evaluations"))
     result = read_result(old)
     answers = trained / "evaluations" / result.pop("evaluation") / "predictions.jsonl"
