@@ -30,7 +30,8 @@ from omegaconf import DictConfig, open_dict
 from suite.config.check import check
 from suite.runs.command import command, command_parser, split_config_dirs
 from suite.runs.evaluations import evaluation_identity, inputs_unchanged, keep, kept
-from suite.runs.finished import EVALUATIONS, changed, digest_of, require_finished
+from suite.runs.fingerprint import digest_of
+from suite.runs.finished import EVALUATIONS, changed, require_finished
 from suite.runs.lock import held
 
 if TYPE_CHECKING:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from torch import Tensor
 
 from asgml.data.dataset import MultimodalDataset
 from asgml.data.preprocessing import FILE, Preprocessing
@@ -27,6 +29,8 @@ from suite.loader import EpochBatches, ResumableLoader
 from suite.runs.finished import read_config, require_finished, stored_checkpoint
 from suite.runs.identity import fingerprints
 from suite.runs.inputs import default_of, given_files
+from suite.runs.provenance import CONFIG
+from suite.runs.written import refuse_other_file
 from suite.shell import inference_trainer
 
 AGAIN = "repeat the run's command with resume=never"
@@ -79,10 +83,25 @@ def restore(run_dir: Path, which: str = "best") -> Restored:
     end = saved if which == "last" else read_checkpoint(stored_checkpoint(run_dir, LAST.partition(".")[0]), AGAIN)
     for name, state in end["callbacks"]["StepPipeline"]["stages"]["modulation"]["methods"].items():
         module.methods[name].load_state(state)
+    _require_fit(module, saved["state_dict"], run_dir)
     module.load_state_dict(saved["state_dict"])
     if which == "last":
         _require_own_statistics(cfg, module, path)
     return Restored(run_dir, cfg, result, data, module.eval(), which)
+
+
+def _require_fit(module: Finished, weights: Mapping[str, Tensor], run_dir: Path) -> None:
+    """Refuse weights that are not those of the network that the configuration describes."""
+    own = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    theirs = {name: tuple(value.shape) for name, value in weights.items()}
+    name = next((n for n in sorted({*own, *theirs}) if own.get(n) != theirs.get(n)), None)
+    if name is not None:
+        raise UserError(
+            str(run_dir / CONFIG),
+            f"a network with {name} {own.get(name, 'absent')}",
+            f"that of the run's weights, {theirs.get(name, 'absent')}: the configuration as the run wrote it",
+            AGAIN,
+        )
 
 
 def _require_own_statistics(cfg: DictConfig, module: Finished, path: Path) -> None:
@@ -126,6 +145,7 @@ def preprocessing_of(run_dir: Path, cfg: DictConfig, result: dict[str, Any]) -> 
         UserError: a damaged file, or training data that are not there or not those of the run.
     """
     if (run_dir / FILE).is_file():
+        refuse_other_file(run_dir / FILE, result, AGAIN)
         return Preprocessing.read(run_dir / FILE, AGAIN)
     where = f"{run_dir} has no {FILE}, and its training data"
     refuse_other_inputs(result.get("inputs"), fingerprints(cfg, given_files(cfg)), where, AGAIN)

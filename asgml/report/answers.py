@@ -11,6 +11,7 @@ import numpy as np
 from callbacks.errors import UserError
 from callbacks.files.sealed import check_archive
 from suite.report.data import RunRecord
+from suite.runs.written import refuse_other_file
 
 TEST = 2  # the test split's code in predictions.npz, see asgml.train.predictions
 
@@ -55,6 +56,7 @@ def read_answers(run: RunRecord) -> SampleAnswers | None:
     path = run.path / "predictions_best.npz"
     if not path.is_file():
         return None
+    refuse_other_file(path, run.result)
     expected, remedy = "predictions as the run wrote them", f"rm {path}; the report then leaves them out"
     check_archive(path, expected, remedy)
     try:

@@ -15,6 +15,8 @@ from asgml.restore import AGAIN, config_of
 from callbacks.errors import UserError
 from callbacks.run.stored import read_checkpoint
 from suite.runs.finished import require_finished, stored_checkpoint
+from suite.runs.provenance import read_result
+from suite.runs.written import refuse_other_file
 
 PARTS = ("encoders", "heads", "fusion")
 KEY = "init.weights"
@@ -67,6 +69,7 @@ def seen_before(cfg: DictConfig) -> list[Seen | None]:
     if cfg.get("init") is None:
         return []
     run_dir = Path(str(cfg.init.weights)).expanduser()
+    refuse_other_file(run_dir / FILE, read_result(run_dir), AGAIN)
     return [Preprocessing.read(run_dir / FILE, AGAIN).seen if (run_dir / FILE).is_file() else None]
 
 

@@ -16,7 +16,8 @@ from callbacks.files.sealed import read_json, read_text
 from suite.report.data import RunRecord
 from suite.report.frames import Configuration
 from suite.report.summary import N_BOOT
-from suite.runs.finished import ASKED, EVALUATIONS, digest_of
+from suite.runs.fingerprint import digest_of
+from suite.runs.finished import ASKED, EVALUATIONS
 from suite.runs.provenance import RESULT
 from suite.statistics import hierarchical_bootstrap, mean_interval
 

@@ -30,7 +30,8 @@ from latentwire.wire import LatentWire
 from suite.config.instantiate import build_node
 from suite.report import markdown
 from suite.runs import record
-from suite.runs.finished import ASKED, EVALUATIONS, digest_of
+from suite.runs.fingerprint import digest_of
+from suite.runs.finished import ASKED, EVALUATIONS
 from suite.runs.identity import AFTERWARDS, evaluation_hash
 from suite.runs.ledger import jsonable, write_json
 from suite.runs.provenance import RESULT

@@ -76,7 +76,17 @@ def check_trainer(cfg: DictConfig) -> None:
         if node is not None and key in node and (neutral is None or node[key] != neutral):
             raise UserError(f"trainer.{key}", str(node[key]), expected, remedy.format(found=node[key]))
     if node is not None:
+        _refuse_endless(node)
         _refuse_idle(node)
+
+
+def _refuse_endless(node: DictConfig) -> None:
+    """Refuse a training that nothing ends, or that ends after the thousand epochs of which nobody has spoken."""
+    unset = all(node.get(key) in (None, -1) for key in ("max_epochs", "max_steps"))
+    if "max_epochs" in node and unset and node.get("max_time") is None:
+        found = f"{node.get('max_epochs')}, and trainer.max_steps={node.get('max_steps')}"
+        remedy = "set trainer.max_epochs=100; early_stopping may end it before"
+        raise UserError("trainer.max_epochs", found, "an end of training", remedy)
 
 
 def _refuse_idle(node: DictConfig) -> None:

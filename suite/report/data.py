@@ -24,6 +24,7 @@ from callbacks.files.sealed import read_text
 from callbacks.run.history import ACTIONS, EVENTS, HISTORY, TIMELINE, RunFile
 from suite.runs.ledger import FILE_NAME, Ledger
 from suite.runs.provenance import CONFIG, RESULT, read_result
+from suite.runs.written import refuse_other_file
 
 STATUSES = ("finished", "failed", "stopped", "running")
 
@@ -140,6 +141,7 @@ class RunRecord:
 
     def _table(self, file: RunFile) -> pd.DataFrame | None:
         """Read a file; of records with the same key the last one counts."""
+        refuse_other_file(self.path / file.name, self.result)
         frame, note = read_table(self.path / file.name, file)
         self.notes += [note] if note else []
         if frame is None:

@@ -12,7 +12,7 @@ from typing import Any
 from callbacks.errors import UserError
 from callbacks.files.sealed import read_json
 from suite.runs import record
-from suite.runs.finished import digest_of
+from suite.runs.fingerprint import digest_of
 from suite.runs.ledger import write_json
 
 MANIFEST, WEIGHTS = "export.json", "weights.safetensors"

@@ -70,7 +70,7 @@ class Fingerprints:
         if known is not None and known[0] == mark:
             return {**entry, "sha256": known[1]}
         before = time.time_ns()
-        digests = [_sha256(p) for p in files]
+        digests = [digest_of(p) for p in files]
         lines = "".join(f"{p.name} {digest}\n" for p, digest in zip(files, digests))
         digest = hashlib.sha256(lines.encode()).hexdigest() if several else digests[0]
         if max(max(s.st_mtime_ns, s.st_ctime_ns) for s in stats) < before - TICK_NS:
@@ -89,6 +89,7 @@ def digests(fingerprints: Mapping[str, Fingerprint]) -> dict[str, str]:
     return {role: entry["sha256"] for role, entry in fingerprints.items()}
 
 
-def _sha256(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

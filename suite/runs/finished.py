@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -213,9 +212,3 @@ def referring(cfg: DictConfig) -> DictConfig:
 
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     return OmegaConf.create({key: value if key == "paths" else referred(value) for key, value in plain.items()})
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -39,6 +39,7 @@ from suite.runs.provenance import (
     remarks,
 )
 from suite.runs.stopping import sigterm_exits
+from suite.runs.written import WRITTEN, written
 
 CHECKPOINTS = "checkpoints"  # the folder of a run's checkpoints, named in `callbacks.run.stored`
 
@@ -188,6 +189,7 @@ def _attempt(cfg: DictConfig, program: str, task: Task, run: Run, made_of: dict[
             result = task(cfg, run)
             row.update(_checked(result, row))
             row["inputs"] = inputs_read(cfg, run.earlier, made_of["inputs"])
+            row[WRITTEN] = written(run.dir)
     except BaseException as error:  # noqa: BLE001 (the row is written whatever ended the job)
         trace = traceback.format_exc()
         outcome.ended_by(error)

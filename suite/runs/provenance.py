@@ -27,6 +27,8 @@ def read_result(folder: Path) -> dict[str, Any]:
     """
     path, own = folder / RESULT, folder.resolve().name
     remedy = f"rm {shlex.quote(str(path))}, then give the run's command again: it goes on from its last checkpoint"
+    if path.is_dir():
+        raise UserError(str(path), "a folder", "the result of a run", remedy.replace("rm ", "rm -r ", 1))
     if not path.is_file():
         return {}
     result = read_json(path, "one JSON object as it was written", remedy)

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-# of result.json: times, places and memory of the attempt that ended it
+# of result.json: times, places and memory of the attempt that ended it, and digests of files with times in them
 MEASURED = frozenset(
-    "seconds peak_memory_mb peak_cuda_mb started finished resumed versions device commit dirty sha256".split()
+    "seconds peak_memory_mb peak_cuda_mb started finished resumed versions device commit dirty sha256 written".split()
 )
 # of history.csv: what is measured of a step
 TIMED = ("time/", "memory/")

@@ -78,3 +78,13 @@ def test_what_lightning_refuses_at_the_sight_of_the_data_is_told_as_the_users(tm
     trainer = L.Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, default_root_dir=tmp_path)
     with pytest.raises(UserError, match="limit_train_batches"), closing_loggers(trainer):
         raise MisconfigurationException("0.5 * 1 < 1. Please increase the `limit_train_batches` argument.")
+
+
+@pytest.mark.parametrize("epochs", ["-1", "null"])
+def test_a_training_without_an_end_is_refused(epochs: str, composer: Composer) -> None:
+    """Lightning trains a thousand epochs where nothing is set, and for ever with -1."""
+    line = [*LINE, f"trainer.max_epochs={epochs}"]
+    with pytest.raises(UserError, match="an end of training"):
+        check_trainer(composer.compose(line))
+    check_trainer(composer.compose([*line, "trainer.max_steps=5"]))
+    check_trainer(composer.compose([*line, "+trainer.max_time=00:01:00:00"]))

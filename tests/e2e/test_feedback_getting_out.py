@@ -31,7 +31,8 @@ from asgml.feedback.restore import restore
 from callbacks.errors import UserError
 from callbacks.files.sealed import sealed_text
 from suite.config.instantiate import build_node
-from suite.runs.finished import digest_of, read_config, referring
+from suite.runs.fingerprint import digest_of
+from suite.runs.finished import read_config, referring
 from suite.runs.identity import config_hash
 from suite.runs.ledger import write_json
 from suite.runs.provenance import read_result

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from asgml_runs import config, finish, write_features
+from omegaconf import OmegaConf
 
 from asgml import evaluate as evaluating
 from asgml import predict as predicting
@@ -22,9 +23,11 @@ from asgml.evaluate import evaluate
 from asgml.export import export, load
 from asgml.export import main as export_command
 from asgml.predict import predict
+from asgml.report.answers import read_answers
 from asgml.restore import restore
 from callbacks.errors import UserError
-from suite.runs.finished import digest_of
+from suite.report.data import read_run
+from suite.runs.fingerprint import digest_of
 from suite.runs.ledger import write_json
 from suite.runs.provenance import read_result
 
@@ -332,3 +335,22 @@ def test_an_export_that_was_interrupted_before_its_parity_was_found_is_refused(e
     with pytest.raises(UserError, match="interrupted") as error:
         load(folder)
     assert "my network'" in error.value.remedy
+
+
+@pytest.mark.parametrize("name", ["predictions_best.npz", "preprocessing.safetensors"])
+def test_files_of_another_run_are_no_part_of_this_one(run: Path, tmp_path: Path, name: str) -> None:
+    """Each is intact by itself: what gives it away is the digest in this run's result."""
+    other = finish(config(run.parents[2] / "f.npz", tmp_path / "runs", "trainer.max_epochs=1", "seed=1"))
+    copied = shutil.copytree(run, tmp_path / "copied")
+    (copied / name).write_bytes((other / name).read_bytes() + b"\0" * (name == "preprocessing.safetensors"))
+    with pytest.raises(UserError, match="not what the run wrote"):
+        read_answers(read_run(copied)) if name.endswith(".npz") else restore(copied)
+
+
+def test_a_configuration_of_another_network_is_told_apart_from_the_weights(run: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(run, tmp_path / "copied")
+    cfg = OmegaConf.load(copied / "config.yaml")
+    cfg.model.encoder.dim = 2 * cfg.model.encoder.dim
+    (copied / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    with pytest.raises(UserError, match="a network with net"):
+        restore(copied)

@@ -44,8 +44,8 @@ def test_the_same_content_is_the_same_run_wherever_it_lies(tmp_path: Path) -> No
 
 def test_nothing_is_hashed_twice_and_no_change_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, read = tmp_path / "data.bin", []
-    sha256 = fingerprint._sha256
-    monkeypatch.setattr(fingerprint, "_sha256", lambda p: read.append(p) or sha256(p))
+    sha256 = fingerprint.digest_of
+    monkeypatch.setattr(fingerprint, "digest_of", lambda p: read.append(p) or sha256(p))
     monkeypatch.setattr(fingerprint, "TICK_NS", 0)
     path.write_bytes(b"one")
     store = Fingerprints(tmp_path / "cache.json")
