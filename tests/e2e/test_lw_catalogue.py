@@ -31,6 +31,7 @@ WITH: dict[str, list[str]] = {
     "encoder=lm_lora_wide": ["encoder.heads=2"],
     "adapter=affine": ["wire.d_z=16"],
     "injector=latent_adapters": ["injector.heads=2"],
+    "injector=sized_prefix": ["injector.heads=2", "injector.length=5"],
     "codec=int8": ["codec.group=8"],
     "codec=int6": ["codec.group=8"],
     "codec=int4": ["codec.group=8"],
