@@ -30,6 +30,7 @@ from latentwire.train.curriculum import Curriculum, Period, slots_for
 from latentwire.train.curriculum_stage import CurriculumStage
 from latentwire.train.lengths import lengths
 from latentwire.train.module import WireModule
+from latentwire.train.noise import Noise
 from latentwire.train.nested import Nested, budgets, refuse_unordered
 from latentwire.train.positions import check_training
 from latentwire.train.stages_check import StagesCheck, refuse_untrained
@@ -154,6 +155,13 @@ def nested_of(cfg: DictConfig) -> Nested | None:
     return None if node is None else build_node(node)
 
 
+def noise_of(cfg: DictConfig) -> Noise | None:
+    """Build what is read in training otherwise than in evaluation; None where nothing is."""
+    keys = {"sampling": "scheduled_sampling", "dropout": "slot_dropout"}
+    found = {name: build_node(cfg.loader[key]) for name, key in keys.items() if cfg.loader.get(key) is not None}
+    return Noise(int(cfg.seed), **found) if found else None
+
+
 def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:
     """Build the wire, calibrated on training texts; with `wire.from_run` encoder and codec are that run's and fixed."""
     w = cfg.wire
@@ -240,6 +248,7 @@ def build_module(
         bool(cfg.placement.shard),
         nested_of(cfg),
         int(cfg.seed),
+        noise_of(cfg),
     )
     refuse_untrained(periods, objectives, module.groups())
     return module, needs

@@ -33,6 +33,8 @@ from latentwire.train.batches import Batch
 from latentwire.train.curriculum import KINDS, Period, slots_for
 from latentwire.train.curriculum_stage import TERM, CurriculumStage
 from latentwire.train.nested import Nested
+from latentwire.train.noise import Noise
+from latentwire.train.objective_norms import ObjectiveNorms
 from latentwire.train.parts import Cut, Part
 from latentwire.train.tally import Tally
 from latentwire.wire import LatentWire
@@ -76,6 +78,7 @@ class WireModule(L.LightningModule):
         shards: whether the layers of the language models are sharded over the ranks.
         nested: law of the number of slots that a step reads; None: all.
         seed: seed of its draws.
+        noise: what is read otherwise than in evaluation; None: nothing.
     """
 
     automatic_optimization: bool
@@ -98,6 +101,7 @@ class WireModule(L.LightningModule):
         shards: bool = False,
         nested: Nested | None = None,
         seed: int = 0,
+        noise: Noise | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -108,7 +112,7 @@ class WireModule(L.LightningModule):
         self.group_lr, self.tokens = dict(group_lr), tokens
         self.teachers, self.top_k, self.max_new_tokens = dict(teachers or {}), top_k, max_new_tokens
         self.texts, self.accumulate, self.shards = list(texts), accumulate, shards
-        self.nested, self.seed = nested, seed
+        self.nested, self.seed, self.noise = nested, seed, noise
         self.metrics: dict[str, dict[str, float]] = {}
         self.sample: CollapseSample | None = None
         self.validated: validation.Scores | None = None  # all that the last validation saw
@@ -207,6 +211,8 @@ class WireModule(L.LightningModule):
         self.wire.codec.take(self.curriculum.period.codes)
         read = self.read_layout()
         coded = self.wire.latents(batch.tokens, self.layout()).first(read.slots)
+        if self.noise is not None:
+            coded = self.noise.latents(coded, batch, self._pipeline.t)
         if not any(o.needs.kinds for o in active.values()):
             return coded, {}
         return coded, {name: self.wire.prefix(coded.values, name, read) for name in self.lms}
@@ -228,7 +234,8 @@ class WireModule(L.LightningModule):
             prefix, mine = prefixes[name], part.rows[name]
             if part.rows is not batch.rows:
                 prefix, mine = pieces.narrowed(prefix, mine)
-            rows = batches.read(lm, prefix, mine, wanted)
+            instead = None if self.noise is None else self.noise.instead(lm, part, self._pipeline.t)
+            rows = batches.read(lm, prefix, mine, wanted, instead)
         teacher = self._teach(batch, part, name) if any(o.teaches for o in active.values()) else None
         latents = layout.read(values, name)[: len(batch.passages)]
         seen = Seen(
@@ -292,6 +299,9 @@ class WireModule(L.LightningModule):
         terms += tally.take(found, share, pieces.sizes(batch.rows, batch))
         if coded.loss.requires_grad:
             terms.append(tally.codec(coded.loss.float() * share.texts))
+        norms = self._pipeline.stage("objective_norms")
+        if isinstance(norms, ObjectiveNorms) and norms.due(self._pipeline.t):
+            tally.reads |= norms.measure(tally.terms, self.groups(), self.accumulate)
         # without a row on this rank its gradient is 0 and not None, as the others wait for one
         self.manual_backward(torch.stack(terms).sum() if terms else coded.values.sum() * 0.0)
         reads = means_over_ranks(tally.reads)
