@@ -30,8 +30,8 @@ from latentwire.train.curriculum import Curriculum, Period, slots_for
 from latentwire.train.curriculum_stage import CurriculumStage
 from latentwire.train.lengths import lengths
 from latentwire.train.module import WireModule
-from latentwire.train.noise import Noise
 from latentwire.train.nested import Nested, budgets, refuse_unordered
+from latentwire.train.noise import Noise
 from latentwire.train.positions import check_training
 from latentwire.train.stages_check import StagesCheck, refuse_untrained
 from latentwire.wire import LatentWire
@@ -155,11 +155,12 @@ def nested_of(cfg: DictConfig) -> Nested | None:
     return None if node is None else build_node(node)
 
 
-def noise_of(cfg: DictConfig) -> Noise | None:
+def noise_of(cfg: DictConfig, objectives: Mapping[str, Objective]) -> Noise | None:
     """Build what is read in training otherwise than in evaluation; None where nothing is."""
     keys = {"sampling": "scheduled_sampling", "dropout": "slot_dropout"}
     found = {name: build_node(cfg.loader[key]) for name, key in keys.items() if cfg.loader.get(key) is not None}
-    return Noise(int(cfg.seed), **found) if found else None
+    masked = max(o.masked for o in objectives.values())
+    return Noise(int(cfg.seed), masked=masked, **found) if found or masked else None
 
 
 def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:
@@ -248,7 +249,7 @@ def build_module(
         bool(cfg.placement.shard),
         nested_of(cfg),
         int(cfg.seed),
-        noise_of(cfg),
+        noise_of(cfg, objectives),
     )
     refuse_untrained(periods, objectives, module.groups())
     return module, needs

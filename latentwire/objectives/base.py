@@ -146,6 +146,7 @@ class Objective(nn.Module):
         reaches: kinds of parameter groups that its gradient reaches, beside its own parameters. The audit holds it to
             this: a group that no objective of a stage reaches needs no gradient there, every other one does.
         likelihood: whether its loss is a mean negative log-probability of tokens, in nats.
+        masked: share of the tokens of `text` rows that are read as masks.
         places: whether it holds each slot to the part of a text where it stands, as no prefix of a message can be.
         observes: names of the metrics in `ObjectiveOutput.observed`, which gates and criteria of stages may read.
         observed_over: what such a metric is a mean over, where that is not `mean_over`.
@@ -158,6 +159,7 @@ class Objective(nn.Module):
     teaches = False
     likelihood = False
     places = False
+    masked: float = 0.0
     reaches: frozenset[str] = READING
     observes: tuple[str, ...] = ()
     observed_over: Mapping[str, str] = {}

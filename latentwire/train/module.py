@@ -23,6 +23,7 @@ from latentwire.encoders.slots import LatentLayout
 from latentwire.examples import prompt_of
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
+from latentwire.lm.lora import dropping
 from latentwire.lm.results import AnswerLogprobs
 from latentwire.lm.sharding import shard
 from latentwire.objectives.base import Objective, ObjectiveOutput, RowKind, Seen, TopK
@@ -234,7 +235,7 @@ class WireModule(L.LightningModule):
             prefix, mine = prefixes[name], part.rows[name]
             if part.rows is not batch.rows:
                 prefix, mine = pieces.narrowed(prefix, mine)
-            instead = None if self.noise is None else self.noise.instead(lm, part, self._pipeline.t)
+            instead = None if self.noise is None else self.noise.instead(name, lm, batch, part, self._pipeline.t)
             rows = batches.read(lm, prefix, mine, wanted, instead)
         teacher = self._teach(batch, part, name) if any(o.teaches for o in active.values()) else None
         latents = layout.read(values, name)[: len(batch.passages)]
@@ -273,6 +274,10 @@ class WireModule(L.LightningModule):
 
     # -- training
     def training_step(self, batch: Batch, batch_idx: int) -> None:
+        with dropping(self.lms.values()):
+            self._step(batch)
+
+    def _step(self, batch: Batch) -> None:
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
         if self.curriculum.period.batch_size is not None:

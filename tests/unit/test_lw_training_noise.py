@@ -15,8 +15,9 @@ from torch import Tensor
 
 from callbacks.errors import UserError
 from latentwire.lm.layout import Prefix
-from latentwire.run import judge
+from latentwire.train import parts as pieces
 from latentwire.train.batches import Rows
+from latentwire.train.parts import Part
 from latentwire.train.sampling import ScheduledSampling
 from latentwire.train.slot_dropout import SlotDropout
 
@@ -79,8 +80,33 @@ def test_tokens_that_are_read_are_the_models_own_and_scores_are_of_gold_ones() -
     assert np.abs(share[differs] - 0.3).max() < 0.12
 
 
+# -- masked reconstruction
+def test_masked_reconstruction_reads_a_share_of_the_text_and_scores_all_of_it(tmp_path: Path) -> None:
+    more = ["objective=[answer_ce,masked_reconstruction]", "objectives.masked_reconstruction.share=0.99"]
+    cfg = config(tmp_path, *SHORT, *more)
+    parts = prepare(cfg)
+    module: Any = parts.module
+    batch = parts.train.dataset.__getitems__([(i, 0) for i in range(3)])  # type: ignore[attr-defined]
+    lm, name = module.lms["tiny_llama"], "tiny_llama"
+    whole, (first, second) = Part(batch.asked, batch.rows), pieces.parts(batch, 2)
+    rows = batch.rows[name]["text"]
+    read = module.noise.instead(name, lm, batch, whole, 0)(Prefix(), {"text": rows})["text"]
+    halves = [module.noise.instead(name, lm, batch, p, 0)(Prefix(), p.rows[name])["text"] for p in (first, second)]
+    assert read == [*halves[0], *halves[1]]
+    hidden = [[a == lm.style.eos for a in ids[:-1]] for ids in read]
+    assert np.mean([x for row in hidden for x in row]) > 0.95
+    for ids, gold in zip(read, rows.answer, strict=True):
+        assert all(a in (b, lm.style.eos) for a, b in zip(ids, gold, strict=True))
+        assert ids[-1] == gold[-1]
+    fit(cfg)
+    lost = history(cfg, "train/loss/masked_reconstruction")
+    plain = config(tmp_path, *SHORT, "objective=[answer_ce,text_reconstruction]", runs="plain")
+    fit(plain)
+    assert lost[0] != history(plain, "train/loss/text_reconstruction")[0]
+
+
 # -- slot dropout
-def test_slots_are_missed_by_the_law_and_never_all(tmp_path: Path) -> None:
+def test_slots_are_missed_by_the_law_and_never_all() -> None:
     law = SlotDropout(first=0.5, last=0.85, steps=10)
     assert [law.keep(t) for t in (0, 5, 10, 1000)] == pytest.approx([0.5, 0.675, 0.85, 0.85])
     for t in (0, 10):
@@ -90,8 +116,6 @@ def test_slots_are_missed_by_the_law_and_never_all(tmp_path: Path) -> None:
         assert torch.equal(kept, law.kept([(0, n, 0) for n in range(500)], 8, seed=3, t=t))
         assert torch.equal(kept[7:9], law.kept([(0, 7, 0), (0, 8, 0)], 8, seed=3, t=t))  # no neighbour matters
     assert bool(SlotDropout(first=0.001, last=0.001).kept([(0, n, 0) for n in range(300)], 3, 0, 0).any(1).all())
-    with pytest.raises(UserError, match=r"slot_dropout\.last[\s\S]*below 1"):
-        judge(config(tmp_path, "curriculum=slot_dropout", "loader.slot_dropout.last=1.0"))
 
 
 def test_a_run_with_slot_dropout_resumes_and_validates_on_whole_messages(tmp_path: Path) -> None:
