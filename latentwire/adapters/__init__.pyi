@@ -6,3 +6,4 @@ from .linear import LinearAdapter as LinearAdapter
 from .mixture import MixtureAdapter as MixtureAdapter
 from .mlp import MLPAdapter as MLPAdapter
 from .refiner import RefinerAdapter as RefinerAdapter
+from .whitened import WhitenedAdapter as WhitenedAdapter
