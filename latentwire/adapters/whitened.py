@@ -65,7 +65,7 @@ class WhitenedAdapter(Adapter):
         variance = variance.clamp(min=max(LEAST * float(variance.mean()), 1e-12))
         root, back = ((axes * variance.pow(power)) @ axes.T for power in (-0.5, 0.5))
         weight, own = self.linear.weight.double(), self.root.double()
-        self.linear.bias += (weight @ own @ (mean - self.mean)).to(self.linear.bias)
+        self.linear.bias.add_(weight @ own @ (mean - self.mean))
         self.linear.weight.copy_(weight @ own @ back)
         self.mean.copy_(mean)
         self.root.copy_(root)

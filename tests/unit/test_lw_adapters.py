@@ -178,7 +178,7 @@ def test_a_slot_modulates_itself_where_it_is_asked_to() -> None:
 @pytest.mark.parametrize("by", ["channels", "directions"])
 def test_whitening_standardises_the_slots_and_leaves_the_map_as_it_was(by) -> None:
     g = torch.Generator().manual_seed(2)
-    z = torch.randn(50, 8, D, generator=g) @ torch.randn(D, D, generator=g) + 3.0
+    z = torch.randn(50, 8, D, generator=g) @ (torch.eye(D) + 0.15 * torch.randn(D, D, generator=g)) + 3.0
     adapter = WhitenedAdapter(D, D, 1.0, by=by, calibration="none").eval()
     before = adapter.raw(z)
     adapter.calibrate(z)
