@@ -204,7 +204,8 @@ def reader_shape(
     fewest = [min((n for n in counts if n > 0), default=0) for counts in per_slice]
     chunks = tuple(-(-longest // n) if n else 0 for n in fewest)
     injector = wire.injectors[name]
-    return ReaderShape(lm.d_model, injector.adapter.d_out, injector.embeds, chunks, injector.has_states)
+    penalised = injector.adapter.penalty() is not None
+    return ReaderShape(lm.d_model, injector.adapter.d_out, injector.embeds, chunks, injector.has_states, penalised)
 
 
 def build_module(

@@ -16,6 +16,7 @@ from .matching import TextContrast as TextContrast
 from .matching import TokenAlignment as TokenAlignment
 from .meaning import AnswerEmbedding as AnswerEmbedding
 from .reconstruction import EmbeddingReconstruction as EmbeddingReconstruction
+from .scale import AdapterL2 as AdapterL2
 from .scale import LatentScale as LatentScale
 from .shape import AnswerLength as AnswerLength
 from .shape import FirstTokenEntropy as FirstTokenEntropy

@@ -92,6 +92,7 @@ class ReaderShape:
         states: whether latents become states of its layers (`deep_prefix`).
         chunks: largest number of its tokens per slot, over all stages, for each slice that it reads: the shared slots,
             then its own; 0 for a slice without slots.
+        penalised: whether its adapter has a penalty of its own (`Adapter.penalty`).
     """
 
     d_model: int
@@ -99,6 +100,7 @@ class ReaderShape:
     embeds: bool
     chunks: tuple[int, ...]
     states: bool = False
+    penalised: bool = False
 
 
 @dataclass
@@ -116,6 +118,7 @@ class Seen:
         states: () -> the states that this model reads for `latents` and those that it makes of the texts, both
             (layers, B, M, width) in units of text (`Injector.states`, `Injector.text_states`).
         embed: ids (…) -> this model's embeddings of them, (…, d_model).
+        penalty: () -> the penalty of this model's adapter, () or None.
     """
 
     rows: dict[RowKind, AnswerLogprobs]
@@ -127,6 +130,7 @@ class Seen:
     counts: Sequence[int] = ()
     states: Callable[[], tuple[Tensor, Tensor]] | None = None
     embed: Callable[[Tensor], Tensor] | None = None
+    penalty: Callable[[], Tensor | None] | None = None
 
 
 @dataclass

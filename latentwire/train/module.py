@@ -249,6 +249,7 @@ class WireModule(L.LightningModule):
             layout.counts(name),
             partial(self._states, batch, latents, name),
             lm.embed,
+            self.wire.injectors[name].adapter.penalty,
         )
         here = {key: o for key, o in active.items() if o.mean_over in rows or not o.needs.kinds}
         return {key: o(seen, name) for key, o in here.items()}

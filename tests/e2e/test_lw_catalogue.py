@@ -30,6 +30,7 @@ WITH: dict[str, list[str]] = {
     "encoder=lm_hidden_wide": ["encoder.layers=[0,1,2]", "encoder.heads=2"],
     "encoder=lm_lora_wide": ["encoder.heads=2"],
     "adapter=affine": ["wire.d_z=16"],
+    "objective=adapter_l2": ["adapter=channel_affine"],
     "injector=latent_adapters": ["injector.heads=2"],
     "injector=sized_prefix": ["injector.heads=2", "injector.length=5"],
     "codec=int8": ["codec.group=8"],

@@ -12,6 +12,7 @@ from callbacks.errors import UserError
 from latentwire.adapters.affine import AffineAdapter
 from latentwire.adapters.base import Adapter
 from latentwire.adapters.calibration import Mode
+from latentwire.adapters.channel_affine import ChannelAffineAdapter
 from latentwire.adapters.film import FiLMAdapter
 from latentwire.adapters.linear import LinearAdapter
 from latentwire.adapters.mixture import MixtureAdapter
@@ -173,6 +174,22 @@ def test_a_slot_modulates_itself_where_it_is_asked_to() -> None:
         torch.manual_seed(0)
         adapter = FiLMAdapter(D, D, 1.0, calibration="none", by=by).eval()  # type: ignore[arg-type]
         assert torch.equal(adapter(z)[:, 1:], adapter(changed)[:, 1:]) == others
+
+
+def test_channels_are_scaled_behind_the_calibration_and_the_penalty_is_of_that_alone() -> None:
+    adapter, z = ChannelAffineAdapter(D, D, TARGET), latents()
+    adapter.calibrate(z)
+    penalty = adapter.penalty()
+    assert float(penalty) == 0
+    plain = adapter(z)
+    with torch.no_grad():
+        adapter.scale.copy_(torch.linspace(0.5, 2, D))
+        adapter.shift.fill_(0.5)
+    torch.testing.assert_close(adapter(z), plain * torch.linspace(0.5, 2, D) + 0.5 * TARGET)
+    literal = sum((float(a) - 1) ** 2 for a in torch.linspace(0.5, 2, D)) / D + 0.25
+    assert float(adapter.penalty()) == pytest.approx(literal)
+    adapter.penalty().backward()
+    assert {n for n, p in adapter.named_parameters() if p.grad is not None} == {"scale", "shift"}
 
 
 @pytest.mark.parametrize("by", ["channels", "directions"])
