@@ -131,6 +131,8 @@ def test_a_run_with_slot_dropout_resumes_and_validates_on_whole_messages(tmp_pat
     missed = (seen == 0).all(-1)
     assert 0 < int(missed.sum()) < missed.numel()
     assert torch.equal(seen[~missed], coded.values[~missed])
+    steps = [(module.noise.latents(coded, batch, t).values == 0).all(-1) for t in range(6)]
+    assert any(not torch.equal(steps[0], other) for other in steps[1:])  # drawn anew in every step
 
 
 # -- norms of objectives
