@@ -31,6 +31,7 @@ from latentwire.train.curriculum_stage import CurriculumStage
 from latentwire.train.lengths import lengths
 from latentwire.train.module import WireModule
 from latentwire.train.nested import Nested, budgets, refuse_unordered
+from latentwire.train.noise import Noise
 from latentwire.train.positions import check_training
 from latentwire.train.stages_check import StagesCheck, refuse_untrained
 from latentwire.wire import LatentWire
@@ -154,6 +155,14 @@ def nested_of(cfg: DictConfig) -> Nested | None:
     return None if node is None else build_node(node)
 
 
+def noise_of(cfg: DictConfig, objectives: Mapping[str, Objective]) -> Noise | None:
+    """Build what is read in training otherwise than in evaluation; None where nothing is."""
+    keys = {"sampling": "scheduled_sampling", "dropout": "slot_dropout"}
+    found = {name: build_node(cfg.loader[key]) for name, key in keys.items() if cfg.loader.get(key) is not None}
+    masked = max(o.masked for o in objectives.values())
+    return Noise(int(cfg.seed), masked=masked, **found) if found or masked else None
+
+
 def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:
     """Build the wire, calibrated on training texts; with `wire.from_run` encoder and codec are that run's and fixed."""
     w = cfg.wire
@@ -195,7 +204,8 @@ def reader_shape(
     fewest = [min((n for n in counts if n > 0), default=0) for counts in per_slice]
     chunks = tuple(-(-longest // n) if n else 0 for n in fewest)
     injector = wire.injectors[name]
-    return ReaderShape(lm.d_model, injector.adapter.d_out, injector.embeds, chunks, injector.has_states)
+    penalised = injector.adapter.penalty() is not None
+    return ReaderShape(lm.d_model, injector.adapter.d_out, injector.embeds, chunks, injector.has_states, penalised)
 
 
 def build_module(
@@ -240,6 +250,7 @@ def build_module(
         bool(cfg.placement.shard),
         nested_of(cfg),
         int(cfg.seed),
+        noise_of(cfg, objectives),
     )
     refuse_untrained(periods, objectives, module.groups())
     return module, needs
@@ -355,7 +366,8 @@ def build(cfg: DictConfig, run: Run) -> Parts:
         lm.checkpointing = encoder.checkpointing
     ratios = [p.ratio for p in module.curriculum.curriculum.periods if p.ratio is not None]
     layouts = [layout, *(layout.with_slots(slots_for(inputs.tokens, ratio)) for ratio in ratios)]
-    slots = {name: max(sum(at.counts(name)) for at in layouts) for name in inputs.lms}
+    injectors = module.wire.injectors
+    slots = {n: injectors[n].positions(max(sum(at.counts(n)) for at in layouts)) for n in inputs.lms}
     teaches = any(o.teaches for o in module.objectives.values())
     new: dict[Split, int] = {"train": validation_length(cfg), "val": validation_length(cfg)}
     new[cfg.evaluation.split] = int(cfg.evaluation.max_new_tokens)

@@ -308,11 +308,12 @@ class Reader:
         style, new = self.lm.style, self.max_new_tokens
         for question in () if lossy else questions:
             _refuse_lost("--question", question, style.lost(question), self.lm)
-        room = self.lm.max_tokens - latents.shape[1] - new
+        spent = self.injector.positions(latents.shape[1])
+        room = self.lm.max_tokens - spent - new
         if room <= len(style.head):
             raise UserError(
                 ", ".join(names),
-                f"{latents.shape[1]} latents, and {new} tokens of answer",
+                f"{spent} latents, and {new} tokens of answer",
                 f"less than the {self.lm.max_tokens} positions of {self.name}, which the question needs as well",
                 "read fewer messages at a time, or cut them (--slots of latentwire.encode)",
             )

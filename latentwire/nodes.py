@@ -30,6 +30,9 @@ class Loader:
         eval_max_new_tokens: longest answer in validation, in tokens.
         accumulate: number of parts that a batch is read in, one after the other, for one step; it saves memory and
             changes no number but for rounding.
+        scheduled_sampling: the model's own tokens that answers are read with in training
+            (`latentwire.train.ScheduledSampling`); null: none.
+        slot_dropout: slots that training misses (`latentwire.train.SlotDropout`); null: none.
     """
 
     batch_size: Count
@@ -41,6 +44,8 @@ class Loader:
     workers: Workers
     eval_max_new_tokens: Count = 8
     accumulate: Count = 1
+    scheduled_sampling: Part | None = None
+    slot_dropout: Part | None = None
 
 
 @dataclass

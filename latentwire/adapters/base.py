@@ -34,6 +34,10 @@ class Adapter(nn.Module):
         """Map (B, M, d_z) to (B, M, d_out). Raises RuntimeError before `calibrate` with calibration `batch`."""
         return self.calibration(self.raw(z))
 
+    def penalty(self) -> Tensor | None:
+        """Return what `AdapterL2` penalises, () of a differentiable number; None: nothing."""
+        return None
+
     @torch.no_grad()
     def calibrate(self, z: Tensor) -> None:
         """Measure the uncalibrated scale on latents (B, M, d_z) of a training batch; dropout is off meanwhile."""

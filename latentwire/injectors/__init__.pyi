@@ -3,4 +3,5 @@ from .base import Injector as Injector
 from .coprocessor import Coprocessor as Coprocessor
 from .deep_prefix import DeepPrefix as DeepPrefix
 from .latent_adapters import LatentAdapters as LatentAdapters
+from .sized_prefix import SizedPrefix as SizedPrefix
 from .soft_prefix import SoftPrefix as SoftPrefix

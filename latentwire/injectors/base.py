@@ -43,6 +43,10 @@ class Injector(nn.Module):
         """Turn latents (B, M, d_z) into what this model reads them as."""
         raise NotImplementedError
 
+    def positions(self, slots: int) -> int:
+        """Return how many positions the model spends on so many slots."""
+        return slots
+
     def states(self, z: Tensor) -> Tensor:
         """Turn latents (B, M, d_z) into the states that the model reads, (layers, B, M, width), standardised.
 

@@ -72,14 +72,23 @@ class DeepPrefix(Injector):
         heads, head_dim = lm.kv_shape
         self.layers = nn.ModuleList(nn.Linear(width, 2 * heads * head_dim) for _ in range(lm.n_layers))
 
+    def hidden(self, z: Tensor) -> Tensor:
+        """Turn (B, M, d_z) into h of every position, (B, positions(M), width)."""
+        h: Tensor = self.adapter(z)
+        return h
+
+    def spread(self, of_slots: Tensor) -> Tensor:
+        """Bring what is known of M slots (…, M, d) to positions (…, positions(M), d): the target of a position."""
+        return of_slots
+
     def raw(self, z: Tensor) -> Tensor:
-        """Turn (B, M, d_z) into r, (n_layers, 2, B, kv_heads, M, head_dim), uncalibrated."""
-        h = self.adapter(z)
+        """Turn (B, M, d_z) into r, (n_layers, 2, B, kv_heads, positions(M), head_dim), uncalibrated."""
+        h = self.hidden(z)
         r = torch.stack([layer(h) for layer in self.layers])  # (L, B, M, 2 H D)
         return r.unflatten(-1, (2, *self.lm.kv_shape)).permute(0, 3, 1, 4, 2, 5)
 
     def forward(self, z: Tensor) -> Prefix:
-        """Turn (B, M, d_z) into keys (after RoPE) and values per layer, (B, kv_heads, M, head_dim)."""
+        """Turn (B, M, d_z) into keys (after RoPE) and values per layer, (B, kv_heads, positions(M), head_dim)."""
         if not bool((self.rms > 0).all()):
             raise RuntimeError(
                 "deep_prefix not calibrated: call calibrate(latents of a training batch) first, or load a state"
@@ -87,7 +96,7 @@ class DeepPrefix(Injector):
         scale = (self.gain / self.rms)[:, :, None, None, None, None]
         kv = self.mean[:, :, None, :, None] + scale * self.std[:, :, None, :, None] * self.raw(z)
         head = len(self.lm.style.head)
-        positions = torch.arange(head, head + z.shape[1], device=z.device)
+        positions = torch.arange(head, head + kv.shape[-2], device=z.device)
         return Prefix(kv=[(self.placement.place(keys, positions, i), values) for i, (keys, values) in enumerate(kv)])
 
     def states(self, z: Tensor) -> Tensor:
@@ -97,7 +106,7 @@ class DeepPrefix(Injector):
     @torch.no_grad()
     def text_states(self, ids: Tensor, mask: Tensor, counts: Sequence[int]) -> Tensor:
         mean, std = (x.flatten(1)[:, None, None] for x in (self.mean, self.std.clamp(min=1e-6)))
-        return (pooled_kv_of_batch(self.placement, ids, mask, counts).to(mean) - mean) / std
+        return self.spread((pooled_kv_of_batch(self.placement, ids, mask, counts).to(mean) - mean) / std)
 
     def text_rms(self) -> dict[str, Tensor]:
         rms = (self.mean.pow(2) + self.std.pow(2)).mean((2, 3)).sqrt()  # RoPE turns keys and keeps their length
@@ -128,9 +137,9 @@ class DeepPrefix(Injector):
         least = [Ridge() for _ in self.layers]
         mean, std = (x.flatten(1)[:, None] for x in (self.mean, self.std.clamp(min=1e-6)))
         for row, text in zip(z.split(1), texts, strict=True):
-            h = self.adapter(row)[0].float()
+            h = self.hidden(row)[0].float()
             kv = pooled_kv(self.lm, self.placement, text, counts).to(h)
-            for layer, target in zip(least, (kv - mean) / std, strict=True):
+            for layer, target in zip(least, self.spread((kv - mean) / std), strict=True):
                 layer.add(h, target)
         for linear, solved in zip(self.layers, least, strict=True):
             solved.solve_into(linear)

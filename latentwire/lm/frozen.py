@@ -255,26 +255,28 @@ class FrozenLM(Placed):
         return Prefix(kv=[(keys[:, :, head:], values[:, :, head:]) for keys, values, _ in cache])
 
     # -- forward --------------------------------------------------------------------------------------------------
-    def answer_logprobs(self, prefix: Prefix, question_ids: Ids, answer_ids: Ids) -> AnswerLogprobs:
+    def answer_logprobs(
+        self, prefix: Prefix, question_ids: Ids, answer_ids: Ids, read_as: Ids | None = None
+    ) -> AnswerLogprobs:
         """Score given answers, with logits at their positions only; differentiable in the prefix.
 
         Args:
             prefix: what stands before the questions, B examples or an empty one.
             question_ids: B questions, cue included (`Prompt.question`); all empty only where the prefix is no cache.
             answer_ids: B answers, EOS included (`Prompt.answer`), at least one token each.
+            read_as: what is read in the answers' places, B rows of their lengths; None: the answers.
 
-        Raises:
-            ValueError: sizes that do not fit.
-            UserError: a sequence longer than the model's positions.
+        Raises ValueError for sizes that do not fit, UserError for a sequence longer than the model's positions.
         """
         if not answer_ids or min(map(len, answer_ids)) == 0:
             raise ValueError("every example needs an answer of at least one token")
         # an answer's last token is only predicted: the last A input columns are those that predict answers
-        given = self._inputs(prefix, question_ids, [a[:-1] for a in answer_ids])
+        given = self._inputs(prefix, question_ids, [a[:-1] for a in read_as or answer_ids])
         if self.window is not None and given["attention_mask"].shape[1] > self.window and len(answer_ids) > 1:
             # padding between a short text and its answer fills a window as text does; a row alone has none
-            rows = enumerate(zip(question_ids, answer_ids, strict=True))
-            return AnswerLogprobs.joined([self.answer_logprobs(prefix.select([i]), [q], [a]) for i, (q, a) in rows])
+            rows = enumerate(zip(question_ids, answer_ids, read_as or answer_ids, strict=True))
+            apart = [self.answer_logprobs(prefix.select([i]), [q], [a], [f]) for i, (q, a, f) in rows]
+            return AnswerLogprobs.joined(apart)
         tokens, valid = right_padded(answer_ids)
         cached = given["past_key_values"] is not None
         # a bias holds within its block alone, where a layer that is computed later would miss it
@@ -282,11 +284,9 @@ class FrozenLM(Placed):
         decoder, layers, head = self.decoder, self.anatomy.layers, len(self.style.head)
         with beside(decoder, layers, prefix, head, cached), recompute.recomputed(decoder, layers, again):
             out = self.model(**given, use_cache=cached, logits_to_keep=tokens.shape[1])  # an int needs no device
-        device = out.logits.device
-        valid = valid.to(device)
+        valid = valid.to(device := out.logits.device)
         row, position = valid.nonzero(as_tuple=True)
-        # only real answer positions become float32
-        scores = out.logits[valid].float().log_softmax(-1)
+        scores = out.logits[valid].float().log_softmax(-1)  # only real answer positions become float32
         return AnswerLogprobs(scores, tokens.to(device)[valid], row, position, len(answer_ids))
 
     def generate(self, prefix: Prefix, question_ids: Ids, max_new_tokens: int) -> list[list[int]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from callbacks.errors import UserError
-from callbacks.ranges import NOT_EMPTY, Layers, Positive, Width
+from callbacks.ranges import NOT_EMPTY, DropoutRate, Layers, Positive, Width
 from latentwire.lm.frozen import FrozenLM
 
 if TYPE_CHECKING:
@@ -26,17 +27,40 @@ class LoRA:
         alpha: numerator of their scale alpha / rank.
         layers: number of layers, from the first, that are adapted; None: all.
         targets: linear layers by the last part of their name; None: all those of the attention.
+        dropout: dropout before the first matrix, in steps of training alone; a batch in parts draws another one.
     """
 
     rank: Width = 8
     alpha: Positive = 16.0
     layers: Layers | None = None
     targets: Annotated[list[str], NOT_EMPTY] | None = None
+    dropout: DropoutRate = 0.0
 
     def apply(self, lm: FrozenLM) -> list[tuple[str, nn.Parameter]]:
         """Put it on the model; return its parameters by name."""
-        config = lora_config(lm, self.rank, self.alpha, f"adaptation.{lm.name}", self.targets, self.layers)
-        return lm.adapt(config)
+        where = f"adaptation.{lm.name}"
+        return lm.adapt(lora_config(lm, self.rank, self.alpha, where, self.targets, self.layers, self.dropout))
+
+
+@contextmanager
+def dropping(lms: Iterable[FrozenLM]) -> Iterator[None]:
+    """Let the dropout of LoRA act within the block; the models themselves stay in evaluation mode."""
+    found = [m for lm in lms if lm.adapted for m in _dropouts(lm.model)]
+    for module in found:
+        module.train()
+    try:
+        yield
+    finally:
+        for module in found:
+            module.eval()
+
+
+def _dropouts(model: nn.Module) -> Iterator[nn.Module]:
+    from peft.tuners.lora import LoraLayer
+
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            yield from module.lora_dropout.values()
 
 
 def lora_targets(

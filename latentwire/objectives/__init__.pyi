@@ -11,10 +11,13 @@ from .likelihood import Continuation as Continuation
 from .likelihood import FirstTokenCE as FirstTokenCE
 from .likelihood import KTokenCE as KTokenCE
 from .likelihood import TextReconstruction as TextReconstruction
+from .masked import MaskedReconstruction as MaskedReconstruction
 from .matching import TextContrast as TextContrast
 from .matching import TokenAlignment as TokenAlignment
 from .meaning import AnswerEmbedding as AnswerEmbedding
 from .reconstruction import EmbeddingReconstruction as EmbeddingReconstruction
+from .scale import AdapterL2 as AdapterL2
+from .scale import LatentScale as LatentScale
 from .shape import AnswerLength as AnswerLength
 from .shape import FirstTokenEntropy as FirstTokenEntropy
 from .states import StateRegression as StateRegression

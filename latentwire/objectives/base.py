@@ -92,6 +92,7 @@ class ReaderShape:
         states: whether latents become states of its layers (`deep_prefix`).
         chunks: largest number of its tokens per slot, over all stages, for each slice that it reads: the shared slots,
             then its own; 0 for a slice without slots.
+        penalised: whether its adapter has a penalty of its own (`Adapter.penalty`).
     """
 
     d_model: int
@@ -99,6 +100,7 @@ class ReaderShape:
     embeds: bool
     chunks: tuple[int, ...]
     states: bool = False
+    penalised: bool = False
 
 
 @dataclass
@@ -116,6 +118,7 @@ class Seen:
         states: () -> the states that this model reads for `latents` and those that it makes of the texts, both
             (layers, B, M, width) in units of text (`Injector.states`, `Injector.text_states`).
         embed: ids (…) -> this model's embeddings of them, (…, d_model).
+        penalty: () -> the penalty of this model's adapter, () or None.
     """
 
     rows: dict[RowKind, AnswerLogprobs]
@@ -127,6 +130,7 @@ class Seen:
     counts: Sequence[int] = ()
     states: Callable[[], tuple[Tensor, Tensor]] | None = None
     embed: Callable[[Tensor], Tensor] | None = None
+    penalty: Callable[[], Tensor | None] | None = None
 
 
 @dataclass
@@ -146,6 +150,7 @@ class Objective(nn.Module):
         reaches: kinds of parameter groups that its gradient reaches, beside its own parameters. The audit holds it to
             this: a group that no objective of a stage reaches needs no gradient there, every other one does.
         likelihood: whether its loss is a mean negative log-probability of tokens, in nats.
+        masked: share of the tokens of `text` rows that are read as masks.
         places: whether it holds each slot to the part of a text where it stands, as no prefix of a message can be.
         observes: names of the metrics in `ObjectiveOutput.observed`, which gates and criteria of stages may read.
         observed_over: what such a metric is a mean over, where that is not `mean_over`.
@@ -158,6 +163,7 @@ class Objective(nn.Module):
     teaches = False
     likelihood = False
     places = False
+    masked: float = 0.0
     reaches: frozenset[str] = READING
     observes: tuple[str, ...] = ()
     observed_over: Mapping[str, str] = {}

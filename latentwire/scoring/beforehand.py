@@ -146,7 +146,8 @@ def ready(cfg: DictConfig, inputs: Inputs, wire: LatentWire) -> None:
         if not any(p.questions for p in passages):
             raise UserError(f"{split} split", "no question", "at least one", "set evaluation.passages=200")
         for name, lm in inputs.lms.items():
-            _room(lm, passages, new, sum(wire.layout.counts(name)), f"{split} split on {name}", key)
+            spent = wire.injectors[name].positions(sum(wire.layout.counts(name)))
+            _room(lm, passages, new, spent, f"{split} split on {name}", key)
         texts, _ = texts_of(passages, wire.whole_prompt)
         others = other_texts(passages, int(cfg.seed)) if wire.whole_prompt else []
         for text in (*texts, *others):

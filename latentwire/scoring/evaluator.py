@@ -335,11 +335,12 @@ class Evaluator:
                 for method in self._wire(name, wire, sent[name], model, name in whole)[:1]
             }
             answers = {m: [r for r in out.rows if r["method"] == name and r["model"] == m] for m in self.lms}
+            spent = max(wire.prefix(sent[name].values[:1], m).latents for m in self.lms)
             for label, rows in joint.choose(name, readers, answers, self.batch_size).items():
                 out.rows += rows
                 out.methods[label] = {
                     **summarise(rows, self.n_boot, self.seed),
-                    "M": wire.slots,
+                    "M": spent,
                     "model": "+".join(self.lms),
                     "kind": "oracle" if label.endswith("/oracle") else "joint",
                     "track": "adapted" if any(lm.adapted for lm in self.lms.values()) else "frozen",
@@ -347,7 +348,7 @@ class Evaluator:
                     "fair": not label.endswith("/oracle"),
                     "remark": joint.remark(label),
                     "bytes": sum(sent[name].sizes[m] for m in sent[name].of) / len(sent[name].of),
-                    "positions": wire.slots,
+                    "positions": spent,
                 }
                 out.kinds[label] = by_kind(rows)
 

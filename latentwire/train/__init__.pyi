@@ -11,3 +11,6 @@ from .curriculum import Schedule as Schedule
 from .nested import Nested as Nested
 from .nested import NestedBudgets as NestedBudgets
 from .nested import NestedGeometric as NestedGeometric
+from .objective_norms import ObjectiveNorms as ObjectiveNorms
+from .sampling import ScheduledSampling as ScheduledSampling
+from .slot_dropout import SlotDropout as SlotDropout

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -215,7 +215,7 @@ def first(batch: Batch, n: int) -> Batch:
         longest = int(mask[:texts].sum(1).max())
         context[name] = (ids[:texts, :longest], mask[:texts, :longest])
     continued = [b for b in batch.continued if b < n]
-    return Batch(tokens, batch.passages[:n], asked, rows, context, continued, batch.whole_prompt)
+    return Batch(tokens, batch.passages[:n], asked, rows, context, continued, batch.whole_prompt, batch.numbers[:n])
 
 
 def _numbered(rows: Rows, number: Mapping[int, int]) -> Rows:
@@ -265,17 +265,31 @@ def joined(parts: Sequence[Rows]) -> Rows:
 
 
 def read(
-    lm: FrozenLM, prefix: Prefix, rows: Mapping[RowKind, Rows], wanted: Collection[RowKind]
+    lm: FrozenLM,
+    prefix: Prefix,
+    rows: Mapping[RowKind, Rows],
+    wanted: Collection[RowKind],
+    instead: Callable[[Prefix, Mapping[RowKind, Rows]], Mapping[RowKind, Sequence[Ids]]] | None = None,
 ) -> dict[RowKind, AnswerLogprobs]:
-    """Score the wanted kinds of rows in as few forward passes as `forwards` says."""
+    """Score the wanted kinds of rows in as few forward passes as `forwards` says.
+
+    Args:
+        lm: the model.
+        prefix: what it reads of the texts.
+        rows: rows by kind.
+        wanted: the kinds to score.
+        instead: says, of kinds of rows, what is read in the places of their answers; None: all read their answers.
+    """
     chosen: dict[RowKind, Rows] = {kind: r for kind, r in rows.items() if kind in wanted}
     found: dict[RowKind, AnswerLogprobs] = {}
     # where something is read after the prefix; a gradient by the cache alone would not gather a layer in pieces
     if not lm.sharded and all(question for r in chosen.values() for question in r.question):
         prefix = lm.cached(prefix)
+    other = {} if instead is None else instead(prefix, chosen)
     for kinds in forwards(chosen, math.inf if lm.sharded else 1.25):  # all ranks make as many passes
         everything = joined([chosen[k] for k in kinds])
-        result = lm.answer_logprobs(prefix.select(everything.source), everything.question, everything.answer)
+        said = [ids for k in kinds for ids in other.get(k, chosen[k].answer)] if other else None
+        result = lm.answer_logprobs(prefix.select(everything.source), everything.question, everything.answer, said)
         start = 0
         for kind in kinds:
             end = start + len(chosen[kind])

@@ -23,6 +23,7 @@ from latentwire.encoders.slots import LatentLayout
 from latentwire.examples import prompt_of
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
+from latentwire.lm.lora import dropping
 from latentwire.lm.results import AnswerLogprobs
 from latentwire.lm.sharding import shard
 from latentwire.objectives.base import Objective, ObjectiveOutput, RowKind, Seen, TopK
@@ -33,6 +34,8 @@ from latentwire.train.batches import Batch
 from latentwire.train.curriculum import KINDS, Period, slots_for
 from latentwire.train.curriculum_stage import TERM, CurriculumStage
 from latentwire.train.nested import Nested
+from latentwire.train.noise import Noise
+from latentwire.train.objective_norms import ObjectiveNorms
 from latentwire.train.parts import Cut, Part
 from latentwire.train.tally import Tally
 from latentwire.wire import LatentWire
@@ -76,6 +79,7 @@ class WireModule(L.LightningModule):
         shards: whether the layers of the language models are sharded over the ranks.
         nested: law of the number of slots that a step reads; None: all.
         seed: seed of its draws.
+        noise: what is read otherwise than in evaluation; None: nothing.
     """
 
     automatic_optimization: bool
@@ -98,6 +102,7 @@ class WireModule(L.LightningModule):
         shards: bool = False,
         nested: Nested | None = None,
         seed: int = 0,
+        noise: Noise | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -108,7 +113,7 @@ class WireModule(L.LightningModule):
         self.group_lr, self.tokens = dict(group_lr), tokens
         self.teachers, self.top_k, self.max_new_tokens = dict(teachers or {}), top_k, max_new_tokens
         self.texts, self.accumulate, self.shards = list(texts), accumulate, shards
-        self.nested, self.seed = nested, seed
+        self.nested, self.seed, self.noise = nested, seed, noise
         self.metrics: dict[str, dict[str, float]] = {}
         self.sample: CollapseSample | None = None
         self.validated: validation.Scores | None = None  # all that the last validation saw
@@ -207,6 +212,8 @@ class WireModule(L.LightningModule):
         self.wire.codec.take(self.curriculum.period.codes)
         read = self.read_layout()
         coded = self.wire.latents(batch.tokens, self.layout()).first(read.slots)
+        if self.noise is not None:
+            coded = self.noise.latents(coded, batch, self._pipeline.t)
         if not any(o.needs.kinds for o in active.values()):
             return coded, {}
         return coded, {name: self.wire.prefix(coded.values, name, read) for name in self.lms}
@@ -228,7 +235,8 @@ class WireModule(L.LightningModule):
             prefix, mine = prefixes[name], part.rows[name]
             if part.rows is not batch.rows:
                 prefix, mine = pieces.narrowed(prefix, mine)
-            rows = batches.read(lm, prefix, mine, wanted)
+            instead = None if self.noise is None else self.noise.instead(name, lm, batch, part, self._pipeline.t)
+            rows = batches.read(lm, prefix, mine, wanted, instead)
         teacher = self._teach(batch, part, name) if any(o.teaches for o in active.values()) else None
         latents = layout.read(values, name)[: len(batch.passages)]
         seen = Seen(
@@ -241,6 +249,7 @@ class WireModule(L.LightningModule):
             layout.counts(name),
             partial(self._states, batch, latents, name),
             lm.embed,
+            self.wire.injectors[name].adapter.penalty,
         )
         here = {key: o for key, o in active.items() if o.mean_over in rows or not o.needs.kinds}
         return {key: o(seen, name) for key, o in here.items()}
@@ -266,6 +275,10 @@ class WireModule(L.LightningModule):
 
     # -- training
     def training_step(self, batch: Batch, batch_idx: int) -> None:
+        with dropping(self.lms.values()):
+            self._step(batch)
+
+    def _step(self, batch: Batch) -> None:
         optimizer: Any = self.optimizers()
         optimizer.zero_grad(set_to_none=True)
         if self.curriculum.period.batch_size is not None:
@@ -292,6 +305,9 @@ class WireModule(L.LightningModule):
         terms += tally.take(found, share, pieces.sizes(batch.rows, batch))
         if coded.loss.requires_grad:
             terms.append(tally.codec(coded.loss.float() * share.texts))
+        norms = self._pipeline.stage("objective_norms")
+        if isinstance(norms, ObjectiveNorms) and norms.due(self._pipeline.t):
+            tally.reads |= norms.measure(tally.terms, self.groups(), self.accumulate)
         # without a row on this rank its gradient is 0 and not None, as the others wait for one
         self.manual_backward(torch.stack(terms).sum() if terms else coded.values.sum() * 0.0)
         reads = means_over_ranks(tally.reads)

@@ -15,8 +15,10 @@ from latentwire.encoders.lm_lora import LMLoRAEncoder
 from latentwire.encoders.mixing import chosen_layers
 from latentwire.encoders.pca import PCAEncoder, check_chunk
 from latentwire.encoders.transformer import Transformer
+from latentwire.encoders.transformer import check_heads as divide
 from latentwire.footprint import source_of
 from latentwire.injectors.latent_adapters import LatentAdapters, check_heads, places
+from latentwire.injectors.sized_prefix import SizedPrefix
 from latentwire.lm import loading
 from suite.config.instantiate import build_node
 from suite.config.signature import locate
@@ -57,6 +59,8 @@ def misfits(cfg: DictConfig) -> Iterator[UserError]:
     checks += [partial(_adapter, cfg, d_out) for d_out in _adapted_widths(cfg, outlines)]
     if locate(cfg.injector._target_) is LatentAdapters:
         checks += [partial(_between_layers, cfg, outlines[n]) for n in map(str, cfg.lms) if n in outlines]
+    if locate(cfg.injector._target_) is SizedPrefix:
+        checks.append(partial(_sized, cfg))
     first = next(iter(map(str, cfg.lms)), "")
     if (lm := outlines.get(first if cfg.encoder_lm is None else "encoder_lm")) is not None:
         checks.append(lambda: _encoder_on(cfg, lm))
@@ -76,6 +80,15 @@ def _between_layers(cfg: DictConfig, lm: Outline) -> None:
     """Refuse cross-attention whose heads do not divide its width, or behind layers that a reader does not have."""
     check_heads(int(cfg.injector.get("width", 256)), int(cfg.injector.get("heads", 4)))
     places(cfg.injector.get("layers"), lm.layers, lm.name)
+
+
+def _sized(cfg: DictConfig) -> None:
+    """Refuse heads that cannot share the width, and prefixes of messages, whose slots' places nobody tells."""
+    divide(int(cfg.injector.get("width", 256)), int(cfg.injector.get("heads", 4)), "injector", "injector.width")
+    if cfg.wire.get("nested") is not None:
+        found = "with wire.nested, where a slot's place in the text follows from the budget"
+        remedy = "set injector=deep_prefix, or add ~wire.nested"
+        raise UserError("injector=sized_prefix", found, "messages that are read as a whole", remedy)
 
 
 def _adapted_widths(cfg: DictConfig, outlines: dict[str, Outline]) -> list[int]:

@@ -35,6 +35,7 @@ class Tally:
         if len(models) > 1:
             names += [f"{LOSS}{key}/{model}" for key in active for model in models]
         self.reads = {name: torch.zeros((), device=device) for name in names}
+        self.terms: dict[str, Tensor] = {}  # those of the last part, with their graphs
 
     def take(
         self, found: Mapping[str, Mapping[str, ObjectiveOutput]], share: Weights, sizes: Mapping[tuple[str, str], int]
@@ -55,6 +56,7 @@ class Tally:
             losses = torch.stack([parts[name] * o.loss.float().to(self.device) for name, o in each.items()])
             loss = losses.sum() / len(found) * portion
             terms.append(self.weights[key] * loss)
+            self.terms[key] = terms[-1]
             self._add(f"{LOSS}{key}", loss)
             self._add(f"{TERM}{key}", terms[-1])
             for metric in dict.fromkeys(m for o in each.values() for m in o.observed):
@@ -72,6 +74,7 @@ class Tally:
         """Add the codec's own loss, and return it."""
         for name in (LOSS, TERM):
             self.reads[f"{name}{CODEC}"] = loss.detach()
+        self.terms[CODEC] = loss
         return loss
 
     def _add(self, name: str, value: Tensor) -> None:

@@ -20,6 +20,7 @@ from suite.config.wording import bounds_in
 GROUPS = ("codec", "corpus", "baseline", "objective", "encoder", "pooling")
 NESTED = "{_target_:latentwire.train.NestedBudgets"
 HIERARCHY = "encoder=byte pooling@encoder.pooling=hierarchical"
+SLOTS = "{_target_:latentwire.train.SlotDropout"
 LORA = "{_target_:latentwire.lm.LoRA"
 RULE = "{_target_:latentwire.acceptance.Rule,metric:methods.wire.f1"
 
@@ -103,6 +104,8 @@ def problem(*line: str) -> UserError:
         ("corpus=squad corpus.val_share=0.5", "corpus.val_share", "above 0 and below 0.5", "corpus.val_share=0.1"),
         ("baseline=[static_prefix] baselines.static_prefix.share=0", "baselines.static_prefix.share", "above 0", "1.0"),
         ("objective=[answer_kd] objectives.answer_kd.first=0", "objectives.answer_kd.first", "from 1", "first=null"),
+        (f"+loader.slot_dropout={SLOTS},last:1.0}}", "loader.slot_dropout.last", "above 0 and below 1", "last=0.85"),
+        (f"+adaptation.pocket_llama={LORA},dropout:1.0}}", "adaptation.pocket_llama.dropout", "below 1", "dropout=0.0"),
         ("baseline=[text_zstd] baselines.text_zstd.dictionary=9", "baselines.text_zstd.dictionary", "256", "16384"),
     ],
 )

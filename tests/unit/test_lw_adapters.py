@@ -12,13 +12,16 @@ from callbacks.errors import UserError
 from latentwire.adapters.affine import AffineAdapter
 from latentwire.adapters.base import Adapter
 from latentwire.adapters.calibration import Mode
+from latentwire.adapters.channel_affine import ChannelAffineAdapter
 from latentwire.adapters.film import FiLMAdapter
 from latentwire.adapters.linear import LinearAdapter
 from latentwire.adapters.mixture import MixtureAdapter
 from latentwire.adapters.mlp import MLPAdapter
+from latentwire.adapters.whitened import WhitenedAdapter
 
 D, TARGET = 16, 0.008
-ADAPTERS: list[Callable[..., Adapter]] = [MLPAdapter, LinearAdapter, FiLMAdapter, AffineAdapter, MixtureAdapter]
+ADAPTERS: list[Callable[..., Adapter]] = [MLPAdapter, LinearAdapter, FiLMAdapter, AffineAdapter, MixtureAdapter,
+                                          WhitenedAdapter]  # fmt: skip
 each = pytest.mark.parametrize("cls", ADAPTERS)
 
 
@@ -171,3 +174,40 @@ def test_a_slot_modulates_itself_where_it_is_asked_to() -> None:
         torch.manual_seed(0)
         adapter = FiLMAdapter(D, D, 1.0, calibration="none", by=by).eval()  # type: ignore[arg-type]
         assert torch.equal(adapter(z)[:, 1:], adapter(changed)[:, 1:]) == others
+
+
+def test_channels_are_scaled_behind_the_calibration_and_the_penalty_is_of_that_alone() -> None:
+    adapter, z = ChannelAffineAdapter(D, D, TARGET), latents()
+    adapter.calibrate(z)
+    penalty = adapter.penalty()
+    assert float(penalty) == 0
+    plain = adapter(z)
+    with torch.no_grad():
+        adapter.scale.copy_(torch.linspace(0.5, 2, D))
+        adapter.shift.fill_(0.5)
+    torch.testing.assert_close(adapter(z), plain * torch.linspace(0.5, 2, D) + 0.5 * TARGET)
+    literal = sum((float(a) - 1) ** 2 for a in torch.linspace(0.5, 2, D)) / D + 0.25
+    assert float(adapter.penalty()) == pytest.approx(literal)
+    adapter.penalty().backward()
+    assert {n for n, p in adapter.named_parameters() if p.grad is not None} == {"scale", "shift"}
+
+
+@pytest.mark.parametrize("by", ["channels", "directions"])
+def test_whitening_standardises_the_slots_and_leaves_the_map_as_it_was(by) -> None:
+    g = torch.Generator().manual_seed(2)
+    z = torch.randn(50, 8, D, generator=g) @ (torch.eye(D) + 0.15 * torch.randn(D, D, generator=g)) + 3.0
+    adapter = WhitenedAdapter(D, D, 1.0, by=by, calibration="none").eval()
+    before = adapter.raw(z)
+    adapter.calibrate(z)
+    torch.testing.assert_close(adapter.raw(z), before, rtol=1e-3, atol=1e-3)
+    seen = ((z - adapter.mean) @ adapter.root.T).flatten(0, 1)
+    covariance = sum(torch.outer(x - seen.mean(0), x - seen.mean(0)) for x in seen) / len(seen)
+    torch.testing.assert_close(seen.mean(0), torch.zeros(D), rtol=0, atol=1e-3)
+    torch.testing.assert_close(covariance.diagonal(), torch.ones(D), rtol=0, atol=0.02)  # type: ignore[union-attr]
+    away = covariance - torch.diag(covariance.diagonal())  # type: ignore[union-attr]
+    assert (float(away.abs().max()) < 0.02) == (by == "directions")
+    one = adapter(z[:1])
+    adapter.train()
+    torch.testing.assert_close(adapter(z)[:1], one)  # no neighbour matters, in training neither
+    adapter.calibrate(z * 5)
+    torch.testing.assert_close(adapter.raw(z), before, rtol=1e-3, atol=1e-3)

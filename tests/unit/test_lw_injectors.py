@@ -23,6 +23,7 @@ from latentwire.injectors.fitting import pooled_embeddings
 from latentwire.injectors.kv_statistics import measure_kv
 from latentwire.injectors.latent_adapters import LatentAdapters
 from latentwire.injectors.rotary import RotaryPlacement
+from latentwire.injectors.sized_prefix import SizedPrefix
 from latentwire.injectors.soft_prefix import SoftPrefix
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
@@ -75,7 +76,12 @@ def both(lm: FrozenLM, **settings: Any) -> Coprocessor:
     return Coprocessor(D_Z, lm, TEXTS, MLPAdapter, hidden=16, **settings).eval()
 
 
-EVERY = [soft, deep, between, both]
+def sized(lm: FrozenLM, **settings: Any) -> SizedPrefix:
+    torch.manual_seed(0)
+    return SizedPrefix(D_Z, lm, TEXTS, MLPAdapter, width=16, **{"length": 6, **settings}).eval()
+
+
+EVERY = [soft, deep, between, both, sized]
 
 
 def latents(batch: int = 3, seed: int = 1) -> Tensor:
@@ -273,7 +279,9 @@ def test_uncalibrated_is_an_error_and_a_saved_state_is_calibrated(make) -> None:
         lm,
         ["other texts, other scales"],
         MLPAdapter,
-        **{SoftPrefix: {}, Coprocessor: {"hidden": 16}}.get(cls, {"width": 16}),
+        **{SoftPrefix: {}, Coprocessor: {"hidden": 16}, SizedPrefix: {"width": 16, "length": 6}}.get(
+            cls, {"width": 16}
+        ),
     ).eval()
     other.load_state_dict(injector.state_dict())
     assert torch.equal(scores(lm, other(z), 3), scores(lm, injector(z), 3))

@@ -20,7 +20,7 @@ from latentwire.train.curriculum import Constant, slots_for
 WIDTH = 3
 NAMES = ("answer_ce", "first_token_ce", "k_token_ce", "answer_kd", "mismatch_hinge", "embedding_reconstruction",
          "text_reconstruction", "continuation", "first_token_entropy", "answer_length", "answer_embedding",
-         "text_contrast", "token_alignment")  # fmt: skip
+         "text_contrast", "token_alignment", "latent_scale")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
