@@ -8,6 +8,8 @@ python -m latentwire.study breakeven RUN    # from how many reads on a wire take
 python -m latentwire.study family RUN --reader NAME    # what one more reader of a finished wire costs
 python -m latentwire.study catalogue        # every encoder with every injector at 4x and 8x; some hours
 python -m latentwire.study nested           # one wire of every budget against a wire trained for each; hours
+python -m latentwire.study embed_transforms # what readers make of transformed embeddings; minutes, trains nothing
+python -m latentwire.study anchors          # what may stand around embeddings of a text; minutes, trains nothing
 python -m latentwire.study together RUN     # two messages read together against one message of both texts
 """
 
@@ -133,6 +135,20 @@ def family(program: Program, words: Sequence[str]) -> int:
     return add(program, words)
 
 
+def embed_transforms(program: Program, words: Sequence[str]) -> int:
+    """Feed readers their own embeddings after transforms (`latentwire.embed_transforms`)."""
+    from latentwire.embed_transforms import main as measure
+
+    return measure(words)
+
+
+def anchors(program: Program, words: Sequence[str]) -> int:
+    """Put anchors and BOS around embeddings of a text (`latentwire.anchors`)."""
+    from latentwire.anchors import main as measure
+
+    return measure(words)
+
+
 def together(program: Program, words: Sequence[str]) -> int:
     """Measure what two messages of a finished run lose against one of both texts (`latentwire.together`)."""
     from latentwire.together import main as measure
@@ -143,6 +159,8 @@ def together(program: Program, words: Sequence[str]) -> int:
 STUDIES: dict[str, Study | Command] = {
     "breakeven": breakeven,
     "together": together,
+    "embed_transforms": embed_transforms,
+    "anchors": anchors,
     "family": family,
     "catalogue": Study(CATALOGUE, SEEDS, PAIRS, catalogue_page),
     "nested": Study("pocket", SEEDS, BUDGETS, nested_page),

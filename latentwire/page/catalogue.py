@@ -8,7 +8,7 @@ from pathlib import Path
 from callbacks.files.atomic import write_text
 from latentwire.catalogue import EPOCHS, INJECTORS, KEYS, name
 from latentwire.page.curve import seeds
-from latentwire.page.scores import BUDGET, TEXT, WIRE, beside, configurations, f1, methods, reader
+from latentwire.page.scores import BUDGET, TEXT, WIRE, configurations, f1, methods, reader
 from latentwire.report.stored import evaluated, f1_of
 from latentwire.report.wires import f1_cell
 from suite.report.data import RunRecord
@@ -91,8 +91,9 @@ def verdict(known: Mapping[str, Configuration], wanted: int) -> str:
             lines.append(f"At {ratio}x no row has all its seeds yet, and nothing is decided.")
             continue
         best = max(got, key=lambda k: got[k].mean)
-        low = got[best].low if got[best].low is not None else got[best].mean
-        near = [f"`{e} {i}`" for e, i, r in got if (e, i, r) != best and (got[e, i, r].high or 0.0) >= low]
+        reach, floor = (lambda s: s.mean if s.high is None else s.high), got[best].low
+        low = got[best].mean if floor is None else floor
+        near = [f"`{k[0]} {k[1]}`" for k, s in got.items() if k != best and reach(s) >= low]
         also = f"; not told apart from it: {', '.join(near)}" if near else "; no other interval reaches its own"
         missing = sum(k[2] == ratio for k in KEYS) - len(got)
         rest = f" ({missing} rows are not finished)" if missing else ""
