@@ -4,18 +4,18 @@ Systems put a piece of text, an *anchor* such as "Context: ", between BOS and th
 about where BOS belongs. Each frozen pocket reader gets the text's own embeddings, as they are and as one mean of every
 4 tokens, with
 
-    anchor   none, "Context: " before the latents, "Answer: " behind them, both; or many latents' worth of another text
+    anchor   none, "Context: " before the latents, "Answer: " behind them, both
     mode     the anchor's own embeddings, or their mean as one vector
     BOS      at position 0 (before everything), behind the latents, at both places, at none
 
-Nothing is trained. A minute of a core; it writes docs/results/anchors.md.
+Nothing is trained. Three minutes of a core; it writes docs/results/anchors.md.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ from suite.statistics import hierarchical_bootstrap
 
 PAGE = Path("docs/results/anchors.md")
 READERS = ("pocket_llama", "pocket_qwen")
-PASSAGES = 60
+PASSAGES = 40
 CHUNK = 4  # tokens of a mean, where latents are compressed
 BEFORE, BEHIND = "Context: ", "Answer: "
 Place = Literal["none", "before", "behind", "both"]
@@ -87,10 +87,16 @@ SETTINGS = (
 )
 
 
-def around(lm: FrozenLM, latents: Tensor, setting: Setting) -> Tensor:
+def around(lm: FrozenLM, latents: Tensor, setting: Setting, bos: Sequence[int]) -> Tensor:
     """Return what the reader gets behind its head for latents (M, d): (N, d).
 
     BOS at position 0 is the head, which every reader puts first; where it shall not stand there, see `headless`.
+
+    Args:
+        lm: the reader.
+        latents: the latents.
+        setting: what stands around them.
+        bos: ids of the reader's head, which stand behind the latents where the setting says so.
     """
 
     def text(said: str) -> Tensor:
@@ -102,8 +108,8 @@ def around(lm: FrozenLM, latents: Tensor, setting: Setting) -> Tensor:
         parts.insert(0, text(BEFORE))
     if setting.anchor in ("behind", "both"):
         parts.append(text(BEHIND))
-    if setting.bos[1] and lm.style.head:
-        parts.append(lm.embed(torch.tensor(lm.style.head)).float())
+    if setting.bos[1] and bos:
+        parts.append(lm.embed(torch.tensor(bos)).float())
     return torch.cat(parts)
 
 
@@ -119,8 +125,6 @@ class headless:
         self.lm, self.wanted, self.style = lm, wanted, lm.style
 
     def __enter__(self) -> None:
-        from dataclasses import replace
-
         if self.wanted:
             self.lm.style = replace(self.style, head=())
 
@@ -170,15 +174,16 @@ def measure(lm: FrozenLM, passages: Sequence[Passage], n_boot: int = 2000) -> di
 
 def scored(lm: FrozenLM, asked: Sequence[Example], setting: Setting, size: int) -> list[dict[str, float]]:
     """Let a reader answer under one setting; return F1 and NLL per question, in order."""
-    by_length: dict[int, list[Example]] = {}
+    by_length: dict[int, list[Example]] = {}  # embeddings carry no mask
     for e in asked:
         by_length.setdefault(len(e.prompt.context), []).append(e)
     found: dict[int, dict[str, float]] = {}
+    bos = lm.style.head
     with headless(lm, not setting.bos[0]):
         for same in by_length.values():
             for batch in _grouped(same, 128):
                 latents = [chunked(lm.embed(torch.tensor(e.prompt.context)).float(), size) for e in batch]
-                prefix = Prefix(embeds=torch.stack([around(lm, z, setting) for z in latents]))
+                prefix = Prefix(embeds=torch.stack([around(lm, z, setting, bos) for z in latents]))
                 questions = [e.prompt.question for e in batch]
                 answers = lm.generate(prefix, questions, 8)
                 nll = lm.answer_logprobs(prefix, questions, [e.prompt.answer for e in batch]).nll().tolist()

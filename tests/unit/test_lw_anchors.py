@@ -28,7 +28,7 @@ def test_anchors_stand_where_their_setting_says(lm: FrozenLM) -> None:
         (anchors.Setting("behind", "mean"), [z, behind.mean(0, keepdim=True)]),
         (anchors.Setting("before", bos=(True, True)), [before, z, bos]),
     ):
-        torch.testing.assert_close(anchors.around(lm, z, setting), torch.cat(expected))
+        torch.testing.assert_close(anchors.around(lm, z, setting, lm.style.head), torch.cat(expected))
 
 
 def test_chunks_are_means_and_the_last_one_may_be_short() -> None:
@@ -39,9 +39,13 @@ def test_chunks_are_means_and_the_last_one_may_be_short() -> None:
 
 def test_a_reader_has_its_head_again_also_after_an_error(lm: FrozenLM) -> None:
     head = lm.style.head
-    with pytest.raises(ZeroDivisionError), anchors.headless(lm, True):
-        assert lm.style.head == ()
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with anchors.headless(lm, True):
+            assert lm.style.head == ()
+            raise ZeroDivisionError
+
+    pytest.raises(ZeroDivisionError, fail)
     assert lm.style.head == head != ()
 
 
@@ -51,6 +55,7 @@ def test_own_embeddings_with_the_reader_s_head_read_as_the_text_and_the_verdict_
     own = found["own"][str(anchors.BASE)]
     assert own["f1"] == 1.0
     assert found["own"]["anchor before, tokens, BOS at 0"]["nll"] != own["nll"]
+    assert len({r["nll"] for r in found["own"].values()}) == len(anchors.SETTINGS)  # no two settings are one
     moved = found["own"] | {"anchor x": own | {"delta": -0.5, "low": -0.6, "high": -0.4}}
     assert "anchor x (−50.0 [−60.0, −40.0])" in anchors.verdict({"tiny": {"own": moved}})
     assert "## `tiny`" in anchors.page({"tiny": found}, 3)
