@@ -45,7 +45,8 @@ def test_a_reader_has_its_head_again_also_after_an_error(lm: FrozenLM) -> None:
             assert lm.style.head == ()
             raise ZeroDivisionError
 
-    pytest.raises(ZeroDivisionError, fail)
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert lm.style.head == head != ()
 
 

@@ -36,7 +36,8 @@ def asked(lm: FrozenLM) -> tuple[Prefix, list[tuple[int, ...]]]:
 
 
 def answers(lm: FrozenLM, asked: Any, options: Decoding | None, new: int = 6) -> Generation:
-    return lm.generate_scored(*asked, new, options)
+    prefix, questions = asked
+    return lm.generate_scored(prefix, questions, new, options)
 
 
 def test_without_an_option_nothing_changes(lm: FrozenLM, asked: Any) -> None:
