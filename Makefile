@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export WANDB_SILENT ?= true
 
-.PHONY: demo test test-slow fuzz lint types bench accelerator report encoders stability theory phases settle faults avdigits methods methods-long pocket further stories families feedback torture notebooks notebooks-run clean
+.PHONY: demo test test-slow fuzz lint types bench accelerator report encoders stability theory phases settle faults avdigits methods methods-long pocket further catalogue stories families feedback torture notebooks notebooks-run clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python 3.11 to 3.13 is needed, this is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
@@ -57,6 +57,11 @@ pocket: $(STAMP)
 further: $(STAMP)
 	$(BIN)/python -m latentwire.study further
 	$(BIN)/python -m latentwire.study nested
+
+# every encoder with every injector at 4x and 8x, three seeds, six hours of a core at most; started again, only what is
+# missing runs: docs/results/catalogue.md
+catalogue: $(STAMP)
+	$(BIN)/python -m latentwire.study catalogue
 
 # where GRID digits, FSDD, MNIST and stories260k lie, for the three tables that read them
 DATA ?= data

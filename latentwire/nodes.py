@@ -99,6 +99,8 @@ class EvaluationNode:
         passages: number of its passages; all their questions are asked.
         slots: lengths of prefixes of messages that are scored beside whole ones, e.g. `[13, 7]`, of a wire that was
             trained with nested budgets; null: none.
+        decode: how answers are decoded (`latentwire.lm.Decoding`), e.g.
+            `{_target_: latentwire.lm.Decoding, min_new_tokens: 2}`; null: greedily.
     """
 
     split: Literal["val", "test"]
@@ -107,6 +109,7 @@ class EvaluationNode:
     batch_size: Count
     n_boot: Draws
     slots: Annotated[list[Slots], NOT_EMPTY] | None = None
+    decode: Part | None = None
 
 
 @dataclass

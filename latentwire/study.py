@@ -6,7 +6,10 @@ python -m latentwire.study further          # docs/results/further.md: 16x, one 
 python -m latentwire.study pocket paths.runs=DIR    # further overrides go to every run
 python -m latentwire.study breakeven RUN    # from how many reads on a wire takes less time
 python -m latentwire.study family RUN --reader NAME    # what one more reader of a finished wire costs
+python -m latentwire.study catalogue        # every encoder with every injector at 4x and 8x; some hours
 python -m latentwire.study nested           # one wire of every budget against a wire trained for each; hours
+python -m latentwire.study embed_transforms # what readers make of transformed embeddings; minutes, trains nothing
+python -m latentwire.study anchors          # what may stand around embeddings of a text; minutes, trains nothing
 python -m latentwire.study together RUN     # two messages read together against one message of both texts
 """
 
@@ -16,6 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from latentwire.catalogue import EXPERIMENT as CATALOGUE
+from latentwire.catalogue import ROWS as PAIRS
 from latentwire.run import Tree, again, dead, earlier, judge, train
 from suite.runs.study import Command, Program, Study, label, main
 
@@ -109,6 +114,13 @@ def nested_page(runs: Sequence[RunRecord]) -> Path:
     return write(runs, [label(row) for row in BUDGETS], len(SEEDS))
 
 
+def catalogue_page(runs: Sequence[RunRecord]) -> Path:
+    """Write the page of the study `catalogue` from its runs; return its path."""
+    from latentwire.page.catalogue import write
+
+    return write(runs, len(SEEDS))
+
+
 def breakeven(program: Program, words: Sequence[str]) -> int:
     """Measure when the wire of a finished run pays in time (`latentwire.breakeven`)."""
     from latentwire.breakeven import main as measure
@@ -123,6 +135,20 @@ def family(program: Program, words: Sequence[str]) -> int:
     return add(program, words)
 
 
+def embed_transforms(program: Program, words: Sequence[str]) -> int:
+    """Feed readers their own embeddings after transforms (`latentwire.embed_transforms`)."""
+    from latentwire.embed_transforms import main as measure
+
+    return measure(words)
+
+
+def anchors(program: Program, words: Sequence[str]) -> int:
+    """Put anchors and BOS around embeddings of a text (`latentwire.anchors`)."""
+    from latentwire.anchors import main as measure
+
+    return measure(words)
+
+
 def together(program: Program, words: Sequence[str]) -> int:
     """Measure what two messages of a finished run lose against one of both texts (`latentwire.together`)."""
     from latentwire.together import main as measure
@@ -133,7 +159,10 @@ def together(program: Program, words: Sequence[str]) -> int:
 STUDIES: dict[str, Study | Command] = {
     "breakeven": breakeven,
     "together": together,
+    "embed_transforms": embed_transforms,
+    "anchors": anchors,
     "family": family,
+    "catalogue": Study(CATALOGUE, SEEDS, PAIRS, catalogue_page),
     "nested": Study("pocket", SEEDS, BUDGETS, nested_page),
     "wire_demo": Study(
         "pocket_smoke", (0,), (("label=4x deep_prefix", "wire.ratio=4"), ("label=8x deep_prefix", "wire.ratio=8"))

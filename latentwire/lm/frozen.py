@@ -17,6 +17,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 from callbacks.errors import UserError
 from latentwire.lm import anatomy, generation, loading, probe, prompts, recompute
 from latentwire.lm.beside import beside
+from latentwire.lm.decoding import Decoding, Run
 from latentwire.lm.layout import Ids, KeysValues, Prefix, check_kv, lay_out_text, right_padded
 from latentwire.lm.placement import Placed
 from latentwire.lm.results import AnswerLogprobs, Generation
@@ -294,19 +295,19 @@ class FrozenLM(Placed):
         return self.generate_scored(prefix, question_ids, max_new_tokens).tokens
 
     @torch.no_grad()
-    def generate_scored(self, prefix: Prefix, question_ids: Ids, max_new_tokens: int) -> Generation:
-        """Answer as `generate` does, with log-probabilities.
+    def generate_scored(
+        self, prefix: Prefix, question_ids: Ids, max_new_tokens: int, decoding: Decoding | None = None
+    ) -> Generation:
+        """Answer as `generate` does, with log-probabilities; `decoding` may choose other tokens than the likeliest.
 
-        Raises:
-            ValueError: sizes that do not fit.
-            UserError: prompt and new tokens are longer than the model's positions.
+        Raises ValueError for sizes that do not fit, UserError for prompts that leave no room for the new tokens.
         """
-        if max_new_tokens < 1:
-            raise ValueError("max_new_tokens must be at least 1")
+        chooser = None if decoding is None else Run(decoding, self, prefix, question_ids)
+        prefix = prefix if chooser is None else chooser.prefix
         given = self._inputs(prefix, question_ids, None, reserve=max_new_tokens)
-        cached, rows, together = given["past_key_values"] is not None, len(question_ids), self.sharded
-        with beside(self.decoder, self.anatomy.layers, prefix, len(self.style.head), cached):
-            return generation.greedy(self.model, self.embed, self.stop_ids, given, rows, max_new_tokens, together)
+        layers, told = self.anatomy.layers, (given, len(question_ids), max_new_tokens, self.sharded, chooser)
+        with beside(self.decoder, layers, prefix, len(self.style.head), given["past_key_values"] is not None):
+            return generation.greedy(self.model, self.embed, self.stop_ids, *told)
 
     @torch.no_grad()
     def hidden(self, ids: Tensor, mask: Tensor, layers: Sequence[int]) -> Tensor:

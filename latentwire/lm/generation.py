@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +15,18 @@ from transformers import DynamicCache
 
 from callbacks.step.ranks import sum_over_ranks
 from latentwire.lm.results import Generation
+
+
+class Chooser(Protocol):
+    """Chooses the tokens of a batch; `latentwire.lm.decoding.Run` is one."""
+
+    def choose(self, scores: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Return the log-probabilities and ids, (B,) each, of what is taken after `step` tokens; scores are (B, V)."""
+        ...
+
+    def before(self, step: int, cache: Any) -> None:
+        """Change the cache, in place, before the token after `step` others is computed."""
+        ...
 
 
 @torch.no_grad()
@@ -26,6 +38,7 @@ def greedy(
     batch: int,
     max_new_tokens: int,
     together: bool = False,
+    chooser: Chooser | None = None,
 ) -> Generation:
     """Continue the inputs of a batch, as the model's forward takes them, greedily until a stop token.
 
@@ -37,7 +50,14 @@ def greedy(
         batch: number of rows.
         max_new_tokens: number of new tokens at most, 1 or more.
         together: whether all ranks go on until the last one has ended, as a model in pieces needs them all.
+        chooser: what chooses tokens in place of the likeliest, and changes the cache before every further one; None:
+            greedy.
+
+    Raises:
+        ValueError: no new token is allowed.
     """
+    if max_new_tokens < 1:
+        raise ValueError("max_new_tokens must be at least 1")
     start = prefilled = time.perf_counter()
     if given["past_key_values"] is None:
         given["past_key_values"] = DynamicCache(config=model.config)
@@ -46,7 +66,8 @@ def greedy(
     running = [True] * batch
     for step in range(max_new_tokens):
         out = model(**given, use_cache=True, logits_to_keep=1)
-        best, chosen = out.logits[:, -1].float().log_softmax(-1).max(-1)
+        scores = out.logits[:, -1].float().log_softmax(-1)
+        best, chosen = scores.max(-1) if chooser is None else chooser.choose(scores, step)
         found = list(zip(chosen.tolist(), best.tolist(), strict=True))  # waits for an accelerator
         if step == 0:
             prefilled = time.perf_counter()
@@ -61,6 +82,8 @@ def greedy(
             goes_on = bool(sum_over_ranks(torch.tensor(float(goes_on), device=chosen.device)))
         if not goes_on or step + 1 == max_new_tokens:
             break
+        if chooser is not None:
+            chooser.before(step + 1, given["past_key_values"])
         mask = given["attention_mask"]
         given |= {
             "inputs_embeds": embed(chosen[:, None]),

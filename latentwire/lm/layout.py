@@ -62,6 +62,11 @@ class Prefix:
     reads: list[LayerRead] | None = None
 
     @property
+    def has_latents(self) -> bool:
+        """Whether there are any latents."""
+        return self.embeds is not None or self.kv is not None or self.reads is not None
+
+    @property
     def latents(self) -> int:
         """The number of latents that are read, M: places in the input or the cache, or keys of `reads`."""
         found = [] if self.embeds is None else [self.embeds.shape[1]]

@@ -28,6 +28,7 @@ from latentwire.baselines.training import TrainingBudget
 from latentwire.data.base import Passage
 from latentwire.data.squad_metrics import best, exact_match, f1
 from latentwire.examples import Example, examples
+from latentwire.lm.decoding import Decoding
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix, right_padded
 from latentwire.lm.metrics import first_token, kl
@@ -68,6 +69,7 @@ class Evaluator:
         rivals: folder where what they have learned is kept, and read if it is there; None: nowhere.
         batch_size: number of questions at a time.
         n_boot: number of bootstrap draws.
+        decoding: how answers are decoded; None: greedily. Its gain acts on wires and their controls.
     """
 
     def __init__(
@@ -81,13 +83,14 @@ class Evaluator:
         rivals: Path | None = None,
         batch_size: int = 64,
         n_boot: int = 2000,
+        decoding: Decoding | None = None,
     ):
         if not lms or not sum(len(p.questions) for p in passages):
             found = f"{len(lms)} models, {len(passages)} passages"
             raise UserError("evaluation", found, "a model and a question", "set evaluation.passages=200")
         self.lms, self.passages, self.baselines = dict(lms), list(passages), dict(baselines)
         self.max_new_tokens, self.seed, self.budget, self.rivals = max_new_tokens, seed, budget, rivals
-        self.batch_size, self.n_boot = batch_size, n_boot
+        self.batch_size, self.n_boot, self.decoding = batch_size, n_boot, decoding
         self.examples = {name: examples(lm, self.passages) for name, lm in self.lms.items()}
 
     def beside(self, baselines: Mapping[str, Baseline]) -> Evaluator:
@@ -258,7 +261,10 @@ class Evaluator:
             prefix = method.read(batch)
             prefix.wait()
             seconds["inject"] += time.perf_counter() - start
-            generation = lm.generate_scored(prefix, follows, self.max_new_tokens)
+            decoding = self.decoding
+            if decoding is not None and method.kind == "baseline":
+                decoding = replace(decoding, gain=None)
+            generation = lm.generate_scored(prefix, follows, self.max_new_tokens, decoding)
             seconds["prefill"] += generation.prefill_s
             seconds["answer"] += generation.decode_s
             scored = lm.answer_logprobs(prefix, follows, [e.prompt.answer for e in batch])
@@ -270,6 +276,7 @@ class Evaluator:
         rows = []
         for i, (e, head, tokens) in enumerate(zip(batch, heads, made, strict=True)):
             answer, references = lm.style.decode(tokens), e.question.answers
+            answer = answer if self.decoding is None else self.decoding.answer(answer)
             sent = method.sent(prefix, i, e)
             rows.append(
                 {

@@ -96,6 +96,7 @@ def score(cfg: DictConfig, run_dir: Path, inputs: Inputs, wire: LatentWire, writ
         rivals=run_dir / RIVALS if writes else None,
         batch_size=int(e.batch_size),
         n_boot=int(e.n_boot),
+        decoding=None if e.get("decode") is None else build_node(e.decode),
     )
     wire.to(device).eval()
     for lm in inputs.lms.values():

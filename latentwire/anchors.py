@@ -1,0 +1,253 @@
+"""What may stand around embeddings of a text: `python -m latentwire.study anchors`.
+
+Systems put a piece of text, an *anchor* such as "Context: ", between BOS and the latents or behind these, and disagree
+about where BOS belongs. Each frozen pocket reader gets the text's own embeddings, as they are and as one mean of every
+4 tokens, with
+
+    anchor   none, "Context: " before the latents, "Answer: " behind them, both
+    mode     the anchor's own embeddings, or their mean as one vector
+    BOS      at position 0 (before everything), behind the latents, at both places, at none
+
+Nothing is trained. Three minutes of a core; it writes docs/results/anchors.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from callbacks.errors import UserError
+from callbacks.files.atomic import write_text
+from latentwire.data.base import Passage
+from latentwire.data.biographies import Biographies
+from latentwire.data.squad_metrics import best, f1
+from latentwire.examples import Example, examples
+from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Prefix
+from latentwire.pocket import load
+from suite.report.tables import PERCENT, Cell, Table, columns, markdown, number, signed, texts
+from suite.runs.command import command, command_parser
+from suite.statistics import hierarchical_bootstrap
+
+PAGE = Path("docs/results/anchors.md")
+READERS = ("pocket_llama", "pocket_qwen")
+PASSAGES = 40
+CHUNK = 4  # tokens of a mean, where latents are compressed
+BEFORE, BEHIND = "Context: ", "Answer: "
+Place = Literal["none", "before", "behind", "both"]
+Mode = Literal["tokens", "mean"]
+HEAD = """# Anchors around latents
+
+Written by `python -m latentwire.study anchors`, none of it by hand. Frozen readers get the text's own embeddings
+({passages} test passages of biographies, {questions} questions) in the place of latents, between anchors, and BOS at
+several places. Nothing is trained, so that a wire that is trained with an anchor may get used to it; what is shown is
+what an anchor does to a reader that is not. *own*: one embedding per token, which the reader knows. *means*: one mean
+of every {chunk} tokens, as compressed latents that are none of its vocabulary. F1 with 95 % bootstrap over passages;
+differences are to no anchor with BOS at position 0, paired by question. NLL: nats per token of the gold answer.
+"""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Says what stands around latents.
+
+    Attributes:
+        anchor: where text stands: `none`, `before`, `behind` the latents, or `both`.
+        mode: the anchor's `tokens`, or their `mean` as one vector.
+        bos: where BOS stands: before everything, behind the latents, or both; (True, False) is the reader's own head.
+    """
+
+    anchor: Place = "none"
+    mode: Mode = "tokens"
+    bos: tuple[bool, bool] = (True, False)
+
+    def __str__(self) -> str:
+        said = "no anchor" if self.anchor == "none" else f"anchor {self.anchor}, {self.mode}"
+        where = {(True, False): "BOS at 0", (False, True): "BOS behind", (True, True): "BOS at 0 and behind"}
+        return f"{said}, {where.get(self.bos, 'no BOS')}"
+
+
+BASE = Setting()
+SETTINGS = (
+    BASE,
+    Setting("before"),
+    Setting("before", "mean"),
+    Setting("behind"),
+    Setting("behind", "mean"),
+    Setting("both"),
+    Setting(bos=(False, True)),
+    Setting(bos=(True, True)),
+    Setting(bos=(False, False)),
+)
+
+
+def around(lm: FrozenLM, latents: Tensor, setting: Setting, bos: Sequence[int]) -> Tensor:
+    """Return what the reader gets behind its head for latents (M, d): (N, d).
+
+    BOS at position 0 is the head, which every reader puts first; where it shall not stand there, see `headless`.
+
+    Args:
+        lm: the reader.
+        latents: the latents.
+        setting: what stands around them.
+        bos: ids of the reader's head, which stand behind the latents where the setting says so.
+    """
+
+    def text(said: str) -> Tensor:
+        x = lm.embed(torch.tensor(lm.style.encode(said))).float()
+        return x if setting.mode == "tokens" else x.mean(0, keepdim=True)
+
+    parts = [latents.float()]
+    if setting.anchor in ("before", "both"):
+        parts.insert(0, text(BEFORE))
+    if setting.anchor in ("behind", "both"):
+        parts.append(text(BEHIND))
+    if setting.bos[1] and bos:
+        parts.append(lm.embed(torch.tensor(bos)).float())
+    return torch.cat(parts)
+
+
+class headless:
+    """Takes the head from a reader within a block, so that nothing stands at position 0 before the latents.
+
+    Args:
+        lm: the reader.
+        wanted: whether it is taken; False changes nothing.
+    """
+
+    def __init__(self, lm: FrozenLM, wanted: bool):
+        self.lm, self.wanted, self.style = lm, wanted, lm.style
+
+    def __enter__(self) -> None:
+        if self.wanted:
+            self.lm.style = replace(self.style, head=())
+
+    def __exit__(self, *_: object) -> None:
+        self.lm.style = self.style
+
+
+def chunked(x: Tensor, size: int) -> Tensor:
+    """Return the mean of every `size` rows of (T, d), the last ones of fewer: (ceil(T / size), d)."""
+    return torch.stack([part.mean(0) for part in x.split(size)])
+
+
+def _grouped(items: Sequence[Example], length: int) -> Iterator[list[Example]]:
+    for start in range(0, len(items), length):
+        yield list(items[start : start + length])
+
+
+@torch.no_grad()
+def measure(lm: FrozenLM, passages: Sequence[Passage], n_boot: int = 2000) -> dict[str, dict[str, dict[str, Any]]]:
+    """Score every setting on one reader; return numbers by kind of latents (`own`, `means`) and setting.
+
+    Args:
+        lm: the reader.
+        passages: passages whose questions are asked.
+        n_boot: number of bootstrap draws.
+    """
+    asked = examples(lm, passages)
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for kind, size in (("own", 1), ("means", CHUNK)):
+        rows: dict[str, list[dict[str, float]]] = {}
+        for setting in SETTINGS:
+            rows[str(setting)] = scored(lm, asked, setting, size)
+        groups = [e.passage.group for e in asked]
+        base = rows[str(BASE)]
+        found[kind] = {}
+        for name, mine in rows.items():
+            got = [r["f1"] for r in mine]
+            own = hierarchical_bootstrap({0: got}, groups=groups, n_boot=n_boot)
+            numbers = {"f1": own.estimate, "f1_low": own.low, "f1_high": own.high, "n": len(mine)}
+            numbers |= {"nll": sum(r["nll"] for r in mine) / len(mine)}
+            if name != str(BASE):
+                d = hierarchical_bootstrap({0: got}, {0: [r["f1"] for r in base]}, groups=groups, n_boot=n_boot)
+                numbers |= {"delta": d.estimate, "low": d.low, "high": d.high}
+            found[kind][name] = numbers
+    return found
+
+
+def scored(lm: FrozenLM, asked: Sequence[Example], setting: Setting, size: int) -> list[dict[str, float]]:
+    """Let a reader answer under one setting; return F1 and NLL per question, in order."""
+    by_length: dict[int, list[Example]] = {}  # embeddings carry no mask
+    for e in asked:
+        by_length.setdefault(len(e.prompt.context), []).append(e)
+    found: dict[int, dict[str, float]] = {}
+    bos = lm.style.head
+    with headless(lm, not setting.bos[0]):
+        for same in by_length.values():
+            for batch in _grouped(same, 128):
+                latents = [chunked(lm.embed(torch.tensor(e.prompt.context)).float(), size) for e in batch]
+                prefix = Prefix(embeds=torch.stack([around(lm, z, setting, bos) for z in latents]))
+                questions = [e.prompt.question for e in batch]
+                answers = lm.generate(prefix, questions, 8)
+                nll = lm.answer_logprobs(prefix, questions, [e.prompt.answer for e in batch]).nll().tolist()
+                for e, tokens, surprise in zip(batch, answers, nll, strict=True):
+                    score = best(f1, lm.style.decode(tokens), e.question.answers)
+                    found[e.number] = {"f1": float(score), "nll": surprise}
+    return [found[e.number] for e in asked]
+
+
+def verdict(found: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]) -> str:
+    """Say for which latents an anchor or a place of BOS matters, by reader."""
+    told = []
+    for reader, kinds in found.items():
+        for kind, rows in kinds.items():
+            moved = [f"{n} ({points(r)})" for n, r in rows.items() if "low" in r and not r["low"] <= 0 <= r["high"]]
+            matter = f"these change F1: {'; '.join(moved)}" if moved else "no setting changes F1 with certainty"
+            told.append(f"On `{reader}` with {kind} embeddings {matter}.")
+    return f"**Verdict.** {' '.join(told)}\n"
+
+
+def points(row: Mapping[str, Any]) -> str:
+    """Return a difference of F1 and its interval in points."""
+    return (
+        f"{signed(row['delta'] * PERCENT, 1)} [{signed(row['low'] * PERCENT, 1)}, {signed(row['high'] * PERCENT, 1)}]"
+    )
+
+
+def table(kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
+    """Show all settings of one reader for both kinds of latents."""
+    lines = []
+    for kind, rows in kinds.items():
+        for name, r in rows.items():
+            f1_text = f"{r['f1'] * PERCENT:.1f} [{r['f1_low'] * PERCENT:.1f}, {r['f1_high'] * PERCENT:.1f}]"
+            delta = Cell(points(r), r["delta"]) if "delta" in r else Cell("—")
+            lines.append([*texts(kind, name), Cell(f1_text, r["f1"]), delta, number(r["nll"], 3)])
+    titles = ["F1 %\n[95 %]", "Δ F1\nto the first", "NLL\nnats/token"]
+    return Table("", columns("latents", "what stands around them", numbers=titles), lines)
+
+
+def page(found: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]], passages: int) -> str:
+    """Return the page of what was measured by reader."""
+    n = next(iter(next(iter(found.values())).values()))[str(BASE)]["n"]
+    parts = [HEAD.format(passages=passages, questions=n, chunk=CHUNK), verdict(found)]
+    parts += [f"## `{reader}`\n\n{markdown([table(kinds)])}" for reader, kinds in found.items()]
+    return "\n".join(parts)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
+    p = command_parser("python -m latentwire.study anchors", __doc__)
+    p.add_argument("--passages", type=int, default=PASSAGES, help="test passages")
+    p.add_argument("--readers", nargs="+", default=list(READERS), help="pocket readers")
+    p.add_argument("--out", type=Path, default=PAGE, help=f"the page (default: {PAGE})")
+    return p
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit code."""
+    args = parser().parse_args(argv)
+    if args.passages < 2:
+        raise UserError("--passages", str(args.passages), "2 or more", f"add --passages {PASSAGES}")
+    split = Biographies(test=args.passages).split("test")
+    passages = [split[i] for i in range(args.passages)]
+    found = {name: measure(load(name), passages) for name in args.readers}
+    print(f"page: {write_text(args.out, page(found, args.passages))}")
+    return 0
