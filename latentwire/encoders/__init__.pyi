@@ -5,6 +5,7 @@ from .base import Tokens as Tokens
 from .byte import ByteEncoder as ByteEncoder
 from .lm_lora import LMLoRAEncoder as LMLoRAEncoder
 from .pca import PCAEncoder as PCAEncoder
+from .pool_expand import PoolExpand as PoolExpand
 from .pooling import ChunkMean as ChunkMean
 from .pooling import ChunkQueries as ChunkQueries
 from .pooling import CrossAttention as CrossAttention
