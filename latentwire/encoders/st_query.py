@@ -12,7 +12,7 @@ from callbacks.errors import UserError
 from callbacks.ranges import NOT_EMPTY, Count, DropoutRate, Layers, Width
 from latentwire.encoders.base import Encoder, Overflow, Tokens
 from latentwire.encoders.bottleneck import Bottleneck
-from latentwire.encoders.gate import SlotGate
+from latentwire.encoders.gate import gate_of
 from latentwire.encoders.mixing import channel_statistics, chosen_layers, mixed
 from latentwire.encoders.pooling import Pooling
 from latentwire.encoders.slots import LatentLayout
@@ -79,12 +79,7 @@ class STQueryEncoder(Encoder):
         self.register_buffer("mean", torch.zeros(len(self.chosen), wide))
         self.register_buffer("std", torch.zeros(len(self.chosen), wide))
         self.bottleneck = Bottleneck(wide, d_z, slices, pooling, width, refiner_layers, heads, dropout)
-        queries = self.bottleneck.pooling.max_slots
-        if queries is None:
-            found = f"{type(self.bottleneck.pooling).__name__}, whose slots have no queries of their own"
-            remedy = "set pooling@encoder.pooling=chunk_queries"
-            raise UserError("encoder.pooling", found, "learned queries", remedy)
-        self.gate = SlotGate(len(self.bottleneck.slices), queries)
+        self.gate = gate_of(self.bottleneck.pooling, len(self.bottleneck.slices), "")
         self._fingerprint = self.sentence.fingerprint()
 
     @staticmethod

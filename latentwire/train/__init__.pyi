@@ -11,3 +11,4 @@ from .curriculum import Schedule as Schedule
 from .nested import Nested as Nested
 from .nested import NestedBudgets as NestedBudgets
 from .nested import NestedGeometric as NestedGeometric
+from .ratios import SeveralRatios as SeveralRatios

@@ -188,7 +188,7 @@ class WireModule(L.LightningModule):
         return own if ratio is None else own.with_slots(slots_for(self.tokens, ratio))
 
     def read_layout(self) -> LatentLayout:
-        """Return the slots that the models read in this step: those of the period, or the prefix that is drawn."""
+        """Return the slots that the models read in this step: those of the period, or as many as are drawn."""
         sent = self.layout()
         if self.nested is None:
             return sent
@@ -206,7 +206,7 @@ class WireModule(L.LightningModule):
         """Return what the models read of what the codec sent, and the prefixes, where an objective asks for rows."""
         self.wire.codec.take(self.curriculum.period.codes)
         read = self.read_layout()
-        coded = self.wire.latents(batch.tokens, self.layout()).first(read.slots)
+        coded = self.wire.latents(batch.tokens, read if read.apart else self.layout()).first(read.slots)
         if not any(o.needs.kinds for o in active.values()):
             return coded, {}
         return coded, {name: self.wire.prefix(coded.values, name, read) for name in self.lms}

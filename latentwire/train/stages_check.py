@@ -91,7 +91,7 @@ class StagesCheck:
                 remedy = f"set stages.{n}.ratio=null, or curriculum=nested, whose prefixes are the ratios"
                 yield UserError(f"stages.{n}.ratio with wire.nested", found, "null", remedy)
         for name, objective in self.objectives.items():
-            if objective.places:
+            if objective.places and not self.nested.apart:
                 found = "which holds every slot to a place of the text, whereas a prefix stands for the whole text"
                 remedy = f"add ~objectives.{name}, or ~wire.nested"
                 yield UserError(f"objectives.{name} with wire.nested", found, "objectives on what is read", remedy)
