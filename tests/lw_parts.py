@@ -88,6 +88,7 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
     "lm_lora": partial(LMLoRAEncoder, pooling=ChunkMean, rank=2, max_tokens=200, **SMALL),
     "byte": partial(ByteEncoder, pooling=partial(CrossAttention, heads=2), layers=1, **SMALL),
     "byte_gated": partial(ByteEncoder, pooling=partial(ChunkQueries, heads=2), layers=1, gate=True, **SMALL),
+    "halting": partial(LMLoRAEncoder, pooling=ChunkMean, rank=0, max_tokens=200, halting=True, **SMALL),
     "st_query": partial(_st_query, pooling=partial(ChunkQueries, heads=2), max_tokens=200, **SMALL),
     "pca": partial(PCAEncoder, chunk=16),
 }

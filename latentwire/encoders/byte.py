@@ -34,6 +34,7 @@ class ByteEncoder(Encoder):
         overflow: what happens to a longer one, `refuse` or `count`.
         gate: whether a slot is scaled by a learned factor of its own, which starts at 1 (`SlotGate`); for poolings with
             learned queries.
+        halting: whether every slot learns how many of the refiner's layers it goes through (`HaltingTransformer`).
     """
 
     def __init__(
@@ -49,11 +50,12 @@ class ByteEncoder(Encoder):
         max_tokens: Count = 2048,
         overflow: Overflow = "refuse",
         gate: bool = False,
+        halting: bool = False,
     ):
         super().__init__(d_z, max_tokens, overflow)
         self.embedding = nn.Embedding(256, width)
         self.layers = Transformer(width, layers, heads, dropout)
-        self.bottleneck = Bottleneck(width, d_z, slices, pooling, width, refiner_layers, heads, dropout)
+        self.bottleneck = Bottleneck(width, d_z, slices, pooling, width, refiner_layers, heads, dropout, halting)
         self.gate = None
         if gate:
             otherwise = ", or encoder.gate=false"

@@ -59,6 +59,7 @@ class LMLoRAEncoder(Encoder):
         dropout: dropout of the refiner.
         max_tokens: longest text in tokens, its head not counted.
         overflow: what happens to a longer one, `refuse` or `count`.
+        halting: whether every slot learns how many of the refiner's layers it goes through (`HaltingTransformer`).
     """
 
     lm: FrozenLM
@@ -83,6 +84,7 @@ class LMLoRAEncoder(Encoder):
         dropout: DropoutRate = 0.0,
         max_tokens: Count = 512,
         overflow: Overflow = "refuse",
+        halting: bool = False,
     ):
         super().__init__(d_z, max_tokens, overflow)
         self.lm = lm
@@ -104,7 +106,7 @@ class LMLoRAEncoder(Encoder):
         self.mix = nn.Parameter(torch.zeros(len(self.chosen)))
         self.register_buffer("mean", torch.zeros(len(self.chosen), lm.d_model))
         self.register_buffer("std", torch.zeros(len(self.chosen), lm.d_model))
-        self.bottleneck = Bottleneck(lm.d_model, d_z, slices, pooling, width, refiner_layers, heads, dropout)
+        self.bottleneck = Bottleneck(lm.d_model, d_z, slices, pooling, width, refiner_layers, heads, dropout, halting)
         # A plain list: the frozen weights are in no parameters() and no state_dict().
         self._copy: list[Any] = []
         self.lora = nn.ParameterDict()

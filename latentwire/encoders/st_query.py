@@ -47,6 +47,7 @@ class STQueryEncoder(Encoder):
         dropout: dropout of the refiner.
         max_tokens: longest text in tokens, special ones not counted.
         overflow: what happens to a longer one, `refuse` or `count`.
+        halting: whether every slot learns how many of the refiner's layers it goes through (`HaltingTransformer`).
     """
 
     places: ClassVar[tuple[str, ...]] = ("source",)
@@ -66,6 +67,7 @@ class STQueryEncoder(Encoder):
         dropout: DropoutRate = 0.0,
         max_tokens: Count = 254,
         overflow: Overflow = "refuse",
+        halting: bool = False,
     ):
         super().__init__(d_z, max_tokens, overflow)
         self.source, self.sentence = source, SentenceModel.load(source)
@@ -78,7 +80,7 @@ class STQueryEncoder(Encoder):
         self.mix = nn.Parameter(torch.zeros(len(self.chosen)))
         self.register_buffer("mean", torch.zeros(len(self.chosen), wide))
         self.register_buffer("std", torch.zeros(len(self.chosen), wide))
-        self.bottleneck = Bottleneck(wide, d_z, slices, pooling, width, refiner_layers, heads, dropout)
+        self.bottleneck = Bottleneck(wide, d_z, slices, pooling, width, refiner_layers, heads, dropout, halting)
         self.gate = gate_of(self.bottleneck.pooling, len(self.bottleneck.slices), "")
         self._fingerprint = self.sentence.fingerprint()
 

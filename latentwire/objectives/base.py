@@ -14,8 +14,8 @@ from latentwire.train.curriculum import Schedule
 
 # Rows of an LM forward: questions with the right latents, with those of another text, the text itself, its end.
 RowKind = Literal["answer", "wrong", "text", "continuation"]
-# What a mean can be over beside rows: the tokens of the texts, and those of the answers.
-TOKENS, ANSWER_TOKENS = "tokens", "answer tokens"
+# What a mean can be over beside rows: the tokens of the texts, those of the answers, and the texts.
+TOKENS, ANSWER_TOKENS, TEXTS = "tokens", "answer tokens", "texts"
 # What a gradient through a language model's forward pass on latents reaches: kinds of parameter groups.
 READING = frozenset({"encoder", "codec", "adapter", "injector", "lora"})
 
@@ -116,6 +116,7 @@ class Seen:
         states: () -> the states that this model reads for `latents` and those that it makes of the texts, both
             (layers, B, M, width) in units of text (`Injector.states`, `Injector.text_states`).
         embed: ids (…) -> this model's embeddings of them, (…, d_model).
+        said: what the encoder says of the texts, (B, …) by name (`encoders.said.Saying`).
     """
 
     rows: dict[RowKind, AnswerLogprobs]
@@ -127,6 +128,7 @@ class Seen:
     counts: Sequence[int] = ()
     states: Callable[[], tuple[Tensor, Tensor]] | None = None
     embed: Callable[[Tensor], Tensor] | None = None
+    said: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -147,6 +149,7 @@ class Objective(nn.Module):
             this: a group that no objective of a stage reaches needs no gradient there, every other one does.
         likelihood: whether its loss is a mean negative log-probability of tokens, in nats.
         places: whether it holds each slot to the part of a text where it stands, as no prefix of a message can be.
+        hears: names of what the encoder must say of the texts (`Seen.said`).
         observes: names of the metrics in `ObjectiveOutput.observed`, which gates and criteria of stages may read.
         observed_over: what such a metric is a mean over, where that is not `mean_over`.
 
@@ -158,6 +161,7 @@ class Objective(nn.Module):
     teaches = False
     likelihood = False
     places = False
+    hears: tuple[str, ...] = ()
     reaches: frozenset[str] = READING
     observes: tuple[str, ...] = ()
     observed_over: Mapping[str, str] = {}

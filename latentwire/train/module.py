@@ -113,6 +113,7 @@ class WireModule(L.LightningModule):
         self.sample: CollapseSample | None = None
         self.validated: validation.Scores | None = None  # all that the last validation saw
         self._scores: validation.Scores | None = None
+        self._said: dict[str, Tensor] = {}  # by the encoder, of the texts of the step
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -207,6 +208,7 @@ class WireModule(L.LightningModule):
         self.wire.codec.take(self.curriculum.period.codes)
         read = self.read_layout()
         coded = self.wire.latents(batch.tokens, read if read.apart else self.layout()).first(read.slots)
+        self._said = {name: x[: len(batch.passages)] for name, x in self.wire.encoder.said().items()}
         if not any(o.needs.kinds for o in active.values()):
             return coded, {}
         return coded, {name: self.wire.prefix(coded.values, name, read) for name in self.lms}
@@ -241,6 +243,7 @@ class WireModule(L.LightningModule):
             layout.counts(name),
             partial(self._states, batch, latents, name),
             lm.embed,
+            self._said,
         )
         here = {key: o for key, o in active.items() if o.mean_over in rows or not o.needs.kinds}
         return {key: o(seen, name) for key, o in here.items()}

@@ -7,11 +7,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from callbacks.errors import UserError
+from latentwire.encoders.base import Encoder
 from latentwire.objectives.base import Objective
 from latentwire.train.curriculum import KINDS, Constant, Period, Schedule
 from latentwire.train.nested import Nested
 from suite.config.compose import merge_errors, nearest
 
+SAID_BY = {"depth": "set encoder.halting=true", "anchor": "set encoder=interlingua"}
 VALIDATED = ("loss", "f1", "em", "nll", "first_token_top1", "first_token_top5")  # see `validation.Scores.metrics`
 
 
@@ -166,6 +168,15 @@ def unknown_groups(
             near = nearest(name, known, 1)
             remedy = f"write {near[0]} in its place" if near else f"write one of {', '.join(KINDS)} in its place"
             yield UserError(f"{key}: {name}", "no such group of parameters", ", ".join(known), remedy)
+
+
+def refuse_unheard(objectives: Mapping[str, Objective], encoder: Encoder) -> None:
+    """Refuse objectives on what the encoder does not say. Raises UserError."""
+    for name, objective in objectives.items():
+        missing = [what for what in objective.hears if what not in encoder.says()]
+        if missing:
+            found = f"{type(encoder).__name__}, which says nothing of its {missing[0]}"
+            raise UserError(f"objectives.{name}", found, "an encoder that does", f"{SAID_BY[missing[0]]}, or add ~objectives.{name}")
 
 
 def refuse_untrained(periods: Sequence[Period], objectives: Mapping[str, Objective], groups: Collection[str]) -> None:
