@@ -151,7 +151,11 @@ class LMLoRAEncoder(Encoder):
 
     def forward(self, tokens: Tokens, layout: LatentLayout) -> Tensor:
         states = self._states(tokens).to(self.mix)  # (layers, B, T, d_model)
-        return self.bottleneck(mixed(states, self.mean, self.std, self.mix), tokens.mask, layout)
+        return self.bottleneck(self.blended(states), tokens.mask, layout)
+
+    def blended(self, states: Tensor) -> Tensor:
+        """Make one sequence (B, T, d_model) of the states (layers, B, T, d_model), which may change in place."""
+        return mixed(states, self.mean, self.std, self.mix)
 
     def _states(self, tokens: Tokens) -> Tensor:
         head = torch.tensor(self.lm.style.head, dtype=torch.long, device=tokens.ids.device)

@@ -54,10 +54,28 @@ def mixed(states: Tensor, mean: Tensor, std: Tensor, weights: Tensor) -> Tensor:
         std: (layers, width).
         weights: (layers,).
     """
+    return torch.einsum("l,lbtd->btd", weights.softmax(0), standardised(states, mean, std))
+
+
+def mixed_by_token(states: Tensor, mean: Tensor, std: Tensor, weights: Tensor, gates: Tensor) -> Tensor:
+    """Return sum_l softmax_l(weights_l + gates_l · s_l,t / sqrt(width)) s_l,t, (B, T, width), of standardised states s.
+
+    Args:
+        states: (layers, B, T, width); changed in place where nobody needs a gradient of them.
+        mean: (layers, width).
+        std: (layers, width).
+        weights: (layers,).
+        gates: (layers, width).
+    """
+    s = standardised(states, mean, std)
+    scores = torch.einsum("ld,lbtd->lbt", gates / gates.shape[1] ** 0.5, s) + weights[:, None, None]
+    return torch.einsum("lbt,lbtd->btd", scores.softmax(0), s)
+
+
+def standardised(states: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return (states - mean) / std per layer and channel; in place where nobody needs a gradient of the states."""
     if float(std[0, 0]) == 0:
         raise RuntimeError("encoder not fitted: call fit(texts) first, or load a state")
     if states.requires_grad:
-        states = (states - mean[:, None, None]) / std[:, None, None]
-    else:  # what nobody needs again is not copied
-        states = (states - mean[:, None, None]).div_(std[:, None, None])
-    return torch.einsum("l,lbtd->btd", weights.softmax(0), states)
+        return (states - mean[:, None, None]) / std[:, None, None]
+    return (states - mean[:, None, None]).div_(std[:, None, None])  # what nobody needs again is not copied

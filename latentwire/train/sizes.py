@@ -90,7 +90,7 @@ def _encoder_on(cfg: DictConfig, lm: Outline) -> None:
     kind = locate(encoder._target_)
     if kind is PCAEncoder:
         check_chunk(int(cfg.wire.d_z), int(encoder.get("chunk", 4)), lm.width)
-    if kind is LMLoRAEncoder:
+    if isinstance(kind, type) and issubclass(kind, LMLoRAEncoder):
         chosen_layers(encoder.get("layers"), lm.layers)
         longest = int(encoder.get("max_tokens", 512))
         if longest >= lm.positions:  # one of them at least begins its prompt

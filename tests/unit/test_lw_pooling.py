@@ -21,6 +21,7 @@ from latentwire.encoders.pooling import (
     chunk_borders,
     left_aligned,
 )
+from latentwire.encoders.transport import TransportPlan
 
 D = 8
 POOLINGS: dict[str, Callable[..., Pooling]] = {
@@ -29,6 +30,7 @@ POOLINGS: dict[str, Callable[..., Pooling]] = {
     "cross_attention_bare": partial(CrossAttention, max_slots=6, heads=2, positions=False),
     "chunk_queries": partial(ChunkQueries, max_slots=6, layers=2, heads=2),
     "pool_expand": partial(PoolExpand, max_slots=6, layers=2, heads=2),
+    "transport": partial(TransportPlan, max_slots=6, steps=8),
     "strided_conv": partial(StridedConv, stride=2, layers=2, kernel=3),
     "hierarchical": partial(Hierarchical, factor=2, levels=2, heads=2),
 }
