@@ -32,7 +32,7 @@ from latentwire.train.lengths import lengths
 from latentwire.train.module import WireModule
 from latentwire.train.nested import Nested, budgets, refuse_unordered
 from latentwire.train.positions import check_training
-from latentwire.train.stages_check import StagesCheck, refuse_unheard, refuse_untrained
+from latentwire.train.stages_check import StagesCheck, let_hear, refuse_untrained
 from latentwire.wire import LatentWire
 from suite.config.instantiate import build_node
 from suite.loader import EpochBatches, ResumableLoader
@@ -207,7 +207,7 @@ def build_module(
     curriculum = Curriculum(periods, steps)
     needs = together({name: o.needs for name, o in objectives.items()}, str(cfg.wire.track) == "whole_prompt")
     wire = build_wire(cfg, inputs)
-    refuse_unheard(objectives, wire.encoder)
+    let_hear(objectives, wire.encoder)
     ratios = [p.ratio for p in curriculum.periods if p.ratio is not None]
     layouts = [wire.layout, *(wire.layout.with_slots(slots_for(inputs.tokens, ratio)) for ratio in ratios)]
     if wire.layout.apart:

@@ -4,6 +4,7 @@ from .base import Overflow as Overflow
 from .base import Tokens as Tokens
 from .byte import ByteEncoder as ByteEncoder
 from .comprexit import ComprExITEncoder as ComprExITEncoder
+from .interlingua import InterlinguaEncoder as InterlinguaEncoder
 from .lm_lora import LMLoRAEncoder as LMLoRAEncoder
 from .pca import PCAEncoder as PCAEncoder
 from .pool_expand import PoolExpand as PoolExpand

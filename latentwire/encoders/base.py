@@ -85,9 +85,9 @@ class Encoder(nn.Module):
         """Return what its parts have said of the last texts in training, (B, …) by name, and forget it."""
         return {name: x for part in self.modules() if isinstance(part, Saying) for name, x in part.take().items()}
 
-    def says(self) -> set[str]:
-        """Return the names of what its parts say."""
-        return {name for part in self.modules() if isinstance(part, Saying) for name in part.says}
+    def says(self) -> dict[str, int]:
+        """Return how wide what its parts say is, by name."""
+        return {name: n for part in self.modules() if isinstance(part, Saying) for name, n in part.says.items()}
 
     def fit(self, texts: Sequence[str], layout: LatentLayout) -> None:
         """Fit what is not trained to training texts, once, before training; most encoders have nothing to fit."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -51,10 +50,9 @@ class HaltingTransformer(Saying):
         dropout: dropout of attention weights and branches.
     """
 
-    says: ClassVar[tuple[str, ...]] = ("depth",)
-
     def __init__(self, d: int, layers: int, heads: int, dropout: float = 0.0):
         super().__init__()
+        self.says = {"depth": 1}
         self.blocks = Transformer(d, layers, heads, dropout).blocks
         self.halts = nn.ModuleList(nn.Linear(d, 1) for _ in range(layers))
         for halt in self.halts:

@@ -18,6 +18,7 @@ from latentwire.encoders.bottleneck import Bottleneck
 from latentwire.encoders.mixing import channel_statistics, chosen_layers, mixed
 from latentwire.encoders.pooling import Pooling
 from latentwire.encoders.slots import LatentLayout
+from latentwire.encoders.states import frozen_states, headed, refuse_model
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.lora import lora_config
 from latentwire.lm.recompute import recomputed
@@ -89,20 +90,7 @@ class LMLoRAEncoder(Encoder):
         super().__init__(d_z, max_tokens, overflow)
         self.lm = lm
         self.chosen = chosen_layers(layers, lm.n_layers)
-        if max_tokens + len(lm.style.head) > lm.max_tokens:
-            raise UserError(
-                "encoder.max_tokens",
-                f"{max_tokens} and a head of {len(lm.style.head)}",
-                f"the {lm.max_tokens} positions of {lm.name}",
-                f"set encoder.max_tokens={lm.max_tokens - len(lm.style.head)} or less",
-            )
-        if lm.d_hidden != lm.d_model:
-            raise UserError(
-                f"encoder on {lm.name}",
-                f"states {lm.d_hidden} wide and embeddings {lm.d_model} wide",
-                "one width",
-                "set encoder=token, or take another model: +lm@encoder_lm=pocket_llama",
-            )
+        refuse_model(lm, max_tokens)
         self.mix = nn.Parameter(torch.zeros(len(self.chosen)))
         self.register_buffer("mean", torch.zeros(len(self.chosen), lm.d_model))
         self.register_buffer("std", torch.zeros(len(self.chosen), lm.d_model))
@@ -158,17 +146,13 @@ class LMLoRAEncoder(Encoder):
         return mixed(states, self.mean, self.std, self.mix)
 
     def _states(self, tokens: Tokens) -> Tensor:
-        head = torch.tensor(self.lm.style.head, dtype=torch.long, device=tokens.ids.device)
-        batch = tokens.ids.shape[0]
-        ids = torch.cat([head.expand(batch, -1), tokens.ids], 1)
-        mask = torch.cat([tokens.mask.new_ones(batch, len(head)), tokens.mask], 1)
         if not self._copy:
-            with self.lm.adapters_off():
-                return self.lm.hidden(ids, mask, self.chosen)[:, :, len(head) :]
+            return frozen_states(self.lm, tokens, self.chosen)
+        ids, mask = headed(self.lm, tokens)
         # padding is on the right and attention causal: default positions are each token's own
         with recomputed(self._copy[0], self.lm.anatomy.layers, self.checkpointing):
             out = self._copy[0](input_ids=ids, attention_mask=mask.long(), use_cache=False, output_hidden_states=True)
-        return torch.stack([out.hidden_states[layer] for layer in self.chosen])[:, :, len(head) :]
+        return torch.stack([out.hidden_states[layer] for layer in self.chosen])[:, :, len(self.lm.style.head) :]
 
     def train(self: Self, mode: bool = True) -> Self:
         super().train(mode)

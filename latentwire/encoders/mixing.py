@@ -12,7 +12,7 @@ from callbacks.errors import UserError
 EPS = 1e-6
 
 
-def chosen_layers(layers: Sequence[int] | None, count: int) -> list[int]:
+def chosen_layers(layers: Sequence[int] | None, count: int, key: str = "layers") -> list[int]:
     """Return the numbers of the states to mix, 0 (embeddings) to `count` (last layer); None: all.
 
     Raises:
@@ -20,7 +20,7 @@ def chosen_layers(layers: Sequence[int] | None, count: int) -> list[int]:
     """
     chosen = list(range(count + 1)) if layers is None else list(layers)
     if not chosen or any(not 0 <= layer <= count for layer in chosen):
-        raise UserError("encoder.layers", str(layers), f"numbers from 0 to {count}", "set encoder.layers=null")
+        raise UserError(f"encoder.{key}", str(layers), f"numbers from 0 to {count}", f"set encoder.{key}=null")
     return chosen
 
 

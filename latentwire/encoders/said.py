@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,14 @@ class Saying(nn.Module):
     """Says something of every text of a forward pass in training; base of parts that do.
 
     Attributes:
-        says: names of what it says.
+        says: widths of what it says, by name; 1 for a number.
     """
 
-    says: ClassVar[tuple[str, ...]] = ()
+    says: Mapping[str, int]
 
     def __init__(self) -> None:
         super().__init__()
+        self.says = {}
         self._said: dict[str, Tensor] = {}
 
     def say(self, name: str, value: Tensor) -> None:

@@ -16,6 +16,7 @@ from .matching import TokenAlignment as TokenAlignment
 from .meaning import AnswerEmbedding as AnswerEmbedding
 from .reconstruction import EmbeddingReconstruction as EmbeddingReconstruction
 from .said import RefinerDepth as RefinerDepth
+from .said import SemanticAnchor as SemanticAnchor
 from .shape import AnswerLength as AnswerLength
 from .shape import FirstTokenEntropy as FirstTokenEntropy
 from .states import StateRegression as StateRegression

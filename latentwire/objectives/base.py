@@ -176,6 +176,9 @@ class Objective(nn.Module):
         kinds: Sequence[RowKind] = ("answer", "text", "continuation")
         return next((kind for kind in kinds if kind in self.needs.kinds), TOKENS)
 
+    def hear(self, widths: Mapping[str, int]) -> None:
+        """Take in how wide what the encoder says is, by name; called before `prepare` where it `hears` something."""
+
     def prepare(self, readers: Mapping[str, ReaderShape], d_z: int) -> None:
         """Build parameters of its own, if it has any.
 

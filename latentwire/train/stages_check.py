@@ -170,13 +170,17 @@ def unknown_groups(
             yield UserError(f"{key}: {name}", "no such group of parameters", ", ".join(known), remedy)
 
 
-def refuse_unheard(objectives: Mapping[str, Objective], encoder: Encoder) -> None:
-    """Refuse objectives on what the encoder does not say. Raises UserError."""
+def let_hear(objectives: Mapping[str, Objective], encoder: Encoder) -> None:
+    """Tell objectives what the encoder says, and refuse those on what it does not say. Raises UserError."""
+    says = encoder.says()
     for name, objective in objectives.items():
-        missing = [what for what in objective.hears if what not in encoder.says()]
+        missing = [what for what in objective.hears if what not in says]
         if missing:
-            found = f"{type(encoder).__name__}, which says nothing of its {missing[0]}"
-            raise UserError(f"objectives.{name}", found, "an encoder that does", f"{SAID_BY[missing[0]]}, or add ~objectives.{name}")
+            found = f"{type(encoder).__name__}, which does not say its {missing[0]}"
+            remedy = f"{SAID_BY[missing[0]]}, or add ~objectives.{name}"
+            raise UserError(f"objectives.{name}", found, "an encoder that does", remedy)
+        if objective.hears:
+            objective.hear(says)
 
 
 def refuse_untrained(periods: Sequence[Period], objectives: Mapping[str, Objective], groups: Collection[str]) -> None:
