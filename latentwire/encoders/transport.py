@@ -85,8 +85,8 @@ class TransportPlan(Pooling):
         """
         assert self.max_slots is not None
         if max(slots) > self.max_slots:
-            found, most = f"{max(slots)} slots", f"at most {self.max_slots}"
-            raise UserError("encoder.pooling", found, most, f"set encoder.pooling.max_slots={max(slots)}")
+            asked, most = f"{max(slots)} slots", f"at most {self.max_slots}"
+            raise UserError("encoder.pooling", asked, most, f"set encoder.pooling.max_slots={max(slots)}")
         normed = self.norm(x)
         mass = self.mass(normed).squeeze(2).masked_fill(~mask, -torch.inf).log_softmax(1)
         keys = self.k(normed)

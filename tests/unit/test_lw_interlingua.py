@@ -65,7 +65,8 @@ def test_the_objective_is_one_minus_the_cosine_to_the_anchor() -> None:
 def test_messages_move_to_their_anchors_with_both_objectives(tmp_path: Path) -> None:
     objectives = "objective=[answer_ce,semantic_anchor,token_alignment]"
     cfg = config(tmp_path, "encoder=interlingua", objectives, "trainer.log_every_n_steps=1",
-                 "objectives.semantic_anchor.weight.value=3.0", "group_lr.encoder=0.01", "optimizer.lr=0.01")  # fmt: skip
+                 "objectives.semantic_anchor.weight.value=3.0", "group_lr.encoder=0.01",
+                 "optimizer.lr=0.01")  # fmt: skip
     fit(cfg)
     found = history(cfg, "train/anchor_cosine")
     assert sum(found[-3:]) > sum(found[:3])

@@ -33,7 +33,7 @@ def test_ratios_are_multiples_of_the_run_s_own() -> None:
 
 
 def test_a_step_reads_messages_that_were_encoded_at_its_ratio(tmp_path: Path) -> None:
-    """Literally: the loss of step t is that of messages encoded at the slots that are drawn, no slice of longer ones."""
+    """Literally: step t has the loss of messages encoded at the slots that are drawn, no part of longer ones."""
     cfg = config(tmp_path, *CHOSEN, *SHORT)
     parts = fit(cfg)
     batch, module = next(iter(parts.train)), parts.module

@@ -152,7 +152,7 @@ def test_a_group_that_no_objective_reaches_in_any_stage_is_named_unless_it_is_he
 def test_bytes_are_aligned_with_the_reader_s_embeddings_before_anything_else(tmp_path: Path) -> None:
     """The first stage has no other loss, moves the encoder, and its gates move only where slots are told apart."""
     cfg = config(tmp_path, "curriculum=byte_alignment", "encoder=byte", "encoder.heads=2", "encoder.gate=true",
-                 "encoder.max_tokens=400", "encoder.layers=1", "callbacks.checkpoint.every_n_steps=1", "trainer.log_every_n_steps=1",
+                 "encoder.max_tokens=400", "encoder.layers=1", "trainer.log_every_n_steps=1",
                  "trainer.max_epochs=1", "loader.steps_per_epoch=5", "callbacks.audit.within=2")  # fmt: skip
     with open_dict(cfg):
         cfg.stages[0].update(share=2.0, advance=None)

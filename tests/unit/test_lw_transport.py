@@ -41,7 +41,7 @@ def test_a_plan_is_sinkhorn_s_algorithm(tokens: int, slots: int, steps: int) -> 
 
 
 def test_no_other_plan_is_better() -> None:
-    """The optimum: along every cycle that keeps all sums, the objective's derivative is 0 and its curvature negative."""
+    """The optimum of a concave objective: along every cycle that keeps all sums its derivative is 0."""
     g = torch.Generator().manual_seed(0)
     scores = torch.randn(1, 5, 3, generator=g, dtype=torch.float64)
     mass = torch.randn(1, 5, generator=g, dtype=torch.float64).log_softmax(1)
@@ -93,7 +93,9 @@ def test_every_token_has_a_mix_of_layers_of_its_own() -> None:
     found = encoder.blended(states.clone())
     s = (states - encoder.mean[:, None, None]) / encoder.std[:, None, None]
     for b, t in ((0, 0), (0, 5), (1, 2)):
-        scores = [float(encoder.mix[n] + encoder.gates[n] @ s[n, b, t] / encoder.gates.shape[1] ** 0.5) for n in range(3)]
+        scores = [
+            float(encoder.mix[n] + encoder.gates[n] @ s[n, b, t] / encoder.gates.shape[1] ** 0.5) for n in range(3)
+        ]
         total = sum(math.exp(x) for x in scores)
         expected = sum(math.exp(x) / total * s[n, b, t] for n, x in enumerate(scores))
         torch.testing.assert_close(found[b, t], expected)
