@@ -64,7 +64,7 @@ def _between(batch: Batch, low: int, high: int) -> Part:
 
 
 def sizes(rows: Mapping[str, Mapping[RowKind, Rows]], batch: Batch) -> dict[tuple[str, str], int]:
-    """Return what means are over, by model and name: `rows` of a kind, tokens of their answers, texts and their tokens."""
+    """Return what means are over, by model and name: `rows` of a kind, tokens of answers, texts and their tokens."""
     found = {(name, str(kind)): len(r) for name, kinds in rows.items() for kind, r in kinds.items()}
     for name, kinds in rows.items():
         found[name, TEXTS] = len(batch.passages)
