@@ -44,6 +44,20 @@ def test_every_slot_reads_the_anchor() -> None:
     assert ((encoder.encode(TEXTS[:1], SHARED) - z).abs().amax(2) > 1e-6).all()
 
 
+def test_slots_are_pooled_from_the_places_of_the_tokens() -> None:
+    """Literally: the anchor stands first in the transformer and leaves before pooling."""
+    lm = tiny_lm()
+    encoder = make_encoder("interlingua", lm)
+    pooled = []
+    encoder.bottleneck.register_forward_pre_hook(lambda _, inputs: pooled.append(inputs[0]))
+    encoder.encode(TEXTS[:1], SHARED)
+    tokens = encoder.tokenize(TEXTS[:1])
+    table = lm.model.get_input_embeddings().weight
+    words = encoder.of_tokens(table[tokens.ids[0]] / table.pow(2).mean().sqrt())
+    row = torch.cat([encoder.of_anchor(encoder.anchor(tokens)), words])
+    torch.testing.assert_close(pooled[0][0], encoder.align(row[None])[0, 1:])
+
+
 def test_the_objective_is_one_minus_the_cosine_to_the_anchor() -> None:
     torch.manual_seed(0)
     objective = SemanticAnchor(Constant(1.0))
