@@ -33,7 +33,7 @@ from latentwire.train.module import WireModule
 from latentwire.train.nested import Nested, budgets, refuse_unordered
 from latentwire.train.noise import Noise
 from latentwire.train.positions import check_training
-from latentwire.train.stages_check import StagesCheck, refuse_untrained
+from latentwire.train.stages_check import StagesCheck, let_hear, refuse_untrained
 from latentwire.wire import LatentWire
 from suite.config.instantiate import build_node
 from suite.loader import EpochBatches, ResumableLoader
@@ -127,7 +127,8 @@ def bare_wire(
     nested = nested_of(cfg)
     lengths = budgets(nested, slots)
     spread = nested is not None and nested.order == "spread" and bool(lengths)
-    layout = LatentLayout(slots - sum(private.values()), private, lengths, spread)
+    apart = nested is not None and nested.apart and bool(lengths)
+    layout = LatentLayout(slots - sum(private.values()), private, lengths, spread, apart)
     encoder = build_encoder(build_node(cfg.encoder), encoder_lm, d_z, [name for name, _ in layout.parts])
     codec = build_node(cfg.codec)(d_z=d_z)
     adapter = build_node(cfg.adapter)
@@ -172,7 +173,7 @@ def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:
         slots = earlier["latentwire"]["slots"] if earlier else slots_for(inputs.tokens, float(w.ratio))
     wire = bare_wire(cfg, inputs.lms, inputs.encoder_lm, int(slots), inputs.texts)
     wire.encoder.fit(inputs.texts, wire.layout)
-    if wire.layout.budgets:
+    if wire.layout.budgets and not wire.layout.apart:
         refuse_unordered(wire.encoder, inputs.texts, wire.layout)
     if earlier is not None:
         for name, part in (("encoder", wire.encoder), ("codec", wire.codec)):
@@ -216,8 +217,11 @@ def build_module(
     curriculum = Curriculum(periods, steps)
     needs = together({name: o.needs for name, o in objectives.items()}, str(cfg.wire.track) == "whole_prompt")
     wire = build_wire(cfg, inputs)
+    let_hear(objectives, wire.encoder)
     ratios = [p.ratio for p in curriculum.periods if p.ratio is not None]
     layouts = [wire.layout, *(wire.layout.with_slots(slots_for(inputs.tokens, ratio)) for ratio in ratios)]
+    if wire.layout.apart:
+        layouts += [wire.layout.prefix(k, "wire.nested") for k in wire.layout.budgets]
     readers = {name: reader_shape(wire, name, lm, inputs.texts, layouts) for name, lm in inputs.lms.items()}
     for objective in objectives.values():
         objective.prepare(readers, int(cfg.wire.d_z))

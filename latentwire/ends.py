@@ -134,7 +134,8 @@ class Writer:
                 message holds all of its text) or that its tokenizer cannot represent, questions that are missing,
                 empty or of no use, or fewer slots under a wire that was not trained with nested budgets.
         """
-        kept = self.layout.slots if slots is None else self.layout.prefix(slots, "--slots").slots
+        sent = self.layout if slots is None else self.layout.prefix(slots, "--slots")
+        encoded, kept = sent if sent.apart else self.layout, sent.slots
         if self.whole_prompt:
             if questions is None or len(questions) != len(texts) or not all(q.strip() for q in questions):
                 raise UserError("--question", "none", "a question: these messages hold it", "add --question 'Who …?'")
@@ -149,7 +150,7 @@ class Writer:
             part = texts[start : start + batch]
             for text, ids in zip(part, self.encoder.all_ids(part), strict=True):
                 self._refuse_length(text, len(ids))
-            z = self.encoder(self.encoder.tokenize(part).to(_device(self.encoder)), self.layout)
+            z = self.encoder(self.encoder.tokenize(part).to(_device(self.encoder)), encoded)
             messages += [pack(row[:kept], self.codec, self.identity) for row in z]
         return messages
 
@@ -179,10 +180,10 @@ class Writer:
         """Cut a message behind its first `slots` slots, without its text; see `latentwire.codec.message.cut`.
 
         Raises:
-            UserError: a wire that was not trained with nested budgets, more slots than the message has, no message of
-                this wire or a damaged one.
+            UserError: a wire that was not trained with nested budgets, or whose shorter messages have other slots, more
+                slots than the message has, no message of this wire or a damaged one.
         """
-        self.layout.prefix(slots, "--slots")
+        self.layout.cut(slots, "--slots")
         return cut(message, self.codec, self.identity, slots, where)
 
     def _refuse_length(self, text: str, tokens: int) -> None:
@@ -246,7 +247,7 @@ class Reader:
 
     def cut(self, message: bytes, slots: int, where: str = "message") -> bytes:
         """Cut a message behind its first `slots` slots; see `Writer.cut`."""
-        self.layout.prefix(slots, "--slots")
+        self.layout.cut(slots, "--slots")
         return cut(message, self.codec, self.identity, slots, where)
 
     def latents(self, messages: Sequence[bytes], where: Sequence[str]) -> Tensor:
@@ -333,7 +334,7 @@ class Reader:
 def _layout(settings: Mapping[str, Any]) -> LatentLayout:
     # bundles of versions that knew no budgets and no order do not name them
     budgets, spread = tuple(settings.get("budgets", ())), bool(settings.get("spread", False))
-    return LatentLayout(settings["shared"], settings["private"], budgets, spread)
+    return LatentLayout(settings["shared"], settings["private"], budgets, spread, bool(settings.get("apart", False)))
 
 
 def told_lost(pieces: Sequence[str], text: str) -> str:

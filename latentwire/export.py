@@ -58,6 +58,7 @@ def export(loaded: Loaded, folder: Path, readers: Sequence[str] | None = None) -
             "private": dict(wire.layout.private),
             "budgets": list(wire.layout.budgets),
             "spread": wire.layout.spread,
+            "apart": wire.layout.apart,
         },
         "track": str(cfg.wire.track),
         "codec": _plain(cfg.codec),

@@ -107,11 +107,12 @@ class LatentWire(nn.Module):
         return torch.cat(parts)
 
     @torch.no_grad()
-    def latents_of(self, texts: Sequence[str], batch: int = 64) -> Tensor:
+    def latents_of(self, texts: Sequence[str], batch: int = 64, layout: LatentLayout | None = None) -> Tensor:
         """Return the encoder's latents of texts, (B, slots, d_z), in evaluation mode; the codec has not seen them."""
         training = self.training
         self.eval()
-        parts = [self.encoder.encode(texts[i : i + batch], self.layout) for i in range(0, len(texts), batch)]
+        slots = layout or self.layout
+        parts = [self.encoder.encode(texts[i : i + batch], slots) for i in range(0, len(texts), batch)]
         self.train(training)
         return torch.cat(parts)
 

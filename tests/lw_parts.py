@@ -21,12 +21,15 @@ from latentwire.codec.rvq import RVQ
 from latentwire.data.base import Passage
 from latentwire.encoders.base import Encoder, build_encoder
 from latentwire.encoders.byte import ByteEncoder
+from latentwire.encoders.comprexit import ComprExITEncoder
+from latentwire.encoders.interlingua import InterlinguaEncoder
 from latentwire.encoders.lm_lora import LMLoRAEncoder
 from latentwire.encoders.pca import PCAEncoder
 from latentwire.encoders.pooling import ChunkMean, ChunkQueries, CrossAttention
 from latentwire.encoders.slots import LatentLayout
 from latentwire.encoders.st_query import STQueryEncoder
 from latentwire.encoders.token import TokenEncoder
+from latentwire.encoders.transport import TransportPlan
 from latentwire.lm.frozen import FrozenLM
 
 D = 12
@@ -87,6 +90,10 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
     "lm_hidden": partial(LMLoRAEncoder, pooling=ChunkMean, rank=0, max_tokens=200, **SMALL),
     "lm_lora": partial(LMLoRAEncoder, pooling=ChunkMean, rank=2, max_tokens=200, **SMALL),
     "byte": partial(ByteEncoder, pooling=partial(CrossAttention, heads=2), layers=1, **SMALL),
+    "byte_gated": partial(ByteEncoder, pooling=partial(ChunkQueries, heads=2), layers=1, gate=True, **SMALL),
+    "comprexit": partial(ComprExITEncoder, pooling=TransportPlan, max_tokens=200, **SMALL),
+    "interlingua": partial(InterlinguaEncoder, pooling=ChunkMean, layers=1, max_tokens=200, **SMALL),
+    "halting": partial(LMLoRAEncoder, pooling=ChunkMean, rank=0, max_tokens=200, halting=True, **SMALL),
     "st_query": partial(_st_query, pooling=partial(ChunkQueries, heads=2), max_tokens=200, **SMALL),
     "pca": partial(PCAEncoder, chunk=16),
 }

@@ -3,8 +3,11 @@ from .base import Encoder as Encoder
 from .base import Overflow as Overflow
 from .base import Tokens as Tokens
 from .byte import ByteEncoder as ByteEncoder
+from .comprexit import ComprExITEncoder as ComprExITEncoder
+from .interlingua import InterlinguaEncoder as InterlinguaEncoder
 from .lm_lora import LMLoRAEncoder as LMLoRAEncoder
 from .pca import PCAEncoder as PCAEncoder
+from .pool_expand import PoolExpand as PoolExpand
 from .pooling import ChunkMean as ChunkMean
 from .pooling import ChunkQueries as ChunkQueries
 from .pooling import CrossAttention as CrossAttention
@@ -14,3 +17,4 @@ from .pooling import chunk_mean as chunk_mean
 from .slots import LatentLayout as LatentLayout
 from .st_query import STQueryEncoder as STQueryEncoder
 from .token import TokenEncoder as TokenEncoder
+from .transport import TransportPlan as TransportPlan

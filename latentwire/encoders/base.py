@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from callbacks.errors import UserError
 from callbacks.ranges import Count, Width
+from latentwire.encoders.said import Saying
 from latentwire.encoders.slots import LatentLayout
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import right_padded
@@ -79,6 +80,14 @@ class Encoder(nn.Module):
     def forward(self, tokens: Tokens, layout: LatentLayout) -> Tensor:
         """Encode B texts as latents (B, layout.slots, d_z)."""
         raise NotImplementedError
+
+    def said(self) -> dict[str, Tensor]:
+        """Return what its parts have said of the last texts in training, (B, …) by name, and forget it."""
+        return {name: x for part in self.modules() if isinstance(part, Saying) for name, x in part.take().items()}
+
+    def says(self) -> dict[str, int]:
+        """Return how wide what its parts say is, by name."""
+        return {name: n for part in self.modules() if isinstance(part, Saying) for name, n in part.says.items()}
 
     def fit(self, texts: Sequence[str], layout: LatentLayout) -> None:
         """Fit what is not trained to training texts, once, before training; most encoders have nothing to fit."""

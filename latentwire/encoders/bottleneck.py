@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.errors import UserError
+from latentwire.encoders.halting import HaltingTransformer
 from latentwire.encoders.pooling import Pooling
 from latentwire.encoders.slots import LatentLayout
 from latentwire.encoders.transformer import Transformer
@@ -27,6 +28,10 @@ class Bottleneck(nn.Module):
         refiner_layers: number of transformer layers over the slots of a message; 0: none.
         heads: attention heads of the refiner.
         dropout: dropout of the refiner.
+        halting: whether every slot learns how many of the refiner's layers it goes through (`HaltingTransformer`).
+
+    Raises:
+        UserError: slices of one name, heads that cannot share the width, or a refiner without layers that halts.
     """
 
     def __init__(
@@ -39,6 +44,7 @@ class Bottleneck(nn.Module):
         refiner_layers: int,
         heads: int,
         dropout: float,
+        halting: bool = False,
     ):
         super().__init__()
         self.slices = list(slices)
@@ -47,7 +53,10 @@ class Bottleneck(nn.Module):
         self.project = nn.Linear(d_in, width)
         self.pooling = pooling(d=width, slices=len(self.slices))
         self.slice_embedding = nn.Parameter(0.02 * torch.randn(len(self.slices), width))
-        self.refiner = Transformer(width, refiner_layers, heads, dropout)
+        if halting and refiner_layers == 0:
+            remedy = "set encoder.refiner_layers=4, or encoder.halting=false"
+            raise UserError("encoder.halting", "a refiner of 0 layers", "1 or more, the largest depth", remedy)
+        self.refiner = (HaltingTransformer if halting else Transformer)(width, refiner_layers, heads, dropout)
         self.norm = nn.LayerNorm(width)
         self.outputs = nn.ModuleList(nn.Linear(width, d_z) for _ in self.slices)
         for layer in (self.project, *self.outputs):  # nothing in a fresh latent is the same for all texts

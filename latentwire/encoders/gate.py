@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacks.errors import UserError
+from latentwire.encoders.pooling import Pooling
 
 
 class SlotGate(nn.Module):
@@ -39,3 +40,21 @@ class SlotGate(nn.Module):
     def forward(self, z: Tensor, slots: Sequence[int]) -> Tensor:
         """Scale slots (B, sum(slots), d); the counts are those of the slices, in order."""
         return z * self.factors(slots)[:, None]
+
+
+def gate_of(pooling: Pooling, slices: int, otherwise: str) -> SlotGate:
+    """Build the gate of a pooling's slots.
+
+    Args:
+        pooling: one whose slots are learned queries, which says how many there can be.
+        slices: number of slices of a message.
+        otherwise: what else can be done, for the error.
+
+    Raises:
+        UserError: a pooling whose slots have no queries of their own.
+    """
+    if pooling.max_slots is None:
+        found = f"{type(pooling).__name__}, whose slots have no queries of their own"
+        remedy = f"set pooling@encoder.pooling=chunk_queries{otherwise}"
+        raise UserError("encoder.pooling", found, "learned queries", remedy)
+    return SlotGate(slices, pooling.max_slots)

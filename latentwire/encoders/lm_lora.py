@@ -18,6 +18,7 @@ from latentwire.encoders.bottleneck import Bottleneck
 from latentwire.encoders.mixing import channel_statistics, chosen_layers, mixed
 from latentwire.encoders.pooling import Pooling
 from latentwire.encoders.slots import LatentLayout
+from latentwire.encoders.states import frozen_states, headed, refuse_model
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.lora import lora_config
 from latentwire.lm.recompute import recomputed
@@ -59,6 +60,7 @@ class LMLoRAEncoder(Encoder):
         dropout: dropout of the refiner.
         max_tokens: longest text in tokens, its head not counted.
         overflow: what happens to a longer one, `refuse` or `count`.
+        halting: whether every slot learns how many of the refiner's layers it goes through (`HaltingTransformer`).
     """
 
     lm: FrozenLM
@@ -83,28 +85,16 @@ class LMLoRAEncoder(Encoder):
         dropout: DropoutRate = 0.0,
         max_tokens: Count = 512,
         overflow: Overflow = "refuse",
+        halting: bool = False,
     ):
         super().__init__(d_z, max_tokens, overflow)
         self.lm = lm
         self.chosen = chosen_layers(layers, lm.n_layers)
-        if max_tokens + len(lm.style.head) > lm.max_tokens:
-            raise UserError(
-                "encoder.max_tokens",
-                f"{max_tokens} and a head of {len(lm.style.head)}",
-                f"the {lm.max_tokens} positions of {lm.name}",
-                f"set encoder.max_tokens={lm.max_tokens - len(lm.style.head)} or less",
-            )
-        if lm.d_hidden != lm.d_model:
-            raise UserError(
-                f"encoder on {lm.name}",
-                f"states {lm.d_hidden} wide and embeddings {lm.d_model} wide",
-                "one width",
-                "set encoder=token, or take another model: +lm@encoder_lm=pocket_llama",
-            )
+        refuse_model(lm, max_tokens)
         self.mix = nn.Parameter(torch.zeros(len(self.chosen)))
         self.register_buffer("mean", torch.zeros(len(self.chosen), lm.d_model))
         self.register_buffer("std", torch.zeros(len(self.chosen), lm.d_model))
-        self.bottleneck = Bottleneck(lm.d_model, d_z, slices, pooling, width, refiner_layers, heads, dropout)
+        self.bottleneck = Bottleneck(lm.d_model, d_z, slices, pooling, width, refiner_layers, heads, dropout, halting)
         # A plain list: the frozen weights are in no parameters() and no state_dict().
         self._copy: list[Any] = []
         self.lora = nn.ParameterDict()
@@ -149,20 +139,20 @@ class LMLoRAEncoder(Encoder):
 
     def forward(self, tokens: Tokens, layout: LatentLayout) -> Tensor:
         states = self._states(tokens).to(self.mix)  # (layers, B, T, d_model)
-        return self.bottleneck(mixed(states, self.mean, self.std, self.mix), tokens.mask, layout)
+        return self.bottleneck(self.blended(states), tokens.mask, layout)
+
+    def blended(self, states: Tensor) -> Tensor:
+        """Make one sequence (B, T, d_model) of the states (layers, B, T, d_model), which may change in place."""
+        return mixed(states, self.mean, self.std, self.mix)
 
     def _states(self, tokens: Tokens) -> Tensor:
-        head = torch.tensor(self.lm.style.head, dtype=torch.long, device=tokens.ids.device)
-        batch = tokens.ids.shape[0]
-        ids = torch.cat([head.expand(batch, -1), tokens.ids], 1)
-        mask = torch.cat([tokens.mask.new_ones(batch, len(head)), tokens.mask], 1)
         if not self._copy:
-            with self.lm.adapters_off():
-                return self.lm.hidden(ids, mask, self.chosen)[:, :, len(head) :]
+            return frozen_states(self.lm, tokens, self.chosen)
+        ids, mask = headed(self.lm, tokens)
         # padding is on the right and attention causal: default positions are each token's own
         with recomputed(self._copy[0], self.lm.anatomy.layers, self.checkpointing):
             out = self._copy[0](input_ids=ids, attention_mask=mask.long(), use_cache=False, output_hidden_states=True)
-        return torch.stack([out.hidden_states[layer] for layer in self.chosen])[:, :, len(head) :]
+        return torch.stack([out.hidden_states[layer] for layer in self.chosen])[:, :, len(self.lm.style.head) :]
 
     def train(self: Self, mode: bool = True) -> Self:
         super().train(mode)

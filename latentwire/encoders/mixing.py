@@ -12,7 +12,7 @@ from callbacks.errors import UserError
 EPS = 1e-6
 
 
-def chosen_layers(layers: Sequence[int] | None, count: int) -> list[int]:
+def chosen_layers(layers: Sequence[int] | None, count: int, key: str = "layers") -> list[int]:
     """Return the numbers of the states to mix, 0 (embeddings) to `count` (last layer); None: all.
 
     Raises:
@@ -20,7 +20,7 @@ def chosen_layers(layers: Sequence[int] | None, count: int) -> list[int]:
     """
     chosen = list(range(count + 1)) if layers is None else list(layers)
     if not chosen or any(not 0 <= layer <= count for layer in chosen):
-        raise UserError("encoder.layers", str(layers), f"numbers from 0 to {count}", "set encoder.layers=null")
+        raise UserError(f"encoder.{key}", str(layers), f"numbers from 0 to {count}", f"set encoder.{key}=null")
     return chosen
 
 
@@ -54,10 +54,28 @@ def mixed(states: Tensor, mean: Tensor, std: Tensor, weights: Tensor) -> Tensor:
         std: (layers, width).
         weights: (layers,).
     """
+    return torch.einsum("l,lbtd->btd", weights.softmax(0), standardised(states, mean, std))
+
+
+def mixed_by_token(states: Tensor, mean: Tensor, std: Tensor, weights: Tensor, gates: Tensor) -> Tensor:
+    """Return sum_l softmax_l(weights_l + gates_l · s_l,t / sqrt(width)) s_l,t, (B, T, width), of standardised states s.
+
+    Args:
+        states: (layers, B, T, width); changed in place where nobody needs a gradient of them.
+        mean: (layers, width).
+        std: (layers, width).
+        weights: (layers,).
+        gates: (layers, width).
+    """
+    s = standardised(states, mean, std)
+    scores = torch.einsum("ld,lbtd->lbt", gates / gates.shape[1] ** 0.5, s) + weights[:, None, None]
+    return torch.einsum("lbt,lbtd->btd", scores.softmax(0), s)
+
+
+def standardised(states: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return (states - mean) / std per layer and channel; in place where nobody needs a gradient of the states."""
     if float(std[0, 0]) == 0:
         raise RuntimeError("encoder not fitted: call fit(texts) first, or load a state")
     if states.requires_grad:
-        states = (states - mean[:, None, None]) / std[:, None, None]
-    else:  # what nobody needs again is not copied
-        states = (states - mean[:, None, None]).div_(std[:, None, None])
-    return torch.einsum("l,lbtd->btd", weights.softmax(0), states)
+        return (states - mean[:, None, None]) / std[:, None, None]
+    return (states - mean[:, None, None]).div_(std[:, None, None])  # what nobody needs again is not copied

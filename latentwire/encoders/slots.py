@@ -27,12 +27,15 @@ class LatentLayout:
             only whole messages were.
         spread: whether shared slots are sent in the order of `message_order` and not in that of the text, so that a
             prefix has slots of the whole text.
+        apart: whether a message of fewer slots is its text encoded anew for so many, and not the beginning of a longer
+            one.
     """
 
     shared: int
     private: Mapping[str, int] = field(default_factory=dict)
     budgets: tuple[int, ...] = ()
     spread: bool = False
+    apart: bool = False
 
     def __post_init__(self) -> None:
         counts = {SHARED: self.shared, **self.private}
@@ -72,7 +75,7 @@ class LatentLayout:
         return replace(self, shared=slots - private)
 
     def prefix(self, slots: int, where: str) -> LatentLayout:
-        """Return the layout of the first `slots` slots of a message.
+        """Return the layout of the first `slots` slots of a message, or of a message of so many where all are `apart`.
 
         Args:
             slots: their number; all of them are allowed under every layout, fewer under one with `budgets`.
@@ -94,6 +97,19 @@ class LatentLayout:
                 f"send whole messages, or train with curriculum=nested wire.nested.budgets=[{slots}]",
             )
         return replace(self, shared=slots - sum(self.private.values()))
+
+    def cut(self, slots: int, where: str) -> LatentLayout:
+        """Return the layout of a message that is cut behind its first `slots` slots; arguments are those of `prefix`.
+
+        Raises:
+            UserError: as `prefix`, and where the slots of a shorter message are others.
+        """
+        found = self.prefix(slots, where)
+        if self.apart and found is not self:
+            expected = f"all {self.slots}: a shorter message of this wire is no part of a longer one"
+            remedy = f"encode the text again with --slots {slots}"
+            raise UserError(where, f"the first {slots} slots of a message", expected, remedy)
+        return found
 
     def indices(self, model: str) -> list[int]:
         """Return the slots that `model` reads. Raises UserError for a model that the layout does not name."""

@@ -12,7 +12,7 @@ from callbacks.errors import UserError
 from callbacks.ranges import NOT_EMPTY, Count, DropoutRate, Layers, Width
 from latentwire.encoders.base import Encoder, Overflow, Tokens
 from latentwire.encoders.bottleneck import Bottleneck
-from latentwire.encoders.gate import SlotGate
+from latentwire.encoders.gate import gate_of
 from latentwire.encoders.mixing import channel_statistics, chosen_layers, mixed
 from latentwire.encoders.pooling import Pooling
 from latentwire.encoders.slots import LatentLayout
@@ -47,6 +47,7 @@ class STQueryEncoder(Encoder):
         dropout: dropout of the refiner.
         max_tokens: longest text in tokens, special ones not counted.
         overflow: what happens to a longer one, `refuse` or `count`.
+        halting: whether every slot learns how many of the refiner's layers it goes through (`HaltingTransformer`).
     """
 
     places: ClassVar[tuple[str, ...]] = ("source",)
@@ -66,6 +67,7 @@ class STQueryEncoder(Encoder):
         dropout: DropoutRate = 0.0,
         max_tokens: Count = 254,
         overflow: Overflow = "refuse",
+        halting: bool = False,
     ):
         super().__init__(d_z, max_tokens, overflow)
         self.source, self.sentence = source, SentenceModel.load(source)
@@ -78,13 +80,8 @@ class STQueryEncoder(Encoder):
         self.mix = nn.Parameter(torch.zeros(len(self.chosen)))
         self.register_buffer("mean", torch.zeros(len(self.chosen), wide))
         self.register_buffer("std", torch.zeros(len(self.chosen), wide))
-        self.bottleneck = Bottleneck(wide, d_z, slices, pooling, width, refiner_layers, heads, dropout)
-        queries = self.bottleneck.pooling.max_slots
-        if queries is None:
-            found = f"{type(self.bottleneck.pooling).__name__}, whose slots have no queries of their own"
-            remedy = "set pooling@encoder.pooling=chunk_queries"
-            raise UserError("encoder.pooling", found, "learned queries", remedy)
-        self.gate = SlotGate(len(self.bottleneck.slices), queries)
+        self.bottleneck = Bottleneck(wide, d_z, slices, pooling, width, refiner_layers, heads, dropout, halting)
+        self.gate = gate_of(self.bottleneck.pooling, len(self.bottleneck.slices), "")
         self._fingerprint = self.sentence.fingerprint()
 
     @staticmethod

@@ -36,6 +36,7 @@ class TokenEncoder(Encoder):
         dropout: dropout of all layers.
         max_tokens: longest text, in tokens.
         overflow: what happens to a longer one, `refuse` or `count`.
+        halting: whether every slot learns how many of the refiner's layers it goes through (`HaltingTransformer`).
     """
 
     lm: FrozenLM
@@ -54,6 +55,7 @@ class TokenEncoder(Encoder):
         dropout: DropoutRate = 0.0,
         max_tokens: Count = 512,
         overflow: Overflow = "refuse",
+        halting: bool = False,
     ):
         super().__init__(d_z, max_tokens, overflow)
         self.lm = lm
@@ -61,7 +63,7 @@ class TokenEncoder(Encoder):
         self.register_buffer("scale", table.detach().float().pow(2).mean().rsqrt().cpu())
         self.project = torch.nn.Linear(lm.d_model, width)
         self.layers = Transformer(width, layers, heads, dropout)
-        self.bottleneck = Bottleneck(width, d_z, slices, pooling, width, refiner_layers, heads, dropout)
+        self.bottleneck = Bottleneck(width, d_z, slices, pooling, width, refiner_layers, heads, dropout, halting)
 
     def ids(self, text: str) -> Sequence[int]:
         return self.lm.style.encode(text)

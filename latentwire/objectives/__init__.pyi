@@ -16,6 +16,8 @@ from .matching import TextContrast as TextContrast
 from .matching import TokenAlignment as TokenAlignment
 from .meaning import AnswerEmbedding as AnswerEmbedding
 from .reconstruction import EmbeddingReconstruction as EmbeddingReconstruction
+from .said import RefinerDepth as RefinerDepth
+from .said import SemanticAnchor as SemanticAnchor
 from .scale import AdapterL2 as AdapterL2
 from .scale import LatentScale as LatentScale
 from .shape import AnswerLength as AnswerLength

@@ -14,8 +14,8 @@ from latentwire.train.curriculum import Schedule
 
 # Rows of an LM forward: questions with the right latents, with those of another text, the text itself, its end.
 RowKind = Literal["answer", "wrong", "text", "continuation"]
-# What a mean can be over beside rows: the tokens of the texts, and those of the answers.
-TOKENS, ANSWER_TOKENS = "tokens", "answer tokens"
+# What a mean can be over beside rows: the tokens of the texts, those of the answers, and the texts.
+TOKENS, ANSWER_TOKENS, TEXTS = "tokens", "answer tokens", "texts"
 # What a gradient through a language model's forward pass on latents reaches: kinds of parameter groups.
 READING = frozenset({"encoder", "codec", "adapter", "injector", "lora"})
 
@@ -119,6 +119,7 @@ class Seen:
             (layers, B, M, width) in units of text (`Injector.states`, `Injector.text_states`).
         embed: ids (…) -> this model's embeddings of them, (…, d_model).
         penalty: () -> the penalty of this model's adapter, () or None.
+        said: what the encoder says of the texts, (B, …) by name (`encoders.said.Saying`).
     """
 
     rows: dict[RowKind, AnswerLogprobs]
@@ -131,6 +132,7 @@ class Seen:
     states: Callable[[], tuple[Tensor, Tensor]] | None = None
     embed: Callable[[Tensor], Tensor] | None = None
     penalty: Callable[[], Tensor | None] | None = None
+    said: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -152,6 +154,7 @@ class Objective(nn.Module):
         likelihood: whether its loss is a mean negative log-probability of tokens, in nats.
         masked: share of the tokens of `text` rows that are read as masks.
         places: whether it holds each slot to the part of a text where it stands, as no prefix of a message can be.
+        hears: names of what the encoder must say of the texts (`Seen.said`).
         observes: names of the metrics in `ObjectiveOutput.observed`, which gates and criteria of stages may read.
         observed_over: what such a metric is a mean over, where that is not `mean_over`.
 
@@ -164,6 +167,7 @@ class Objective(nn.Module):
     likelihood = False
     places = False
     masked: float = 0.0
+    hears: tuple[str, ...] = ()
     reaches: frozenset[str] = READING
     observes: tuple[str, ...] = ()
     observed_over: Mapping[str, str] = {}
@@ -177,6 +181,9 @@ class Objective(nn.Module):
         """What its loss is a mean over, which weighs parts and ranks: a kind of rows, or tokens of the texts."""
         kinds: Sequence[RowKind] = ("answer", "text", "continuation")
         return next((kind for kind in kinds if kind in self.needs.kinds), TOKENS)
+
+    def hear(self, widths: Mapping[str, int]) -> None:
+        """Take in how wide what the encoder says is, by name; called before `prepare` where it `hears` something."""
 
     def prepare(self, readers: Mapping[str, ReaderShape], d_z: int) -> None:
         """Build parameters of its own, if it has any.

@@ -1,4 +1,4 @@
-"""One wire at every budget: its messages cut to prefixes, beside every baseline that gets as little."""
+"""One wire at every budget: its messages at fewer slots, beside every baseline that gets as little."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def at(name: str, slots: int) -> str:
 
 
 class CutWire:
-    """Sends the first slots of a wire's messages; for the evaluator, a wire as any other.
+    """Sends the first slots of a wire's messages, or messages of so many; for the evaluator, a wire as any other.
 
     Args:
         wire: the wire, trained with nested budgets.
@@ -34,6 +34,7 @@ class CutWire:
 
     def __init__(self, wire: LatentWire, slots: int):
         self.wire, self.layout = wire, wire.layout.prefix(slots, "evaluation.slots")
+        self._encoded = self.layout if self.layout.apart else wire.layout
 
     @property
     def slots(self) -> int:
@@ -42,11 +43,11 @@ class CutWire:
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Return the values that the receiver of texts decodes, (B, slots, d_z)."""
-        return self.wire.encode(texts)[:, : self.slots]
+        return self.wire.encode(texts, layout=self._encoded)[:, : self.slots]
 
     def latents_of(self, texts: Sequence[str], batch: int) -> Tensor:
         """Return the encoder's latents of texts, (B, slots, d_z)."""
-        return self.wire.latents_of(texts, batch)[:, : self.slots]
+        return self.wire.latents_of(texts, batch, self._encoded)[:, : self.slots]
 
     def prefix(self, values: Tensor, model: str) -> Prefix:
         """Return what `model` reads for values."""

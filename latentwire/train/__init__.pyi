@@ -12,5 +12,6 @@ from .nested import Nested as Nested
 from .nested import NestedBudgets as NestedBudgets
 from .nested import NestedGeometric as NestedGeometric
 from .objective_norms import ObjectiveNorms as ObjectiveNorms
+from .ratios import SeveralRatios as SeveralRatios
 from .sampling import ScheduledSampling as ScheduledSampling
 from .slot_dropout import SlotDropout as SlotDropout

@@ -118,6 +118,7 @@ class WireModule(L.LightningModule):
         self.sample: CollapseSample | None = None
         self.validated: validation.Scores | None = None  # all that the last validation saw
         self._scores: validation.Scores | None = None
+        self._said: dict[str, Tensor] = {}  # by the encoder, of the texts of the step
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
@@ -193,7 +194,7 @@ class WireModule(L.LightningModule):
         return own if ratio is None else own.with_slots(slots_for(self.tokens, ratio))
 
     def read_layout(self) -> LatentLayout:
-        """Return the slots that the models read in this step: those of the period, or the prefix that is drawn."""
+        """Return the slots that the models read in this step: those of the period, or as many as are drawn."""
         sent = self.layout()
         if self.nested is None:
             return sent
@@ -211,9 +212,10 @@ class WireModule(L.LightningModule):
         """Return what the models read of what the codec sent, and the prefixes, where an objective asks for rows."""
         self.wire.codec.take(self.curriculum.period.codes)
         read = self.read_layout()
-        coded = self.wire.latents(batch.tokens, self.layout()).first(read.slots)
+        coded = self.wire.latents(batch.tokens, read if read.apart else self.layout()).first(read.slots)
         if self.noise is not None:
             coded = self.noise.latents(coded, batch, self._pipeline.t)
+        self._said = {name: x[: len(batch.passages)] for name, x in self.wire.encoder.said().items()}
         if not any(o.needs.kinds for o in active.values()):
             return coded, {}
         return coded, {name: self.wire.prefix(coded.values, name, read) for name in self.lms}
@@ -250,9 +252,9 @@ class WireModule(L.LightningModule):
             partial(self._states, batch, latents, name),
             lm.embed,
             self.wire.injectors[name].adapter.penalty,
+            self._said,
         )
-        here = {key: o for key, o in active.items() if o.mean_over in rows or not o.needs.kinds}
-        return {key: o(seen, name) for key, o in here.items()}
+        return {key: o(seen, name) for key, o in active.items() if o.mean_over in rows or not o.needs.kinds}
 
     def _teach(self, batch: Batch, part: Part, name: str) -> TopK:
         lm = self.lms[name]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -29,10 +29,15 @@ Order = Literal["text", "spread"]
 class Nested:
     """Says how often a prefix of a message is read; base of all laws.
 
+    Attributes:
+        apart: whether a message of fewer slots is encoded for itself, and not the beginning of one with all.
+
     Args:
         order: how shared slots are sent: `text`, in the order of the text, so that a prefix begins as the slots of its
             beginning; or `spread`, every prefix spread over the text (`encoders.slots.message_order`).
     """
+
+    apart: ClassVar[bool] = False
 
     def __init__(self, order: Order = "text"):
         if order not in ("text", "spread"):

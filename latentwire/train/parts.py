@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from callbacks.step.ranks import sum_over_ranks, world_size
 from latentwire.data.base import Question
 from latentwire.lm.layout import Prefix
-from latentwire.objectives.base import ANSWER_TOKENS, TOKENS, RowKind
+from latentwire.objectives.base import ANSWER_TOKENS, TEXTS, TOKENS, RowKind
 from latentwire.train.batches import Batch, Rows
 
 
@@ -64,9 +64,10 @@ def _between(batch: Batch, low: int, high: int) -> Part:
 
 
 def sizes(rows: Mapping[str, Mapping[RowKind, Rows]], batch: Batch) -> dict[tuple[str, str], int]:
-    """Return what means are over, by model and name: `rows` of a kind, tokens of their answers, tokens of the texts."""
+    """Return what means are over, by model and name: `rows` of a kind, tokens of answers, texts and their tokens."""
     found = {(name, str(kind)): len(r) for name, kinds in rows.items() for kind, r in kinds.items()}
     for name, kinds in rows.items():
+        found[name, TEXTS] = len(batch.passages)
         if "answer" in kinds:
             found[name, ANSWER_TOKENS] = sum(map(len, kinds["answer"].answer))
     return found | {(name, TOKENS): int(mask.sum()) for name, (_, mask) in batch.context.items()}

@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.errors import UserError
+from latentwire.encoders.interlingua import InterlinguaEncoder
 from latentwire.encoders.lm_lora import LMLoRAEncoder
 from latentwire.encoders.mixing import chosen_layers
 from latentwire.encoders.pca import PCAEncoder, check_chunk
@@ -103,8 +104,9 @@ def _encoder_on(cfg: DictConfig, lm: Outline) -> None:
     kind = locate(encoder._target_)
     if kind is PCAEncoder:
         check_chunk(int(cfg.wire.d_z), int(encoder.get("chunk", 4)), lm.width)
-    if kind is LMLoRAEncoder:
-        chosen_layers(encoder.get("layers"), lm.layers)
+    if isinstance(kind, type) and issubclass(kind, LMLoRAEncoder | InterlinguaEncoder):
+        key = "anchor_layers" if issubclass(kind, InterlinguaEncoder) else "layers"
+        chosen_layers(encoder.get(key), lm.layers, key)
         longest = int(encoder.get("max_tokens", 512))
         if longest >= lm.positions:  # one of them at least begins its prompt
             expected, remedy = f"less than the {lm.positions} positions of {lm.name}", lm.positions // 2

@@ -7,11 +7,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from callbacks.errors import UserError
+from latentwire.encoders.base import Encoder
 from latentwire.objectives.base import Objective
 from latentwire.train.curriculum import KINDS, Constant, Period, Schedule
 from latentwire.train.nested import Nested
 from suite.config.compose import merge_errors, nearest
 
+SAID_BY = {"depth": "set encoder.halting=true", "anchor": "set encoder=interlingua"}
 VALIDATED = ("loss", "f1", "em", "nll", "first_token_top1", "first_token_top5")  # see `validation.Scores.metrics`
 
 
@@ -91,7 +93,7 @@ class StagesCheck:
                 remedy = f"set stages.{n}.ratio=null, or curriculum=nested, whose prefixes are the ratios"
                 yield UserError(f"stages.{n}.ratio with wire.nested", found, "null", remedy)
         for name, objective in self.objectives.items():
-            if objective.places:
+            if objective.places and not self.nested.apart:
                 found = "which holds every slot to a place of the text, whereas a prefix stands for the whole text"
                 remedy = f"add ~objectives.{name}, or ~wire.nested"
                 yield UserError(f"objectives.{name} with wire.nested", found, "objectives on what is read", remedy)
@@ -166,6 +168,19 @@ def unknown_groups(
             near = nearest(name, known, 1)
             remedy = f"write {near[0]} in its place" if near else f"write one of {', '.join(KINDS)} in its place"
             yield UserError(f"{key}: {name}", "no such group of parameters", ", ".join(known), remedy)
+
+
+def let_hear(objectives: Mapping[str, Objective], encoder: Encoder) -> None:
+    """Tell objectives what the encoder says, and refuse those on what it does not say. Raises UserError."""
+    says = encoder.says()
+    for name, objective in objectives.items():
+        missing = [what for what in objective.hears if what not in says]
+        if missing:
+            found = f"{type(encoder).__name__}, which does not say its {missing[0]}"
+            remedy = f"{SAID_BY[missing[0]]}, or add ~objectives.{name}"
+            raise UserError(f"objectives.{name}", found, "an encoder that does", remedy)
+        if objective.hears:
+            objective.hear(says)
 
 
 def refuse_untrained(periods: Sequence[Period], objectives: Mapping[str, Objective], groups: Collection[str]) -> None:

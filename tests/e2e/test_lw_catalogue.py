@@ -25,6 +25,8 @@ SIZES = ["trainer.max_epochs=1", "loader.steps_per_epoch=3", "callbacks.checkpoi
          "callbacks.audit.within=2"]  # fmt: skip
 # sizes that the option's own do not fit tiny models with, and what an option needs beside it
 WITH: dict[str, list[str]] = {
+    "objective=semantic_anchor": ["encoder=interlingua"],
+    "objective=refiner_depth": ["encoder.halting=true"],
     "encoder=byte": ["encoder.heads=2"],
     "encoder=lm_hidden_narrow": ["encoder.layers=[0,1,2]"],
     "encoder=lm_hidden_wide": ["encoder.layers=[0,1,2]", "encoder.heads=2"],

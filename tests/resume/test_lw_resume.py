@@ -26,13 +26,14 @@ MODES: dict[str, list[str]] = {
     "rvq-ratio": ["codec=rvq", "codec.size=4", "curriculum=ratio", "wire.slots=2"],
     "nested-lora-stages": ["+adaptation.tiny_llama={_target_:latentwire.lm.LoRA,rank:2}", "curriculum=adaptation",
                            "+wire.nested={_target_:latentwire.train.NestedGeometric,p:0.4}"],
+    "several-ratios": ["curriculum=several_ratios", "wire.slots=8"],
     "teacher-cached": ["objective=[answer_ce,answer_kd]", "teacher.cache=true", "corpus.train=7",
                        "injector=soft_prefix"],
     # two steps, six and four: the first stop falls into the stage with a batch, rates and a schedule of its own
     "reconstruct-first": ["curriculum=reconstruct_then_generate", "wire.private={tiny_llama:1}", "loader.batch_size=2"],
     "gated-ema": ["averaging=ema", "objective=[answer_ce,mismatch_hinge]"],
     "sentence-encoder-ema": ["encoder=st_query", "averaging=ema"],
-    "whole-prompt-bytes": ["wire.track=whole_prompt", "encoder=byte", "encoder.heads=2"],
+    "whole-prompt-bytes": ["wire.track=whole_prompt", "encoder=byte", "encoder.heads=2", "encoder.gate=true"],
 }  # fmt: skip
 GATE = {
     "_target_": "latentwire.train.Gated",
@@ -56,7 +57,7 @@ def unequal(a: Any, b: Any, path: str = "") -> list[str]:
     return [] if a == b or (a != a and b != b) else [f"{path}: {a} and {b}"]
 
 
-SLOW = {"teacher-cached", "sentence-encoder-ema", "whole-prompt-bytes"}
+SLOW = {"several-ratios", "teacher-cached", "sentence-encoder-ema", "whole-prompt-bytes"}
 
 
 @pytest.mark.parametrize("mode", [pytest.param(m, marks=[pytest.mark.slow] * (m in SLOW)) for m in MODES])

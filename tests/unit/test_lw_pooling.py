@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from callbacks.errors import UserError
+from latentwire.encoders.pool_expand import PoolExpand
 from latentwire.encoders.pooling import (
     ChunkMean,
     ChunkQueries,
@@ -20,6 +21,7 @@ from latentwire.encoders.pooling import (
     chunk_borders,
     left_aligned,
 )
+from latentwire.encoders.transport import TransportPlan
 
 D = 8
 POOLINGS: dict[str, Callable[..., Pooling]] = {
@@ -27,6 +29,8 @@ POOLINGS: dict[str, Callable[..., Pooling]] = {
     "cross_attention": partial(CrossAttention, max_slots=6, layers=2, heads=2),
     "cross_attention_bare": partial(CrossAttention, max_slots=6, heads=2, positions=False),
     "chunk_queries": partial(ChunkQueries, max_slots=6, layers=2, heads=2),
+    "pool_expand": partial(PoolExpand, max_slots=6, layers=2, heads=2),
+    "transport": partial(TransportPlan, max_slots=6, steps=8),
     "strided_conv": partial(StridedConv, stride=2, layers=2, kernel=3),
     "hierarchical": partial(Hierarchical, factor=2, levels=2, heads=2),
 }
@@ -204,3 +208,26 @@ def test_fresh_chunk_queries_are_nearly_chunk_means_and_learn_to_read_elsewhere(
     assert not torch.equal(before, after), "the first slot reads the whole text"
     queries(x, mask, [3, 2]).pow(2).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in queries.parameters())
+
+
+def test_expanded_slots_know_no_more_of_a_text_than_its_few_vectors_say() -> None:
+    """Literally: P = floor(share M) chunk means, to which a fresh pooling adds the query of a slot and little else."""
+    torch.manual_seed(0)
+    pooling = PoolExpand(D, share=0.4, max_slots=7, heads=2).double()
+    x, mask = batch([11, 9])
+    out = pooling(x, mask, [7])
+    for row, tokens in enumerate((11, 9)):
+        few = torch.stack([x[row, i * tokens // 2 : (i + 1) * tokens // 2].mean(0) for i in range(2)])
+        for j in range(7):
+            near = few[j * 2 // 7] + pooling.expand.queries[0, j]
+            assert (out[row, j] - near).abs().max() < 0.1
+            assert not torch.equal(out[row, j], near)
+    swapped = x.clone()
+    swapped[0, [0, 3]] = x[0, [3, 0]]  # in one chunk: the means stay
+    torch.testing.assert_close(pooling(swapped, mask, [7]), out)
+    assert [PoolExpand(D, share=s, heads=2).narrow(m) for s, m in ((0.4, 7), (0.5, 26), (0.9, 10), (0.5, 1))] == [
+        2,
+        13,
+        9,
+        2,
+    ]

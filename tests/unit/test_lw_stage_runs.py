@@ -147,3 +147,29 @@ def test_a_group_that_no_objective_reaches_in_any_stage_is_named_unless_it_is_he
     with pytest.raises(UserError, match="injector:tiny_llama in reach of no objective in any stage"):
         prepare(config(folder, alone))
     prepare(staged(config(folder, alone), {"name": "a", "trains": ["encoder", "adapter", "head"]}))
+
+
+def test_bytes_are_aligned_with_the_reader_s_embeddings_before_anything_else(tmp_path: Path) -> None:
+    """The first stage has no other loss, moves the encoder, and its gates move only where slots are told apart."""
+    cfg = config(tmp_path, "curriculum=byte_alignment", "encoder=byte", "encoder.heads=2", "encoder.gate=true",
+                 "encoder.max_tokens=400", "encoder.layers=1", "trainer.log_every_n_steps=1",
+                 "trainer.max_epochs=1", "loader.steps_per_epoch=5", "callbacks.audit.within=2")  # fmt: skip
+    with open_dict(cfg):
+        cfg.stages[0].update(share=2.0, advance=None)
+    before = prepare(cfg).module.wire.encoder.state_dict()
+    before = {name: x.clone() for name, x in before.items()}
+    parts = fit(cfg)
+    after = parts.module.wire.encoder.state_dict()
+    assert not [name for name, x in before.items() if torch.equal(x, after[name]) and "gate" not in name]
+    assert not torch.equal(before["gate.logits"][:, :3], after["gate.logits"][:, :3])
+    assert torch.equal(before["gate.logits"][:, 3:], after["gate.logits"][:, 3:])  # of slots that nobody sends
+    shares = [row for row in rows(cfg) if row[2] in ("train/loss/answer_ce", "train/loss/embedding_reconstruction")]
+    first = {name for step, _, name, _ in (row[:4] for row in shares) if int(step) <= 1}
+    assert first == {"train/loss/embedding_reconstruction"}
+    assert history(cfg, "train/loss/answer_ce")
+
+
+def test_a_gate_wants_slots_that_have_queries(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no queries of their own(.|\n)*encoder\.gate=false"):
+        prepare(config(tmp_path, "encoder=byte", "encoder.heads=2", "encoder.gate=true",
+                       "pooling@encoder.pooling=chunk_mean"))  # fmt: skip
