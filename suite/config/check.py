@@ -24,10 +24,10 @@ from pydantic import Field, ValidationError
 from callbacks.errors import UserError
 from callbacks.ranges import NOT_EMPTY, Seed
 from suite.config.compose import merge_errors, nearest, shorten
-from suite.config.remedies import remedy_for
+from suite.config.remedies import example, remedy_for, typed
 from suite.config.signature import adapter, locate, parameters, type_name
 from suite.config.third_party import KWARGS_RECEIVER, RANGES, USUAL
-from suite.config.wording import Built, choices_in, declares, inside, is_mapping, is_node, type_text
+from suite.config.wording import Built, Said, choices_in, declares, inside, is_mapping, is_node, type_text
 
 Dead = Callable[[DictConfig], Mapping[str, str]]
 
@@ -40,7 +40,7 @@ _FOLDER = r"[A-Za-z0-9_+=,-][A-Za-z0-9._+=,-]{0,199}"  # the name becomes a fold
 class Paths:
     """The keys of `paths` that the launcher uses."""
 
-    runs: Annotated[str, NOT_EMPTY]
+    runs: Annotated[str, NOT_EMPTY, Said("the path of a folder", "runs")]
 
 
 class Typed:
@@ -62,7 +62,11 @@ class Common(Typed):
     """
 
     program: str
-    name: Annotated[str, Field(pattern=rf"^{_FOLDER}(/{_FOLDER})*$")]
+    name: Annotated[
+        str,
+        Field(pattern=rf"^{_FOLDER}(/{_FOLDER})*$"),
+        Said("a folder's name of letters, digits and . _ + = , - that begins with none of the dots", "trial"),
+    ]
     seed: Seed
     resume: Literal["auto", "never", "must"]
     paths: dict[str, Any]
@@ -287,7 +291,8 @@ def _bind(
                 inner = f"{key}.{name}" if key else name
                 needed = annotations.get(name)
                 kind = "a value" if needed is None else type_text(needed) if declares(needed) else type_name(needed)
-                remedy = f"set +{inner}=VALUE"
+                usable = None if needed is None else example(needed)
+                remedy = f"set +{inner}={'VALUE' if usable is None else typed(usable)}"
                 if built and key:
                     remedy += f", or +{key}._partial_=true where the code supplies it"
                 problems.append(UserError(inner, f"missing, {title} needs it", kind, remedy))

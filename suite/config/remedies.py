@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal
 
 from callbacks.ranges import Bounds
-from suite.config.wording import bounds_in, choices_in, is_mapping, is_node, nullable
+from suite.config.wording import Said, bounds_in, choices_in, is_mapping, is_node, nullable
 
 
 def remedy_for(key: str, place: Sequence[str | int], found: Any, kind: Any, default: Any, whole: Any) -> str:
@@ -55,10 +55,15 @@ def example(annotation: Any) -> Any:
     """Return a plain value that an annotation takes, an end of a range or its least whole number; None: not known."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
+        said = next((note for note in arguments[1:] if isinstance(note, Said)), None)
+        if said is not None:
+            return said.example
         bounds = next((note for note in arguments[1:] if isinstance(note, Bounds)), None)
         return example(arguments[0]) if bounds is None else _within(bounds)
     if origin is Literal:
         return arguments[0]
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return {}
     if origin in (typing.Union, UnionType):
         return next((found for a in arguments if a is not NoneType and (found := example(a)) is not None), None)
     if isinstance(origin, type) and issubclass(origin, list | tuple) and arguments:

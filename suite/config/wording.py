@@ -32,6 +32,19 @@ class Built:
 Part = Annotated[Any, Built()]
 
 
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """Says what a text has to be, where its type does not.
+
+    Attributes:
+        words: what it has to be.
+        example: one that is.
+    """
+
+    words: str
+    example: str
+
+
 def type_text(annotation: Any) -> str:
     """Return an annotation in words; a number with a declared range in the words of the range."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
@@ -61,7 +74,7 @@ def type_text(annotation: Any) -> str:
 
 def _annotated(arguments: tuple[Any, ...]) -> str:
     kind, *notes = arguments
-    found = next((note for note in notes if isinstance(note, Bounds | Built)), None)
+    found = next((note for note in notes if isinstance(note, Bounds | Built | Said)), None)
     if found is not None:
         return found.words
     return ("non-empty " if any(isinstance(note, NotEmpty) for note in notes) else "") + type_text(kind)
@@ -117,11 +130,11 @@ def nullable(annotation: Any) -> bool:
 
 
 def declares(annotation: Any) -> bool:
-    """Return whether an annotation holds a range, or the demand that something is not empty, anywhere."""
+    """Return whether an annotation holds a range, or what something has to be in words, anywhere."""
     if typing.get_origin(annotation) is Annotated:
-        return any(isinstance(note, Bounds | NotEmpty | Built) for note in typing.get_args(annotation)[1:]) or declares(
-            typing.get_args(annotation)[0]
-        )
+        return any(
+            isinstance(note, Bounds | NotEmpty | Built | Said) for note in typing.get_args(annotation)[1:]
+        ) or declares(typing.get_args(annotation)[0])
     return any(declares(a) for a in typing.get_args(annotation))
 
 

@@ -56,7 +56,7 @@ def test_a_good_tree_passes_and_nothing_is_built() -> None:
         ("seed=one", "seed", "a seed from 0 to 4294967295"),
         ("seed=-1", "seed", "set seed=0"),
         ("resume=perhaps", "resume", "set resume=auto"),
-        ("name=../elsewhere", "name", "pattern"),
+        ("name=../elsewhere", "name", "set name=trial"),
         ("loader.batch_size=2.5", "loader.batch_size", "int"),
         ("+loader.batchsize=2", "loader.batchsize", "batch_size"),
         ("+group_lr.audio=fast", "group_lr.audio", "float"),
