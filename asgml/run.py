@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -183,6 +183,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
         **parts.pipeline.counters(),
         "dropped_per_epoch": data.train_dataloader().batches.dropped_per_epoch,
     }
+    _require_movement(cfg, counters)
     classes = len(data.spec.classes)
     evaluated: tuple[Split, ...] = ("val", "test")
     result: dict[str, Any] = {
@@ -216,6 +217,18 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Parts) -> dict[str, Any]:
     if run.is_main:
         result["report"] = single_report(run.dir, {**result, "status": "finished"}).name
     return result
+
+
+def _require_movement(cfg: DictConfig, counters: Mapping[str, Any]) -> None:
+    """Refuse the result of a training in which no logged step has changed a weight: it is that of the first weights."""
+    moved = counters.get("max_delta")
+    if moved and not any(moved.values()):
+        raise UserError(
+            f"optimizer.lr={cfg.optimizer.lr}",
+            "no step that was logged has moved any weight",
+            "updates that the weights' precision can hold",
+            "set optimizer.lr=0.01",
+        )
 
 
 PROGRAM = Program("asgml", train, dead, Tree, earlier, judge)

@@ -66,3 +66,12 @@ def test_latentwire(tmp_path: Path) -> None:
     assert error.value.where == "gradients, step 2, batch 2 of epoch 0"
     assert "not finite: encoder (nan)" in error.value.found
     assert error.value.remedy.startswith("set group_lr.encoder=")
+
+
+def test_updates_that_no_weight_can_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A learning rate below what float32 adds: every step is taken, nothing is learned, and no loss is odd."""
+    from asgml.run import PROGRAM
+
+    runs = tmp_path / "runs"
+    line = [*overrides(write_features(tmp_path / "f.npz"), runs), "optimizer.lr=1e-30", "callbacks.diagnostics.every=1"]
+    assert "no step that was logged has moved any weight" in screen(PROGRAM, line, runs, capsys)
