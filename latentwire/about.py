@@ -16,6 +16,7 @@ ABOUT = About(
         "pooling": "many vectors to M, +pooling@encoder.pooling=NAME",
         "adapter": "latents to a model's width",
         "injector": "what a model reads",
+        "adaptation": "LoRA on a reader, +adaptation@adaptation.NAME=lora",
         "codec": "latents to bytes",
         "objective": "losses, [several]",
         "curriculum": "periods of the training",

@@ -27,7 +27,10 @@ def swaps() -> list[tuple[str, str, str, str]]:
         for path in sorted((conf_dir() / program / "experiment").glob("*.yaml")):
             own = yaml.safe_load(path.read_text(encoding="utf-8"))
             for group in sorted(groups & own.keys()):
-                found += [(program, path.stem, group, option) for option in composer(program).options(group)]
+                # an option of `adaptation` is that of one reader
+                places = [f"+adaptation@adaptation.{n}" for n in own[group]] if group == "adaptation" else [group]
+                options = composer(program).options(group)
+                found += [(program, path.stem, place, option) for place in places for option in options]
     return found
 
 
