@@ -35,7 +35,6 @@ ABOUT = About(
         ("experiment=pocket codec=int8 wire.ratio=8", "fewer bytes, fewer latents"),
         ("experiment=pocket readers=hf hf.source=FOLDER", "any model"),
         ("-m experiment=pocket wire.ratio=4,8 seed=0,1,2", "a sweep"),
-        ("experiment=pocket plan=true", "what a run would take"),
     ),
     lists={"experiments": "experiment", "data": "corpus", "models": "lm", "objectives": "objective"},
     data=("corpus", "lm", "readers"),
