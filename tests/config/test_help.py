@@ -17,8 +17,12 @@ from suite.runs.about import About
 
 LINES, COLUMNS = 40, 100
 PROGRAMS = {"asgml": ASGML, "latentwire": LATENTWIRE, "asgml.feedback": FEEDBACK}
-# groups that are chosen by the others or belong to another command of the program
-ELSEWHERE = {"asgml": set[str](), "latentwire": {"pocket", "setting"}, "asgml.feedback": {"averaging", "lr_schedule"}}
+# groups that are chosen by the others, stand in the line of another or belong to another command of the program
+ELSEWHERE = {
+    "asgml": set[str](),
+    "latentwire": {"adaptation", "pocket", "setting"},
+    "asgml.feedback": {"averaging", "lr_schedule"},
+}
 
 
 def shown(module: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
