@@ -74,6 +74,8 @@ def tree(run_dir: Path, reader: str, words: Sequence[str] = (), config_dirs: Seq
         for key in ("lms", "baselines", *(k for k in ("adapter", "injector") if k in keys.values())):
             cfg[key] = following(chosen[key], cfg, key)
         cfg.stages = OmegaConf.to_container(chosen.stages, resolve=True)
+        if "curriculum" in keys.values():  # which brings the objectives that it weighs
+            cfg.objectives = OmegaConf.merge(following(chosen.objectives, cfg, "objectives"), cfg.objectives)
         if before.encoder_lm is None and _stands_on_a_reader(before):
             cfg.encoder_lm = next(iter(before.lms.values()))
         cfg.wire.from_run, cfg.wire.start_from, cfg.wire.slots = str(place), None, None

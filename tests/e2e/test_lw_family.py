@@ -152,6 +152,8 @@ def test_everything_else_is_the_senders(run: Path, folder: Path) -> None:
     (folder / "mine" / "readers").mkdir(parents=True)
     text = OmegaConf.to_yaml({"mine": dict(POCKET, name="pocket_qwen")})
     (folder / "mine" / "readers" / "mine.yaml").write_text(f"# @package lms\n{text}", encoding="utf-8")
+    first = tree(run, "hf", [f"hf.source={save_lm(folder)}", "curriculum=states_first"])
+    assert "state_regression" in first.objectives, "a curriculum brings the objectives that it weighs"
     assert list(tree(run, "mine", [], [folder / "mine"]).lms) == ["mine"], "a reader of the user's own"
     for key in ("corpus", "encoder", "codec", "objectives", "loader", "optimizer", "lr_schedule", "adapter", "seed"):
         assert cfg[key] == before[key], key
