@@ -13,7 +13,6 @@ Nothing is trained. Three minutes of a core; it writes docs/results/anchors.md.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,21 +21,17 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from callbacks.errors import UserError
-from callbacks.files.atomic import write_text
 from latentwire.data.base import Passage
-from latentwire.data.biographies import Biographies
 from latentwire.data.squad_metrics import best, f1
 from latentwire.examples import Example, examples
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
-from latentwire.pocket import load
-from suite.report.tables import PERCENT, Cell, Table, columns, markdown, number, signed, texts
-from suite.runs.command import command, command_parser
+from latentwire.reader_study import points, reader_parser, study_readers
+from suite.report.tables import PERCENT, Cell, Table, columns, markdown, number, texts
+from suite.runs.command import command
 from suite.statistics import hierarchical_bootstrap
 
 PAGE = Path("docs/results/anchors.md")
-READERS = ("pocket_llama", "pocket_qwen")
 PASSAGES = 40
 CHUNK = 4  # tokens of a mean, where latents are compressed
 BEFORE, BEHIND = "Context: ", "Answer: "
@@ -204,13 +199,6 @@ def verdict(found: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]) 
     return f"**Verdict.** {' '.join(told)}\n"
 
 
-def points(row: Mapping[str, Any]) -> str:
-    """Return a difference of F1 and its interval in points."""
-    return (
-        f"{signed(row['delta'] * PERCENT, 1)} [{signed(row['low'] * PERCENT, 1)}, {signed(row['high'] * PERCENT, 1)}]"
-    )
-
-
 def table(kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
     """Show all settings of one reader for both kinds of latents."""
     lines = []
@@ -231,23 +219,8 @@ def page(found: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]], pas
     return "\n".join(parts)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Build the parser of the command line."""
-    p = command_parser("python -m latentwire.study anchors", __doc__)
-    p.add_argument("--passages", type=int, default=PASSAGES, help="test passages")
-    p.add_argument("--readers", nargs="+", default=list(READERS), help="pocket readers")
-    p.add_argument("--out", type=Path, default=PAGE, help=f"the page (default: {PAGE})")
-    return p
-
-
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
-    args = parser().parse_args(argv)
-    if args.passages < 2:
-        raise UserError("--passages", str(args.passages), "2 or more", f"add --passages {PASSAGES}")
-    split = Biographies(test=args.passages).split("test")
-    passages = [split[i] for i in range(args.passages)]
-    found = {name: measure(load(name), passages) for name in args.readers}
-    print(f"page: {write_text(args.out, page(found, args.passages))}")
-    return 0
+    args = reader_parser("anchors", __doc__, PAGE, PASSAGES).parse_args(argv)
+    return study_readers(args, measure, page)

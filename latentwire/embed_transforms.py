@@ -9,7 +9,6 @@ Two minutes of a core; it writes docs/results/embed_transforms.md.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,19 +17,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from callbacks.errors import UserError
-from callbacks.files.atomic import write_text
 from latentwire import transforms
 from latentwire.baselines.replay import Replay
 from latentwire.baselines.text import NoContext, Text
 from latentwire.data.base import Passage, Question
-from latentwire.data.biographies import Biographies
 from latentwire.lm.layout import Prefix
 from latentwire.lm.vocabulary import rows
-from latentwire.pocket import load
+from latentwire.reader_study import points, reader_parser, study_readers
 from latentwire.scoring.evaluator import Evaluator
-from suite.report.tables import PERCENT, Cell, Table, columns, markdown, number, signed, texts
-from suite.runs.command import command, command_parser
+from suite.report.tables import PERCENT, Cell, Table, columns, markdown, number, texts
+from suite.runs.command import command
 from suite.statistics import hierarchical_bootstrap
 
 if TYPE_CHECKING:
@@ -38,7 +34,6 @@ if TYPE_CHECKING:
     from latentwire.scoring.evaluation import Evaluation
 
 PAGE = Path("docs/results/embed_transforms.md")
-READERS = ("pocket_llama", "pocket_qwen")
 PASSAGES = 60
 UNCHANGED, RMS = "nothing", "per-token RMS of the vocabulary"
 TEXT, NOTHING = "the text as text", "no text"
@@ -147,19 +142,13 @@ def verdict(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     for reader, by_row in found.items():
         row = by_row[RMS]
         word = "costs" if row["high"] < 0 else "gains" if row["low"] > 0 else "neither costs nor gains with certainty"
-        hurts = [f"{n} ({_points(r)})" for n, r in by_row.items() if r.get("high", 0.0) < 0 and n != RMS]
+        hurts = [f"{n} ({points(r)})" for n, r in by_row.items() if r.get("high", 0.0) < 0 and n != RMS]
         free = [n for n, r in by_row.items() if "low" in r and r["low"] <= 0 <= r["high"] and n != RMS]
-        line = f"On `{reader}` matching every token to the vocabulary's RMS {word}: {_points(row)} points of F1."
+        line = f"On `{reader}` matching every token to the vocabulary's RMS {word}: {points(row)} points of F1."
         line += f" Also lossy: {', '.join(hurts)}." if hurts else " No other transform is lossy."
         line += f" Not told apart from nothing: {', '.join(free)}." if free else ""
         told.append(line)
     return f"**Verdict.** {' '.join(told)}\n"
-
-
-def _points(row: Mapping[str, Any]) -> str:
-    return (
-        f"{signed(row['delta'] * PERCENT, 1)} [{signed(row['low'] * PERCENT, 1)}, {signed(row['high'] * PERCENT, 1)}]"
-    )
 
 
 def table(by_row: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -167,7 +156,7 @@ def table(by_row: Mapping[str, Mapping[str, Any]]) -> Table:
     lines = []
     for name, r in by_row.items():
         f1 = f"{r['f1'] * PERCENT:.1f} [{r['f1_low'] * PERCENT:.1f}, {r['f1_high'] * PERCENT:.1f}]"
-        delta = Cell(_points(r), r["delta"]) if "delta" in r else Cell("—")
+        delta = Cell(points(r), r["delta"]) if "delta" in r else Cell("—")
         shape = [number(r.get(key), 3) for key in ("cosine", "rms", "spread")]
         lines.append([*texts(name), Cell(f1, r["f1"]), delta, number(r["nll"], 3), *shape])
     titles = ["F1 %\n[95 %]", "Δ F1\nto nothing", "NLL\nnats/token", "cosine", "RMS\nratio", "spread"]
@@ -183,23 +172,8 @@ def page(found: Mapping[str, Mapping[str, Mapping[str, Any]]], passages: int) ->
     return "\n".join(parts)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Build the parser of the command line."""
-    p = command_parser("python -m latentwire.study embed_transforms", __doc__)
-    p.add_argument("--passages", type=int, default=PASSAGES, help="test passages")
-    p.add_argument("--readers", nargs="+", default=list(READERS), help="pocket readers")
-    p.add_argument("--out", type=Path, default=PAGE, help=f"the page (default: {PAGE})")
-    return p
-
-
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
-    args = parser().parse_args(argv)
-    if args.passages < 2:
-        raise UserError("--passages", str(args.passages), "2 or more", f"add --passages {PASSAGES}")
-    split = Biographies(test=args.passages).split("test")
-    passages = [split[i] for i in range(args.passages)]
-    found = {name: measure(load(name), passages) for name in args.readers}
-    print(f"page: {write_text(args.out, page(found, args.passages))}")
-    return 0
+    args = reader_parser("embed_transforms", __doc__, PAGE, PASSAGES).parse_args(argv)
+    return study_readers(args, measure, page)
