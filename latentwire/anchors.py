@@ -31,6 +31,7 @@ from suite.report.tables import PERCENT, Cell, Table, columns, markdown, number,
 from suite.runs.command import command
 from suite.statistics import hierarchical_bootstrap
 
+READ = 0.1  # F1 below which a reader cannot be said to read, and a setting not to change it
 PAGE = Path("docs/results/anchors.md")
 PASSAGES = 40
 CHUNK = 4  # tokens of a mean, where latents are compressed
@@ -193,6 +194,9 @@ def verdict(found: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]) 
     told = []
     for reader, kinds in found.items():
         for kind, rows in kinds.items():
+            if (floor := rows[str(BASE)]["f1"]) < READ:
+                told.append(f"`{reader}` reads {floor * PERCENT:.1f} % of {kind} embeddings: nothing is decided there.")
+                continue
             moved = [f"{n} ({points(r)})" for n, r in rows.items() if "low" in r and not r["low"] <= 0 <= r["high"]]
             matter = f"these change F1: {'; '.join(moved)}" if moved else "no setting changes F1 with certainty"
             told.append(f"On `{reader}` with {kind} embeddings {matter}.")

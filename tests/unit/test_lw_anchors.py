@@ -59,4 +59,6 @@ def test_own_embeddings_with_the_reader_s_head_read_as_the_text_and_the_verdict_
     assert len({r["nll"] for r in found["own"].values()}) == len(anchors.SETTINGS)  # no two settings are one
     moved = found["own"] | {"anchor x": own | {"delta": -0.5, "low": -0.6, "high": -0.4}}
     assert "anchor x (−50.0 [−60.0, −40.0])" in anchors.verdict({"tiny": {"own": moved}})
+    unread = {name: row | {"f1": 0.02} for name, row in moved.items()}
+    assert anchors.verdict({"tiny": {"means": unread}}).endswith("nothing is decided there.\n")
     assert "## `tiny`" in anchors.page({"tiny": found}, 3)
