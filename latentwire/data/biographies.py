@@ -24,7 +24,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import overload
+from typing import Protocol, overload
 
 from callbacks.errors import UserError
 from callbacks.ranges import Count, Seed, Steps
@@ -242,10 +242,18 @@ class Biographies:
         return Passage(name, " ".join(sentences), tuple(questions), name, self.bits)
 
 
+class Maker(Protocol):
+    """Makes any passage of a split by its number."""
+
+    def passage(self, split: Split, index: int) -> Passage:
+        """Make passage `index` of a split."""
+        ...
+
+
 class Passages(Sequence[Passage]):
     """Makes the first `size` passages of a split when they are looked at."""
 
-    def __init__(self, corpus: Biographies, split: Split, size: int):
+    def __init__(self, corpus: Maker, split: Split, size: int):
         self.corpus, self.name, self.size = corpus, split, size
 
     def __len__(self) -> int:
