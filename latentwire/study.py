@@ -89,9 +89,20 @@ def pocket_page(runs: Sequence[RunRecord]) -> Path:
 
 def further_page(runs: Sequence[RunRecord]) -> Path:
     """Write page, figure and report of the study `further` from its runs; return the page's path."""
+    from latentwire.family import measure
     from latentwire.page.writing import FURTHER, write
+    from latentwire.report.family import cost_tables
+    from suite.report import markdown
 
-    return write(runs, [label(row) for row in ON], len(SEEDS), FURTHER)
+    places = {(run.label, run.seed): run.path for run in runs if run.finished}
+    pairs = [
+        (places[first], place)
+        for (name, seed), place in places.items()
+        if name == label(LATER) and (first := (label(DEEP), seed)) in places
+    ]
+    costs = [cost.plain() for cost in measure([first for first, _ in pairs], [added for _, added in pairs])]
+    more = f"## What a reader costs\n\n{markdown(cost_tables(costs)[:1])}" if costs else ""
+    return write(runs, [label(row) for row in ON], len(SEEDS), FURTHER, more)
 
 
 # One training gives the curve that three trainings give point by point: F1 at 26, 13 and 7 latents of the same

@@ -103,7 +103,9 @@ LIMITS = """## What these numbers do not say
 """
 
 
-def write(runs: Sequence[RunRecord], labels: Sequence[str], wanted: int, document: Document = POCKET) -> Path:
+def write(
+    runs: Sequence[RunRecord], labels: Sequence[str], wanted: int, document: Document = POCKET, more: str = ""
+) -> Path:
     """Write page, figure and report of a study; return the page's path.
 
     Args:
@@ -111,6 +113,7 @@ def write(runs: Sequence[RunRecord], labels: Sequence[str], wanted: int, documen
         labels: the labels of the study's rows, in their order.
         wanted: the number of its seeds.
         document: which page it is.
+        more: what it says beside, before its limits.
     """
     found = configurations(runs, labels)
     times = {c.label: read(run) for c in found if document.worth and (run := timed(c)) is not None}
@@ -118,7 +121,7 @@ def write(runs: Sequence[RunRecord], labels: Sequence[str], wanted: int, documen
         out = runs[0].path.parent / "report.html"
         print(f"report: {compare_report([run.path for run in runs], out, baseline=found[0].label if found else None)}")
     write_text(document.path.parent / document.figure, figure(found))
-    return write_text(document.path, page(found, times, labels, wanted, document))
+    return write_text(document.path, page(found, times, labels, wanted, document, more))
 
 
 def timed(c: Configuration) -> RunRecord | None:
@@ -139,6 +142,7 @@ def page(
     labels: Sequence[str],
     wanted: int,
     document: Document = POCKET,
+    more: str = "",
 ) -> str:
     """Return the page.
 
@@ -148,6 +152,7 @@ def page(
         labels: the labels of all rows of the study.
         wanted: the number of seeds of the study.
         document: which page it is.
+        more: what it says beside, before its limits.
     """
     if not found:
         return f"# {document.title}\n\nNo run of the study has been evaluated yet.\n"
@@ -178,7 +183,7 @@ def page(
     if times:
         parts.append(TIME)
         parts += [f"### {label}\n\n{markdown([untitled(breakeven_table(told))])}" for label, told in times.items()]
-    parts.append(LIMITS)
+    parts += [more, LIMITS] if more else [LIMITS]
     return "\n".join(parts)
 
 

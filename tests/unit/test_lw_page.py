@@ -94,12 +94,13 @@ def test_the_page_names_what_is_missing_and_by_which_seed_a_target_was_missed(pa
 
 def test_a_row_without_a_run_is_told(runs, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    path = writing.write(read_runs([runs]), [LABELS[0], "16x deep_prefix"], 3, writing.FURTHER)
+    path = writing.write(read_runs([runs]), [LABELS[0], "16x deep_prefix"], 3, writing.FURTHER, "## More\n")
     assert path.name == "further.md"
     text = path.read_text()
     assert (path.parent / "further.svg").is_file()
     assert "python -m latentwire.study further" in text
     assert "worth having" not in text
+    assert "## More\n\n## What these numbers do not say" in text
     assert "| 16x deep_prefix | at least 0.95 × the F1 of the text | — | — | not run |" in text
 
 
