@@ -47,13 +47,13 @@ class NotEmpty:
 
 
 MANY = 10**9
-GREAT = 1e18  # the square of it is a number in float32, in which most of what a run multiplies is kept
+GREAT = 1e37  # float32, in which most of what a run multiplies is kept, ends at 3.4e38
 NOT_EMPTY = NotEmpty()
 
-Finite = Annotated[float, Bounds("a finite number, 1e18 at most in size", ge=-GREAT, le=GREAT)]
-Positive = Annotated[float, Bounds("a finite number above 0, 1e18 at most", gt=0, le=GREAT)]
-NonNegative = Annotated[float, Bounds("a finite number of 0 or more, 1e18 at most", ge=0, le=GREAT)]
-Multiple = Annotated[float, Bounds("a finite factor of 1 or more, 1e18 at most", ge=1, le=GREAT)]
+Finite = Annotated[float, Bounds("a finite number, 1e37 at most in size", ge=-GREAT, le=GREAT)]
+Positive = Annotated[float, Bounds("a finite number above 0, 1e37 at most", gt=0, le=GREAT)]
+NonNegative = Annotated[float, Bounds("a finite number of 0 or more, 1e37 at most", ge=0, le=GREAT)]
+Multiple = Annotated[float, Bounds("a finite factor of 1 or more, 1e37 at most", ge=1, le=GREAT)]
 Rate = Annotated[float, Bounds("a learning rate above 0, 1000 at most", gt=0, le=1000, example=0.001)]
 HeldRate = Annotated[float, Bounds("a learning rate from 0 (held) to 1000", ge=0, le=1000, example=0.001)]
 

@@ -26,7 +26,7 @@ PROGRAM_NAME = "asgml.feedback"
 Loops = Annotated[int, Bounds("1 to 100 loops (feedback=false has none)", ge=1, le=100, example=3)]
 Heads = Annotated[int, Bounds("a whole number from 1 to a billion", ge=1, le=MANY, example=4)]
 AdapterWeight = Annotated[float, Bounds("a share from 0 to 1", ge=0, le=1, example=0.1)]
-LogitScale = Annotated[float, Bounds("a finite number above 0, 1e18 at most", gt=0, le=GREAT, example=100)]
+LogitScale = Annotated[float, Bounds("a finite number above 0, 1e37 at most", gt=0, le=GREAT, example=100)]
 
 
 @dataclass

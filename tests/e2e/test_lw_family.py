@@ -23,6 +23,9 @@ from latentwire.scoring.own_text import own_text
 from latentwire.study import PROGRAM
 from suite.report import read_run
 from suite.runs.job import execute
+from suite.runs.ledger import write_json
+from suite.runs.provenance import RESULT, read_result
+from suite.runs.written import WRITTEN, written
 
 POCKET = {"_target_": "latentwire.pocket.load", "name": "pocket_llama", "dtype": "float32", "device": "cpu"}
 LINE = ["trainer.max_epochs=2", "loader.steps_per_epoch=3", "baseline=[text]"]
@@ -118,6 +121,7 @@ def test_levels_are_reached_at_the_first_validation_that_has_the_share(run: Path
     scores = [0.5, 0.73, 0.7, 0.77, 0.74]
     made = [f"{3 * (i + 1)},{i},val/f1,{value}" for i, value in enumerate(scores)]
     (place / "history.csv").write_text("\n".join([*kept, *made]) + "\n", encoding="utf-8")
+    write_json(place / RESULT, {**read_result(place), WRITTEN: written(place)})
     cost = cost_of(read_run(place), "pocket_llama", "first", "a", 0.8).plain()
     assert list(cost["reached"]) == [f"{level:.2f}" for level in LEVELS]
     assert [None if p is None else p["epoch"] for p in cost["reached"].values()] == [2, 4, None]

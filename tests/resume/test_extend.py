@@ -96,8 +96,9 @@ def test_what_is_extended_is_part_of_the_identity(short: Path, tmp_path: Path) -
     place = tmp_path / "runs" / short.parent.name / short.name
     moved = shutil.copytree(short, place)
     assert run_dir(trained_on(moved)).name == run_dir(trained_on(short)).name
-    write_json(moved / "result.json", {**read_result(moved), "hash": "0" * 12})
-    assert run_dir(trained_on(moved)).name != run_dir(trained_on(short)).name
+    other = shutil.copytree(short, tmp_path / "runs" / short.parent.name / ("0" * 12))
+    write_json(other / "result.json", {**read_result(short), "hash": other.name})
+    assert run_dir(trained_on(other)).name != run_dir(trained_on(short)).name
     assert run_dir(trained_on(moved)).parents[1] == tmp_path / "runs", "beside the run"
     assert (
         run_dir(trained_on(short, "logger=null", "trainer.log_every_n_steps=7")).name == run_dir(trained_on(short)).name

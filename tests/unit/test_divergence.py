@@ -49,7 +49,8 @@ def test_an_epoch_of_gradients_that_are_not_finite_is_not_finished():
 @pytest.mark.parametrize(
     ("line", "where"),
     [
-        (["asgml.gamma=3e38"], "training loss, step 0, batch 0 of epoch 0"),
+        # SGD adds lr * weight_decay of the weights: behind any number in one step
+        (["optimizer.lr=1000", "optimizer.weight_decay=1e37"], "training loss, step 1, batch 1 of epoch 0"),
         (["optimizer.lr=1000", "optimizer.weight_decay=1e37", "loader.batch_size=80"], "val loss after step 1"),
     ],
     ids=["in training", "after the last step"],
