@@ -76,7 +76,7 @@ WHOLE = (
 
 
 ROWS = (DEEP, EIGHT, EIGHT_RVQ, SOFT)
-ON = (DEEP, SIXTEEN, LATER, WHOLE, BOTH)
+HARDER = (DEEP, SIXTEEN, LATER, WHOLE, BOTH)
 SEEDS = (0, 1, 2)
 
 
@@ -102,7 +102,7 @@ def further_page(runs: Sequence[RunRecord]) -> Path:
     ]
     costs = [cost.plain() for cost in measure([first for first, _ in pairs], [added for _, added in pairs])]
     more = f"## What a reader costs\n\n{markdown(cost_tables(costs)[:1])}" if costs else ""
-    return write(runs, [label(row) for row in ON], len(SEEDS), FURTHER, more)
+    return write(runs, [label(row) for row in HARDER], len(SEEDS), FURTHER, more)
 
 
 # One training gives the curve that three trainings give point by point: F1 at 26, 13 and 7 latents of the same
@@ -179,7 +179,7 @@ STUDIES: dict[str, Study | Command] = {
         "pocket_smoke", (0,), (("label=4x deep_prefix", "wire.ratio=4"), ("label=8x deep_prefix", "wire.ratio=8"))
     ),
     "pocket": Study("pocket", SEEDS, ROWS, pocket_page),
-    "further": Study("pocket", SEEDS, ON, further_page),
+    "further": Study("pocket", SEEDS, HARDER, further_page),
 }
 
 

@@ -39,5 +39,5 @@ def refuse_other_file(path: Path, result: Mapping[str, Any], remedy: str = "") -
             str(path),
             f"not what the run wrote: SHA-256 {found[:12]}…",
             f"SHA-256 {told[:12]}…, as result.json beside it says",
-            remedy or f"rm {shlex.quote(str(path))}; what it holds is then left out",
+            remedy or f"rm {shlex.quote(str(path))}, and what it holds is left out",
         )
