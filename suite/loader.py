@@ -10,11 +10,12 @@ from __future__ import annotations
 import atexit
 import hashlib
 import signal
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 import torch
@@ -255,6 +256,7 @@ def _signals_wait() -> Iterator[None]:
 
 
 def _prepare_worker(worker: int) -> None:
+    sys.excepthook = _unless_receiver_left
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _outlive_first)
     info = get_worker_info()
@@ -269,6 +271,12 @@ def _prepare_worker(worker: int) -> None:
             return _Refused(error)
 
     dataset.__getitems__ = guarded
+
+
+def _unless_receiver_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Report what ended a thread that hands tensors over, unless the main process was stopped while it took one."""
+    if not isinstance(error, (BrokenPipeError, ConnectionResetError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _outlive_first(signum: int, frame: FrameType | None) -> None:

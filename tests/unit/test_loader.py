@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import signal
+import socket
 from itertools import chain
+from multiprocessing.resource_sharer import DupFd
 from typing import Any
 
 import pytest
@@ -170,3 +172,22 @@ def test_ctrl_c_while_workers_are_forked_is_not_lost(monkeypatch: pytest.MonkeyP
         epoch(data, 0)
     assert forked == ["whole"]
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+class Addresses(Indices):
+    """Names where a worker hands its file descriptors over, as it does for tensors in shared memory."""
+
+    def __getitems__(self, items: list[tuple[int, int]]) -> Any:
+        return DupFd(0)._id[0]  # type: ignore[attr-defined]
+
+
+def test_main_process_that_is_stopped_while_it_takes_a_tensor_leaves_no_traceback(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    addresses = ResumableLoader(Addresses(8), EpochBatches(8, 4, 0, True), workers=1)
+    for address in addresses:
+        for _ in range(50):
+            with socket.socket(socket.AF_UNIX) as receiver:
+                receiver.connect(address)
+    list(addresses)  # the worker lives on
+    assert capfd.readouterr().err == ""
