@@ -1,1 +1,5 @@
 """Asynchronous, staleness-guided multimodal learning."""
+
+from callbacks.beginning import begin
+
+begin()

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from suite.runs.command import command, command_parser
 
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             ", ".join(map(str, arguments.runs)),
             f"{kinds} only ({len(found)})",
             "a run without debug=… and without +fault=…",
-            f"look at them with python -m suite.report {arguments.runs[0]}",
+            f"look at them with python -m suite.report {quoted(arguments.runs[0])}",
         )
     tables = comparison(found, arguments.baseline, times=not arguments.no_times, margin=arguments.margin)
     paths = save(tables, arguments.out or arguments.runs[0])

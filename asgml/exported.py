@@ -17,7 +17,7 @@ from asgml.data.standardize import Standardize
 from asgml.restore import Restored, build_finished
 from asgml.train.inference import predictions_of
 from asgml.train.network import Inputs, Network, batch_of, drawn_inputs
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 
 Answers = Callable[[Inputs], dict[str, Tensor]]  # one form of a network
 ROWS = (7, 1)  # of the drawn inputs that two forms are compared on
@@ -112,7 +112,7 @@ class Exported(Restored):
             return torch.from_numpy(x.astype(np.int64))
         if numbers is None or set(numbers) != STANDARDIZED:
             found = "prepared from files by its data class"
-            remedy = f"python -m asgml.predict {self.dir} --data FILE -o predictions.csv"
+            remedy = f"python -m asgml.predict {quoted(self.dir)} --data FILE -o predictions.csv"
             raise UserError(f"predict(x), x[{modality!r}]", found, "a modality of a feature file", remedy)
         return Standardize.of(spec.shape, numbers)(x, np.zeros(n, np.uint64), False)
 

@@ -19,13 +19,12 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import shlex
 import sys
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from callbacks.files.atomic import write_text
 from suite.runs.command import command, command_parser
 
@@ -136,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     args = parser().parse_intermixed_args(argv)
     if args.out.is_dir():
-        remedy = f"give -o {shlex.quote(str(args.out / 'predictions.csv'))}"
+        remedy = f"give -o {quoted(args.out / 'predictions.csv')}"
         raise UserError(f"-o {args.out}", "a folder", "the path of a CSV file", remedy)
     text = predict(args.run, args.data, args.overrides, args.checkpoint, args.accelerator, args.trust)
     write_text(args.out, text)

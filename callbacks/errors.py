@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 SHOWN = 1200  # characters of a line of what was found: ten lines of a wide terminal
@@ -33,6 +35,16 @@ class UserError(Exception):
 
     def __reduce__(self):  # exceptions cross process borders (data-loader workers) by their constructor's arguments
         return type(self), (self.where, self.found, self.expected, self.remedy)
+
+
+def quoted(path: Path | str) -> str:
+    """Return a path as a shell reads it, for remedies that are typed: quotes stand around spaces and the like."""
+    return shlex.quote(str(path))
+
+
+def no_folder(path: Path) -> str:
+    """Return what was found where a folder was expected: nothing, or something else."""
+    return "no folder, but a file" if path.exists() else "no such folder"
 
 
 def _shown(text: str) -> str:

@@ -16,7 +16,7 @@ import torch
 from asgml.data.counter_rng import integers, shuffled
 from asgml.data.idx import FETCH, idx_path, read_idx
 from asgml.data.spec import SPLITS, DataSpec, ModalitySpec, Split, Table
-from callbacks.errors import UserError
+from callbacks.errors import UserError, no_folder
 from callbacks.ranges import Count, Seed
 
 FSDD = "github.com/Jakobovski/free-spoken-digit-dataset"
@@ -109,7 +109,7 @@ def load_recordings(root: Path) -> Recordings:
         folder = root / "fsdd"
         raise UserError(
             str(folder),
-            "no .wav file" if folder.is_dir() else "no such folder",
+            "no .wav file" if folder.is_dir() else no_folder(folder),
             "the Free Spoken Digit Dataset: <digit>_<speaker>_<n>.wav",
             f"clone {FSDD} to this place, or set paths.data to the folder that holds fsdd/",
         )

@@ -19,7 +19,7 @@ from asgml.data.media_transforms import ImageTransform, SpectrogramTransform
 from asgml.data.new_samples import require_alike
 from asgml.data.shards import ShardJob, fingerprint, stamp_of
 from asgml.data.spec import DataSpec, Kind, ModalitySpec, Split, Table, Transform
-from callbacks.errors import UserError
+from callbacks.errors import UserError, no_folder
 from callbacks.files.given import read_given
 
 
@@ -211,7 +211,7 @@ class MediaSource(DecodedSource):
             layout = "".join(f"\n              {line}" for line in self.LAYOUT.splitlines())
             raise UserError(
                 str(folder),
-                "no such folder",
+                no_folder(folder),
                 f"{self.NAME} under data.path={self.path}{layout}",
                 f"{self.OBTAIN}; then set data.path to its folder, and decode it once:"
                 f" python -m asgml.data.prepare experiment={self.EXPERIMENT} data.path={self.path}",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from asgml.data.npz import DAMAGED
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from callbacks.files.atomic import write_text
 from callbacks.files.sealed import read_json, sealed_json
 
@@ -82,7 +82,7 @@ class Shard:
     @property
     def remedy(self) -> str:
         """What to type about damage."""
-        return f"rm -r {self.folder}, then start the same command again: it is decoded anew"
+        return f"rm -r {quoted(self.folder)}, then start the same command again: it is decoded anew"
 
     @property
     def row_bytes(self) -> int:
@@ -142,7 +142,7 @@ class Shard:
     def _known(self) -> dict[str, Any]:
         path = self.folder / STAMP
         try:
-            return read_json(path, "a stamp", f"rm {path}") if path.is_file() else {}
+            return read_json(path, "a stamp", f"rm {quoted(path)}") if path.is_file() else {}
         except UserError:  # damaged: it is hashed again
             return {}
 

@@ -35,7 +35,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from asgml.data.media import MediaError
 from asgml.data.shard_rows import CHUNK, INDEX, Bad, Shard, Signature, digest
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from callbacks.files.atomic import write_text
 from callbacks.files.sealed import parse_json, sealed_json
 
@@ -291,7 +291,7 @@ def _read_journal(path: Path, header: dict[str, Any]) -> list[dict[str, Any]]:
     kept = 0
     for i, line in enumerate(lines):
         try:
-            entry = parse_json(line, str(path), "an entry", f"rm {path}")
+            entry = parse_json(line, str(path), "an entry", f"rm {quoted(path)}")
         except UserError:
             break  # torn by a power failure, or damaged: this chunk is decoded again
         if entry != header if i == 0 else entry.get("chunk") != i - 1:

@@ -8,7 +8,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from callbacks.files.sealed import check_archive
 from suite.report.data import RunRecord
 from suite.runs.written import refuse_other_file
@@ -57,7 +57,7 @@ def read_answers(run: RunRecord) -> SampleAnswers | None:
     if not path.is_file():
         return None
     refuse_other_file(path, run.result)
-    expected, remedy = "predictions as the run wrote them", f"rm {path}; the report then leaves them out"
+    expected, remedy = "predictions as the run wrote them", f"rm {quoted(path)}; the report then leaves them out"
     check_archive(path, expected, remedy)
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -68,7 +68,7 @@ def read_answers(run: RunRecord) -> SampleAnswers | None:
         return None
     missing = {"index", "y", "split", "prob"} - set(arrays)
     if missing:
-        raise UserError(str(path), f"no array {sorted(missing)[0]!r}", "index, y, split, prob", f"rm {path}")
+        raise UserError(str(path), f"no array {sorted(missing)[0]!r}", "index, y, split, prob", f"rm {quoted(path)}")
     rows = np.flatnonzero(arrays["split"] == TEST)
     if rows.size == 0:
         return None

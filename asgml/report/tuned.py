@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from callbacks.files.sealed import read_json
 from suite.report.data import RunRecord
 from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, number, signed, texts
@@ -77,7 +77,7 @@ def read_tuned(folder: Path) -> dict[str, TunedRow]:
     path = folder / FILE
     if not path.is_file():
         return {}
-    remedy = f"rm {path}, then start the same python -m asgml.tune again: no finished run is repeated"
+    remedy = f"rm {quoted(path)}, then start the same python -m asgml.tune again: no finished run is repeated"
     stored = read_json(path, "what asgml.tune writes", remedy)
     try:
         rows = stored["rows"]

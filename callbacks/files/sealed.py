@@ -34,6 +34,7 @@ LINE_SIZE = 75
 RESTS = re.compile(rb"sha256|[0-9a-f]{32}|\A[0-9a-f ]{1,64}\n")  # of a line that is no longer whole
 HEX = re.compile("[0-9a-f]{64}")
 BLOCK = 1 << 20
+NO_SEAL = "rewritten: the SHA-256 that it was sealed with is gone"
 
 
 class _Through:
@@ -108,16 +109,22 @@ def sealed_json(value: Mapping[str, Any]) -> dict[str, Any]:
     return {**body, KEY: _of_json(body)}
 
 
-def read_json(path: Path, expected: str, remedy: str) -> dict[str, Any]:
+def read_json(path: Path, expected: str, remedy: str, mark: str = "") -> dict[str, Any]:
     """Read a JSON object and take its seal off, checked where there is one.
+
+    Args:
+        path: the file.
+        expected: what it should be, for the error.
+        remedy: what to do about damage, for the error.
+        mark: a key that is written by releases that seal: an object that has it needs a seal as well.
 
     Raises:
         UserError: a file that is no JSON object, or whose content is not what was sealed.
     """
-    return parse_json(path.read_bytes(), str(path), expected, remedy)
+    return parse_json(path.read_bytes(), str(path), expected, remedy, mark)
 
 
-def parse_json(data: bytes, where: str, expected: str, remedy: str) -> dict[str, Any]:
+def parse_json(data: bytes, where: str, expected: str, remedy: str, mark: str = "") -> dict[str, Any]:
     """Do as `read_json` with what was read from a place that errors call `where`."""
     try:
         value = json.loads(data)
@@ -131,6 +138,8 @@ def parse_json(data: bytes, where: str, expected: str, remedy: str) -> dict[str,
         _agree(_of_json(value), str(told), where, expected, remedy)
     elif value and len(last := next(reversed(value))) == len(KEY) and HEX.fullmatch(str(value[last])):
         raise UserError(where, f"damaged: its seal is called {last!r}", expected, remedy)
+    elif mark and mark in value:
+        raise UserError(where, NO_SEAL, expected, remedy)
     return value
 
 
@@ -140,8 +149,14 @@ def sealed_text(text: str) -> bytes:
     return f"# sha256: {hashlib.sha256(body).hexdigest()}\n".encode() + body
 
 
-def read_text(path: Path, expected: str, remedy: str) -> str:
+def read_text(path: Path, expected: str, remedy: str, required: bool = False) -> str:
     """Read a UTF-8 text without its seal, checked where there is one.
+
+    Args:
+        path: the file.
+        expected: what it should be, for the error.
+        remedy: what to do about damage, for the error.
+        required: whether a text without a seal is refused.
 
     Raises:
         UserError: another encoding, an empty file, or a text that is not what was sealed.
@@ -155,6 +170,8 @@ def read_text(path: Path, expected: str, remedy: str) -> str:
         _agree(hashlib.sha256(body).hexdigest(), line[1].decode(), path, expected, remedy)
     elif RESTS.search(data[: 2 * LINE_SIZE]):
         raise UserError(str(path), "damaged: its first line has changed", expected, remedy)
+    elif required:
+        raise UserError(str(path), NO_SEAL, expected, remedy)
     try:
         return (body if line else data).decode()
     except UnicodeDecodeError as error:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from callbacks.run.stored import BEST, LAST
 
 Mode = Literal["auto", "online", "offline", "disabled"]
@@ -161,7 +161,7 @@ class RunLogger(WandbLogger):
             return 0
         text = self._mark.read_text(encoding="ascii", errors="replace").strip()
         if not text.isdecimal():
-            remedy = f"rm {self._mark}: steps since the last checkpoint are then logged twice"
+            remedy = f"rm {quoted(self._mark)}: steps since the last checkpoint are then logged twice"
             raise UserError(str(self._mark), repr(text[:20]), "the last step that W&B was told", remedy)
         return int(text)
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from callbacks.ranges import PositiveShare
 from latentwire.baselines.base import Baseline
 from latentwire.baselines.training import Amount, TrainingBudget, load_state, state
@@ -92,7 +92,7 @@ def _write(net: nn.Module, path: Path) -> None:
 
 
 def _read(net: nn.Module, path: Path) -> None:
-    expected, remedy = "what this rival has learned", f"rm {path}, it is fitted again"
+    expected, remedy = "what this rival has learned", f"rm {quoted(path)}, it is fitted again"
     tensors, _ = read_tensors(path, expected, remedy)
     try:
         load_state(net, tensors)

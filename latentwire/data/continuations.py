@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, no_folder
 from callbacks.files.given import HALVES, is_text, parse_given
 from callbacks.ranges import NOT_EMPTY, Bounds
 from latentwire.data.base import Passage, Question
@@ -98,9 +98,8 @@ class TextFolder(Continuations):
     def read(self, path: Path, key: str, prefix: str) -> list[Document]:
         expected = "a folder of .txt files"
         if not path.is_dir():
-            found = "a file" if path.exists() else "no such folder"
             remedy = f"set {key} to {expected}; one text a line of a file: corpus=jsonl"
-            raise UserError(f"{key}={path}", found, expected, remedy)
+            raise UserError(f"{key}={path}", no_folder(path), expected, remedy)
         files = self.files(path)
         if not files:
             raise UserError(f"{key}={path}", "no .txt file in it", expected, "name the text files *.txt")

@@ -14,7 +14,7 @@ from typing import Annotated
 import torch
 from transformers import DynamicCache
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from callbacks.files.atomic import write_text
 from callbacks.files.sealed import read_json, sealed_json
 from callbacks.ranges import Bounds, Count, Positive, Seed
@@ -142,7 +142,7 @@ class Stories:
 
 
 def _read(path: Path, length: int) -> list[list[int]]:
-    expected, remedy = f"{BLOCK} stories of {length} ids", f"rm {path}, and they are sampled again"
+    expected, remedy = f"{BLOCK} stories of {length} ids", f"rm {quoted(path)}, and they are sampled again"
     stories = read_json(path, expected, remedy).get(STORIES)
     if not isinstance(stories, list) or [len(s) for s in stories] != [length] * BLOCK:
         raise UserError(str(path), "other stories", expected, remedy)

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 
 FOLDER = "inside"
 LATENTS, ANSWERS = "latents", "answers"  # kinds of records
@@ -38,9 +38,9 @@ def read(run_dir: Path, kind: str) -> list[Record]:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
-            raise UserError(str(path), str(error), "one JSON object", f"rm {path}") from error
+            raise UserError(str(path), str(error), "one JSON object", f"rm {quoted(path)}") from error
         if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise UserError(str(path), type(record).__name__, "one JSON object with its step", f"rm {path}")
+            raise UserError(str(path), type(record).__name__, "one JSON object with its step", f"rm {quoted(path)}")
         found.append(record)
     return found
 

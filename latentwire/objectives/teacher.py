@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from latentwire.data.base import Passage
 from latentwire.examples import prompt_of
 from latentwire.lm import prompts
@@ -111,7 +111,7 @@ def _write(path: Path, key: str, rows: Iterator[tuple[int, TopK]]) -> None:
 
 
 def _read(path: Path, key: str, names: Sequence[str]) -> dict[str, TopK]:
-    remedy = f"rm {path}, and the teacher is asked again"
+    remedy = f"rm {quoted(path)}, and the teacher is asked again"
     tensors, about = read_tensors(path, "a teacher's answers as they were written", remedy)
     if about.get("key") != key:
         raise UserError(str(path), "another teacher", f"key {key[:16]}…", remedy)

@@ -23,7 +23,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from callbacks.files.atomic import write_text
 from callbacks.ranges import Count, Layers, Width
 from latentwire.lm import loading
@@ -150,7 +150,9 @@ def seal(folder: Path, card: str) -> None:
 def verify(folder: Path) -> None:
     """Raise UserError unless every file is the one that was sealed."""
     sums = folder / SUMS
-    remedy = f"git checkout {folder}, or make it again: python -m latentwire.pretrain lm={folder.name} install=true"
+    remedy = (
+        f"git checkout {quoted(folder)}, or make it again: python -m latentwire.pretrain lm={folder.name} install=true"
+    )
     if not sums.is_file():
         raise UserError(str(folder), f"no {SUMS}", "the folder of a pocket model", remedy)
     for line in sums.read_text(encoding="utf-8").splitlines():

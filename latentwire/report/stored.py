@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from callbacks.files.sealed import read_json, read_text
 from suite.report.data import RunRecord
 from suite.report.frames import Configuration
@@ -44,7 +44,7 @@ def evaluations(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def _again(folder: Path) -> str:
-    return f"rm -r {folder}, then evaluate again: python -m latentwire.evaluate {folder.parent.parent}"
+    return f"rm -r {quoted(folder)}, then evaluate again: python -m latentwire.evaluate {quoted(folder.parent.parent)}"
 
 
 def methods_of(run: RunRecord) -> dict[str, dict[str, Any]]:
@@ -66,7 +66,7 @@ def _rows(path: Path, stamp: int, told: str | None) -> dict[tuple[str, str], lis
                 out.setdefault((row["method"], row["model"]), []).append(row)
             except (ValueError, KeyError, TypeError) as error:
                 expected = "one JSON row per question and method"
-                raise UserError(f"{path}:{n}", f"{error}", expected, f"rm {path}") from error
+                raise UserError(f"{path}:{n}", f"{error}", expected, f"rm {quoted(path)}") from error
     return out
 
 

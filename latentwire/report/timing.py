@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from callbacks.errors import quoted
 from callbacks.files.sealed import read_json
 from suite.report import figures as fig
 from suite.report.data import RunRecord
@@ -70,7 +71,8 @@ def timing(frames: RunFrames) -> list[Item]:
 def read(run: RunRecord) -> dict[str, Any]:
     """Return what `latentwire.study breakeven` has measured of a run."""
     path = run.path / FILE
-    return read_json(path, "what was measured", f"rm {path}, then python -m latentwire.study breakeven {run.path}")
+    remedy = f"rm {quoted(path)}, then python -m latentwire.study breakeven {quoted(run.path)}"
+    return read_json(path, "what was measured", remedy)
 
 
 def _figure(rows: list[dict[str, Any]]) -> fig.Figure:

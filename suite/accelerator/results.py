@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from callbacks.files.sealed import read_json
 from suite.accelerator.section import Row
 from suite.runs import record
@@ -61,7 +61,8 @@ class Results:
         self.path = folder / FILE
         self.answers: dict[str, Answer] = {}
         if self.path.exists():
-            expected, remedy = "the results of an earlier call", f"rm {self.path}, then start the same command again"
+            expected = "the results of an earlier call"
+            remedy = f"rm {quoted(self.path)}, then start the same command again"
             stored = read_json(self.path, expected, remedy)
             try:
                 self.answers = {name: _answer(a) for name, a in stored["sections"].items()}

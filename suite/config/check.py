@@ -327,8 +327,12 @@ def _check_type(value: Any, annotation: Any, key: str, problems: list[UserError]
 def _misfits(value: Any, annotation: Any, key: str, error: ValidationError, default: Any) -> list[UserError]:
     """Return what is wrong with a value, one problem for each place in it that is at fault."""
     faults: dict[tuple[str | int, ...], str] = {}
+    objects = set()  # places that take an object, which no plain value is
     for fault in error.errors(include_url=False):
-        faults.setdefault(_place(value, fault["loc"]), fault["msg"])
+        place = _place(value, fault["loc"])
+        faults.setdefault(place, fault["msg"])
+        if fault["type"] == "needs_python_object":
+            objects.add(place)
     places = [place for place in faults if place] or [()]  # of a union, the branches that came farther
     problems = []
     for place in places:
@@ -342,6 +346,8 @@ def _misfits(value: Any, annotation: Any, key: str, error: ValidationError, defa
             expected = "a mapping of names to values"
         elif kind is not None and (declares(kind) or choices_in(kind)):
             expected = type_text(kind)
+        elif place in objects:
+            expected = f"{Built.words}: {type_text(annotation if kind is None else kind)}"
         else:
             expected = type_name(annotation) + (f" ({faults[place]})" if len(faults) == 1 else "")
         where = ".".join(map(str, (key, *place)))

@@ -26,7 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, no_folder, quoted
 from suite.config.files import Files
 from suite.config.trainer import OPTIONS
 
@@ -88,9 +88,9 @@ class Composer:
             if not folder.is_dir():
                 raise UserError(
                     f"--config-dir {folder}",
-                    "no such folder",
+                    no_folder(folder),
                     "a folder of YAML files",
-                    f"mkdir -p {folder}, or leave --config-dir out",
+                    f"mkdir -p {quoted(folder)}, or leave --config-dir out",
                 )
             search_path.prepend("command-line", f"file://{folder.resolve()}", SearchPathQuery(provider="schema"))
         for folder in shared:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from callbacks.files.sealed import read_json
 from suite.launchers.work import read_outcome
 from suite.runs.identity import runs_root
@@ -95,7 +95,7 @@ def submitted(job: Job) -> Submission | None:
     if not place.is_file():
         return None
     try:
-        found: dict[str, Any] = read_json(place, "what was submitted, as it was written", f"rm {place}")
+        found: dict[str, Any] = read_json(place, "what was submitted, as it was written", f"rm {quoted(place)}")
         return Submission(**found)
     except (UserError, TypeError):  # damaged, or of another release: the lock of the run still stands
         return None

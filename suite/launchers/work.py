@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from callbacks.files.sealed import read_json
 from suite.runs.identity import run_dir
 from suite.runs.ledger import write_json
@@ -91,5 +91,6 @@ def read_outcome(path: Path) -> Outcome | None:
     """Return how the job in the file `path` ended, None as long as it does not say so."""
     if not ended_of(path).is_file():
         return None
-    found: dict[str, Any] = read_json(ended_of(path), "how a job ended, as it was written", f"rm {ended_of(path)}")
+    place = ended_of(path)
+    found: dict[str, Any] = read_json(place, "how a job ended, as it was written", f"rm {quoted(place)}")
     return Outcome(**{**found, "dir": Path(found["dir"])})

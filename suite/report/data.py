@@ -7,7 +7,6 @@ that does not parse is a `UserError` that names the file and the line.
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -19,11 +18,10 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from callbacks.errors import UserError
-from callbacks.files.sealed import read_text
+from callbacks.errors import UserError, quoted
 from callbacks.run.history import ACTIONS, EVENTS, HISTORY, TIMELINE, RunFile
 from suite.runs.ledger import FILE_NAME, Ledger
-from suite.runs.provenance import CONFIG, RESULT, read_result
+from suite.runs.provenance import CONFIG, RESULT, read_config_text, read_result
 from suite.runs.written import refuse_other_file
 
 STATUSES = ("finished", "failed", "stopped", "running")
@@ -121,7 +119,7 @@ class RunRecord:
         frame = self._table(TIMELINE)
         if frame is not None and (unknown := sorted(set(frame["action"]) - set(ACTIONS))):
             path = self.path / TIMELINE.name
-            raise UserError(str(path), f"action {unknown[0]!r}", " | ".join(ACTIONS), f"rm {path}")
+            raise UserError(str(path), f"action {unknown[0]!r}", " | ".join(ACTIONS), f"rm {quoted(path)}")
         return frame
 
     @cached_property
@@ -160,14 +158,14 @@ def read_table(path: Path, file: RunFile) -> tuple[pd.DataFrame | None, str]:
     try:
         text, note = path.read_text(encoding="utf-8"), ""
     except UnicodeDecodeError as error:
-        raise UserError(str(path), f"damaged: {error.reason}", "UTF-8 text", f"rm {shlex.quote(str(path))}") from error
+        raise UserError(str(path), f"damaged: {error.reason}", "UTF-8 text", f"rm {quoted(path)}") from error
     if text and not text.endswith("\n"):
         text, note = text[: text.rfind("\n") + 1], f"{path.name}: the last line is incomplete and left out"
     header, _, body = text.partition("\n")
     if not header:
         return None, note
     if header.strip().split(",") != list(file.columns):
-        raise UserError(f"{path}:1", header.strip()[:100], file.header.strip(), f"rm {path}")
+        raise UserError(f"{path}:1", header.strip()[:100], file.header.strip(), f"rm {quoted(path)}")
     if not body:
         return None, note
     try:
@@ -180,7 +178,7 @@ def read_table(path: Path, file: RunFile) -> tuple[pd.DataFrame | None, str]:
     except (ValueError, pd.errors.ParserError) as error:
         line, found = _first_bad_line(text, file.columns)
         expected = ",".join(f"{k} ({v.__name__})" for k, v in file.columns.items())
-        raise UserError(f"{path}:{line}", found, expected, f"sed -i {line}d {path}") from error
+        raise UserError(f"{path}:{line}", found, expected, f"sed -i {line}d {quoted(path)}") from error
     return frame, note
 
 
@@ -218,7 +216,8 @@ def _without_tree(row: dict[str, Any]) -> dict[str, Any]:
 
 def _check(run: RunRecord, where: str) -> None:
     in_ledger = where.endswith(FILE_NAME)
-    remedy = f"sed -i /{run.hash}/d {where}" if in_ledger else f"rm -r {run.path}, then start the run again"
+    again = f"rm -r {quoted(run.path)}, then start the run again"
+    remedy = f"sed -i /{run.hash}/d {quoted(where)}" if in_ledger else again
     if run.result.get("status") not in STATUSES:
         raise UserError(where, f"status {run.result.get('status')!r}", " | ".join(STATUSES), remedy)
     seed = run.result.get("seed", run.config.get("seed", 0))
@@ -236,9 +235,9 @@ def _config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     expected = "a YAML mapping: the resolved configuration"
-    remedy = f"rm {path}, then give the run's command again: it is written anew"
+    remedy = f"rm {quoted(path)}, then give the run's command again: it is written anew"
     try:
-        value = yaml.safe_load(read_text(path, expected, remedy)) or {}
+        value = yaml.safe_load(read_config_text(folder, expected, remedy)) or {}
     except yaml.YAMLError as error:
         raise UserError(str(path), str(error)[:200], expected, remedy) from error
     if not isinstance(value, dict):

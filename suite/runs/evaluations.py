@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from callbacks.errors import quoted
 from callbacks.files.atomic import write_bytes
 from callbacks.files.sealed import read_json, sealed_text
 from callbacks.run.inputs import differing
@@ -43,7 +44,7 @@ def inputs_unchanged(result: Mapping[str, Any], cfg: DictConfig) -> bool:
 def kept(folder: Path) -> dict[str, Any] | None:
     """Return the result in an evaluation's folder, None where it has not been measured. Raises UserError on damage."""
     path = folder / RESULT
-    return read_json(path, "one JSON object as it was written", f"rm -r {folder}") if path.is_file() else None
+    return read_json(path, "one JSON object as it was written", f"rm -r {quoted(folder)}") if path.is_file() else None
 
 
 def keep(

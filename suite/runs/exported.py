@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from callbacks.files.sealed import read_json
 from suite.runs import record
 from suite.runs.fingerprint import digest_of
@@ -87,7 +87,7 @@ def read_manifest(folder: Path, form: str, version: int, remedy: str, checked: b
         raise UserError(str(path), found, f"{form}, version {version}", remedy)
     if checked and manifest.get("parity") is None:
         found = "no parity: its writing was interrupted before the network was compared with the run's"
-        raise UserError(str(path), found, "a finished export", f"rm -r {shlex.quote(str(folder))}, then {remedy}")
+        raise UserError(str(path), found, "a finished export", f"rm -r {quoted(folder)}, then {remedy}")
     for name, told in manifest["files"].items():
         place = folder / name
         if not place.is_file():

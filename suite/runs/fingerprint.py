@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from callbacks.files.sealed import read_json
 from suite.runs.ledger import write_json
 from suite.runs.reads import Files
@@ -50,7 +50,7 @@ class Fingerprints:
         if not self.path.is_file():
             return {}
         try:
-            return read_json(self.path, "remembered hashes", f"rm {self.path}")
+            return read_json(self.path, "remembered hashes", f"rm {quoted(self.path)}")
         except UserError:  # damaged or foreign: all is hashed again, and it is written anew
             return {}
 

@@ -15,10 +15,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from callbacks.errors import UserError
-from callbacks.files.sealed import read_text
 from suite.config.compose import Composer
 from suite.runs.job import CHECKPOINTS
-from suite.runs.provenance import CONFIG, read_result
+from suite.runs.provenance import CONFIG, read_config_text, read_result
 
 PLACE = "<paths.runs>/<name>/<hash>"  # of a run
 EVALUATIONS = "evaluations"  # folder of a run: one folder for each evaluation, by its hash
@@ -42,7 +41,7 @@ def read_config(run_dir: Path, program: str, kind: str) -> DictConfig:
     expected = "the configuration of a run"
     remedy = "repeat the run's command with resume=never"
     try:
-        cfg = OmegaConf.create(read_text(path, expected, remedy))
+        cfg = OmegaConf.create(read_config_text(run_dir, expected, remedy))
     except (YAMLError, OmegaConfBaseException) as error:
         raise UserError(str(path), str(error).splitlines()[0], expected, remedy) from error
     if not isinstance(cfg, DictConfig):

@@ -19,7 +19,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from callbacks.files.sealed import read_json
 from suite.runs.fingerprint import TICK_NS
 from suite.runs.identity import fingerprints, runs_root
@@ -71,7 +71,7 @@ def recall(program: str, cfg: DictConfig, overrides: Sequence[str]) -> tuple[Out
     if cfg.resume == "never" or not place.is_file() or not ledger_of(cfg).path.is_file():
         return None
     try:
-        kept = read_json(place, "what a finished command left", f"rm {place}")
+        kept = read_json(place, "what a finished command left", f"rm {quoted(place)}")
     except UserError:  # damaged: the whole way is gone again, and it is written anew
         return None
     folder = Path(kept["dir"])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from callbacks.files import sealed
 from callbacks.files.atomic import write_text
 
@@ -64,7 +64,7 @@ class Ledger:
                 continue
             where = f"{self.path}, line {number}"
             try:
-                rows.append(sealed.parse_json(line, where, "a row", f"sed -i {number}d {self.path}"))
+                rows.append(sealed.parse_json(line, where, "a row", f"sed -i {number}d {quoted(self.path)}"))
             except UserError as error:
                 warnings.warn(f"{where}: no row ({error.found}), left out; remedy: {error.remedy}", stacklevel=2)
         return rows

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from callbacks.errors import UserError
-from callbacks.files.sealed import read_json
+from callbacks.errors import UserError, quoted
+from callbacks.files.sealed import read_json, read_text
 from callbacks.run.inputs import differing
 from suite.runs.identity import HASH, config_hash, fingerprints
 from suite.runs.inputs import all_files, changed_code, code, given_files
+from suite.runs.written import WRITTEN
 
 RESULT, CONFIG = "result.json", "config.yaml"  # of a run
 
@@ -26,15 +26,29 @@ def read_result(folder: Path) -> dict[str, Any]:
         UserError: a damaged one, or that of another run: a folder that is called by a hash holds the run of that hash.
     """
     path, own = folder / RESULT, folder.resolve().name
-    remedy = f"rm {shlex.quote(str(path))}, then give the run's command again: it goes on from its last checkpoint"
+    remedy = f"rm {quoted(path)}, then give the run's command again: it goes on from its last checkpoint"
     if path.is_dir():
         raise UserError(str(path), "a folder", "the result of a run", remedy.replace("rm ", "rm -r ", 1))
     if not path.is_file():
         return {}
-    result = read_json(path, "one JSON object as it was written", remedy)
+    result = read_json(path, "one JSON object as it was written", remedy, WRITTEN)
     if re.fullmatch(HASH, own) and (other := result.get("hash", own)) != own:
         raise UserError(str(path), f"the result of another run, {other}", f"that of run {own}", remedy)
     return result
+
+
+def read_config_text(folder: Path, expected: str, remedy: str) -> str:
+    """Read a run directory's `config.yaml`, which has a seal if the result beside it is of a release that seals.
+
+    Args:
+        folder: the run's directory.
+        expected: what the file should be, for the error.
+        remedy: what to do about damage, for the error.
+
+    Raises:
+        UserError: a damaged or rewritten file, or a damaged result.
+    """
+    return read_text(folder / CONFIG, expected, remedy, required=WRITTEN in read_result(folder))
 
 
 def provenance(cfg: DictConfig) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from suite.runs.fingerprint import digest_of
 
 WRITTEN = "written"  # in a result: digest by file name
@@ -39,5 +38,5 @@ def refuse_other_file(path: Path, result: Mapping[str, Any], remedy: str = "") -
             str(path),
             f"not what the run wrote: SHA-256 {found[:12]}…",
             f"SHA-256 {told[:12]}…, as result.json beside it says",
-            remedy or f"rm {shlex.quote(str(path))}, and what it holds is left out",
+            remedy or f"rm {quoted(path)}, and what it holds is left out",
         )

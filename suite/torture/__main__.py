@@ -25,7 +25,7 @@ from typing import get_args
 
 from rich.table import Table
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from callbacks.files.sealed import read_json
 from suite.runs.command import command, command_parser
 from suite.runs.display import console
@@ -170,7 +170,7 @@ def _reference(case: Case, template: Path, out: Path, limit: float, begin: Begin
     """Return what a case leaves undisturbed, from an earlier command where its files are as they were."""
     kept = out / "templates" / f"{_file(case)}.json"
     if kept.is_file():
-        found = read_json(kept, "what an undisturbed command left", f"rm {kept}")
+        found = read_json(kept, "what an undisturbed command left", f"rm {quoted(kept)}")
         if found.keys() == {field.name for field in fields(Reference)}:
             return Reference(**found)
     template.mkdir(parents=True, exist_ok=True)

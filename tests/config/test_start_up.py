@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,31 @@ def test_a_wrong_command_line_imports_nothing_heavy(kind: str, answers: dict[Any
     assert (code, heavy) == (2, [])
     assert remedy in text
     assert "Traceback" not in text
+
+
+INTERRUPTED = """
+import signal, sys
+class AtOnce:
+    def find_spec(self, name, path=None, target=None):
+        if name == "omegaconf":
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, AtOnce())
+"""
+
+
+@pytest.mark.parametrize("name", ["asgml.run", "latentwire.run", "suite.report"])
+def test_ctrl_c_while_libraries_are_imported_is_told_in_a_word(name: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED)
+    done = subprocess.run(
+        [sys.executable, "-m", name, "no_such_run"],
+        env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.strip() == "stopped"
+    assert done.returncode in (-signal.SIGINT, 130)  # which is the same for a shell
 
 
 def test_a_list_that_does_not_exist_is_refused(answers: dict[Any, tuple[int, str, list[str]]]) -> None:

@@ -11,6 +11,7 @@ import yaml
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.errors import UserError
+from suite.config.check import check
 from suite.config.compose import Composer, conf_dir
 from suite.config.trainer import ELSEWHERE, OPTIONS, check_trainer, refuse_elsewhere
 from suite.shell import closing_loggers
@@ -37,6 +38,13 @@ def test_one_that_the_tree_does_not_set_is_told_as_it_is_typed(composer: Compose
     cfg = composer.compose([*LINE, error.value.remedy.removeprefix("type ")])
     check_trainer(cfg)
     assert cfg.trainer.limit_train_batches == 2
+
+
+def test_an_option_that_takes_objects_says_which(composer: Composer) -> None:
+    with pytest.raises(UserError) as error:
+        check(composer.compose([*LINE, "+trainer.plugins=x"]))
+    assert "a node with a _target_: Precision or ClusterEnvironment" in error.value.expected
+    assert "isinstance" not in str(error.value)
 
 
 @pytest.mark.parametrize("option", ["fast_dev_run=true", "overfit_batches=2", "limit_test_batches=1", "barebones=true"])

@@ -19,6 +19,9 @@ from callbacks.errors import UserError
 from callbacks.files import sealed
 from callbacks.files.atomic import in_one_piece, write_bytes
 from callbacks.run.stored import read_saved, write_checkpoint
+from suite.report.data import read_run
+from suite.runs.finished import read_config
+from suite.runs.ledger import write_json
 from suite.tensors import read_tensors, write_tensors
 
 
@@ -101,6 +104,25 @@ def test_a_file_without_a_seal_is_read_and_told_apart(tmp_path: Path) -> None:
     assert sealed.read_json(tmp_path / "a.json", "x", "y") == {"a": 1}
     write_bytes(tmp_path / "a.yaml", b"a: 1\n")
     assert sealed.read_text(tmp_path / "a.yaml", "x", "y") == "a: 1\n"
+
+
+def test_results_and_configurations_of_runs_need_their_seals(tmp_path: Path) -> None:
+    """Rewritten by another program a file has no seal, and what it says may be anything."""
+    config, result = tmp_path / "config.yaml", tmp_path / "result.json"
+    write_bytes(config, b"program: asgml\n")
+    write_bytes(result, b'{"status": "finished"}')  # of an early release, which had no seals
+    assert read_run(tmp_path).config == {"program": "asgml"}
+    body = {"status": "finished", "val_best": {"accuracy": 0.9}, "written": {}}
+    write_json(result, body)
+    with pytest.raises(UserError, match=r"config\.yaml[^$]*rewritten"):
+        read_run(tmp_path)
+    with pytest.raises(UserError, match=r"config\.yaml[^$]*rewritten"):
+        read_config(tmp_path, "asgml", "model")
+    write_bytes(config, sealed.sealed_text("program: asgml\n"))
+    assert read_run(tmp_path).config == {"program": "asgml"}
+    write_bytes(result, json.dumps(body).encode())
+    with pytest.raises(UserError, match=r"result\.json[^$]*rewritten"):
+        read_run(tmp_path)
 
 
 def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
 from asgml.feedback.data.sample import NORMAL, Sample, SurfaceSplit
-from callbacks.errors import UserError
+from callbacks.errors import UserError, no_folder, quoted
 from callbacks.ranges import Count
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -41,7 +40,7 @@ def read_mvtec(root: str | Path, classes: Sequence[str] | None = None) -> list[S
     folder = Path(root).expanduser()
     if not folder.is_dir():
         remedy = "unpack the data set there, or give the folder that holds its classes"
-        raise UserError(str(folder), "no such folder", "a folder in MVTec AD's layout", remedy)
+        raise UserError(str(folder), no_folder(folder), "a folder in MVTec AD's layout", remedy)
     if (folder / "test").is_dir():
         places = {folder.resolve().name: folder}
     else:
@@ -147,7 +146,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        name = shlex.quote(str(path))
+        name = quoted(path)
         remedy = f"if it is Latin-1: iconv -f latin1 -t utf-8 {name} > list.tmp && mv list.tmp {name}"
         raise UserError(str(path), f"no UTF-8 (byte {error.start})", "a list in UTF-8", remedy) from error
 
