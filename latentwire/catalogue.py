@@ -1,4 +1,4 @@
-"""The rows of the study `catalogue`: every kind of encoder with every injector at two ratios, on equal terms.
+"""The rows of the study `catalogue`: kinds of encoders and injectors at two ratios, on equal terms.
 
 Every run of `pocket_smoke`'s short texts sees equally many questions. What differs beside encoder and injector is the
 curriculum within them: embeddings (`soft_prefix`, `coprocessor`) begin with one latent per token, and what reads
@@ -12,6 +12,7 @@ from itertools import product
 EXPERIMENT = "pocket_smoke"
 EPOCHS = 8  # of 60 steps: three minutes of a core at most
 ENCODERS = ("lm_hidden", "lm_lora", "token", "byte", "pca")
+OF_STATES = ("comprexit", "interlingua")  # other readings of a language model's states, with one injector alone
 INJECTORS = ("deep_prefix", "latent_adapters", "soft_prefix", "coprocessor")
 RATIOS = (4, 8)
 EMBEDDED = ("soft_prefix", "coprocessor")  # injectors whose latents stand where embeddings of text do
@@ -33,5 +34,5 @@ def row(encoder: str, injector: str, ratio: int) -> tuple[str, ...]:
     return (*words, f"encoder.chunk={PCA_CHUNK[ratio]}") if encoder == "pca" else tuple(words)
 
 
-KEYS = tuple(product(ENCODERS, INJECTORS, RATIOS))
+KEYS = (*product(ENCODERS, INJECTORS, RATIOS), *product(OF_STATES, INJECTORS[:1], RATIOS))
 ROWS = tuple(row(*key) for key in KEYS)
