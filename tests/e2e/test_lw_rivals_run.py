@@ -18,6 +18,7 @@ from latentwire.rivals import RIVALS
 from latentwire.run import train
 from latentwire.study import STUDIES
 from suite.runs.job import Run, seed_everything
+from suite.runs.ledger import write_json
 
 ROWS = (
     "text,no_context,token_budget,static_prefix,gist,icae,pca,kv_compaction,text_lm_coded,lm_byte_budget,id_byte_budget"
@@ -39,7 +40,7 @@ def run(tmp_path_factory) -> tuple[Run, dict[str, Any], Any]:
     made = run_of(cfg)
     seed_everything(0)
     result = train(cfg, made)
-    (made.dir / "result.json").write_text(json.dumps({**result, "status": "finished", "hash": made.hash}))
+    write_json(made.dir / "result.json", {**result, "status": "finished", "hash": made.hash})
     return made, result, cfg
 
 

@@ -20,7 +20,7 @@ from latentwire.report.stored import evaluations, predictions
 from suite.report import read_run
 from suite.runs.identity import config_hash, evaluation_hash
 from suite.runs.job import Outcome, execute
-from suite.runs.ledger import Ledger
+from suite.runs.ledger import Ledger, write_json
 from suite.runs.provenance import read_result
 
 FEW = ["trainer.max_epochs=1", "baseline=[text,no_context,token_budget]"]
@@ -210,7 +210,7 @@ def test_a_run_with_its_only_evaluation_beside_its_result_can_be_asked(tmp_path:
     result = read_result(old)
     answers = trained / "evaluations" / result.pop("evaluation") / "predictions.jsonl"
     shutil.copy(answers, old)
-    (old / "result.json").write_text(json.dumps(result))
+    write_json(old / "result.json", result)
     assert predictions(read_run(old))["wire", "tiny_llama"]
     assert evaluate.main([str(old), "evaluation.passages=2"]) == 3
     assert [e["asked"]["evaluation"]["passages"] for e in evaluations(old)] == [2]

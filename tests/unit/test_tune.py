@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -30,7 +29,7 @@ from suite.config.compose import Composer
 from suite.report import read_runs
 from suite.report.library import library_name
 from suite.runs.job import Run
-from suite.runs.ledger import Ledger
+from suite.runs.ledger import Ledger, write_json
 from suite.runs.provenance import read_result
 from suite.runs.study import Program
 
@@ -243,7 +242,7 @@ def test_the_test_split_moves_no_choice_and_validation_does(fake: Fake, npz: Pat
             result = read_result(path.parent)
             lr = OmegaConf.load(path.parent / "config.yaml").optimizer.lr
             result[split]["accuracy"] = change.get(lr, 0.0)
-            path.write_text(json.dumps(result))
+            write_json(path, result)
 
     other = next(c.optimizer.lr for c in fake.done if c.optimizer.lr != chosen["optimizer.lr"])
     for split in ("test", "test_best", "val"):
