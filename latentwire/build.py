@@ -22,7 +22,7 @@ from latentwire.encoders.slots import LatentLayout
 from latentwire.footprint import line
 from latentwire.lm.frozen import FrozenLM
 from latentwire.names import refuse_strangers
-from latentwire.objectives.base import Needs, Objective, ReaderShape, together
+from latentwire.objectives.base import Needs, Objective, together
 from latentwire.objectives.teacher import Teacher
 from latentwire.tracking import tags
 from latentwire.train.batches import Contexts
@@ -33,7 +33,8 @@ from latentwire.train.module import WireModule
 from latentwire.train.nested import Nested, budgets, refuse_unordered
 from latentwire.train.noise import Noise
 from latentwire.train.positions import check_training
-from latentwire.train.stages_check import StagesCheck, let_hear, refuse_untrained
+from latentwire.train.reader_shape import reader_shape
+from latentwire.train.stages_check import StagesCheck, let_hear, refuse_partly, refuse_untrained
 from latentwire.wire import LatentWire
 from suite.config.instantiate import build_node
 from suite.loader import EpochBatches, ResumableLoader
@@ -196,19 +197,6 @@ def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:
     return wire
 
 
-def reader_shape(
-    wire: LatentWire, name: str, lm: FrozenLM, texts: Sequence[str], layouts: Sequence[LatentLayout]
-) -> ReaderShape:
-    """Return how `lm` reads the wire under the layouts of all stages; chunks are those of the longest of the texts."""
-    longest = max(len(lm.style.encode(text)) for text in texts)
-    per_slice = zip(*(layout.counts(name) for layout in layouts), strict=True)
-    fewest = [min((n for n in counts if n > 0), default=0) for counts in per_slice]
-    chunks = tuple(-(-longest // n) if n else 0 for n in fewest)
-    injector = wire.injectors[name]
-    penalised = injector.adapter.penalty() is not None
-    return ReaderShape(lm.d_model, injector.adapter.d_out, injector.embeds, chunks, injector.has_states, penalised)
-
-
 def build_module(
     cfg: DictConfig, inputs: Inputs, steps: int, cache: Path, train: Sequence[Passage]
 ) -> tuple[WireModule, Needs]:
@@ -235,6 +223,7 @@ def build_module(
                 f"set teacher.cache=false (the teacher is asked in every step) or corpus.train={LARGEST_CACHE}",
             )
         teachers = {name: Teacher.cached(lm, train, int(cfg.teacher.top_k), cache) for name, lm in inputs.lms.items()}
+    refuse_partly(periods, objectives)
     weights = {name: o.weight for name, o in objectives.items()}
     reaches = {name: o.reaches for name, o in objectives.items()}
     module = WireModule(
@@ -372,7 +361,7 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     layouts = [layout, *(layout.with_slots(slots_for(inputs.tokens, ratio)) for ratio in ratios)]
     injectors = module.wire.injectors
     slots = {n: injectors[n].positions(max(sum(at.counts(n)) for at in layouts)) for n in inputs.lms}
-    teaches = any(o.teaches for o in module.objectives.values())
+    teaches = any(o.teaches or o.compares for o in module.objectives.values())
     new: dict[Split, int] = {"train": validation_length(cfg), "val": validation_length(cfg)}
     new[cfg.evaluation.split] = int(cfg.evaluation.max_new_tokens)
     counted = [lengths(inputs.corpus.split(s), encoder, inputs.lms, n).told(s, n) for s, n in new.items()]

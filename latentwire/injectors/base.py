@@ -47,6 +47,16 @@ class Injector(nn.Module):
         """Return how many positions the model spends on so many slots."""
         return slots
 
+    @property
+    def first_state(self) -> int:
+        """The number of the first state of the model that latents change, from 1: what layer 1 makes."""
+        return 1
+
+    @property
+    def last_state(self) -> int:
+        """The number of the first state that everything in the injector has had a part in."""
+        return 1
+
     def states(self, z: Tensor) -> Tensor:
         """Turn latents (B, M, d_z) into the states that the model reads, (layers, B, M, width), standardised.
 

@@ -99,6 +99,10 @@ class Coprocessor(SoftPrefix):
             ]
         )
 
+    @property
+    def last_state(self) -> int:
+        return self.lm.n_layers
+
     def text_rms(self) -> dict[str, Tensor]:
         return {}  # what it changes are keys and values, whose means are not measured
 

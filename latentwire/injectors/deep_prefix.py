@@ -108,6 +108,10 @@ class DeepPrefix(Injector):
         mean, std = (x.flatten(1)[:, None, None] for x in (self.mean, self.std.clamp(min=1e-6)))
         return self.spread((pooled_kv_of_batch(self.placement, ids, mask, counts).to(mean) - mean) / std)
 
+    @property
+    def last_state(self) -> int:
+        return self.lm.n_layers
+
     def text_rms(self) -> dict[str, Tensor]:
         rms = (self.mean.pow(2) + self.std.pow(2)).mean((2, 3)).sqrt()  # RoPE turns keys and keeps their length
         return {"keys": rms[:, 0], "values": rms[:, 1]}

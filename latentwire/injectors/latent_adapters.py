@@ -106,6 +106,14 @@ class LatentAdapters(Injector):
             reads.append(LayerRead(layer - 1, keys, values, query.weight, out.weight, scale[i]))
         return Prefix(reads=reads)
 
+    @property
+    def first_state(self) -> int:
+        return self.at[0]
+
+    @property
+    def last_state(self) -> int:
+        return self.at[-1]
+
     def text_rms(self) -> dict[str, Tensor]:
         return {"reads": self.size}
 

@@ -18,13 +18,15 @@ from callbacks.errors import UserError
 from latentwire.lm import anatomy, generation, loading, probe, prompts, recompute
 from latentwire.lm.beside import beside
 from latentwire.lm.decoding import Decoding, Run
+from latentwire.lm.identity import Identified
+from latentwire.lm.kept import kept
 from latentwire.lm.layout import Ids, KeysValues, Prefix, check_kv, lay_out_text, right_padded
 from latentwire.lm.placement import Placed
 from latentwire.lm.results import AnswerLogprobs, Generation
 from suite.runs.reads import files_in, reads
 
 
-class FrozenLM(Placed):
+class FrozenLM(Placed, Identified):
     """Wraps any full-attention causal LM of transformers; it stays in eval mode and its weights never move.
 
     It is no `nn.Module`: held as an attribute of a module it is in no `parameters()`, no `state_dict()` and no
@@ -127,23 +129,6 @@ class FrozenLM(Placed):
         if moves:
             model = model.to(device)
         return cls(model, tokenizer, name or Path(source).name, is_chat, template, date, instruction)
-
-    # -- identity -------------------------------------------------------------------------------------------------
-    def fingerprint(self) -> str:
-        """Return `loading.fingerprint` of the base weights as they are now; adapters do not count."""
-        return loading.fingerprint(self._base)
-
-    def verify(self, fingerprint: str) -> None:
-        """Raise UserError where the weights are not those of the fingerprint."""
-        if (now := self.fingerprint()) != fingerprint:
-            remedy = "set lms.<model>.source to the model that the run was made with"
-            raise UserError(f"weights of {self.name}", now[:16], fingerprint[:16], remedy)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenLM:
-        return self
-
-    def __reduce__(self) -> Any:
-        raise TypeError(f"{self.name} is frozen and belongs in no file: keep its source and fingerprint, load it again")
 
     # -- adapters -------------------------------------------------------------------------------------------------
     def adapt(self, config: Any) -> list[tuple[str, nn.Parameter]]:
@@ -257,7 +242,12 @@ class FrozenLM(Placed):
 
     # -- forward --------------------------------------------------------------------------------------------------
     def answer_logprobs(
-        self, prefix: Prefix, question_ids: Ids, answer_ids: Ids, read_as: Ids | None = None
+        self,
+        prefix: Prefix,
+        question_ids: Ids,
+        answer_ids: Ids,
+        read_as: Ids | None = None,
+        layers: Sequence[int] = (),
     ) -> AnswerLogprobs:
         """Score given answers, with logits at their positions only; differentiable in the prefix.
 
@@ -266,6 +256,7 @@ class FrozenLM(Placed):
             question_ids: B questions, cue included (`Prompt.question`); all empty only where the prefix is no cache.
             answer_ids: B answers, EOS included (`Prompt.answer`), at least one token each.
             read_as: what is read in the answers' places, B rows of their lengths; None: the answers.
+            layers: numbers of the states to keep where tokens of answers are predicted, see `kept`.
 
         Raises ValueError for sizes that do not fit, UserError for a sequence longer than the model's positions.
         """
@@ -276,19 +267,21 @@ class FrozenLM(Placed):
         if self.window is not None and given["attention_mask"].shape[1] > self.window and len(answer_ids) > 1:
             # padding between a short text and its answer fills a window as text does; a row alone has none
             rows = enumerate(zip(question_ids, answer_ids, read_as or answer_ids, strict=True))
-            apart = [self.answer_logprobs(prefix.select([i]), [q], [a], [f]) for i, (q, a, f) in rows]
+            apart = [self.answer_logprobs(prefix.select([i]), [q], [a], [f], layers) for i, (q, a, f) in rows]
             return AnswerLogprobs.joined(apart)
         tokens, valid = right_padded(answer_ids)
         cached = given["past_key_values"] is not None
         # a bias holds within its block alone, where a layer that is computed later would miss it
         again = self.checkpointing and prefix.bias is None
-        decoder, layers, head = self.decoder, self.anatomy.layers, len(self.style.head)
-        with beside(decoder, layers, prefix, head, cached), recompute.recomputed(decoder, layers, again):
+        decoder, names, head = self.decoder, self.anatomy.layers, len(self.style.head)
+        states = kept(decoder, names, layers, valid)
+        with beside(decoder, names, prefix, head, cached), recompute.recomputed(decoder, names, again), states as found:
             out = self.model(**given, use_cache=cached, logits_to_keep=tokens.shape[1])  # an int needs no device
         valid = valid.to(device := out.logits.device)
         row, position = valid.nonzero(as_tuple=True)
         scores = out.logits[valid].float().log_softmax(-1)  # only real answer positions become float32
-        return AnswerLogprobs(scores, tokens.to(device)[valid], row, position, len(answer_ids))
+        kept_states = {number: x.to(device) for number, x in found.items()}
+        return AnswerLogprobs(scores, tokens.to(device)[valid], row, position, len(answer_ids), kept_states)
 
     def generate(self, prefix: Prefix, question_ids: Ids, max_new_tokens: int) -> list[list[int]]:
         """Answer greedily: new tokens only, without the stop token. A batch gives what its rows give one by one."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ class AnswerLogprobs:
         row: (N,) numbers of the examples, 0 … B - 1.
         position: (N,) indices within the answers; 0 is the first token.
         batch: number of examples B.
+        states: states (N, d_hidden) of the layers that were asked for, by number, where these tokens are predicted.
     """
 
     scores: Tensor
@@ -26,6 +27,7 @@ class AnswerLogprobs:
     row: Tensor
     position: Tensor
     batch: int
+    states: Mapping[int, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def joined(parts: Sequence[AnswerLogprobs]) -> AnswerLogprobs:
@@ -37,6 +39,7 @@ class AnswerLogprobs:
             torch.cat([p.row + start for p, start in zip(parts, starts, strict=True)]),
             torch.cat([p.position for p in parts]),
             sum(p.batch for p in parts),
+            {number: torch.cat([p.states[number] for p in parts]) for number in parts[0].states},
         )
 
     @property

@@ -22,4 +22,5 @@ from .scale import AdapterL2 as AdapterL2
 from .scale import LatentScale as LatentScale
 from .shape import AnswerLength as AnswerLength
 from .shape import FirstTokenEntropy as FirstTokenEntropy
+from .state_kd import StateKD as StateKD
 from .states import StateRegression as StateRegression

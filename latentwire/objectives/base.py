@@ -93,6 +93,9 @@ class ReaderShape:
         chunks: largest number of its tokens per slot, over all stages, for each slice that it reads: the shared slots,
             then its own; 0 for a slice without slots.
         penalised: whether its adapter has a penalty of its own (`Adapter.penalty`).
+        layers: number of its layers.
+        first_state: number of the first state that latents change, from 1 (`Injector.first_state`).
+        last_state: number of the first state that all of its injector has had a part in (`Injector.last_state`).
     """
 
     d_model: int
@@ -101,6 +104,9 @@ class ReaderShape:
     chunks: tuple[int, ...]
     states: bool = False
     penalised: bool = False
+    layers: int = 0
+    first_state: int = 1
+    last_state: int = 1
 
 
 @dataclass
@@ -120,6 +126,8 @@ class Seen:
         embed: ids (…) -> this model's embeddings of them, (…, d_model).
         penalty: () -> the penalty of this model's adapter, () or None.
         said: what the encoder says of the texts, (B, …) by name (`encoders.said.Saying`).
+        taught: the teacher's states where the tokens of `rows["answer"]` are predicted, (N, d_hidden) by number, in the
+            order of these rows' own (`AnswerLogprobs.states`).
     """
 
     rows: dict[RowKind, AnswerLogprobs]
@@ -133,6 +141,7 @@ class Seen:
     embed: Callable[[Tensor], Tensor] | None = None
     penalty: Callable[[], Tensor | None] | None = None
     said: Mapping[str, Tensor] = field(default_factory=dict)
+    taught: Mapping[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -151,11 +160,14 @@ class Objective(nn.Module):
         teaches: whether it needs `Seen.teacher`.
         reaches: kinds of parameter groups that its gradient reaches, beside its own parameters. The audit holds it to
             this: a group that no objective of a stage reaches needs no gradient there, every other one does.
+        partly: kinds of which its gradient reaches a part alone, known after `prepare`.
         likelihood: whether its loss is a mean negative log-probability of tokens, in nats.
         masked: share of the tokens of `text` rows that are read as masks.
         places: whether it holds each slot to the part of a text where it stands, as no prefix of a message can be.
         hears: names of what the encoder must say of the texts (`Seen.said`).
         observes: names of the metrics in `ObjectiveOutput.observed`, which gates and criteria of stages may read.
+        compares: numbers of the states that it compares with the teacher's (`Seen.taught`), by reader, set in
+            `prepare`.
         observed_over: what such a metric is a mean over, where that is not `mean_over`.
 
     Args:
@@ -169,8 +181,10 @@ class Objective(nn.Module):
     masked: float = 0.0
     hears: tuple[str, ...] = ()
     reaches: frozenset[str] = READING
+    partly: frozenset[str] = frozenset()
     observes: tuple[str, ...] = ()
     observed_over: Mapping[str, str] = {}
+    compares: Mapping[str, Sequence[int]] = {}
 
     def __init__(self, weight: Schedule):
         super().__init__()

@@ -25,14 +25,29 @@ from latentwire.objectives.distillation import top_k
 from suite.tensors import read_tensors, write_tensors
 
 
-@torch.no_grad()
 def ask(lm: FrozenLM, asked: Sequence[Prompt], k: int) -> TopK:
     """Return what the model itself expects at each answer token of full-text prompts, in order; adapters off."""
+    return ask_all(lm, asked, k, ())[0]
+
+
+@torch.no_grad()
+def ask_all(lm: FrozenLM, asked: Sequence[Prompt], k: int, layers: Sequence[int]) -> tuple[TopK, Mapping[int, Tensor]]:
+    """Return what `ask` does, and the model's states there, (N, d_hidden) by number, from one pass.
+
+    Args:
+        lm: the model.
+        asked: prompts with their contexts.
+        k: number of tokens that are kept apart.
+        layers: numbers of the states, see `lm.kept`.
+    """
     with lm.adapters_off():
         result = lm.answer_logprobs(
-            Prefix(text_ids=[p.context for p in asked]), [p.question for p in asked], [p.answer for p in asked]
+            Prefix(text_ids=[p.context for p in asked]),
+            [p.question for p in asked],
+            [p.answer for p in asked],
+            layers=layers,
         )
-    return top_k(result.scores, k)
+    return top_k(result.scores, k), result.states
 
 
 def cache_key(lm: FrozenLM, passages: Sequence[Passage], k: int) -> str:

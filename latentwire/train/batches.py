@@ -270,6 +270,7 @@ def read(
     rows: Mapping[RowKind, Rows],
     wanted: Collection[RowKind],
     instead: Callable[[Prefix, Mapping[RowKind, Rows]], Mapping[RowKind, Sequence[Ids]]] | None = None,
+    layers: Sequence[int] = (),
 ) -> dict[RowKind, AnswerLogprobs]:
     """Score the wanted kinds of rows in as few forward passes as `forwards` says.
 
@@ -279,6 +280,7 @@ def read(
         rows: rows by kind.
         wanted: the kinds to score.
         instead: says, of kinds of rows, what is read in the places of their answers; None: all read their answers.
+        layers: numbers of the states to keep of rows `answer` (`AnswerLogprobs.states`).
     """
     chosen: dict[RowKind, Rows] = {kind: r for kind, r in rows.items() if kind in wanted}
     found: dict[RowKind, AnswerLogprobs] = {}
@@ -289,7 +291,8 @@ def read(
     for kinds in forwards(chosen, math.inf if lm.sharded else 1.25):  # all ranks make as many passes
         everything = joined([chosen[k] for k in kinds])
         said = [ids for k in kinds for ids in other.get(k, chosen[k].answer)] if other else None
-        result = lm.answer_logprobs(prefix.select(everything.source), everything.question, everything.answer, said)
+        of = layers if "answer" in kinds else ()
+        result = lm.answer_logprobs(prefix.select(everything.source), everything.question, everything.answer, said, of)
         start = 0
         for kind in kinds:
             end = start + len(chosen[kind])
@@ -302,6 +305,7 @@ def _part(result: AnswerLogprobs, start: int, end: int) -> AnswerLogprobs:
     if (start, end) == (0, result.batch):
         return result
     here = (result.row >= start) & (result.row < end)
+    states = {number: x[here] for number, x in result.states.items()}
     return AnswerLogprobs(
-        result.scores[here], result.tokens[here], result.row[here] - start, result.position[here], end - start
+        result.scores[here], result.tokens[here], result.row[here] - start, result.position[here], end - start, states
     )

@@ -20,14 +20,13 @@ from callbacks.step.ranks import means_over_ranks
 from callbacks.step.stage import find_pipeline
 from latentwire.codec.base import Coded
 from latentwire.encoders.slots import LatentLayout
-from latentwire.examples import prompt_of
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 from latentwire.lm.lora import dropping
 from latentwire.lm.results import AnswerLogprobs
 from latentwire.lm.sharding import shard
-from latentwire.objectives.base import Objective, ObjectiveOutput, RowKind, Seen, TopK
-from latentwire.objectives.teacher import Teacher, ask
+from latentwire.objectives.base import Objective, ObjectiveOutput, RowKind, Seen
+from latentwire.objectives.teacher import Teacher
 from latentwire.train import batches, validation
 from latentwire.train import parts as pieces
 from latentwire.train.batches import Batch
@@ -37,6 +36,7 @@ from latentwire.train.nested import Nested
 from latentwire.train.noise import Noise
 from latentwire.train.objective_norms import ObjectiveNorms
 from latentwire.train.parts import Cut, Part
+from latentwire.train.seeing import both_states, compared, teach, text_embeddings, text_scale
 from latentwire.train.tally import Tally
 from latentwire.wire import LatentWire
 from suite.shell import configure_optimizer
@@ -238,42 +238,24 @@ class WireModule(L.LightningModule):
             if part.rows is not batch.rows:
                 prefix, mine = pieces.narrowed(prefix, mine)
             instead = None if self.noise is None else self.noise.instead(name, lm, batch, part, self._pipeline.t)
-            rows = batches.read(lm, prefix, mine, wanted, instead)
-        teacher = self._teach(batch, part, name) if any(o.teaches for o in active.values()) else None
-        latents = layout.read(values, name)[: len(batch.passages)]
+            rows = batches.read(lm, prefix, mine, wanted, instead, compared(active, name))
+        taught = teach(lm, self.teachers.get(name), self.top_k, batch, part, active, name)
+        latents, injector = layout.read(values, name)[: len(batch.passages)], self.wire.injectors[name]
         seen = Seen(
             rows,
             latents,
-            partial(self._embeddings, batch, name),
-            self._scale(name) if name in batch.context else 1.0,
-            teacher,
+            partial(text_embeddings, lm, batch, name, self.device),
+            text_scale(lm) if name in batch.context else 1.0,
+            taught.tokens,
             partial(self.wire.adapted, latents, name),
             layout.counts(name),
-            partial(self._states, batch, latents, name),
+            partial(both_states, injector, latents, batch, name, layout.counts(name)),
             lm.embed,
-            self.wire.injectors[name].adapter.penalty,
+            injector.adapter.penalty,
             self._said,
+            taught.states,
         )
         return {key: o(seen, name) for key, o in active.items() if o.mean_over in rows or not o.needs.kinds}
-
-    def _teach(self, batch: Batch, part: Part, name: str) -> TopK:
-        lm = self.lms[name]
-        if name in self.teachers:
-            return self.teachers[name].of([q.id for _, q in part.asked], lm.output_device)
-        return ask(lm, [prompt_of(lm, batch.passages[b], q) for b, q in part.asked], self.top_k)
-
-    def _embeddings(self, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
-        ids, mask = batch.context[name]
-        with torch.no_grad():
-            embeds = self.lms[name].embed(ids)
-        return embeds.to(self.device), mask.to(self.device)
-
-    def _states(self, batch: Batch, latents: Tensor, name: str) -> tuple[Tensor, Tensor]:
-        injector, (ids, mask) = self.wire.injectors[name], batch.context[name]
-        return injector.states(latents), injector.text_states(ids, mask, self.read_layout().counts(name))
-
-    def _scale(self, name: str) -> float:
-        return float(self.lms[name].embedding_rms.pow(2).mean().sqrt())
 
     # -- training
     def training_step(self, batch: Batch, batch_idx: int) -> None:

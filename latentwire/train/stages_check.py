@@ -183,6 +183,29 @@ def let_hear(objectives: Mapping[str, Objective], encoder: Encoder) -> None:
             objective.hear(says)
 
 
+def refuse_partly(periods: Sequence[Period], objectives: Mapping[str, Objective]) -> None:
+    """Refuse stages in which a kind of groups that moves is reached in part alone (`Objective.partly`).
+
+    Raises:
+        UserError: it names the stage and the objective.
+    """
+    for n, period in enumerate(periods):
+        weights = dict.fromkeys(objectives, 1.0) if period.weights is None else period.weights
+        active = {name: objectives[name] for name in weights if name in objectives and not _is_zero(weights[name])}
+        for name, objective in active.items():
+            for kind in objective.partly:
+                whole = any(kind in o.reaches - o.partly for o in active.values())
+                held = period.trains is not None and not any(g.partition(":")[0] == kind for g in period.trains)
+                if not whole and not held:
+                    raise UserError(
+                        f"stages.{n}.weights ({period.name})",
+                        f"{name}, which reaches a part of each {kind}, and no objective that reaches all of it",
+                        f"an objective beside it that trains the rest of the {kind}",
+                        f"set objective=[{','.join(dict.fromkeys(['answer_ce', *objectives]))}]"
+                        + ("" if period.weights is None else f" and +stages.{n}.weights.answer_ce=1.0"),
+                    )
+
+
 def refuse_untrained(periods: Sequence[Period], objectives: Mapping[str, Objective], groups: Collection[str]) -> None:
     """Refuse groups that some stage is to train, while none of its objectives reaches them in any.
 

@@ -134,9 +134,9 @@ def test_one_forward_serves_all_objectives_and_each_row_is_what_it_is_alone() ->
     calls: list[int] = []
     inner = lm.answer_logprobs
 
-    def counted(p: Prefix, q: Any, a: Any, said: Any = None) -> AnswerLogprobs:
+    def counted(p: Prefix, q: Any, a: Any, *more: Any) -> AnswerLogprobs:
         calls.append(len(q))
-        return inner(p, q, a, said)
+        return inner(p, q, a, *more)
 
     lm.answer_logprobs = counted  # type: ignore[method-assign, assignment]
     together = read(lm, prefix, rows, {"answer", "wrong", "text", "continuation"})
