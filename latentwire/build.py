@@ -360,7 +360,7 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     ratios = [p.ratio for p in module.curriculum.curriculum.periods if p.ratio is not None]
     layouts = [layout, *(layout.with_slots(slots_for(inputs.tokens, ratio)) for ratio in ratios)]
     injectors = module.wire.injectors
-    slots = {n: injectors[n].positions(max(sum(at.counts(n)) for at in layouts)) for n in inputs.lms}
+    slots = {n: injectors[n].columns(max(sum(at.counts(n)) for at in layouts)) for n in inputs.lms}
     teaches = any(o.teaches or o.compares for o in module.objectives.values())
     new: dict[Split, int] = {"train": validation_length(cfg), "val": validation_length(cfg)}
     new[cfg.evaluation.split] = int(cfg.evaluation.max_new_tokens)

@@ -309,7 +309,7 @@ class Reader:
         style, new = self.lm.style, self.max_new_tokens
         for question in () if lossy else questions:
             _refuse_lost("--question", question, style.lost(question), self.lm)
-        spent = self.injector.positions(latents.shape[1])
+        spent = self.injector.columns(latents.shape[1])
         room = self.lm.max_tokens - spent - new
         if room <= len(style.head):
             raise UserError(

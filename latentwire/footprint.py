@@ -19,9 +19,13 @@ from transformers import AutoModelForCausalLM
 
 from latentwire.adapters.calibration import AT_ONCE
 from latentwire.data.base import Passage
+from latentwire.injectors.latent_adapters import LatentAdapters, places
+from latentwire.injectors.sized_prefix import SizedPrefix
 from latentwire.lm import loading
 from latentwire.lm.prompts import QUESTION, cue_text
 from latentwire.train.curriculum import slots_for
+from suite.config.instantiate import build_node
+from suite.config.signature import locate
 from suite.runs.inputs import all_files
 from suite.runs.reads import Files
 
@@ -72,6 +76,7 @@ class Load:
         slots: latents of a message.
         parts: number of parts that the questions are read in, one after the other.
         checkpointing: whether only what goes into a layer is kept.
+        columns: positions that a reader spends on a message; None: as many as it has slots.
     """
 
     texts: int
@@ -82,6 +87,7 @@ class Load:
     slots: int
     parts: int = 1
     checkpointing: bool = False
+    columns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,8 @@ def estimate(models: Sequence[Model], load: Load, trained: int) -> Footprint:
     first, n = models[0], load
     states = n.texts * n.tokens * first.width * (first.layers + 1)
     rows = -(-n.rows // n.parts)
-    cache = sum(2 * rows * (n.slots + n.asked) * m.kv * m.size for m in models)
+    columns = n.slots if n.columns is None else n.columns
+    cache = sum(2 * rows * (columns + n.asked) * m.kv * m.size for m in models)
     kept = 0
     for m in models:
         # frozen matrices keep no input; per layer stay those of two norms, the queries, what attention gives, and
@@ -165,7 +172,7 @@ def estimate(models: Sequence[Model], load: Load, trained: int) -> Footprint:
         layers = m.layers * m.width * m.size + inside if n.checkpointing else m.layers * inside
         kept += rows * n.asked * layers
         kept += 3 * rows * n.answer * m.vocabulary * 4
-    injected = sum(6 * n.texts * n.slots * m.kv * 4 for m in models)
+    injected = sum(6 * n.texts * columns * m.kv * 4 for m in models)
     hidden = states * (2 * first.size + 2 * 4)  # as the model gives them and as they are mixed; one of these stays
     share = AT_ONCE / n.texts
     operations = 2.0 * first.matrices * n.texts * n.tokens
@@ -185,16 +192,43 @@ def trained_weights(cfg: DictConfig, models: Sequence[Model]) -> int:
     """Return about how many weights are trained: the encoder's own layers, adapters, injectors, LoRA."""
     d_z, width = int(cfg.wire.d_z), int(cfg.encoder.get("width", 0))
     own = cfg.encoder.get("layers")  # a number of layers, or the numbers of states of a frozen model
-    layers = int(cfg.encoder.get("refiner_layers", 0)) + (own if isinstance(own, int) else 0)
+    refiner = int(cfg.encoder.get("refiner_layers", 0))
+    layers = refiner + (own if isinstance(own, int) else 0)
     count = models[0].width * width + 12 * layers * width**2 + width * d_z
-    expansion = int(cfg.adapter.get("expansion", 0))
+    count += refiner * (width + 1) if cfg.encoder.get("halting") else 0
     for m in models:
-        out = int(cfg.injector.get("width", m.width))
-        count += d_z * out + 2 * expansion * out**2 + ("width" in cfg.injector) * out * m.kv
-        count += int(cfg.injector.get("hidden", 0)) * (d_z + m.kv)
+        with torch.device("meta"):
+            adapter = build_node(cfg.adapter)(d_z=d_z, d_out=int(cfg.injector.get("width", m.width)), target=1.0)
+        count += sum(p.numel() for p in adapter.parameters()) + injector_weights(cfg.injector, m, d_z)
         if m.name in cfg.adaptation:
             count += 8 * m.layers * m.width * int(cfg.adaptation[m.name].get("rank", 8))
     return count
+
+
+def injector_weights(node: DictConfig, m: Model, d_z: int) -> int:
+    """Return about how many weights an injector has behind its adapter.
+
+    Args:
+        node: its configuration.
+        m: the model that reads.
+        d_z: width of a latent.
+    """
+    kind, width = locate(node._target_), int(node.get("width", 0))
+    if kind is LatentAdapters:
+        at = len(places(node.get("layers"), m.layers, m.name))
+        return at * 2 * width * (width + m.width) + int(node.get("slots", 1024)) * width
+    hidden = int(node.get("hidden", 0))
+    count = width * m.kv + hidden * (d_z + m.kv)
+    if kind is SizedPrefix:  # attention, a feed-forward part four times as wide, a vector for every position
+        count += 12 * width**2 + int(node.get("length") or 0) * width
+    return count
+
+
+def columns_of(node: DictConfig) -> int | None:
+    """Return the positions that a reader spends on a message, by its injector; None: as many as there are slots."""
+    kind = locate(node._target_)
+    length = node.get("length") if kind is SizedPrefix else None
+    return 0 if kind is LatentAdapters else None if length is None else int(length)
 
 
 def sources_of(cfg: DictConfig) -> dict[str, str]:
@@ -234,7 +268,8 @@ def load_of(cfg: DictConfig, passages: Sequence[Passage], count: Callable[[list[
     batch = int(cfg.loader.batch_size)
     parts, again = int(cfg.loader.get("accumulate", 1)), bool(OmegaConf.select(cfg, "placement.checkpointing"))
     rows = batch * int(cfg.loader.questions)
-    return Load(batch, rows, max(texts), asked + answer - 1, answer, int(slots), parts, again)
+    spent = columns_of(cfg.injector)
+    return Load(batch, rows, max(texts), asked + answer - 1, answer, int(slots), parts, again, spent)
 
 
 def steps_of(cfg: DictConfig, passages: Sequence[Passage]) -> int:

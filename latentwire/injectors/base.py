@@ -44,8 +44,12 @@ class Injector(nn.Module):
         raise NotImplementedError
 
     def positions(self, slots: int) -> int:
-        """Return how many positions the model spends on so many slots."""
+        """Return how many places the model attends to for so many slots: its rivals have as many tokens."""
         return slots
+
+    def columns(self, slots: int) -> int:
+        """Return how many of its own positions the model spends on so many slots, in its input or its cache."""
+        return self.positions(slots)
 
     @property
     def first_state(self) -> int:

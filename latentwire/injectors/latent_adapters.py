@@ -30,8 +30,8 @@ class LatentAdapters(Injector):
     Flamingo's gates start at 0, where nothing but the gates has a gradient; here they start at `gate`.
 
     Latents take no column of the model's input and no place in its cache: text is read where it would stand without
-    them, and the head (BOS) reads nothing. Their M keys are attended to at the chosen layers alone; tables count them
-    as M positions all the same.
+    them, and the head (BOS) reads nothing. Their M keys are attended to at the chosen layers alone. Tables count places
+    that are attended to before a question, M as with every other injector: rivals at equal positions have M tokens.
 
     State: sizes, gates and all weights; a loaded state needs no calibration.
 
@@ -105,6 +105,9 @@ class LatentAdapters(Injector):
             query, out = cast(nn.Linear, self.queries[i]), cast(nn.Linear, self.outs[i])
             reads.append(LayerRead(layer - 1, keys, values, query.weight, out.weight, scale[i]))
         return Prefix(reads=reads)
+
+    def columns(self, slots: int) -> int:
+        return 0
 
     @property
     def first_state(self) -> int:

@@ -90,7 +90,10 @@ class Prefix:
         return found
 
     def positions(self, row: int) -> int:
-        """Return the number of latents and tokens that the prefix of an example has."""
+        """Return the number of latents and tokens that the prefix of an example has: places that are attended to.
+
+        They are columns of the input or the cache, `reads` apart, which have none.
+        """
         latents = 0 if self.embeds is None and self.kv is None and self.reads is None else self.latents
         return latents + (0 if self.text_ids is None else len(self.text_ids[row]))
 

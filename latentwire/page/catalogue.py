@@ -32,8 +32,9 @@ stand with `deep_prefix` alone, trained on answers as all are. `st_query` needs 
 """
 TABLE = """## At {ratio}x
 
-F1: 95 % bootstrap over seeds and passages. NLL: nats per token of the gold answer. Positions: what the reader spends
-before every question; `latent_adapters` spends no column of the reader's own, its latents are read beside. Bytes: a
+F1: 95 % bootstrap over seeds and passages. NLL: nats per token of the gold answer. Positions: latents that the reader
+attends to before every question, and the tokens that its rivals have; they are columns of its input or places of its
+cache, but with `latent_adapters`, whose latents a few layers read beside and which spends none of these. Bytes: a
 message with header and checksum. Times are per message or question in batches, on a machine that did other work as
 well. Trained parameters: all parts together.
 """

@@ -96,7 +96,7 @@ def method_notes(methods: Methods) -> list[str]:
     return [
         f"{', '.join(map(str, questions))} questions; intervals: percentile bootstrap over passages. "
         "NLL and KL: mean over the answer's tokens, then over questions. Distinct: different answers over different "
-        "gold answers. Positions: what the reader spends before the question. Bytes of text: packed token ids, without "
+        "gold answers. Positions: latents or tokens read before the question. Bytes of text: packed token ids, without "
         "a frame; of messages and coded texts: header and checksum included, the payload without. Encode and send: per "
         "message; inject, prefill (up to the answer's first token) and answer (the tokens after it): per question, in "
         "batches.",

@@ -146,7 +146,7 @@ def ready(cfg: DictConfig, inputs: Inputs, wire: LatentWire) -> None:
         if not any(p.questions for p in passages):
             raise UserError(f"{split} split", "no question", "at least one", "set evaluation.passages=200")
         for name, lm in inputs.lms.items():
-            spent = wire.injectors[name].positions(sum(wire.layout.counts(name)))
+            spent = wire.injectors[name].columns(sum(wire.layout.counts(name)))
             _room(lm, passages, new, spent, f"{split} split on {name}", key)
         texts, _ = texts_of(passages, wire.whole_prompt)
         others = other_texts(passages, int(cfg.seed)) if wire.whole_prompt else []

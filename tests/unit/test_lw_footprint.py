@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lw_runs import config, fit
+from lw_runs import config, fit, prepare
 from lw_toys import tiny_model
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -76,6 +77,40 @@ def test_the_peak_of_a_run_is_what_was_said(
     measured = live.peak + said[0].weights  # files are read into memory without an operation
     assert 1 / 2 < said[0].peak / measured < 2
     assert capsys.readouterr().out.startswith("memory: about ")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["injector=deep_prefix"],
+        ["injector=sized_prefix", "injector.length=5", "injector.heads=2", "injector.width=64"],
+        ["injector=latent_adapters", "injector.heads=2", "injector.slots=64"],
+        ["injector=coprocessor"],
+        ["adapter=mixture", "encoder.halting=true", "encoder.refiner_layers=3"],
+    ],
+)
+def test_trained_weights_and_positions_are_those_of_the_parts(more: Sequence[str], tmp_path: Path) -> None:
+    cfg = config(tmp_path, *more)
+    module: Any = prepare(cfg).module
+    (name,) = cfg.lms
+    model = footprint.model_of(name, module.lms[name].model.config, "float32")
+    there = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    assert footprint.trained_weights(cfg, [model]) == pytest.approx(there, rel=0.3)
+    load = footprint.load_of(cfg, [Passage("p", "text", (Question("q", "?", ("a",), ""),), "p", None)], lambda t: [9])
+    injector = module.wire.injectors[name]
+    assert (load.slots if load.columns is None else load.columns) == injector.columns(module.wire.slots)
+    fewer, all_of_them = (footprint.estimate([model], replace(load, columns=n), 0) for n in (0, 3))
+    assert fewer.cache < all_of_them.cache
+
+
+def test_halting_has_a_decision_of_its_own_for_every_layer(tmp_path: Path) -> None:
+    (name,) = config(tmp_path).lms
+    model = footprint.model_of(name, tiny_model("llama").config, "float32")
+    plain, halting = (
+        footprint.trained_weights(config(tmp_path, "encoder.refiner_layers=3", *more), [model])
+        for more in ([], ["encoder.halting=true"])
+    )
+    assert halting - plain == 3 * (16 + 1)
 
 
 def test_nothing_is_loaded_before_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,7 +100,7 @@ def test_the_teacher_is_the_bare_model_on_the_text_whatever_the_reader_has_learn
     lora = "+adaptation.tiny_llama={_target_:latentwire.lm.LoRA,rank:2}"
     built = prepare(config(tmp_path, *WHOLE, lora))
     module: Any = built.module
-    batch: Any = built.train.dataset.__getitems__([(i, 0) for i in range(3)])  # type: ignore[attr-defined]
+    batch: Any = built.train.dataset.__getitems__([(i, 0) for i in range(3)])
     (name, lm), bare = next(iter(module.lms.items())), tiny_lm()
     with torch.no_grad():
         for p in module.wire.lora[name].parameters():
