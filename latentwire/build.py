@@ -159,7 +159,7 @@ def nested_of(cfg: DictConfig) -> Nested | None:
 
 def noise_of(cfg: DictConfig, objectives: Mapping[str, Objective]) -> Noise | None:
     """Build what is read in training otherwise than in evaluation; None where nothing is."""
-    keys = {"sampling": "scheduled_sampling", "dropout": "slot_dropout"}
+    keys = {"sampling": "scheduled_sampling", "dropout": "slot_dropout", "text": "text_warm_up"}
     found = {name: build_node(cfg.loader[key]) for name, key in keys.items() if cfg.loader.get(key) is not None}
     masked = max(o.masked for o in objectives.values())
     return Noise(int(cfg.seed), masked=masked, **found) if found or masked else None
@@ -204,6 +204,8 @@ def build_module(
     periods, objectives = stages_of(cfg)
     curriculum = Curriculum(periods, steps)
     needs = together({name: o.needs for name, o in objectives.items()}, str(cfg.wire.track) == "whole_prompt")
+    noise = noise_of(cfg, objectives)
+    needs = needs if noise is None or noise.text is None else replace(needs, context=True)
     wire = build_wire(cfg, inputs)
     let_hear(objectives, wire.encoder)
     ratios = [p.ratio for p in curriculum.periods if p.ratio is not None]
@@ -243,7 +245,7 @@ def build_module(
         bool(cfg.placement.shard),
         nested_of(cfg),
         int(cfg.seed),
-        noise_of(cfg, objectives),
+        noise,
     )
     refuse_untrained(periods, objectives, module.groups())
     return module, needs

@@ -33,6 +33,7 @@ class Loader:
         scheduled_sampling: the model's own tokens that answers are read with in training
             (`latentwire.train.ScheduledSampling`); null: none.
         slot_dropout: slots that training misses (`latentwire.train.SlotDropout`); null: none.
+        text_warm_up: latents that training reads as their text (`latentwire.train.TextWarmUp`); null: none.
     """
 
     batch_size: Count
@@ -46,6 +47,7 @@ class Loader:
     accumulate: Count = 1
     scheduled_sampling: Part | None = None
     slot_dropout: Part | None = None
+    text_warm_up: Part | None = None
 
 
 @dataclass

@@ -24,6 +24,7 @@ class Injector(nn.Module):
     Attributes:
         adapter: the part that brings latents to the injector's width, a parameter group of its own.
         embeds: whether what the adapter returns is read as embeddings.
+        reads_text: whether text can be read where its latents are (`text_prefix`).
         has_states: whether it makes states of the model's layers (`states`, `text_states`).
 
     Args:
@@ -33,6 +34,7 @@ class Injector(nn.Module):
 
     adapter: Adapter
     embeds: ClassVar[bool] = False
+    reads_text: ClassVar[bool] = False
     has_states: ClassVar[bool] = False
 
     def __init__(self, lm: FrozenLM, start: Start):
@@ -78,6 +80,18 @@ class Injector(nn.Module):
             counts: number of slots of each slice, each covering the whole text.
         """
         raise RuntimeError(f"{type(self).__name__} makes no states of the model's layers")
+
+    def text_prefix(self, ids: Tensor, mask: Tensor, counts: Sequence[int]) -> Prefix:
+        """Return what the model reads where its latents are the text itself, pooled like them; no gradient.
+
+        Raises RuntimeError for an injector whose latents stand where no text could.
+
+        Args:
+            ids: (B, T) the model's ids of the texts, padded on the right.
+            mask: (B, T), true on ids.
+            counts: number of slots of each slice, each covering the whole text.
+        """
+        raise RuntimeError(f"{type(self).__name__} has no places where text could stand")
 
     def text_rms(self) -> dict[str, Tensor]:
         """Return how large text is where its latents are read, as measured: RMS per layer, (layers,) float32, by part.

@@ -99,6 +99,10 @@ class Coprocessor(SoftPrefix):
             ]
         )
 
+    @torch.no_grad()
+    def text_prefix(self, ids: Tensor, mask: Tensor, counts: Sequence[int]) -> Prefix:
+        return self.lm.cached(super().text_prefix(ids, mask, counts))
+
     @property
     def last_state(self) -> int:
         return self.lm.n_layers

@@ -48,6 +48,7 @@ class DeepPrefix(Injector):
     """
 
     has_states = True
+    reads_text = True
     mean: Tensor
     std: Tensor
     rms: Tensor
@@ -107,6 +108,16 @@ class DeepPrefix(Injector):
     def text_states(self, ids: Tensor, mask: Tensor, counts: Sequence[int]) -> Tensor:
         mean, std = (x.flatten(1)[:, None, None] for x in (self.mean, self.std.clamp(min=1e-6)))
         return self.spread((pooled_kv_of_batch(self.placement, ids, mask, counts).to(mean) - mean) / std)
+
+    @torch.no_grad()
+    def text_prefix(self, ids: Tensor, mask: Tensor, counts: Sequence[int]) -> Prefix:
+        pooled = self.spread(pooled_kv_of_batch(self.placement, ids, mask, counts))  # (L, B, N, 2 H D)
+        pairs = pooled.unflatten(-1, (2, *self.lm.kv_shape)).permute(3, 0, 1, 4, 2, 5)
+        head = len(self.lm.style.head)
+        positions = torch.arange(head, head + pooled.shape[2], device=pooled.device)
+        return Prefix(
+            kv=[(self.placement.place(k, positions, i), v) for i, (k, v) in enumerate(zip(*pairs, strict=True))]
+        )
 
     @property
     def last_state(self) -> int:

@@ -59,6 +59,22 @@ def pooled_embeddings(lm: FrozenLM, texts: Sequence[str], counts: Sequence[int])
     return torch.stack([_pooled(lm.embed(torch.tensor(lm.style.encode(t))).float().cpu(), counts) for t in texts])
 
 
+@torch.no_grad()
+def pooled_embeddings_of_batch(lm: FrozenLM, ids: Tensor, mask: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return what `pooled_embeddings` does of texts that are ids already, on the model's device.
+
+    Args:
+        lm: the model.
+        ids: (B, T) the model's ids of the texts, padded on the right.
+        mask: (B, T), true on ids.
+        counts: number of slots of each slice.
+    """
+    embedded = lm.embed(ids).float()
+    real = mask.to(embedded.device)
+    embedded = embedded.masked_fill(~real.unsqueeze(-1), 0.0)
+    return torch.cat([chunk_mean(embedded, real.sum(1), n) for n in counts if n > 0], 1)
+
+
 def _pooled(x: Tensor, counts: Sequence[int]) -> Tensor:
     length = torch.tensor([len(x)])
     return torch.cat([chunk_mean(x[None], length, n)[0] for n in counts if n > 0])

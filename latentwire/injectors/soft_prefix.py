@@ -11,7 +11,7 @@ from callbacks.ranges import Width
 from latentwire.adapters.base import Adapter
 from latentwire.adapters.calibration import AT_ONCE
 from latentwire.injectors.base import Injector, Start
-from latentwire.injectors.fitting import pooled_embeddings
+from latentwire.injectors.fitting import pooled_embeddings, pooled_embeddings_of_batch
 from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import Prefix
 
@@ -33,6 +33,7 @@ class SoftPrefix(Injector):
     """
 
     embeds = True
+    reads_text = True
 
     def __init__(
         self,
@@ -49,6 +50,10 @@ class SoftPrefix(Injector):
     def forward(self, z: Tensor) -> Prefix:
         """Turn (B, M, d_z) into embeddings (B, M, d_model)."""
         return Prefix(embeds=self.adapter(z))
+
+    @torch.no_grad()
+    def text_prefix(self, ids: Tensor, mask: Tensor, counts: Sequence[int]) -> Prefix:
+        return Prefix(embeds=pooled_embeddings_of_batch(self.lm, ids, mask, counts))
 
     def text_rms(self) -> dict[str, Tensor]:
         return {"embeddings": self.adapter.calibration.target.reshape(1)}

@@ -15,3 +15,4 @@ from .objective_norms import ObjectiveNorms as ObjectiveNorms
 from .ratios import SeveralRatios as SeveralRatios
 from .sampling import ScheduledSampling as ScheduledSampling
 from .slot_dropout import SlotDropout as SlotDropout
+from .text_warm_up import TextWarmUp as TextWarmUp

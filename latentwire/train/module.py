@@ -218,7 +218,10 @@ class WireModule(L.LightningModule):
         self._said = {name: x[: len(batch.passages)] for name, x in self.wire.encoder.said().items()}
         if not any(o.needs.kinds for o in active.values()):
             return coded, {}
-        return coded, {name: self.wire.prefix(coded.values, name, read) for name in self.lms}
+        found = {name: self.wire.prefix(coded.values, name, read) for name in self.lms}
+        if self.noise is not None:
+            found = self.noise.prefixes(found, self.wire.injectors, batch, read, self._pipeline.t)
+        return coded, found
 
     def _say(
         self,
@@ -299,6 +302,8 @@ class WireModule(L.LightningModule):
         self._pipeline.ctx.reads.update(reads)
         if self.nested is not None:
             self._pipeline.ctx.metrics["train/slots"] = float(self.read_layout().slots)
+        if self.noise is not None and self.noise.text is not None:
+            self._pipeline.ctx.metrics["train/text_share"] = self.noise.text.share(self._pipeline.t)
         seen = torch.stack([value for key, value in reads.items() if key.startswith(TERM)]).sum()
         self.log("train/loss", seen, prog_bar=True, logger=False)
         optimizer.step()

@@ -62,6 +62,8 @@ def misfits(cfg: DictConfig) -> Iterator[UserError]:
         checks += [partial(_between_layers, cfg, outlines[n]) for n in map(str, cfg.lms) if n in outlines]
     if locate(cfg.injector._target_) is SizedPrefix:
         checks.append(partial(_sized, cfg))
+    if cfg.loader.get("text_warm_up") is not None:
+        checks.append(partial(_among_text, cfg))
     first = next(iter(map(str, cfg.lms)), "")
     if (lm := outlines.get(first if cfg.encoder_lm is None else "encoder_lm")) is not None:
         checks.append(lambda: _encoder_on(cfg, lm))
@@ -90,6 +92,19 @@ def _sized(cfg: DictConfig) -> None:
         found = "with wire.nested, where a slot's place in the text follows from the budget"
         remedy = "set injector=deep_prefix, or add ~wire.nested"
         raise UserError("injector=sized_prefix", found, "messages that are read as a whole", remedy)
+
+
+def _among_text(cfg: DictConfig) -> None:
+    """Refuse text in the places of latents that have none, or whose part of a text follows from the budget."""
+    if not getattr(locate(cfg.injector._target_), "reads_text", False):
+        found = f"{cfg.injector._target_}, whose latents stand where no text could"
+        remedy = "set injector=deep_prefix, or curriculum=single"
+        raise UserError("loader.text_warm_up", found, "embeddings, or keys and values", remedy)
+    nested = None if cfg.wire.get("nested") is None else build_node(cfg.wire.nested)
+    if nested is not None and not nested.apart:
+        found = "wire.nested, under which a prefix of slots stands for the whole text"
+        remedy = "set curriculum=single, or add ~wire.nested"
+        raise UserError("loader.text_warm_up", found, "slots that each have their part of the text", remedy)
 
 
 def _adapted_widths(cfg: DictConfig, outlines: dict[str, Outline]) -> list[int]:
