@@ -7,4 +7,5 @@ from .linear import LinearAdapter as LinearAdapter
 from .mixture import MixtureAdapter as MixtureAdapter
 from .mlp import MLPAdapter as MLPAdapter
 from .refiner import RefinerAdapter as RefinerAdapter
+from .task import TaskAdapter as TaskAdapter
 from .whitened import WhitenedAdapter as WhitenedAdapter

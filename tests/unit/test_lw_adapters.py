@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -17,11 +18,12 @@ from latentwire.adapters.film import FiLMAdapter
 from latentwire.adapters.linear import LinearAdapter
 from latentwire.adapters.mixture import MixtureAdapter
 from latentwire.adapters.mlp import MLPAdapter
+from latentwire.adapters.task import TaskAdapter
 from latentwire.adapters.whitened import WhitenedAdapter
 
 D, TARGET = 16, 0.008
 ADAPTERS: list[Callable[..., Adapter]] = [MLPAdapter, LinearAdapter, FiLMAdapter, AffineAdapter, MixtureAdapter,
-                                          WhitenedAdapter]  # fmt: skip
+                                          WhitenedAdapter, partial(TaskAdapter, tasks=["a"], task="a")]  # fmt: skip
 each = pytest.mark.parametrize("cls", ADAPTERS)
 
 
@@ -211,3 +213,33 @@ def test_whitening_standardises_the_slots_and_leaves_the_map_as_it_was(by) -> No
     torch.testing.assert_close(adapter(z)[:1], one)  # no neighbour matters, in training neither
     adapter.calibrate(z * 5)
     torch.testing.assert_close(adapter.raw(z), before, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("by", ["film", "shift"])
+def test_a_task_starts_as_the_map_itself_and_learns_a_vector_of_its_own(by) -> None:
+    z, made = latents(), [make(LinearAdapter), make(partial(TaskAdapter, tasks=["a", "b"], task="b", by=by))]
+    for adapter in made:
+        adapter.calibrate(z)
+    plain, b = made
+    assert torch.equal(plain(z), b(z))
+    row = torch.arange(D) / D
+    with torch.no_grad():
+        b.of[:, 1] = row  # type: ignore[operator, index]
+    literal = (1 + row * (by == "film")) * plain(z) + row * TARGET
+    torch.testing.assert_close(b(z), literal)
+    a = make(partial(TaskAdapter, tasks=["a", "b"], task="a", by=by))
+    a.load_state_dict(b.state_dict())
+    assert torch.equal(a(z), plain(z)), "the other task is where it was"
+    a(z).sum().backward()
+    assert not a.of.grad[:, 1].any()  # type: ignore[union-attr, index]
+    assert a.of.grad[:, 0].all()  # type: ignore[union-attr, index]
+
+
+def test_tasks_that_cannot_be_are_refused() -> None:
+    for tasks, task, where in (
+        (["a"], "b", "adapter.task"),
+        (["a", "a"], "a", "adapter.tasks"),
+        (["a.b"], "a.b", "tasks"),
+    ):
+        with pytest.raises(UserError, match=where.replace(".", r"\.")):
+            make(partial(TaskAdapter, tasks=tasks, task=task))

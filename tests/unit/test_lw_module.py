@@ -191,6 +191,20 @@ def test_a_wire_goes_on_from_another_run_with_another_codec(folder: Path) -> Non
         prepare(config(folder, "wire.d_z=16", f"+wire.start_from={run_dir(first)}"))
 
 
+def test_a_wire_goes_on_to_another_task_with_what_it_has_of_the_first(folder: Path) -> None:
+    tasks = ["adapter=task", "adapter.tasks=[a,b]", "trainer.max_epochs=1", "callbacks.checkpoint.every_n_steps=1"]
+    first = config(folder, *tasks, "adapter.task=a")
+    trained = fit(first).module.wire.injectors["tiny_llama"].adapter.of.detach()
+    assert trained[:, 0].all()
+    assert not trained[:, 1].any()
+    later = fit(config(folder, *tasks, "adapter.task=b", "optimizer.weight_decay=0.0",
+                       f"+wire.start_from={run_dir(first)}")).module.wire  # fmt: skip
+    table = later.injectors["tiny_llama"].adapter.of.detach()
+    assert table[:, 1].all()
+    assert torch.equal(table[:, 0], torch.load(run_dir(first) / "checkpoints" / "best.ckpt", weights_only=True)[
+        "state_dict"]["wire.injectors.tiny_llama.adapter.of"][:, 0])  # fmt: skip
+
+
 def test_a_stage_may_take_more_codes_than_are_sent(folder: Path) -> None:
     cfg = config(folder, "codec=fsq", "codec.levels=[4]", "codec.codes=2", "codec.spare=2", "trainer.max_epochs=1")
     with open_dict(cfg):
