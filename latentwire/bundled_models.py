@@ -42,15 +42,23 @@ def language_model(settings: Mapping[str, Any], changes: Mapping[str, Any] | Non
     return lm
 
 
-def moved(node: Mapping[str, Any], changes: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Return the changes to an encoder that stands on no language model. Raises UserError for one it does not know."""
+def parted(
+    node: Mapping[str, Any], changes: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return an encoder's node with the changes that are about its own files, and the others: of its language model."""
+    places = getattr(locate(node["_target_"]), "places", ())
+    own = {key: value for key, value in (changes or {}).items() if key in places}
+    left = {key: value for key, value in (changes or {}).items() if key not in places}
+    return {**node, **own}, left or None
+
+
+def refuse_changes(node: Mapping[str, Any], changes: Mapping[str, Any] | None) -> None:
+    """Refuse changes of a language model to an encoder that stands on none. Raises UserError."""
     places = getattr(locate(node["_target_"]), "places", ())
     for key in changes or {}:
-        if key not in places:
-            needed = f"{' | '.join(places) or 'none'}: the encoder of this bundle stands on no language model"
-            remedy = f"add --lm {places[0]}=FOLDER" if places else "leave out --lm"
-            raise UserError(f"--lm {key}", "a setting of a language model", needed, remedy)
-    return changes or {}
+        needed = f"{' | '.join(places) or 'none'}: the encoder of this bundle stands on no language model"
+        remedy = f"add --lm {places[0]}=FOLDER" if places else "leave out --lm"
+        raise UserError(f"--lm {key}", "a setting of a language model", needed, remedy)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from callbacks.errors import UserError
 from latentwire import bundle
-from latentwire.bundled_models import language_model, moved, placed
+from latentwire.bundled_models import language_model, parted, placed, refuse_changes
 from latentwire.codec.base import Codec
 from latentwire.codec.message import cut, message_bytes, pack, unpack
 from latentwire.data.base import Passage, Question
@@ -87,11 +87,12 @@ class Writer:
         """
         found = bundle.read(Path(folder), "writer", trusted)
         s = found.settings
-        stands_on, node = None, s["encoder"]
+        node, rest = parted(s["encoder"], lm)
+        stands_on = None
         if s["encoder_lm"] is None:
-            node = {**node, **moved(node, lm)}
+            refuse_changes(node, rest)
         else:
-            stands_on = language_model(s["encoder_lm"], lm, found.path)
+            stands_on = language_model(s["encoder_lm"], rest, found.path)
         layout = _layout(s["layout"])
         slices = [name for name, _ in layout.parts]
         codec = build_node(OmegaConf.create(s["codec"]))(d_z=s["d_z"])

@@ -306,8 +306,7 @@ def line(cfg: DictConfig, passages: Sequence[Passage]) -> str:
             silent.append(name)
     if len(models) < max(1, len(sources)):
         return f"memory: not estimated, as {', '.join(silent)} cannot be read without its weights"
-    if (frozen := cfg.encoder.get("source")) is not None:
-        silent.append(str(frozen))
+    silent += [str(cfg.encoder[key]) for key in ("source", "anchor_source") if cfg.encoder.get(key) is not None]
 
     def count(texts: list[str]) -> list[int]:
         return [len(ids) for ids in tokenizers[0](texts, add_special_tokens=False)["input_ids"]] if texts else []

@@ -85,6 +85,10 @@ def _st_query(d_z: int, slices: Sequence[str], **settings: object) -> Encoder:
     return STQueryEncoder(d_z, slices, source=sentence_folder(), **settings)  # type: ignore[arg-type]
 
 
+def _anchored(lm: FrozenLM, d_z: int, slices: Sequence[str], **settings: object) -> Encoder:
+    return InterlinguaEncoder(lm, d_z, slices, anchor_source=sentence_folder(), **settings)  # type: ignore[arg-type]
+
+
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     "token": partial(TokenEncoder, pooling=ChunkMean, layers=1, **SMALL),
     "lm_hidden": partial(LMLoRAEncoder, pooling=ChunkMean, rank=0, max_tokens=200, **SMALL),
@@ -93,6 +97,7 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
     "byte_gated": partial(ByteEncoder, pooling=partial(ChunkQueries, heads=2), layers=1, gate=True, **SMALL),
     "comprexit": partial(ComprExITEncoder, pooling=TransportPlan, max_tokens=200, **SMALL),
     "interlingua": partial(InterlinguaEncoder, pooling=ChunkMean, layers=1, max_tokens=200, **SMALL),
+    "anchored": partial(_anchored, pooling=ChunkMean, layers=1, max_tokens=200, **SMALL),
     "halting": partial(LMLoRAEncoder, pooling=ChunkMean, rank=0, max_tokens=200, halting=True, **SMALL),
     "st_query": partial(_st_query, pooling=partial(ChunkQueries, heads=2), max_tokens=200, **SMALL),
     "pca": partial(PCAEncoder, chunk=16),

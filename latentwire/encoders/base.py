@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from latentwire.lm.frozen import FrozenLM
 from latentwire.lm.layout import right_padded
 
 Overflow = Literal["refuse", "count"]
+Beside: TypeAlias = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,24 @@ class Tokens:
         ids: (B, T) long, 0 in the padding.
         mask: (B, T) bool, true on tokens; a row's length decides, never an id.
         cut: number of tokens that were cut off each text; all 0 unless `overflow=count`.
+        beside: ids and mask (B, U) of the same texts in the tokens of a second model; None: there is none.
     """
 
     ids: Tensor
     mask: Tensor
     cut: tuple[int, ...]
+    beside: Beside | None = None
 
     def to(self, device: torch.device | str) -> Tokens:
         """Return the same on a device."""
-        return replace(self, ids=self.ids.to(device), mask=self.mask.to(device))
+        beside = None if self.beside is None else (self.beside[0].to(device), self.beside[1].to(device))
+        return replace(self, ids=self.ids.to(device), mask=self.mask.to(device), beside=beside)
+
+    def select(self, rows: Sequence[int]) -> Tokens:
+        """Return some of the texts, in that order."""
+        kept = list(rows)
+        beside = None if self.beside is None else (self.beside[0][kept], self.beside[1][kept])
+        return Tokens(self.ids[kept], self.mask[kept], tuple(self.cut[i] for i in kept), beside)
 
 
 class Encoder(nn.Module):

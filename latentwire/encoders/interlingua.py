@@ -2,72 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from callbacks.ranges import NOT_EMPTY, Count, DropoutRate, Layers, Width
+from latentwire.encoders.anchor import Anchor, SentenceAnchor, StateAnchor
 from latentwire.encoders.base import Encoder, Overflow, Tokens
 from latentwire.encoders.bottleneck import Bottleneck
-from latentwire.encoders.mixing import channel_statistics, chosen_layers, standardised
 from latentwire.encoders.pooling import Pooling
-from latentwire.encoders.said import Saying
 from latentwire.encoders.slots import LatentLayout
-from latentwire.encoders.states import frozen_states, refuse_model
+from latentwire.encoders.states import refuse_model
 from latentwire.encoders.transformer import Transformer
 from latentwire.lm.frozen import FrozenLM
-
-
-class StateAnchor(Saying):
-    """Makes the semantic anchor of a text, the mean over its tokens and some layers of a model's standardised states.
-
-    Nothing in it is trained: it is what the frozen model makes of the text as a whole. It says `anchor` (B, d_model).
-
-    Args:
-        lm: the model, read with its adapters off.
-        layers: numbers of the states, 0 (embeddings) to n_layers; None: all.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, lm: FrozenLM, layers: Sequence[int] | None):
-        super().__init__()
-        self.lm, self.chosen = lm, chosen_layers(layers, lm.n_layers, "anchor_layers")
-        self.says = {"anchor": lm.d_model}
-        self.register_buffer("mean", torch.zeros(len(self.chosen), lm.d_model))
-        self.register_buffer("std", torch.zeros(len(self.chosen), lm.d_model))
-
-    @torch.no_grad()
-    def measure(self, texts: Sequence[Tokens]) -> None:
-        """Measure mean and std of the states on texts, each alone in its batch."""
-        device = self.mean.device
-        mean, std = channel_statistics(frozen_states(self.lm, text.to(device), self.chosen)[:, 0] for text in texts)
-        self.mean.copy_(mean)
-        self.std.copy_(std)
-
-    def forward(self, tokens: Tokens) -> Tensor:
-        """Return the anchors (B, d_model) of texts, without gradient."""
-        with torch.no_grad():
-            states = frozen_states(self.lm, tokens, self.chosen).to(self.mean)
-            found = standardised(states, self.mean, self.std).mean(0).masked_fill(~tokens.mask.unsqueeze(2), 0.0)
-            anchor = found.sum(1) / tokens.mask.sum(1, keepdim=True)
-        self.say("anchor", anchor)
-        return anchor
+from latentwire.lm.sentence import SentenceModel
+from suite.runs.reads import Files
 
 
 class InterlinguaEncoder(Encoder):
     """Encodes a semantic anchor and token embeddings: [A a, E e_1 … E e_T] -> alignment transformer -> Bottleneck.
 
-    a: `StateAnchor`, one vector for the whole text; e_t: the model's input embeddings over their RMS in the vocabulary,
-    as `TokenEncoder` has them. The transformer brings both into one space; the slots are pooled from the places of the
-    tokens, which have read the anchor. Two objectives belong to it: `semantic_anchor`, by which a message as a whole
-    stays where its text is, and `token_alignment`, by which a slot stays with its part of the text.
+    a: one vector for the whole text, made by the model itself (`StateAnchor`) or by a sentence encoder
+    (`SentenceAnchor`); e_t: the model's input embeddings over their RMS in the vocabulary, as `TokenEncoder` has them.
+    The transformer brings both into one space; the slots are pooled from the places of the tokens, which have read the
+    anchor. Two objectives belong to it: `semantic_anchor`, by which a message as a whole stays where its text is, and
+    `token_alignment`, by which a slot stays with its part of the text.
 
-    Limits: embeddings and anchor are those of one model, the encoder's; a reader's own embeddings come in by the
-    objectives alone, for each reader its own.
+    Limits: embeddings are those of one model, the encoder's; a reader's own come in by the objectives alone, for each
+    reader its own.
 
     State: mean and std stand beside the weights; a loaded state needs no `fit`.
 
@@ -76,6 +41,7 @@ class InterlinguaEncoder(Encoder):
         d_z: width of a latent.
         slices: names of the slices that layouts use.
         pooling: factory that is called with `d` and `slices`.
+        anchor_source: a frozen sentence encoder that makes the anchor, see `SentenceModel.load`; None: the model does.
         anchor_layers: numbers of the states that the anchor is the mean of; None: all.
         width: width of the layers.
         layers: number of layers of the alignment transformer.
@@ -87,6 +53,7 @@ class InterlinguaEncoder(Encoder):
         halting: whether every slot learns how many of the refiner's layers it goes through (`HaltingTransformer`).
     """
 
+    places: ClassVar[tuple[str, ...]] = ("anchor_source",)
     lm: FrozenLM
     scale: Tensor
 
@@ -96,6 +63,7 @@ class InterlinguaEncoder(Encoder):
         d_z: Width,
         slices: Sequence[str],
         pooling: Callable[..., Pooling],
+        anchor_source: str | None = None,
         anchor_layers: Annotated[list[Literal[0] | Layers], NOT_EMPTY] | None = None,
         width: Width = 128,
         layers: Layers = 2,
@@ -109,15 +77,28 @@ class InterlinguaEncoder(Encoder):
         super().__init__(d_z, max_tokens, overflow)
         self.lm = lm
         refuse_model(lm, max_tokens)
-        self.anchor = StateAnchor(lm, anchor_layers)
+        anchor = (
+            StateAnchor(lm, anchor_layers) if anchor_source is None else SentenceAnchor(anchor_source, anchor_layers)
+        )
+        self.anchor: Anchor = anchor
         table = lm.model.get_input_embeddings().weight
         self.register_buffer("scale", table.detach().float().pow(2).mean().rsqrt().cpu())
-        self.of_anchor, self.of_tokens = nn.Linear(lm.d_model, width), nn.Linear(lm.d_model, width)
+        self.of_anchor, self.of_tokens = nn.Linear(anchor.width, width), nn.Linear(lm.d_model, width)
         self.align = Transformer(width, layers, heads, dropout)
         self.bottleneck = Bottleneck(width, d_z, slices, pooling, width, refiner_layers, heads, dropout, halting)
 
+    @staticmethod
+    def input_files(arguments: Mapping[str, Any]) -> Files:
+        """Return the files of the sentence encoder, where there is one; see `suite.runs.reads`."""
+        source = arguments.get("anchor_source")
+        return {} if source is None else SentenceModel.files(str(source), "anchor_source")
+
     def ids(self, text: str) -> Sequence[int]:
         return self.lm.style.encode(text)
+
+    def tokenize(self, texts: Sequence[str]) -> Tokens:
+        """Tokenise on the CPU, for the anchor as well. Raises UserError for what either cannot read."""
+        return replace(super().tokenize(texts), beside=self.anchor.beside(texts))
 
     def fit(self, texts: Sequence[str], layout: LatentLayout) -> None:
         """Measure mean and std of the anchor's states on texts."""

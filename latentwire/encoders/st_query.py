@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,23 +14,21 @@ from latentwire.encoders.base import Encoder, Overflow, Tokens
 from latentwire.encoders.bottleneck import Bottleneck
 from latentwire.encoders.gate import gate_of
 from latentwire.encoders.mixing import channel_statistics, chosen_layers, mixed
+from latentwire.encoders.on_sentence import OnSentence
 from latentwire.encoders.pooling import Pooling
 from latentwire.encoders.slots import LatentLayout
-from latentwire.lm.sentence import KEY, SentenceModel
+from latentwire.lm.sentence import SentenceModel
 from suite.runs.reads import Files
 
-Self = TypeVar("Self", bound="STQueryEncoder")
 
-
-class STQueryEncoder(Encoder):
+class STQueryEncoder(OnSentence, Encoder):
     """Encodes the token states of a frozen sentence encoder: mix of layers -> learned queries -> refiner -> gates.
 
     The states of the chosen layers are standardised per channel, as measured once on texts (`fit`), and mixed as
     `LMLoRAEncoder` does it. The special tokens that the model reads around a text are left out of pooling and
     statistics. A slot is scaled by a learned factor of its own, which starts at 1 (`SlotGate`).
 
-    The frozen weights are neither parameters nor in the state, which has their fingerprint and the tokenizer's instead:
-    a state is loaded onto the same model only, wherever its files lie.
+    The frozen weights are neither parameters nor in the state (`OnSentence`).
 
     State: mean and std stand beside the weights; a loaded state needs no `fit`.
 
@@ -70,7 +68,7 @@ class STQueryEncoder(Encoder):
         halting: bool = False,
     ):
         super().__init__(d_z, max_tokens, overflow)
-        self.source, self.sentence = source, SentenceModel.load(source)
+        self.stand_on(source, SentenceModel.load(source))
         most = self.sentence.max_tokens
         if max_tokens > most:
             found, expected = str(max_tokens), f"the {most} tokens that {source} reads beside its special ones"
@@ -82,7 +80,6 @@ class STQueryEncoder(Encoder):
         self.register_buffer("std", torch.zeros(len(self.chosen), wide))
         self.bottleneck = Bottleneck(wide, d_z, slices, pooling, width, refiner_layers, heads, dropout, halting)
         self.gate = gate_of(self.bottleneck.pooling, len(self.bottleneck.slices), "")
-        self._fingerprint = self.sentence.fingerprint()
 
     @staticmethod
     def input_files(arguments: Mapping[str, Any]) -> Files:
@@ -113,25 +110,3 @@ class STQueryEncoder(Encoder):
 
     def _states(self, tokens: Tokens) -> Tensor:
         return self.sentence.states(tokens.ids, tokens.mask, self.chosen)
-
-    def get_extra_state(self) -> Tensor:
-        """Return what stands in a state for the frozen model: its fingerprint."""
-        return self._fingerprint
-
-    def set_extra_state(self, state: Tensor) -> None:
-        """Refuse the state of another sentence encoder. Raises UserError."""
-        saved, own = (bytes(x.cpu().tolist()) for x in (state, self._fingerprint))
-        for what, part in (("weights", slice(32)), ("tokenizer", slice(32, 64))):
-            if saved[part] != own[part]:
-                found, expected = (f"{x[part].hex()[:16]}…" for x in (own, saved))
-                raise UserError(
-                    f"{KEY} {self.source}",
-                    f"{what} with the fingerprint {found}",
-                    f"{expected}, the {what} that this encoder was trained on",
-                    f"set {KEY} to that model's folder",
-                )
-
-    def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
-        self.sentence.to(self.mix.device)  # the frozen weights follow in place, not in type
-        return self

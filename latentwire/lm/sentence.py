@@ -42,6 +42,7 @@ class SentenceModel:
         model: the model; all its parameters are set to `requires_grad=False`.
         tokenizer: its tokenizer, a fast one.
         name: its name in errors.
+        key: the key of the configuration that names it, in errors.
 
     Attributes:
         n_layers: number of layers; there are `n_layers + 1` states of a token.
@@ -54,39 +55,40 @@ class SentenceModel:
         UserError: a model or tokenizer that cannot be read so.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, name: str):
+    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, name: str, key: str = KEY):
         frozen: Any = model.eval().requires_grad_(False)
         if getattr(frozen, "pooler", None) is not None:
             frozen.pooler = None
         self.model, self.tokenizer, self.name = frozen, tokenizer, name
         if not tokenizer.is_fast:
             expected = "a fast one, which says where in a text a token stands"
-            raise UserError(KEY, f"{name} with a slow tokenizer", expected, "put tokenizer.json into its folder")
+            raise UserError(key, f"{name} with a slow tokenizer", expected, "put tokenizer.json into its folder")
         if frozen.config.is_encoder_decoder:
             expected = "an encoder alone"
-            raise UserError(KEY, f"{name}: an encoder with a decoder", expected, f"set {KEY} to a BERT-like model")
+            raise UserError(key, f"{name}: an encoder with a decoder", expected, f"set {key} to a BERT-like model")
         loading.check_vocabulary(tokenizer, int(frozen.get_input_embeddings().weight.shape[0]), name)
         self.pad = 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
-        self.head, self.tail = _frame(tokenizer, name)
-        self.max_tokens = _positions(frozen, tokenizer, name) - len(self.head) - len(self.tail)
+        self.head, self.tail = _frame(tokenizer, name, key)
+        self.max_tokens = _positions(frozen, tokenizer, name, key) - len(self.head) - len(self.tail)
         tokenizer.model_max_length = 10**9  # longer texts are the caller's matter, who counts them
         states = self._run(torch.tensor([[*self.head, *self.ids("a"), *self.tail]]), None)
         self.n_layers, self.width = len(states) - 1, int(states[-1].shape[-1])
 
     @classmethod
-    def load(cls, source: str) -> SentenceModel:
+    def load(cls, source: str, key: str = KEY) -> SentenceModel:
         """Load a model in float32.
 
         Args:
             source: a folder with `config.json`, `tokenizer.json` and `model.safetensors`, a hub id, or `package:NAME`
                 with the Python package NAME that holds such a folder as `model.zip`
                 (`package:all_minilm_l6_v2`, of the extra `sentence`).
+            key: the key of the configuration that names it, in errors.
 
         Raises:
             UserError: nothing to load, weights that do not fill the model, or a model that cannot be read.
         """
         try:
-            with _folder(source) as folder, _quiet():
+            with _folder(source, key) as folder, _quiet():
                 config = AutoConfig.from_pretrained(folder)
                 tokenizer = AutoTokenizer.from_pretrained(folder)
                 loaded: Any = AutoModel.from_pretrained(
@@ -94,18 +96,18 @@ class SentenceModel:
                 )
         except (OSError, ValueError, ImportError, SafetensorError, zipfile.BadZipFile) as error:
             raise UserError(
-                f"{KEY} {source}",
+                f"{key} {source}",
                 str(error).strip().splitlines()[0],
                 "a folder (or hub id) with config.json, tokenizer.json and model.safetensors",
-                f"set {KEY} to such a folder; a hub model must be downloaded or reachable",
+                f"set {key} to such a folder; a hub model must be downloaded or reachable",
             ) from error
         model, report = loaded
         # transformers only warns and draws missing weights at random; those of a pooler are not used
         missing = sorted(name for name in map(str, report["missing_keys"]) if name.split(".")[0] != "pooler")
         if wrong := [*missing, *map(str, report.get("mismatched_keys", ()))]:
             found = f"no weights of this model for {', '.join(wrong)[:200]}"
-            raise UserError(f"{KEY} {source}", found, "all weights", f"fetch the files of {source} again")
-        return cls(model, tokenizer, Path(source).name)
+            raise UserError(f"{key} {source}", found, "all weights", f"fetch the files of {source} again")
+        return cls(model, tokenizer, Path(source).name, key)
 
     @staticmethod
     def files(source: str, role: str) -> Files:
@@ -206,7 +208,7 @@ class SentenceModel:
         return found
 
 
-def _frame(tokenizer: PreTrainedTokenizerBase, name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _frame(tokenizer: PreTrainedTokenizerBase, name: str, key: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the ids of the special tokens that stand before and behind every text."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
@@ -214,10 +216,10 @@ def _frame(tokenizer: PreTrainedTokenizerBase, name: str) -> tuple[tuple[int, ..
         if bare and whole[start : start + len(bare)] == bare:
             return tuple(whole[:start]), tuple(whole[start + len(bare) :])
     expected = "special tokens before and behind it alone"
-    raise UserError(KEY, f"{name} reads 'a' as {whole}, which is {bare}", expected, f"set {KEY} to another model")
+    raise UserError(key, f"{name} reads 'a' as {whole}, which is {bare}", expected, f"set {key} to another model")
 
 
-def _positions(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> int:
+def _positions(model: Any, tokenizer: PreTrainedTokenizerBase, name: str, key: str) -> int:
     """Return the number of tokens that a model reads, special ones included."""
     found = [int(n) for n in (getattr(model.config, "max_position_embeddings", None),) if n is not None and n > 0]
     for path, module in model.named_modules():
@@ -228,7 +230,7 @@ def _positions(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> int
         found.append(int(tokenizer.model_max_length))
     if not found:
         remedy = "write model_max_length into its tokenizer_config.json"
-        raise UserError(KEY, f"{name} without a number of positions", "the longest text that it reads", remedy)
+        raise UserError(key, f"{name} without a number of positions", "the longest text that it reads", remedy)
     return min(found)
 
 
@@ -252,7 +254,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _folder(source: str) -> Iterator[str]:
+def _folder(source: str, key: str) -> Iterator[str]:
     """Give the folder (or hub id) that a source is read from; a package's archive is unpacked for as long."""
     if not source.startswith(PACKAGE):
         yield source
@@ -260,8 +262,8 @@ def _folder(source: str) -> Iterator[str]:
     archive = _archive(source)
     if archive is None:
         found = f"no installed package {source.removeprefix(PACKAGE)} with a {ARCHIVE} in it"
-        remedy = f"{INSTALL}, or set {KEY} to a folder or a hub id" if source == EXTRA else f"set {KEY}={EXTRA}"
-        raise UserError(f"{KEY} {source}", found, "a package that holds a sentence encoder", remedy)
+        remedy = f"{INSTALL}, or set {key} to a folder or a hub id" if source == EXTRA else f"set {key}={EXTRA}"
+        raise UserError(f"{key} {source}", found, "a package that holds a sentence encoder", remedy)
     with TemporaryDirectory(prefix="latentwire-") as place:
         with zipfile.ZipFile(archive) as file:
             file.extractall(place)

@@ -209,7 +209,7 @@ def first(batch: Batch, n: int) -> Batch:
         rows[name] = {kind: _numbered(r, number) for kind, r in kinds.items() if kind != "wrong"}
         if "wrong" in kinds:
             rows[name]["wrong"] = replace(rows[name]["answer"], source=others)
-    tokens = Tokens(batch.tokens.ids[kept], batch.tokens.mask[kept], tuple(batch.tokens.cut[i] for i in kept))
+    tokens = batch.tokens.select(kept)
     context = {}
     for name, (ids, mask) in batch.context.items():
         longest = int(mask[:texts].sum(1).max())

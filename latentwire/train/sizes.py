@@ -121,7 +121,8 @@ def _encoder_on(cfg: DictConfig, lm: Outline) -> None:
         check_chunk(int(cfg.wire.d_z), int(encoder.get("chunk", 4)), lm.width)
     if isinstance(kind, type) and issubclass(kind, LMLoRAEncoder | InterlinguaEncoder):
         key = "anchor_layers" if issubclass(kind, InterlinguaEncoder) else "layers"
-        chosen_layers(encoder.get(key), lm.layers, key)
+        if encoder.get("anchor_source") is None:
+            chosen_layers(encoder.get(key), lm.layers, key)
         longest = int(encoder.get("max_tokens", 512))
         if longest >= lm.positions:  # one of them at least begins its prompt
             expected, remedy = f"less than the {lm.positions} positions of {lm.name}", lm.positions // 2

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from lw_parts import SHARED, TEXTS, make_encoder
+from kills import Kill, Killed
+from lw_parts import SHARED, TEXTS, make_encoder, sentence_folder
 from lw_runs import config, fit, history, prepare
-from lw_toys import tiny_lm
+from lw_toys import save_sentence_model, tiny_lm
 
 from callbacks.errors import UserError
+from latentwire.ends import Writer
+from latentwire.export import export
 from latentwire.objectives.base import Seen
 from latentwire.objectives.said import SemanticAnchor
+from latentwire.restore import load
 from latentwire.train.curriculum import Constant
+from suite.runs.identity import run_dir
 
 
 def test_the_anchor_is_the_mean_of_standardised_states_without_the_head() -> None:
@@ -88,3 +94,48 @@ def test_messages_move_to_their_anchors_with_both_objectives(tmp_path: Path) -> 
         prepare(config(tmp_path, objectives))
     with pytest.raises(UserError, match=r"encoder\.anchor_layers"):
         prepare(config(tmp_path, "encoder=interlingua", "encoder.anchor_layers=[7]"))
+
+
+# -- the anchor of a sentence encoder ----------------------------------------------------------------------------------
+def test_a_sentence_encoder_makes_the_anchor_of_its_own_tokens_of_the_text() -> None:
+    encoder = make_encoder("interlingua", anchor_source=sentence_folder(), anchor_layers=[0, 2]).train()
+    encoder.encode(TEXTS, SHARED)
+    said = encoder.said()["anchor"]
+    model, states = encoder.anchor.sentence, []
+    for text in TEXTS:
+        ids = torch.tensor([[*model.head, *model.ids(text), *model.tail]])
+        found = model.model(input_ids=ids, output_hidden_states=True).hidden_states
+        states.append(torch.stack([found[layer][0, len(model.head) : -len(model.tail)] for layer in (0, 2)]))
+    every = torch.cat(states, 1)
+    mean, std = every.mean(1, keepdim=True), every.std(1, correction=0, keepdim=True)
+    expected = torch.stack([((s - mean) / std).mean((0, 1)) for s in states])
+    torch.testing.assert_close(said, expected, rtol=1e-3, atol=1e-4)
+    assert not any("sentence" in name for name in encoder.state_dict())
+    assert torch.equal(encoder.eval().encode(TEXTS[1:2], SHARED), encoder.encode(TEXTS[1:2], SHARED))
+    torch.testing.assert_close(
+        encoder.encode(TEXTS, SHARED)[1:2], encoder.encode(TEXTS[1:2], SHARED), atol=1e-5, rtol=0
+    )
+    with pytest.raises(UserError, match=r"encoder\.anchor_source(.|\n)*at most 254"):
+        make_encoder("interlingua", anchor_source=sentence_folder(), max_tokens=250).anchor.beside(["a" * 255])
+
+
+def test_a_run_on_two_frozen_models_resumes_in_parts_and_its_writer_finds_both(tmp_path: Path) -> None:
+    here = shutil.copytree(sentence_folder(), tmp_path / "here")
+    more = ["encoder=interlingua", f"encoder.anchor_source={here}", "objective=[answer_ce,semantic_anchor]",
+            "trainer.max_epochs=1", "stages.0.batch_size=2", "callbacks.checkpoint.every_n_steps=1"]  # fmt: skip
+    cfg, broken = config(tmp_path, *more), config(tmp_path, *more, runs="broken")
+    whole = fit(cfg).module.state_dict()
+    with pytest.raises(Killed):
+        fit(broken, [Kill(2, False)])
+    resumed = fit(broken, resume=True).module.state_dict()
+    assert all(torch.equal(x, resumed[name]) for name, x in whole.items())
+    ended = load(run_dir(cfg))
+    expected = ended.writer().encode(["Anna lives in Rome."])
+    export(ended, tmp_path / "ends")
+    here.rename(tmp_path / "there")
+    with pytest.raises(UserError, match="add --lm anchor_source=FOLDER"):
+        Writer.load(tmp_path / "ends" / "writer")
+    with pytest.raises(UserError, match="add --lm anchor_source=FOLDER"):
+        Writer.load(tmp_path / "ends" / "writer", {"anchor_source": save_sentence_model(tmp_path, seed=1)})
+    moved = Writer.load(tmp_path / "ends" / "writer", {"anchor_source": str(tmp_path / "there")})
+    assert moved.encode(["Anna lives in Rome."]) == expected
