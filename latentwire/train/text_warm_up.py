@@ -90,6 +90,9 @@ def among(prefix: Prefix, text: Prefix, taken: Tensor) -> Prefix:
         taken: (N, M) bool, which places are those of `text`.
     """
 
+    if prefix.latents != text.latents:
+        raise RuntimeError(f"{text.latents} places of text in {prefix.latents} of a prefix: its injector says another")
+
     def mixed(own: Tensor, other: Tensor, where: Tensor) -> Tensor:
         chosen = torch.where(where.to(own.device), other.to(own), own[: len(other)])
         return torch.cat([chosen, own[len(other) :]])
