@@ -32,7 +32,7 @@ QWEN25_TEMPLATE = (
     "{{ m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 USUAL: dict[str, Any] = dict(
-    hidden_size=32, intermediate_size=48, num_key_value_heads=2, max_position_embeddings=1024, initializer_range=0.2
+    intermediate_size=48, num_key_value_heads=2, max_position_embeddings=1024, initializer_range=0.2
 )
 
 
@@ -91,7 +91,7 @@ def llama3(tokenizer: PreTrainedTokenizerFast, **sizes: Any) -> LlamaForCausalLM
     rope = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
             "high_freq_factor": 4.0, "original_max_position_embeddings": 128}  # fmt: skip
     ends = tokenizer.convert_tokens_to_ids(["<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"])
-    given = USUAL | {"num_hidden_layers": 2, "num_attention_heads": 4} | sizes
+    given = USUAL | {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4} | sizes
     config = LlamaConfig(
         vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, rope_parameters=rope,
         tie_word_embeddings=False, **given,
@@ -101,7 +101,9 @@ def llama3(tokenizer: PreTrainedTokenizerFast, **sizes: Any) -> LlamaForCausalLM
 
 def qwen25(tokenizer: PreTrainedTokenizerFast, **sizes: Any) -> Qwen2ForCausalLM:
     """Grouped queries, biases that are not 0, a head tied to embeddings of which the last belong to no token."""
-    given = USUAL | {"num_hidden_layers": 3, "num_attention_heads": 8, "vocab_size": QWEN25_ROWS} | sizes
+    given = (
+        USUAL | {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6, "vocab_size": QWEN25_ROWS} | sizes
+    )
     config = Qwen2Config(
         bos_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=True, **given
     )

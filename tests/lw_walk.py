@@ -28,7 +28,6 @@ PAIRS: dict[str, list[str]] = {
                     "lms.second.name=second"],
 }  # fmt: skip
 NAMES = {"pocket": ("pocket_llama", "pocket_qwen"), "disk": ("hf", "second"), "disk_turned": ("hf", "second")}
-WIDTHS = {"pocket": 128, "disk": 32, "disk_turned": 32}
 # groups whose options no run of a wire reads, with the tests that walk them
 ELSEWHERE = {
     "launcher": "tests/config/test_launchers.py",
@@ -59,7 +58,7 @@ WITH: dict[str, list[str]] = {
     "encoder=lm_lora_wide": ["encoder.heads=2"],
     "encoder=st_query": ["encoder.source={sentence}", "encoder.max_tokens=240"],
     "encoder=pca": ["encoder.chunk=40"],
-    "adapter=affine": ["wire.d_z={width}"],
+    "adapter=affine": ["wire.d_z=16"],
     "injector=latent_adapters": ["injector.heads=2"],
     "injector=sized_prefix": ["injector.heads=2", "injector.length=5"],
     "codec=int8": ["codec.group=8"],
@@ -207,7 +206,7 @@ def lines(case: Case, at: dict[str, str]) -> list[str]:
     # an experiment chooses readers of its own, which stand behind those of the line
     whole = [*readers, *chosen, *WITH.get(case.key, [])]
     first, second = NAMES.get(case.pair, ("", ""))
-    named = {**at, "first": first, "second": second, "width": str(WIDTHS.get(case.pair, 0))}
+    named = {**at, "first": first, "second": second}
     for key, value in named.items():
         whole = [o.replace(f"{{{key}}}", value) for o in whole]
     n = case.steps

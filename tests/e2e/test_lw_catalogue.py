@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from latentwire.answer import answer
 from latentwire.encode import encode_text
 from latentwire.ends import Reader, Writer
 from latentwire.export import export
+from latentwire.lm import loading
 from latentwire.restore import load
 from latentwire.scoring.finished import score
 from suite.runs.identity import run_dir
 
+TOKENIZER_OF = loading.tokenizer_of
 ROOT = Path(__file__).parents[2]
 TRAINED = [case for case in cases() if case.group != "baseline"]
 SCORED = [case for case in cases() if case.group == "baseline"]
@@ -29,6 +32,13 @@ QUICK = [Case("disk", "adaptation", "lora"), Case("disk_turned", "encoder", "lm_
 @pytest.fixture(scope="module")
 def at(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return places(tmp_path_factory.mktemp("walk"))
+
+
+@pytest.fixture
+def read_once(at: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokenizers, which nothing changes, are read from the disk once: a quarter of a second for 128 256 tokens."""
+    kept = cache(lambda source: TOKENIZER_OF(source, loading.configuration(source)))
+    monkeypatch.setattr(loading, "tokenizer_of", lambda source, config: kept(source))
 
 
 def walk(case: Case, folder: Path, at: dict[str, str], *more: str) -> None:
@@ -64,12 +74,14 @@ def test_models_from_a_disk_train_resume_and_leave(tmp_path: Path, at: dict[str,
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("read_once")
 @pytest.mark.parametrize("case", TRAINED, ids=lambda case: case.id)
 def test_it_trains_resumes_and_leaves(tmp_path: Path, at: dict[str, str], case: Case) -> None:
     walk(case, tmp_path, at)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("read_once")
 @pytest.mark.parametrize("case", SCORED, ids=lambda case: case.id)
 def test_a_baseline_has_the_same_row_beside_a_run_and_beside_what_is_loaded_of_it(
     tmp_path: Path, at: dict[str, str], case: Case
