@@ -46,7 +46,11 @@ LORA = ["+adaptation@adaptation.{first}=lora", "+adaptation@adaptation.{second}=
 BY_RATIO = ["wire.slots=null", "wire.ratio=16"]
 BIG = ["encoder.heads=2", "injector.width=16", "placement.checkpointing=true", "trainer.accelerator=cpu"]
 OWN = ["corpus.path={data}/mine.jsonl"]
-SQUAD = ["corpus.root={data}/squad", "corpus.train=null", "encoder.max_tokens=900"]
+SQUAD = ["corpus.root={data}/squad", "corpus.train=null"]
+TUNED = [*BIG, *SQUAD, "loader.accumulate=2", "loader.workers=0"]
+LLAMA = ["lms.llama31_8b.source={llama3}", "lms.llama31_8b.dtype=float32"]
+QWEN = ["lms.qwen25_7b.source={qwen25}"]
+FULL = ["trainer.precision=32-true"]
 # sizes that the option's own do not fit tiny models with, and what an option needs beside it
 WITH: dict[str, list[str]] = {
     "objective=semantic_anchor": ["encoder=interlingua"],
@@ -83,9 +87,9 @@ WITH: dict[str, list[str]] = {
     "curriculum=states_first": EQUAL[:2],
     "callbacks=wire_by_objective": ["callbacks.objective_norms.every=1", "objective=[answer_ce,answer_kd]"],
     "averaging=swa": ["callbacks.averaging.start=1", "callbacks.averaging.every=1", "callbacks.averaging.swa_lr=0.01"],
-    "corpus=jsonl": [*OWN, "loader.questions=1", "loader.eval_questions=1", "corpus.begin=12", "corpus.rest=4"],
+    "corpus=jsonl": [*OWN, "loader.questions=1", "loader.eval_questions=1", "corpus.begin=12", "corpus.rest=8"],
     "corpus=text": ["corpus.path={data}/texts", "loader.questions=1", "loader.eval_questions=1", "corpus.begin=12",
-                    "corpus.rest=4"],
+                    "corpus.rest=8"],
     "corpus=qa": ["corpus.path={data}/qa.jsonl"],
     "corpus=squad": SQUAD,
     "corpus=stories": ["paths.data={files}", "corpus.begin=24", "corpus.rest=8", "corpus.train=20", "corpus.val=8",
@@ -95,22 +99,23 @@ WITH: dict[str, list[str]] = {
     "experiment=pocket": [],
     "experiment=pocket_smoke": [],
     "experiment=qa": ["corpus.path={data}/qa.jsonl"],
-    "experiment=text": ["corpus.path={data}/texts", "corpus.begin=12", "corpus.rest=4", "loader.questions=1",
+    "experiment=text": ["corpus.path={data}/texts", "corpus.begin=12", "corpus.rest=8", "loader.questions=1",
                         "loader.eval_questions=1"],
     "experiment=stories": ["paths.data={files}", "corpus.begin=24", "corpus.rest=8", "corpus.train=20", "corpus.val=8",
                            "corpus.test=8", "loader.questions=1", "loader.eval_questions=1"],
-    **{f"experiment=squad_{name}": [*BIG, *SQUAD, *EQUAL[:2], "loader.accumulate=2", "loader.workers=0", *sources]
-       for name, sources in (("llama", ["lms.llama31_8b.source={llama3}"]), ("qwen", ["lms.qwen25_7b.source={qwen25}"]),
-                             ("dual", ["lms.llama31_8b.source={llama3}", "lms.qwen25_7b.source={qwen25}"]))},
-    "experiment=squad_hero": [*BIG, *SQUAD, *EQUAL[:3], "loader.accumulate=2", "loader.workers=0", "wire.slots=null",
-                              "codec.group=8", "lms.llama31_8b.source={llama3}", "lms.qwen25_7b.source={qwen25}"],
+    # in the precision that they name on Qwen alone: without an accelerator a vocabulary of 128 256 takes a minute in it
+    "experiment=squad_llama": [*TUNED, *EQUAL[:2], *FULL, *LLAMA],
+    "experiment=squad_qwen": [*TUNED, *EQUAL[:2], *QWEN],
+    "experiment=squad_dual": [*TUNED, *EQUAL[:2], *FULL, *LLAMA, *QWEN, "lms.qwen25_7b.dtype=float32"],
+    "experiment=squad_hero": [*TUNED, *EQUAL[:3], *FULL, *LLAMA, *QWEN, "lms.qwen25_7b.dtype=float32",
+                              "wire.slots=null", "codec.group=8"],
     "readers=hf": ["hf.source={llama3}"],
-    "readers=llama31_8b": ["lms.llama31_8b.source={llama3}"],
-    "readers=qwen25_7b": ["lms.qwen25_7b.source={qwen25}"],
-    "readers=llama_and_qwen": ["lms.llama31_8b.source={llama3}", "lms.qwen25_7b.source={qwen25}"],
+    "readers=llama31_8b": LLAMA[:1],
+    "readers=qwen25_7b": QWEN,
+    "readers=llama_and_qwen": [*LLAMA, *QWEN],
     "readers=stories260k": ["paths.data={files}"],
     "lm=hf": ["lms.more.source={llama3}"],
-    "lm=llama31_8b": ["lms.more.source={llama3}"],
+    "lm=llama31_8b": ["lms.more.source={llama3}", "lms.more.dtype=float32"],
     "lm=qwen25_7b": ["lms.more.source={qwen25}"],
     "lm=stories260k": ["paths.data={files}"],
 }  # fmt: skip
@@ -169,7 +174,8 @@ def places(folder: Path) -> dict[str, str]:
         (data / "squad").mkdir()
         people = ("Anna", "Bert", "Clara", "David", "Emma", "Felix", "Greta", "Hugo", "Ida", "Jakob")
         towns = ("Rome", "Oslo", "Bern", "Paris", "Lima")
-        told = [f"{who} lives in {where}. {who} was born in {towns[i - 1]} and works there as a baker near the river."
+        told = [f"{who} lives in {where}. {who} was born in {towns[i - 1]} and works there as a baker near the river. "
+                "The baker likes plums, and her friend sees her there every day."
                 for who in people for i, where in enumerate(towns)]  # fmt: skip
         for n, text in enumerate(told):
             (data / "texts" / f"{n}.txt").write_text(text, encoding="utf-8")
@@ -210,8 +216,10 @@ def lines(case: Case, at: dict[str, str]) -> list[str]:
     for key, value in named.items():
         whole = [o.replace(f"{{{key}}}", value) for o in whole]
     n = case.steps
-    return [f"loader.steps_per_epoch={n}", f"callbacks.audit.within={n}", "trainer.max_epochs=1",
-            "callbacks.checkpoint.every_n_steps=1", "~acceptance", "+acceptance={}", *whole]  # fmt: skip
+    # with so few slots, so narrow, a trained reader may be certain of wrong tokens
+    return [f"loader.steps_per_epoch={n}", f"callbacks.audit.within={n}", "callbacks.uniform_bound.margin=20",
+            "trainer.max_epochs=1", "callbacks.checkpoint.every_n_steps=1", "~acceptance", "+acceptance={}",
+            *whole]  # fmt: skip
 
 
 def tree(case: Case, folder: Path, at: dict[str, str], runs: str = "runs", more: Sequence[str] = ()) -> DictConfig:
@@ -223,6 +231,6 @@ def tree(case: Case, folder: Path, at: dict[str, str], runs: str = "runs", more:
 
 
 def facts(loaded: Any) -> tuple[str, list[str]]:
-    """A text of the run's own corpus and what is asked about it."""
+    """A text of the run's own corpus and what is asked about it; a continuation has no question."""
     passage = loaded.inputs.corpus.split("train")[0]
-    return passage.text, [passage.questions[0].text]
+    return passage.text, [passage.questions[0].text or "Where does Anna live?"]
