@@ -11,6 +11,7 @@ import torch
 from kills import Kill, Killed
 from lw_runs import fit, run_of, unequal
 from lw_walk import DATA, ELSEWHERE, STEPS, WITH, Case, cases, facts, groups, places, tree
+from transformers import PreTrainedTokenizerBase
 
 from latentwire.answer import answer
 from latentwire.encode import encode_text
@@ -25,7 +26,7 @@ TOKENIZER_OF = loading.tokenizer_of
 ROOT = Path(__file__).parents[2]
 TRAINED = [case for case in cases() if case.group != "baseline"]
 SCORED = [case for case in cases() if case.group == "baseline"]
-# what `make test` walks of it: a trained encoder on a padded vocabulary, gated attention, LoRA with dropout on 128 256 ids
+# what `make test` walks: a trained encoder on a padded vocabulary, gated attention, LoRA with dropout on 128 256 ids
 QUICK = Case("disk_turned", "encoder", "lm_lora")
 TOGETHER = ["injector=latent_adapters", "injector.heads=2", "codec=int8", "codec.group=8",
             "+adaptation@adaptation.second=lora", "adaptation.second.dropout=0.5"]  # fmt: skip
@@ -36,10 +37,15 @@ def at(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return places(tmp_path_factory.mktemp("walk"))
 
 
+@cache
+def kept(source: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder."""
+    return TOKENIZER_OF(source, loading.configuration(source))
+
+
 @pytest.fixture
 def read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokenizers, which nothing changes, are read from the disk once: a quarter of a second for 128 256 tokens."""
-    kept = cache(lambda source: TOKENIZER_OF(source, loading.configuration(source)))
     monkeypatch.setattr(loading, "tokenizer_of", lambda source, config: kept(source))
 
 
