@@ -29,8 +29,9 @@ def test_an_answer_that_is_to_begin_with_a_word_does_not_begin_with_a_row_that_r
     assert not dull[sorted(lm.stop_ids)].any()
     scores = torch.full((1, ROWS), -5.0)
     scores[0, TOKENS:] = -1.0
+    scores[0, lm.style.encode("a")[0]] = -2.0
     taken = Decoding(ban_punctuation=True).choose(scores, 0, lm.stop_ids, dull, [(1,)])
-    assert lm.style.decode(taken.tolist())
+    assert lm.style.decode(taken.tolist()) == "a"
     assert int(dull_tokens(lm.tokenizer, ROWS, {ROWS - 1})[-1]) == 0, "a stop token ends an answer wherever it stands"
 
 
@@ -40,7 +41,7 @@ def test_a_teller_that_samples_such_rows_is_told_apart_from_a_crash(
     monkeypatch.setattr(stories, "BLOCK", 6)
     told = stories.Stories(lm, str(tmp_path), begin=16, rest=8, train=2, val=2, test=2)
     monkeypatch.setattr(told, "_sample", lambda name, number: [[*range(ROWS - 25, ROWS)]] * 6)
-    with pytest.raises(UserError, match="0 of 6 stories"):
+    with pytest.raises(UserError, match="0 of 24 stories"):
         told.split("train")
 
 
