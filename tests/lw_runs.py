@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lw_toys import Family, byte_tokenizer, tiny_model
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from latentwire.build import Parts, build
-from suite.config.compose import Composer
+from suite.config.compose import Composer, dotted_keys
 from suite.runs.identity import run_dir
 from suite.runs.job import Run, seed_everything
 
@@ -75,20 +76,30 @@ def _chosen(choices: tuple[str, ...]) -> DictConfig:
     return _COMPOSER.compose(choices)
 
 
-def config(folder: Path, *more: str, lms: Sequence[Family] = ("llama",), runs: str = "runs") -> DictConfig:
-    """The tree of `SMALL` and more of a command line, with tiny random models as readers."""
-    without = {"injector=soft_prefix", "injector=coprocessor"} & set(more)  # which have no width of their own
-    small = [o for o in SMALL if not (o.startswith("injector.") and without)]
+def config(folder: Path, *more: str, lms: Sequence[Family] | None = ("llama",), runs: str = "runs") -> DictConfig:
+    """The tree of `SMALL`, where it has such keys, and more of a command line.
+
+    Readers are tiny random models of the families `lms`; None: those that the line chooses.
+    """
+    given = any(o.startswith("experiment=") for o in more)
+    small = [o for o in SMALL if not (given and o.startswith("experiment="))]
     line = [*small, f"paths.runs={folder / runs}", f"paths.cache={folder / 'cache'}", *more]
     parsed = OverridesParser.create().parse_overrides(line)
     choices = tuple(o.input_line or "" for o in parsed if o.key_or_group in _GROUPS)
     cfg = copy.deepcopy(_chosen(choices))
+    there = set(dotted_keys(cfg))
     for o in parsed:
-        if o.key_or_group not in _GROUPS:
-            with open_dict(cfg):
+        if o.key_or_group in _GROUPS or (o.input_line in small and o.key_or_group not in there):
+            continue
+        with open_dict(cfg):
+            if o.is_delete():
+                node, _, key = o.key_or_group.rpartition(".")
+                del (OmegaConf.select(cfg, node) if node else cfg)[key]
+            else:
                 OmegaConf.update(cfg, o.key_or_group, o.value(), merge=True, force_add=o.is_add())
-    with open_dict(cfg):
-        cfg.lms = {f"tiny_{family}": lm_node(save_lm(folder, family)) for family in lms}
+    if lms is not None:
+        with open_dict(cfg):
+            cfg.lms = {f"tiny_{family}": lm_node(save_lm(folder, family)) for family in lms}
     return cfg
 
 
@@ -125,3 +136,17 @@ def rows(cfg: DictConfig, name: str = "history.csv") -> list[list[str]]:
 def history(cfg: DictConfig, name: str) -> list[float]:
     """Values of one metric in their order."""
     return [float(row[3]) for row in rows(cfg)[1:] if row[2] == name]
+
+
+def unequal(a: Any, b: Any, path: str = "") -> list[str]:
+    """Paths at which two nested states differ in any bit."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        out = [f"{path}.{k} only in one" for k in a.keys() ^ b.keys()]
+        return out + [p for k in a.keys() & b.keys() for p in unequal(a[k], b[k], f"{path}.{k}")]
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        if len(a) != len(b):
+            return [f"{path}: {len(a)} and {len(b)} entries"]
+        return [p for i, (x, y) in enumerate(zip(a, b, strict=True)) for p in unequal(x, y, f"{path}[{i}]")]
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return [] if a.dtype == b.dtype and torch.equal(a, b) else [path]
+    return [] if a == b or (a != a and b != b) else [f"{path}: {a} and {b}"]

@@ -73,7 +73,8 @@ class Stories:
             expected, remedy = f"below {self._lm.max_tokens} together", "set corpus.begin=96 and corpus.rest=32"
             raise UserError("corpus.begin, corpus.rest", f"{begin} + {rest}", expected, remedy)
         self._length = length
-        self._pieces: list[str] = list(self._lm.tokenizer.convert_ids_to_tokens(list(range(self._lm.vocab_size))))
+        pieces = self._lm.tokenizer.convert_ids_to_tokens(list(range(self._lm.vocab_size)))
+        self._pieces: list[str] = [piece or "" for piece in pieces]  # a vocabulary may have more rows than tokens
         self._special = set(self._lm.tokenizer.all_special_ids)
         told = json.dumps([self._lm.fingerprint(), self._pieces, length, float(temperature), BLOCK, STORIES])
         self._folder, self._key = Path(cache), hashlib.sha256(told.encode()).hexdigest()[:16]

@@ -144,11 +144,12 @@ class Run:
 
 
 def dull_tokens(tokenizer: Any, size: int, stop_ids: Collection[int]) -> Tensor:
-    """Return which of `size` tokens are written without letter or digit, (size,); stop tokens are not."""
-    known = min(size, len(tokenizer))
-    written = [str(tokenizer.decode([i])) for i in range(known)]
-    said = [not any(c.isalnum() for c in text) and i not in stop_ids for i, text in enumerate(written)]
-    return torch.tensor(said + [False] * (size - known))
+    """Return which of `size` tokens are written without letter or digit, (size,); stop tokens are not.
+
+    Rows of a vocabulary beyond the tokenizer are written as nothing.
+    """
+    written = [str(tokenizer.decode([i])) if i < len(tokenizer) else "" for i in range(size)]
+    return torch.tensor([not any(c.isalnum() for c in text) and i not in stop_ids for i, text in enumerate(written)])
 
 
 def amplified(prefix: Prefix, factor: float) -> Prefix:

@@ -69,7 +69,8 @@ class TextContrast(_Matching):
     """Lets the mean of a message's slots find the mean embedding of its text among the texts of the batch.
 
     `info_nce` over B texts. It keeps messages of different texts apart, the opposite of collapse; it asks for no more
-    than what tells the texts of a batch from each other, so a low loss is no task skill.
+    than what tells the texts of a batch from each other, so a low loss is no task skill. The gradient reaches encoder,
+    codec, adapter and both maps.
 
     Limits: the others are those of the same rank, so two ranks are not one with both batches; a batch of one text
     teaches nothing.
@@ -92,7 +93,8 @@ class TokenAlignment(_Matching):
     """Lets every slot find the mean embedding of its chunk of the text among the chunks of the batch.
 
     `info_nce` over B M slots, chunks as in `pooling.chunk_borders`; every slice covers the whole text. Where
-    `EmbeddingReconstruction` asks for the embeddings themselves, this asks which part of which text a slot is of.
+    `EmbeddingReconstruction` asks for the embeddings themselves, this asks which part of which text a slot is of. The
+    gradient reaches encoder, codec, adapter and both maps.
 
     Limits: the others are those of the same rank, so two ranks are not one with both batches; two chunks of the same
     words cannot be told apart, which bounds the loss from below.

@@ -15,6 +15,7 @@ class LatentScale(Objective):
     y is in units of the adapter's calibration, so 1 is the size of text as measured (`soft_prefix`) or of the first
     batch. Slots differ in size, as tokens do, and magnitude carries meaning: this keeps a run from drifting off, and
     a weight that makes all slots alike is too large. The size is observed as `latent_scale`.
+    The gradient reaches encoder, codec and adapter.
 
     Args:
         weight: its weight over time.

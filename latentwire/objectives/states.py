@@ -35,7 +35,8 @@ class StateRegression(Objective):
     another family (`curriculum=states_first`): the linear start explains half of the variance there, and answers alone
     stay long on the plateau of their frequencies.
 
-    States that are like the text's are a start and no skill: report F1 beside the explained variance.
+    States that are like the text's are a start and no skill: report F1 beside the explained variance. The gradient
+    reaches encoder, codec, adapter and injector.
 
     Args:
         weight: its weight over time.

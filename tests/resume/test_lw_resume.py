@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from kills import Kill, Killed
-from lw_runs import config, fit, prepare, rows
+from lw_runs import config, fit, prepare, rows, unequal
 from lw_toys import save_sentence_model
 from omegaconf import open_dict
 
@@ -41,20 +41,6 @@ GATE = {
     "above": 0.0,
     "schedule": {"_target_": "latentwire.train.PeakAndDecay", "peak": 1.0, "rise": 5, "decay": 10},
 }
-
-
-def unequal(a: Any, b: Any, path: str = "") -> list[str]:
-    """Paths at which two nested states differ in any bit."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        out = [f"{path}.{k} only in one" for k in a.keys() ^ b.keys()]
-        return out + [p for k in a.keys() & b.keys() for p in unequal(a[k], b[k], f"{path}.{k}")]
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        if len(a) != len(b):
-            return [f"{path}: {len(a)} and {len(b)} entries"]
-        return [p for i, (x, y) in enumerate(zip(a, b, strict=True)) for p in unequal(x, y, f"{path}[{i}]")]
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        return [] if a.dtype == b.dtype and torch.equal(a, b) else [path]
-    return [] if a == b or (a != a and b != b) else [f"{path}: {a} and {b}"]
 
 
 SLOW = {"several-ratios", "teacher-cached", "sentence-encoder-ema", "whole-prompt-bytes"}
