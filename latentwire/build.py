@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.errors import UserError
+from callbacks.files.folders import make_folder
 from callbacks.stages.lr import LRStep
 from callbacks.step.console import rank_zero_print
 from callbacks.step.pipeline import StepPipeline
@@ -224,6 +225,7 @@ def build_module(
                 f"at most {LARGEST_CACHE}",
                 f"set teacher.cache=false (the teacher is asked in every step) or corpus.train={LARGEST_CACHE}",
             )
+        make_folder(cache, f"paths.cache={cfg.paths.cache}", "set paths.cache=data_cache, or another folder")
         teachers = {name: Teacher.cached(lm, train, int(cfg.teacher.top_k), cache) for name, lm in inputs.lms.items()}
     refuse_partly(periods, objectives)
     weights = {name: o.weight for name, o in objectives.items()}

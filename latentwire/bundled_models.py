@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from callbacks.errors import UserError
 from latentwire.lm.frozen import FrozenLM
+from suite.config.check import check
 from suite.config.instantiate import build_node
 from suite.config.signature import locate, parameters
 
@@ -18,13 +19,14 @@ from suite.config.signature import locate, parameters
 def language_model(settings: Mapping[str, Any], changes: Mapping[str, Any] | None, path: Path) -> FrozenLM:
     """Load the language model that a bundle needs. Raises UserError where it is not there, or another one."""
     node = {**settings["node"], **(changes or {})}
-    known = parameters(locate(node["_target_"])).names
+    known = parameters(locate(settings["node"]["_target_"])).names
     for key in changes or {}:
         if key not in known:
             raise UserError(f"--lm {key}", "no such setting", " | ".join(known), f"add --lm {known[0]}=…")
     place = next((key for key in ("source", "root") if key in known), known[0])
     remedy = f"add --lm {place}=FOLDER, where that model lies on this machine"
     try:
+        check(OmegaConf.create({"model": node}))
         lm: FrozenLM = build_node(OmegaConf.create(node))
     except UserError as error:
         key = error.where.rpartition(".")[2]

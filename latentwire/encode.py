@@ -10,13 +10,15 @@ long-1.wire, long-2.wire, …, which `latentwire.answer long-*.wire` reads in or
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
 from suite.runs.command import command, command_parser
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ def encode_text(loaded: Loaded, text: str, question: str | None = None) -> bytes
 
 def read_bytes(place: str) -> bytes:
     """Read a file, or stdin for `-`. Raises UserError where that fails, or comes to no end."""
+    _refuse_nameless(place, "a readable file, or - for stdin", "give the path of a readable file")
     try:
         with Path(place).open("rb") if place != "-" else nullcontext(sys.stdin.buffer) as file:
             found = file.read(LONGEST + 1)
@@ -57,12 +60,13 @@ def read_text(place: str) -> str:
     try:
         return read_bytes(place).decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        remedy = f"iconv -f latin1 -t utf8 {place}"
+        remedy = f"iconv -f latin1 -t utf8 {shlex.quote(place)} > text.txt, and give that file"
         raise UserError(place, f"byte {error.start}: {error.reason}", "text in UTF-8", remedy) from error
 
 
 def write_bytes(place: str, message: bytes) -> None:
     """Write to a file, or to stdout for `-`. Raises UserError where that fails."""
+    _refuse_nameless(place, "a file that can be written", "give -o message.wire")
     try:
         if place == "-":
             sys.stdout.buffer.write(message)
@@ -74,8 +78,21 @@ def write_bytes(place: str, message: bytes) -> None:
         raise UserError(place, reason, "a file that can be written", "give -o another path") from error
 
 
-def numbered(place: Path, count: int) -> list[str]:
-    """Return a file name for each of several messages, in an order that a shell's `*` keeps."""
+def _refuse_nameless(place: str, expected: str, remedy: str) -> None:
+    if not place:
+        raise UserError("the name of a file", "''", expected, remedy)
+
+
+def numbered(given: str, count: int) -> list[str]:
+    """Return a file name for each of several messages, in an order that a shell's `*` keeps.
+
+    Raises:
+        UserError: what is a folder, or cannot be the name of a file.
+    """
+    place = Path(given)
+    if place.is_dir() or given.endswith("/") or not place.name:
+        expected = "a file name, which gets -1, -2, … before its suffix"
+        raise UserError("-o", f"{given!r}, a folder", expected, f"give -o {quoted(place / 'message.wire')}")
     digits = len(str(count))
     return [str(place.with_name(f"{place.stem}-{n:0{digits}d}{place.suffix}")) for n in range(1, count + 1)]
 
@@ -121,13 +138,24 @@ def add_end_options(p: argparse.ArgumentParser) -> None:
 
 
 def model_settings(given: Sequence[str]) -> dict[str, Any]:
-    """Parse the values of `--lm`. Raises UserError for one that is no `KEY=VALUE`."""
+    """Parse the values of `--lm`. Raises UserError for one that is no `KEY=VALUE`, or that YAML does not read."""
+    import yaml
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
+    found: dict[str, Any] = {}
     for item in given:
         if not item.partition("=")[0] or "=" not in item:
             raise UserError("--lm", item, "KEY=VALUE", "add --lm source=FOLDER")
-    found: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(given)))
+        try:
+            read: Any = OmegaConf.to_container(OmegaConf.from_dotlist([item]), resolve=True)
+            found |= read
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            key, _, value = item.partition("=")
+            why = str(error).splitlines()[-1].strip()
+            expected = "KEY=VALUE, with special characters of YAML and ${…} in quotes"
+            remedy = f"add --lm {shlex.quote(f'{key}={json.dumps(value)}')}"
+            raise UserError("--lm", f"{item}: {why}", expected, remedy) from error
     return found
 
 
@@ -194,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     texts = [text] if args.split is None else writer.segments(text, args.split, args.segment_tokens)
     asked = None if args.question is None else [args.question] * len(texts)
     messages = writer.encode(texts, asked, args.lossy, slots=args.slots)
-    places = [args.out] if args.split is None else numbered(Path(args.out), len(messages))
+    places = [args.out] if args.split is None else numbered(args.out, len(messages))
     for place, part, message in zip(places, texts, messages, strict=True):
         write_bytes(place, message)
         said = f"{part}\n{args.question}" if args.question else part

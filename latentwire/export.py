@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from callbacks.errors import UserError
+from callbacks.files.folders import make_folder
 from suite.runs.command import command, command_parser
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def export(loaded: Loaded, folder: Path, readers: Sequence[str] | None = None) -
     wanted = [loaded.reader(name) for name in (loaded.wire.models if readers is None else readers)]
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(str(folder), "something in it", "a new or an empty folder", f"give -o {folder}-2")
+    make_folder(folder, f"-o {folder}", "give -o the path of a folder that can be made")
     cfg, wire = loaded.cfg, loaded.wire
     common = {
         "identity": loaded.identity.hex(),

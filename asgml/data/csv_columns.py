@@ -262,7 +262,7 @@ def _column(rows: CsvRows, modality: str, content: Content, names: tuple[str, ..
         for row in np.flatnonzero(present):
             cell = rows.cells[name][row]
             value = float(cell) if is_number(cell) else math.nan
-            if not math.isfinite(value) or abs(value) > np.finfo(np.float32).max:
+            if not math.isfinite(value) or abs(value) > float(np.finfo(np.float32).max):
                 expected = "finite numbers within float32; empty cells where the sample lacks the modality"
                 raise UserError(f"{rows.where(int(row))}, column {name}", repr(cell), expected, "correct this cell")
             values[row, j] = value

@@ -37,6 +37,7 @@ from asgml.data.media import MediaError
 from asgml.data.shard_rows import CHUNK, INDEX, Bad, Shard, Signature, digest
 from callbacks.errors import UserError, quoted
 from callbacks.files.atomic import write_text
+from callbacks.files.folders import make_folder
 from callbacks.files.sealed import parse_json, sealed_json
 
 try:
@@ -108,8 +109,9 @@ def write_shard(job: ShardJob, workers: int = 1, title: str = "") -> Path:
             continues there.
     """
     title = title or job.folder.name
+    place = job.folder.parent
+    make_folder(place, f"data.prepared={place}", "set data.prepared=FOLDER, or null for the one beside the data")
     try:
-        job.folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(job.folder.parent):
             if job.folder.exists():
                 _refresh(job, workers, title)

@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from callbacks.errors import UserError, quoted
 from callbacks.files.atomic import write_text
+from callbacks.files.folders import make_folder
 from callbacks.files.sealed import read_json, sealed_json
 from callbacks.ranges import Bounds, Count, Positive, Seed
 from latentwire.data.base import Passage, Question, Split
@@ -108,6 +109,9 @@ class Stories:
         while True:
             path = self._folder / f"{self._key}-seed{self._seed}-{name}-{number:04d}.json"
             if not path.is_file():
+                make_folder(
+                    self._folder, f"corpus.cache={self._folder}", "set paths.cache=data_cache, or another folder"
+                )
                 write_text(path, json.dumps(sealed_json({STORIES: self._sample(name, number)})))
             yield _read(path, self._length)
             number += 1

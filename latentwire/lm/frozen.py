@@ -122,9 +122,8 @@ class FrozenLM(Placed, Identified):
             UserError: nothing to load, weights that do not fill the model exactly, or a device that is not there.
         """
         moves = device_map is None and quantize is None
-        if moves and device.partition(":")[0] == "cuda" and not torch.cuda.is_available():
-            key = f"lms.{name or '<model>'}.device"
-            raise UserError(key, device, "cpu, as torch finds no accelerator here", f"set {key}=cpu")
+        if moves:
+            loading.checked_device(device, f"lms.{name or '<model>'}.device")
         model, tokenizer = loading.load(source, dtype, device_map, attn, name or "<model>", quantize, max_memory)
         if moves:
             model = model.to(device)

@@ -189,8 +189,9 @@ def fingerprint(weights: Iterable[tuple[str, Tensor]]) -> str:
 def checked_device(name: str, key: str) -> torch.device:
     """Return a device of this machine. Raises UserError, which names `key`, where there is none of that name."""
     here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    if name not in here:
-        raise UserError(key, name, " | ".join(here), f"set {key}={here[-1]}")
+    also = [*(["cuda"] if len(here) > 1 else []), *(["mps"] if torch.backends.mps.is_available() else [])]
+    if name not in (*here, *also):
+        raise UserError(key, name, " | ".join([*here, *also]), f"set {key}={here[-1]}")
     return torch.device(name)
 
 

@@ -14,6 +14,7 @@ from latentwire.build import Inputs, nested_of, validation_length
 from latentwire.codec.message import MOST_SLOTS
 from latentwire.data.base import Passage, Split
 from latentwire.examples import examples
+from latentwire.lm.decoding import Decoding
 from latentwire.lm.frozen import FrozenLM
 from latentwire.scoring.finished import device_of
 from latentwire.scoring.messages import CONTROLS, other_texts, texts_of
@@ -38,11 +39,25 @@ def refuse(cfg: DictConfig) -> None:
                 "evaluation.slots", found, expected, "leave out evaluation.slots, or train with curriculum=nested"
             )
         )
+    if e.get("decode") is not None:
+        problems += _undecodable(build_node(e.decode), int(e.max_new_tokens))
     built = {str(name): build_node(node) for name, node in cfg.baselines.items() if node is not None}
     problems += _misplaced(cfg, built)
     problems += _unjudgeable(cfg, built)
     if problems:
         raise merge_errors(problems, "evaluation")
+
+
+def _undecodable(decoding: object, most: int) -> Iterable[UserError]:
+    key = "evaluation.decode"
+    if not isinstance(decoding, Decoding):
+        found, own = f"a node that builds a {type(decoding).__name__}", "latentwire.lm.Decoding"
+        yield UserError(f"{key}._target_", found, own, f"set {key}._target_={own}")
+    elif decoding.min_new_tokens > most:
+        expected = f"at most {most}, where answers end (evaluation.max_new_tokens)"
+        yield UserError(
+            f"{key}.min_new_tokens", str(decoding.min_new_tokens), expected, f"set {key}.min_new_tokens={most}"
+        )
 
 
 def _misplaced(cfg: DictConfig, baselines: Mapping[str, Baseline]) -> Iterable[UserError]:
@@ -105,7 +120,11 @@ def _rowless(place: str, node: DictConfig | None, known: Collection[str], budget
         row = path.removeprefix(METHODS).rpartition(".")[0]
         if not path.startswith(METHODS) or row in known:
             continue
-        remedy = f"add {row} to baseline=[…], or ~{place}"
+        remedy = (
+            f"add {row} to baseline=[…], or ~{place}"
+            if "." in path.removeprefix(METHODS)
+            else (f"write {place}.{key}={METHODS}wire.f1, or add ~{place}")
+        )
         if row in (TokenBudget.name, WholePromptBudget.name) and row != budget:
             remedy = f"write {place}.{key}={path.replace(row, budget)}, with {budget} in baseline=[…]"
         yield UserError(f"{place}.{key}", f"{path}: no such row", shorten(sorted(known), 16), remedy)

@@ -7,6 +7,7 @@ all jobs of a sweep, and nothing global is left behind.
 from __future__ import annotations
 
 import difflib
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -161,17 +162,33 @@ class Composer:
                 elif not (o.is_add() or o.is_force_add()) and o.key_or_group not in keys:
                     problems.append(self._unknown_key(o, keys))
         if not problems:
-            return UserError(
-                " ".join(overrides) or config_name,
-                _message(error),
-                "a tree that composes",
-                "leave out the override that the message names",
-            )
+            return self._misfit(config_name, choices, [o for o in parsed if o not in choices], mode, error)
         return problems[0] if len(problems) == 1 else merge_errors(problems, f"{config_name}: command line")
 
-    def _composes(self, config_name: str, choice: Override) -> bool:
+    def _misfit(
+        self, config_name: str, choices: list[Override], others: list[Override], mode: RunMode, error: Exception
+    ) -> UserError:
+        """Find the override with which a tree composes no longer, although each of them is well-formed."""
+
+        def fails(count: int) -> bool:
+            return not self._composes(config_name, [*choices, *others[:count]], mode)
+
+        at = bisect_left(range(1, len(others) + 1), True, key=fails)
+        if at == len(others):
+            return UserError(config_name, _message(error), "a tree that composes", "edit the YAML files")
+        blamed = others[at]
+        line = blamed.input_line or blamed.key_or_group
+        remedy = f"leave {line} out"
+        if blamed.is_add():
+            remedy = f"type {line.removeprefix('+')}"
+        elif isinstance(blamed.value(), dict) and not blamed.is_force_add():
+            remedy = f"type '+{line}'"
+        return UserError(line, _message(error), "a tree that composes", remedy)
+
+    def _composes(self, config_name: str, overrides: list[Override], mode: RunMode = RunMode.RUN) -> bool:
         try:
-            self.loader.load_configuration(config_name, [choice.input_line or ""], RunMode.RUN, from_shell=False)
+            lines = [o.input_line or "" for o in overrides]
+            self.loader.load_configuration(config_name, lines, mode, from_shell=False)
         except _FAILURES:
             return False
         return True
@@ -220,7 +237,7 @@ class Composer:
 
     def _in_the_files(self, config_name: str, choices: list[Override], error: Exception) -> UserError:
         for o in choices:
-            if o.value() is None and not o.is_delete() and not self._composes(config_name, o):
+            if o.value() is None and not o.is_delete() and not self._composes(config_name, [o]):
                 group, line = o.key_or_group, o.input_line or ""
                 expected = f"one of: {shorten(self.options(group))}"
                 return UserError(
@@ -340,12 +357,13 @@ def _did_you_mean(candidates: Sequence[str], otherwise: str) -> str:
 
 
 def _syntax_error(line: str, error: OverrideParseException) -> UserError:
-    return UserError(
-        line,
-        _message(error),
-        "key=value, group=option, +new=value or ~key",
-        f"quote special characters for shell and Hydra: 'key=\"value\"'; lists as 'key=[a,b]' (got: {line})",
-    )
+    remedy = f"quote special characters for shell and Hydra: 'key=\"value\"'; lists as 'key=[a,b]' (got: {line})"
+    key, equals, value = line.partition("=")
+    parent, _, last = key.rpartition(".")
+    if equals and parent and ":" in last:  # which Hydra reads in a mapping alone
+        escaped = last.replace(":", r"\:")
+        remedy = f"type '+{parent.lstrip('+')}={{{escaped}:{value}}}'"
+    return UserError(line, _message(error), "key=value, group=option, +new=value or ~key", remedy)
 
 
 def _sweep_without_multirun(override: Override) -> UserError:

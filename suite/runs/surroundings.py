@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from callbacks.errors import UserError
+from callbacks.files.folders import make_folder
 from callbacks.run.stderr import GONE, lead_nowhere, say_at_once
 from suite.runs.exhausted import FULL
 
@@ -88,18 +88,4 @@ def make_folders(roots: Iterable[Path]) -> None:
         UserError: a folder that cannot be made or written to.
     """
     for root in dict.fromkeys(roots):
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unusable(root, error.strerror or str(error)) from error
-        if not os.access(root, os.W_OK | os.X_OK):
-            raise _unusable(root, "no permission to write there")
-
-
-def _unusable(root: Path, why: str) -> UserError:
-    return UserError(
-        f"paths.runs={root}",
-        why,
-        "a folder, or the path of one that can be made",
-        "set paths.runs=runs, or another folder",
-    )
+        make_folder(root, f"paths.runs={root}", "set paths.runs=runs, or another folder")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,9 @@ def test_data_roots_stay_references() -> None:
         ("seed=[", "input", "quote"),
         ("seed", "EQUAL", "quote"),
         ("~nothing", "'nothing'", "nothing comes near"),
+        ("group_lr={audio:0.1}", "'audio' is not in struct", "type '+group_lr={audio:0.1}'"),
+        ("+speed.tau=2", "already at 'speed.tau'", "type speed.tau=2"),
+        (r"+group_lr.adapter:audio=0.1", "':'", r"type '+group_lr={adapter\:audio:0.1}'"),
     ],
 )
 def test_a_wrong_override_is_named_with_the_remedy(override: str, found: str, advice: str) -> None:
@@ -61,6 +65,15 @@ def test_a_wrong_override_is_named_with_the_remedy(override: str, found: str, ad
     assert override.split("=")[0] in error.value.where
     assert found in error.value.found
     assert advice in error.value.remedy
+
+
+@pytest.mark.parametrize("override", ["group_lr={audio:0.1}", "+speed.tau=2", "+group_lr.adapter:audio=0.1"])
+def test_what_the_remedy_tells_to_type_composes(override: str) -> None:
+    with pytest.raises(UserError) as error:
+        compose("fake", ["seed=1", override, "resume=never"], fake_program.CONF)
+    assert error.value.where == override
+    (typed,) = shlex.split(error.value.remedy.removeprefix("type "))
+    compose("fake", ["seed=1", typed, "resume=never"], fake_program.CONF)
 
 
 def test_all_wrong_overrides_are_told_at_once() -> None:

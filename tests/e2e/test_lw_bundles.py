@@ -195,6 +195,12 @@ def test_what_a_reader_of_bundles_is_told(
     refused(reads(copied, message, "--lm", "sauce=x"), capsys, "sauce", "source")
     refused(reads(copied, message, "--lm", f"source={folder / 'nowhere'}"), capsys, "nowhere", "--lm source=")
     refused(reads(copied, message, "--lm", f"source={folder / 'llama_0'}"), capsys, "weights", "reader.json")
+    refused(reads(copied, message, "--lm", "device=banana"), capsys, "banana", "leave out --lm device=banana")
+    refused(reads(copied, message, "--lm", "source=3"), capsys, "3 (int)", "--lm source=")
+    refused(reads(copied, message, "--lm", "_target_=os.system"), capsys, "--lm _target_", "source")
+    refused(reads(copied, message, "--lm", "source=[1,2"), capsys, """add --lm 'source="[1,2"'""")
+    refused(reads(copied, message, "--lm", "source=${oc.env:NOPE}"), capsys, "NOPE", "--lm")
+    refused(reads(copied, message, "--lm", 'source="[1,2"'), capsys, "source [1,2")
     refused(reads(copied, b"LW" + message[2:-1] + b"\0"), capsys, "m.wire", "damaged")
 
     stranger = load(other)
@@ -251,6 +257,8 @@ def test_where_a_bundle_goes(run: Path, exported: Path, tmp_path: Path, capsys: 
     refused(export_main([str(run), "-o", str(exported)]), capsys, "empty")
     refused(export_main([str(run), "-o", str(tmp_path / "x"), "--reader", "gpt"]), capsys, "give --reader tiny_llama")
     assert not (tmp_path / "x").exists()
+    (tmp_path / "file").touch()
+    refused(export_main([str(run), "-o", str(tmp_path / "file" / "x")]), capsys, "Not a directory", "give -o")
 
 
 def test_another_run_s_checkpoint_in_a_run(run: Path, other: Path, tmp_path: Path) -> None:

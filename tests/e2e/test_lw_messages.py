@@ -261,6 +261,11 @@ def test_what_a_writer_is_told(
         (b"Ann.", sender, ["-o", str(tmp_path / "no" / "m.wire")], ("m.wire", "can be written")),
         (b"Ann.", sender, ["--text", str(tmp_path / "no.txt")], ("no.txt", "readable")),
         (b"Ann.", tmp_path, [], ("best.ckpt", "not there")),
+        (b"Ann.", sender, ["--text", ""], ("the name of a file", "give the path")),
+        (b"Ann.", sender, ["-o", ""], ("the name of a file", "give -o message.wire")),
+        (b"Ann.", sender, ["-o", str(tmp_path), "--split", "words"], ("a folder", f"{tmp_path}/message.wire")),
+        (b"Ann.", sender, ["-o", f"{tmp_path}/no/", "--split", "words"], ("a folder", "/no/message.wire")),
+        (b"Ann.", sender, ["-o", ".", "--split", "words"], ("a folder", "give -o message.wire")),
     ):
         path.write_bytes(content)
         refused(encode_main([str(run), "--text", str(path), "-o", str(out), *more]), capsys, *told)

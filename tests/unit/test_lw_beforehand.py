@@ -110,6 +110,27 @@ def test_rows_of_several_readers_may_be_named(folder: Path) -> None:
         judge(config(folder, named))
 
 
+def test_a_rule_on_a_row_without_its_number_is_told_how_to_name_one(folder: Path) -> None:
+    rule = "acceptance.evaluation.above_the_fair_budget"
+    with pytest.raises(UserError) as told:
+        judge(config(folder, f"{rule}.metric=methods.wire"))
+    assert told.value.remedy == f"write {rule}.metric=methods.wire.f1, or add ~{rule}"
+
+
+@pytest.mark.parametrize(
+    ("decode", "where", "remedy"),
+    [
+        ("os.getcwd", "evaluation.decode._target_", "set evaluation.decode._target_=latentwire.lm.Decoding"),
+        ("latentwire.lm.Decoding,min_new_tokens:4", "evaluation.decode.min_new_tokens",
+         "set evaluation.decode.min_new_tokens=3"),
+    ],
+)  # fmt: skip
+def test_what_decodes_nothing_is_refused(folder: Path, decode: str, where: str, remedy: str) -> None:
+    with pytest.raises(UserError) as told:
+        judge(config(folder, f"+evaluation.decode={{_target_:{decode}}}"))
+    assert (told.value.where, told.value.remedy) == (where, remedy)
+
+
 @pytest.mark.parametrize(
     ("line", "place", "remedy"),
     [

@@ -31,6 +31,10 @@ def test_devices_that_are_not_there_and_two_places_for_one_model_are_refused() -
     lm = tiny_lm()
     with pytest.raises(UserError, match=r"placement\.devices\.tiny_llama[\s\S]*cuda:77[\s\S]*cpu"):
         lm.pin("cuda:77")
+    for absent in ("banana", "meta", "cuda:77"):
+        with pytest.raises(UserError) as told:
+            FrozenLM.load("nothing is read", device=absent, name="reader")
+        assert (told.value.where, told.value.found) == ("lms.reader.device", absent)
     lm.model.hf_device_map = {"": "cpu"}
     with pytest.raises(UserError, match="a device_map"):
         lm.pin("cpu")

@@ -309,6 +309,15 @@ def test_two_processes_may_render_the_same_surfaces_at_once(tmp_path, monkeypatc
     assert len(read_mvtec(tmp_path / "s")) == 1 + 1 + 3
 
 
+def test_a_damaged_list_of_settings_is_told_with_what_renders_them_again(tmp_path):
+    options = {"classes": ["weave"], "size": 16, "train": 0, "good": 1, "per_defect": 1}
+    root = write_surfaces(tmp_path / "s", **options)
+    for damage in (b"", b"{", b"[]", b"\xff"):
+        (root / "surfaces.json").write_bytes(damage)
+        with pytest.raises(UserError, match="rendered again"):
+            write_surfaces(root, **options)
+
+
 def test_surfaces_are_written_once_and_read_as_mvtec(tmp_path):
     options = {"classes": ["weave", "granite"], "size": 32, "train": 2, "good": 2, "per_defect": 1}
     root = write_surfaces(tmp_path / "s", **options)
@@ -323,6 +332,11 @@ def test_surfaces_are_written_once_and_read_as_mvtec(tmp_path):
     more = read_mvtec(write_surfaces(tmp_path / "more", **options | {"per_defect": 2, "good": 3}))
     same = {s.image.relative_to(tmp_path / "more"): s.image.read_bytes() for s in more}
     assert all(same[s.image.relative_to(root)] == s.image.read_bytes() for s in samples)
-    for wrong, message in (({"classes": ["silk"]}, "silk"), ({"difficulty": 2}, "from 0 to 1"), ({"size": 4}, "size")):
+    for wrong, message in (
+        ({"classes": ["silk"]}, "silk"),
+        ({"classes": []}, "none"),
+        ({"difficulty": 2}, "from 0 to 1"),
+        ({"size": 4}, "size"),
+    ):
         with pytest.raises(UserError, match=message):
             write_surfaces(tmp_path / "x", **options | wrong)

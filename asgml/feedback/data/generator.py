@@ -18,7 +18,9 @@ from scipy import ndimage
 from asgml.data.ranges import Pixels
 from asgml.feedback.data.sample import NORMAL
 from asgml.feedback.data.textures import TEXTURES, Floats, texture
-from callbacks.errors import UserError
+from callbacks.errors import UserError, quoted
+from callbacks.files.folders import make_folder
+from callbacks.files.sealed import read_json
 from callbacks.ranges import Seed, Share, Steps
 
 Mask = NDArray[np.bool_]
@@ -132,6 +134,8 @@ def write_surfaces(
     Raises:
         UserError: an unknown texture, a number out of its range, or a folder with something else in it.
     """
+    if not classes:
+        raise UserError("surfaces: classes", "none", ", ".join(TEXTURES), "write classes: [wood, granite]")
     for name in classes:
         if name not in TEXTURES:
             raise UserError("surfaces: classes", name, ", ".join(TEXTURES), "write classes: [wood, granite]")
@@ -157,6 +161,7 @@ def write_surfaces(
             return target
         found = "surfaces of other settings" if (target / MANIFEST).is_file() else "something else"
         raise UserError(str(target), found, "no folder, or the same surfaces", "remove it, or name another folder")
+    make_folder(target.parent, f"folder of surfaces {target.parent}", "set paths.data=data, or another folder")
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     for name in classes:
@@ -172,9 +177,12 @@ def write_surfaces(
 
 
 def _made_of(folder: Path) -> Any:
-    """Return what the surfaces of a folder are made of, None where it has none."""
+    """Return what the surfaces of a folder are made of, None where it has none. Raises UserError for damage."""
     manifest = folder / MANIFEST
-    return json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else None
+    if not manifest.is_file():
+        return None
+    remedy = f"rm -r {quoted(folder)}, and they are rendered again"
+    return read_json(manifest, "what these surfaces are made of, as it was written", remedy)
 
 
 def _write_class(

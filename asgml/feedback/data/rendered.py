@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 from asgml.data.ranges import Pixels
 from asgml.feedback.data.generator import MANIFEST, write_surfaces
@@ -15,7 +16,7 @@ from asgml.feedback.data.sample import Sample
 from asgml.feedback.data.sources import Splits, finish
 from asgml.feedback.data.textures import TEXTURES
 from callbacks.errors import UserError
-from callbacks.ranges import Count, OpenShare, Seed, Share
+from callbacks.ranges import NOT_EMPTY, Count, OpenShare, Seed, Share
 
 
 class RenderedSurfaces:
@@ -39,8 +40,8 @@ class RenderedSurfaces:
     def __init__(
         self,
         root: str,
-        classes: Sequence[str] = tuple(TEXTURES),
-        test_classes: Sequence[str] = ("tiles", "leather"),
+        classes: Annotated[Sequence[str], NOT_EMPTY] = tuple(TEXTURES),
+        test_classes: Annotated[Sequence[str], NOT_EMPTY] = ("tiles", "leather"),
         size: Pixels = 64,
         good: Count = 16,
         per_defect: Count = 6,
