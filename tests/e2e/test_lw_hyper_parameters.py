@@ -28,6 +28,10 @@ ELSEWHERE = {
     "overflow": "lessons/test_lw_01_truncation_is_never_silent.py",
     "short": "unit/test_lw_pooling.py",
     "source": "unit/test_lw_sentence.py",
+    "anchor_source": "unit/test_lw_interlingua.py",
+    "layer_weights": "unit/test_lw_state_kd.py",
+    "tasks": "unit/test_lw_adapters.py",
+    "task": "unit/test_lw_adapters.py",
 }
 # what a key must stand beside to act in two steps
 BESIDE: dict[str, list[str]] = {
@@ -53,9 +57,11 @@ OTHER: dict[str, Any] = {
     "width": "32", "dropout": "0.5", "lora_dropout": "0.5", "calibration": "token", "start": "random", "bits": "6",
     "group": "4", "kernel": "5", "max_slots": "32", "cue": "Say it again.", "tolerated": "0.1", "first": "1",
     "length": "5", "decay": "0.5", "dead": "0.9", "share": "0.2", "k": "2", "low": "0.5", "high": "0.5", "chunk": "41",
-    "by": {"message": "slot", "directions": "channels"}, "levels": {2: "1", None: "[4,4,4]"}, "temperature": "2.0",
+    "by": {"message": "slot", "directions": "channels", "film": "shift"}, "levels": {2: "1", None: "[4,4,4]"},
+    "temperature": "2.0",
 }  # fmt: skip
-ADAPTED = {"layers": "1"}  # of LoRA: a number, where encoders list states
+# of LoRA: a number, where encoders list states; of state_kd: without the embeddings
+OF_GROUP = {"adaptation": {"layers": "1"}, "objective": {"layers": "[2]"}}
 # of the nodes without a part of their own
 NODES = ["seed=1", "wire.d_z=10", "wire.slots=4", "wire.private={tiny_llama:1}", "wire.track=whole_prompt",
          "wire.measured_texts=5", "loader.batch_size=2", "loader.questions=1", "loader.eval_questions=1",
@@ -89,7 +95,7 @@ PARTS = parts()
 
 def other(group: str, key: str, value: Any) -> str:
     """Another value of a key."""
-    told = ADAPTED.get(key, OTHER.get(key)) if group == "adaptation" else OTHER.get(key)
+    told = OF_GROUP.get(group, {}).get(key, OTHER.get(key))
     if isinstance(told, dict):
         told = told.get(value if isinstance(value, str | int) else None)
     if told is not None:

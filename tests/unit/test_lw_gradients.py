@@ -23,8 +23,9 @@ TOGETHER: dict[str, tuple[tuple[str, ...], list[str]]] = {
     "reading": (
         ("answer_ce", "first_token_ce", "k_token_ce", "answer_kd", "mismatch_hinge", "embedding_reconstruction",
          "text_reconstruction", "continuation", "first_token_entropy", "answer_length", "answer_embedding",
-         "text_contrast", "token_alignment", "latent_scale"),
-        ["objectives.mismatch_hinge.margin=100.0", "objectives.first_token_entropy.ceiling=50"],
+         "text_contrast", "token_alignment", "latent_scale", "state_kd"),
+        ["objectives.state_kd.layers=[1,2]",
+         "objectives.mismatch_hinge.margin=100.0", "objectives.first_token_entropy.ceiling=50"],
     ),
     "hidden": (("answer_ce", "masked_reconstruction"), []),
     "said": (("answer_ce", "semantic_anchor", "refiner_depth", "adapter_l2"),
