@@ -12,8 +12,9 @@ them or read by them.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch import nn
 
+    from latentwire.ends import Reader
     from latentwire.lm.frozen import FrozenLM
     from latentwire.restore import Loaded
 
@@ -38,7 +40,9 @@ def export(loaded: Loaded, folder: Path, readers: Sequence[str] | None = None) -
         readers: names of the models that get a bundle; None: all.
 
     Raises:
-        UserError: a folder that is not empty, or a model that is no reader of the run.
+        UserError: a folder that is not empty or takes no files, or a model that is no reader of the run.
+
+    After an error, a full disk for one, the folder is as it was: the same command can be given again.
     """
     from latentwire import bundle
 
@@ -68,24 +72,33 @@ def export(loaded: Loaded, folder: Path, readers: Sequence[str] | None = None) -
     lm = wire.encoder.lm
     node = next(iter(cfg.lms.values())) if cfg.encoder_lm is None else cfg.encoder_lm
     settings = {"encoder": _plain(cfg.encoder), "encoder_lm": None if lm is None else _needed(node, lm)}
-    made = [folder / "writer"]
-    bundle.write(made[0], "writer", common | settings, _state(encoder=wire.encoder, codec=wire.codec))
-    for reader in wanted:
-        name = reader.name
-        settings = {
-            "model": name,
-            "lm": _needed(cfg.lms[name], reader.lm),
-            "adapter": _plain(cfg.adapter),
-            "injector": _plain(cfg.injector),
-            "adaptation": _plain(cfg.adaptation[name]) if name in cfg.adaptation else None,
-            "max_new_tokens": reader.max_new_tokens,
-        }
-        parts: dict[str, nn.Module] = {"codec": wire.codec, "injector": reader.injector}
-        if name in wire.lora:
-            parts["lora"] = wire.lora[name]
-        made.append(folder / "readers" / name)
-        bundle.write(made[-1], "reader", common | settings, _state(**parts))
-    return made
+    try:
+        made = [folder / "writer"]
+        bundle.write(made[0], "writer", common | settings, _state(encoder=wire.encoder, codec=wire.codec))
+        return made + [_write_reader(reader, loaded, common, folder / "readers" / reader.name) for reader in wanted]
+    except BaseException:
+        for begun in ("writer", "readers"):
+            shutil.rmtree(folder / begun, ignore_errors=True)
+        raise
+
+
+def _write_reader(reader: Reader, loaded: Loaded, common: Mapping[str, Any], folder: Path) -> Path:
+    from latentwire import bundle
+
+    cfg, wire, name = loaded.cfg, loaded.wire, reader.name
+    settings = {
+        "model": name,
+        "lm": _needed(cfg.lms[name], reader.lm),
+        "adapter": _plain(cfg.adapter),
+        "injector": _plain(cfg.injector),
+        "adaptation": _plain(cfg.adaptation[name]) if name in cfg.adaptation else None,
+        "max_new_tokens": reader.max_new_tokens,
+    }
+    parts: dict[str, nn.Module] = {"codec": wire.codec, "injector": reader.injector}
+    if name in wire.lora:
+        parts["lora"] = wire.lora[name]
+    bundle.write(folder, "reader", {**common, **settings}, _state(**parts))
+    return folder
 
 
 def _needed(node: DictConfig, lm: FrozenLM) -> dict[str, Any]:
