@@ -44,9 +44,7 @@ def language_model(settings: Mapping[str, Any], changes: Mapping[str, Any] | Non
     return lm
 
 
-def parted(
-    node: Mapping[str, Any], changes: Mapping[str, Any] | None
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
+def parted(node: Mapping[str, Any], changes: Mapping[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return an encoder's node with the changes that are about its own files, and the others: of its language model."""
     places = getattr(locate(node["_target_"]), "places", ())
     own = {key: value for key, value in (changes or {}).items() if key in places}

@@ -12,14 +12,12 @@ them or read by them.
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from callbacks.errors import UserError
-from callbacks.files.folders import make_folder
 from suite.runs.command import command, command_parser
 
 if TYPE_CHECKING:
@@ -45,15 +43,13 @@ def export(loaded: Loaded, folder: Path, readers: Sequence[str] | None = None) -
     After an error, a full disk for one, the folder is as it was: the same command can be given again.
     """
     from latentwire import bundle
+    from suite.runs.exported import new_folder
 
     known = loaded.wire.models
     for name in readers or ():
         if name not in known:
             raise UserError(f"--reader {name}", "no reader of this run", " | ".join(known), f"give --reader {known[0]}")
     wanted = [loaded.reader(name) for name in (loaded.wire.models if readers is None else readers)]
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(str(folder), "something in it", "a new or an empty folder", f"give -o {folder}-2")
-    make_folder(folder, f"-o {folder}", "give -o the path of a folder that can be made")
     cfg, wire = loaded.cfg, loaded.wire
     common = {
         "identity": loaded.identity.hex(),
@@ -72,14 +68,10 @@ def export(loaded: Loaded, folder: Path, readers: Sequence[str] | None = None) -
     lm = wire.encoder.lm
     node = next(iter(cfg.lms.values())) if cfg.encoder_lm is None else cfg.encoder_lm
     settings = {"encoder": _plain(cfg.encoder), "encoder_lm": None if lm is None else _needed(node, lm)}
-    try:
+    with new_folder(folder):
         made = [folder / "writer"]
         bundle.write(made[0], "writer", common | settings, _state(encoder=wire.encoder, codec=wire.codec))
         return made + [_write_reader(reader, loaded, common, folder / "readers" / reader.name) for reader in wanted]
-    except BaseException:
-        for begun in ("writer", "readers"):
-            shutil.rmtree(folder / begun, ignore_errors=True)
-        raise
 
 
 def _write_reader(reader: Reader, loaded: Loaded, common: Mapping[str, Any], folder: Path) -> Path:
