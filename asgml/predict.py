@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from callbacks.errors import UserError, quoted
 from callbacks.files.atomic import write_text
+from callbacks.files.folders import make_folder
 from suite.runs.command import command, command_parser
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.out.is_dir():
         remedy = f"give -o {quoted(args.out / 'predictions.csv')}"
         raise UserError(f"-o {args.out}", "a folder", "the path of a CSV file", remedy)
+    make_folder(args.out.parent, f"-o {args.out}", "give -o predictions.csv")
     text = predict(args.run, args.data, args.overrides, args.checkpoint, args.accelerator, args.trust)
     write_text(args.out, text)
     print(f"{args.out}  {text.count(chr(10)) - 1} samples")

@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from callbacks.errors import UserError
-from callbacks.files.folders import make_folder
 from suite.runs.command import command, command_parser
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch import nn
 
+    from latentwire.ends import Reader
     from latentwire.lm.frozen import FrozenLM
     from latentwire.restore import Loaded
 
@@ -38,18 +38,18 @@ def export(loaded: Loaded, folder: Path, readers: Sequence[str] | None = None) -
         readers: names of the models that get a bundle; None: all.
 
     Raises:
-        UserError: a folder that is not empty, or a model that is no reader of the run.
+        UserError: a folder that is not empty or takes no files, or a model that is no reader of the run.
+
+    After an error, a full disk for one, the folder is as it was: the same command can be given again.
     """
     from latentwire import bundle
+    from suite.runs.exported import new_folder
 
     known = loaded.wire.models
     for name in readers or ():
         if name not in known:
             raise UserError(f"--reader {name}", "no reader of this run", " | ".join(known), f"give --reader {known[0]}")
     wanted = [loaded.reader(name) for name in (loaded.wire.models if readers is None else readers)]
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(str(folder), "something in it", "a new or an empty folder", f"give -o {folder}-2")
-    make_folder(folder, f"-o {folder}", "give -o the path of a folder that can be made")
     cfg, wire = loaded.cfg, loaded.wire
     common = {
         "identity": loaded.identity.hex(),
@@ -68,24 +68,29 @@ def export(loaded: Loaded, folder: Path, readers: Sequence[str] | None = None) -
     lm = wire.encoder.lm
     node = next(iter(cfg.lms.values())) if cfg.encoder_lm is None else cfg.encoder_lm
     settings = {"encoder": _plain(cfg.encoder), "encoder_lm": None if lm is None else _needed(node, lm)}
-    made = [folder / "writer"]
-    bundle.write(made[0], "writer", common | settings, _state(encoder=wire.encoder, codec=wire.codec))
-    for reader in wanted:
-        name = reader.name
-        settings = {
-            "model": name,
-            "lm": _needed(cfg.lms[name], reader.lm),
-            "adapter": _plain(cfg.adapter),
-            "injector": _plain(cfg.injector),
-            "adaptation": _plain(cfg.adaptation[name]) if name in cfg.adaptation else None,
-            "max_new_tokens": reader.max_new_tokens,
-        }
-        parts: dict[str, nn.Module] = {"codec": wire.codec, "injector": reader.injector}
-        if name in wire.lora:
-            parts["lora"] = wire.lora[name]
-        made.append(folder / "readers" / name)
-        bundle.write(made[-1], "reader", common | settings, _state(**parts))
-    return made
+    with new_folder(folder):
+        made = [folder / "writer"]
+        bundle.write(made[0], "writer", common | settings, _state(encoder=wire.encoder, codec=wire.codec))
+        return made + [_write_reader(reader, loaded, common, folder / "readers" / reader.name) for reader in wanted]
+
+
+def _write_reader(reader: Reader, loaded: Loaded, common: Mapping[str, Any], folder: Path) -> Path:
+    from latentwire import bundle
+
+    cfg, wire, name = loaded.cfg, loaded.wire, reader.name
+    settings = {
+        "model": name,
+        "lm": _needed(cfg.lms[name], reader.lm),
+        "adapter": _plain(cfg.adapter),
+        "injector": _plain(cfg.injector),
+        "adaptation": _plain(cfg.adaptation[name]) if name in cfg.adaptation else None,
+        "max_new_tokens": reader.max_new_tokens,
+    }
+    parts: dict[str, nn.Module] = {"codec": wire.codec, "injector": reader.injector}
+    if name in wire.lora:
+        parts["lora"] = wire.lora[name]
+    bundle.write(folder, "reader", {**common, **settings}, _state(**parts))
+    return folder
 
 
 def _needed(node: DictConfig, lm: FrozenLM) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from asgml.feedback.data.named import named
 from asgml.feedback.finished import asked, class_of, told_of
 from callbacks.errors import UserError
 from callbacks.files.atomic import write_text
+from callbacks.files.folders import make_folder
 from suite.runs.command import command, command_parser
 from suite.runs.exported import is_export
 
@@ -164,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"-o {args.out}", "a folder", "the path of a CSV file", f"give -o {args.out / 'scores.csv'}")
     if args.maps is not None and args.maps.exists() and not args.maps.is_dir():
         raise UserError(f"--maps {args.maps}", "a file", "a folder", f"give --maps {args.maps}-maps")
+    make_folder(args.out.parent, f"-o {args.out}", "give -o scores.csv")
     text = predict(
         args.run,
         args.data,

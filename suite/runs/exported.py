@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from callbacks.errors import UserError, quoted
+from callbacks.files.folders import make_folder
 from callbacks.files.sealed import read_json
 from suite.runs import record
 from suite.runs.fingerprint import digest_of
@@ -31,15 +32,19 @@ def new_folder(folder: Path) -> Iterator[None]:
     """Let the block write into a new or an empty folder; after an error nothing of it is left.
 
     Raises:
-        UserError: a folder that is not empty.
+        UserError: a folder that is not empty, cannot be made or takes no files.
     """
     require_new(folder)
     existed = folder.is_dir()
+    make_folder(folder, f"-o {folder}", "give -o the path of a folder that can be made")
     try:
         yield
     except BaseException:
         for path in folder.iterdir() if existed else ():
-            path.unlink()
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
         if not existed:
             shutil.rmtree(folder, ignore_errors=True)
         raise

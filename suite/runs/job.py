@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from callbacks.errors import RunEnded, UserError
+from callbacks.errors import RunEnded, UserError, quoted
 from callbacks.files.atomic import write_bytes
 from callbacks.files.sealed import sealed_text
 from callbacks.run.inputs import differing, refuse_other_inputs
@@ -233,7 +233,10 @@ def _once_more(cfg: DictConfig, again: Again, run: Run, before: dict[str, Any], 
 
 
 def write_config(cfg: DictConfig, folder: Path) -> None:
-    """Write the configuration that a run's result was made with."""
+    """Write the configuration that a run's result was made with. Raises UserError where a folder has its name."""
+    if (folder / CONFIG).is_dir():
+        remedy = f"rm -r {quoted(folder / CONFIG)}, then give the run's command again: it is written anew"
+        raise UserError(str(folder / CONFIG), "a folder", "the configuration of a run", remedy)
     write_bytes(folder / CONFIG, sealed_text(OmegaConf.to_yaml(cfg, resolve=True)))
 
 

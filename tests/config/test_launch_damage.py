@@ -63,6 +63,21 @@ def test_a_damaged_result(main: Main, tmp_path: Path, capsys: pytest.CaptureFixt
     assert read_result(run_of(tmp_path))["val"] == before["val"]
 
 
+def test_a_folder_in_the_place_of_the_configuration(
+    main: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main("seed=2") == 0
+    path = run_of(tmp_path) / "config.yaml"
+    path.unlink()
+    path.mkdir()
+    capsys.readouterr()
+    assert main("seed=2") == 2
+    assert told(capsys.readouterr().err, str(path), "a folder").startswith(f"rm -r {path}, then")
+    path.rmdir()
+    assert main("seed=2") == 0
+    assert path.is_file()
+
+
 def test_a_damaged_configuration(main: Main, tmp_path: Path) -> None:
     assert main("seed=2") == 0
     path = run_of(tmp_path) / "config.yaml"

@@ -26,6 +26,7 @@ from asgml.predict import predict
 from asgml.report.answers import read_answers
 from asgml.restore import restore
 from callbacks.errors import UserError
+from callbacks.files.sealed import sealed_text
 from suite.report.data import read_run
 from suite.runs.fingerprint import digest_of
 from suite.runs.ledger import write_json
@@ -351,6 +352,6 @@ def test_a_configuration_of_another_network_is_told_apart_from_the_weights(run: 
     copied = shutil.copytree(run, tmp_path / "copied")
     cfg = OmegaConf.load(copied / "config.yaml")
     cfg.model.encoder.dim = 2 * cfg.model.encoder.dim
-    (copied / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    (copied / "config.yaml").write_bytes(sealed_text(OmegaConf.to_yaml(cfg)))
     with pytest.raises(UserError, match="a network with net"):
         restore(copied)

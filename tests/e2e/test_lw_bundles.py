@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -259,6 +260,20 @@ def test_where_a_bundle_goes(run: Path, exported: Path, tmp_path: Path, capsys: 
     assert not (tmp_path / "x").exists()
     (tmp_path / "file").touch()
     refused(export_main([str(run), "-o", str(tmp_path / "file" / "x")]), capsys, "Not a directory", "give -o")
+
+
+def test_an_export_that_a_full_disk_ends_can_be_given_again(
+    loaded: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        path.parent.mkdir(parents=True)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(bundle, "write_bytes", full)
+        with pytest.raises(OSError, match="No space left"):
+            export(loaded, tmp_path / "x")
+    assert len(export(loaded, tmp_path / "x")) == 3
 
 
 def test_another_run_s_checkpoint_in_a_run(run: Path, other: Path, tmp_path: Path) -> None:

@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 from lw_runs import config, prepare
 
+from asgml import predict as predicting
 from asgml.data.shards import ShardJob, write_shard
+from asgml.feedback import predict as scoring
 from asgml.feedback.data.generator import write_surfaces
 from callbacks.errors import UserError
 from callbacks.files import folders
 from callbacks.files.folders import make_folder
+from suite.runs.command import Main
+from suite.runs.exported import new_folder
 from suite.runs.surroundings import make_folders
 
 
@@ -53,6 +57,30 @@ def test_shards_and_surfaces(tmp_path: Path) -> None:
             write_shard(job)
         with pytest.raises(UserError, match=r"set paths.data=data"):
             write_surfaces(place / "surfaces", ["wood"], size=16, train=0, good=1, per_defect=1)
+
+
+def fill(folder: Path) -> None:
+    """Write a part of an export, and fail."""
+    (folder / "part").mkdir()
+    (folder / "part" / "file").touch()
+    raise ZeroDivisionError
+
+
+def test_what_leaves_a_run(tmp_path: Path) -> None:
+    for place in places(tmp_path)[1:]:
+        with pytest.raises(UserError, match="give -o"), new_folder(place / "export"):
+            raise AssertionError("nothing is written")
+    (kept := tmp_path / "kept").mkdir()
+    with pytest.raises(ZeroDivisionError), new_folder(kept):
+        fill(kept)
+    assert list(kept.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [predicting.main, scoring.main])
+def test_predictions_below_a_file(command: Main, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = places(tmp_path)[1]
+    assert command(["no run is read", "--data", "x", "-o", str(out)]) == UserError.EXIT_CODE
+    assert f"-o {out}" in capsys.readouterr().err
 
 
 def test_a_cache_of_teachers_is_refused_before_they_are_asked(tmp_path: Path) -> None:
