@@ -8,7 +8,7 @@ ABOUT = About(
     command="python -m latentwire.run",
     what="Train a wire of latents between frozen language models, evaluate and judge it.",
     groups={
-        "experiment": "corpus, models and length together",
+        "experiment": "corpus, models and length; experiment=pocket_smoke smoke=NAME: a feature in a minute",
         "corpus": "texts and their questions",
         "readers": "the frozen models that read",
         "lm": "one model, +lm@encoder_lm=NAME; its LoRA, +adaptation@adaptation.NAME=lora",

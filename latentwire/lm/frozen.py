@@ -6,7 +6,7 @@ How a batch lies in memory is `latentwire.lm.layout`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -154,8 +154,16 @@ class FrozenLM(Placed, Identified):
     @contextmanager
     def adapters_off(self) -> Iterator[FrozenLM]:
         """Make the model its own teacher within the block: the base weights alone; errors bring the adapter back."""
-        with self.model.disable_adapter() if self.adapted else nullcontext():
+        if not self.adapted:
             yield self
+            return
+        frozen = [p for p in self.model.parameters() if not p.requires_grad]
+        try:
+            with self.model.disable_adapter():
+                yield self
+        finally:
+            for p in frozen:  # PEFT takes an adapter that it brings back for one that is trained
+                p.requires_grad_(False)
 
     # -- embeddings -----------------------------------------------------------------------------------------------
     def embed(self, ids: Tensor) -> Tensor:
