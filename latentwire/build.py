@@ -191,7 +191,7 @@ def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:
     begun = None if start is None else read_checkpoint(Path(str(start)))
     if begun is not None:
         take_over(wire.encoder, begun, "wire.encoder.", f"wire.start_from={start}")
-    warm, held = WarmStart(taken(cfg), inputs.lms, int(w.d_z)), frozen(cfg)
+    warm, held = WarmStart(taken(cfg), inputs.lms, w), frozen(cfg)
     for name in warm.kinds(FIXED):
         warm.take(wire.part(name), name)
         wire.freeze(*({name} & set(held)))  # before calibration, which encodes in training mode
@@ -230,7 +230,7 @@ def build_module(
     readers = {name: reader_shape(wire, name, lm, inputs.texts, layouts) for name, lm in inputs.lms.items()}
     for objective in objectives.values():
         objective.prepare(readers, int(cfg.wire.d_z))
-    warm, held = WarmStart(taken(cfg), inputs.lms, int(cfg.wire.d_z)), frozen(cfg)
+    warm, held = WarmStart(taken(cfg), inputs.lms, cfg.wire), frozen(cfg)
     for name in warm.kinds(("head",)):
         warm.take(objectives[name.partition(".")[2]], name)
     for name in held:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from latentwire.wire import LatentWire
 
 SHOWN = 3
+NO_PRIVATE = "leave wire.private out: that run has no private slots"
 Provenance = dict[str, str]  # run, sha256
 
 
@@ -53,11 +54,11 @@ class WarmStart:
     Args:
         asked: the directory of the run that each part is taken from, by the part's name.
         lms: the models that read, by name.
-        d_z: width of a latent, which the remedy of an error names.
+        wire: the `wire` node of the run that takes them, which is compared with theirs where a part does not fit.
     """
 
-    def __init__(self, asked: Mapping[str, Path], lms: Mapping[str, FrozenLM], d_z: int):
-        self.asked, self.lms, self.d_z = dict(asked), lms, d_z
+    def __init__(self, asked: Mapping[str, Path], lms: Mapping[str, FrozenLM], wire: DictConfig):
+        self.asked, self.lms, self.wire = dict(asked), lms, wire
         self.provenance: dict[str, Provenance] = {}
         self._read: dict[Path, tuple[DictConfig, dict[str, Any]]] = {}
 
@@ -120,9 +121,12 @@ class WarmStart:
             raise UserError(where, found, expected, f"leave {INIT}.{part} out, or read with that run's lms.{name}")
 
     def _remedy(self, cfg: DictConfig, part: str) -> str:
-        width = int(cfg.wire.d_z)
-        if width != self.d_z:
+        width, private = int(cfg.wire.d_z), {str(k): int(v) for k, v in cfg.wire.private.items()}
+        if width != int(self.wire.d_z):
             return f"set wire.d_z={width}, or leave {INIT}.{part} out"
+        if part == "encoder" and private != dict(self.wire.private):  # an encoder has weights for every slice
+            named = ",".join(f"{k}:{v}" for k, v in private.items())
+            return f"set ++wire.private={{{named}}}, or leave {INIT}.{part} out" if named else NO_PRIVATE
         kind = part.partition(".")[0]
         node = {"head": "objectives", "lora": "adaptation"}.get(kind, kind)
         return f"set {node} as in that run's {CONFIG}, or leave {INIT}.{part} out"

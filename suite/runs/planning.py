@@ -99,7 +99,7 @@ def opened(words: Sequence[str], schema: type | None) -> list[str]:
         words: the command line.
         schema: the dataclass of the plain nodes; fields with the metadata `LEFT_OUT` are meant.
     """
-    names = [f.name for f in fields(schema) if LEFT_OUT in f.metadata] if schema is not None else []  # type: ignore[arg-type]
+    names = [f.name for f in fields(schema) if LEFT_OUT in f.metadata] if schema is not None else []
     return [f"++{word}" if re.split(r"[.=]", word, maxsplit=1)[0] in names and "=" in word else word for word in words]
 
 

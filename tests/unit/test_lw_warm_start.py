@@ -170,6 +170,8 @@ def test_what_does_not_fit_is_refused_by_name(folder: Path, sender: Path, tmp_pa
     assert "is (" in other.found
     assert "there" in other.found
     assert other.remedy == "set wire.d_z=8, or leave init.adapter.tiny_llama out"
+    sliced = problem(f"+init.encoder={sender}", "wire.private={tiny_llama:1}")
+    assert sliced.remedy.startswith("leave wire.private out")
     refitted = problem(f"+init.adapter.tiny_llama={sender}", "adapter=linear")
     assert "set adapter as in that run's config.yaml" in refitted.remedy
     assert "nowhere" in str(problem(f"+init.encoder={tmp_path / 'nowhere'}"))
