@@ -8,7 +8,7 @@ ABOUT = About(
     command="python -m latentwire.run",
     what="Train a wire of latents between frozen language models, evaluate and judge it.",
     groups={
-        "experiment": "corpus, models and length; experiment=pocket_smoke smoke=NAME: a feature in a minute",
+        "experiment": "corpus, models and length together",
         "corpus": "texts and their questions",
         "readers": "the frozen models that read",
         "lm": "one model, +lm@encoder_lm=NAME; its LoRA, +adaptation@adaptation.NAME=lora",
@@ -30,7 +30,7 @@ ABOUT = About(
         "launcher": "where the jobs of a sweep run",
     },
     examples=(
-        ("experiment=pocket_smoke", "a first wire, a minute on a CPU"),
+        ("experiment=pocket_smoke smoke=rvq", "one feature in a minute; a first wire without smoke="),
         ("experiment=pocket codec=int8 wire.ratio=8", "fewer bytes, fewer latents"),
         ("experiment=pocket readers=hf hf.source=FOLDER", "any model"),
         ("-m experiment=pocket wire.ratio=4,8 seed=0,1,2", "a sweep"),

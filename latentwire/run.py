@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from callbacks.ranges import NOT_EMPTY, Rate, Share
 from latentwire.about import ABOUT
 from latentwire.nodes import EvaluationNode, HFNode, InitNode, Loader, PlacementNode, TeacherNode, WireNode
-from latentwire.wire_parts import FREEZE, INIT, earlier_runs, frozen, frozen_groups
+from latentwire.wire_parts import INIT, earlier_runs, frozen, frozen_groups
 from suite.config.check import Common
 from suite.config.signature import locate
 from suite.config.wording import Part
@@ -166,7 +166,6 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
     from callbacks.run.manifest import verify
     from callbacks.run.stored import read_checkpoint
     from latentwire.scoring.finished import judged, score
-    from latentwire.warm_start import refuse_moved
     from suite.report import single_report
     from suite.shell import best_checkpoint, best_moment
 
@@ -181,7 +180,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
     )
     for name, lm in module.lms.items():
         lm.verify(before[name])
-    refuse_moved(module.wire)
+    module.wire.refuse_moved()
     best = best_checkpoint(run)
     result: dict[str, Any] = {
         "counters": parts.pipeline.counters(),
@@ -210,9 +209,12 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
 def facts(cfg: DictConfig, parts: Any) -> dict[str, Any]:
     """Return what a result says of the trained wire, whatever it is asked."""
     from latentwire.rivals import TRAINING, told_training
-    from latentwire.warm_start import sizes
+    from latentwire.warm_start import size_of
 
-    wire = parts.module.wire
+    wire, heads = parts.module.wire, parts.module.objectives
+    still = {
+        part: heads[part.partition(".")[2]] if part.startswith("head.") else wire.part(part) for part in frozen(cfg)
+    }
     return {
         "tokens": parts.inputs.lengths,
         "track": {name: "trained" if name in cfg.adaptation else "frozen" for name in parts.inputs.lms},
@@ -221,7 +223,7 @@ def facts(cfg: DictConfig, parts: Any) -> dict[str, Any]:
         "gains": wire.gains(),
         TRAINING: told_training(cfg, parts.inputs.corpus),
         "parameters": {name: sum(p.numel() for p in params) for name, params in parts.module.groups().items()},
-        **({"frozen": sizes(frozen(cfg), wire, parts.module.objectives)} if cfg.get(FREEZE) else {}),
+        **({"frozen": {part: size_of(module, part) for part, module in still.items()}} if still else {}),
         **({INIT: wire.provenance} if wire.provenance else {}),
     }
 

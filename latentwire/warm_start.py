@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig
 from torch import nn
@@ -19,9 +19,6 @@ from latentwire.lm.frozen import FrozenLM
 from latentwire.wire_parts import FREEZE, INIT
 from suite.runs.finished import require_finished
 from suite.runs.provenance import CONFIG
-
-if TYPE_CHECKING:
-    from latentwire.wire import LatentWire
 
 SHOWN = 3
 NO_PRIVATE = "leave wire.private out: that run has no private slots"
@@ -155,22 +152,10 @@ def freeze(module: nn.Module, part: str) -> None:
         parameter.requires_grad_(False)
 
 
-def sizes(parts: Iterable[str], wire: LatentWire, objectives: Mapping[str, nn.Module]) -> dict[str, int]:
-    """Return the number of parameters of parts, by name, trained or not."""
-    found = {}
-    for part in parts:
-        kind, _, name = part.partition(".")
-        module = objectives[name] if kind == "head" else wire.part(part)
-        inner = "adapter." if kind == "injector" else "\0"
-        found[part] = sum(p.numel() for n, p in module.named_parameters() if not n.startswith(inner))
-    return found
-
-
-def refuse_moved(wire: LatentWire) -> None:
-    """Raise RuntimeError where a part that was taken over and frozen is no longer that of its run."""
-    for part in wire.frozen & set(wire.provenance):
-        if digest_of(wire.part(part), part) != wire.provenance[part]["sha256"]:
-            raise RuntimeError(f"{part} was frozen and has moved: it is not that of run {wire.provenance[part]['run']}")
+def size_of(module: nn.Module, part: str) -> int:
+    """Return the number of parameters of a part, trained or not; arguments as `digest_of`."""
+    inner = "adapter." if part.startswith("injector.") else "\0"
+    return sum(p.numel() for name, p in module.named_parameters() if not name.startswith(inner))
 
 
 def _differing(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from latentwire.encoders.base import Encoder, Tokens
 from latentwire.encoders.slots import LatentLayout
 from latentwire.injectors.base import Injector
 from latentwire.lm.layout import Prefix
-from latentwire.warm_start import freeze
+from latentwire.warm_start import digest_of, freeze
 from latentwire.wire_parts import FIXED
 
 Self = TypeVar("Self", bound="LatentWire")
@@ -82,6 +82,13 @@ class LatentWire(nn.Module):
             freeze(self.part(name), name)
         self.frozen |= set(parts)
         self.train(self.training)
+
+    def refuse_moved(self) -> None:
+        """Raise RuntimeError where a part that was taken over and frozen is no longer that of its run."""
+        for name in self.frozen & set(self.provenance):
+            of = self.provenance[name]
+            if digest_of(self.part(name), name) != of["sha256"]:
+                raise RuntimeError(f"{name} was frozen and has moved: it is not that of run {of['run']}")
 
     def fix(self) -> None:
         """Keep encoder and codec as they are from now on, whether they hold tensors or not.

@@ -6,7 +6,7 @@ How a batch lies in memory is `latentwire.lm.layout`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from callbacks.errors import UserError
-from latentwire.lm import anatomy, generation, loading, probe, prompts, recompute
+from latentwire.lm import anatomy, generation, loading, probe, prompts, recompute, switching
 from latentwire.lm.beside import beside
 from latentwire.lm.decoding import Decoding, Run
 from latentwire.lm.identity import Identified
@@ -154,16 +154,8 @@ class FrozenLM(Placed, Identified):
     @contextmanager
     def adapters_off(self) -> Iterator[FrozenLM]:
         """Make the model its own teacher within the block: the base weights alone; errors bring the adapter back."""
-        if not self.adapted:
+        with switching.without_adapter(self.model) if self.adapted else nullcontext():
             yield self
-            return
-        frozen = [p for p in self.model.parameters() if not p.requires_grad]
-        try:
-            with self.model.disable_adapter():
-                yield self
-        finally:
-            for p in frozen:  # PEFT takes an adapter that it brings back for one that is trained
-                p.requires_grad_(False)
 
     # -- embeddings -----------------------------------------------------------------------------------------------
     def embed(self, ids: Tensor) -> Tensor:
