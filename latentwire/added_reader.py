@@ -13,6 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from callbacks.errors import UserError
+from latentwire.wire_parts import FREEZE, INIT
 from suite.config.compose import Composer
 from suite.runs.finished import apply_override, following, parsed, read_config, require_finished, stored_checkpoint
 
@@ -81,6 +82,8 @@ def tree(run_dir: Path, reader: str, words: Sequence[str] = (), config_dirs: Seq
         cfg.wire.from_run, cfg.wire.start_from, cfg.wire.slots = str(place), None, None
         if before.wire.private:
             cfg.wire.private = {**before.wire.private, next(iter(cfg.lms)): 0}
+        for key in (INIT, FREEZE):  # of the sender, whose encoder and codec are fixed
+            cfg.pop(key, None)
         cfg.adaptation, cfg.acceptance, cfg.placement.devices = {}, {}, {}
         cfg.group_lr = {key: rate for key, rate in before.group_lr.items() if ":" not in str(key)}
     _refuse_readers(before, cfg, reader, run_dir)

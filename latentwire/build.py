@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.errors import UserError
@@ -33,10 +32,13 @@ from latentwire.train.lengths import lengths
 from latentwire.train.module import WireModule
 from latentwire.train.nested import Nested, budgets, refuse_unordered
 from latentwire.train.noise import Noise
+from latentwire.train.placement import refuse_shared_places
 from latentwire.train.positions import check_training
 from latentwire.train.reader_shape import reader_shape
-from latentwire.train.stages_check import StagesCheck, let_hear, refuse_partly, refuse_untrained
+from latentwire.train.stages_check import StagesCheck, let_hear, refuse_all_frozen, refuse_partly, refuse_untrained
+from latentwire.warm_start import WarmStart, freeze
 from latentwire.wire import LatentWire
+from latentwire.wire_parts import FIXED, frozen, taken, told
 from suite.config.instantiate import build_node
 from suite.loader import EpochBatches, ResumableLoader
 from suite.runs.job import Run
@@ -167,7 +169,11 @@ def noise_of(cfg: DictConfig, objectives: Mapping[str, Objective]) -> Noise | No
 
 
 def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:
-    """Build the wire, calibrated on training texts; with `wire.from_run` encoder and codec are that run's and fixed."""
+    """Build the wire, calibrated on training texts, with what other runs bring to it.
+
+    With `wire.from_run` encoder and codec are that run's and fixed. `wire.start_from` brings all that the run has,
+    `init` single parts, which count where both name one. What `freeze` names is out of training.
+    """
     w = cfg.wire
     earlier = None if w.from_run is None else read_checkpoint(Path(str(w.from_run)))
     slots = w.slots
@@ -185,16 +191,24 @@ def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:
     begun = None if start is None else read_checkpoint(Path(str(start)))
     if begun is not None:
         take_over(wire.encoder, begun, "wire.encoder.", f"wire.start_from={start}")
+    warm, held = WarmStart(taken(cfg), inputs.lms, w), frozen(cfg)
+    for name in warm.kinds(FIXED):
+        warm.take(wire.part(name), name)
+        wire.freeze(*({name} & set(held)))  # before calibration, which encodes in training mode
     first: Period = build_node(cfg.stages[0])
     wire.codec.take(first.codes)
     own = wire.layout
     at_first = own if first.ratio is None else own.with_slots(slots_for(inputs.tokens, first.ratio))
-    wire.calibrate(inputs.texts, at_first)
+    wire.calibrate(inputs.texts, at_first, earlier is None and "codec" not in warm.asked)
     if begun is not None:
         for name, injector in wire.injectors.items():
             prefix = f"wire.injectors.{name}."
             if any(key.startswith(prefix) for key in begun["state_dict"]):  # a model that is new starts from the text
                 take_over(injector, begun, prefix, f"wire.start_from={start}")
+    for name in warm.kinds(("adapter", "injector", "lora")):
+        warm.take(wire.part(name), name)
+    wire.freeze(*(name for name in held if not name.startswith("head.")))
+    wire.provenance |= warm.provenance
     return wire
 
 
@@ -216,6 +230,13 @@ def build_module(
     readers = {name: reader_shape(wire, name, lm, inputs.texts, layouts) for name, lm in inputs.lms.items()}
     for objective in objectives.values():
         objective.prepare(readers, int(cfg.wire.d_z))
+    warm, held = WarmStart(taken(cfg), inputs.lms, cfg.wire), frozen(cfg)
+    for name in warm.kinds(("head",)):
+        warm.take(objectives[name.partition(".")[2]], name)
+    for name in held:
+        if name.startswith("head."):
+            freeze(objectives[name.partition(".")[2]], name)
+    wire.provenance |= warm.provenance
     teachers: dict[str, Teacher] = {}
     if cfg.teacher.cache and any(o.teaches for o in objectives.values()):
         if len(train) > LARGEST_CACHE:
@@ -250,6 +271,7 @@ def build_module(
         noise,
     )
     refuse_untrained(periods, objectives, module.groups())
+    refuse_all_frozen(periods, objectives, module.groups(), held)
     return module, needs
 
 
@@ -289,37 +311,6 @@ def accumulation(cfg: DictConfig) -> int:
     return count
 
 
-def refuse_shared_places(cfg: DictConfig) -> None:
-    """Refuse a strategy that splits what is trained, and models that several ranks would spread over all devices.
-
-    Raises:
-        UserError: with the strategy, or with the models.
-    """
-    wanted = str(cfg.trainer.strategy)
-    if wanted not in ("auto", "ddp"):
-        raise UserError(
-            "trainer.strategy",
-            wanted,
-            "auto or ddp: what is trained is small, and measured and clipped by group; the readers are what is large",
-            "set trainer.strategy=ddp placement.shard=true",
-        )
-    devices = cfg.trainer.devices
-    alone = devices in (1, "1") or (not isinstance(devices, str | int) and len(devices) == 1)
-    alone = alone and int(cfg.trainer.get("num_nodes") or 1) == 1
-    if cfg.placement.shard and (alone or cfg.trainer.accelerator == "cpu" or not torch.cuda.is_available()):
-        found = "one rank" if alone else "no accelerator"
-        expected, remedy = "several ranks, each with an accelerator", "set placement.shard=false"
-        raise UserError("placement.shard", found, expected, remedy)
-    spread = [str(name) for name, node in cfg.lms.items() if OmegaConf.select(node, "device_map") is not None]
-    if spread and not alone:
-        raise UserError(
-            f"trainer.devices={devices}",
-            f"a device_map of {', '.join(spread)}, which every rank would spread over all devices",
-            "one whole model on each rank's device, or one rank",
-            f"set lms.{spread[0]}.device_map=null, or trainer.devices=1",
-        )
-
-
 def stages_of(cfg: DictConfig) -> tuple[list[Period], dict[str, Objective]]:
     """Build periods and objectives, which fit each other; a period without a batch size has the loader's.
 
@@ -357,6 +348,8 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     if (cfg.trainer.max_epochs or -1) > 0:
         limits.append(int(cfg.trainer.max_epochs) * max(1, per_epoch // largest))
     module, needs = build_module(cfg, inputs, min(limits), Path(str(cfg.paths.cache)) / "teacher", passages)
+    if module.wire.provenance:
+        rank_zero_print(f"init: {told(module.wire.provenance)}")
     encoder, layout = module.wire.encoder, module.wire.layout
     encoder.checkpointing = bool(cfg.placement.checkpointing)
     for lm in inputs.lms.values():
@@ -369,9 +362,8 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     new: dict[Split, int] = {"train": validation_length(cfg), "val": validation_length(cfg)}
     new[cfg.evaluation.split] = int(cfg.evaluation.max_new_tokens)
     counted = [lengths(inputs.corpus.split(s), encoder, inputs.lms, n).told(s, n) for s, n in new.items()]
-    told = getattr(inputs.corpus, "told", None)
-    if told is not None:
-        rank_zero_print(f"corpus: {told()}")
+    if (of_corpus := getattr(inputs.corpus, "told", None)) is not None:
+        rank_zero_print(f"corpus: {of_corpus()}")
     rank_zero_print(f"lengths: {'. '.join(counted)}")
     check_training(passages, encoder, inputs.lms, slots, needs, teaches)
     train = Contexts(passages, encoder, inputs.lms, int(n.questions), needs, int(cfg.seed), per_epoch)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from callbacks.errors import UserError
 from callbacks.run import stored
-from callbacks.run.manifest import KEY, verify
+from callbacks.run.manifest import KEY, entry_of, trainable, verify
 from suite.runs import finished
 from suite.runs.finished import PLACE
 from suite.runs.provenance import CONFIG, read_result
@@ -46,17 +46,51 @@ def read_inputs(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
     return stored.state_of(checkpoint).get("inputs")
 
 
-def part_of(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Return state and manifest of the submodule whose names begin with `prefix`, by its own names."""
+def part_of(checkpoint: Mapping[str, Any], prefix: str, without: str = "") -> dict[str, Any]:
+    """Return state and manifest of the submodule whose names begin with `prefix`, by its own names.
+
+    Args:
+        checkpoint: as `read_checkpoint` returned it.
+        prefix: the beginning of the submodule's names.
+        without: the beginning of names that are left out; "": none.
+    """
 
     def cut(mapping: Mapping[str, Any]) -> dict[str, Any]:
-        return {k.removeprefix(prefix): v for k, v in mapping.items() if k.startswith(prefix)}
+        chosen = {k: v for k, v in mapping.items() if k.startswith(prefix)}
+        return {k.removeprefix(prefix): v for k, v in chosen.items() if not (without and k.startswith(without))}
 
     found: dict[str, Any] = {"state_dict": cut(checkpoint["state_dict"])}
     if KEY in checkpoint:
         manifest = checkpoint[KEY]
         found[KEY] = {**manifest, **{k: cut(manifest[k]) for k in ("tensors", "others") if k in manifest}}
     return found
+
+
+def load_part(module: torch.nn.Module, own: Mapping[str, Any], where: str, without: str = "") -> None:
+    """Load a part of a checkpoint into a module and prove that it has arrived, whoever trained which of its tensors.
+
+    A tensor that was frozen there and is trained here, or the reverse, is verified all the same.
+
+    Args:
+        module: the module.
+        own: state and manifest, as `part_of` returned them.
+        where: what names the checkpoint in errors.
+        without: the beginning of the module's names that are no part of it and stay; "": none.
+
+    Raises:
+        RuntimeError: tensors of other names or shapes.
+        UserError: a checkpoint that does not hold all that was trained.
+    """
+    stay = {k: v for k, v in module.state_dict().items() if without and k.startswith(without)}
+    module.load_state_dict({**stay, **own["state_dict"]})
+    if KEY not in own:
+        verify(own, module, where)  # says that there is none
+    listed = {**own[KEY].get("others", {}), **own[KEY]["tensors"]}
+    listed |= {name: entry_of(value) for name, value in stay.items()}
+    here = trainable(module)
+    told = {**own[KEY], "tensors": {k: v for k, v in listed.items() if k in here}}
+    told["others"] = {k: v for k, v in listed.items() if k not in here}
+    verify({"state_dict": {**stay, **own["state_dict"]}, KEY: told}, module, where)
 
 
 def take_over(module: torch.nn.Module, checkpoint: Mapping[str, Any], prefix: str, where: str) -> None:
@@ -73,7 +107,7 @@ def take_over(module: torch.nn.Module, checkpoint: Mapping[str, Any], prefix: st
     """
     own = part_of(checkpoint, prefix)
     try:
-        module.load_state_dict(own["state_dict"])
+        load_part(module, own, where)
     except RuntimeError as error:
         name = prefix.removeprefix("wire.").rstrip(".") or "wire"
         raise UserError(
@@ -82,4 +116,3 @@ def take_over(module: torch.nn.Module, checkpoint: Mapping[str, Any], prefix: st
             f"the {name} of that run",
             f"set {name}, wire.d_z and encoder_lm as in that run's {CONFIG}",
         ) from error
-    verify(own, module, where)

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from callbacks.errors import UserError
 from latentwire.added_reader import label_of, tree
+from latentwire.wire_parts import earlier_runs
 from suite.runs.command import command, command_parser, split_config_dirs
 from suite.runs.direct import run_tree
 from suite.runs.foreseen import PLAN
@@ -112,16 +113,17 @@ def minutes_by_step(run: RunRecord) -> dict[int, float]:
 
 def minutes_before(run: RunRecord) -> float | None:
     """Return the minutes of training steps of all runs that a run stands on; None where one has not recorded them."""
+    from omegaconf import OmegaConf
+
     from suite.report import read_run
 
     total = 0.0
-    for key in ("from_run", "start_from"):
-        if (place := run.config["wire"].get(key)) is not None:
-            other = read_run(Path(str(place)))
-            own, more = minutes_by_step(other), minutes_before(other)
-            if not own or more is None:
-                return None
-            total += max(own.values()) + more
+    for place in {folder.resolve(): folder for folder in earlier_runs(OmegaConf.create(run.config)).values()}.values():
+        other = read_run(place)
+        own, more = minutes_by_step(other), minutes_before(other)
+        if not own or more is None:
+            return None
+        total += max(own.values()) + more
     return total
 
 

@@ -8,13 +8,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from callbacks.errors import UserError
 from latentwire.train.stages_check import unknown_groups
+from latentwire.wire_parts import unknown_parts
 from suite.config.compose import merge_errors, nearest
 
 BY_READER = ("adaptation", "placement.devices", "wire.private")  # mappings whose keys are names of readers
 
 
 def strangers(cfg: DictConfig) -> Iterator[UserError]:
-    """Yield what is wrong with the names of readers and of groups of parameters.
+    """Yield what is wrong with the names of readers, parts of the wire and groups of parameters.
 
     Slots of a wire of an earlier run (`wire.from_run`) may be for that run's readers.
     """
@@ -30,6 +31,7 @@ def strangers(cfg: DictConfig) -> Iterator[UserError]:
                 near = nearest(name, names, 1) or names[:1]
                 remedy = f"write {key}.{near[0]} in its place"
                 yield UserError(f"{key}.{name}", "no such reader", " | ".join(names), remedy)
+    yield from unknown_parts(cfg)
     yield from unknown_groups("group_lr", list(map(str, cfg.group_lr)), names, list(map(str, cfg.objectives)))
 
 

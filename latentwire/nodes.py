@@ -78,6 +78,27 @@ class WireNode:
 
 
 @dataclass
+class InitNode:
+    """The `init` node: parts that begin with the best weights of finished runs, each with the run's directory.
+
+    Attributes:
+        encoder: the encoder of that run.
+        codec: the codec, its codebooks or scales.
+        adapter: adapters, by reader.
+        injector: injectors without their adapters, by reader.
+        lora: LoRA weights, by reader.
+        head: the parameters that an objective has of its own, by objective.
+    """
+
+    encoder: str | None = None
+    codec: str | None = None
+    adapter: dict[str, str] | None = None
+    injector: dict[str, str] | None = None
+    lora: dict[str, str] | None = None
+    head: dict[str, str] | None = None
+
+
+@dataclass
 class TeacherNode:
     """The `teacher` node; see `latentwire.objectives.teacher`.
 

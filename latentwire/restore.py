@@ -14,6 +14,7 @@ from latentwire.build import Inputs, bare_wire, build_inputs
 from latentwire.checkpoints import checkpoint_path, read_checkpoint, read_config, read_inputs, take_over
 from latentwire.ends import Reader, Writer
 from latentwire.wire import LatentWire
+from latentwire.wire_parts import frozen
 from suite.runs.identity import fingerprints
 from suite.runs.inputs import given_files
 from suite.runs.provenance import read_result
@@ -82,6 +83,7 @@ def load(run_dir: Path, which: str = "best") -> Loaded:
     wire = bare_wire(cfg, inputs.lms, inputs.encoder_lm, int(checkpoint["latentwire"]["slots"]), None)
     if cfg.wire.from_run is not None:
         wire.fix()
+    wire.freeze(*(name for name in frozen(cfg) if not name.startswith("head.")))
     take_over(wire, checkpoint, "wire.", where)
     for lm in inputs.lms.values():
         lm.measure(inputs.texts)

@@ -13,6 +13,7 @@ from latentwire.baselines.training import Amount, TrainingBudget
 from latentwire.build import validation_length
 from latentwire.checkpoints import read_config
 from latentwire.data.base import Corpus
+from latentwire.wire_parts import earlier_runs
 from suite.config.instantiate import build_node
 from suite.runs.identity import meaningful
 from suite.runs.provenance import read_result
@@ -49,8 +50,8 @@ def own_amount(cfg: DictConfig, corpus: Corpus) -> Amount:
 def whole_amount(cfg: DictConfig, corpus: Corpus, run_dir: Path | None = None) -> Amount:
     """Return what a run's training has read, with that of the runs that it stands on, in steps of its own batches.
 
-    A finished run has it in its result. For others the runs under `wire.from_run` and `wire.start_from` are asked,
-    which have to be there.
+    A finished run has it in its result. For others the runs that it stands on are asked, each once, which have to be
+    there: those under `wire.from_run`, `wire.start_from` and `init`.
 
     Args:
         cfg: the configuration of the run.
@@ -61,11 +62,8 @@ def whole_amount(cfg: DictConfig, corpus: Corpus, run_dir: Path | None = None) -
     if told is not None:
         return Amount(**told["all"])
     own = own_amount(cfg, corpus)
-    before = 0
-    for key in ("from_run", "start_from"):
-        if (earlier := cfg.wire.get(key)) is not None:
-            folder = Path(str(earlier))
-            before += whole_amount(read_config(folder), corpus, folder).asked
+    folders = {folder.resolve(): folder for folder in earlier_runs(cfg).values()}.values()
+    before = sum(whole_amount(read_config(folder), corpus, folder).asked for folder in folders)
     per_step = own.asked / max(1, own.steps)
     steps = own.steps + round(before / per_step)
     return Amount(steps, own.contexts, own.questions, own.asked + before)

@@ -6,20 +6,22 @@ with other such keys finds the finished training and evaluates it (see `latentwi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import DictConfig
 
-from callbacks.ranges import Rate, Share
+from callbacks.ranges import NOT_EMPTY, Rate, Share
 from latentwire.about import ABOUT
-from latentwire.nodes import EvaluationNode, HFNode, Loader, PlacementNode, TeacherNode, WireNode
+from latentwire.nodes import EvaluationNode, HFNode, InitNode, Loader, PlacementNode, TeacherNode, WireNode
+from latentwire.wire_parts import INIT, earlier_runs, frozen, frozen_groups
 from suite.config.check import Common
 from suite.config.signature import locate
 from suite.config.wording import Part
 from suite.runs.job import Run
 from suite.runs.launch import launch
+from suite.runs.planning import LEFT_OUT
 from suite.runs.stopping import ends_on_interrupt
 from suite.runs.study import Program
 
@@ -32,6 +34,8 @@ class Tree(Common):
         corpus: the passages and their questions.
         lms: the frozen models that read, by name.
         hf: what `readers=hf` reads: `lms.hf` takes its values from here.
+        init: the parts that begin with those of finished runs (`init.adapter.pocket_llama=RUN`); absent in other runs.
+        freeze: the parts that training leaves as they are (`freeze=[encoder,adapter.pocket_llama]`); absent if none.
         encoder_lm: the model that the encoder stands on; null takes the first that reads.
         encoder: text to latents, a factory that is called with the model, `d_z` and the names of the slices.
         adapter: latents to the width of a model, a factory that the injectors call.
@@ -84,6 +88,8 @@ class Tree(Common):
     logger: dict[str, Part | None]
     label: str | None
     hf: HFNode | None
+    init: InitNode | None = field(default=None, kw_only=True, metadata={LEFT_OUT: True})
+    freeze: Annotated[list[str], NOT_EMPTY] | None = field(default=None, kw_only=True, metadata={LEFT_OUT: True})
 
 
 def dead(cfg: DictConfig) -> dict[str, str]:
@@ -100,6 +106,8 @@ def dead(cfg: DictConfig) -> dict[str, str]:
     for kind in {name.partition(":")[0] for name in map(str, cfg.group_lr)}:
         if cfg.wire.from_run is not None and kind in ("encoder", "codec"):
             reasons[f"group_lr.{kind}"] = "wire.from_run fixes encoder and codec"
+    for group in frozen_groups(cfg) & set(map(str, cfg.group_lr)):
+        reasons[f"group_lr.{group}"] = "freeze keeps it as it is"
     if "evaluation" in cfg.acceptance and not cfg.baselines:
         for name, rule in cfg.acceptance.evaluation.items():
             if rule.get("over") or rule.get("minus"):
@@ -109,10 +117,7 @@ def dead(cfg: DictConfig) -> dict[str, str]:
 
 def earlier(cfg: DictConfig) -> dict[str, Path]:
     """Return the checkpoints of the runs that this one stands on, by the key that names them."""
-    named = {key: cfg.wire.get(key) for key in ("from_run", "start_from")}
-    return {
-        f"wire.{key}": Path(str(run)) / "checkpoints" / "best.ckpt" for key, run in named.items() if run is not None
-    }
+    return {key: run / "checkpoints" / "best.ckpt" for key, run in earlier_runs(cfg).items()}
 
 
 def judge(cfg: DictConfig) -> None:
@@ -175,6 +180,7 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
     )
     for name, lm in module.lms.items():
         lm.verify(before[name])
+    module.wire.refuse_moved()
     best = best_checkpoint(run)
     result: dict[str, Any] = {
         "counters": parts.pipeline.counters(),
@@ -203,8 +209,12 @@ def fit_and_evaluate(cfg: DictConfig, run: Run, parts: Any) -> dict[str, Any]:
 def facts(cfg: DictConfig, parts: Any) -> dict[str, Any]:
     """Return what a result says of the trained wire, whatever it is asked."""
     from latentwire.rivals import TRAINING, told_training
+    from latentwire.warm_start import size_of
 
-    wire = parts.module.wire
+    wire, heads = parts.module.wire, parts.module.objectives
+    still = {
+        part: heads[part.partition(".")[2]] if part.startswith("head.") else wire.part(part) for part in frozen(cfg)
+    }
     return {
         "tokens": parts.inputs.lengths,
         "track": {name: "trained" if name in cfg.adaptation else "frozen" for name in parts.inputs.lms},
@@ -213,6 +223,8 @@ def facts(cfg: DictConfig, parts: Any) -> dict[str, Any]:
         "gains": wire.gains(),
         TRAINING: told_training(cfg, parts.inputs.corpus),
         "parameters": {name: sum(p.numel() for p in params) for name, params in parts.module.groups().items()},
+        **({"frozen": {part: size_of(module, part) for part, module in still.items()}} if still else {}),
+        **({INIT: wire.provenance} if wire.provenance else {}),
     }
 
 

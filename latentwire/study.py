@@ -11,6 +11,7 @@ python -m latentwire.study nested           # one wire of every budget against a
 python -m latentwire.study embed_transforms # what readers make of transformed embeddings; minutes, trains nothing
 python -m latentwire.study anchors          # what may stand around embeddings of a text; minutes, trains nothing
 python -m latentwire.study together RUN     # two messages read together against one message of both texts
+python -m latentwire.study two_readers RUN  # two readers of one message: joint answers, abstention, private slots
 """
 
 from __future__ import annotations
@@ -167,9 +168,17 @@ def together(program: Program, words: Sequence[str]) -> int:
     return measure(words)
 
 
+def two_readers(program: Program, words: Sequence[str]) -> int:
+    """Pool the answers of all readers of a finished run, and test its private slots (`latentwire.two_readers`)."""
+    from latentwire.two_readers import main as measure
+
+    return measure(words)
+
+
 STUDIES: dict[str, Study | Command] = {
     "breakeven": breakeven,
     "together": together,
+    "two_readers": two_readers,
     "embed_transforms": embed_transforms,
     "anchors": anchors,
     "family": family,

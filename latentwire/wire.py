@@ -16,6 +16,8 @@ from latentwire.encoders.base import Encoder, Tokens
 from latentwire.encoders.slots import LatentLayout
 from latentwire.injectors.base import Injector
 from latentwire.lm.layout import Prefix
+from latentwire.warm_start import digest_of, freeze
+from latentwire.wire_parts import FIXED
 
 Self = TypeVar("Self", bound="LatentWire")
 
@@ -53,26 +55,58 @@ class LatentWire(nn.Module):
                 raise UserError(f"lms.{name}", f"the name {name!r}", "one without dots", "add +lm@lms.<name>=… instead")
         self.encoder, self.codec, self.layout, self.config = encoder, codec, layout, dict(config)
         self.whole_prompt = whole_prompt
-        self.fixed = False
+        self.frozen: set[str] = set()  # parts, see `freeze`
+        self.provenance: dict[str, dict[str, str]] = {}  # run and SHA-256 of the parts that are taken from other runs
         self.injectors = cast(Mapping[str, Injector], nn.ModuleDict(injectors))
         self.lora = nn.ModuleDict()
         for name, parameters in (adapted or {}).items():
             self.lora[name] = nn.ParameterDict({n.replace(".", "-"): p for n, p in parameters})
 
+    def part(self, name: str) -> nn.Module:
+        """Return the module that is a part (`latentwire.wire_parts`), of an injector the one that holds its adapter."""
+        kind, _, model = name.partition(".")
+        if kind in ("adapter", "injector"):
+            injector = self.injectors[model]
+            return injector.adapter if kind == "adapter" else injector
+        found = self.lora[model] if kind == "lora" else getattr(self, kind)
+        assert isinstance(found, nn.Module)
+        return found
+
+    def freeze(self, *parts: str) -> None:
+        """Keep parts as they are from now on, dropout and codebooks included.
+
+        Raises:
+            UserError: a part without a tensor.
+        """
+        for name in parts:
+            freeze(self.part(name), name)
+        self.frozen |= set(parts)
+        self.train(self.training)
+
+    def refuse_moved(self) -> None:
+        """Raise RuntimeError where a part that was taken over and frozen is no longer that of its run."""
+        for name in self.frozen & set(self.provenance):
+            of = self.provenance[name]
+            if digest_of(self.part(name), name) != of["sha256"]:
+                raise RuntimeError(f"{name} was frozen and has moved: it is not that of run {of['run']}")
+
     def fix(self) -> None:
-        """Keep encoder and codec as they are from now on, dropout and codebooks included.
+        """Keep encoder and codec as they are from now on, whether they hold tensors or not.
 
         A model that comes later learns to read messages that exist already.
         """
-        self.fixed = True
-        self.encoder.requires_grad_(False).eval()
-        self.codec.requires_grad_(False).eval()
+        for part in (self.encoder, self.codec):
+            part.requires_grad_(False)
+        self.frozen |= set(FIXED)
+        self.train(self.training)
 
     def train(self: Self, mode: bool = True) -> Self:
         super().train(mode)
-        if self.fixed:
-            self.encoder.eval()
-            self.codec.eval()
+        for name in sorted(self.frozen, reverse=True):  # an injector before its adapter
+            kind, _, model = name.partition(".")
+            self.part(name).eval()
+            if kind == "injector":
+                self.injectors[model].adapter.train(mode)
         return self
 
     @property
@@ -147,7 +181,7 @@ class LatentWire(nn.Module):
         return message.fingerprint({**self.config, "layout": self.layout.identity()}, self.encoder, self.codec)
 
     @torch.no_grad()
-    def calibrate(self, texts: Sequence[str], layout: LatentLayout | None = None) -> None:
+    def calibrate(self, texts: Sequence[str], layout: LatentLayout | None = None, codec: bool = True) -> None:
         """Fill what is measured once, on training texts: the codec's codebooks, then where every injector starts.
 
         Everything goes through in batches of `AT_ONCE` texts. Only the latents, slots * d_z numbers a text, are kept of
@@ -156,15 +190,16 @@ class LatentWire(nn.Module):
         Args:
             texts: the training texts.
             layout: slots in the first period of training; None: those of the messages.
+            codec: whether the codec is calibrated as well, and not one that has learned already.
         """
         layout = layout or self.layout
         batches = [self.encoder.tokenize(texts[i : i + AT_ONCE]).to(self.device) for i in range(0, len(texts), AT_ONCE)]
         training = self.training
         self.train()
         z = torch.cat([self.encoder(tokens, layout) for tokens in batches])
-        if not self.fixed:
+        if codec:
             self.codec.calibrate(z)
-        self.codec(z)
+            self.codec(z)
         self.eval()
         values = self.codec(torch.cat([self.encoder(tokens, layout) for tokens in batches])).values
         for name, injector in self.injectors.items():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from callbacks.errors import UserError
-from latentwire.lm import anatomy, generation, loading, probe, prompts, recompute
+from latentwire.lm import anatomy, generation, loading, probe, prompts, recompute, switching
 from latentwire.lm.beside import beside
 from latentwire.lm.decoding import Decoding, Run
 from latentwire.lm.identity import Identified
@@ -154,7 +154,7 @@ class FrozenLM(Placed, Identified):
     @contextmanager
     def adapters_off(self) -> Iterator[FrozenLM]:
         """Make the model its own teacher within the block: the base weights alone; errors bring the adapter back."""
-        with self.model.disable_adapter() if self.adapted else nullcontext():
+        with switching.without_adapter(self.model) if self.adapted else nullcontext():
             yield self
 
     # -- embeddings -----------------------------------------------------------------------------------------------

@@ -127,8 +127,8 @@ class WireModule(L.LightningModule):
 
     # -- optimiser
     def groups(self) -> dict[str, list[torch.nn.Parameter]]:
-        """Return the wire's groups and `head:<objective>` for objectives with parameters of their own."""
-        heads = {f"head:{name}": list(o.parameters()) for name, o in self.objectives.items()}
+        """Return the wire's groups and `head:<objective>` for objectives with trained parameters of their own."""
+        heads = {f"head:{n}": [p for p in o.parameters() if p.requires_grad] for n, o in self.objectives.items()}
         return {**self.wire.groups(), **{name: params for name, params in heads.items() if params}}
 
     def configure_optimizers(self) -> Any:
@@ -262,7 +262,7 @@ class WireModule(L.LightningModule):
 
     # -- training
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        with dropping(self.lms.values()):
+        with dropping(lm for name, lm in self.lms.items() if f"lora.{name}" not in self.wire.frozen):
             self._step(batch)
 
     def _step(self, batch: Batch) -> None:

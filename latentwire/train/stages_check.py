@@ -228,6 +228,29 @@ def refuse_untrained(periods: Sequence[Period], objectives: Mapping[str, Objecti
         )
 
 
+def refuse_all_frozen(
+    periods: Sequence[Period], objectives: Mapping[str, Objective], groups: Collection[str], frozen: Sequence[str]
+) -> None:
+    """Refuse a stage in which `freeze` leaves nothing that its objectives reach.
+
+    Args:
+        periods: the periods, in order.
+        objectives: the objectives by name.
+        groups: the groups that are left.
+        frozen: the parts that are frozen.
+
+    Raises:
+        UserError: it names the stage.
+    """
+    for n, period in enumerate(periods):
+        if frozen and not any(period.moves(group) and _reached(period, objectives, group) for group in groups):
+            left = ", ".join(groups) or "nothing"
+            found = f"all that it trains, or that its objectives reach; left is {left}"
+            expected = "a part that the stage can train"
+            fewer = ",".join(part for part in frozen if part.partition(".")[0] != "adapter")
+            raise UserError(f"freeze in stages.{n} ({period.name})", found, expected, f"set freeze=[{fewer}]")
+
+
 def _reached(period: Period, objectives: Mapping[str, Objective], group: str) -> bool:
     kind, _, owner = group.partition(":")
     weights = dict.fromkeys(objectives, 1.0) if period.weights is None else period.weights

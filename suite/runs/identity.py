@@ -67,8 +67,14 @@ AFTERWARDS: dict[str, str] = {
 # Keys that judge numbers which are there: neither another run nor another evaluation.
 JUDGED = ("acceptance",)
 
-# Keys that name an earlier run by its directory. Which run it is counts, its name and hash; where it lies does not.
-EARLIER_RUNS = ("init.weights", "wire.from_run", "wire.start_from")
+# Keys that name an earlier run by its directory, or a mapping of names to such. Which run it is counts, its name and
+# hash; where it lies does not.
+EARLIER_RUNS = (
+    "init.weights",
+    *(f"init.{part}" for part in ("encoder", "codec", "adapter", "injector", "lora", "head")),
+    "wire.from_run",
+    "wire.start_from",
+)
 
 # Mappings whose order matters: methods are applied one after the other.
 ORDERED = ("methods",)
@@ -94,8 +100,8 @@ def meaningful(cfg: DictConfig, *, inputs: bool = True, idle: bool = False) -> d
         _take(plain, dotted)
     for dotted in EARLIER_RUNS:
         node, key = _parent(plain, dotted), dotted.rpartition(".")[2]
-        if node is not None and isinstance(node.get(key), str):
-            node[key] = _which_run(node[key])
+        if node is not None and key in node:
+            node[key] = _which_runs(node[key])
     for dotted in {} if idle else inert(cfg):
         node = _parent(plain, dotted)
         if node is not None and "_target_" in node:
@@ -172,6 +178,13 @@ def _as_references(paths: DictConfig) -> Iterator[None]:
         finally:
             for name, value in kept.items():
                 paths[name] = value
+
+
+def _which_runs(value: Any) -> Any:
+    """Return a directory, or each of a mapping, as `_which_run` has it; all else as it is."""
+    if isinstance(value, dict):
+        return {name: _which_runs(one) for name, one in value.items()}
+    return _which_run(value) if isinstance(value, str) else value
 
 
 def _which_run(directory: str) -> str:

@@ -61,6 +61,7 @@ from suite.runs.planning import (
     composed,
     extra_dirs,
     judged,
+    opened,
     plan,
     refuse_other_configs,
 )
@@ -115,7 +116,7 @@ def launch(
     arguments = list(sys.argv[1:] if argv is None else argv)
     failed_only = FAILED_ONLY in arguments
     plans = PLAN in arguments
-    arguments = [a for a in arguments if a not in (FAILED_ONLY, PLAN)]
+    arguments = opened([a for a in arguments if a not in (FAILED_ONLY, PLAN)], schema)
     try:
         refuse_stray_rank()
         args = arguments_of(arguments)

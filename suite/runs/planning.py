@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -35,6 +36,7 @@ Judge = Callable[[DictConfig], None]
 T = TypeVar("T")
 
 FAILED_ONLY = "--failed-only"
+LEFT_OUT = "left out"  # metadata of the field of a schema
 _LOCAL_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 _LOCAL_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
@@ -86,8 +88,19 @@ def plan(
     Raises:
         UserError: one error with all that is wrong.
     """
-    args = arguments_of([a for a in argv if a != FAILED_ONLY])
+    args = arguments_of(opened([a for a in argv if a != FAILED_ONLY], schema))
     return judged(composed(program, args, config_dir, schema), dead, schema)
+
+
+def opened(words: Sequence[str], schema: type | None) -> list[str]:
+    """Return a command line whose keys of nodes that the tree may leave out, and leaves out, need no `+`.
+
+    Args:
+        words: the command line.
+        schema: the dataclass of the plain nodes; fields with the metadata `LEFT_OUT` are meant.
+    """
+    names = [f.name for f in fields(schema) if LEFT_OUT in f.metadata] if schema is not None else []
+    return [f"++{word}" if re.split(r"[.=]", word, maxsplit=1)[0] in names and "=" in word else word for word in words]
 
 
 def arguments_of(arguments: Sequence[str]) -> argparse.Namespace:

@@ -20,7 +20,7 @@ PROGRAMS = {"asgml": ASGML, "latentwire": LATENTWIRE, "asgml.feedback": FEEDBACK
 # groups that are chosen by the others, stand in the line of another or belong to another command of the program
 ELSEWHERE = {
     "asgml": set[str](),
-    "latentwire": {"adaptation", "pocket", "setting"},
+    "latentwire": {"adaptation", "pocket", "setting", "smoke"},
     "asgml.feedback": {"averaging", "lr_schedule"},
 }
 

@@ -7,14 +7,18 @@ from functools import cache
 import pytest
 
 from callbacks.errors import UserError
-from latentwire.run import Tree, dead
+from latentwire.run import Tree, dead, judge
 from suite.config.check import check, check_effective
 from suite.config.compose import Composer
 from suite.runs.identity import config_hash
 
 # What a choice leaves to its user.
-OPEN = {"hf": "hf.source=models/mine", **dict.fromkeys(("text", "jsonl", "qa"), "corpus.path=mine")}
-GROUPS = ("corpus", "readers", "objective", "curriculum")
+OPEN = {
+    "hf": "hf.source=models/mine",
+    "frozen_encoder": "init.encoder=runs/pocket_smoke/0123456789ab",
+    **dict.fromkeys(("text", "jsonl", "qa"), "corpus.path=mine"),
+}
+GROUPS = ("corpus", "readers", "objective", "curriculum", "smoke")
 
 
 @cache
@@ -32,6 +36,16 @@ def test_every_option_composes_and_is_another_run(group: str) -> None:
         check(cfg, Tree)
         hashes.add(config_hash(cfg))
     assert len(hashes) == len(options) > 0
+
+
+@pytest.mark.parametrize("feature", composer().options("smoke"))
+def test_every_feature_can_be_tried_in_few_steps(feature: str) -> None:
+    words = ["experiment=pocket_smoke", f"smoke={feature}", *([OPEN[feature]] if feature in OPEN else [])]
+    cfg = composer().compose(words)
+    check(cfg, Tree)
+    judge(cfg)
+    assert cfg.loader.steps_per_epoch * cfg.trainer.max_epochs <= 90, "a minute on one core"
+    assert cfg.evaluation.passages <= 20
 
 
 def refused(*overrides: str) -> str:

@@ -13,9 +13,9 @@ from lw_toys import tiny_lm
 from omegaconf import open_dict
 
 from callbacks.errors import UserError
-from latentwire.build import refuse_shared_places
 from latentwire.lm import loading
 from latentwire.lm.frozen import FrozenLM
+from latentwire.train.placement import refuse_shared_places
 
 
 def test_a_reader_with_a_device_of_its_own_stays_there(tmp_path: Path) -> None:
