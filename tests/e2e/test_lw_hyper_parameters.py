@@ -33,7 +33,6 @@ ELSEWHERE = {
 BESIDE: dict[str, list[str]] = {
     "encoder=st_query": ["encoder.source={sentence}"],
     "encoder=pca": ["encoder.chunk=40"],
-    "encoder=byte": ["encoder.heads=4"],
     "encoder=lm_lora": ["encoder.rank=2", "group_lr.encoder=0.01"],
     "adapter=affine": ["wire.d_z=16"],
     "adapter=film": ["adapter.hidden=8"],
@@ -52,10 +51,10 @@ OTHER: dict[str, Any] = {
     "layers": {None: "[0,1]"}, "anchor_layers": "[1]", "lora_layers": "1", "targets": "[q_proj]", "heads": "2",
     "width": "32", "dropout": "0.5", "lora_dropout": "0.5", "calibration": "token", "start": "random", "bits": "6",
     "group": "4", "kernel": "5", "max_slots": "32", "cue": "Say it again.", "tolerated": "0.1", "first": "1",
-    "length": "5", "decay": "0.5", "dead": "0.9", "share": "0.2", "k": "2", "low": "0.5", "high": "0.5", "chunk": "41",
+    "length": "5", "decay": "0.5", "dead": "0.9", "share": "0.2", "k": "2", "low": "0.5", "high": "0.5", "chunk": "41", "steps": "2",
     "by": {"message": "slot", "directions": "channels"}, "levels": {2: "1", None: "[4,4,4]"}, "temperature": "2.0",
 }  # fmt: skip
-ADAPTED = {"layers": "1"}  # of LoRA: a number, where encoders list states
+LAYERS = {"adaptation": "1", "injector": "[1]"}  # where encoders list states
 # of the nodes without a part of their own
 NODES = ["seed=1", "wire.d_z=10", "wire.slots=4", "wire.private={tiny_llama:1}", "wire.track=whole_prompt",
          "wire.measured_texts=5", "loader.batch_size=2", "loader.questions=1", "loader.eval_questions=1",
@@ -89,7 +88,7 @@ PARTS = parts()
 
 def other(group: str, key: str, value: Any) -> str:
     """Another value of a key."""
-    told = ADAPTED.get(key, OTHER.get(key)) if group == "adaptation" else OTHER.get(key)
+    told = LAYERS[group] if key == "layers" and group in LAYERS else OTHER.get(key)
     if isinstance(told, dict):
         told = told.get(value if isinstance(value, str | int) else None)
     if told is not None:
