@@ -51,7 +51,8 @@ OTHER: dict[str, Any] = {
     "layers": {None: "[0,1]"}, "anchor_layers": "[1]", "lora_layers": "1", "targets": "[q_proj]", "heads": "2",
     "width": "32", "dropout": "0.5", "lora_dropout": "0.5", "calibration": "token", "start": "random", "bits": "6",
     "group": "4", "kernel": "5", "max_slots": "32", "cue": "Say it again.", "tolerated": "0.1", "first": "1",
-    "length": "5", "decay": "0.5", "dead": "0.9", "share": "0.2", "k": "2", "low": "0.5", "high": "0.5", "chunk": "41", "steps": "2",
+    "length": "5", "decay": "0.5", "dead": "0.9", "share": "0.2", "k": "2", "low": "0.5", "high": "0.5",
+    "chunk": "41", "steps": "2",
     "by": {"message": "slot", "directions": "channels"}, "levels": {2: "1", None: "[4,4,4]"}, "temperature": "2.0",
 }  # fmt: skip
 LAYERS = {"adaptation": "1", "injector": "[1]"}  # where encoders list states
