@@ -46,6 +46,7 @@ BESIDE: dict[str, list[str]] = {
     "objective=adapter_l2": ["adapter=channel_affine"],
     "objective=refiner_depth": ["encoder.halting=true"],
     "objective=semantic_anchor": ["encoder=interlingua"],
+    "objective=state_kd": ["objectives.state_kd.layers=[1,2]"],
     "objective=first_token_ce": ["objectives.first_token_ce.tolerated=0.5"],
     "objective=first_token_entropy": ["objectives.first_token_entropy.ceiling=50"],
     "adaptation=lora": ["group_lr.lora=0.1"],
@@ -56,10 +57,10 @@ OTHER: dict[str, Any] = {
     "width": "32", "dropout": "0.5", "lora_dropout": "0.5", "calibration": "token", "start": "random", "bits": "6",
     "group": "4", "kernel": "5", "max_slots": "32", "cue": "Say it again.", "tolerated": "2.0", "first": "1",
     "length": "5", "decay": "0.5", "dead": "0.9", "share": "0.2", "k": "2", "low": "0.5", "high": "0.5",
-    "chunk": "41", "steps": "2",
+    "chunk": "41", "steps": "2", "layer_weights": "[1.0,3.0]",
     "by": {"message": "slot", "directions": "channels"}, "levels": {2: "1", None: "[4,4,4]"}, "temperature": "2.0",
 }  # fmt: skip
-LAYERS = {"adaptation": "1", "injector": "[1]"}  # where encoders list states
+LAYERS = {"adaptation": "1", "injector": "[1]", "objective": "[2]"}  # where encoders list states
 # of the nodes without a part of their own
 NODES = ["seed=1", "wire.d_z=10", "wire.slots=4", "wire.private={tiny_llama:1}", "wire.track=whole_prompt",
          "wire.measured_texts=5", "loader.batch_size=2", "loader.questions=1", "loader.eval_questions=1",

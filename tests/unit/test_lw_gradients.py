@@ -26,7 +26,7 @@ TOGETHER: dict[str, tuple[tuple[str, ...], list[str]]] = {
          "text_contrast", "token_alignment", "latent_scale"),
         ["objectives.mismatch_hinge.margin=100.0", "objectives.first_token_entropy.ceiling=50"],
     ),
-    "hidden": (("answer_ce", "masked_reconstruction"), []),
+    "hidden": (("answer_ce", "masked_reconstruction", "state_kd"), []),
     "said": (("answer_ce", "semantic_anchor", "refiner_depth", "adapter_l2"),
              ["encoder=interlingua", "encoder.halting=true", "adapter=channel_affine"]),
     "states": (("answer_ce", "state_regression"), []),
