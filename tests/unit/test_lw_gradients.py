@@ -51,6 +51,7 @@ def built(folder: Path, kind: str, injector: str) -> Parts:
     cfg = config(folder, f"objective=[{','.join(names)}]", "codec=fsq", f"injector={injector}", "wire.slots=5",
                  "wire.private={tiny_llama:2,tiny_qwen2:1}", LORA, *more, *sizes, lms=("llama", "qwen2"))  # fmt: skip
     parts = prepare(cfg)
+    parts.module._pipeline = parts.pipeline  # what is hidden is drawn by step
     with torch.no_grad():
         for params in parts.module.groups().values():
             for p in params:
