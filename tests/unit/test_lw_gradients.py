@@ -27,7 +27,7 @@ TOGETHER: dict[str, tuple[tuple[str, ...], list[str]]] = {
         ["objectives.state_kd.layers=[1,2]",
          "objectives.mismatch_hinge.margin=100.0", "objectives.first_token_entropy.ceiling=50"],
     ),
-    "hidden": (("answer_ce", "masked_reconstruction"), []),
+    "hidden": (("answer_ce", "masked_reconstruction", "state_kd"), []),
     "said": (("answer_ce", "semantic_anchor", "refiner_depth", "adapter_l2"),
              ["encoder=interlingua", "encoder.halting=true", "adapter=channel_affine"]),
     "states": (("answer_ce", "state_regression"), []),
@@ -52,6 +52,7 @@ def built(folder: Path, kind: str, injector: str) -> Parts:
     cfg = config(folder, f"objective=[{','.join(names)}]", "codec=fsq", f"injector={injector}", "wire.slots=5",
                  "wire.private={tiny_llama:2,tiny_qwen2:1}", LORA, *more, *sizes, lms=("llama", "qwen2"))  # fmt: skip
     parts = prepare(cfg)
+    parts.module._pipeline = parts.pipeline  # what is hidden is drawn by step
     with torch.no_grad():
         for params in parts.module.groups().values():
             for p in params:
