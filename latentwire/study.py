@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from latentwire import lost, sequence_compression
 from latentwire.catalogue import EXPERIMENT as CATALOGUE
 from latentwire.catalogue import ROWS as PAIRS
 from latentwire.run import Tree, again, dead, earlier, judge, train
@@ -160,6 +161,20 @@ def anchors(program: Program, words: Sequence[str]) -> int:
     return measure(words)
 
 
+def pca_adapter(program: Program, words: Sequence[str]) -> int:
+    """Send fewer numbers per token, and train an adapter on reconstruction or answers (`latentwire.pca_adapter`)."""
+    from latentwire.pca_adapter import main as measure
+
+    return measure(words)
+
+
+def annealing(program: Program, words: Sequence[str]) -> int:
+    """Weigh answers beside reconstruction, constantly or annealed (`latentwire.annealing`)."""
+    from latentwire.annealing import main as measure
+
+    return measure(words)
+
+
 def together(program: Program, words: Sequence[str]) -> int:
     """Measure what two messages of a finished run lose against one of both texts (`latentwire.together`)."""
     from latentwire.together import main as measure
@@ -172,7 +187,11 @@ STUDIES: dict[str, Study | Command] = {
     "together": together,
     "embed_transforms": embed_transforms,
     "anchors": anchors,
+    "pca_adapter": pca_adapter,
+    "annealing": annealing,
     "family": family,
+    "sequence_compression": Study(sequence_compression.EXPERIMENT, SEEDS, sequence_compression.ROWS),
+    "lost": Study(lost.EXPERIMENT, SEEDS, lost.ROWS),
     "catalogue": Study(CATALOGUE, SEEDS, PAIRS, catalogue_page),
     "nested": Study("pocket", SEEDS, BUDGETS, nested_page),
     "wire_demo": Study(
