@@ -24,12 +24,13 @@ from callbacks.files.atomic import write_text
 from latentwire.cells import cell
 from latentwire.data.biographies import Biographies
 from latentwire.lm.frozen import FrozenLM
+from latentwire.page.scores import points
 from latentwire.pocket import load
 from latentwire.reader_study import enough, trained_parser
 from latentwire.report.evaluation_tables import percent
-from latentwire.token_code import Lesson, Texts, TokenCode, learn, tested
+from latentwire.token_code import Lesson, Texts, TokenCode, learn, measured
 from latentwire.train.curriculum import Constant, Delayed, Linear, Schedule
-from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, markdown, number, signed, texts
+from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, markdown, number, texts
 from suite.runs.command import command
 from suite.statistics import Bootstrap, hierarchical_bootstrap
 
@@ -50,9 +51,9 @@ Written by `python -m latentwire.study annealing`, none of it by hand; started a
 A frozen reader gets {numbers} numbers per token of biographies of two people, one embedding per token; its adapter
 alone is trained, {steps} steps of {contexts} texts and {asked} questions about each, {seeds} seeds. Reconstruction of
 embeddings weighs 1, answers through the reader w: *constant*, *linear* from 0 to w over half of the steps, or after a
-*warm start* of a quarter on reconstruction alone. Rate, steps and texts are those of all rows. {passages} test passages,
-{questions} questions. F1: 95 % bootstrap over seeds and passages; differences are to the constant weight of the same
-row, paired by seed and question. Share: of the answers in the loss, over the last quarter of steps.
+*warm start* of a quarter on reconstruction alone. Rate, steps and texts are those of all rows. {passages} test
+passages, {questions} questions. F1: 95 % bootstrap over seeds and passages; differences are to the constant weight of
+the same row, paired by seed and question. Share: of the answers in the loss, over the last quarter of steps.
 """
 
 
@@ -99,7 +100,7 @@ def measure(
                 torch.manual_seed(seed)
                 code = TokenCode(lm, numbers, data.train)
                 told = learn(lm, code, data, lesson(key, steps), seed)
-                return tested(lm, data.test, code.read) | {"learned": told}
+                return measured(lm, data.test, code.read) | {"learned": told}
 
             told = {"reader": lm.fingerprint(), "d": numbers, "way": key[0], "weight": key[1], "seed": seed}
             told |= {"steps": steps, "passages": passages}
@@ -138,7 +139,7 @@ def verdict(found: Found, groups: Sequence[str]) -> str:
         got = against(found, own, base, groups)
         word = "helps" if got.low > 0 else "costs" if got.high < 0 else "is not told apart from it"
         helped += [way] if got.low > 0 else []
-        told.append(f"The {way}, best at w = {own[1]:g}, {word}: {_points(got)} points.")
+        told.append(f"The {way}, best at w = {own[1]:g}, {word}: {points(got)} points.")
         signs = [against(found, k, (CONSTANT, k[1]), groups) for k in found if k[0] == way]
         up, down = sum(s.low > 0 for s in signs), sum(s.high < 0 for s in signs)
         told.append(f"At equal weights it is ahead at {up} of {len(signs)} and behind at {down}.")
@@ -156,7 +157,7 @@ def table(found: Found, groups: Sequence[str]) -> Table:
         got = f1(cells, groups)
         delta = Cell(ABSENT)
         if key[0] in (LINEAR, WARM):
-            delta = Cell(_points(against(found, key, (CONSTANT, key[1]), groups)))
+            delta = Cell(points(against(found, key, (CONSTANT, key[1]), groups)))
         learned = [c["learned"] for c in cells.values()]
         val = sum(told["val"]["f1"] for told in learned) / len(learned)
         share = sum(told["share"] for told in learned) / len(learned)
@@ -164,12 +165,18 @@ def table(found: Found, groups: Sequence[str]) -> Table:
         cosine = [c["cosine"] for c in cells.values()]
         if key in best:
             strong.add(len(lines))
-        lines.append(
-            [*texts(f"{key[1]:g}" if key[0] in WAYS else ABSENT, key[0]), percent(got.estimate, got.low, got.high)]
-            + [delta, number(val * PERCENT, 1), number(sum(nll) / len(nll), 3), number(sum(cosine) / len(cosine), 3)]
-            + [number(share * PERCENT, 1), *texts(learned[0]["questions"], len(cells))]
-        )
-    titles = ["F1 %\n[95 %]", "Δ F1 to\nconstant", "validation\nF1 %", "NLL\nnats/token", "cosine", "share of\nanswers %"]
+        row = texts(f"{key[1]:g}" if key[0] in WAYS else ABSENT, key[0])
+        row += [percent(got.estimate, got.low, got.high), delta, number(val * PERCENT, 1)]
+        row += [number(sum(x) / len(x), 3) for x in (nll, cosine)]
+        lines.append([*row, number(share * PERCENT, 1), *texts(learned[0]["questions"], len(cells))])
+    titles = [
+        "F1 %\n[95 %]",
+        "Δ F1 to\nconstant",
+        "validation\nF1 %",
+        "NLL\nnats/token",
+        "cosine",
+        "share of\nanswers %",
+    ]
     head = columns("w", "answers", numbers=[*titles, "questions\nseen", "seeds"])
     return Table("", head, lines, ["Bold: a way's weight, chosen on validation."], strong)
 
@@ -189,10 +196,6 @@ def page(found: Mapping[str, tuple[Found, Sequence[str]]], passages: int, steps:
 def _f1(cells: Mapping[int, Mapping[str, Any]], groups: Sequence[str]) -> str:
     got = f1(cells, groups)
     return f"{got.estimate * PERCENT:.1f} % [{got.low * PERCENT:.1f}, {got.high * PERCENT:.1f}]"
-
-
-def _points(d: Bootstrap) -> str:
-    return f"{signed(d.estimate * PERCENT, 1)} [{signed(d.low * PERCENT, 1)}, {signed(d.high * PERCENT, 1)}]"
 
 
 @command

@@ -20,12 +20,13 @@ from callbacks.files.atomic import write_text
 from latentwire.cells import cell
 from latentwire.data.biographies import Biographies
 from latentwire.lm.frozen import FrozenLM
+from latentwire.page.scores import points
 from latentwire.pocket import load
 from latentwire.reader_study import enough, trained_parser
 from latentwire.report.evaluation_tables import percent
-from latentwire.token_code import Lesson, Texts, TokenCode, learn, tested
+from latentwire.token_code import Lesson, Texts, TokenCode, learn, measured
 from latentwire.train.curriculum import Constant
-from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, markdown, number, signed, texts
+from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, markdown, number, texts
 from suite.runs.command import command
 from suite.statistics import Bootstrap, hierarchical_bootstrap
 
@@ -57,9 +58,9 @@ def compute(lm: FrozenLM, data: Texts, d: int, row: str, seed: int, lesson: Less
     torch.manual_seed(seed)
     code = TokenCode(lm, d, data.train).eval()
     if lesson is None:
-        return tested(lm, data.test, code.linear)
+        return measured(lm, data.test, code.linear)
     told = learn(lm, code, data, lesson, seed)
-    return tested(lm, data.test, code.read) | {"learned": told}
+    return measured(lm, data.test, code.read) | {"learned": told}
 
 
 def measure(
@@ -114,15 +115,14 @@ def verdict(found: Found, groups: Sequence[str]) -> str:
         if close >= ALIKE and score.high < 0.5:
             loose.append(f"d = {d} (cosine {close:.2f}, F1 {score.estimate * PERCENT:.1f} %)")
         got = gain(rows, groups)
-        told = f"d = {d} ({_points(got)})"
+        told = f"d = {d} ({points(got)})"
         (ahead if got.low > 0 else behind if got.high < 0 else open_).append(told)
-    first = (
-        f"Reconstruction ends with a mean cosine of {ALIKE} or more and less than half of the answers at {_list(loose)}."
-        if loose
-        else f"At no dimension does a mean cosine of {ALIKE} or more go with less than half of the answers."
-    )
+    high = f"a mean cosine of {ALIKE} or more"
+    first = f"At no dimension does {high} go with less than half of the answers."
+    if loose:
+        first = f"Reconstruction ends with {high} and less than half of the answers at {', '.join(loose)}."
     kinds = (("is ahead", ahead), ("is behind", behind), ("is not told apart", open_))
-    second = "; ".join(f"{kind} at {_list(at)}" for kind, at in kinds if at)
+    second = "; ".join(f"{kind} at {', '.join(at)}" for kind, at in kinds if at)
     return f"**Verdict.** {first} Against it, in points of F1, the adapter on answers {second}.\n"
 
 
@@ -134,13 +134,12 @@ def table(found: Found, groups: Sequence[str]) -> Table:
             got = f1(cells, groups)
             delta = Cell(ABSENT)
             if row == ANSWERED:
-                delta = Cell(_points(gain(rows, groups)))
+                delta = Cell(points(gain(rows, groups)))
             close = [number(mean(cells, "cosine"), 3), number(mean(cells, "nearest") * PERCENT, 1)]
             questions = next(iter(cells.values())).get("learned", {}).get("questions", 0)
-            lines.append(
-                [*texts(str(d), row), *close, percent(got.estimate, got.low, got.high), delta]
-                + [number(mean(cells, "nll"), 3), *texts(questions, len(cells) if row in LESSONS else ABSENT)]
-            )
+            row_cells = [*texts(str(d), row), *close, percent(got.estimate, got.low, got.high), delta]
+            row_cells.append(number(mean(cells, "nll"), 3))
+            lines.append([*row_cells, *texts(questions, len(cells) if row in LESSONS else ABSENT)])
     titles = ["cosine", "nearest\n%", "F1 %\n[95 %]", "Δ F1 to\nreconstruction", "NLL\nnats/token", "questions\nseen"]
     return Table("", columns("d", "row", numbers=[*titles, "seeds"]), lines)
 
@@ -155,14 +154,6 @@ def page(found: Mapping[str, tuple[Found, Sequence[str]]], width: int, passages:
     for reader, (cells, own) in found.items():
         parts += [f"## `{reader}`\n", verdict(cells, own), markdown([table(cells, own)])]
     return "\n".join(parts)
-
-
-def _points(d: Bootstrap) -> str:
-    return f"{signed(d.estimate * PERCENT, 1)} [{signed(d.low * PERCENT, 1)}, {signed(d.high * PERCENT, 1)}]"
-
-
-def _list(items: Sequence[str]) -> str:
-    return ", ".join(items)
 
 
 @command

@@ -10,6 +10,10 @@ python -m latentwire.study catalogue        # every encoder with every injector 
 python -m latentwire.study nested           # one wire of every budget against a wire trained for each; hours
 python -m latentwire.study embed_transforms # what readers make of transformed embeddings; minutes, trains nothing
 python -m latentwire.study anchors          # what may stand around embeddings of a text; minutes, trains nothing
+python -m latentwire.study sequence_compression # which pooling keeps the answer; ten minutes
+python -m latentwire.study pca_adapter      # fewer numbers per token, an adapter on reconstruction or answers; minutes
+python -m latentwire.study annealing        # the answers' weight beside reconstruction, constant or annealed; minutes
+python -m latentwire.study lost             # wires on facts that are easily lost; ten minutes
 python -m latentwire.study together RUN     # two messages read together against one message of both texts
 """
 
@@ -133,6 +137,20 @@ def catalogue_page(runs: Sequence[RunRecord]) -> Path:
     return write(runs, len(SEEDS))
 
 
+def pooling_page(runs: Sequence[RunRecord]) -> Path:
+    """Write the page of the study `sequence_compression` from its runs; return its path."""
+    from latentwire.page.pooling import write
+
+    return write(runs, len(SEEDS))
+
+
+def lost_page(runs: Sequence[RunRecord]) -> Path:
+    """Write the page of the study `lost` from its runs; return its path."""
+    from latentwire.page.lost import write
+
+    return write(runs, len(SEEDS))
+
+
 def breakeven(program: Program, words: Sequence[str]) -> int:
     """Measure when the wire of a finished run pays in time (`latentwire.breakeven`)."""
     from latentwire.breakeven import main as measure
@@ -190,8 +208,8 @@ STUDIES: dict[str, Study | Command] = {
     "pca_adapter": pca_adapter,
     "annealing": annealing,
     "family": family,
-    "sequence_compression": Study(sequence_compression.EXPERIMENT, SEEDS, sequence_compression.ROWS),
-    "lost": Study(lost.EXPERIMENT, SEEDS, lost.ROWS),
+    "sequence_compression": Study(sequence_compression.EXPERIMENT, SEEDS, sequence_compression.ROWS, pooling_page),
+    "lost": Study(lost.EXPERIMENT, SEEDS, lost.ROWS, lost_page),
     "catalogue": Study(CATALOGUE, SEEDS, PAIRS, catalogue_page),
     "nested": Study("pocket", SEEDS, BUDGETS, nested_page),
     "wire_demo": Study(

@@ -200,7 +200,7 @@ def closeness(lm: FrozenLM, asked: Sequence[Example], y: Tensor) -> dict[str, fl
     return {"cosine": float(cosine.mean()), "nearest": float((near == ids).float().mean())}
 
 
-def tested(lm: FrozenLM, asked: Sequence[Example], embeds: Any) -> dict[str, Any]:
+def measured(lm: FrozenLM, asked: Sequence[Example], embeds: Any) -> dict[str, Any]:
     """Return what a reader makes of a code: `f1` and `nll` per question in order, `cosine` and `nearest` of tokens."""
     rows = scored(lm, asked, embeds)
     return {"f1": [r["f1"] for r in rows], "nll": [r["nll"] for r in rows]} | _close(lm, asked, embeds)
