@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from suite.statistics import Bootstrap, hierarchical_bootstrap
 
 PAGE = Path("docs/results/pca_adapter.md")
 PASSAGES, VALIDATION = 40, 8
+OUT_OF = 20  # test texts, of which one is of the right length
 DIMENSIONS = (4, 8, 16, 32)
 N_BOOT = 2000
 ALIKE = 0.8  # a mean cosine that is called high
@@ -53,7 +55,7 @@ vocabulary their own lies nearest. F1: 95 % bootstrap over seeds and passages.
 """
 
 
-def compute(lm: FrozenLM, data: Texts, d: int, row: str, seed: int, lesson: Lesson | None) -> dict[str, Any]:
+def compute(lm: FrozenLM, data: Texts, d: int, seed: int, lesson: Lesson | None) -> dict[str, Any]:
     """Train and test one cell; without a lesson components alone are tested."""
     torch.manual_seed(seed)
     code = TokenCode(lm, d, data.train).eval()
@@ -76,7 +78,7 @@ def measure(
         seeds: seeds of adapters and streams.
         steps: steps of every training.
     """
-    corpus = Biographies(people=2, facts_per_person=3, test=passages)
+    corpus = Biographies(people=2, facts_per_person=3, test=OUT_OF * passages)
     data = Texts.of(lm, corpus, VALIDATION, passages)
     found: dict[int, dict[str, dict[int, dict[str, Any]]]] = {}
     for d in dimensions:
@@ -85,7 +87,7 @@ def measure(
             for seed in seeds if lesson else seeds[:1]:  # components know no chance
                 told = {"reader": lm.fingerprint(), "d": d, "row": row, "seed": seed, "passages": passages}
                 told |= {"steps": steps if lesson else 0}
-                got = cell(folder, told, lambda d=d, row=row, s=seed, le=lesson: compute(lm, data, d, row, s, le))
+                got = cell(folder, told, partial(compute, lm, data, d, seed, lesson))
                 found.setdefault(d, {}).setdefault(row, {})[seed] = got
     return found, [e.passage.group for e in data.test]
 
@@ -109,7 +111,10 @@ def mean(cells: Mapping[int, Mapping[str, Any]], key: str) -> float:
 
 def verdict(found: Found, groups: Sequence[str]) -> str:
     """Say where a high cosine goes with few answers, and at which dimensions answers teach more than reconstruction."""
-    loose, ahead, behind, open_ = [], [], [], []
+    loose: list[str] = []
+    ahead: list[str] = []
+    behind: list[str] = []
+    open_: list[str] = []
     for d, rows in found.items():
         close, score = mean(rows[REBUILT], "cosine"), f1(rows[REBUILT], groups)
         if close >= ALIKE and score.high < 0.5:

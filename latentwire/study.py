@@ -13,7 +13,7 @@ python -m latentwire.study anchors          # what may stand around embeddings o
 python -m latentwire.study sequence_compression # which pooling keeps the answer; ten minutes
 python -m latentwire.study pca_adapter      # fewer numbers per token, an adapter on reconstruction or answers; minutes
 python -m latentwire.study annealing        # the answers' weight beside reconstruction, constant or annealed; minutes
-python -m latentwire.study lost             # wires on facts that are easily lost; ten minutes
+python -m latentwire.study lost             # what finished wires of the catalogue lose first; minutes, trains nothing
 python -m latentwire.study together RUN     # two messages read together against one message of both texts
 """
 
@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentwire import lost, sequence_compression
+from latentwire import sequence_compression
 from latentwire.catalogue import EXPERIMENT as CATALOGUE
 from latentwire.catalogue import ROWS as PAIRS
 from latentwire.run import Tree, again, dead, earlier, judge, train
@@ -144,13 +144,6 @@ def pooling_page(runs: Sequence[RunRecord]) -> Path:
     return write(runs, len(SEEDS))
 
 
-def lost_page(runs: Sequence[RunRecord]) -> Path:
-    """Write the page of the study `lost` from its runs; return its path."""
-    from latentwire.page.lost import write
-
-    return write(runs, len(SEEDS))
-
-
 def breakeven(program: Program, words: Sequence[str]) -> int:
     """Measure when the wire of a finished run pays in time (`latentwire.breakeven`)."""
     from latentwire.breakeven import main as measure
@@ -193,6 +186,13 @@ def annealing(program: Program, words: Sequence[str]) -> int:
     return measure(words)
 
 
+def lost(program: Program, words: Sequence[str]) -> int:
+    """Let finished wires read facts that are easily lost, and ordinary ones beside (`latentwire.lost`)."""
+    from latentwire.lost import main as measure
+
+    return measure(words)
+
+
 def together(program: Program, words: Sequence[str]) -> int:
     """Measure what two messages of a finished run lose against one of both texts (`latentwire.together`)."""
     from latentwire.together import main as measure
@@ -207,9 +207,9 @@ STUDIES: dict[str, Study | Command] = {
     "anchors": anchors,
     "pca_adapter": pca_adapter,
     "annealing": annealing,
+    "lost": lost,
     "family": family,
     "sequence_compression": Study(sequence_compression.EXPERIMENT, SEEDS, sequence_compression.ROWS, pooling_page),
-    "lost": Study(lost.EXPERIMENT, SEEDS, lost.ROWS, lost_page),
     "catalogue": Study(CATALOGUE, SEEDS, PAIRS, catalogue_page),
     "nested": Study("pocket", SEEDS, BUDGETS, nested_page),
     "wire_demo": Study(

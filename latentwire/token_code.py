@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from callbacks.errors import UserError
 from callbacks.stages.lr import LRSchedule
 from latentwire.adapters.mlp import MLPAdapter
 from latentwire.baselines.training import MAX_NORM, answer_rows, load_state, state
@@ -58,12 +59,12 @@ class Lesson:
     reconstruction: Schedule
     answers: Schedule
     metric: Metric = "f1"
-    steps: int = 120
+    steps: int = 100
     contexts: int = 4
     questions: int = 3
     lr: float = 1e-3
     warmup: int = 10
-    validations: int = 3
+    validations: int = 2
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Texts:
     """Holds what adapters of one reader learn from and are tested on.
 
     Attributes:
-        train: training passages of one length in tokens, as embeddings carry no mask.
+        train: training passages, all texts of one length in tokens: embeddings carry no mask.
         val: questions of validation.
         test: questions of the test.
     """
@@ -82,13 +83,17 @@ class Texts:
 
     @classmethod
     def of(cls, lm: FrozenLM, corpus: Corpus, val: int, test: int) -> Texts:
-        """Take them from a corpus: so many passages of validation and test, and the training's commonest length."""
-        split, held, asked = corpus.split("train"), corpus.split("val"), corpus.split("test")
-        seen = [split[i] for i in range(min(LOOKED_AT, len(split)))]
-        lengths = [len(context_ids(lm, p, p.questions[0])) for p in seen]
+        """Take them from a corpus: of the training's commonest length, so many of validation and test.
+
+        Raises:
+            UserError: too few texts of that length.
+        """
+        split = corpus.split("train")
+        lengths = [_length(lm, split[i]) for i in range(min(LOOKED_AT, len(split)))]
         commonest = Counter(lengths).most_common(1)[0][0]
-        train = [p for p, n in zip(seen, lengths, strict=True) if n == commonest]
-        return cls(train, examples(lm, [held[i] for i in range(val)]), examples(lm, [asked[i] for i in range(test)]))
+        train = [split[i] for i, n in enumerate(lengths) if n == commonest]
+        held, asked = (_first(lm, corpus.split(name), commonest, n) for name, n in (("val", val), ("test", test)))
+        return cls(train, examples(lm, held), examples(lm, asked))
 
 
 class TokenCode(nn.Module):
@@ -228,6 +233,20 @@ def _validated(lm: FrozenLM, code: TokenCode, texts: Texts, step: int) -> dict[s
 
 def _rank(validation: dict[str, float], metric: Metric) -> tuple[float, float]:
     return (validation[metric], -validation["nll"] if metric == "f1" else 0.0)
+
+
+def _length(lm: FrozenLM, passage: Passage) -> int:
+    return len(context_ids(lm, passage, passage.questions[0]))
+
+
+def _first(lm: FrozenLM, split: Sequence[Passage], length: int, wanted: int) -> list[Passage]:
+    found = []
+    for passage in split:
+        found += [passage] if _length(lm, passage) == length else []
+        if len(found) == wanted:
+            return found
+    told = f"{len(found)} texts of {length} tokens among {len(split)}"
+    raise UserError("--passages", told, f"{wanted}", f"add --passages {max(2, len(found))}")
 
 
 def _copy(adapter: nn.Module) -> dict[str, Tensor]:

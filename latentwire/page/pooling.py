@@ -90,7 +90,9 @@ def verdict(known: Mapping[str, Configuration], wanted: int) -> str:
     if not got:
         return "**Verdict.** No row has all its seeds yet, and nothing is decided.\n"
     best = max(got, key=lambda k: got[k].mean)
-    near, behind, lost = [], [], []
+    near: list[str] = []
+    behind: list[str] = []
+    lost: list[str] = []
     for pooling, score in got.items():
         c = known[name(pooling, FITTING[pooling])]
         if pooling != best:

@@ -28,7 +28,7 @@ def lm() -> FrozenLM:
 
 @pytest.fixture(scope="module")
 def data(lm: FrozenLM) -> Texts:
-    return Texts.of(lm, Biographies(people=1, facts_per_person=2, train=400, test=3), 2, 3)
+    return Texts.of(lm, Biographies(people=1, facts_per_person=2, train=400, test=200), 2, 3)
 
 
 def test_all_numbers_of_an_embedding_read_as_the_text(lm: FrozenLM, data: Texts) -> None:
