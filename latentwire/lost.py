@@ -47,7 +47,7 @@ from suite.runs.command import command, command_parser
 from suite.statistics import Bootstrap, hierarchical_bootstrap
 
 PAGE = Path("docs/results/lost.md")
-PASSAGES = 60
+PASSAGES = 40
 SEEDS = 3  # of the catalogue: wires with fewer are not finished
 SLOTS = 13  # of the catalogue's wires at 4x
 READ = 0.1  # F1 of ordinary facts below which a wire does not read, and nothing can be said of what it loses

@@ -10,7 +10,7 @@ python -m latentwire.study catalogue        # every encoder with every injector 
 python -m latentwire.study nested           # one wire of every budget against a wire trained for each; hours
 python -m latentwire.study embed_transforms # what readers make of transformed embeddings; minutes, trains nothing
 python -m latentwire.study anchors          # what may stand around embeddings of a text; minutes, trains nothing
-python -m latentwire.study sequence_compression # which pooling keeps the answer; ten minutes
+python -m latentwire.study sequence_compression # which pooling keeps the answer, each under what fits it; minutes
 python -m latentwire.study pca_adapter      # fewer numbers per token, an adapter on reconstruction or answers; minutes
 python -m latentwire.study annealing        # the answers' weight beside reconstruction, constant or annealed; minutes
 python -m latentwire.study lost             # what finished wires of the catalogue lose first; minutes, trains nothing
@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentwire import sequence_compression
 from latentwire.catalogue import EXPERIMENT as CATALOGUE
 from latentwire.catalogue import ROWS as PAIRS
 from latentwire.run import Tree, again, dead, earlier, judge, train
@@ -137,13 +136,6 @@ def catalogue_page(runs: Sequence[RunRecord]) -> Path:
     return write(runs, len(SEEDS))
 
 
-def pooling_page(runs: Sequence[RunRecord]) -> Path:
-    """Write the page of the study `sequence_compression` from its runs; return its path."""
-    from latentwire.page.pooling import write
-
-    return write(runs, len(SEEDS))
-
-
 def breakeven(program: Program, words: Sequence[str]) -> int:
     """Measure when the wire of a finished run pays in time (`latentwire.breakeven`)."""
     from latentwire.breakeven import main as measure
@@ -168,6 +160,13 @@ def embed_transforms(program: Program, words: Sequence[str]) -> int:
 def anchors(program: Program, words: Sequence[str]) -> int:
     """Put anchors and BOS around embeddings of a text (`latentwire.anchors`)."""
     from latentwire.anchors import main as measure
+
+    return measure(words)
+
+
+def sequence_compression(program: Program, words: Sequence[str]) -> int:
+    """Pool texts in six ways and give them back to a reader (`latentwire.sequence_compression`)."""
+    from latentwire.sequence_compression import main as measure
 
     return measure(words)
 
@@ -205,11 +204,11 @@ STUDIES: dict[str, Study | Command] = {
     "together": together,
     "embed_transforms": embed_transforms,
     "anchors": anchors,
+    "sequence_compression": sequence_compression,
     "pca_adapter": pca_adapter,
     "annealing": annealing,
     "lost": lost,
     "family": family,
-    "sequence_compression": Study(sequence_compression.EXPERIMENT, SEEDS, sequence_compression.ROWS, pooling_page),
     "catalogue": Study(CATALOGUE, SEEDS, PAIRS, catalogue_page),
     "nested": Study("pocket", SEEDS, BUDGETS, nested_page),
     "wire_demo": Study(
