@@ -63,7 +63,8 @@ HEAD = """# What compression loses first
 Written by `python -m latentwire.study lost`, none of it by hand; started again, only what is missing is computed.
 Finished wires of the [catalogue](catalogue.md) at 4x, trained on ordinary biographies of two people and six facts, read
 {passages} test texts of each of three corpora in which loss was planted (after arXiv 2412.17483), {slots} latents each.
-Nothing is trained. Ordinary facts are the others of the same texts: a row compares planted and ordinary questions
+Nothing is trained here, so that a wire has learned no pattern that a fact could break: what *lost_surprise* shows is
+that far. Ordinary facts are the others of the same texts: a row compares planted and ordinary questions
 within a text, and every corpus asks the same reader on the text itself. F1: 95 % bootstrap over seeds and passages;
 differences are paired by seed and passage. *As trained*: F1 on biographies as in training, from the run itself.
 {missing}"""
@@ -177,14 +178,17 @@ def verdict(found: Mapping[str, Mapping[str, Scores]], asked: Mapping[str, Asked
     lines = []
     for corpus, of in asked.items():
         fails: list[str] = []
+        gains: list[str] = []
         keeps: list[str] = []
         unread: list[str] = []
         for wire, by_corpus in found.items():
             _, ordinary, d = split(by_corpus[corpus], of)
-            where = unread if ordinary.high < READ else fails if d.high < 0 else keeps
+            told = fails if d.high < 0 else gains if d.low > 0 else keeps
+            where = unread if ordinary.high < READ else told
             where.append(f"`{wire}` ({points(d)})" if where is not unread else f"`{wire}`")
         part = [f"lost by {', '.join(fails)}"] if fails else []
-        part += [f"not lost for certain by {', '.join(keeps)}"] if keeps else []
+        part += [f"kept better than ordinary facts by {', '.join(gains)}"] if gains else []
+        part += [f"not told apart from them with {', '.join(keeps)}"] if keeps else []
         part += [f"undecided for {', '.join(unread)}, which do not read the ordinary facts either"] if unread else []
         lines.append(f"*{corpus}* ({AGAINST[corpus][0]}): {'; '.join(part)}.")
     return f"**Verdict.** In points of F1, planted minus ordinary. {' '.join(lines)}\n"

@@ -60,7 +60,7 @@ def test_the_verdict_says_who_loses_and_leaves_open_who_does_not_read() -> None:
     }
     told = lost.verdict(found, of)
     assert "lost by `bad` (−100.0 [−100.0, −100.0])" in told
-    assert "not lost for certain by `good` (0.0 [0.0, 0.0])" in told
+    assert "not told apart from them with `good` (0.0 [0.0, 0.0])" in told
     assert "undecided for `dead`" in told
     text = {"lost_surprise": [1.0] * len(of["lost_surprise"].planted)}
     page = lost.page(found, text, dict.fromkeys(found, 0.9), of, ["token deep_prefix 4x"])
