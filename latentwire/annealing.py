@@ -8,8 +8,7 @@ weighs 1 throughout; answers weigh w of eight sizes, in three ways:
     warm start   reconstruction alone for a quarter of the steps, then w
 
 Beside them reconstruction alone and answers alone. All read as many texts in as many steps. A way is judged at the w
-that is best for it on validation, so that none is better for its grid. A quarter of an hour of a core, resumable; it
-writes docs/results/annealing.md.
+that is best for it on validation, so that none is better for its grid. Some minutes of a core, resumable; it writes docs/results/annealing.md.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ PAGE = Path("docs/results/annealing.md")
 PASSAGES, VALIDATION = 40, 8
 OUT_OF = 20  # test texts, of which one is of the right length
 NUMBERS = 12  # per token: reconstruction alone does not reach the text, and answers alone need help
-STEPS = 48
+STEPS, LR = 24, 2e-3
 WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 CONSTANT, LINEAR, WARM = "constant", "linear", "warm start"
 WAYS = (CONSTANT, LINEAR, WARM)
@@ -68,9 +67,9 @@ def schedule(way: str, weight: float, steps: int) -> Schedule:
 def lesson(key: Key, steps: int) -> Lesson:
     """Return what a row learns from."""
     way, weight = key
-    if way == REBUILT:
-        return Lesson(Constant(1.0), Constant(0.0), steps=steps)
-    return Lesson(Constant(0.0 if way == ANSWERED else 1.0), schedule(way, weight, steps), steps=steps)
+    answers = Constant(0.0) if way == REBUILT else schedule(way, weight, steps)
+    rebuilt = Constant(0.0 if way == ANSWERED else 1.0)
+    return Lesson(rebuilt, answers, steps=steps, warmup=steps // 6, lr=LR)
 
 
 def keys(weights: Sequence[float]) -> list[Key]:

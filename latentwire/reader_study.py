@@ -76,7 +76,7 @@ def enough(args: argparse.Namespace) -> None:
     if args.passages < 2:
         raise UserError("--passages", str(args.passages), "2 or more", "add --passages 40")
     if getattr(args, "steps", LEAST) < LEAST:
-        raise UserError("--steps", str(args.steps), f"{LEAST} or more", "add --steps 48")
+        raise UserError("--steps", str(args.steps), f"{LEAST} or more", "add --steps 24")
 
 
 def study_readers(args: argparse.Namespace, measure: Measure, page: Page) -> int:

@@ -56,7 +56,7 @@ from suite.statistics import Bootstrap, hierarchical_bootstrap
 PAGE = Path("docs/results/sequence_compression.md")
 PASSAGES, VALIDATION = 40, 8
 OUT_OF = 20  # test texts, of which one is of the right length
-STEPS, CONTEXTS, LR, WARMUP, VALIDATIONS = 600, 8, 2e-3, 20, 4
+STEPS, CONTEXTS, LR, WARMUP, VALIDATIONS = 300, 8, 2e-3, 20, 4
 RATIO, WIDTH, D_Z = 4, 128, 64
 N_BOOT = 2000
 PLACE, MESSAGE, NONE = "by place", "by message", "nothing is trained"

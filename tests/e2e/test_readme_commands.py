@@ -58,7 +58,7 @@ SHORTER: dict[str, list[str]] = {
     "latentwire.study family": ["trainer.max_epochs=1", "loader.steps_per_epoch=2", "evaluation.passages=2", *QUIET],
     "latentwire.study embed_transforms": ["--passages", "2", "--readers", "pocket_llama"],
     "latentwire.study anchors": ["--passages", "2", "--readers", "pocket_llama"],
-    "latentwire.study sequence_compression": PLAN,
+    "latentwire.study sequence_compression": ["--passages", "2", "--seeds", "0", "--steps", "4"],
     "latentwire.study lost": ["--passages", "2"],
     "latentwire.study pca_adapter": ["--passages", "2", "--seeds", "0", "--steps", "4", "--dimensions", "8"],
     "latentwire.study annealing": ["--passages", "2", "--seeds", "0", "--steps", "4", "--weights", "1"],

@@ -132,4 +132,4 @@ def test_a_high_cosine_with_few_answers_is_named() -> None:
 def test_a_study_of_one_passage_or_no_step_is_refused(main: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--passages", "1"]) == UserError.EXIT_CODE
     assert main(["--steps", "0"]) == UserError.EXIT_CODE
-    assert "add --steps 48" in capsys.readouterr().err
+    assert "add --steps 24" in capsys.readouterr().err
