@@ -8,7 +8,8 @@ weighs 1 throughout; answers weigh w of eight sizes, in three ways:
     warm start   reconstruction alone for a quarter of the steps, then w
 
 Beside them reconstruction alone and answers alone. All read as many texts in as many steps. A way is judged at the w
-that is best for it on validation, so that none is better for its grid. Some minutes of a core, resumable; it writes docs/results/annealing.md.
+that is best for it on validation, so that none is better for its grid. Some minutes of a core, resumable; it writes
+docs/results/annealing.md.
 """
 
 from __future__ import annotations

@@ -59,6 +59,7 @@ OUT_OF = 20  # test texts, of which one is of the right length
 STEPS, CONTEXTS, LR, WARMUP, VALIDATIONS = 300, 8, 2e-3, 20, 4
 RATIO, WIDTH, D_Z = 4, 128, 64
 N_BOOT = 2000
+HALF = 0.5  # of the answers: what keeps fewer is not said to keep them
 PLACE, MESSAGE, NONE = "by place", "by message", "nothing is trained"
 POOLINGS: dict[str, Callable[..., Pooling]] = {
     "chunk_mean": ChunkMean,
@@ -257,7 +258,8 @@ def verdict(found: Found, groups: Sequence[str]) -> str:
         if pooling != best:
             where = behind if against(found, key, own[best], groups).high < 0 else near
             where.append(f"`{pooling}` ({scores[pooling].estimate * PERCENT:.1f} %)")
-    told = f"`{best}` keeps most answers, F1 {scores[best].estimate * PERCENT:.1f} %"
+    told = "" if scores[best].high >= HALF else "In so many steps no pooling keeps half of the answers. "
+    told += f"`{best}` keeps most answers, F1 {scores[best].estimate * PERCENT:.1f} %"
     told += f"; not told apart from it: {', '.join(near)}" if near else ""
     told += f"; behind it: {', '.join(behind)}" if behind else ""
     gains, costs = [], []

@@ -83,6 +83,9 @@ def test_the_verdict_is_of_the_objectives_that_fit(lm: FrozenLM) -> None:
     groups = ["a", "a", "b", "b"]
     told = study.verdict(found, groups)
     assert "`chunk_mean` keeps most answers, F1 60.0 %; not told apart from it: `strided_conv` (60.0 %)" in told
+    assert "keeps half" not in told
+    few = {key: {s: c | {"f1": [0.1] * 4} for s, c in cells.items()} for key, cells in found.items()}
+    assert "In so many steps no pooling keeps half of the answers. `chunk_mean`" in study.verdict(few, groups)
     assert "behind it: `hierarchical` (20.0 %), `transport` (50.0 %)" in told
     assert "The other objective is better for `pool_expand` (−80.0" in told
     assert "cosine of 0.90 with them and F1 0.0 %." in told
