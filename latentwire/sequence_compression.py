@@ -253,7 +253,8 @@ def verdict(found: Found, groups: Sequence[str]) -> str:
     own = {pooling: (pooling, fits) for pooling, fits in FITTING.items() if (pooling, fits) in found}
     scores = {pooling: f1(found[key], groups) for pooling, key in own.items()}
     best = max(scores, key=lambda p: scores[p].estimate)
-    near, behind = [], []
+    near: list[str] = []
+    behind: list[str] = []
     for pooling, key in own.items():
         if pooling != best:
             where = behind if against(found, key, own[best], groups).high < 0 else near
@@ -262,7 +263,8 @@ def verdict(found: Found, groups: Sequence[str]) -> str:
     told += f"`{best}` keeps most answers, F1 {scores[best].estimate * PERCENT:.1f} %"
     told += f"; not told apart from it: {', '.join(near)}" if near else ""
     told += f"; behind it: {', '.join(behind)}" if behind else ""
-    gains, costs = [], []
+    gains: list[str] = []
+    costs: list[str] = []
     for pooling, key in own.items():
         other = (pooling, MESSAGE if key[1] == PLACE else PLACE)
         if other in found:

@@ -92,7 +92,8 @@ class Texts:
         lengths = [_length(lm, split[i]) for i in range(min(LOOKED_AT, len(split)))]
         commonest = Counter(lengths).most_common(1)[0][0]
         train = [split[i] for i, n in enumerate(lengths) if n == commonest]
-        held, asked = (_first(lm, corpus.split(name), commonest, n) for name, n in (("val", val), ("test", test)))
+        held = _first(lm, corpus.split("val"), commonest, val)
+        asked = _first(lm, corpus.split("test"), commonest, test)
         return cls(train, examples(lm, held), examples(lm, asked))
 
 
