@@ -13,7 +13,7 @@ Nothing is trained. Three minutes of a core; it writes docs/results/anchors.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +22,9 @@ import torch
 from torch import Tensor
 
 from latentwire.data.base import Passage
-from latentwire.data.squad_metrics import best, f1
 from latentwire.examples import Example, examples
 from latentwire.lm.frozen import FrozenLM
-from latentwire.lm.layout import Prefix
-from latentwire.reader_study import points, reader_parser, study_readers
+from latentwire.reader_study import points, reader_parser, scored, study_readers
 from suite.report.tables import PERCENT, Cell, Table, columns, markdown, number, texts
 from suite.runs.command import command
 from suite.statistics import hierarchical_bootstrap
@@ -133,11 +131,6 @@ def chunked(x: Tensor, size: int) -> Tensor:
     return torch.stack([part.mean(0) for part in x.split(size)])
 
 
-def _grouped(items: Sequence[Example], length: int) -> Iterator[list[Example]]:
-    for start in range(0, len(items), length):
-        yield list(items[start : start + length])
-
-
 @torch.no_grad()
 def measure(lm: FrozenLM, passages: Sequence[Passage], n_boot: int = 2000) -> dict[str, dict[str, dict[str, Any]]]:
     """Score every setting on one reader; return numbers by kind of latents (`own`, `means`) and setting.
@@ -152,7 +145,7 @@ def measure(lm: FrozenLM, passages: Sequence[Passage], n_boot: int = 2000) -> di
     for kind, size in (("own", 1), ("means", CHUNK)):
         rows: dict[str, list[dict[str, float]]] = {}
         for setting in SETTINGS:
-            rows[str(setting)] = scored(lm, asked, setting, size)
+            rows[str(setting)] = answered(lm, asked, setting, size)
         groups = [e.passage.group for e in asked]
         base = rows[str(BASE)]
         found[kind] = {}
@@ -168,25 +161,16 @@ def measure(lm: FrozenLM, passages: Sequence[Passage], n_boot: int = 2000) -> di
     return found
 
 
-def scored(lm: FrozenLM, asked: Sequence[Example], setting: Setting, size: int) -> list[dict[str, float]]:
+def answered(lm: FrozenLM, asked: Sequence[Example], setting: Setting, size: int) -> list[dict[str, float]]:
     """Let a reader answer under one setting; return F1 and NLL per question, in order."""
-    by_length: dict[int, list[Example]] = {}  # embeddings carry no mask
-    for e in asked:
-        by_length.setdefault(len(e.prompt.context), []).append(e)
-    found: dict[int, dict[str, float]] = {}
     bos = lm.style.head
+
+    def embeds(batch: Sequence[Example]) -> Tensor:
+        latents = (chunked(lm.embed(torch.tensor(e.prompt.context)).float(), size) for e in batch)
+        return torch.stack([around(lm, z, setting, bos) for z in latents])
+
     with headless(lm, not setting.bos[0]):
-        for same in by_length.values():
-            for batch in _grouped(same, 128):
-                latents = [chunked(lm.embed(torch.tensor(e.prompt.context)).float(), size) for e in batch]
-                prefix = Prefix(embeds=torch.stack([around(lm, z, setting, bos) for z in latents]))
-                questions = [e.prompt.question for e in batch]
-                answers = lm.generate(prefix, questions, 8)
-                nll = lm.answer_logprobs(prefix, questions, [e.prompt.answer for e in batch]).nll().tolist()
-                for e, tokens, surprise in zip(batch, answers, nll, strict=True):
-                    score = best(f1, lm.style.decode(tokens), e.question.answers)
-                    found[e.number] = {"f1": float(score), "nll": surprise}
-    return [found[e.number] for e in asked]
+        return scored(lm, asked, embeds)
 
 
 def verdict(found: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]) -> str:

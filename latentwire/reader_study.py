@@ -7,16 +7,27 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from callbacks.errors import UserError
 from callbacks.files.atomic import write_text
 from latentwire.data.base import Passage
 from latentwire.data.biographies import Biographies
+from latentwire.data.squad_metrics import best, f1
+from latentwire.examples import Example
 from latentwire.lm.frozen import FrozenLM
+from latentwire.lm.layout import Prefix
 from latentwire.pocket import load
 from suite.report.tables import PERCENT, signed
 from suite.runs.command import command_parser
 
 READERS = ("pocket_llama", "pocket_qwen")
+
+AT_ONCE = 128  # questions that are read together
+SEEDS = (0, 1, 2)
+LEAST = 4  # steps of a training: its schedule has quarters
+NEW = 8  # tokens of the longest answer
 
 Measure = Callable[[FrozenLM, Sequence[Passage]], dict[str, Any]]
 Page = Callable[[Mapping[str, Any], int], str]
@@ -38,19 +49,77 @@ def reader_parser(study: str, text: str | None, page: Path, passages: int) -> ar
     return p
 
 
+def trained_parser(study: str, text: str | None, page: Path, passages: int, steps: int) -> argparse.ArgumentParser:
+    """Build the parser of a study that trains something small on one reader, cell by cell; arguments as above.
+
+    Args:
+        study: the study's name.
+        text: what `--help` prints.
+        page: where its page stands.
+        passages: how many test passages it reads.
+        steps: the steps of every training.
+    """
+    p = reader_parser(study, text, page, passages)
+    p.set_defaults(readers=[READERS[0]])
+    p.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="seeds of every trained row")
+    p.add_argument("--steps", type=int, default=steps, help="steps of every training")
+    p.add_argument("--runs", type=Path, default=Path("runs"), help="where what is computed is kept (default: runs)")
+    return p
+
+
+def enough(args: argparse.Namespace) -> None:
+    """Refuse arguments with which a study says nothing.
+
+    Raises:
+        UserError: fewer than two passages, over which an interval has no meaning, or steps that no validation divides.
+    """
+    if args.passages < 2:
+        raise UserError("--passages", str(args.passages), "2 or more", "add --passages 40")
+    if getattr(args, "steps", LEAST) < LEAST:
+        raise UserError("--steps", str(args.steps), f"{LEAST} or more", "add --steps 24")
+
+
 def study_readers(args: argparse.Namespace, measure: Measure, page: Page) -> int:
     """Measure every reader on the same test passages and write the page; return the exit code.
 
     Raises:
         UserError: fewer than two passages, over which an interval has no meaning.
     """
-    if args.passages < 2:
-        raise UserError("--passages", str(args.passages), "2 or more", "add --passages 40")
+    enough(args)
     split = Biographies(test=args.passages).split("test")
     passages = [split[i] for i in range(args.passages)]
     found = {name: measure(load(name), passages) for name in args.readers}
     print(f"page: {write_text(args.out, page(found, args.passages))}")
     return 0
+
+
+@torch.no_grad()
+def scored(
+    lm: FrozenLM, asked: Sequence[Example], embeds: Callable[[Sequence[Example]], Tensor]
+) -> list[dict[str, float]]:
+    """Let a reader answer from embeddings in the place of texts; return F1 and NLL per question, in order.
+
+    Args:
+        lm: the reader.
+        asked: the questions.
+        embeds: gives what is read (B, M, d_model) of examples whose contexts have equally many tokens.
+    """
+    by_length: dict[int, list[int]] = {}  # embeddings carry no mask
+    for place, e in enumerate(asked):
+        by_length.setdefault(len(e.prompt.context), []).append(place)
+    found: dict[int, dict[str, float]] = {}
+    for places in by_length.values():
+        for start in range(0, len(places), AT_ONCE):
+            now = places[start : start + AT_ONCE]
+            batch = [asked[i] for i in now]
+            prefix = Prefix(embeds=embeds(batch))
+            questions = [e.prompt.question for e in batch]
+            answers = lm.generate(prefix, questions, NEW)
+            nll = lm.answer_logprobs(prefix, questions, [e.prompt.answer for e in batch]).nll().tolist()
+            for place, e, tokens, surprise in zip(now, batch, answers, nll, strict=True):
+                score = best(f1, lm.style.decode(tokens), e.question.answers)
+                found[place] = {"f1": float(score), "nll": surprise}
+    return [found[place] for place in range(len(asked))]
 
 
 def points(row: Mapping[str, Any]) -> str:

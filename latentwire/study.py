@@ -10,6 +10,10 @@ python -m latentwire.study catalogue        # every encoder with every injector 
 python -m latentwire.study nested           # one wire of every budget against a wire trained for each; hours
 python -m latentwire.study embed_transforms # what readers make of transformed embeddings; minutes, trains nothing
 python -m latentwire.study anchors          # what may stand around embeddings of a text; minutes, trains nothing
+python -m latentwire.study sequence_compression # which pooling keeps the answer, each under what fits it; minutes
+python -m latentwire.study pca_adapter      # fewer numbers per token, an adapter on reconstruction or answers; minutes
+python -m latentwire.study annealing        # the answers' weight beside reconstruction, constant or annealed; minutes
+python -m latentwire.study lost             # what finished wires of the catalogue lose first; minutes, trains nothing
 python -m latentwire.study together RUN     # two messages read together against one message of both texts
 python -m latentwire.study two_readers RUN  # two readers of one message: joint answers, abstention, private slots
 """
@@ -161,6 +165,34 @@ def anchors(program: Program, words: Sequence[str]) -> int:
     return measure(words)
 
 
+def sequence_compression(program: Program, words: Sequence[str]) -> int:
+    """Pool texts in six ways and give them back to a reader (`latentwire.sequence_compression`)."""
+    from latentwire.sequence_compression import main as measure
+
+    return measure(words)
+
+
+def pca_adapter(program: Program, words: Sequence[str]) -> int:
+    """Send fewer numbers per token, and train an adapter on reconstruction or answers (`latentwire.pca_adapter`)."""
+    from latentwire.pca_adapter import main as measure
+
+    return measure(words)
+
+
+def annealing(program: Program, words: Sequence[str]) -> int:
+    """Weigh answers beside reconstruction, constantly or annealed (`latentwire.annealing`)."""
+    from latentwire.annealing import main as measure
+
+    return measure(words)
+
+
+def lost(program: Program, words: Sequence[str]) -> int:
+    """Let finished wires read facts that are easily lost, and ordinary ones beside (`latentwire.lost`)."""
+    from latentwire.lost import main as measure
+
+    return measure(words)
+
+
 def together(program: Program, words: Sequence[str]) -> int:
     """Measure what two messages of a finished run lose against one of both texts (`latentwire.together`)."""
     from latentwire.together import main as measure
@@ -181,6 +213,10 @@ STUDIES: dict[str, Study | Command] = {
     "two_readers": two_readers,
     "embed_transforms": embed_transforms,
     "anchors": anchors,
+    "sequence_compression": sequence_compression,
+    "pca_adapter": pca_adapter,
+    "annealing": annealing,
+    "lost": lost,
     "family": family,
     "catalogue": Study(CATALOGUE, SEEDS, PAIRS, catalogue_page),
     "nested": Study("pocket", SEEDS, BUDGETS, nested_page),

@@ -125,7 +125,7 @@ def learn_answers(
     validate(0)
     stream = Stream(budget.train, amount.questions, budget.seed, per_epoch * amount.contexts)
     for step, (passages, asked) in zip(range(1, amount.steps + 1), stream.batches(amount.contexts), strict=False):
-        rows = _rows(renderer, passages, asked)
+        rows = answer_rows(renderer, passages, asked)
         prefix = read(passages, [p.questions[0] for p in passages])
         out = batches.read(lm, prefix, {"answer": rows}, {"answer"})["answer"]
         optimiser.zero_grad()
@@ -155,7 +155,7 @@ def load_state(net: nn.Module, saved: dict[str, Tensor]) -> None:
             tensor.copy_(saved[name])
 
 
-def _rows(renderer: Renderer, passages: Sequence[Passage], asked: Asked) -> Rows:
+def answer_rows(renderer: Renderer, passages: Sequence[Passage], asked: Asked) -> Rows:
     rows = Rows()
     prompts = renderer.ask([(passages[b], question) for b, question in asked])
     for (b, _), prompt in zip(asked, prompts, strict=True):
@@ -168,7 +168,7 @@ def _score(
     lm: FrozenLM, renderer: Renderer, read: Read, questions: tuple[list[Passage], Asked], new: int
 ) -> dict[str, float]:
     passages, asked = questions
-    rows = _rows(renderer, passages, asked)
+    rows = answer_rows(renderer, passages, asked)
     prefix = lm.cached(read(passages, [p.questions[0] for p in passages])).select(rows.source)
     nll = lm.answer_logprobs(prefix, rows.question, rows.answer).nll().mean()
     answers = [lm.style.decode(ids) for ids in lm.generate(prefix, rows.question, new)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from callbacks.files.atomic import write_text
 from latentwire.page.curve import seeds
-from latentwire.page.scores import BUDGET, WIRE, beside, configurations, f1, gain_over, mean, methods, reader
+from latentwire.page.scores import BUDGET, WIRE, beside, configurations, f1, gain_over, mean, methods, points, reader
 from latentwire.page.writing import state
 from latentwire.report.stored import evaluated
 from latentwire.report.wires import f1_cell
@@ -15,7 +15,7 @@ from latentwire.scoring.prefixes import SERIES, at
 from suite.report.data import RunRecord
 from suite.report.frames import Configuration
 from suite.report.summary import per_seed
-from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, estimate, markdown, signed, texts
+from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, estimate, markdown, texts
 from suite.statistics import Bootstrap
 
 PAGE = Path("docs/results/nested.md")
@@ -93,7 +93,7 @@ def verdict(nested: Configuration, alone: dict[int, Configuration]) -> str:
             kind = "is within 2 points"
         elif d.low > 0 or d.high < 0:
             kind = "is ahead" if d.low > 0 else "is behind"
-        kinds[kind].append(f"{n} latents ({_points(d)})")
+        kinds[kind].append(f"{n} latents ({points(d)})")
     told = "; ".join(f"{kind} at {', '.join(ns)}" for kind, ns in kinds.items() if ns)
     seen = mean(nested, WIRE, "questions_seen")
     each = [mean(alone[n], WIRE, "questions_seen") for n in found]
@@ -115,7 +115,7 @@ def table(nested: Configuration, alone: dict[int, Configuration]) -> Table:
                 *texts(str(n)),
                 f1_cell(evaluated(nested), key),
                 Cell(ABSENT) if c is None else f1_cell(evaluated(c), WIRE),
-                Cell(ABSENT) if d is None else Cell(_points(d), d.estimate),
+                Cell(ABSENT) if d is None else Cell(points(d), d.estimate),
                 Cell(ABSENT) if budget is None else Cell(f"{f1(nested, budget) * PERCENT:.1f}"),
                 _seen(nested),
                 Cell(ABSENT) if c is None else _seen(c),
@@ -129,7 +129,3 @@ def table(nested: Configuration, alone: dict[int, Configuration]) -> Table:
 def _seen(c: Configuration) -> Cell:
     cell = estimate(per_seed(c, reader(WIRE, "questions_seen")), digits=0)
     return Cell(cell.text.removesuffix(" ± 0"), cell.value, cell.hint)
-
-
-def _points(d: Bootstrap) -> str:
-    return f"{signed(d.estimate * PERCENT, 1)} [{signed(d.low * PERCENT, 1)}, {signed(d.high * PERCENT, 1)}]"

@@ -12,6 +12,7 @@ from suite.report.data import RunRecord
 from suite.report.frames import Configuration
 from suite.report.grouping import group_runs
 from suite.report.summary import N_BOOT
+from suite.report.tables import PERCENT, signed
 from suite.statistics import Bootstrap, hierarchical_bootstrap
 
 WIRE, TEXT, BUDGET, CODED = "wire", "text", "token_budget", "text_lm_coded"
@@ -84,6 +85,12 @@ def gain_over(c: Configuration, wire: str, against: Configuration, other: str) -
     groups = [r["group"] for r in mine[shared[0]]]
     ours, others = ({seed: [r["f1"] for r in rows[seed]] for seed in shared} for rows in (mine, theirs))
     return hierarchical_bootstrap(ours, others, groups=groups, n_boot=N_BOOT)
+
+
+def points(d: Bootstrap) -> str:
+    """Return a difference of F1 and its interval in points."""
+    mean, low, high = (signed(x * PERCENT, 1) for x in (d.estimate, d.low, d.high))
+    return f"{mean} [{low}, {high}]"
 
 
 def _rows_of(c: Configuration, key: str) -> dict[int, list[dict[str, Any]]]:

@@ -1,0 +1,31 @@
+"""Cells of a study's table, each computed once: what is there is read, so that a study goes on where it was ended."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from callbacks.files.sealed import read_json
+from suite.runs.ledger import write_json
+
+
+def cell(folder: Path, told: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what `make` gives, kept under the hash of all that determines it.
+
+    Args:
+        folder: where cells lie.
+        told: plain values that determine the cell.
+        make: computes it, as plain values; called where no file is there.
+
+    Raises:
+        UserError: a file that is damaged.
+    """
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    path = folder / f"{digest}.json"
+    if not path.is_file():
+        write_json(path, {"told": dict(told), "found": dict(make())})
+        print(f"{path}: {', '.join(f'{key} {value}' for key, value in told.items() if key != 'reader')}", flush=True)
+    return dict(read_json(path, "a cell of a study as it was written", f"rm {path}, it is computed again")["found"])

@@ -1,0 +1,329 @@
+"""Which pooling keeps the answer, before any reader is asked: `python -m latentwire.study sequence_compression`.
+
+A text's own embeddings, with their places, are pooled to one latent per four tokens and given back as one embedding per
+token, which a frozen pocket reader reads in the place of the text: what is measured is what pooling keeps, and not how
+a reader learns to read latents. Six poolings are trained on pure reconstruction, each token against its own embedding.
+Two objectives ask for it in two ways:
+
+    by place    token t from the slot whose chunk it lies in: fits where slot j is made of chunk j
+    by message  token t from all slots, by attention: fits queries that may read anything, and vectors that slots share
+
+A row's objective is the one that fits its pooling; with --controls the other one as well. Beside them, trained on
+nothing, the text's mean at every token and the mean of each chunk at its tokens: a target that all poolings can share,
+and that says nothing. Ten minutes of a core, resumable; it writes docs/results/sequence_compression.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from callbacks.files.atomic import write_text
+from callbacks.stages.lr import LRSchedule
+from latentwire.baselines.training import MAX_NORM
+from latentwire.cells import cell
+from latentwire.data.biographies import Biographies
+from latentwire.encoders.pool_expand import PoolExpand
+from latentwire.encoders.pooling import (
+    ChunkMean,
+    CrossAttention,
+    Hierarchical,
+    Pooling,
+    StridedConv,
+    chunk_mean,
+    unchunk,
+)
+from latentwire.encoders.transformer import Attention, feed_forward
+from latentwire.encoders.transport import TransportPlan
+from latentwire.examples import Example, context_ids
+from latentwire.lm.frozen import FrozenLM
+from latentwire.objectives.reconstruction import embedding_loss
+from latentwire.page.scores import points
+from latentwire.pocket import load
+from latentwire.reader_study import enough, trained_parser
+from latentwire.report.evaluation_tables import percent
+from latentwire.token_code import Texts, measured
+from latentwire.train.stream import Stream
+from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, markdown, number, texts
+from suite.runs.command import command
+from suite.statistics import Bootstrap, hierarchical_bootstrap
+
+PAGE = Path("docs/results/sequence_compression.md")
+PASSAGES, VALIDATION = 40, 8
+OUT_OF = 20  # test texts, of which one is of the right length
+STEPS, CONTEXTS, LR, WARMUP, VALIDATIONS = 300, 8, 2e-3, 20, 4
+RATIO, WIDTH, D_Z = 4, 128, 64
+N_BOOT = 2000
+HALF = 0.5  # of the answers: what keeps fewer is not said to keep them
+PLACE, MESSAGE, NONE = "by place", "by message", "nothing is trained"
+POOLINGS: dict[str, Callable[..., Pooling]] = {
+    "chunk_mean": ChunkMean,
+    "strided_conv": StridedConv,
+    "hierarchical": Hierarchical,
+    "transport": TransportPlan,
+    "pool_expand": PoolExpand,
+    "cross_attention": CrossAttention,
+}
+FITTING = {
+    "chunk_mean": PLACE,
+    "strided_conv": PLACE,
+    "hierarchical": PLACE,
+    "transport": PLACE,
+    "pool_expand": MESSAGE,
+    "cross_attention": MESSAGE,
+}
+WHOLE, CHUNKS = "the text's mean", "each chunk's mean"
+KEYS = (*FITTING.items(), (WHOLE, NONE), (CHUNKS, NONE))
+CONTROLS = tuple((pooling, MESSAGE if fits == PLACE else PLACE) for pooling, fits in FITTING.items())
+Key = tuple[str, str]  # pooling and objective
+Found = Mapping[Key, Mapping[int, Mapping[str, Any]]]  # by seed
+HEAD = """# Which pooling keeps the answer?
+
+Written by `python -m latentwire.study sequence_compression`, none of it by hand; started again, only what is missing is
+computed. Texts of about 50 tokens (biographies of two people) are pooled to one latent of {d_z} numbers per {ratio}
+tokens and given back as one embedding per token, which a frozen reader reads in the place of the text: {passages} test
+passages, {questions} questions. Trained on pure reconstruction, {steps} steps of {contexts} texts, {seeds} seeds, kept
+at the best cosine of validation; rate, steps and width are those of all rows and were not tuned. *By place*: a token is
+asked back from the slot of its chunk; *by message*: from all slots, by attention. Cosine: with a token's own embedding;
+nearest: tokens of whose vocabulary their own lies nearest. F1: 95 % bootstrap over seeds and passages; differences are
+to `chunk_mean` by place, paired by seed and question.
+"""
+
+
+class PooledCode(nn.Module):
+    """Pools embeddings with their places to slots, and gives an embedding back for each token.
+
+    Args:
+        lm: the reader, whose embeddings are sent and given back.
+        pooling: factory of the pooling.
+        objective: `by place`, or `by message`.
+        length: tokens of every text.
+        scale: RMS of the embeddings.
+    """
+
+    def __init__(self, lm: FrozenLM, pooling: Callable[..., Pooling], objective: str, length: int, scale: float):
+        super().__init__()
+        self.lm, self.length, self.scale = lm, length, scale
+        self.slots = round(length / RATIO)
+        self.chunk = -(-length // self.slots)
+        self.project, self.place = nn.Linear(lm.d_model, WIDTH), nn.Parameter(0.5 * torch.randn(length, WIDTH))
+        self.mix, self.pooling = feed_forward(WIDTH), pooling(d=WIDTH, slices=1)
+        self.narrow, self.widen = nn.Linear(WIDTH, D_Z), nn.Linear(D_Z, WIDTH)
+        self.deepen = feed_forward(WIDTH)
+        self.by_place = objective == PLACE
+        if self.by_place:
+            self.out = nn.Linear(WIDTH, self.chunk * lm.d_model)
+        else:
+            self.asks = nn.Parameter(0.5 * torch.randn(length, WIDTH))
+            self.slot = nn.Parameter(0.5 * torch.randn(self.slots, WIDTH))
+            self.attention, self.then = Attention(WIDTH, 4), feed_forward(WIDTH)
+            self.out = nn.Linear(WIDTH, lm.d_model)
+
+    def encode(self, own: Tensor) -> Tensor:
+        """Return the latents (B, slots, D_Z) of embeddings (B, T, d_model)."""
+        x = self.project(own / self.scale) + self.place
+        x = x + self.mix(x)
+        mask = torch.ones(x.shape[:2], dtype=torch.bool)
+        found: Tensor = self.narrow(self.pooling(x, mask, [self.slots]))
+        return found
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return embeddings (B, T, d_model) of texts (B, T)."""
+        z = self.widen(self.encode(self.lm.embed(ids).float()))
+        h = z + self.deepen(z)
+        if self.by_place:
+            lengths = torch.full((len(ids),), self.length)
+            return unchunk(self.out(h).unflatten(2, (self.chunk, -1)), lengths) * self.scale
+        y = self.asks + self.attention(self.asks.expand(len(ids), -1, -1), h + self.slot)
+        found: Tensor = self.out(y + self.then(y)) * self.scale
+        return found
+
+
+def embeds(code: Callable[[Tensor], Tensor], asked: Sequence[Example]) -> Tensor:
+    """Return what a reader gets of examples of one length."""
+    return code(torch.tensor([e.prompt.context for e in asked]))
+
+
+def repeated(lm: FrozenLM, chunks: int, ids: Tensor) -> Tensor:
+    """Return the mean of each of so many chunks at all of its tokens: (B, T) -> (B, T, d_model)."""
+    lengths = torch.full((len(ids),), ids.shape[1])
+    return unchunk(chunk_mean(lm.embed(ids).float(), lengths, chunks).unsqueeze(2), lengths)
+
+
+def learn(lm: FrozenLM, code: PooledCode, data: Texts, steps: int, seed: int) -> dict[str, Any]:
+    """Train a code on reconstruction, and leave it as it was at its best validation.
+
+    Args:
+        lm: the reader.
+        code: what is trained.
+        data: what it learns from.
+        steps: number of steps.
+        seed: seed of the stream of passages.
+
+    Returns:
+        `step` and `cosine` of the best validation.
+    """
+    optimiser = torch.optim.Adam(code.parameters(), LR)
+    rate = LRSchedule("cosine", warmup_steps=min(WARMUP, steps // 4))(optimiser, steps, 1)
+    held = _ids({e.passage.id: e.passage for e in data.val}.values(), lm)
+    best: dict[str, Any] = {"step": 0, "cosine": -1.0}
+    kept: dict[str, Tensor] = {}
+    stream = Stream(data.train, 1, seed, steps * CONTEXTS)
+    for t, (passages, _) in zip(range(1, steps + 1), stream.batches(CONTEXTS), strict=False):
+        ids = _ids(passages, lm)
+        own = lm.embed(ids).float()
+        loss, _ = embedding_loss(code(ids).flatten(0, 1) / code.scale, own.flatten(0, 1) / code.scale, 1.0, 0.1)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(code.parameters(), MAX_NORM)
+        optimiser.step()
+        rate.step()
+        if t % max(1, steps // VALIDATIONS) == 0:
+            code.eval()
+            with torch.no_grad():
+                cosine = float(nn.functional.cosine_similarity(code(held), lm.embed(held).float(), dim=-1).mean())
+            code.train()
+            if cosine > best["cosine"]:
+                best = {"step": t, "cosine": cosine}
+                kept = {name: x.detach().clone() for name, x in code.state_dict().items()}
+    code.load_state_dict(kept)
+    code.eval()
+    return best
+
+
+def _ids(passages: Any, lm: FrozenLM) -> Tensor:
+    return torch.tensor([context_ids(lm, p, p.questions[0]) for p in passages])
+
+
+def compute(lm: FrozenLM, data: Texts, key: Key, steps: int, seed: int) -> dict[str, Any]:
+    """Train and test one cell; means of the text are tested as they are."""
+    pooling, objective = key
+    ids = _ids(data.train[:64], lm)
+    if objective == NONE:
+        chunks = 1 if pooling == WHOLE else round(ids.shape[1] / RATIO)
+        return measured(lm, data.test, partial(embeds, partial(repeated, lm, chunks)))
+    torch.manual_seed(seed)
+    code = PooledCode(lm, POOLINGS[pooling], objective, ids.shape[1], float(lm.embed(ids).float().pow(2).mean().sqrt()))
+    told = {"val": learn(lm, code, data, steps, seed), "parameters": sum(p.numel() for p in code.parameters())}
+    with torch.no_grad():
+        return measured(lm, data.test, partial(embeds, code)) | told
+
+
+def measure(
+    lm: FrozenLM, folder: Path, passages: int, seeds: Sequence[int], steps: int, keys: Sequence[Key]
+) -> tuple[Found, list[str]]:
+    """Compute every cell that is not there; return all, and the passage of each test question.
+
+    Args:
+        lm: the reader.
+        folder: where cells lie.
+        passages: number of test passages.
+        seeds: seeds of codes and streams.
+        steps: steps of every training.
+        keys: the rows.
+    """
+    data = Texts.of(lm, Biographies(people=2, facts_per_person=3, test=OUT_OF * passages), VALIDATION, passages)
+    found: dict[Key, dict[int, dict[str, Any]]] = {}
+    for key in keys:
+        for seed in seeds if key[1] != NONE else seeds[:1]:  # means know no chance
+            told = {"reader": lm.fingerprint(), "pooling": key[0], "objective": key[1], "seed": seed}
+            told |= {"steps": 0 if key[1] == NONE else steps, "passages": passages}
+            found.setdefault(key, {})[seed] = cell(folder, told, partial(compute, lm, data, key, steps, seed))
+    return found, [e.passage.group for e in data.test]
+
+
+def f1(cells: Mapping[int, Mapping[str, Any]], groups: Sequence[str]) -> Bootstrap:
+    """Return F1 of a row with its interval over seeds and passages."""
+    return hierarchical_bootstrap({s: c["f1"] for s, c in cells.items()}, groups=groups, n_boot=N_BOOT)
+
+
+def against(found: Found, key: Key, other: Key, groups: Sequence[str]) -> Bootstrap:
+    """Return F1 of a row minus that of another, paired by seed and question."""
+    a, b = ({s: c["f1"] for s, c in found[k].items()} for k in (key, other))
+    return hierarchical_bootstrap(a, b, groups=groups, n_boot=N_BOOT)
+
+
+def verdict(found: Found, groups: Sequence[str]) -> str:
+    """Say which pooling keeps most answers under what fits it, and what the other objective would have said."""
+    own = {pooling: (pooling, fits) for pooling, fits in FITTING.items() if (pooling, fits) in found}
+    scores = {pooling: f1(found[key], groups) for pooling, key in own.items()}
+    best = max(scores, key=lambda p: scores[p].estimate)
+    near: list[str] = []
+    behind: list[str] = []
+    for pooling, key in own.items():
+        if pooling != best:
+            where = behind if against(found, key, own[best], groups).high < 0 else near
+            where.append(f"`{pooling}` ({scores[pooling].estimate * PERCENT:.1f} %)")
+    told = "" if scores[best].high >= HALF else "In so many steps no pooling keeps half of the answers. "
+    told += f"`{best}` keeps most answers, F1 {scores[best].estimate * PERCENT:.1f} %"
+    told += f"; not told apart from it: {', '.join(near)}" if near else ""
+    told += f"; behind it: {', '.join(behind)}" if behind else ""
+    gains: list[str] = []
+    costs: list[str] = []
+    for pooling, key in own.items():
+        other = (pooling, MESSAGE if key[1] == PLACE else PLACE)
+        if other in found:
+            d = against(found, key, other, groups)
+            if d.low > 0 or d.high < 0:
+                (gains if d.low > 0 else costs).append(f"`{pooling}` ({points(d)})")
+    told += f". The objective that fits is worth points to {', '.join(gains)}" if gains else ""
+    told += f". The other objective is better for {', '.join(costs)}" if costs else ""
+    if (WHOLE, NONE) in found:
+        cell_ = found[WHOLE, NONE]
+        told += f". The text's mean at every token has a cosine of {_mean(cell_, 'cosine'):.2f} with them"
+        told += f" and F1 {f1(cell_, groups).estimate * PERCENT:.1f} %"
+    return f"**Verdict.** {told}.\n"
+
+
+def table(found: Found, groups: Sequence[str]) -> Table:
+    """Show all rows, those whose objective fits first and in bold."""
+    lines: list[list[Cell]] = []
+    strong: set[int] = set()
+    base = ("chunk_mean", PLACE)
+    for key, cells in found.items():
+        got, delta = f1(cells, groups), Cell(ABSENT)
+        if key != base and base in found and key[1] != NONE:
+            delta = Cell(points(against(found, key, base, groups)))
+        if FITTING.get(key[0]) == key[1]:
+            strong.add(len(lines))
+        trained = next(iter(cells.values())).get("parameters", 0)
+        close = [number(_mean(cells, "cosine"), 3), number(_mean(cells, "nearest") * PERCENT, 1)]
+        row = [*texts(*key), *close, percent(got.estimate, got.low, got.high), delta, number(_mean(cells, "nll"), 3)]
+        lines.append([*row, Cell(f"{trained:,}", trained), *texts(len(cells) if trained else ABSENT)])
+    titles = ["cosine", "nearest\n%", "F1 %\n[95 %]", "Δ F1 to\nchunk_mean", "NLL\nnats/token", "parameters", "seeds"]
+    note = ["Bold: the objective that fits the pooling."]
+    return Table("", columns("pooling", "reconstruction", numbers=titles), lines, note, strong)
+
+
+def _mean(cells: Mapping[int, Mapping[str, Any]], key: str) -> float:
+    values = [c[key] if isinstance(c[key], float) else sum(c[key]) / len(c[key]) for c in cells.values()]
+    return float(sum(values) / len(values))
+
+
+def page(found: Mapping[str, tuple[Found, Sequence[str]]], passages: int, steps: int) -> str:
+    """Return the page of what was found by reader."""
+    first, groups = next(iter(found.values()))
+    told = {"steps": steps, "contexts": CONTEXTS, "d_z": D_Z, "ratio": RATIO, "seeds": max(map(len, first.values()))}
+    parts = [HEAD.format(passages=passages, questions=len(groups), **told)]
+    for reader, (cells, own) in found.items():
+        parts += [f"## `{reader}`\n", verdict(cells, own), markdown([table(cells, own)])]
+    return "\n".join(parts)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit code."""
+    p = trained_parser("sequence_compression", __doc__, PAGE, PASSAGES, STEPS)
+    p.add_argument("--controls", action="store_true", help="every pooling also under the objective that does not fit")
+    args = p.parse_args(argv)
+    enough(args)
+    folder, found, keys = args.runs / "sequence_compression", {}, (*KEYS, *(CONTROLS if args.controls else ()))
+    for name in args.readers:
+        found[name] = measure(load(name), folder, args.passages, args.seeds, args.steps, keys)
+    print(f"page: {write_text(args.out, page(found, args.passages, args.steps))}")
+    return 0

@@ -1,0 +1,74 @@
+"""The study of planted losses: planted facts against ordinary ones of the same text, and what a wire cannot tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from callbacks.errors import UserError
+from latentwire import catalogue, lost
+from latentwire.data.base import Passage, Question
+
+
+def asked(corpus: str, kinds: tuple[str, ...], passages: int = 4) -> lost.Asked:
+    """Passages with a question of every kind, and one with the last kind alone."""
+    found = [
+        Passage(f"p{i}", "A text.", tuple(Question(f"{i}/{k}", "Who?", ("Ann",), k) for k in kinds), f"p{i}", None)
+        for i in range(passages)
+    ]
+    alone = Passage("alone", "A text.", (Question("alone", "Who?", ("Ann",), kinds[-1]),), "alone", None)
+    return lost.Asked.of(corpus, [*found, alone])
+
+
+def scores(of: lost.Asked, special: float, ordinary: float) -> dict[int, list[float]]:
+    return {seed: [special if planted else ordinary for planted in of.planted] for seed in (0, 1)}
+
+
+def test_planted_facts_stand_against_ordinary_ones_of_the_same_text() -> None:
+    of = asked("lost_boundary", ("boundary", "inside", "inside"))
+    low = scores(of, 0.25, 1.0)
+    low[0][-1] = low[1][-1] = 0.0  # of a text without a planted fact: it does not count
+    a, b, d = lost.split(low, of)
+    assert (a.estimate, b.estimate, d.estimate, d.high) == (0.25, 1.0, -0.75, -0.75)
+
+
+def test_the_later_half_of_a_list_is_what_was_planted() -> None:
+    told = lost.planted("lost_along", ["item 01", "item 02", "item 03", "item 04"])
+    assert [told(f"item 0{n}") for n in (1, 2, 3, 4)] == [False, False, True, True]
+
+
+def test_every_corpus_plants_something_in_texts_as_long_as_the_wires_were_trained_on() -> None:
+    for corpus, own in lost.corpora(6).items():
+        of = lost.Asked.of(corpus, [own.split("test")[i] for i in range(6)])
+        assert any(of.planted)
+        assert not all(of.planted)
+        assert len(of.planted) == sum(len(p.questions) for p in of.passages)
+        assert max(len(p.text.split()) for p in of.passages) <= 60
+
+
+def test_the_reader_answers_all_of_it_from_the_text() -> None:
+    of = {c: lost.Asked.of(c, [own.split("test")[i] for i in range(2)]) for c, own in lost.corpora(2).items()}
+    assert min(sum(f) / len(f) for f in lost.of_text(of).values()) > 0.8
+
+
+def test_the_verdict_says_who_loses_and_leaves_open_who_does_not_read() -> None:
+    of = {"lost_surprise": asked("lost_surprise", ("surprise", "predictable"))}
+    found = {
+        name: {"lost_surprise": scores(of["lost_surprise"], *values)}
+        for name, values in {"bad": (0.0, 1.0), "good": (1.0, 1.0), "dead": (0.0, 0.02)}.items()
+    }
+    told = lost.verdict(found, of)
+    assert "lost by `bad` (−100.0 [−100.0, −100.0])" in told
+    assert "not told apart from them with `good` (0.0 [0.0, 0.0])" in told
+    assert "undecided for `dead`" in told
+    text = {"lost_surprise": [1.0] * len(of["lost_surprise"].planted)}
+    page = lost.page(found, text, dict.fromkeys(found, 0.9), of, ["token deep_prefix 4x"])
+    assert "| bad | 0.0 [0.0, 0.0] | 100.0 [100.0, 100.0] | −100.0 [−100.0, −100.0] | 90.0 | 2 |" in page
+    assert "**Not finished in the catalogue**: token deep_prefix 4x." in page
+
+
+def test_without_a_finished_wire_the_catalogue_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="study catalogue"):
+        lost.wires(tmp_path)
+    assert catalogue.RATIOS[0] == 4
