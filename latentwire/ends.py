@@ -144,8 +144,8 @@ class Writer:
         elif questions is not None:
             remedy = "leave out --question here and give it to python -m latentwire.answer"
             raise UserError("--question", repr(questions[0]), "none: these messages hold the text alone", remedy)
-        for text in () if lossy else texts:
-            _refuse_lost("text to encode", text, self.lost(text), self.encoder.lm)
+        for text in texts:
+            _refuse_lost("text to encode", text, self.lost(text), self.encoder.lm, lossy)
         messages: list[bytes] = []
         for start in range(0, len(texts), batch):
             part = texts[start : start + batch]
@@ -308,8 +308,8 @@ class Reader:
         if not self.whole_prompt and (not questions or not all(q.strip() for q in questions)):
             raise UserError("--question", "none, or an empty one", "one or several", "add --question 'Who …?'")
         style, new = self.lm.style, self.max_new_tokens
-        for question in () if lossy else questions:
-            _refuse_lost("--question", question, style.lost(question), self.lm)
+        for question in questions:
+            _refuse_lost("--question", question, style.lost(question), self.lm, lossy)
         spent = self.injector.columns(latents.shape[1])
         room = self.lm.max_tokens - spent - new
         if room <= len(style.head):
@@ -345,14 +345,15 @@ def told_lost(pieces: Sequence[str], text: str) -> str:
     return f"{shown}{more}: {sum(map(len, pieces))} of {len(text)} characters are lost"
 
 
-def _refuse_lost(where: str, text: str, pieces: Sequence[str], lm: FrozenLM | None) -> None:
-    if pieces:
+def _refuse_lost(where: str, text: str, pieces: Sequence[str], lm: FrozenLM | None, lossy: bool) -> None:
+    nothing_left = sum(len(p) for piece in pieces for p in piece.split()) >= sum(map(len, text.split()))
+    if pieces and (nothing_left or not lossy):
         name = "the encoder" if lm is None else lm.name
         raise UserError(
             where,
             told_lost(pieces, text),
             f"text that the tokenizer of {name} can represent",
-            "spell it otherwise, or add --lossy to go on without what is lost",
+            "spell it otherwise" + ("" if nothing_left else ", or add --lossy to go on without what is lost"),
         )
 
 

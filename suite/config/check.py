@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError
 from callbacks.errors import UserError
 from callbacks.ranges import NOT_EMPTY, Seed
 from suite.config.compose import merge_errors, nearest, shorten
-from suite.config.remedies import example, remedy_for, typed
+from suite.config.remedies import remedy_for, supply
 from suite.config.signature import adapter, locate, parameters, type_name
 from suite.config.third_party import KWARGS_RECEIVER, RANGES, USUAL
 from suite.config.wording import Built, Said, choices_in, declares, inside, is_mapping, is_node, type_text
@@ -291,8 +291,7 @@ def _bind(
                 inner = f"{key}.{name}" if key else name
                 needed = annotations.get(name)
                 kind = "a value" if needed is None else type_text(needed) if declares(needed) else type_name(needed)
-                usable = None if needed is None else example(needed)
-                remedy = f"set +{inner}={'VALUE' if usable is None else typed(usable)}"
+                remedy = supply(inner, needed)
                 if built and key:
                     remedy += f", or +{key}._partial_=true where the code supplies it"
                 problems.append(UserError(inner, f"missing, {title} needs it", kind, remedy))

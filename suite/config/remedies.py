@@ -51,6 +51,14 @@ def remedy_for(key: str, place: Sequence[str | int], found: Any, kind: Any, defa
     return f"set {key}=VALUE with a value of that type"
 
 
+def supply(key: str, needed: Any) -> str:
+    """Return what to do about a key that is missing; parts, which no short value makes, are there unless taken out."""
+    if needed is not None and (is_node(needed) or is_mapping(needed)):
+        return f"leave ~{key} out"
+    usable = None if needed is None else example(needed)
+    return f"set +{key}={'VALUE' if usable is None else typed(usable)}"
+
+
 def example(annotation: Any) -> Any:
     """Return a plain value that an annotation takes, an end of a range or its least whole number; None: not known."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)

@@ -153,6 +153,8 @@ def read_table(path: Path, file: RunFile) -> tuple[pd.DataFrame | None, str]:
     Raises:
         UserError: a wrong header, or a line with a missing field or a value of the wrong type, by its number.
     """
+    if path.is_dir():
+        raise UserError(str(path), "a folder", f"the table {file.header.strip()}", f"rm -r {quoted(path)}")
     if not path.is_file():
         return None, ""
     try:

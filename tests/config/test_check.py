@@ -24,6 +24,11 @@ def problem(cfg: DictConfig, schema: type | None = fake_program.Tree) -> UserErr
     return error.value
 
 
+@pytest.mark.parametrize(("key", "remedy"), [("loader", "leave ~loader out"), ("paths.runs", "set +paths.runs=runs")])
+def test_what_is_missing_is_supplied_or_not_taken_out(key: str, remedy: str) -> None:
+    assert problem(tree(f"~{key}")).remedy == remedy
+
+
 def test_a_good_tree_passes_and_nothing_is_built() -> None:
     fake_program.Part.built = 0
     check(tree(), fake_program.Tree)

@@ -312,3 +312,6 @@ def test_text_that_the_tokenizer_cannot_represent(
     with pytest.raises(UserError, match="--question"):
         reader.answer(out.read_bytes(), ["Where is Zürich?"])
     assert len(reader.answer(out.read_bytes(), ["Where is Zürich?"], lossy=True)) == 1
+    with pytest.raises(UserError, match="--question") as nothing:
+        reader.answer(out.read_bytes(), [" Zürich"], lossy=True)
+    assert nothing.value.remedy == "spell it otherwise"

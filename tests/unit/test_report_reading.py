@@ -91,6 +91,13 @@ def test_an_unknown_action_a_wrong_header_and_a_broken_result_are_refused(tmp_pa
         read_run(folder)
 
 
+def test_a_folder_in_the_place_of_a_table_is_no_absent_table(tmp_path):
+    (tmp_path / HISTORY.name).mkdir()
+    with pytest.raises(UserError, match="a folder") as told:
+        read_table(tmp_path / HISTORY.name, HISTORY)
+    assert told.value.remedy == f"rm -r {tmp_path / HISTORY.name}"
+
+
 def test_a_line_still_being_written_is_left_out_and_said(tmp_path):
     path = tmp_path / "history.csv"
     path.write_text("step,epoch,name,value\n1,0,train/loss,2.0\n2,0,train/lo")
