@@ -30,7 +30,7 @@ ABOUT = About(
         "launcher": "where the jobs of a sweep run",
     },
     examples=(
-        ("experiment=pocket_smoke smoke=rvq", "one feature in a minute; a first wire without smoke="),
+        ("experiment=pocket_smoke smoke=rvq", "one feature"),
         ("experiment=pocket codec=int8 wire.ratio=8", "fewer bytes, fewer latents"),
         ("experiment=pocket readers=hf hf.source=FOLDER", "any model"),
         ("-m experiment=pocket wire.ratio=4,8 seed=0,1,2", "a sweep"),

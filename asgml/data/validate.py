@@ -58,7 +58,7 @@ def validate(spec: DataSpec, tables: Mapping[Split, Table]) -> list[str]:
                 f"data, {split} split",
                 "no sample",
                 "at least one sample in each of train, val and test",
-                f"give more samples: list some as {split}, or raise data.val_fraction and data.test_fraction where they cut",
+                f"give more samples, list some as {split}, or raise data.val_fraction and data.test_fraction",
             )
         _check_shapes(spec, split, tables[split])
         _check_labels(spec, split, tables[split])

@@ -185,7 +185,7 @@ def test_a_wire_goes_on_from_another_run_with_another_codec(folder: Path) -> Non
         old, new = getattr(before, part).state_dict(), getattr(wire, part).state_dict()
         assert old.keys() == new.keys()
         assert all(torch.equal(old[key], new[key]) for key in old)
-    assert not wire.fixed
+    assert not wire.frozen
     assert {"encoder", "codec"} <= set(parts.module.groups())
     with pytest.raises(UserError, match="another encoder"):
         prepare(config(folder, "wire.d_z=16", f"+wire.start_from={run_dir(first)}"))
