@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from callbacks.files.atomic import write_text
-from latentwire.cells import cell
+from latentwire.cells import against, cell, f1
 from latentwire.data.biographies import Biographies
 from latentwire.lm.frozen import FrozenLM
 from latentwire.page.scores import points
@@ -32,7 +32,6 @@ from latentwire.token_code import Lesson, Texts, TokenCode, learn, measured
 from latentwire.train.curriculum import Constant, Delayed, Linear, Schedule
 from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, markdown, number, texts
 from suite.runs.command import command
-from suite.statistics import Bootstrap, hierarchical_bootstrap
 
 PAGE = Path("docs/results/annealing.md")
 PASSAGES, VALIDATION = 40, 8
@@ -43,7 +42,6 @@ WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 CONSTANT, LINEAR, WARM = "constant", "linear", "warm start"
 WAYS = (CONSTANT, LINEAR, WARM)
 REBUILT, ANSWERED = "reconstruction alone", "answers alone"
-N_BOOT = 2000
 Key = tuple[str, float]  # way and weight
 Found = Mapping[Key, Mapping[int, Mapping[str, Any]]]  # by seed
 HEAD = """# Annealing the answers' weight
@@ -109,17 +107,6 @@ def measure(
     return found, [e.passage.group for e in data.test]
 
 
-def f1(cells: Mapping[int, Mapping[str, Any]], groups: Sequence[str]) -> Bootstrap:
-    """Return F1 of a row with its interval over seeds and passages."""
-    return hierarchical_bootstrap({s: c["f1"] for s, c in cells.items()}, groups=groups, n_boot=N_BOOT)
-
-
-def against(found: Found, key: Key, other: Key, groups: Sequence[str]) -> Bootstrap:
-    """Return F1 of a row minus that of another, paired by seed and question."""
-    a, b = ({s: c["f1"] for s, c in found[k].items()} for k in (key, other))
-    return hierarchical_bootstrap(a, b, groups=groups, n_boot=N_BOOT)
-
-
 def chosen(found: Found, way: str) -> Key:
     """Return the row of a way that is best on validation: F1, then NLL, means over seeds."""
 
@@ -137,11 +124,11 @@ def verdict(found: Found, groups: Sequence[str]) -> str:
     helped = []
     for way in (LINEAR, WARM):
         own = chosen(found, way)
-        got = against(found, own, base, groups)
+        got = against(found[own], found[base], groups)
         word = "helps" if got.low > 0 else "costs" if got.high < 0 else "is not told apart from it"
         helped += [way] if got.low > 0 else []
         told.append(f"The {way}, best at w = {own[1]:g}, {word}: {points(got)} points.")
-        signs = [against(found, k, (CONSTANT, k[1]), groups) for k in found if k[0] == way]
+        signs = [against(found[k], found[CONSTANT, k[1]], groups) for k in found if k[0] == way]
         up, down = sum(s.low > 0 for s in signs), sum(s.high < 0 for s in signs)
         told.append(f"At equal weights it is ahead at {up} of {len(signs)} and behind at {down}.")
     for alone in ((REBUILT, 0.0), (ANSWERED, 1.0)):
@@ -159,7 +146,7 @@ def table(found: Found, groups: Sequence[str]) -> Table:
         got = f1(cells, groups)
         delta = Cell(ABSENT)
         if key[0] in (LINEAR, WARM):
-            delta = Cell(points(against(found, key, (CONSTANT, key[1]), groups)))
+            delta = Cell(points(against(found[key], found[CONSTANT, key[1]], groups)))
         learned = [c["learned"] for c in cells.values()]
         val = sum(told["val"]["f1"] for told in learned) / len(learned)
         share = sum(told["share"] for told in learned) / len(learned)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from callbacks.files.sealed import read_json
 from suite.runs.ledger import write_json
+from suite.statistics import Bootstrap, hierarchical_bootstrap
+
+N_BOOT = 2000
 
 
 def cell(folder: Path, told: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
@@ -29,3 +32,16 @@ def cell(folder: Path, told: Mapping[str, Any], make: Callable[[], Mapping[str, 
         write_json(path, {"told": dict(told), "found": dict(make())})
         print(f"{path}: {', '.join(f'{key} {value}' for key, value in told.items() if key != 'reader')}", flush=True)
     return dict(read_json(path, "a cell of a study as it was written", f"rm {path}, it is computed again")["found"])
+
+
+def f1(cells: Mapping[int, Mapping[str, Any]], groups: Sequence[str]) -> Bootstrap:
+    """Return F1 of a row, its cells by seed, with its interval over seeds and passages."""
+    return hierarchical_bootstrap({s: c["f1"] for s, c in cells.items()}, groups=groups, n_boot=N_BOOT)
+
+
+def against(
+    cells: Mapping[int, Mapping[str, Any]], others: Mapping[int, Mapping[str, Any]], groups: Sequence[str]
+) -> Bootstrap:
+    """Return F1 of a row minus that of another, paired by seed and question."""
+    a, b = ({s: c["f1"] for s, c in row.items()} for row in (cells, others))
+    return hierarchical_bootstrap(a, b, groups=groups, n_boot=N_BOOT)

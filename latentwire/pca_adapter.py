@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from callbacks.files.atomic import write_text
-from latentwire.cells import cell
+from latentwire.cells import against, cell, f1
 from latentwire.data.biographies import Biographies
 from latentwire.lm.frozen import FrozenLM
 from latentwire.page.scores import points
@@ -29,13 +29,12 @@ from latentwire.token_code import Lesson, Texts, TokenCode, learn, measured
 from latentwire.train.curriculum import Constant
 from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, markdown, number, texts
 from suite.runs.command import command
-from suite.statistics import Bootstrap, hierarchical_bootstrap
+from suite.statistics import Bootstrap
 
 PAGE = Path("docs/results/pca_adapter.md")
 PASSAGES, VALIDATION = 40, 8
 OUT_OF = 20  # test texts, of which one is of the right length
 DIMENSIONS = (4, 8, 16, 32)
-N_BOOT = 2000
 ALIKE = 0.8  # a mean cosine that is called high
 PLAIN, REBUILT, ANSWERED = "components alone", "adapter on reconstruction", "adapter on answers"
 LESSONS = {
@@ -92,15 +91,9 @@ def measure(
     return found, [e.passage.group for e in data.test]
 
 
-def f1(cells: Mapping[int, Mapping[str, Any]], groups: Sequence[str]) -> Bootstrap:
-    """Return F1 of a row with its interval over seeds and passages."""
-    return hierarchical_bootstrap({s: c["f1"] for s, c in cells.items()}, groups=groups, n_boot=N_BOOT)
-
-
 def gain(rows: Mapping[str, Mapping[int, Mapping[str, Any]]], groups: Sequence[str]) -> Bootstrap:
     """Return F1 of answers minus that of reconstruction, paired by seed and question."""
-    a, b = ({s: c["f1"] for s, c in rows[row].items()} for row in (ANSWERED, REBUILT))
-    return hierarchical_bootstrap(a, b, groups=groups, n_boot=N_BOOT)
+    return against(rows[ANSWERED], rows[REBUILT], groups)
 
 
 def mean(cells: Mapping[int, Mapping[str, Any]], key: str) -> float:

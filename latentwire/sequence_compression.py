@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from callbacks.files.atomic import write_text
 from callbacks.stages.lr import LRSchedule
 from latentwire.baselines.training import MAX_NORM
-from latentwire.cells import cell
+from latentwire.cells import against, cell, f1
 from latentwire.data.biographies import Biographies
 from latentwire.encoders.pool_expand import PoolExpand
 from latentwire.encoders.pooling import (
@@ -51,14 +51,12 @@ from latentwire.token_code import Texts, measured
 from latentwire.train.stream import Stream
 from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, markdown, number, texts
 from suite.runs.command import command
-from suite.statistics import Bootstrap, hierarchical_bootstrap
 
 PAGE = Path("docs/results/sequence_compression.md")
 PASSAGES, VALIDATION = 40, 8
 OUT_OF = 20  # test texts, of which one is of the right length
 STEPS, CONTEXTS, LR, WARMUP, VALIDATIONS = 300, 8, 2e-3, 20, 4
 RATIO, WIDTH, D_Z = 4, 128, 64
-N_BOOT = 2000
 HALF = 0.5  # of the answers: what keeps fewer is not said to keep them
 PLACE, MESSAGE, NONE = "by place", "by message", "nothing is trained"
 POOLINGS: dict[str, Callable[..., Pooling]] = {
@@ -237,17 +235,6 @@ def measure(
     return found, [e.passage.group for e in data.test]
 
 
-def f1(cells: Mapping[int, Mapping[str, Any]], groups: Sequence[str]) -> Bootstrap:
-    """Return F1 of a row with its interval over seeds and passages."""
-    return hierarchical_bootstrap({s: c["f1"] for s, c in cells.items()}, groups=groups, n_boot=N_BOOT)
-
-
-def against(found: Found, key: Key, other: Key, groups: Sequence[str]) -> Bootstrap:
-    """Return F1 of a row minus that of another, paired by seed and question."""
-    a, b = ({s: c["f1"] for s, c in found[k].items()} for k in (key, other))
-    return hierarchical_bootstrap(a, b, groups=groups, n_boot=N_BOOT)
-
-
 def verdict(found: Found, groups: Sequence[str]) -> str:
     """Say which pooling keeps most answers under what fits it, and what the other objective would have said."""
     own = {pooling: (pooling, fits) for pooling, fits in FITTING.items() if (pooling, fits) in found}
@@ -257,7 +244,7 @@ def verdict(found: Found, groups: Sequence[str]) -> str:
     behind: list[str] = []
     for pooling, key in own.items():
         if pooling != best:
-            where = behind if against(found, key, own[best], groups).high < 0 else near
+            where = behind if against(found[key], found[own[best]], groups).high < 0 else near
             where.append(f"`{pooling}` ({scores[pooling].estimate * PERCENT:.1f} %)")
     told = "" if scores[best].high >= HALF else "In so many steps no pooling keeps half of the answers. "
     told += f"`{best}` keeps most answers, F1 {scores[best].estimate * PERCENT:.1f} %"
@@ -268,7 +255,7 @@ def verdict(found: Found, groups: Sequence[str]) -> str:
     for pooling, key in own.items():
         other = (pooling, MESSAGE if key[1] == PLACE else PLACE)
         if other in found:
-            d = against(found, key, other, groups)
+            d = against(found[key], found[other], groups)
             if d.low > 0 or d.high < 0:
                 (gains if d.low > 0 else costs).append(f"`{pooling}` ({points(d)})")
     told += f". The objective that fits is worth points to {', '.join(gains)}" if gains else ""
@@ -288,7 +275,7 @@ def table(found: Found, groups: Sequence[str]) -> Table:
     for key, cells in found.items():
         got, delta = f1(cells, groups), Cell(ABSENT)
         if key != base and base in found and key[1] != NONE:
-            delta = Cell(points(against(found, key, base, groups)))
+            delta = Cell(points(against(found[key], found[base], groups)))
         if FITTING.get(key[0]) == key[1]:
             strong.add(len(lines))
         trained = next(iter(cells.values())).get("parameters", 0)
