@@ -134,7 +134,21 @@ def verdict(found: Found, groups: Sequence[str]) -> str:
     for alone in ((REBUILT, 0.0), (ANSWERED, 1.0)):
         told.append(f"{alone[0].capitalize()}: {_f1(found[alone], groups)}.")
     first = f"Annealing helps ({', '.join(helped)})." if helped else "Annealing does not help with certainty."
-    return f"**Verdict.** {first} {' '.join(told)}\n"
+    return f"**Verdict.** {doubts(found)}{first} {' '.join(told)}\n"
+
+
+def doubts(found: Found) -> str:
+    """Say what keeps the rows from deciding: a best weight at the end of the grid, rows that end where they began."""
+    rows = [key for key in found if key[0] in WAYS]
+    ends = {pick(w for _, w in rows) for pick in (min, max)}
+    there = [way for way in WAYS if chosen(found, way)[1] in ends]
+    begun = [key for key in rows if all(c["learned"]["val"]["step"] == 0 for c in found[key].values())]
+    told = []
+    if there:
+        told.append(f"the best weight of {', '.join(there)} is the last of the grid, and a better one may lie beyond")
+    if begun:
+        told.append(f"in {len(begun)} of {len(rows)} rows validation prefers the start to all that was learned")
+    return f"**Provisional**: {'; '.join(told)}. " if told else ""
 
 
 def table(found: Found, groups: Sequence[str]) -> Table:

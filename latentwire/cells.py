@@ -45,3 +45,9 @@ def against(
     """Return F1 of a row minus that of another, paired by seed and question."""
     a, b = ({s: c["f1"] for s, c in row.items()} for row in (cells, others))
     return hierarchical_bootstrap(a, b, groups=groups, n_boot=N_BOOT)
+
+
+def mean(cells: Mapping[int, Mapping[str, Any]], key: str) -> float:
+    """Return the mean of a number over seeds, of a list's mean where a cell has one."""
+    values = [c[key] if isinstance(c[key], float) else sum(c[key]) / len(c[key]) for c in cells.values()]
+    return float(sum(values) / len(values))

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from callbacks.files.atomic import write_text
-from latentwire.cells import against, cell, f1
+from latentwire.cells import against, cell, f1, mean
 from latentwire.data.biographies import Biographies
 from latentwire.lm.frozen import FrozenLM
 from latentwire.page.scores import points
@@ -94,12 +94,6 @@ def measure(
 def gain(rows: Mapping[str, Mapping[int, Mapping[str, Any]]], groups: Sequence[str]) -> Bootstrap:
     """Return F1 of answers minus that of reconstruction, paired by seed and question."""
     return against(rows[ANSWERED], rows[REBUILT], groups)
-
-
-def mean(cells: Mapping[int, Mapping[str, Any]], key: str) -> float:
-    """Return the mean of a number over seeds, of a list's mean where a cell has one."""
-    values = [c[key] if isinstance(c[key], float) else sum(c[key]) / len(c[key]) for c in cells.values()]
-    return float(sum(values) / len(values))
 
 
 def verdict(found: Found, groups: Sequence[str]) -> str:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from callbacks.files.atomic import write_text
 from callbacks.stages.lr import LRSchedule
 from latentwire.baselines.training import MAX_NORM
-from latentwire.cells import against, cell, f1
+from latentwire.cells import against, cell, f1, mean
 from latentwire.data.biographies import Biographies
 from latentwire.encoders.pool_expand import PoolExpand
 from latentwire.encoders.pooling import (
@@ -262,7 +262,7 @@ def verdict(found: Found, groups: Sequence[str]) -> str:
     told += f". The other objective is better for {', '.join(costs)}" if costs else ""
     if (WHOLE, NONE) in found:
         cell_ = found[WHOLE, NONE]
-        told += f". The text's mean at every token has a cosine of {_mean(cell_, 'cosine'):.2f} with them"
+        told += f". The text's mean at every token has a cosine of {mean(cell_, 'cosine'):.2f} with them"
         told += f" and F1 {f1(cell_, groups).estimate * PERCENT:.1f} %"
     return f"**Verdict.** {told}.\n"
 
@@ -279,17 +279,12 @@ def table(found: Found, groups: Sequence[str]) -> Table:
         if FITTING.get(key[0]) == key[1]:
             strong.add(len(lines))
         trained = next(iter(cells.values())).get("parameters", 0)
-        close = [number(_mean(cells, "cosine"), 3), number(_mean(cells, "nearest") * PERCENT, 1)]
-        row = [*texts(*key), *close, percent(got.estimate, got.low, got.high), delta, number(_mean(cells, "nll"), 3)]
+        close = [number(mean(cells, "cosine"), 3), number(mean(cells, "nearest") * PERCENT, 1)]
+        row = [*texts(*key), *close, percent(got.estimate, got.low, got.high), delta, number(mean(cells, "nll"), 3)]
         lines.append([*row, Cell(f"{trained:,}", trained), *texts(len(cells) if trained else ABSENT)])
     titles = ["cosine", "nearest\n%", "F1 %\n[95 %]", "Δ F1 to\nchunk_mean", "NLL\nnats/token", "parameters", "seeds"]
     note = ["Bold: the objective that fits the pooling."]
     return Table("", columns("pooling", "reconstruction", numbers=titles), lines, note, strong)
-
-
-def _mean(cells: Mapping[int, Mapping[str, Any]], key: str) -> float:
-    values = [c[key] if isinstance(c[key], float) else sum(c[key]) / len(c[key]) for c in cells.values()]
-    return float(sum(values) / len(values))
 
 
 def page(found: Mapping[str, tuple[Found, Sequence[str]]], passages: int, steps: int) -> str:

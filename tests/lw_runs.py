@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from lw_toys import Family, byte_tokenizer, tiny_model
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -136,17 +135,3 @@ def rows(cfg: DictConfig, name: str = "history.csv") -> list[list[str]]:
 def history(cfg: DictConfig, name: str) -> list[float]:
     """Values of one metric in their order."""
     return [float(row[3]) for row in rows(cfg)[1:] if row[2] == name]
-
-
-def unequal(a: Any, b: Any, path: str = "") -> list[str]:
-    """Paths at which two nested states differ in any bit."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        out = [f"{path}.{k} only in one" for k in a.keys() ^ b.keys()]
-        return out + [p for k in a.keys() & b.keys() for p in unequal(a[k], b[k], f"{path}.{k}")]
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        if len(a) != len(b):
-            return [f"{path}: {len(a)} and {len(b)} entries"]
-        return [p for i, (x, y) in enumerate(zip(a, b, strict=True)) for p in unequal(x, y, f"{path}[{i}]")]
-    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        return [] if a.dtype == b.dtype and torch.equal(a, b) else [path]
-    return [] if a == b or (a != a and b != b) else [f"{path}: {a} and {b}"]

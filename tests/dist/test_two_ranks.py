@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from asgml_runs import ROOT, compose, fit, overrides, rows, unequal, write_features
+from asgml_runs import ROOT, compose, fit, overrides, rows, write_features
+from states import unequal
 from two_ranks import AGREE_ONLY, EVALUATED, FEEDBACK, MODES, feedback_results, results, write_data
 
 from suite.runs.identity import run_dir

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from asgml_runs import unequal
 from feedback_runs import command, config, fit, overrides, prepare, weights
+from states import unequal
 
 from asgml.feedback.metrics.loops import NAMES
 from callbacks.errors import UserError

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from kills import Kill, Killed
-from lw_runs import fit, run_of, unequal
+from lw_runs import fit, run_of
 from lw_walk import DATA, ELSEWHERE, STEPS, WITH, Case, cases, facts, groups, places, tree
+from states import unequal
 from transformers import PreTrainedTokenizerBase
 
 from latentwire.answer import answer

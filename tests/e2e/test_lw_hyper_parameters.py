@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lw_runs import config, fit, rows, unequal
+from lw_runs import config, fit, rows
 from lw_toys import save_sentence_model
+from states import unequal
 
 from suite.config.compose import Composer
 

@@ -17,8 +17,9 @@ import pytest
 import torch
 import yaml
 from alternatives import AUDIO_ONLY, FILES, MAY_STAND_STILL, METHODS, OTHER, OWN, RUN, target
-from asgml_runs import ROOT, compose, differing, finish_treated, fit, prepare, unequal, weights
+from asgml_runs import ROOT, compose, differing, finish_treated, fit, prepare, weights
 from omegaconf import DictConfig
+from states import unequal
 
 from asgml.build import Parts
 from callbacks.errors import UserError

@@ -16,8 +16,9 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from asgml_runs import ROOT, compose, config, fit, overrides, rows, unequal, weights, write_features
+from asgml_runs import ROOT, compose, config, fit, overrides, rows, weights, write_features
 from kills import Kill, Killed
+from states import unequal
 
 from asgml.run import Tree, dead, train
 from callbacks.errors import UserError

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from asgml_runs import compose, config, finish, fit, prepare, rows, unequal, write_features
+from asgml_runs import compose, config, finish, fit, prepare, rows, write_features
 from omegaconf import DictConfig
+from states import unequal
 
 from asgml.extend import extended, remarks
 from asgml.run import extend, main

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from asgml_runs import rows, unequal
+from asgml_runs import rows
 from feedback_runs import config, fit, weights
 from kills import Kill, Killed
+from states import unequal
 
 from suite.runs.identity import run_dir
 

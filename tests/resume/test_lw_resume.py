@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from kills import Kill, Killed
-from lw_runs import config, fit, prepare, rows, unequal
+from lw_runs import config, fit, prepare, rows
 from lw_toys import save_sentence_model
 from omegaconf import open_dict
+from states import unequal
 
 from callbacks.errors import UserError
 from latentwire.monitors import records
