@@ -7,38 +7,39 @@ weighs 1 throughout; answers weigh w of eight sizes, in three ways:
     linear       from 0 in a straight line to w at half of the steps, then w
     warm start   reconstruction alone for a quarter of the steps, then w
 
-Beside them reconstruction alone and answers alone. All read as many texts in as many steps. A way is judged at the w
-that is best for it on validation, so that none is better for its grid. Some minutes of a core, resumable; it writes
-docs/results/annealing.md.
+Beside them reconstruction alone and answers alone. All read as many texts in as many steps, each row at the learning
+rate that is best for it on validation. A way is judged at the w that is best for it on validation, so that none is
+better for its grid. Half an hour of a core, resumable; it writes docs/results/annealing.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from callbacks.files.atomic import write_text
-from latentwire.cells import against, cell, f1
+from latentwire.cells import against, cell, f1, tuned
 from latentwire.data.biographies import Biographies
 from latentwire.lm.frozen import FrozenLM
 from latentwire.page.scores import points
 from latentwire.pocket import load
 from latentwire.reader_study import enough, trained_parser
 from latentwire.report.evaluation_tables import percent
-from latentwire.token_code import Lesson, Texts, TokenCode, learn, measured
+from latentwire.token_code import Lesson, Texts, TokenCode, learn, measured, rank
 from latentwire.train.curriculum import Constant, Delayed, Linear, Schedule
 from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, markdown, number, texts
 from suite.runs.command import command
 
 PAGE = Path("docs/results/annealing.md")
-PASSAGES, VALIDATION = 40, 8
+PASSAGES, VALIDATION = 40, 16
 OUT_OF = 20  # test texts, of which one is of the right length
 NUMBERS = 12  # per token: reconstruction alone does not reach the text, and answers alone need help
-STEPS, LR = 24, 2e-3
-WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+STEPS, RATES = 300, (3e-4, 1e-3, 3e-3)
+WEIGHTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
 CONSTANT, LINEAR, WARM = "constant", "linear", "warm start"
 WAYS = (CONSTANT, LINEAR, WARM)
 REBUILT, ANSWERED = "reconstruction alone", "answers alone"
@@ -50,9 +51,10 @@ Written by `python -m latentwire.study annealing`, none of it by hand; started a
 A frozen reader gets {numbers} numbers per token of biographies of two people, one embedding per token; its adapter
 alone is trained, {steps} steps of {contexts} texts and {asked} questions about each, {seeds} seeds. Reconstruction of
 embeddings weighs 1, answers through the reader w: *constant*, *linear* from 0 to w over half of the steps, or after a
-*warm start* of a quarter on reconstruction alone. Rate, steps and texts are those of all rows. {passages} test
-passages, {questions} questions. F1: 95 % bootstrap over seeds and passages; differences are to the constant weight of
-the same row, paired by seed and question. Share: of the answers in the loss, over the last quarter of steps.
+*warm start* of a quarter on reconstruction alone. Steps and texts are those of all rows; each has the learning rate
+of {rates} that validation of its first seed likes best. {passages} test passages, {questions} questions.
+F1: 95 % bootstrap over seeds and passages; differences are to the constant weight of the same row, paired by seed and
+question. Share: of the answers in the loss, over the last quarter of steps.
 """
 
 
@@ -63,12 +65,12 @@ def schedule(way: str, weight: float, steps: int) -> Schedule:
     return Delayed(steps // 4, weight) if way == WARM else Constant(weight)
 
 
-def lesson(key: Key, steps: int) -> Lesson:
+def lesson(key: Key, steps: int, lr: float) -> Lesson:
     """Return what a row learns from."""
     way, weight = key
     answers = Constant(0.0) if way == REBUILT else schedule(way, weight, steps)
     rebuilt = Constant(0.0 if way == ANSWERED else 1.0)
-    return Lesson(rebuilt, answers, steps=steps, warmup=steps // 6, lr=LR)
+    return Lesson(rebuilt, answers, steps=steps, warmup=steps // 6, lr=lr)
 
 
 def keys(weights: Sequence[float]) -> list[Key]:
@@ -77,7 +79,14 @@ def keys(weights: Sequence[float]) -> list[Key]:
 
 
 def measure(
-    lm: FrozenLM, folder: Path, passages: int, weights: Sequence[float], seeds: Sequence[int], steps: int, numbers: int
+    lm: FrozenLM,
+    folder: Path,
+    passages: int,
+    weights: Sequence[float],
+    seeds: Sequence[int],
+    steps: int,
+    numbers: int,
+    rates: Sequence[float],
 ) -> tuple[Found, list[str]]:
     """Compute every cell that is not there; return all, and the passage of each test question.
 
@@ -89,21 +98,23 @@ def measure(
         seeds: seeds of adapters and streams.
         steps: steps of every training.
         numbers: numbers per token.
+        rates: learning rates that every row chooses from (`tuned`).
     """
     data = Texts.of(lm, Biographies(people=2, facts_per_person=3, test=OUT_OF * passages), VALIDATION, passages)
-    found: dict[Key, dict[int, dict[str, Any]]] = {}
-    for seed in seeds:
-        for key in keys(weights):
 
-            def compute(key: Key = key, seed: int = seed) -> dict[str, Any]:
-                torch.manual_seed(seed)
-                code = TokenCode(lm, numbers, data.train)
-                told = learn(lm, code, data, lesson(key, steps), seed)
-                return measured(lm, data.test, code.read) | {"learned": told}
+    def compute(key: Key, lr: float, seed: int) -> dict[str, Any]:
+        torch.manual_seed(seed)
+        code = TokenCode(lm, numbers, data.train)
+        learned = learn(lm, code, data, lesson(key, steps, lr), seed)
+        return measured(lm, data.test, code.read) | {"learned": learned}
 
-            told = {"reader": lm.fingerprint(), "d": numbers, "way": key[0], "weight": key[1], "seed": seed}
-            told |= {"steps": steps, "passages": passages}
-            found.setdefault(key, {})[seed] = cell(folder, told, compute)
+    def kept(key: Key, lr: float, seed: int) -> dict[str, Any]:
+        told = {"reader": lm.fingerprint(), "d": numbers, "way": key[0], "weight": key[1], "seed": seed, "lr": lr}
+        told |= {"steps": steps, "passages": passages, "validation": VALIDATION}
+        return cell(folder, told, partial(compute, key, lr, seed))
+
+    rows = keys(weights)
+    found = {key: tuned(rates, seeds, partial(kept, key), lambda c: rank(c["learned"]["val"], "f1")) for key in rows}
     return found, [e.passage.group for e in data.test]
 
 
@@ -171,7 +182,8 @@ def table(found: Found, groups: Sequence[str]) -> Table:
         row = texts(f"{key[1]:g}" if key[0] in WAYS else ABSENT, key[0])
         row += [percent(got.estimate, got.low, got.high), delta, number(val * PERCENT, 1)]
         row += [number(sum(x) / len(x), 3) for x in (nll, cosine)]
-        lines.append([*row, number(share * PERCENT, 1), *texts(learned[0]["questions"], len(cells))])
+        lr = next(iter(cells.values()))["lr"]
+        lines.append([*row, number(share * PERCENT, 1), *texts(f"{lr:g}", learned[0]["questions"], len(cells))])
     titles = [
         "F1 %\n[95 %]",
         "Δ F1 to\nconstant",
@@ -179,16 +191,20 @@ def table(found: Found, groups: Sequence[str]) -> Table:
         "NLL\nnats/token",
         "cosine",
         "share of\nanswers %",
+        "rate",
     ]
     head = columns("w", "answers", numbers=[*titles, "questions\nseen", "seeds"])
     return Table("", head, lines, ["Bold: a way's weight, chosen on validation."], strong)
 
 
-def page(found: Mapping[str, tuple[Found, Sequence[str]]], passages: int, steps: int, numbers: int) -> str:
+def page(
+    found: Mapping[str, tuple[Found, Sequence[str]]], passages: int, steps: int, numbers: int, rates: Sequence[float]
+) -> str:
     """Return the page of what was found by reader."""
     first, groups = next(iter(found.values()))
-    like = lesson((CONSTANT, 1.0), steps)
-    told = {"steps": steps, "contexts": like.contexts, "asked": like.questions, "numbers": numbers}
+    like = lesson((CONSTANT, 1.0), steps, rates[0])
+    told: dict[str, Any] = {"steps": steps, "contexts": like.contexts, "asked": like.questions, "numbers": numbers}
+    told |= {"rates": ", ".join(f"{rate:g}" for rate in rates)}
     told |= {"seeds": len(next(iter(first.values()))), "passages": passages, "questions": len(groups)}
     parts = [HEAD.format(**told)]
     for reader, (cells, own) in found.items():
@@ -204,7 +220,7 @@ def _f1(cells: Mapping[int, Mapping[str, Any]], groups: Sequence[str]) -> str:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
-    p = trained_parser("annealing", __doc__, PAGE, PASSAGES, STEPS)
+    p = trained_parser("annealing", __doc__, PAGE, PASSAGES, STEPS, RATES)
     p.add_argument("--weights", nargs="+", type=float, default=list(WEIGHTS), help="the answers' weights")
     p.add_argument("--numbers", type=int, default=NUMBERS, help="numbers per token")
     args = p.parse_args(argv)
@@ -212,7 +228,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = {}
     for name in args.readers:
         folder = args.runs / "annealing"
-        own = (args.passages, args.weights, args.seeds, args.steps, args.numbers)
+        own = (args.passages, args.weights, args.seeds, args.steps, args.numbers, args.rates)
         found[name] = measure(load(name), folder, *own)
-    print(f"page: {write_text(args.out, page(found, args.passages, args.steps, args.numbers))}")
+    print(f"page: {write_text(args.out, page(found, args.passages, args.steps, args.numbers, args.rates))}")
     return 0

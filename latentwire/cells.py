@@ -34,6 +34,29 @@ def cell(folder: Path, told: Mapping[str, Any], make: Callable[[], Mapping[str, 
     return dict(read_json(path, "a cell of a study as it was written", f"rm {path}, it is computed again")["found"])
 
 
+def tuned(
+    rates: Sequence[float],
+    seeds: Sequence[int],
+    run: Callable[[float, int], Mapping[str, Any]],
+    rank: Callable[[Mapping[str, Any]], tuple[float, ...]],
+) -> dict[int, dict[str, Any]]:
+    """Compute a row at every rate with the first seed, and with the other seeds at the rate that ranks first.
+
+    Args:
+        rates: learning rates; of equals the first.
+        seeds: the row's seeds.
+        run: computes a cell of a rate and a seed.
+        rank: what validation says of a cell, the higher the better.
+
+    Returns:
+        cells by seed, each with its `lr`.
+    """
+    tried = {rate: run(rate, seeds[0]) for rate in rates}
+    best = max(tried, key=lambda rate: rank(tried[rate]))
+    found = {seeds[0]: tried[best]} | {seed: run(best, seed) for seed in seeds[1:]}
+    return {seed: {**got, "lr": best} for seed, got in found.items()}
+
+
 def f1(cells: Mapping[int, Mapping[str, Any]], groups: Sequence[str]) -> Bootstrap:
     """Return F1 of a row, its cells by seed, with its interval over seeds and passages."""
     return hierarchical_bootstrap({s: c["f1"] for s, c in cells.items()}, groups=groups, n_boot=N_BOOT)

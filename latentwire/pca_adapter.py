@@ -2,9 +2,9 @@
 
 A frozen pocket reader gets one embedding per token of a text, made of d numbers: its principal components as they are,
 or after a wire's adapter that alone is trained, on pure reconstruction (cosine and squared error) or on answers through
-the reader. Both adapters start at the same least-squares map and read the same texts in as many steps; each is kept as
-it was when validation liked it best, by its own measure. What a cosine promises stands beside what is answered.
-Ten minutes of a core, resumable; it writes docs/results/pca_adapter.md.
+the reader. Both adapters start at the same least-squares map and read the same texts in as many steps, at a learning
+rate that validation chose; each is kept as it was when validation liked it best, by its own measure. What a cosine
+promises stands beside what is answered. Ten minutes of a core, resumable; it writes docs/results/pca_adapter.md.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ from typing import Any
 import torch
 
 from callbacks.files.atomic import write_text
-from latentwire.cells import against, cell, f1, mean
+from latentwire.cells import against, cell, f1, mean, tuned
 from latentwire.data.biographies import Biographies
 from latentwire.lm.frozen import FrozenLM
 from latentwire.page.scores import points
 from latentwire.pocket import load
 from latentwire.reader_study import enough, trained_parser
 from latentwire.report.evaluation_tables import percent
-from latentwire.token_code import Lesson, Texts, TokenCode, learn, measured
+from latentwire.token_code import Lesson, Texts, TokenCode, learn, measured, rank
 from latentwire.train.curriculum import Constant
 from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, markdown, number, texts
 from suite.runs.command import command
 from suite.statistics import Bootstrap
 
 PAGE = Path("docs/results/pca_adapter.md")
-PASSAGES, VALIDATION = 40, 8
+PASSAGES, VALIDATION = 40, 16
 OUT_OF = 20  # test texts, of which one is of the right length
 DIMENSIONS = (4, 8, 16, 32)
+RATES = (3e-4, 1e-3, 3e-3)
 ALIKE = 0.8  # a mean cosine that is called high
 PLAIN, REBUILT, ANSWERED = "components alone", "adapter on reconstruction", "adapter on answers"
 LESSONS = {
-    REBUILT: Lesson(Constant(1.0), Constant(0.0), metric="cosine"),
-    ANSWERED: Lesson(Constant(0.0), Constant(1.0)),
+    REBUILT: Lesson(Constant(1.0), Constant(0.0), metric="cosine", steps=400, warmup=40),
+    ANSWERED: Lesson(Constant(0.0), Constant(1.0), steps=400, warmup=40),
 }
 Found = Mapping[int, Mapping[str, Mapping[int, Mapping[str, Any]]]]  # by dimension, row and seed
 HEAD = """# Fewer numbers per token, and an adapter
@@ -48,9 +49,9 @@ Written by `python -m latentwire.study pca_adapter`, none of it by hand; started
 computed. A frozen reader gets {passages} test passages of biographies of two people ({questions} questions, about 50
 tokens each) as one embedding per token, of d of the {width} numbers of its embeddings. No position is saved; what a row
 loses, fewer numbers have cost.
-Adapters: {steps} steps of {contexts} texts, {seeds} seeds; answers: {asked} questions about each. Rate and length are
-those of all rows and were not tuned. Cosine: of every token's embedding with its own, a mean; nearest: tokens of whose
-vocabulary their own lies nearest. F1: 95 % bootstrap over seeds and passages.
+Adapters: {steps} steps of {contexts} texts, {seeds} seeds; answers: {asked} questions about each. Each row has
+the learning rate of {rates} that validation of its first seed likes best. Cosine: of every token's embedding with its
+own, a mean; nearest: tokens of whose vocabulary their own lies nearest. F1: 95 % bootstrap over seeds and passages.
 """
 
 
@@ -65,7 +66,13 @@ def compute(lm: FrozenLM, data: Texts, d: int, seed: int, lesson: Lesson | None)
 
 
 def measure(
-    lm: FrozenLM, folder: Path, passages: int, dimensions: Sequence[int], seeds: Sequence[int], steps: int
+    lm: FrozenLM,
+    folder: Path,
+    passages: int,
+    dimensions: Sequence[int],
+    seeds: Sequence[int],
+    steps: int,
+    rates: Sequence[float],
 ) -> tuple[Found, list[str]]:
     """Compute every cell that is not there; return all, and the passage of each test question.
 
@@ -76,18 +83,24 @@ def measure(
         dimensions: numbers per token.
         seeds: seeds of adapters and streams.
         steps: steps of every training.
+        rates: learning rates that every trained row chooses from (`tuned`).
     """
     corpus = Biographies(people=2, facts_per_person=3, test=OUT_OF * passages)
     data = Texts.of(lm, corpus, VALIDATION, passages)
-    found: dict[int, dict[str, dict[int, dict[str, Any]]]] = {}
-    for d in dimensions:
-        for row in (PLAIN, *LESSONS):
-            lesson = replace(LESSONS[row], steps=steps) if row in LESSONS else None
-            for seed in seeds if lesson else seeds[:1]:  # components know no chance
-                told = {"reader": lm.fingerprint(), "d": d, "row": row, "seed": seed, "passages": passages}
-                told |= {"steps": steps if lesson else 0}
-                got = cell(folder, told, partial(compute, lm, data, d, seed, lesson))
-                found.setdefault(d, {}).setdefault(row, {})[seed] = got
+
+    def kept(d: int, row: str, lr: float, seed: int) -> dict[str, Any]:
+        lesson = replace(LESSONS[row], steps=steps, lr=lr) if row in LESSONS else None
+        told = {"reader": lm.fingerprint(), "d": d, "row": row, "seed": seed, "passages": passages}
+        told |= {"steps": steps, "lr": lr, "validation": VALIDATION} if lesson else {"steps": 0}
+        return cell(folder, told, partial(compute, lm, data, d, seed, lesson))
+
+    def row_of(d: int, row: str) -> dict[int, dict[str, Any]]:
+        if row not in LESSONS:
+            return {seeds[0]: kept(d, row, 0.0, seeds[0])}  # components know no chance
+        metric = LESSONS[row].metric
+        return tuned(rates, seeds, partial(kept, d, row), lambda c: rank(c["learned"]["val"], metric))
+
+    found = {d: {row: row_of(d, row) for row in (PLAIN, *LESSONS)} for d in dimensions}
     return found, [e.passage.group for e in data.test]
 
 
@@ -130,18 +143,28 @@ def table(found: Found, groups: Sequence[str]) -> Table:
             close = [number(mean(cells, "cosine"), 3), number(mean(cells, "nearest") * PERCENT, 1)]
             questions = next(iter(cells.values())).get("learned", {}).get("questions", 0)
             row_cells = [*texts(str(d), row), *close, percent(got.estimate, got.low, got.high), delta]
-            row_cells.append(number(mean(cells, "nll"), 3))
+            lr = next(iter(cells.values())).get("lr")
+            row_cells += [number(mean(cells, "nll"), 3), *texts(f"{lr:g}" if lr else ABSENT)]
             lines.append([*row_cells, *texts(questions, len(cells) if row in LESSONS else ABSENT)])
-    titles = ["cosine", "nearest\n%", "F1 %\n[95 %]", "Δ F1 to\nreconstruction", "NLL\nnats/token", "questions\nseen"]
-    return Table("", columns("d", "row", numbers=[*titles, "seeds"]), lines)
+    titles = ["cosine", "nearest\n%", "F1 %\n[95 %]", "Δ F1 to\nreconstruction", "NLL\nnats/token", "rate"]
+    return Table("", columns("d", "row", numbers=[*titles, "questions\nseen", "seeds"]), lines)
 
 
-def page(found: Mapping[str, tuple[Found, Sequence[str]]], width: int, passages: int, steps: int) -> str:
+def page(
+    found: Mapping[str, tuple[Found, Sequence[str]]], width: int, passages: int, steps: int, rates: Sequence[float]
+) -> str:
     """Return the page of what was found by reader."""
     first, groups = next(iter(found.values()))
     seeds = len(next(iter(first.values()))[REBUILT])
     lesson = LESSONS[ANSWERED]
-    told = {"steps": steps, "contexts": lesson.contexts, "asked": lesson.questions, "seeds": seeds, "width": width}
+    told: dict[str, Any] = {
+        "steps": steps,
+        "contexts": lesson.contexts,
+        "asked": lesson.questions,
+        "seeds": seeds,
+        "width": width,
+    }
+    told |= {"rates": ", ".join(f"{rate:g}" for rate in rates)}
     parts = [HEAD.format(passages=passages, questions=len(groups), **told)]
     for reader, (cells, own) in found.items():
         parts += [f"## `{reader}`\n", verdict(cells, own), markdown([table(cells, own)])]
@@ -151,7 +174,7 @@ def page(found: Mapping[str, tuple[Found, Sequence[str]]], width: int, passages:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
-    p = trained_parser("pca_adapter", __doc__, PAGE, PASSAGES, LESSONS[REBUILT].steps)
+    p = trained_parser("pca_adapter", __doc__, PAGE, PASSAGES, LESSONS[REBUILT].steps, RATES)
     p.add_argument("--dimensions", nargs="+", type=int, default=list(DIMENSIONS), help="numbers per token")
     args = p.parse_args(argv)
     enough(args)
@@ -160,6 +183,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.readers:
         lm = load(name)
         width = lm.d_model
-        found[name] = measure(lm, folder, args.passages, args.dimensions, args.seeds, args.steps)
-    print(f"page: {write_text(args.out, page(found, width, args.passages, args.steps))}")
+        found[name] = measure(lm, folder, args.passages, args.dimensions, args.seeds, args.steps, args.rates)
+    print(f"page: {write_text(args.out, page(found, width, args.passages, args.steps, args.rates))}")
     return 0

@@ -49,7 +49,9 @@ def reader_parser(study: str, text: str | None, page: Path, passages: int) -> ar
     return p
 
 
-def trained_parser(study: str, text: str | None, page: Path, passages: int, steps: int) -> argparse.ArgumentParser:
+def trained_parser(
+    study: str, text: str | None, page: Path, passages: int, steps: int, rates: Sequence[float]
+) -> argparse.ArgumentParser:
     """Build the parser of a study that trains something small on one reader, cell by cell; arguments as above.
 
     Args:
@@ -58,11 +60,14 @@ def trained_parser(study: str, text: str | None, page: Path, passages: int, step
         page: where its page stands.
         passages: how many test passages it reads.
         steps: the steps of every training.
+        rates: the learning rates that every row chooses from.
     """
     p = reader_parser(study, text, page, passages)
     p.set_defaults(readers=[READERS[0]])
     p.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="seeds of every trained row")
     p.add_argument("--steps", type=int, default=steps, help="steps of every training")
+    told = "learning rates, of which validation of the first seed chooses one for each row"
+    p.add_argument("--rates", nargs="+", type=float, default=list(rates), help=told)
     p.add_argument("--runs", type=Path, default=Path("runs"), help="where what is computed is kept (default: runs)")
     return p
 
@@ -71,10 +76,14 @@ def enough(args: argparse.Namespace) -> None:
     """Refuse arguments with which a study says nothing.
 
     Raises:
-        UserError: fewer than two passages, over which an interval has no meaning, or steps that no validation divides.
+        UserError: fewer than two passages, over which an interval has no meaning, steps that no validation divides, or
+            a rate that moves nothing.
     """
     if args.passages < 2:
         raise UserError("--passages", str(args.passages), "2 or more", "add --passages 40")
+    slow = [rate for rate in getattr(args, "rates", ()) if rate <= 0]
+    if slow:
+        raise UserError("--rates", f"{slow[0]:g}", "more than 0", "add --rates 1e-3 3e-3")
     if getattr(args, "steps", LEAST) < LEAST:
         raise UserError("--steps", str(args.steps), f"{LEAST} or more", "add --steps 24")
 

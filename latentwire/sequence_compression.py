@@ -10,7 +10,7 @@ Two objectives ask for it in two ways:
 
 A row's objective is the one that fits its pooling; with --controls the other one as well. Beside them, trained on
 nothing, the text's mean at every token and the mean of each chunk at its tokens: a target that all poolings can share,
-and that says nothing. Ten minutes of a core, resumable; it writes docs/results/sequence_compression.md.
+and that says nothing. Half an hour of a core, resumable; it writes docs/results/sequence_compression.md.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from callbacks.files.atomic import write_text
 from callbacks.stages.lr import LRSchedule
 from latentwire.baselines.training import MAX_NORM
-from latentwire.cells import against, cell, f1, mean
+from latentwire.cells import against, cell, f1, mean, tuned
 from latentwire.data.biographies import Biographies
 from latentwire.encoders.pool_expand import PoolExpand
 from latentwire.encoders.pooling import (
@@ -53,9 +53,11 @@ from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, markdown,
 from suite.runs.command import command
 
 PAGE = Path("docs/results/sequence_compression.md")
-PASSAGES, VALIDATION = 40, 8
+PASSAGES, VALIDATION = 40, 16
 OUT_OF = 20  # test texts, of which one is of the right length
-STEPS, CONTEXTS, LR, WARMUP, VALIDATIONS = 300, 8, 2e-3, 20, 4
+STEPS, CONTEXTS, VALIDATIONS = 1500, 8, 5
+WARMUP = 20  # steps
+RATES = (1e-3, 3e-3, 1e-2)
 RATIO, WIDTH, D_Z = 4, 128, 64
 HALF = 0.5  # of the answers: what keeps fewer is not said to keep them
 PLACE, MESSAGE, NONE = "by place", "by message", "nothing is trained"
@@ -86,8 +88,9 @@ Written by `python -m latentwire.study sequence_compression`, none of it by hand
 computed. Texts of about 50 tokens (biographies of two people) are pooled to one latent of {d_z} numbers per {ratio}
 tokens and given back as one embedding per token, which a frozen reader reads in the place of the text: {passages} test
 passages, {questions} questions. Trained on pure reconstruction, {steps} steps of {contexts} texts, {seeds} seeds, kept
-at the best cosine of validation; rate, steps and width are those of all rows and were not tuned. *By place*: a token is
-asked back from the slot of its chunk; *by message*: from all slots, by attention. Cosine: with a token's own embedding;
+at the best cosine of validation; steps and width are those of all rows, and each has the learning rate of
+{rates} at which validation's cosine is highest with its first seed. *By place*: a token is asked back from the
+slot of its chunk; *by message*: from all slots, by attention. Cosine: with a token's own embedding;
 nearest: tokens of whose vocabulary their own lies nearest. F1: 95 % bootstrap over seeds and passages; differences are
 to `chunk_mean` by place, paired by seed and question.
 """
@@ -153,7 +156,7 @@ def repeated(lm: FrozenLM, chunks: int, ids: Tensor) -> Tensor:
     return unchunk(chunk_mean(lm.embed(ids).float(), lengths, chunks).unsqueeze(2), lengths)
 
 
-def learn(lm: FrozenLM, code: PooledCode, data: Texts, steps: int, seed: int) -> dict[str, Any]:
+def learn(lm: FrozenLM, code: PooledCode, data: Texts, steps: int, lr: float, seed: int) -> dict[str, Any]:
     """Train a code on reconstruction, and leave it as it was at its best validation.
 
     Args:
@@ -161,12 +164,13 @@ def learn(lm: FrozenLM, code: PooledCode, data: Texts, steps: int, seed: int) ->
         code: what is trained.
         data: what it learns from.
         steps: number of steps.
+        lr: learning rate of Adam, before a cosine with warm-up.
         seed: seed of the stream of passages.
 
     Returns:
         `step` and `cosine` of the best validation.
     """
-    optimiser = torch.optim.Adam(code.parameters(), LR)
+    optimiser = torch.optim.Adam(code.parameters(), lr)
     rate = LRSchedule("cosine", warmup_steps=min(WARMUP, steps // 4))(optimiser, steps, 1)
     held = _ids({e.passage.id: e.passage for e in data.val}.values(), lm)
     best: dict[str, Any] = {"step": 0, "cosine": -1.0}
@@ -198,7 +202,7 @@ def _ids(passages: Any, lm: FrozenLM) -> Tensor:
     return torch.tensor([context_ids(lm, p, p.questions[0]) for p in passages])
 
 
-def compute(lm: FrozenLM, data: Texts, key: Key, steps: int, seed: int) -> dict[str, Any]:
+def compute(lm: FrozenLM, data: Texts, key: Key, steps: int, lr: float, seed: int) -> dict[str, Any]:
     """Train and test one cell; means of the text are tested as they are."""
     pooling, objective = key
     ids = _ids(data.train[:64], lm)
@@ -207,13 +211,19 @@ def compute(lm: FrozenLM, data: Texts, key: Key, steps: int, seed: int) -> dict[
         return measured(lm, data.test, partial(embeds, partial(repeated, lm, chunks)))
     torch.manual_seed(seed)
     code = PooledCode(lm, POOLINGS[pooling], objective, ids.shape[1], float(lm.embed(ids).float().pow(2).mean().sqrt()))
-    told = {"val": learn(lm, code, data, steps, seed), "parameters": sum(p.numel() for p in code.parameters())}
+    told = {"val": learn(lm, code, data, steps, lr, seed), "parameters": sum(p.numel() for p in code.parameters())}
     with torch.no_grad():
         return measured(lm, data.test, partial(embeds, code)) | told
 
 
 def measure(
-    lm: FrozenLM, folder: Path, passages: int, seeds: Sequence[int], steps: int, keys: Sequence[Key]
+    lm: FrozenLM,
+    folder: Path,
+    passages: int,
+    seeds: Sequence[int],
+    steps: int,
+    rates: Sequence[float],
+    keys: Sequence[Key],
 ) -> tuple[Found, list[str]]:
     """Compute every cell that is not there; return all, and the passage of each test question.
 
@@ -223,15 +233,22 @@ def measure(
         passages: number of test passages.
         seeds: seeds of codes and streams.
         steps: steps of every training.
+        rates: learning rates that every trained row chooses from (`tuned`).
         keys: the rows.
     """
     data = Texts.of(lm, Biographies(people=2, facts_per_person=3, test=OUT_OF * passages), VALIDATION, passages)
-    found: dict[Key, dict[int, dict[str, Any]]] = {}
-    for key in keys:
-        for seed in seeds if key[1] != NONE else seeds[:1]:  # means know no chance
-            told = {"reader": lm.fingerprint(), "pooling": key[0], "objective": key[1], "seed": seed}
-            told |= {"steps": 0 if key[1] == NONE else steps, "passages": passages}
-            found.setdefault(key, {})[seed] = cell(folder, told, partial(compute, lm, data, key, steps, seed))
+
+    def kept(key: Key, lr: float, seed: int) -> dict[str, Any]:
+        told = {"reader": lm.fingerprint(), "pooling": key[0], "objective": key[1], "seed": seed, "passages": passages}
+        told |= {"steps": 0} if key[1] == NONE else {"steps": steps, "lr": lr, "validation": VALIDATION}
+        return cell(folder, told, partial(compute, lm, data, key, steps, lr, seed))
+
+    def row_of(key: Key) -> dict[int, dict[str, Any]]:
+        if key[1] == NONE:
+            return {seeds[0]: kept(key, 0.0, seeds[0])}  # means know no chance
+        return tuned(rates, seeds, partial(kept, key), lambda c: (c["val"]["cosine"],))
+
+    found = {key: row_of(key) for key in keys}
     return found, [e.passage.group for e in data.test]
 
 
@@ -278,19 +295,28 @@ def table(found: Found, groups: Sequence[str]) -> Table:
             delta = Cell(points(against(found[key], found[base], groups)))
         if FITTING.get(key[0]) == key[1]:
             strong.add(len(lines))
-        trained = next(iter(cells.values())).get("parameters", 0)
+        one = next(iter(cells.values()))
+        trained, lr = one.get("parameters", 0), one.get("lr")
         close = [number(mean(cells, "cosine"), 3), number(mean(cells, "nearest") * PERCENT, 1)]
         row = [*texts(*key), *close, percent(got.estimate, got.low, got.high), delta, number(mean(cells, "nll"), 3)]
-        lines.append([*row, Cell(f"{trained:,}", trained), *texts(len(cells) if trained else ABSENT)])
-    titles = ["cosine", "nearest\n%", "F1 %\n[95 %]", "Δ F1 to\nchunk_mean", "NLL\nnats/token", "parameters", "seeds"]
+        row += [*texts(f"{lr:g}" if lr else ABSENT), Cell(f"{trained:,}", trained)]
+        lines.append([*row, *texts(len(cells) if trained else ABSENT)])
+    titles = ["cosine", "nearest\n%", "F1 %\n[95 %]", "Δ F1 to\nchunk_mean", "NLL\nnats/token", "rate", "parameters"]
     note = ["Bold: the objective that fits the pooling."]
-    return Table("", columns("pooling", "reconstruction", numbers=titles), lines, note, strong)
+    return Table("", columns("pooling", "reconstruction", numbers=[*titles, "seeds"]), lines, note, strong)
 
 
-def page(found: Mapping[str, tuple[Found, Sequence[str]]], passages: int, steps: int) -> str:
+def page(found: Mapping[str, tuple[Found, Sequence[str]]], passages: int, steps: int, rates: Sequence[float]) -> str:
     """Return the page of what was found by reader."""
     first, groups = next(iter(found.values()))
-    told = {"steps": steps, "contexts": CONTEXTS, "d_z": D_Z, "ratio": RATIO, "seeds": max(map(len, first.values()))}
+    told: dict[str, Any] = {
+        "steps": steps,
+        "contexts": CONTEXTS,
+        "d_z": D_Z,
+        "ratio": RATIO,
+        "seeds": max(map(len, first.values())),
+    }
+    told |= {"rates": ", ".join(f"{rate:g}" for rate in rates)}
     parts = [HEAD.format(passages=passages, questions=len(groups), **told)]
     for reader, (cells, own) in found.items():
         parts += [f"## `{reader}`\n", verdict(cells, own), markdown([table(cells, own)])]
@@ -300,12 +326,12 @@ def page(found: Mapping[str, tuple[Found, Sequence[str]]], passages: int, steps:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
-    p = trained_parser("sequence_compression", __doc__, PAGE, PASSAGES, STEPS)
+    p = trained_parser("sequence_compression", __doc__, PAGE, PASSAGES, STEPS, RATES)
     p.add_argument("--controls", action="store_true", help="every pooling also under the objective that does not fit")
     args = p.parse_args(argv)
     enough(args)
     folder, found, keys = args.runs / "sequence_compression", {}, (*KEYS, *(CONTROLS if args.controls else ()))
     for name in args.readers:
-        found[name] = measure(load(name), folder, args.passages, args.seeds, args.steps, keys)
-    print(f"page: {write_text(args.out, page(found, args.passages, args.steps))}")
+        found[name] = measure(load(name), folder, args.passages, args.seeds, args.steps, args.rates, keys)
+    print(f"page: {write_text(args.out, page(found, args.passages, args.steps, args.rates))}")
     return 0

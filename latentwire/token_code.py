@@ -8,7 +8,7 @@ through the reader, or from both, each with a weight over steps.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -64,7 +64,7 @@ class Lesson:
     questions: int = 3
     lr: float = 1e-3
     warmup: int = 10
-    validations: int = 2
+    validations: int = 3
 
 
 @dataclass(frozen=True)
@@ -183,12 +183,12 @@ def learn(lm: FrozenLM, code: TokenCode, texts: Texts, lesson: Lesson, seed: int
         shares.append(part / float(loss.detach()))
         if (t + 1) % max(1, lesson.steps // lesson.validations) == 0:
             found.append(_validated(lm, code, texts, t + 1))
-            if found[-1] is max(found, key=lambda v: _rank(v, lesson.metric)):
+            if found[-1] is max(found, key=lambda v: rank(v, lesson.metric)):
                 kept = _copy(adapter)
     load_state(adapter, kept)
     adapter.eval()
     last = shares[-max(1, lesson.steps // 4) :]
-    best = max(found, key=lambda v: _rank(v, lesson.metric))
+    best = max(found, key=lambda v: rank(v, lesson.metric))
     return {"val": best, "share": sum(last) / len(last), "questions": read}
 
 
@@ -232,7 +232,8 @@ def _validated(lm: FrozenLM, code: TokenCode, texts: Texts, step: int) -> dict[s
     return {"step": float(step), **means, **_close(lm, texts.val, code.read)}
 
 
-def _rank(validation: dict[str, float], metric: Metric) -> tuple[float, float]:
+def rank(validation: Mapping[str, float], metric: Metric) -> tuple[float, float]:
+    """Return what orders validations by a metric, best last: of equal F1 the lower NLL."""
     return (validation[metric], -validation["nll"] if metric == "f1" else 0.0)
 
 

@@ -52,7 +52,7 @@ def test_training_brings_tokens_closer_and_keeps_the_best(lm: FrozenLM, data: Te
     ids = ids_of(lm, data)
     scale = float(lm.embed(ids).float().pow(2).mean().sqrt())
     code = study.PooledCode(lm, study.POOLINGS["chunk_mean"], study.PLACE, ids.shape[1], scale)
-    told = study.learn(lm, code, data, 40, 0)
+    told = study.learn(lm, code, data, 40, 2e-3, 0)
     own = lm.embed(ids).float()
     with torch.no_grad():
         cosine = torch.nn.functional.cosine_similarity(code(ids), own, dim=-1).mean()
@@ -65,13 +65,13 @@ def test_means_are_repeated_over_the_text_and_over_chunks(lm: FrozenLM, data: Te
     own = lm.embed(ids).float()
     torch.testing.assert_close(study.repeated(lm, 1, ids), own.mean(1, keepdim=True).expand_as(own))
     torch.testing.assert_close(study.repeated(lm, 8, ids), own)
-    found = study.compute(lm, data, (study.WHOLE, study.NONE), 0, 0)
+    found = study.compute(lm, data, (study.WHOLE, study.NONE), 0, 0.0, 0)
     assert max(found["f1"]) < 1 or sum(found["f1"]) < len(found["f1"]) / 2
 
 
 def outcome(right: float, trained: bool = True) -> dict[str, Any]:
     told = {"f1": [right] * 4, "nll": [0.5] * 4, "cosine": 0.9, "nearest": 0.8}
-    return told | ({"parameters": 1000} if trained else {})
+    return told | ({"parameters": 1000, "lr": 0.001} if trained else {})
 
 
 def test_the_verdict_is_of_the_objectives_that_fit(lm: FrozenLM) -> None:
@@ -89,7 +89,7 @@ def test_the_verdict_is_of_the_objectives_that_fit(lm: FrozenLM) -> None:
     assert "behind it: `hierarchical` (20.0 %), `transport` (50.0 %)" in told
     assert "The other objective is better for `pool_expand` (−80.0" in told
     assert "cosine of 0.90 with them and F1 0.0 %." in told
-    page = study.page({"tiny": (found, groups)}, 2, 300)
+    page = study.page({"tiny": (found, groups)}, 2, 300, [0.001])
     assert "| **hierarchical** | **by place** |" in page
     assert "| the text's mean | nothing is trained |" in page
     assert len(study.KEYS) == 8

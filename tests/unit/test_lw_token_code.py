@@ -11,7 +11,7 @@ import torch
 
 from callbacks.errors import UserError
 from latentwire import annealing, pca_adapter
-from latentwire.cells import cell
+from latentwire.cells import cell, tuned
 from latentwire.data.biographies import Biographies
 from latentwire.lm.frozen import FrozenLM
 from latentwire.pocket import load
@@ -95,7 +95,7 @@ def test_a_cell_is_computed_once_and_a_damaged_one_is_refused(tmp_path: Path) ->
 
 def outcome(right: float, val: float, cosine: float = 0.9) -> dict[str, Any]:
     told = {"val": {"step": 12.0 * (val > 0.2), "f1": val, "nll": 1.0}, "share": 0.5, "questions": 12}
-    return {"f1": [right] * 4, "nll": [0.5] * 4, "cosine": cosine, "nearest": 0.8, "learned": told}
+    return {"f1": [right] * 4, "nll": [0.5] * 4, "cosine": cosine, "nearest": 0.8, "learned": told, "lr": 0.001}
 
 
 def test_a_way_is_judged_at_the_weight_that_validation_chose() -> None:
@@ -113,7 +113,7 @@ def test_a_way_is_judged_at_the_weight_that_validation_chose() -> None:
     assert "warm start, best at w = 1, is not told apart" in told
     assert "**Provisional**: the best weight of constant, linear, warm start is the last of the grid" in told
     assert "in 4 of 6 rows validation prefers the start to all that was learned" in told
-    page = annealing.page({"tiny": (found, groups)}, 2, 60, 12)
+    page = annealing.page({"tiny": (found, groups)}, 2, 60, 12, [0.001])
     assert "| **3** | **linear** | **50.0 [50.0, 50.0]** | **−30.0 [−30.0, −30.0]** |" in page
 
 
@@ -127,11 +127,30 @@ def test_a_high_cosine_with_few_answers_is_named() -> None:
     assert "less than half of the answers at d = 8 (cosine 0.90, F1 20.0 %)." in told
     assert "is ahead at d = 8 (+40.0 [+40.0, +40.0]); is behind at d = 4 (−20.0" in told
     assert "is not told apart at d = 16 (0.0 [0.0, 0.0])" in told
-    assert "| 8 | adapter on answers | 0.900 | 80.0 |" in pca_adapter.page({"tiny": (found, groups)}, 128, 2, 120)
+    assert "| 8 | adapter on answers | 0.900 | 80.0 |" in pca_adapter.page(
+        {"tiny": (found, groups)}, 128, 2, 120, [0.001]
+    )
 
 
 @pytest.mark.parametrize("main", [annealing.main, pca_adapter.main])
 def test_a_study_of_one_passage_or_no_step_is_refused(main: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--passages", "1"]) == UserError.EXIT_CODE
     assert main(["--steps", "0"]) == UserError.EXIT_CODE
-    assert "add --steps 24" in capsys.readouterr().err
+    assert main(["--rates", "0"]) == UserError.EXIT_CODE
+    told = capsys.readouterr().err
+    assert "add --steps 24" in told
+    assert "add --rates" in told
+
+
+def test_validation_of_the_first_seed_chooses_a_rows_rate() -> None:
+    """The other seeds are run at that rate alone, and what they would have preferred does not count."""
+    ran: list[tuple[float, int]] = []
+
+    def run(rate: float, seed: int) -> dict[str, Any]:
+        ran.append((rate, seed))
+        return {"val": rate if seed == 0 and rate < 1 else -rate, "of": (rate, seed)}
+
+    found = tuned([0.1, 0.3, 1.0], [0, 1], run, lambda c: (c["val"],))
+    assert ran == [(0.1, 0), (0.3, 0), (1.0, 0), (0.3, 1)]
+    assert [c["of"] for c in found.values()] == [(0.3, 0), (0.3, 1)]
+    assert {c["lr"] for c in found.values()} == {0.3}
