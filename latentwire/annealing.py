@@ -37,9 +37,9 @@ from suite.runs.command import command
 PAGE = Path("docs/results/annealing.md")
 PASSAGES, VALIDATION = 40, 16
 OUT_OF = 20  # test texts, of which one is of the right length
-NUMBERS = 12  # per token: reconstruction alone does not reach the text, and answers alone need help
-STEPS, RATES = 300, (3e-4, 1e-3, 3e-3)
-WEIGHTS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
+NUMBERS = 8  # per token: reconstruction alone does not reach the text, and answers alone need help
+STEPS, RATES = 200, (1e-3, 3e-3, 1e-2)
+WEIGHTS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 CONSTANT, LINEAR, WARM = "constant", "linear", "warm start"
 WAYS = (CONSTANT, LINEAR, WARM)
 REBUILT, ANSWERED = "reconstruction alone", "answers alone"

@@ -35,12 +35,12 @@ PAGE = Path("docs/results/pca_adapter.md")
 PASSAGES, VALIDATION = 40, 16
 OUT_OF = 20  # test texts, of which one is of the right length
 DIMENSIONS = (4, 8, 16, 32)
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (1e-3, 3e-3, 1e-2)
 ALIKE = 0.8  # a mean cosine that is called high
 PLAIN, REBUILT, ANSWERED = "components alone", "adapter on reconstruction", "adapter on answers"
 LESSONS = {
-    REBUILT: Lesson(Constant(1.0), Constant(0.0), metric="cosine", steps=400, warmup=40),
-    ANSWERED: Lesson(Constant(0.0), Constant(1.0), steps=400, warmup=40),
+    REBUILT: Lesson(Constant(1.0), Constant(0.0), metric="cosine", steps=200, warmup=30),
+    ANSWERED: Lesson(Constant(0.0), Constant(1.0), steps=200, warmup=30),
 }
 Found = Mapping[int, Mapping[str, Mapping[int, Mapping[str, Any]]]]  # by dimension, row and seed
 HEAD = """# Fewer numbers per token, and an adapter
