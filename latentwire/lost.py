@@ -7,8 +7,8 @@ Every finished wire of the study `catalogue` at 4x reads texts of about its own 
     lost_surprise   one fact that breaks the pattern of its text    against those that follow it
     lost_along      the later half of a list                        against its first half
 
-The wires were trained on ordinary biographies and are not trained here. A minute of a core for three wires, resumable;
-it writes docs/results/lost.md.
+The wires were trained on ordinary biographies and are not trained here; of wires trained on such texts see the study
+`lost_trained`. A minute of a core for three wires, resumable; it writes docs/results/lost.md.
 
     python -m latentwire.study lost --wires DIR     where the runs of the catalogue lie
 """
@@ -63,10 +63,10 @@ HEAD = """# What compression loses first
 Written by `python -m latentwire.study lost`, none of it by hand; started again, only what is missing is computed.
 Finished wires of the [catalogue](catalogue.md) at 4x, trained on ordinary biographies of two people and six facts, read
 {passages} test texts of each of three corpora in which loss was planted (after arXiv 2412.17483), {slots} latents each.
-Nothing is trained here, so that a wire has learned no pattern that a fact could break: what *lost_surprise* shows is
-that far. Ordinary facts are the others of the same texts: a row compares planted and ordinary questions
-within a text, and every corpus asks the same reader on the text itself. F1: 95 % bootstrap over seeds and passages;
-differences are paired by seed and passage. *As trained*: F1 on biographies as in training, from the run itself.
+Nothing is trained here: a wire has learned no pattern that a fact could break, as [wires trained on these
+corpora](lost_trained.md) have. Ordinary facts are the others of the same texts: a row compares planted and ordinary
+questions within a text, and every corpus asks the same reader on the text itself. F1: 95 % bootstrap over seeds and
+passages; differences are paired by seed and passage. *As trained*: F1 on biographies as in training, from the run.
 {missing}"""
 Told = Callable[[str], bool]  # whether a kind of question asks for a planted fact
 Scores = Mapping[int, Sequence[float]]  # F1 of every question in order, by seed
@@ -202,15 +202,16 @@ def table(
     of: Asked,
 ) -> Table:
     """Show every wire on one corpus, under the text itself."""
-    lines = [[*texts(TEXT), *_cells({0: text}, of), Cell(ABSENT), *texts(ABSENT)]]
+    lines = [[*texts(TEXT), *cells({0: text}, of), Cell(ABSENT), *texts(ABSENT)]]
     for wire, by_corpus in found.items():
-        cells = [*_cells(by_corpus[corpus], of), number(trained[wire] * PERCENT, 1), *texts(len(by_corpus[corpus]))]
-        lines.append([*texts(wire), *cells])
+        own = [*cells(by_corpus[corpus], of), number(trained[wire] * PERCENT, 1), *texts(len(by_corpus[corpus]))]
+        lines.append([*texts(wire), *own])
     titles = ["planted\nF1 % [95 %]", "ordinary\nF1 % [95 %]", "planted minus\nordinary", "as trained\nF1 %", "seeds"]
     return Table("", columns("wire", numbers=titles), lines)
 
 
-def _cells(scores: Scores, of: Asked) -> list[Cell]:
+def cells(scores: Scores, of: Asked) -> list[Cell]:
+    """Show what `split` returns, in percent and points."""
     a, b, d = split(scores, of)
     return [*(percent(x.estimate, x.low, x.high) for x in (a, b)), Cell(points(d), d.estimate)]
 

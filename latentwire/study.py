@@ -14,6 +14,7 @@ python -m latentwire.study sequence_compression # which pooling keeps the answer
 python -m latentwire.study pca_adapter      # fewer numbers per token, an adapter on reconstruction or answers; minutes
 python -m latentwire.study annealing        # the answers' weight beside reconstruction, constant or annealed; minutes
 python -m latentwire.study lost             # what finished wires of the catalogue lose first; minutes, trains nothing
+python -m latentwire.study lost_trained     # what wires lose that were trained on such texts; ten minutes
 python -m latentwire.study together RUN     # two messages read together against one message of both texts
 python -m latentwire.study two_readers RUN  # two readers of one message: joint answers, abstention, private slots
 """
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from latentwire.catalogue import EXPERIMENT as CATALOGUE
 from latentwire.catalogue import ROWS as PAIRS
+from latentwire.lost_rows import ROWS as PLANTED
 from latentwire.run import Tree, again, dead, earlier, judge, train
 from suite.runs.study import Command, Program, Study, label, main
 
@@ -137,6 +139,13 @@ def catalogue_page(runs: Sequence[RunRecord]) -> Path:
     return write(runs, len(SEEDS))
 
 
+def lost_trained_page(runs: Sequence[RunRecord]) -> Path:
+    """Write the page of the study `lost_trained` from its runs; return its path."""
+    from latentwire.lost_trained import write
+
+    return write(runs, len(SEEDS))
+
+
 def breakeven(program: Program, words: Sequence[str]) -> int:
     """Measure when the wire of a finished run pays in time (`latentwire.breakeven`)."""
     from latentwire.breakeven import main as measure
@@ -219,6 +228,7 @@ STUDIES: dict[str, Study | Command] = {
     "lost": lost,
     "family": family,
     "catalogue": Study(CATALOGUE, SEEDS, PAIRS, catalogue_page),
+    "lost_trained": Study(CATALOGUE, SEEDS, PLANTED, lost_trained_page),
     "nested": Study("pocket", SEEDS, BUDGETS, nested_page),
     "wire_demo": Study(
         "pocket_smoke", (0,), (("label=4x deep_prefix", "wire.ratio=4"), ("label=8x deep_prefix", "wire.ratio=8"))

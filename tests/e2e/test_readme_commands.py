@@ -58,10 +58,12 @@ SHORTER: dict[str, list[str]] = {
     "latentwire.study family": ["trainer.max_epochs=1", "loader.steps_per_epoch=2", "evaluation.passages=2", *QUIET],
     "latentwire.study embed_transforms": ["--passages", "2", "--readers", "pocket_llama"],
     "latentwire.study anchors": ["--passages", "2", "--readers", "pocket_llama"],
-    "latentwire.study sequence_compression": ["--passages", "2", "--seeds", "0", "--steps", "4"],
+    "latentwire.study sequence_compression": ["--passages", "2", "--seeds", "0", "--steps", "4", "--rates", "1e-3"],
     "latentwire.study lost": ["--passages", "2"],
-    "latentwire.study pca_adapter": ["--passages", "2", "--seeds", "0", "--steps", "4", "--dimensions", "8"],
-    "latentwire.study annealing": ["--passages", "2", "--seeds", "0", "--steps", "4", "--weights", "1"],
+    "latentwire.study pca_adapter": ["--passages", "2", "--seeds", "0", "--steps", "4", "--dimensions", "8",
+                                     "--rates", "1e-3"],
+    "latentwire.study annealing": ["--passages", "2", "--seeds", "0", "--steps", "4", "--weights", "1",
+                                   "--rates", "1e-3"],
     "asgml.feedback.run": ["data.good=3", "data.per_defect=2", "stages.text.epochs=1", "stages.image.epochs=1", *QUIET],
 }  # fmt: skip
 # What a command may end with beside 0: a wire of two steps misses what is asked of it; SQuAD and the data sets of the

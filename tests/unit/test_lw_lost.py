@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from callbacks.errors import UserError
-from latentwire import catalogue, lost
+from latentwire import catalogue, lost, lost_rows, lost_trained
 from latentwire.data.base import Passage, Question
 
 
@@ -72,3 +72,17 @@ def test_without_a_finished_wire_the_catalogue_is_asked_for(tmp_path: Path) -> N
     with pytest.raises(UserError, match="study catalogue"):
         lost.wires(tmp_path)
     assert catalogue.RATIOS[0] == 4
+
+
+def test_wires_that_were_trained_on_a_corpus_are_judged_on_it_alone() -> None:
+    kinds = {"lost_boundary": ("boundary", "inside"), "lost_surprise": ("surprise", "predictable")}
+    kinds |= {"lost_along": ("item 01", "item 02")}
+    of = {corpus: asked(corpus, own) for corpus, own in kinds.items()}
+    found = {"lost_boundary": scores(of["lost_boundary"], 0.5, 1.0), "lost_surprise": scores(of["lost_surprise"], 1, 1)}
+    text = {corpus: [1.0] * len(own.planted) for corpus, own in of.items()}
+    page = lost_trained.page(found, text, of, 2)
+    assert "*lost_boundary* (a value starts a chunk): lost (−50.0 [−50.0, −50.0] points)." in page
+    assert "*lost_surprise* (a fact breaks the pattern): not told apart (0.0 [0.0, 0.0] points)." in page
+    assert "**Not finished**: lost_along." in page
+    assert "2 of 3 seeds, not decided" in lost_trained.verdict(found, of, 3)
+    assert set(lost_rows.SIZES) == set(lost_trained.corpora(1)) == set(lost.AGAINST)
