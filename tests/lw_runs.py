@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import json
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -124,6 +125,14 @@ def fit(cfg: DictConfig, callbacks: Sequence[L.Callback] = (), resume: bool = Fa
     checkpoint = str(run_dir(cfg) / "checkpoints" / "last.ckpt") if resume else None
     parts.trainer.fit(parts.module, parts.train, parts.val, ckpt_path=checkpoint, weights_only=True)
     return parts
+
+
+def finish(cfg: DictConfig, **result: Any) -> Path:
+    """Fit a run and write of its result what says that it is finished."""
+    fit(cfg)
+    told = {"status": "finished", "hash": run_dir(cfg).name, **result}
+    (run_dir(cfg) / "result.json").write_text(json.dumps(told), encoding="utf-8")
+    return run_dir(cfg)
 
 
 def rows(cfg: DictConfig, name: str = "history.csv") -> list[list[str]]:

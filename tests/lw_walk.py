@@ -40,7 +40,7 @@ STEPS = {"curriculum=bits": 8, "curriculum=from_text": 6, "curriculum=reconstruc
          "curriculum=byte_alignment": 6, "curriculum=squad_hero": 6, "curriculum=squad": 4, "curriculum=adaptation": 4,
          "curriculum=ratio": 4, "curriculum=ratio_16": 6, "curriculum=states_first": 4, "experiment=squad_llama": 4,
          "experiment=squad_qwen": 4, "experiment=squad_dual": 4, "experiment=squad_hero": 6,
-         "averaging=swa": 4}  # fmt: skip
+         "averaging=swa": 4, "smoke=bytes": 6, "smoke=lora": 4, "smoke=ratio": 4, "smoke=soft_prefix": 6}  # fmt: skip
 EQUAL = [f"stages.{n}.share=1.0" for n in range(5)]
 LORA = ["+adaptation@adaptation.{first}=lora", "+adaptation@adaptation.{second}=lora_first"]
 BY_RATIO = ["wire.slots=null", "wire.ratio=16"]
@@ -119,8 +119,17 @@ WITH: dict[str, list[str]] = {
     "lm=qwen25_7b": ["lms.more.source={qwen25}"],
     "lm=stories260k": ["paths.data={files}"],
 }  # fmt: skip
+# features that stand on options of other groups, with what those need
+for feature, option in (
+    ("bytes", "curriculum=byte_alignment"), ("latent_adapters", "injector=latent_adapters"), ("rvq", "codec=rvq"),
+    ("ratio", "curriculum=ratio"), ("nested", "curriculum=nested"), ("soft_prefix", "curriculum=from_text"),
+):  # fmt: skip
+    WITH[f"smoke={feature}"] = [o for o in WITH[option] if o not in ("encoder=byte", "injector=soft_prefix")]
+WITH["smoke=nested"] += ["evaluation.slots=[2,1]"]
+WITH["smoke=lora"] = EQUAL[:2]
 # options that choose readers themselves: they are walked once
 OWN_READERS = ("readers", "lm")
+OF_THE_POCKET = {"smoke=lora"}  # names its reader
 IN_EXPERIMENT = {f"squad_{name}" for name in ("llama", "qwen", "dual", "hero")} | {"stories"}
 
 
@@ -145,6 +154,11 @@ class Case:
         return STEPS.get(self.key, 2)
 
     @property
+    def needs_run(self) -> bool:
+        """Whether it goes on from a part of a finished run of the same readers."""
+        return self.key == "smoke=frozen_encoder"
+
+    @property
     def needs_files(self) -> bool:
         """Whether it reads stories260k, whose files are fetched."""
         return "stories" in self.option
@@ -162,8 +176,9 @@ def cases() -> Iterator[Case]:
             if group in OWN_READERS or (group == "experiment" and option in IN_EXPERIMENT):
                 yield Case("own", group, option)
                 continue
-            turned = ["disk_turned"] if group in ("encoder", "pooling") else []
-            yield from (Case(pair, group, option) for pair in ("pocket", "disk", *turned))
+            disk = ["disk", *(["disk_turned"] if group in ("encoder", "pooling") else [])]
+            pairs = ["pocket", *(disk if f"{group}={option}" not in OF_THE_POCKET else [])]
+            yield from (Case(pair, group, option) for pair in pairs)
 
 
 def places(folder: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from kills import Kill, Killed
-from lw_runs import fit, run_of
+from lw_runs import finish, fit, run_of
 from lw_walk import DATA, ELSEWHERE, STEPS, WITH, Case, cases, facts, groups, places, tree
 from states import unequal
 from transformers import PreTrainedTokenizerBase
@@ -54,6 +54,8 @@ def walk(case: Case, folder: Path, at: dict[str, str], *more: str) -> None:
     """Train whole and stopped in the middle, compare all that is kept, then read a message at both ends."""
     if case.needs_files and not (DATA / "stories260k").is_dir():
         pytest.skip(f"no stories260k in {DATA} (SUITE_DATA)")
+    if case.needs_run:
+        more = (*more, f"init.encoder={finish(tree(Case(case.pair, 'smoke', 'short'), folder, at, 'first', more))}")
     whole, broken = (tree(case, folder, at, runs, more) for runs in ("whole", "broken"))
     run_of(whole)
     expected = fit(whole)
@@ -72,6 +74,7 @@ def walk(case: Case, folder: Path, at: dict[str, str], *more: str) -> None:
     asked = questions[0] if ended.wire.whole_prompt else None
     sent = Writer.load(folder / "ends" / "writer").encode([text], [asked] if asked else None)[0]
     assert sent == encode_text(ended, text, asked)
+    questions = [] if ended.wire.whole_prompt else questions
     for model in ended.wire.models:
         reader: Any = Reader.load(folder / "ends" / "readers" / model)
         assert reader.answer(sent, questions) == answer(ended, sent, model, questions)

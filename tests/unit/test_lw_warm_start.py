@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from kills import Kill, Killed
-from lw_runs import config, fit, prepare, run_of
+from lw_runs import config, finish, fit, prepare, run_of
 from omegaconf import DictConfig, open_dict
 
 from callbacks.errors import UserError
@@ -27,14 +26,6 @@ from suite.runs.planning import plan
 RVQ = ["codec=rvq", "codec.size=4", "codec.stages=1"]
 LORA = "+adaptation.tiny_llama={_target_:latentwire.lm.LoRA,rank:2,dropout:0.5}"
 EVERY = ["encoder", "codec", "adapter.tiny_llama", "injector.tiny_llama", "lora.tiny_llama"]
-
-
-def finish(cfg: DictConfig, **result: Any) -> Path:
-    """Fit a run and write of its result what says that it is finished."""
-    fit(cfg)
-    told = {"status": "finished", "hash": run_dir(cfg).name, **result}
-    (run_dir(cfg) / "result.json").write_text(json.dumps(told), encoding="utf-8")
-    return run_dir(cfg)
 
 
 @pytest.fixture(scope="module")
