@@ -39,7 +39,7 @@ ELSEWHERE = {
 # what a key must stand beside to act in two steps
 BESIDE: dict[str, list[str]] = {
     "encoder=st_query": ["encoder.source={sentence}"],
-    "encoder=pca": ["encoder.chunk=40"],
+    "encoder=pca": ["encoder.chunk=60"],
     "encoder=lm_lora": ["encoder.rank=2", "group_lr.encoder=0.01"],
     "adapter=affine": ["wire.d_z=16"],
     "adapter=film": ["adapter.hidden=8"],
@@ -61,7 +61,7 @@ OTHER: dict[str, Any] = {
     "width": "32", "dropout": "0.5", "lora_dropout": "0.5", "calibration": "token", "start": "random", "bits": "6",
     "group": "4", "kernel": "5", "max_slots": "32", "cue": "Say it again.", "tolerated": "2.0", "first": "1",
     "length": "5", "decay": "0.5", "dead": "0.9", "share": "0.2", "k": "2", "low": "0.5", "high": "0.5",
-    "chunk": "41", "steps": "2", "layer_weights": "[1.0,3.0]",
+    "chunk": "61", "steps": "2", "layer_weights": "[1.0,3.0]",
     "by": {"message": "slot", "directions": "channels", "film": "shift"}, "levels": {2: "1", None: "[4,4,4]"},
     "temperature": "2.0",
 }  # fmt: skip
