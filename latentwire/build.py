@@ -24,18 +24,19 @@ from latentwire.lm.frozen import FrozenLM
 from latentwire.names import refuse_strangers
 from latentwire.objectives.base import Needs, Objective, together
 from latentwire.objectives.teacher import Teacher
+from latentwire.stages import largest_batch, nested_of, stages_of, steps_of
 from latentwire.tracking import tags
 from latentwire.train.batches import Contexts
 from latentwire.train.curriculum import Curriculum, Period, slots_for
 from latentwire.train.curriculum_stage import CurriculumStage
 from latentwire.train.lengths import lengths
 from latentwire.train.module import WireModule
-from latentwire.train.nested import Nested, budgets, refuse_unordered
+from latentwire.train.nested import budgets, refuse_unordered
 from latentwire.train.noise import Noise
 from latentwire.train.placement import refuse_shared_places
 from latentwire.train.positions import check_training
 from latentwire.train.reader_shape import reader_shape
-from latentwire.train.stages_check import StagesCheck, let_hear, refuse_all_frozen, refuse_partly, refuse_untrained
+from latentwire.train.stages_check import let_hear, refuse_all_frozen, refuse_partly, refuse_untrained
 from latentwire.warm_start import WarmStart, freeze
 from latentwire.wire import LatentWire
 from latentwire.wire_parts import FIXED, frozen, taken, told
@@ -152,12 +153,6 @@ def bare_wire(
         "encoder_lm": None if encoder.lm is None else encoder.lm.fingerprint(),
     }
     return LatentWire(encoder, codec, injectors, layout, meaning, adapted, track == "whole_prompt")
-
-
-def nested_of(cfg: DictConfig) -> Nested | None:
-    """Build the law of the slots that a step of training reads; None where it reads all."""
-    node = cfg.wire.get("nested")
-    return None if node is None else build_node(node)
 
 
 def noise_of(cfg: DictConfig, objectives: Mapping[str, Objective]) -> Noise | None:
@@ -311,26 +306,6 @@ def accumulation(cfg: DictConfig) -> int:
     return count
 
 
-def stages_of(cfg: DictConfig) -> tuple[list[Period], dict[str, Objective]]:
-    """Build periods and objectives, which fit each other; a period without a batch size has the loader's.
-
-    Raises:
-        UserError: one error with all that does not fit, see `StagesCheck`.
-    """
-    objectives: dict[str, Objective] = {str(name): build_node(node) for name, node in cfg.objectives.items()}
-    if not objectives:
-        raise UserError("objectives", "none", "at least one", "set objective=[answer_ce]")
-    periods: list[Period] = [build_node(node) for node in cfg.stages]
-    if not periods:
-        raise UserError("stages", "none", "at least one", "set curriculum=single")
-    private = {str(k): int(v) for k, v in cfg.wire.private.items()}
-    wrong = any("wrong" in o.needs.kinds for o in objectives.values())
-    if wrong and int(cfg.loader.batch_size) < 2:
-        raise UserError("loader.batch_size", "1 with mismatched latents", "2 or more", "set loader.batch_size=2")
-    StagesCheck(periods, objectives, [str(name) for name in cfg.lms], nested_of(cfg), cfg.wire.slots, private).refuse()
-    return [replace(p, batch_size=p.batch_size or int(cfg.loader.batch_size)) for p in periods], objectives
-
-
 def build(cfg: DictConfig, run: Run) -> Parts:
     """Build everything for one run; the run directory exists.
 
@@ -342,12 +317,12 @@ def build(cfg: DictConfig, run: Run) -> Parts:
     inputs = build_inputs(cfg, announce=True)
     n = cfg.loader
     passages = inputs.corpus.split("train")
-    largest = max((p.batch_size or 1 for p in periods), default=int(n.batch_size))
+    largest = largest_batch(cfg, periods)
     per_epoch = len(passages) if n.steps_per_epoch is None else int(n.steps_per_epoch) * largest
-    limits = [int(cfg.trainer.max_steps)] if cfg.trainer.max_steps > 0 else []
-    if (cfg.trainer.max_epochs or -1) > 0:
-        limits.append(int(cfg.trainer.max_epochs) * max(1, per_epoch // largest))
-    module, needs = build_module(cfg, inputs, min(limits), Path(str(cfg.paths.cache)) / "teacher", passages)
+    steps = steps_of(cfg, periods, len(passages))
+    if steps is None:
+        raise UserError("trainer.max_epochs", "no end of training", "a number", "set trainer.max_epochs=16")
+    module, needs = build_module(cfg, inputs, steps, Path(str(cfg.paths.cache)) / "teacher", passages)
     if module.wire.provenance:
         rank_zero_print(f"init: {told(module.wire.provenance)}")
     encoder, layout = module.wire.encoder, module.wire.layout

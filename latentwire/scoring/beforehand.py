@@ -10,7 +10,7 @@ from callbacks.errors import UserError
 from latentwire.acceptance import EVALUATION, METHODS, Rule
 from latentwire.baselines.base import Baseline
 from latentwire.baselines.budget import TokenBudget, WholePromptBudget
-from latentwire.build import Inputs, nested_of, validation_length
+from latentwire.build import Inputs, validation_length
 from latentwire.codec.message import MOST_SLOTS
 from latentwire.data.base import Passage, Split
 from latentwire.examples import examples
@@ -19,6 +19,7 @@ from latentwire.lm.frozen import FrozenLM
 from latentwire.scoring.finished import device_of
 from latentwire.scoring.messages import CONTROLS, other_texts, texts_of
 from latentwire.scoring.prefixes import at
+from latentwire.stages import nested_of
 from latentwire.wire import LatentWire
 from suite.config.compose import merge_errors, shorten
 from suite.config.instantiate import build_node

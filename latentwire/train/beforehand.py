@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from omegaconf import DictConfig
 
 from callbacks.errors import UserError
-from latentwire.build import accumulation, stages_of
+from latentwire.build import accumulation
 from latentwire.names import strangers
-from latentwire.objectives.base import Objective, together
+from latentwire.objectives.base import together
+from latentwire.stages import stages_of, steps_of
+from latentwire.train.curriculum import Curriculum
 from latentwire.train.sizes import misfits
 from suite.config.compose import merge_errors
 
@@ -45,6 +47,9 @@ def _end(cfg: DictConfig) -> Iterator[UserError]:
 
 
 def _objectives(cfg: DictConfig) -> None:
-    """Refuse objectives and stages that do not fit each other."""
-    objectives: dict[str, Objective] = stages_of(cfg)[1]
+    """Refuse objectives and stages that do not fit each other, or not into as many steps as are known to be done."""
+    periods, objectives = stages_of(cfg)
+    steps = steps_of(cfg, periods)
+    if steps is not None:
+        Curriculum(periods, steps)
     together({name: o.needs for name, o in objectives.items()}, str(cfg.wire.track) == "whole_prompt")

@@ -12,8 +12,8 @@ from lw_runs import config, fit, history, prepare
 from omegaconf import open_dict
 
 from callbacks.errors import UserError
-from latentwire.build import stages_of
 from latentwire.encoders.slots import LatentLayout, message_order
+from latentwire.stages import stages_of
 from latentwire.train.nested import Nested, NestedBudgets, NestedGeometric, budgets, refuse_unordered
 
 LISTED = "+wire.nested={_target_:latentwire.train.NestedBudgets,budgets:[1,2]}"
