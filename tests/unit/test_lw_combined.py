@@ -119,6 +119,18 @@ def test_answers_teach_both_parts_and_the_adapter_that_they_share(inner: str) ->
     assert bool(z.grad.any(2).all())
 
 
+def test_layers_that_are_computed_again_leave_gradients_as_they_are() -> None:
+    lm, found = tiny_lm(), []
+    injector = combined(lm, "soft_prefix")
+    for again in (False, True):
+        lm.checkpointing = again
+        z = latents().requires_grad_()
+        lm.answer_logprobs(lm.cached(injector(z)), QUESTIONS, ANSWERS).nll().sum().backward()
+        found.append(z.grad)
+    assert found[0] is not None
+    assert torch.equal(found[0], found[1])
+
+
 @every
 def test_places_are_those_of_the_prefix_and_never_fewer_than_slots(inner: str) -> None:
     injector = combined(tiny_lm(), inner)
@@ -188,6 +200,6 @@ def test_what_makes_no_prefix_is_refused_before_anything_is_loaded(tmp_path: Pat
             refuse(config(tmp_path, *LINE, f"injector@injector.prefix={wrong}"))
         assert told.value.where == "injector.prefix"
         assert told.value.remedy == "set injector@injector.prefix=deep_prefix"
-        refuse(config(tmp_path, *LINE, f"injector@injector.prefix={wrong}", "injector@injector.prefix=deep_prefix"))
+        refuse(config(tmp_path, *LINE, *told.value.remedy.split()[1:]))
     with pytest.raises(UserError, match=r"injector\.prefix"):
         Combined(D_Z, tiny_lm(), TEXTS, MLPAdapter, partial(LatentAdapters, width=8, heads=2), **SIZES)
