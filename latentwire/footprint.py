@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from latentwire.adapters.calibration import AT_ONCE
 from latentwire.data.base import Passage
+from latentwire.injectors.combined import Combined
 from latentwire.injectors.latent_adapters import LatentAdapters, places
 from latentwire.injectors.sized_prefix import SizedPrefix
 from latentwire.lm import loading
@@ -214,9 +215,12 @@ def injector_weights(node: DictConfig, m: Model, d_z: int) -> int:
         d_z: width of a latent.
     """
     kind, width = locate(node._target_), int(node.get("width", 0))
-    if kind is LatentAdapters:
+    if kind in (LatentAdapters, Combined):
         at = len(places(node.get("layers"), m.layers, m.name))
-        return at * 2 * width * (width + m.width) + int(node.get("slots", 1024)) * width
+        count = at * 2 * width * (width + m.width) + int(node.get("slots", 1024)) * width
+        if kind is LatentAdapters:
+            return count
+        return count + width * int(node.prefix.get("width", m.width)) + injector_weights(node.prefix, m, width)
     hidden = int(node.get("hidden", 0))
     count = width * m.kv + hidden * (d_z + m.kv)
     if kind is SizedPrefix:  # attention, a feed-forward part four times as wide, a vector for every position
@@ -227,6 +231,8 @@ def injector_weights(node: DictConfig, m: Model, d_z: int) -> int:
 def columns_of(node: DictConfig) -> int | None:
     """Return the positions that a reader spends on a message, by its injector; None: as many as there are slots."""
     kind = locate(node._target_)
+    if kind is Combined:
+        return columns_of(node.prefix)
     length = node.get("length") if kind is SizedPrefix else None
     return 0 if kind is LatentAdapters else None if length is None else int(length)
 

@@ -63,6 +63,7 @@ WITH: dict[str, list[str]] = {
     "encoder=st_query": ["encoder.source={sentence}", "encoder.max_tokens=240"],
     "encoder=pca": ["encoder.chunk=40"],
     "adapter=affine": ["wire.d_z=16"],
+    "injector=combined": ["injector.heads=2"],
     "injector=latent_adapters": ["injector.heads=2"],
     "injector=sized_prefix": ["injector.heads=2", "injector.length=5"],
     "codec=int8": ["codec.group=8"],

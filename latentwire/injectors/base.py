@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +33,9 @@ class Injector(nn.Module):
     """
 
     adapter: Adapter
-    embeds: ClassVar[bool] = False
-    reads_text: ClassVar[bool] = False
-    has_states: ClassVar[bool] = False
+    embeds: bool = False
+    reads_text: bool = False
+    has_states: bool = False
 
     def __init__(self, lm: FrozenLM, start: Start):
         super().__init__()

@@ -85,26 +85,30 @@ class LatentAdapters(Injector):
         self.queries = nn.ModuleList(nn.Linear(lm.d_hidden, width, bias=False) for _ in self.at)
         self.outs = nn.ModuleList(nn.Linear(width, lm.d_hidden, bias=False) for _ in self.at)
 
-    def _h(self, z: Tensor) -> Tensor:
-        count = z.shape[1]
+    def _placed(self, adapted: Tensor) -> Tensor:
+        count = adapted.shape[1]
         if count > len(self.place):
             raise UserError(
                 "injector.slots", f"{len(self.place)}, fewer than a message has", f"{count} or more",
                 f"set injector.slots={count}",
             )  # fmt: skip
-        return self.adapter(z) + self.place[:count]
+        return adapted + self.place[:count]
 
     def forward(self, z: Tensor) -> Prefix:
         """Turn (B, M, d_z) into keys and values for the chosen layers."""
+        return Prefix(reads=self.reads(self.adapter(z)))
+
+    def reads(self, adapted: Tensor) -> list[LayerRead]:
+        """Turn what the adapter makes of latents, (B, M, width), into what the chosen layers read of them."""
         if not bool((self.rms > 0).all()):
             raise RuntimeError("latent_adapters not calibrated: call calibrate(latents of a training batch) first")
-        h, scale = self._h(z), self.gates.tanh() * self.size / self.rms
+        h, scale = self._placed(adapted), self.gates.tanh() * self.size / self.rms
         reads = []
         for i, layer in enumerate(self.at):
             keys, values = (of[i](h).unflatten(-1, (self.heads, -1)).transpose(1, 2) for of in (self.keys, self.values))
             query, out = cast(nn.Linear, self.queries[i]), cast(nn.Linear, self.outs[i])
             reads.append(LayerRead(layer - 1, keys, values, query.weight, out.weight, scale[i]))
-        return Prefix(reads=reads)
+        return reads
 
     def columns(self, slots: int) -> int:
         return 0
@@ -123,7 +127,7 @@ class LatentAdapters(Injector):
     @torch.no_grad()
     def calibrate(self, z: Tensor, texts: Sequence[str] | None = None, counts: Sequence[int] | None = None) -> None:
         self.adapter.calibrate(z)
-        self.refit(z, texts or ())
+        self.refit(z, texts or (), counts)
 
     @torch.no_grad()
     def refit(self, z: Tensor, texts: Sequence[str], counts: Sequence[int] | None = None) -> None:
@@ -132,7 +136,7 @@ class LatentAdapters(Injector):
         self.eval()
         total = torch.zeros_like(self.rms, dtype=torch.float64)
         for part in z.split(AT_ONCE):
-            h = self._h(part)
+            h = self._placed(self.adapter(part))
             for i in range(len(self.at)):
                 total[i] += self.outs[i](self.values[i](h).mean(1)).double().pow(2).mean(-1).sum()
         self.rms.copy_((total / len(z)).sqrt())

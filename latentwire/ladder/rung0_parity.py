@@ -157,7 +157,7 @@ def _paths(subject: Subject, name: str, passage: Passage, prompt: Prompt, learne
         # head and latents are columns, or a cache that was filled before
         head = len(lm.style.head)
         before = {0} if prefix.embeds is None else {0, head + prefix.embeds.shape[1]}
-        before |= set() if prefix.reads is None else {head}
+        before |= {head} if prefix.embeds is None and prefix.kv is None else set()  # latents in no column
         with tapped(lm) as seen:
             batches.read(lm, prefix, batch.rows[name], {"answer"})
         yield "training", before, follows, seen

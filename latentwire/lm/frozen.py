@@ -219,8 +219,8 @@ class FrozenLM(Placed, Identified):
     def cached(self, prefix: Prefix) -> Prefix:
         """Return the same prefix as keys and values, its embeddings read once; differentiable.
 
-        This pays where several questions follow one prefix (`Prefix.select` then repeats a cache). A prefix without
-        embeddings, or with text behind them, is returned as it is.
+        This pays where several questions follow one prefix (`Prefix.select` then repeats a cache). What layers read
+        of latents stays beside it. A prefix without embeddings, or with text behind them, is returned as it is.
         """
         if prefix.embeds is None or prefix.kv is not None or prefix.text_ids is not None:
             return prefix
@@ -229,15 +229,16 @@ class FrozenLM(Placed, Identified):
         self._check_length(head + slots)
         cache = self._head_cache(batch)
         positions = torch.arange(head, head + slots, device=self.input_device)
-        with recompute.recomputed(self.decoder, self.anatomy.layers, self.checkpointing):
-            self.decoder(
+        decoder, names = self.decoder, self.anatomy.layers
+        with beside(decoder, names, prefix, head, True), recompute.recomputed(decoder, names, self.checkpointing):
+            decoder(
                 inputs_embeds=prefix.embeds.to(self.input_device, self.dtype),
                 attention_mask=torch.ones(batch, head + slots, dtype=torch.long, device=self.input_device),
                 position_ids=positions.expand(batch, -1),
                 past_key_values=cache,
                 use_cache=True,
             )
-        return Prefix(kv=[(keys[:, :, head:], values[:, :, head:]) for keys, values, _ in cache])
+        return Prefix(kv=[(keys[:, :, head:], values[:, :, head:]) for keys, values, _ in cache], reads=prefix.reads)
 
     # -- forward --------------------------------------------------------------------------------------------------
     def answer_logprobs(

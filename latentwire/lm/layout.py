@@ -68,7 +68,7 @@ class Prefix:
 
     @property
     def latents(self) -> int:
-        """The number of latents that are read, M: places in the input or the cache, or keys of `reads`."""
+        """The number of latents that are read, M: places in the input or the cache, or keys of `reads` if more."""
         found = [] if self.embeds is None else [self.embeds.shape[1]]
         found += [] if self.kv is None else [self.kv[0][0].shape[2]]
         found += [] if self.reads is None else [self.reads[0].keys.shape[2]]
@@ -92,7 +92,7 @@ class Prefix:
     def positions(self, row: int) -> int:
         """Return the number of latents and tokens that the prefix of an example has: places that are attended to.
 
-        They are columns of the input or the cache, `reads` apart, which have none.
+        They are columns of the input or the cache; of `reads`, which have none, those beyond the other latents count.
         """
         latents = 0 if self.embeds is None and self.kv is None and self.reads is None else self.latents
         return latents + (0 if self.text_ids is None else len(self.text_ids[row]))

@@ -64,7 +64,7 @@ class Noise:
         for name, prefix in found.items():
             ids, mask = batch.context[name]
             text = injectors[name].text_prefix(ids, mask, layout.counts(name))
-            taken = self.text.taken(names_of(batch)[: len(ids)], prefix.latents, self.seed, t)
+            taken = self.text.taken(names_of(batch)[: len(ids)], text.latents, self.seed, t)
             found[name] = among(prefix, text, taken)
         return found
 

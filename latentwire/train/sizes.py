@@ -18,6 +18,7 @@ from latentwire.encoders.pca import PCAEncoder, check_chunk
 from latentwire.encoders.transformer import Transformer
 from latentwire.encoders.transformer import check_heads as divide
 from latentwire.footprint import source_of
+from latentwire.injectors.combined import Combined, check_prefix
 from latentwire.injectors.latent_adapters import LatentAdapters, check_heads, places
 from latentwire.injectors.sized_prefix import SizedPrefix
 from latentwire.lm import loading
@@ -58,9 +59,12 @@ def misfits(cfg: DictConfig) -> Iterator[UserError]:
         checks.append(lambda: Transformer(int(width), depth, int(heads)))
     outlines = _outlines(cfg)
     checks += [partial(_adapter, cfg, d_out) for d_out in _adapted_widths(cfg, outlines)]
-    if locate(cfg.injector._target_) is LatentAdapters:
+    injector = locate(cfg.injector._target_)
+    if injector is Combined:
+        checks.append(lambda: check_prefix(locate(cfg.injector.prefix._target_)))
+    if injector in (LatentAdapters, Combined):
         checks += [partial(_between_layers, cfg, outlines[n]) for n in map(str, cfg.lms) if n in outlines]
-    if locate(cfg.injector._target_) is SizedPrefix:
+    if locate(_prefix(cfg)._target_) is SizedPrefix:
         checks.append(partial(_sized, cfg))
     if cfg.loader.get("text_warm_up") is not None:
         checks.append(partial(_among_text, cfg))
@@ -87,17 +91,19 @@ def _between_layers(cfg: DictConfig, lm: Outline) -> None:
 
 def _sized(cfg: DictConfig) -> None:
     """Refuse heads that cannot share the width, and prefixes of messages, whose slots' places nobody tells."""
-    divide(int(cfg.injector.get("width", 256)), int(cfg.injector.get("heads", 4)), "injector", "injector.width")
+    node = _prefix(cfg)
+    key, group = ("injector", "injector") if node is cfg.injector else ("injector.prefix", "injector@injector.prefix")
+    divide(int(node.get("width", 256)), int(node.get("heads", 4)), key, f"{key}.width")
     if cfg.wire.get("nested") is not None:
         found = "with wire.nested, where a slot's place in the text follows from the budget"
-        remedy = "set injector=deep_prefix, or add ~wire.nested"
-        raise UserError("injector=sized_prefix", found, "messages that are read as a whole", remedy)
+        remedy = f"set {group}=deep_prefix, or add ~wire.nested"
+        raise UserError(f"{group}=sized_prefix", found, "messages that are read as a whole", remedy)
 
 
 def _among_text(cfg: DictConfig) -> None:
     """Refuse text in the places of latents that have none, or whose part of a text follows from the budget."""
-    if not getattr(locate(cfg.injector._target_), "reads_text", False):
-        found = f"{cfg.injector._target_}, whose latents stand where no text could"
+    if not getattr(locate(_prefix(cfg)._target_), "reads_text", False):
+        found = f"{_prefix(cfg)._target_}, whose latents stand where no text could"
         remedy = "set injector=deep_prefix, or curriculum=single"
         raise UserError("loader.text_warm_up", found, "embeddings, or keys and values", remedy)
     nested = None if cfg.wire.get("nested") is None else build_node(cfg.wire.nested)
@@ -105,6 +111,11 @@ def _among_text(cfg: DictConfig) -> None:
         found = "wire.nested, under which a prefix of slots stands for the whole text"
         remedy = "set curriculum=single, or add ~wire.nested"
         raise UserError("loader.text_warm_up", found, "slots that each have their part of the text", remedy)
+
+
+def _prefix(cfg: DictConfig) -> DictConfig:
+    """Return the node of what takes places before the question: the injector, or the prefix of a combined one."""
+    return cfg.injector.prefix if locate(cfg.injector._target_) is Combined else cfg.injector
 
 
 def _adapted_widths(cfg: DictConfig, outlines: dict[str, Outline]) -> list[int]:

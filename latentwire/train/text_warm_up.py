@@ -84,14 +84,17 @@ class TextWarmUp:
 def among(prefix: Prefix, text: Prefix, taken: Tensor) -> Prefix:
     """Return a prefix of which some places are those of another one; the gradient passes where they are not.
 
+    What layers read of latents beside their places (`Prefix.reads`) stays.
+
     Args:
         prefix: embeddings, or keys and values, of B examples.
         text: the same of the first N of them.
         taken: (N, M) bool, which places are those of `text`.
     """
 
-    if prefix.latents != text.latents:
-        raise RuntimeError(f"{text.latents} places of text in {prefix.latents} of a prefix: its injector says another")
+    places = replace(prefix, reads=None).latents
+    if places != text.latents:
+        raise RuntimeError(f"{text.latents} places of text in {places} of a prefix: its injector says another")
 
     def mixed(own: Tensor, other: Tensor, where: Tensor) -> Tensor:
         chosen = torch.where(where.to(own.device), other.to(own), own[: len(other)])

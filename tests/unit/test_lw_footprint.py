@@ -86,6 +86,15 @@ def test_the_peak_of_a_run_is_what_was_said(
         ["injector=sized_prefix", "injector.length=5", "injector.heads=2", "injector.width=64"],
         ["injector=latent_adapters", "injector.heads=2", "injector.slots=64"],
         ["injector=coprocessor"],
+        ["injector=combined", "injector.heads=2", "injector.slots=64"],
+        [
+            "injector=combined",
+            "injector@injector.prefix=sized_prefix",
+            "injector.heads=2",
+            "injector.slots=64",
+            "injector.prefix.length=5",
+            "injector.prefix.heads=2",
+        ],
         ["adapter=mixture", "encoder.halting=true", "encoder.refiner_layers=3"],
     ],
 )

@@ -48,7 +48,7 @@ def class_of(name: str) -> type[Objective]:
 def built(folder: Path, kind: str, injector: str) -> Parts:
     """A run of two readers with private slots, one of them adapted; no weight is where it starts."""
     names, more = TOGETHER[kind]
-    sizes = ["injector.heads=2"] if injector in ("latent_adapters", "sized_prefix") else []
+    sizes = ["injector.heads=2"] if injector in ("combined", "latent_adapters", "sized_prefix") else []
     cfg = config(folder, f"objective=[{','.join(names)}]", "codec=fsq", f"injector={injector}", "wire.slots=5",
                  "wire.private={tiny_llama:2,tiny_qwen2:1}", LORA, *more, *sizes, lms=("llama", "qwen2"))  # fmt: skip
     parts = prepare(cfg)

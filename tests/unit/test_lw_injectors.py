@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from latentwire.adapters.affine import AffineAdapter
 from latentwire.adapters.linear import LinearAdapter
 from latentwire.adapters.mlp import MLPAdapter
 from latentwire.injectors.base import Injector
+from latentwire.injectors.combined import Combined
 from latentwire.injectors.coprocessor import Coprocessor
 from latentwire.injectors.deep_prefix import DeepPrefix
 from latentwire.injectors.fitting import pooled_embeddings
@@ -81,7 +83,12 @@ def sized(lm: FrozenLM, **settings: Any) -> SizedPrefix:
     return SizedPrefix(D_Z, lm, TEXTS, MLPAdapter, width=16, **{"length": 6, **settings}).eval()
 
 
-EVERY = [soft, deep, between, both, sized]
+def combined(lm: FrozenLM) -> Combined:
+    torch.manual_seed(0)
+    return Combined(D_Z, lm, TEXTS, MLPAdapter, partial(DeepPrefix, width=16), width=16).eval()
+
+
+EVERY = [soft, deep, between, both, sized, combined]
 
 
 def latents(batch: int = 3, seed: int = 1) -> Tensor:
@@ -279,9 +286,12 @@ def test_uncalibrated_is_an_error_and_a_saved_state_is_calibrated(make) -> None:
         lm,
         ["other texts, other scales"],
         MLPAdapter,
-        **{SoftPrefix: {}, Coprocessor: {"hidden": 16}, SizedPrefix: {"width": 16, "length": 6}}.get(
-            cls, {"width": 16}
-        ),
+        **{
+            SoftPrefix: {},
+            Coprocessor: {"hidden": 16},
+            SizedPrefix: {"width": 16, "length": 6},
+            Combined: {"width": 16, "prefix": partial(DeepPrefix, width=16)},
+        }.get(cls, {"width": 16}),
     ).eval()
     other.load_state_dict(injector.state_dict())
     assert torch.equal(scores(lm, other(z), 3), scores(lm, injector(z), 3))

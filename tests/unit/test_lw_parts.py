@@ -42,7 +42,8 @@ def test_four_parts_of_eight_are_one_batch_of_thirty_two(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("injector", ["deep_prefix", "soft_prefix", "latent_adapters", "coprocessor", "sized_prefix"])
+@pytest.mark.parametrize("injector", ["deep_prefix", "soft_prefix", "latent_adapters", "coprocessor", "sized_prefix",
+                                      "combined"])  # fmt: skip
 def test_every_objective_and_uneven_parts(tmp_path: Path, injector: str) -> None:
     more = [*EVERYTHING, f"injector={injector}", "loader.batch_size=5"]
     same(*(weights(tmp_path, *more, f"loader.accumulate={n}", lms=("llama", "qwen2")) for n in (1, 2)))

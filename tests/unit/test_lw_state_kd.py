@@ -69,9 +69,9 @@ def test_the_loss_is_the_weighted_mean_of_errors_over_the_teachers_size() -> Non
     assert float(same.loss) == 0.0
 
 
-@pytest.mark.parametrize("injector", ["soft_prefix", "deep_prefix", "latent_adapters", "coprocessor"])
+@pytest.mark.parametrize("injector", ["soft_prefix", "deep_prefix", "latent_adapters", "coprocessor", "combined"])
 def test_it_moves_encoder_adapter_and_injector_and_never_the_reader(injector: str, tmp_path: Path) -> None:
-    more = ["injector.heads=2"] if injector == "latent_adapters" else []
+    more = ["injector.heads=2"] if injector in ("latent_adapters", "combined") else []
     # from the first state on, which is all that embeddings need; what every layer reads has to be heard behind the last
     last = [] if injector == "soft_prefix" else ["objectives.state_kd.layers=[1,2]"]
     cfg = config(tmp_path, *SHORT, f"injector={injector}", *more, *last)
