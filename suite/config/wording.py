@@ -38,9 +38,6 @@ class Built:
         raise ValueError(self.words)
 
 
-Part = Annotated[Any, Built()]
-
-
 @dataclasses.dataclass(frozen=True)
 class Said:
     """Says what a text has to be, where its type does not.
