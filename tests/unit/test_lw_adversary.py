@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 import torch
-from lw_runs import config, fit
+from lw_runs import config, finish
 from torch import Tensor
 
 from callbacks.errors import UserError
@@ -20,7 +19,6 @@ from latentwire.leakage import leakage, shows, slots_of, trained
 from latentwire.report.two_readers import _leakage
 from latentwire.restore import Loaded, load
 from suite.report import markdown
-from suite.runs.identity import run_dir
 
 READER, OWNER = "tiny_llama", "tiny_qwen2"
 ANSWERS = ("red", "sea", "oak", "tin")
@@ -48,10 +46,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     cfg = config(tmp_path_factory.mktemp("adversary"), "wire.slots=4", f"wire.private={{{READER}:1,{OWNER}:2}}",
                  "trainer.max_epochs=1", "loader.batch_size=8", "loader.questions=1", "loader.eval_passages=16",
                  "loader.eval_questions=1", "evaluation.n_boot=200", lms=("llama", "qwen2"))  # fmt: skip
-    fit(cfg)
-    told = {"status": "finished", "hash": run_dir(cfg).name}
-    (run_dir(cfg) / "result.json").write_text(json.dumps(told), encoding="utf-8")
-    return load(run_dir(cfg))
+    return load(finish(cfg))
 
 
 def planted(loaded: Loaded, told: Callable[[Passage], Tensor], corpus: Secrets | None = None) -> Loaded:
