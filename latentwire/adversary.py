@@ -5,12 +5,13 @@ The adversary has what the owner had: an adapter and an injector of the reader, 
 started anew on those slots (least squares from training texts, where the injector starts so), then trained on answers.
 Encoder, codec and reader are frozen, the moment that is kept is chosen on validation. Its null is the same training,
 start included, on slots of *other* passages: it learns how answers are distributed and how to be a prefix, and nothing
-of the text. What leaks is the difference between the two,
+of the text. What leaks is the adversary's swap gap beyond that of its null, on the same questions and messages,
 
-    leak = NLL(null, given slots of other passages) - NLL(adversary, given the right ones),
+    leak = [NLL(adversary, other) - NLL(adversary, right)] - [NLL(null, other) - NLL(null, right)],
 
-the usable information of Xu et al. (ICLR 2020, arXiv 2002.10689) under this reader, this configuration and this many
-steps, in nats per answer token. More steps may find more.
+in nats per answer token, under this reader, this configuration and this many steps; more may find more. The two NLL
+themselves are not compared: a null whose start had nothing to fit learns the answers' frequencies more slowly, and a
+difference of theirs would call that a leak.
 """
 
 from __future__ import annotations
@@ -100,12 +101,12 @@ def leak(right: Sequence[Row], null: Sequence[Row], n_boot: int, seed: int) -> B
     """Return the leak in nats per answer token, with a 95 % interval over groups of passages.
 
     Args:
-        right: rows of the adversary on the right messages, one per question.
-        null: rows of the null on messages of other passages, of the same questions in the same order.
+        right: rows of the adversary, one per question, with their `swap_gap`.
+        null: rows of its null, of the same questions in the same order.
         n_boot: number of bootstrap draws.
         seed: their seed.
     """
     if [r["question"] for r in right] != [r["question"] for r in null]:
         raise ValueError("rows of different questions")
-    gaps = [other["nll"] - own["nll"] for own, other in zip(right, null, strict=True)]
+    gaps = [own["swap_gap"] - other["swap_gap"] for own, other in zip(right, null, strict=True)]
     return bootstrap_interval(gaps, [r["group"] for r in right], n_boot, seed)

@@ -9,7 +9,7 @@ owner B, A is given
     slots of B, translated the same through the affine map from B's slots to A's own of least squares (with a ridge),
                            fitted on training texts: an adversary who has both readers' messages
     slots of B, trained    the same as they are, read by an adapter and an injector that are trained on answers to read
-                           them (`latentwire.adversary`); `leak`, with its interval, is what they say beyond the null
+                           them (`latentwire.adversary`); `leak` is the swap gap beyond its null's, with an interval
     slots of B, null       that null: trained on slots of other passages
 
 and answers the questions. Every row has its control of messages of other passages: what is legible of B's slots is the
@@ -182,16 +182,15 @@ def trained(
     null = adversary.train(loaded, reader, show, counts, steps, paired=False)
     found, rows = answers(loaded, passages, reader, name + TRAINED, show, own)
     beside, others = answers(loaded, passages, reader, name + NULL, show, null)
-    right, wrong = rows[name + TRAINED], others.get(f"{name + NULL}:shuffled")
-    if wrong is not None:
-        gap = adversary.leak(right, wrong, int(loaded.cfg.evaluation.n_boot), int(loaded.cfg.seed))
+    if found["swap_gap"] is not None:
+        gap = adversary.leak(rows, others, int(loaded.cfg.evaluation.n_boot), int(loaded.cfg.seed))
         found["leak"] = [gap.estimate, gap.low, gap.high]
     return [found, beside]
 
 
 def answers(
     loaded: Loaded, passages: Sequence[Passage], reader: str, name: str, show: Show, injector: Injector | None = None
-) -> tuple[dict[str, Any], dict[str, list[Row]]]:
+) -> tuple[dict[str, Any], list[Row]]:
     """Return how one reader answers from what it is given, and from that of other passages.
 
     Args:
@@ -203,7 +202,7 @@ def answers(
         injector: what it reads that with; None: its own.
 
     Returns:
-        The numbers, and the rows per question by `name` and by its controls (`<name>:shuffled`).
+        The numbers, and the rows of what it is given, one per question.
     """
     e, lm = loaded.cfg.evaluation, loaded.inputs.lms[reader]
     new, seed = int(e.max_new_tokens), int(loaded.cfg.seed)
@@ -212,7 +211,5 @@ def answers(
     mine, other = done.methods[name], done.methods.get(f"{name}:shuffled", {})
     kept = {key: mine.get(key) for key in ("em", "f1", "f1_low", "f1_high", "nll", "swap_gap")}
     told = {"reader": reader, "name": name, "latents": mine["M"], "explained": None, "leak": None}
-    rows: dict[str, list[Row]] = {}
-    for row in done.rows:
-        rows.setdefault(row["method"], []).append(row)
+    rows = [row for row in done.rows if row["method"] == name]
     return {**told, **kept, "f1_other": other.get("f1")}, rows

@@ -10,9 +10,9 @@ from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, number, t
 
 _ADVERSARY = (
     "Trained: an adapter and an injector of the reader, started anew on the slots of the other and trained on answers; "
-    "null: the same on slots of other passages. Leak: NLL of the null on slots of another passage less that of the "
-    "trained one on the right slots, in nats per token. An interval above 0 says that the slots can be read; any other "
-    "that this training could not, more steps might."
+    "null: the same on slots of other passages. Leak: the trained one's swap gap less that of its null, in nats per "
+    "token. An interval above 0 says that the slots can be read; any other that this training could not, more steps "
+    "might."
 )
 
 

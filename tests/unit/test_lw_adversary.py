@@ -88,9 +88,9 @@ def test_slots_that_hold_the_answer_are_read_and_slots_of_noise_are_not(loaded: 
     assert legible["swap_gap"] > 0.3
     assert null["leak"] is None
     assert abs(null["swap_gap"]) < 0.3, "the null has learned nothing of a text"
-    _, low, high = silent["leak"]
-    assert low < 0.05
-    assert high < 0.3
+    value, low, high = silent["leak"]
+    assert low < 0 < high
+    assert abs(value) < 0.2
 
 
 def test_the_same_seed_makes_the_same_adversary_and_nothing_of_the_run_moves(loaded: Loaded) -> None:
@@ -143,13 +143,14 @@ def test_the_null_learns_every_answer_from_the_message_of_another_passage(
         assert {a == b for a, b in zip(texts, met[0][1], strict=True)} == {paired}, "where it starts"
 
 
-def test_a_leak_is_the_mean_gap_of_the_same_questions() -> None:
-    rows = [{"question": str(i), "group": str(i // 2), "nll": n} for i, n in enumerate((1.0, 2.0, 0.5, 1.0))]
-    null = [{**r, "nll": r["nll"] + gap} for r, gap in zip(rows, (1.0, 1.0, 0.0, 0.0), strict=True)]
-    found = adversary.leak(rows, null, 400, 0)
-    assert (found.estimate, found.low, found.high) == (0.5, 0.0, 1.0), "passages are drawn, not questions"
+def test_a_leak_is_the_gap_beyond_that_of_the_null_on_the_same_questions() -> None:
+    own, null = (1.0, 2.0, 0.5, 1.0), (0.0, 1.0, 0.5, 1.0)
+    rows = [{"question": str(i), "group": str(i // 2), "swap_gap": gap, "nll": 1.0} for i, gap in enumerate(own)]
+    other = [{**r, "swap_gap": gap, "nll": 9.0} for r, gap in zip(rows, null, strict=True)]
+    found = adversary.leak(rows, other, 400, 0)
+    assert (found.estimate, found.low, found.high) == (0.5, 0.0, 1.0), "passages are drawn; a worse null leaks nothing"
     with pytest.raises(ValueError, match="different questions"):
-        adversary.leak(rows, null[::-1], 400, 0)
+        adversary.leak(rows, other[::-1], 400, 0)
 
 
 def test_both_readers_are_trained_on_the_slots_of_the_other_and_the_page_says_what_leaked(loaded: Loaded) -> None:
