@@ -17,7 +17,8 @@ from asgml.sweep import for_the_data
 from callbacks.errors import UserError
 from callbacks.ranges import NOT_EMPTY, Count, Rate, Steps, Workers
 from suite.config.check import Common
-from suite.config.wording import Part
+from suite.config.parts import CallbackPart, LoggerPart, OptimizerPart, SchedulePart, TrainerPart
+from suite.config.wording import Built
 from suite.runs.job import CHECKPOINTS, Run
 from suite.runs.launch import launch, tell
 from suite.runs.stopping import ends_on_interrupt
@@ -83,17 +84,17 @@ class Tree(Common):
         extend: the identity of the finished run that is trained on (`extend=RUN`); absent in any other run.
     """
 
-    data: Part
+    data: Annotated[Any, Built("asgml.data.Source")]
     loader: Loader
-    model: Part
-    optimizer: Part
-    lr_schedule: Part
+    model: Annotated[Any, Built("asgml.model.MultimodalNet", "set model=small")]
+    optimizer: OptimizerPart
+    lr_schedule: SchedulePart
     group_lr: dict[str, Rate]
-    methods: dict[str, Part]
-    asgml: Part
-    trainer: Part
-    callbacks: dict[str, Part | None]
-    logger: dict[str, Part | None]
+    methods: dict[str, Annotated[Any, Built("asgml.methods.Method", "set method=uniform")]]
+    asgml: Annotated[Any, Built("asgml.rhythm.Asgml", "set {key}._target_=asgml.rhythm.Asgml")]
+    trainer: TrainerPart
+    callbacks: dict[str, CallbackPart | None]
+    logger: dict[str, LoggerPart | None]
     loss: str
     cosine_every: Steps
     debug: str | None

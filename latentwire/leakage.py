@@ -8,6 +8,9 @@ owner B, A is given
     slots of B             of the shared slots their mean, and B's in place of its own, as they are
     slots of B, translated the same through the affine map from B's slots to A's own of least squares (with a ridge),
                            fitted on training texts: an adversary who has both readers' messages
+    slots of B, trained    the same as they are, read by an adapter and an injector that are trained on answers to read
+                           them (`latentwire.adversary`); `leak` is the swap gap beyond its null's, with an interval
+    slots of B, null       that null: trained on slots of other passages
 
 and answers the questions. Every row has its control of messages of other passages: what is legible of B's slots is the
 swap gap, NLL(another passage) − NLL(this one). `explained` is the share of the variance of A's own slots that the map
@@ -23,16 +26,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from latentwire import adversary
 from latentwire.adapters.ridge import Ridge
 from latentwire.data.base import Passage
 from latentwire.encoders.slots import SHARED, LatentLayout
+from latentwire.injectors.base import Injector
 from latentwire.lm.layout import Prefix
 from latentwire.restore import Loaded
 from latentwire.scoring.evaluator import Evaluator
+from latentwire.scoring.metrics import Row
 from latentwire.wire import LatentWire
 
 Show = Callable[[Tensor], Tensor]  # values (B, slots, d_z) to latents (B, M, d_z) that a reader is given
 WHOLE, ALONE, TRANSLATED = "whole", "shared alone", ", translated"
+TRAINED, NULL = ", trained", ", null"
 LEARNED_FROM = 2048  # training texts of the map
 
 
@@ -42,10 +49,11 @@ class Shown:
     Args:
         wire: the wire.
         show: what the reader is given of values.
+        injector: what it reads that with; None: the wire's own for the reader.
     """
 
-    def __init__(self, wire: LatentWire, show: Show):
-        self.wire, self.show = wire, show
+    def __init__(self, wire: LatentWire, show: Show, injector: Injector | None = None):
+        self.wire, self.show, self.injector = wire, show, injector
 
     @property
     def slots(self) -> int:
@@ -58,7 +66,7 @@ class Shown:
 
     def prefix(self, values: Tensor, model: str) -> Prefix:
         """Return what `model` reads of what it is given."""
-        found: Prefix = self.wire.injectors[model](self.show(values))
+        found: Prefix = (self.injector or self.wire.injectors[model])(self.show(values))
         return found
 
     def message_bytes(self) -> int:
@@ -121,12 +129,13 @@ def shows(layout: LatentLayout, reader: str, seen: Tensor) -> dict[str, Show]:
 
 
 @torch.no_grad()
-def leakage(loaded: Loaded, passages: Sequence[Passage]) -> list[dict[str, Any]]:
+def leakage(loaded: Loaded, passages: Sequence[Passage], steps: int = adversary.STEPS) -> list[dict[str, Any]]:
     """Measure every reader on what it is given; [] for a wire without private slots, or one that encodes questions.
 
     Args:
         loaded: the run.
         passages: the passages that are evaluated.
+        steps: number of steps that the adversary is trained for; 0: there is none.
     """
     wire, layout = loaded.wire, loaded.wire.layout
     if not sum(layout.private.values()) or wire.whole_prompt:
@@ -138,21 +147,69 @@ def leakage(loaded: Loaded, passages: Sequence[Passage]) -> list[dict[str, Any]]
     for reader in loaded.inputs.lms:
         own, shared = slots_of(layout, reader), slots_of(layout, SHARED)
         for name, show in shows(layout, reader, seen).items():
-            numbers = answers(loaded, passages, reader, name, show)
+            numbers, _ = answers(loaded, passages, reader, name, show)
             if name.endswith(TRANSLATED):
                 got = show(test)[:, shared.stop - shared.start :]
                 numbers["explained"] = explained(test[:, own].flatten(1), got.flatten(1))
             found.append(numbers)
+            if steps and name in (f"slots of {owner}" for owner in layout.private):
+                counts = [shared.stop - shared.start, show(test[:1]).shape[1] - (shared.stop - shared.start)]
+                found += trained(loaded, passages, reader, name, show, counts, steps)
     return found
 
 
-def answers(loaded: Loaded, passages: Sequence[Passage], reader: str, name: str, show: Show) -> dict[str, Any]:
-    """Return how one reader answers from what it is given, and from that of other passages."""
+def trained(
+    loaded: Loaded,
+    passages: Sequence[Passage],
+    reader: str,
+    name: str,
+    show: Show,
+    counts: Sequence[int],
+    steps: int,
+) -> list[dict[str, Any]]:
+    """Return the rows of an adversary who is trained on what a reader is given, and of its null.
+
+    Args:
+        loaded: the run.
+        passages: the passages that are evaluated.
+        reader: the reader.
+        name: what tables call what it is given.
+        show: what it is given of values.
+        counts: number of slots of each slice in it.
+        steps: number of steps of each of the two trainings.
+    """
+    own = adversary.train(loaded, reader, show, counts, steps)
+    null = adversary.train(loaded, reader, show, counts, steps, paired=False)
+    found, rows = answers(loaded, passages, reader, name + TRAINED, show, own)
+    beside, others = answers(loaded, passages, reader, name + NULL, show, null)
+    if found["swap_gap"] is not None:
+        gap = adversary.leak(rows, others, int(loaded.cfg.evaluation.n_boot), int(loaded.cfg.seed))
+        found["leak"] = [gap.estimate, gap.low, gap.high]
+    return [found, beside]
+
+
+def answers(
+    loaded: Loaded, passages: Sequence[Passage], reader: str, name: str, show: Show, injector: Injector | None = None
+) -> tuple[dict[str, Any], list[Row]]:
+    """Return how one reader answers from what it is given, and from that of other passages.
+
+    Args:
+        loaded: the run.
+        passages: the passages that are evaluated.
+        reader: the reader.
+        name: what tables call what it is given.
+        show: what it is given of values.
+        injector: what it reads that with; None: its own.
+
+    Returns:
+        The numbers, and the rows of what it is given, one per question.
+    """
     e, lm = loaded.cfg.evaluation, loaded.inputs.lms[reader]
     new, seed = int(e.max_new_tokens), int(loaded.cfg.seed)
     evaluator = Evaluator({reader: lm}, passages, {}, new, seed, batch_size=int(e.batch_size), n_boot=int(e.n_boot))
-    methods = evaluator.run({name: Shown(loaded.wire, show)}).methods
-    mine, other = methods[name], methods.get(f"{name}:shuffled", {})
+    done = evaluator.run({name: Shown(loaded.wire, show, injector)})
+    mine, other = done.methods[name], done.methods.get(f"{name}:shuffled", {})
     kept = {key: mine.get(key) for key in ("em", "f1", "f1_low", "f1_high", "nll", "swap_gap")}
-    told = {"reader": reader, "name": name, "latents": mine["M"], "explained": None}
-    return {**told, **kept, "f1_other": other.get("f1")}
+    told = {"reader": reader, "name": name, "latents": mine["M"], "explained": None, "leak": None}
+    rows = [row for row in done.rows if row["method"] == name]
+    return {**told, **kept, "f1_other": other.get("f1")}, rows

@@ -7,7 +7,7 @@ from math import inf
 from typing import Annotated, Any, Literal
 
 from callbacks.ranges import MANY, NOT_EMPTY, Bounds, Count, Slots, Workers
-from suite.config.wording import Part
+from suite.config.wording import Built
 
 LatentWidth = Annotated[int, Bounds("a width from 1 to 65536", ge=1, le=65536, example=64)]
 Ratio = Annotated[float, Bounds("a finite factor of 1 or more", ge=1, lt=inf, example=4)]
@@ -45,9 +45,9 @@ class Loader:
     workers: Workers
     eval_max_new_tokens: Count = 8
     accumulate: Count = 1
-    scheduled_sampling: Part | None = None
-    slot_dropout: Part | None = None
-    text_warm_up: Part | None = None
+    scheduled_sampling: Annotated[Any, Built("latentwire.train.ScheduledSampling", "leave {key} out")] | None = None
+    slot_dropout: Annotated[Any, Built("latentwire.train.SlotDropout", "leave {key} out")] | None = None
+    text_warm_up: Annotated[Any, Built("latentwire.train.TextWarmUp", "leave {key} out")] | None = None
 
 
 @dataclass
@@ -74,7 +74,7 @@ class WireNode:
     measured_texts: Count
     from_run: str | None
     start_from: str | None = None
-    nested: Part | None = None
+    nested: Annotated[Any, Built("latentwire.train.Nested", "leave {key} out, or set curriculum=nested")] | None = None
 
 
 @dataclass
@@ -132,7 +132,7 @@ class EvaluationNode:
     batch_size: Count
     n_boot: Draws
     slots: Annotated[list[Slots], NOT_EMPTY] | None = None
-    decode: Part | None = None
+    decode: Annotated[Any, Built("latentwire.lm.Decoding", "set {key}._target_=latentwire.lm.Decoding")] | None = None
 
 
 @dataclass

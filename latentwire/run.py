@@ -17,13 +17,17 @@ from latentwire.about import ABOUT
 from latentwire.nodes import EvaluationNode, HFNode, InitNode, Loader, PlacementNode, TeacherNode, WireNode
 from latentwire.wire_parts import INIT, earlier_runs, frozen, frozen_groups
 from suite.config.check import Common
+from suite.config.parts import CallbackPart, LoggerPart, OptimizerPart, SchedulePart, TrainerPart
 from suite.config.signature import locate
-from suite.config.wording import Part
+from suite.config.wording import Built
 from suite.runs.job import Run
 from suite.runs.launch import launch
 from suite.runs.planning import LEFT_OUT
 from suite.runs.stopping import ends_on_interrupt
 from suite.runs.study import Program
+
+ReaderPart = Annotated[Any, Built("latentwire.lm.FrozenLM", "set readers=pocket_llama")]
+RulePart = Annotated[Any, Built("latentwire.Rule", "set {key}._target_=latentwire.Rule")]
 
 
 @dataclass
@@ -62,30 +66,30 @@ class Tree(Common):
         label: the name of the configuration in tables and figures; null takes what differs between compared runs.
     """
 
-    corpus: Part
-    lms: dict[str, Part]
-    encoder_lm: Part | None
-    encoder: Part
-    adapter: Part
-    injector: Part
-    codec: Part
+    corpus: Annotated[Any, Built("latentwire.data.Corpus", "set corpus=biographies")]
+    lms: dict[str, ReaderPart]
+    encoder_lm: Annotated[Any, Built("latentwire.lm.FrozenLM", "leave {key} out")] | None
+    encoder: Annotated[Any, Built("latentwire.encoders.Encoder", "set encoder=lm_hidden")]
+    adapter: Annotated[Any, Built("latentwire.adapters.Adapter", "set adapter=mlp")]
+    injector: Annotated[Any, Built("latentwire.injectors.Injector", "set injector=deep_prefix")]
+    codec: Annotated[Any, Built("latentwire.codec.Codec", "set codec=fp16")]
     placement: PlacementNode
     wire: WireNode
-    objectives: dict[str, Part]
-    stages: list[Part]
+    objectives: dict[str, Annotated[Any, Built("latentwire.objectives.Objective", "set objective=[answer_ce]")]]
+    stages: list[Annotated[Any, Built("latentwire.train.Period", "set curriculum=single")]]
     observe_smoothing: Share
-    adaptation: dict[str, Part]
+    adaptation: dict[str, Annotated[Any, Built("latentwire.lm.LoRA", "set {key}._target_=latentwire.lm.LoRA")]]
     teacher: TeacherNode
     loader: Loader
-    optimizer: Part
-    lr_schedule: Part
+    optimizer: OptimizerPart
+    lr_schedule: SchedulePart
     group_lr: dict[str, Rate]
-    baselines: dict[str, Part | None]
+    baselines: dict[str, Annotated[Any, Built("latentwire.baselines.Baseline", "leave {key} out: ~{key}")] | None]
     evaluation: EvaluationNode
-    acceptance: dict[str, dict[str, Part | None] | None]
-    trainer: Part
-    callbacks: dict[str, Part | None]
-    logger: dict[str, Part | None]
+    acceptance: dict[str, dict[str, RulePart | None] | None]
+    trainer: TrainerPart
+    callbacks: dict[str, CallbackPart | None]
+    logger: dict[str, LoggerPart | None]
     label: str | None
     hf: HFNode | None
     init: InitNode | None = field(default=None, kw_only=True, metadata={LEFT_OUT: True})

@@ -9,8 +9,8 @@ one, and those that begin with its next likeliest tokens), and each scores the p
     oracle             the better of the readers' own answers, chosen with the gold answer: a bound
 
 A temperature per reader, and the confidence from which on an answer is given, are fitted on validation alone. Of a wire
-with private slots it is also said what another reader gets out of them (`latentwire.leakage`). The numbers go to
-RUN/two_readers.json, the tables to RUN/two_readers.md.
+with private slots it is also said what another reader gets out of them (`latentwire.leakage`), also one that is trained
+to for --adversary STEPS. The numbers go to RUN/two_readers.json, the tables to RUN/two_readers.md.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor
 
 from callbacks.errors import UserError
 from callbacks.files.atomic import write_text
+from latentwire.adversary import STEPS
 from latentwire.data.base import Passage
 from latentwire.examples import Example, examples, is_continuation
 from latentwire.leakage import leakage
@@ -169,13 +170,14 @@ def judge(val: Candidates, test: Candidates, n_boot: int = 2000) -> dict[str, An
 
 
 @torch.no_grad()
-def measure(loaded: Loaded, passages: int, count: int) -> dict[str, Any]:
+def measure(loaded: Loaded, passages: int, count: int, adversary: int = STEPS) -> dict[str, Any]:
     """Measure a finished run.
 
     Args:
         loaded: the run.
         passages: number of passages of each split, at most.
         count: number of answers that each reader proposes to a question.
+        adversary: number of steps that a reader is trained for to read private slots of another; 0: it is not.
 
     Raises:
         UserError: a run of one reader, or texts that are to be continued.
@@ -193,7 +195,7 @@ def measure(loaded: Loaded, passages: int, count: int) -> dict[str, Any]:
     new, batch = int(cfg.evaluation.max_new_tokens), int(cfg.evaluation.batch_size)
     found = {name: gather(readers_of(loaded, each), count, new, batch) for name, each in splits.items()}
     told = judge(found["val"], found["test"], int(cfg.evaluation.n_boot))
-    return {**told, "leakage": leakage(loaded, splits["test"])}
+    return {**told, "leakage": leakage(loaded, splits["test"], adversary), "adversary": adversary}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -202,6 +204,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("run", type=Path, help="directory of a finished run of several readers")
     p.add_argument("--passages", type=int, default=100, help="passages of validation, and of test, at most")
     p.add_argument("--candidates", type=int, default=4, help="answers that each reader proposes to a question")
+    p.add_argument(
+        "--adversary",
+        type=int,
+        default=STEPS,
+        metavar="STEPS",
+        help=f"steps of training for a reader to read private slots of another, and of its null; 0: none ({STEPS})",
+    )
     return p
 
 
@@ -212,8 +221,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for option, value in (("--passages", args.passages), ("--candidates", args.candidates)):
         if value < 1:
             raise UserError(option, str(value), "1 or more", f"add {option} 4")
+    if args.adversary < 0:
+        raise UserError("--adversary", str(args.adversary), "0 or more steps", f"add --adversary {STEPS}")
     require_finished(args.run)
-    found = measure(load(args.run), args.passages, args.candidates)
+    found = measure(load(args.run), args.passages, args.candidates, args.adversary)
     write_json(args.run / FILE, jsonable(found))
     shown = tables(found)
     write_text(args.run / PAGE, markdown(shown))

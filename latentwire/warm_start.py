@@ -88,12 +88,13 @@ class WarmStart:
             there = ", ".join(_parts_in(checkpoint["state_dict"]))
             remedy = f"leave {INIT}.{part} out, or give another run"
             raise UserError(where, f"a run without {part}; it has {there}", f"a run with {part}", remedy)
-        self._same_model(where, part, checkpoint)
+        self._same_model(where, part, checkpoint, mine)
         problems = _differing(mine, theirs["state_dict"])
         if problems:
             more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
             found = f"another {part}: {'; '.join(problems[:SHOWN])}{more}"
-            raise UserError(where, found, f"{part} as in {run_dir / CONFIG}", self._remedy(cfg, part))
+            slots = int(checkpoint["latentwire"]["slots"])
+            raise UserError(where, found, f"{part} as in {run_dir / CONFIG}", self._remedy(cfg, part, slots))
         load_part(module, theirs, where, inner)
         self.provenance[part] = {"run": self._name(run_dir, checkpoint), "sha256": digest_of(module, part)}
 
@@ -109,15 +110,17 @@ class WarmStart:
             self._read[run_dir] = cfg, checkpoint
         return self._read[run_dir]
 
-    def _same_model(self, where: str, part: str, checkpoint: Mapping[str, Any]) -> None:
-        _, _, name = part.partition(".")
-        then = checkpoint["latentwire"]["models"].get(name)
-        if name in self.lms and then is not None and then != self.lms[name].fingerprint():
-            found = f"a part made for another model that was called {name} (fingerprint {then[:12]}…)"
-            expected = f"one for {name} of this run ({self.lms[name].fingerprint()[:12]}…)"
-            raise UserError(where, found, expected, f"leave {INIT}.{part} out, or read with that run's lms.{name}")
+    def _same_model(self, where: str, part: str, checkpoint: Mapping[str, Any], names: Iterable[str]) -> None:
+        kind, _, name = part.partition(".")
+        within = {step for key in names for step in key.split(".")}  # a head may have weights for each reader
+        for model in [m for m in self.lms if m in within] if kind == "head" else [m for m in self.lms if m == name]:
+            then, now = checkpoint["latentwire"]["models"].get(model), self.lms[model].fingerprint()
+            if then is not None and then != now:
+                found = f"a part made for another model that was called {model} (fingerprint {then[:12]}…)"
+                expected = f"one for {model} of this run ({now[:12]}…)"
+                raise UserError(where, found, expected, f"leave {INIT}.{part} out, or read with that run's lms.{model}")
 
-    def _remedy(self, cfg: DictConfig, part: str) -> str:
+    def _remedy(self, cfg: DictConfig, part: str, slots: int) -> str:
         width, private = int(cfg.wire.d_z), {str(k): int(v) for k, v in cfg.wire.private.items()}
         if width != int(self.wire.d_z):
             return f"set wire.d_z={width}, or leave {INIT}.{part} out"
@@ -125,6 +128,8 @@ class WarmStart:
             named = ",".join(f"{k}:{v}" for k, v in private.items())
             return f"set ++wire.private={{{named}}}, or leave {INIT}.{part} out" if named else NO_PRIVATE
         kind = part.partition(".")[0]
+        if kind == "head" and any(cfg.wire[key] != self.wire[key] for key in ("slots", "ratio")):
+            return f"set wire.slots={slots}, or leave {INIT}.{part} out"  # its shape follows from tokens per slot
         node = {"head": "objectives", "lora": "adaptation"}.get(kind, kind)
         return f"set {node} as in that run's {CONFIG}, or leave {INIT}.{part} out"
 

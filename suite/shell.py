@@ -105,10 +105,6 @@ def build_callbacks(cfg: DictConfig, run: Run, **facts: Any) -> dict[str, L.Call
         for name, node in cfg.callbacks.items()
         if node is not None
     }
-    for name, found in built.items():
-        if not isinstance(found, L.Callback):
-            where, made = f"callbacks.{name}._target_", f"a {type(found).__name__}, from {cfg.callbacks[name]._target_}"
-            raise UserError(where, made, "a callback of Lightning", f"leave callbacks.{name} out: ~callbacks.{name}")
     if not OmegaConf.select(cfg, "trainer.enable_progress_bar", default=True):  # Lightning refuses a bar beside it
         return {name: c for name, c in built.items() if not isinstance(c, ProgressBar)}
     return built

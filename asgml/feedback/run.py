@@ -13,7 +13,8 @@ from asgml.feedback.about import ABOUT
 from asgml.model.variants import ContextName, VariantName
 from callbacks.ranges import GREAT, MANY, Bounds, Count, Layers, NonNegative, Positive, Rate, Share, Steps, Workers
 from suite.config.check import Common
-from suite.config.wording import Part
+from suite.config.parts import CallbackPart, LoggerPart, OptimizerPart, TrainerPart
+from suite.config.wording import Built
 from suite.runs.job import Run
 from suite.runs.launch import launch
 from suite.runs.stopping import ends_on_interrupt
@@ -171,8 +172,8 @@ class Tree(Common):
         label: the name of the configuration in tables and figures; null takes what differs between compared runs.
     """
 
-    data: Part
-    clip: Part
+    data: Annotated[Any, Built("asgml.feedback.data.sources.SurfaceSource")]
+    clip: Annotated[Any, Built("asgml.feedback.model.FrozenCLIP")]
     size: Pixels
     loader: Loader
     feedback: bool
@@ -188,10 +189,10 @@ class Tree(Common):
     stages: StagesNode
     init: InitNode
     score: ScoreNode
-    optimizer: Part
-    trainer: Part
-    callbacks: dict[str, Part | None]
-    logger: dict[str, Part | None]
+    optimizer: OptimizerPart
+    trainer: TrainerPart
+    callbacks: dict[str, CallbackPart | None]
+    logger: dict[str, LoggerPart | None]
     label: str | None
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from latentwire.report.evaluation_tables import percent
 from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, number, texts
+
+_ADVERSARY = (
+    "Trained: an adapter and an injector of the reader, started anew on the slots of the other and trained on answers; "
+    "null: the same on slots of other passages. Leak: the trained one's swap gap less that of its null, in nats per "
+    "token. An interval above 0 says that the slots can be read; any other that this training could not, more steps "
+    "might."
+)
 
 
 def tables(found: Mapping[str, Any]) -> list[Table]:
@@ -89,6 +96,7 @@ def _leakage(found: Mapping[str, Any]) -> Table:
             _share(r["f1_other"]),
             number(r["swap_gap"], 3),
             number(r["explained"], 2),
+            _nats(r["leak"]),
         ]
         for r in found["leakage"]
     ]
@@ -99,5 +107,13 @@ def _leakage(found: Mapping[str, Any]) -> Table:
         "them is the swap gap in nats per token. Explained: share of the variance of its own slots that the map "
         "explains on test."
     )
-    head = ["latents", "F1 %\n[95 %]", "F1 % of\nanother passage", "swap gap", "explained"]
-    return Table("Private slots", columns("reader", "is given", numbers=head), rows, [note])
+    notes = [note] + [f"{_ADVERSARY} {found['adversary']} steps each."] * bool(found["adversary"])
+    head = ["latents", "F1 %\n[95 %]", "F1 % of\nanother passage", "swap gap", "explained", "leak\n[95 %]"]
+    return Table("Private slots", columns("reader", "is given", numbers=head), rows, notes)
+
+
+def _nats(interval: Sequence[float] | None) -> Cell:
+    if interval is None:
+        return Cell(ABSENT)
+    value, low, high = (f"{x:.3f}".replace("-", "−") for x in interval)
+    return Cell(f"{value} [{low}, {high}]", interval[0])

@@ -49,12 +49,9 @@ def refuse(cfg: DictConfig) -> None:
         raise merge_errors(problems, "evaluation")
 
 
-def _undecodable(decoding: object, most: int) -> Iterable[UserError]:
+def _undecodable(decoding: Decoding, most: int) -> Iterable[UserError]:
     key = "evaluation.decode"
-    if not isinstance(decoding, Decoding):
-        found, own = f"a node that builds a {type(decoding).__name__}", "latentwire.lm.Decoding"
-        yield UserError(f"{key}._target_", found, own, f"set {key}._target_={own}")
-    elif decoding.min_new_tokens > most:
+    if decoding.min_new_tokens > most:
         expected = f"at most {most}, where answers end (evaluation.max_new_tokens)"
         yield UserError(
             f"{key}.min_new_tokens", str(decoding.min_new_tokens), expected, f"set {key}.min_new_tokens={most}"

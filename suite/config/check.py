@@ -7,11 +7,8 @@ that swallow `**kwargs`, values still `???`, and overrides without any effect un
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import math
-import types
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -24,8 +21,9 @@ from pydantic import Field, ValidationError
 from callbacks.errors import UserError
 from callbacks.ranges import NOT_EMPTY, Seed
 from suite.config.compose import merge_errors, nearest, shorten
+from suite.config.kinds import foreign
 from suite.config.remedies import remedy_for, supply
-from suite.config.signature import adapter, locate, parameters, type_name
+from suite.config.signature import adapter, dataclass_in, locate, parameters, type_name
 from suite.config.third_party import KWARGS_RECEIVER, RANGES, USUAL
 from suite.config.wording import Built, Said, choices_in, declares, inside, is_mapping, is_node, type_text
 
@@ -70,7 +68,9 @@ class Common(Typed):
     seed: Seed
     resume: Literal["auto", "never", "must"]
     paths: dict[str, Any]
-    launcher: Any = dataclasses.field(default=None, kw_only=True)
+    launcher: Annotated[Any, Built("suite.launchers.sweep.Launcher", "set launcher=processes")] | None = (
+        dataclasses.field(default=None, kw_only=True)
+    )
 
 
 def check(cfg: DictConfig, schema: type | None = None, targets: bool = True) -> None:
@@ -96,6 +96,7 @@ def check(cfg: DictConfig, schema: type | None = None, targets: bool = True) -> 
     if isinstance(tree.get("paths"), dict) and (schema is None or "runs" not in _nested_fields(schema, "paths")):
         _bind(Paths, {k: v for k, v in tree["paths"].items() if k == "runs"}, "paths", problems)
     if targets:
+        problems += foreign(schema, tree)
         _walk(tree, "", problems)
     if problems:
         raise merge_errors(_distinct(problems, cfg), "configuration")
@@ -233,6 +234,8 @@ def _check_target(node: dict[str, Any], key: str, problems: list[UserError]) -> 
         remedy = f"set {where} to a class or function of {path.rpartition('.')[0]}"
         problems.append(UserError(f"{where}={path}", f"a {type(target).__name__}", "a class or function", remedy))
         return
+    if any(p.where == f"{where}={path}" for p in problems):  # of a foreign kind: its parameters are beside the point
+        return
     given = {k: v for k, v in node.items() if k not in _HYDRA_KEYS}
     try:
         positional = parameters(target).positional[: len(node.get("_args_", ()))]
@@ -298,7 +301,7 @@ def _bind(
 
 
 def _check_type(value: Any, annotation: Any, key: str, problems: list[UserError], default: Any = _BROKEN) -> None:
-    fields = _dataclass_in(annotation)
+    fields = dataclass_in(annotation)
     if fields is not None and isinstance(value, dict) and "_target_" not in value:
         _bind(fields, value, key, problems)
         return
@@ -367,16 +370,8 @@ def _place(value: Any, loc: Sequence[str | int]) -> tuple[str | int, ...]:
     return tuple(place)
 
 
-def _dataclass_in(annotation: Any) -> type | None:
-    """Return the dataclass D of an annotation `D` or `D | None`, None for any other."""
-    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    options = typing.get_args(annotation) if union else ()
-    found = [a for a in (options or (annotation,)) if inspect.isclass(a) and dataclasses.is_dataclass(a)]
-    return found[0] if len(found) == 1 else None
-
-
 def _nested_fields(schema: type, name: str) -> tuple[str, ...]:
-    nested = _dataclass_in(parameters(schema).annotations.get(name))
+    nested = dataclass_in(parameters(schema).annotations.get(name))
     return parameters(nested).names if nested is not None else ()
 
 

@@ -109,6 +109,13 @@ def _hint(target: Callable[..., Any], parameter: inspect.Parameter) -> Any:
     return _resolve(parameter.annotation, getattr(owner, "__globals__", {}))
 
 
+def resolved(function: Callable[..., Any]) -> Any:
+    """Return the annotation of what a function returns, resolved; `inspect.Parameter.empty` where there is none."""
+    owner = inspect.unwrap(function)
+    found = getattr(owner, "__annotations__", {}).get("return", inspect.Parameter.empty)
+    return _resolve(found, getattr(owner, "__globals__", {}))
+
+
 def _resolve(annotation: Any, namespace: dict[str, Any]) -> Any:
     holder = types.SimpleNamespace(__annotations__={"x": annotation})
     try:
@@ -138,6 +145,14 @@ def _cached_adapter(annotation: Any) -> TypeAdapter[Any] | None:
         return TypeAdapter(annotation)  # dataclass, TypedDict: they bring their own config
     except _UNCHECKABLE:
         return None
+
+
+def dataclass_in(annotation: Any) -> type | None:
+    """Return the dataclass D of an annotation `D` or `D | None`, None for any other."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    options = typing.get_args(annotation) if union else ()
+    found = [a for a in (options or (annotation,)) if inspect.isclass(a) and dataclasses.is_dataclass(a)]
+    return found[0] if len(found) == 1 else None
 
 
 def type_name(annotation: Any) -> str:

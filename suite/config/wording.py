@@ -7,7 +7,7 @@ import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic_core import CoreSchema, core_schema
 
@@ -16,10 +16,19 @@ from callbacks.ranges import Bounds, NotEmpty
 NODE = "node"
 
 
+@dataclasses.dataclass(frozen=True)
 class Built:
-    """Declares that a value is built from a node with a `_target_`; no other value is accepted."""
+    """Declares that a value is built from a node with a `_target_`; no other value is accepted.
 
-    words = "a node with a _target_"
+    Attributes:
+        kind: the dotted path of the class or protocol of what is built, see `suite.config.kinds`; None: anything.
+        remedy: what to type in the place of a target of another kind, with `{key}` for the node's key; None: its group.
+    """
+
+    words: ClassVar[str] = "a node with a _target_"
+
+    kind: str | None = None
+    remedy: str | None = None
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
         """Return the schema of plain values, which refuses all of them: nodes are bound to their targets."""
@@ -27,9 +36,6 @@ class Built:
 
     def _refuse(self, value: Any) -> Any:
         raise ValueError(self.words)
-
-
-Part = Annotated[Any, Built()]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -153,7 +153,7 @@ def test_the_map_finds_what_is_linear_and_nothing_where_nothing_is() -> None:
 
 def test_every_reader_is_asked_with_what_it_reads_and_with_the_slots_of_the_other(loaded: Loaded) -> None:
     passages = [loaded.inputs.corpus.split("test")[i] for i in range(2)]
-    rows = {(r["reader"], r["name"]): r for r in leakage(loaded, passages)}
+    rows = {(r["reader"], r["name"]): r for r in leakage(loaded, passages, 0)}
     assert set(rows) == {
         (reader, name)
         for reader, other in (("tiny_llama", "tiny_qwen2"), ("tiny_qwen2", "tiny_llama"))
@@ -169,8 +169,8 @@ def test_the_page_has_every_way_to_answer_and_what_cannot_be_told_is_refused(loa
     right = torch.arange(3) == torch.randint(0, 3, (40, 1), generator=generator)
     told = candidates(torch.randn(2, 40, 3, generator=generator, dtype=torch.double) + right, right)
     slots = [{"reader": "a", "name": "whole", "latents": 3, "f1": 0.5, "f1_low": 0.4, "f1_high": 0.6, "f1_other": 0.1,
-              "swap_gap": 1.0, "explained": None}]  # fmt: skip
-    page = markdown(tables({**two_readers.judge(told, told, 40), "leakage": slots}))
+              "swap_gap": 1.0, "explained": None, "leak": None}]  # fmt: skip
+    page = markdown(tables({**two_readers.judge(told, told, 40), "leakage": slots, "adversary": 0}))
     assert all(name in page for name in ("oracle (unfair)", "product", "mean", "Abstention", "Private slots"))
     with pytest.raises(UserError, match="no question with a right candidate and a wrong one"):
         two_readers.measure(loaded, 1, 2)

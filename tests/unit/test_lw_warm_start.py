@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from kills import Kill, Killed
-from lw_runs import config, finish, fit, prepare, run_of
+from lw_runs import config, finish, fit, prepare, run_of, save_lm
 from omegaconf import DictConfig, open_dict
 
 from callbacks.errors import UserError
@@ -182,6 +182,65 @@ def test_what_does_not_fit_is_refused_by_name(folder: Path, sender: Path, tmp_pa
         prepare(foreign)
     everything = "+freeze=[encoder,codec,adapter,injector]"
     assert "left is nothing" in problem(everything.replace("codec,", "")).found
+
+
+HEAD = "head.embedding_reconstruction"
+RECONSTRUCTS = "objective=[answer_ce,embedding_reconstruction]"
+
+
+@pytest.fixture(scope="module")
+def reconstructed(folder: Path) -> Path:
+    """A finished run with an objective that has parameters of its own."""
+    return finish(config(folder, RECONSTRUCTS, "seed=1", "trainer.max_epochs=1"))
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_an_objective_starts_from_the_head_of_another_run_and_stays_there_if_frozen(
+    folder: Path, reconstructed: Path, held: bool
+) -> None:
+    words = [f"+init.{HEAD}={reconstructed}", "seed=2", "trainer.max_epochs=1", *[f"+freeze=[{HEAD}]"] * held]
+    cfg = config(folder, RECONSTRUCTS, *words)
+    parts = prepare(cfg)
+    objective = parts.module.objectives["embedding_reconstruction"]
+    theirs, inside = tensors(reconstructed, HEAD), prefix_of(HEAD)[0]
+    before = {inside + name: value.clone() for name, value in objective.state_dict().items()}
+    assert before.keys() == theirs.keys() != set()
+    assert all(torch.equal(before[name], value) for name, value in theirs.items())
+    assert any(not torch.equal(parts.module.state_dict()[n], v) for n, v in tensors(reconstructed, "encoder").items())
+    told = facts(cfg, parts)
+    assert told["init"] == {HEAD: {"run": reconstructed.name, "sha256": digest_of(objective, HEAD)}}
+    parts.trainer.fit(parts.module, parts.train, parts.val)
+    same = all(torch.equal(value, before[inside + name]) for name, value in objective.state_dict().items())
+    assert same == held
+    assert (told.get("frozen") == {HEAD: sum(p.numel() for p in objective.parameters())}) == held
+
+
+def test_a_head_that_the_other_run_lacks_or_that_does_not_fit_is_refused_in_words(
+    folder: Path, sender: Path, reconstructed: Path
+) -> None:
+    def problem(*words: str, **models: str) -> UserError:
+        cfg = config(folder, "seed=6", *words)
+        with open_dict(cfg):
+            cfg.lms.tiny_llama = {**cfg.lms.tiny_llama, **models}
+        with pytest.raises(UserError) as error:
+            prepare(cfg)
+        return error.value
+
+    lacking = problem(RECONSTRUCTS, f"+init.{HEAD}={sender}")
+    assert lacking.where == f"init.{HEAD}={sender}"
+    assert lacking.found.startswith(f"a run without {HEAD}; it has encoder, codec")
+    assert lacking.expected == f"a run with {HEAD}"
+    empty = problem(f"+init.head.answer_ce={reconstructed}")
+    assert empty.found == "nothing to take: head.answer_ce is empty"
+    assert empty.remedy == "leave init.head.answer_ce out"
+    shorter = problem(RECONSTRUCTS, f"+init.{HEAD}={reconstructed}", "wire.slots=6")
+    assert "there" in shorter.found
+    assert shorter.remedy == f"set wire.slots=3, or leave init.{HEAD} out"
+    other = problem(RECONSTRUCTS, f"+init.{HEAD}={reconstructed}", source=save_lm(folder, seed=9))
+    assert "another model that was called tiny_llama" in other.found
+    nobody = config(folder, f"+init.{HEAD}={reconstructed}")
+    with pytest.raises(UserError, match="no such part"):
+        refuse(nobody)
 
 
 def test_a_run_is_told_apart_by_the_run_that_a_part_comes_from(folder: Path) -> None:

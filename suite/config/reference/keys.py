@@ -6,10 +6,8 @@ import dataclasses
 import importlib.util
 import inspect
 import re
-import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from types import UnionType
 from typing import Any
 
 import yaml
@@ -17,7 +15,7 @@ import yaml
 from suite.config.check import Common, Typed
 from suite.config.reference.docstrings import first_sentence, meanings, phrase, place, summary
 from suite.config.reference.files import ConfigFile, packages
-from suite.config.signature import locate, parameters
+from suite.config.signature import dataclass_in, locate, parameters
 from suite.config.wording import NODE, type_text
 
 _OF_HYDRA = "hydra"
@@ -127,7 +125,7 @@ class _Walk:
     def entry(self, name: str, value: Any, key: str, root: str, owner: Owner | None) -> Iterator[Row]:
         row = self.row(name, value, key, root, owner)
         annotation = Any if owner is None else owner.annotation(name)
-        nested = _dataclass_in(annotation)
+        nested = dataclass_in(annotation)
         if isinstance(value, dict) and "_target_" in value:
             target = self.target(value)
             said = "" if owner is None else owner.meaning(name)
@@ -173,7 +171,7 @@ def leaves_of(schema: type, nested_only: bool = True) -> dict[str, Any]:
     """Return the keys of a schema's nested dataclasses as a tree of defaults, `UNSET` where there is none."""
     found: dict[str, Any] = {}
     for f in dataclasses.fields(schema):
-        nested = _dataclass_in(parameters(schema).annotations.get(f.name))
+        nested = dataclass_in(parameters(schema).annotations.get(f.name))
         if nested is not None:
             found[f.name] = leaves_of(nested, nested_only=False)
         elif not nested_only:
@@ -200,9 +198,3 @@ def _type_of(value: Any) -> str:
     if value is None or value == "???" or (isinstance(value, str) and "${" in value):
         return "any"
     return {"list": "list", "dict": "mapping"}.get(type(value).__name__, type(value).__name__)
-
-
-def _dataclass_in(annotation: Any) -> type | None:
-    options = typing.get_args(annotation) if typing.get_origin(annotation) in (typing.Union, UnionType) else ()
-    found = [a for a in (options or (annotation,)) if inspect.isclass(a) and dataclasses.is_dataclass(a)]
-    return found[0] if len(found) == 1 else None
