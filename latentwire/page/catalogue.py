@@ -17,6 +17,7 @@ from suite.report.summary import per_seed
 from suite.report.tables import ABSENT, PERCENT, Cell, Table, columns, estimate, markdown, number, texts
 
 PAGE = Path("docs/results/catalogue.md")
+UNREAD = 0.05  # nats per token of a swap gap below which a wire is called unread
 HEAD = """# Every encoder with every injector
 
 Written by `python -m latentwire.study catalogue` (`make catalogue`), none of it by hand; started again, only what is
@@ -33,11 +34,12 @@ layers moved by a transport plan (`comprexit`) and states behind a semantic anch
 """
 TABLE = """## At {ratio}x
 
-F1: 95 % bootstrap over seeds and passages. NLL: nats per token of the gold answer. Positions: latents that the reader
-attends to before every question, and the tokens that its rivals have; they are columns of its input or places of its
-cache, but with `latent_adapters`, whose latents a few layers read beside and which spends none of these. Bytes: a
-message with header and checksum. Times are per message or question in batches, on a machine that did other work as
-well. Trained parameters: all parts together.
+F1: 95 % bootstrap over seeds and passages. NLL: nats per token of the gold answer. Swap gap: by how much that is higher
+with the message of another passage; at 0 nothing is read of messages. Positions: latents that the reader attends to
+before every question, and the tokens that its rivals have; they are columns of its input or places of its cache, but
+with `latent_adapters`, whose latents a few layers read beside and which spends none of these. Bytes: a message with
+header and checksum. Times are per message or question in batches, on a machine that did other work as well. Trained
+parameters: all parts together.
 """
 
 
@@ -103,7 +105,17 @@ def verdict(known: Mapping[str, Configuration], wanted: int) -> str:
         lines.append(
             f"At {ratio}x `{best[0]} {best[1]}` answers best, F1 {PERCENT * got[best].mean:.1f} %{also}{rest}."
         )
+    dead = unread(known, wanted)
+    if dead:
+        below = f"a swap gap below {UNREAD} nats per token; F1 is that of guesses"
+        lines.append(f"Messages are not read ({below}): {', '.join(dead)}.")
     return f"**Verdict.** {' '.join(lines)}\n"
+
+
+def unread(known: Mapping[str, Configuration], wanted: int) -> list[str]:
+    """Return the finished rows whose answers do not depend on their message."""
+    gaps = {k: per_seed(c, reader(WIRE, "swap_gap")) for k, c in known.items() if len(evaluated(c)) >= wanted}
+    return [f"`{k}`" for k, gap in gaps.items() if gap and sum(gap.values()) / len(gap) < UNREAD]
 
 
 def table(known: Mapping[str, Configuration], ratio: int, wanted: int) -> Table:
@@ -112,9 +124,17 @@ def table(known: Mapping[str, Configuration], ratio: int, wanted: int) -> Table:
     for key in sorted((k for k in KEYS if k[2] == ratio), key=lambda k: INJECTORS.index(k[1])):
         c = known.get(name(*key))
         rows.append(
-            [*texts(key[1], key[0]), *([Cell(ABSENT)] * 8 + texts("not run") if c is None else cells(c, wanted))]
+            [*texts(key[1], key[0]), *([Cell(ABSENT)] * 9 + texts("not run") if c is None else cells(c, wanted))]
         )
-    titles = ["F1 %\n[95 %]", "NLL\nnats/token", "positions", "bytes", "encode\nms", "inject\nms"]
+    titles = [
+        "F1 %\n[95 %]",
+        "NLL\nnats/token",
+        "swap gap\nnats/token",
+        "positions",
+        "bytes",
+        "encode\nms",
+        "inject\nms",
+    ]
     titles += ["trained\nparameters", "questions\nseen", "seeds"]
     return Table("", columns("injector", "encoder", numbers=titles), rows)
 
@@ -126,9 +146,9 @@ def cells(c: Configuration, wanted: int) -> list[Cell]:
     times = [_mean(c, key, 2) for key in ("encode_ms", "inject_ms")]
     trained = sum((runs[0].result.get("parameters") or {}).values())
     done = str(len(runs)) if len(runs) >= wanted else f"{len(runs)} of {wanted}, not finished"
-    nll = estimate(per_seed(c, reader(WIRE, "nll")), digits=3)
+    nll, gap = (estimate(per_seed(c, reader(WIRE, key)), digits=3) for key in ("nll", "swap_gap"))
     seen = _mean(c, "questions_seen", 0)
-    return [f1_cell(runs, WIRE), nll, *sizes, *times, Cell(f"{trained:,}", trained), seen, *texts(done)]
+    return [f1_cell(runs, WIRE), nll, gap, *sizes, *times, Cell(f"{trained:,}", trained), seen, *texts(done)]
 
 
 def _mean(c: Configuration, key: str, digits: int) -> Cell:

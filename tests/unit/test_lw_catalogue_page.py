@@ -27,7 +27,11 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
             run(tmp_path, label, seed, right(wire={BEST: 38, NEAR: 37, FAR: 3, BEGUN: 40}[label]))
     for path in tmp_path.glob("*/*/result.json"):
         result = json.loads(path.read_text()) | {"parameters": {"encoder": 1000, "adapter:tiny": 234}}
-        result["methods"]["wire"] |= {"encode_ms": 1.5, "inject_ms": 0.25}
+        result["methods"]["wire"] |= {
+            "encode_ms": 1.5,
+            "inject_ms": 0.25,
+            "swap_gap": 2 * result["methods"]["wire"]["f1"] - 0.1,
+        }
         path.write_text(json.dumps(result))
     found = configurations(read_runs([tmp_path]), [catalogue.name(*key) for key in catalogue.KEYS])
     return pages.page(found, 3)
@@ -53,9 +57,10 @@ def test_every_pair_has_a_line_at_every_ratio_run_or_not(written: str) -> None:
 
 
 def test_a_line_has_every_cost(written: str) -> None:
-    f1, nll, positions, size, encode, inject, trained, seen, done = line(written, "deep_prefix", "lm_hidden", 4)
+    f1, nll, gap, positions, size, encode, inject, trained, seen, done = line(written, "deep_prefix", "lm_hidden", 4)
     assert f1.startswith("95.0")
     assert nll.startswith("0.100")
+    assert gap.startswith("1.800")
     assert (positions, size, encode, inject, trained, seen) == ("26", "3341", "1.50", "0.25", "1,234", "1600")
     assert done == "3"
 
@@ -64,7 +69,8 @@ def test_the_verdict_names_the_best_of_finished_rows_and_who_is_not_told_apart(w
     verdict = next(text for text in written.splitlines() if text.startswith("**Verdict.**"))
     assert "At 4x `lm_hidden deep_prefix` answers best, F1 95.0 %" in verdict
     assert "`lm_lora deep_prefix`" in verdict
-    assert "byte" not in verdict
+    assert "per token; F1 is that of guesses): `byte soft_prefix 4x`." in verdict
+    assert verdict.count("byte") == 1
     assert "At 8x no row has all its seeds yet" in verdict
 
 
