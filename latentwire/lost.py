@@ -188,10 +188,15 @@ def verdict(found: Mapping[str, Mapping[str, Scores]], asked: Mapping[str, Asked
             where.append(f"`{wire}` ({points(d)})" if where is not unread else f"`{wire}`")
         part = [f"lost by {', '.join(fails)}"] if fails else []
         part += [f"kept better than ordinary facts by {', '.join(gains)}"] if gains else []
-        part += [f"not told apart from them with {', '.join(keeps)}"] if keeps else []
-        part += [f"undecided for {', '.join(unread)}, which do not read the ordinary facts either"] if unread else []
+        part += [f"not told apart from them with {_few(keeps)}"] if keeps else []
+        part += [f"undecided for {_few(unread)}, by which ordinary facts are not read either"] if unread else []
         lines.append(f"*{corpus}* ({AGAINST[corpus][0]}): {'; '.join(part)}.")
     return f"**Verdict.** In points of F1, planted minus ordinary. {' '.join(lines)}\n"
+
+
+def _few(names: Sequence[str]) -> str:
+    """Return up to three names, and how many there are of more: the tables have them all."""
+    return ", ".join(names) if len(names) <= 3 else f"{len(names)} wires"
 
 
 def table(
