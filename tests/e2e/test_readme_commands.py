@@ -60,6 +60,7 @@ SHORTER: dict[str, list[str]] = {
     "latentwire.study anchors": ["--passages", "2", "--readers", "pocket_llama"],
     "latentwire.study sequence_compression": ["--passages", "2", "--seeds", "0", "--steps", "4", "--rates", "1e-3"],
     "latentwire.study lost": ["--passages", "2"],
+    "latentwire.study lost_trained": PLAN,
     "latentwire.study pca_adapter": ["--passages", "2", "--seeds", "0", "--steps", "4", "--dimensions", "8",
                                      "--rates", "1e-3"],
     "latentwire.study annealing": ["--passages", "2", "--seeds", "0", "--steps", "4", "--weights", "1",
@@ -70,6 +71,7 @@ SHORTER: dict[str, list[str]] = {
 # study are not here, nor is a SLURM cluster, nor a finished catalogue.
 ENDS = {
     "latentwire.study lost": 2,
+    "latentwire.study lost_trained": 0,
     "asgml.run -m experiment=cremad data.path=DIR seed": 2,
     "asgml.run experiment=cremad data.path=DIR trainer.devices": 2,
     "asgml.study settle": 2,
