@@ -38,7 +38,7 @@ PAGE = Path("docs/results/annealing.md")
 PASSAGES, VALIDATION = 40, 16
 OUT_OF = 20  # test texts, of which one is of the right length
 NUMBERS = 8  # per token: reconstruction alone does not reach the text, and answers alone need help
-STEPS, RATES = 200, (1e-3, 3e-3, 1e-2)
+STEPS, RATES = 200, (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 WEIGHTS = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 CONSTANT, LINEAR, WARM = "constant", "linear", "warm start"
 WAYS = (CONSTANT, LINEAR, WARM)
@@ -128,7 +128,7 @@ def chosen(found: Found, way: str) -> Key:
     return max((key for key in found if key[0] == way), key=rank)
 
 
-def verdict(found: Found, groups: Sequence[str]) -> str:
+def verdict(found: Found, groups: Sequence[str], rates: Sequence[float]) -> str:
     """Say whether annealing helps: at the weight that suits each way, and at how many equal weights."""
     base = chosen(found, CONSTANT)
     told = [f"A constant weight is best on validation at w = {base[1]:g}: F1 {_f1(found[base], groups)} at test."]
@@ -145,11 +145,11 @@ def verdict(found: Found, groups: Sequence[str]) -> str:
     for alone in ((REBUILT, 0.0), (ANSWERED, 1.0)):
         told.append(f"{alone[0].capitalize()}: {_f1(found[alone], groups)}.")
     first = f"Annealing helps ({', '.join(helped)})." if helped else "Annealing does not help with certainty."
-    return f"**Verdict.** {doubts(found)}{first} {' '.join(told)}\n"
+    return f"**Verdict.** {doubts(found, rates)}{first} {' '.join(told)}\n"
 
 
-def doubts(found: Found) -> str:
-    """Say what keeps the rows from deciding: a best weight at the end of the grid, rows that end where they began."""
+def doubts(found: Found, rates: Sequence[float]) -> str:
+    """Say what keeps the rows from deciding: weights or rates at the end of their grid, rows that learned nothing."""
     rows = [key for key in found if key[0] in WAYS]
     ends = {pick(w for _, w in rows) for pick in (min, max)}
     there = [way for way in WAYS if chosen(found, way)[1] in ends]
@@ -157,6 +157,10 @@ def doubts(found: Found) -> str:
     told = []
     if there:
         told.append(f"the best weight of {', '.join(there)} is the last of the grid, and a better one may lie beyond")
+    fast = [way for way in WAYS if next(iter(found[chosen(found, way)].values()))["lr"] in (min(rates), max(rates))]
+    if fast:
+        ways = f"the learning rate of {', '.join(fast)}"
+        told.append(f"so is {ways}" if there else f"{ways} is the last of the grid")
     if begun:
         told.append(f"in {len(begun)} of {len(rows)} rows validation prefers the start to all that was learned")
     return f"**Provisional**: {'; '.join(told)}. " if told else ""
@@ -208,7 +212,7 @@ def page(
     told |= {"seeds": len(next(iter(first.values()))), "passages": passages, "questions": len(groups)}
     parts = [HEAD.format(**told)]
     for reader, (cells, own) in found.items():
-        parts += [f"## `{reader}`\n", verdict(cells, own), markdown([table(cells, own)])]
+        parts += [f"## `{reader}`\n", verdict(cells, own, rates), markdown([table(cells, own)])]
     return "\n".join(parts)
 
 

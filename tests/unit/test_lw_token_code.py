@@ -107,11 +107,13 @@ def test_a_way_is_judged_at_the_weight_that_validation_chose() -> None:
     found = {key: {s: outcome(*v) for s in (0, 1)} for key, v in rows.items()}
     groups = ["a", "a", "b", "b"]
     assert annealing.chosen(found, "constant") == ("constant", 1.0)
-    told = annealing.verdict(found, groups)
+    told = annealing.verdict(found, groups, [0.001, 0.003])
     assert "Annealing helps (linear)." in told
     assert "The linear, best at w = 3, helps: +30.0 [+30.0, +30.0] points." in told
     assert "warm start, best at w = 1, is not told apart" in told
     assert "**Provisional**: the best weight of constant, linear, warm start is the last of the grid" in told
+    assert "a better one may lie beyond; so is the learning rate of constant, linear, warm start; in 4" in told
+    assert "learning rate" not in annealing.doubts(found, [0.0003, 0.001, 0.003])
     assert "in 4 of 6 rows validation prefers the start to all that was learned" in told
     page = annealing.page({"tiny": (found, groups)}, 2, 60, 12, [0.001])
     assert "| **3** | **linear** | **50.0 [50.0, 50.0]** | **−30.0 [−30.0, −30.0]** |" in page
