@@ -27,7 +27,7 @@ from latentwire.data.biographies import Biographies
 from latentwire.lm.frozen import FrozenLM
 from latentwire.page.scores import points
 from latentwire.pocket import load
-from latentwire.reader_study import enough, trained_parser
+from latentwire.reader_study import enough, trained_parser, within
 from latentwire.report.evaluation_tables import percent
 from latentwire.token_code import Lesson, Texts, TokenCode, learn, measured, rank
 from latentwire.train.curriculum import Constant, Delayed, Linear, Schedule
@@ -229,6 +229,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.readers:
         folder = args.runs / "annealing"
         own = (args.passages, args.weights, args.seeds, args.steps, args.numbers, args.rates)
-        found[name] = measure(load(name), folder, *own)
+        lm = load(name)
+        within("--numbers", [args.numbers], lm)
+        found[name] = measure(lm, folder, *own)
     print(f"page: {write_text(args.out, page(found, args.passages, args.steps, args.numbers, args.rates))}")
     return 0

@@ -23,7 +23,7 @@ from latentwire.data.biographies import Biographies
 from latentwire.lm.frozen import FrozenLM
 from latentwire.page.scores import points
 from latentwire.pocket import load
-from latentwire.reader_study import enough, trained_parser
+from latentwire.reader_study import enough, trained_parser, within
 from latentwire.report.evaluation_tables import percent
 from latentwire.token_code import Lesson, Texts, TokenCode, learn, measured, rank
 from latentwire.train.curriculum import Constant
@@ -183,6 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.readers:
         lm = load(name)
         width = lm.d_model
+        within("--dimensions", args.dimensions, lm)
         found[name] = measure(lm, folder, args.passages, args.dimensions, args.seeds, args.steps, args.rates)
     print(f"page: {write_text(args.out, page(found, width, args.passages, args.steps, args.rates))}")
     return 0
