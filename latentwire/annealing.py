@@ -22,12 +22,12 @@ from typing import Any
 import torch
 
 from callbacks.files.atomic import write_text
-from latentwire.cells import against, cell, f1, tuned
+from latentwire.cells import against, at_an_end, cell, f1, tuned
 from latentwire.data.biographies import Biographies
 from latentwire.lm.frozen import FrozenLM
 from latentwire.page.scores import points
 from latentwire.pocket import load
-from latentwire.reader_study import enough, trained_parser
+from latentwire.reader_study import enough, trained_parser, within
 from latentwire.report.evaluation_tables import percent
 from latentwire.token_code import Lesson, Texts, TokenCode, learn, measured, rank
 from latentwire.train.curriculum import Constant, Delayed, Linear, Schedule
@@ -157,7 +157,7 @@ def doubts(found: Found, rates: Sequence[float]) -> str:
     told = []
     if there:
         told.append(f"the best weight of {', '.join(there)} is the last of the grid, and a better one may lie beyond")
-    fast = [way for way in WAYS if next(iter(found[chosen(found, way)].values()))["lr"] in (min(rates), max(rates))]
+    fast = [way for way in WAYS if at_an_end(found[chosen(found, way)], rates)]
     if fast:
         ways = f"the learning rate of {', '.join(fast)}"
         told.append(f"so is {ways}" if there else f"{ways} is the last of the grid")
@@ -233,6 +233,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.readers:
         folder = args.runs / "annealing"
         own = (args.passages, args.weights, args.seeds, args.steps, args.numbers, args.rates)
-        found[name] = measure(load(name), folder, *own)
+        lm = load(name)
+        within("--numbers", [args.numbers], lm)
+        found[name] = measure(lm, folder, *own)
     print(f"page: {write_text(args.out, page(found, args.passages, args.steps, args.numbers, args.rates))}")
     return 0

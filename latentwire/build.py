@@ -167,7 +167,8 @@ def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:
     """Build the wire, calibrated on training texts, with what other runs bring to it.
 
     With `wire.from_run` encoder and codec are that run's and fixed. `wire.start_from` brings all that the run has,
-    `init` single parts, which count where both name one. What `freeze` names is out of training.
+    `init` single parts, which count where both name one. An injector that no run brings starts behind the adapter that
+    one does. What `freeze` names is out of training.
     """
     w = cfg.wire
     earlier = None if w.from_run is None else read_checkpoint(Path(str(w.from_run)))
@@ -195,13 +196,20 @@ def build_wire(cfg: DictConfig, inputs: Inputs) -> LatentWire:
     own = wire.layout
     at_first = own if first.ratio is None else own.with_slots(slots_for(inputs.tokens, first.ratio))
     wire.calibrate(inputs.texts, at_first, earlier is None and "codec" not in warm.asked)
+    fresh = set(wire.injectors)
     if begun is not None:
         for name, injector in wire.injectors.items():
             prefix = f"wire.injectors.{name}."
             if any(key.startswith(prefix) for key in begun["state_dict"]):  # a model that is new starts from the text
                 take_over(injector, begun, prefix, f"wire.start_from={start}")
+                fresh.remove(name)
     for name in warm.kinds(("adapter", "injector", "lora")):
         warm.take(wire.part(name), name)
+    # what lies behind an adapter was fitted to the one that was there before
+    behind = [n for n in wire.injectors if n in fresh and f"adapter.{n}" in warm.asked]
+    behind = [n for n in behind if f"injector.{n}" not in warm.asked]
+    if behind:
+        wire.refit(inputs.texts, at_first, behind)
     wire.freeze(*(name for name in held if not name.startswith("head.")))
     wire.provenance |= warm.provenance
     return wire

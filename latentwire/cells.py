@@ -57,6 +57,17 @@ def tuned(
     return {seed: {**got, "lr": best} for seed, got in found.items()}
 
 
+def at_an_end(cells: Mapping[int, Mapping[str, Any]], rates: Sequence[float]) -> bool:
+    """Tell whether a row that `tuned` returned has the lowest or the highest of several rates."""
+    return len(rates) > 1 and next(iter(cells.values())).get("lr") in (min(rates), max(rates))
+
+
+def ends(rows: Mapping[str, Mapping[int, Mapping[str, Any]]], rates: Sequence[float]) -> list[str]:
+    """Return a note of a table that names its rows with a rate at an end of the grid; [] without any."""
+    found = [name for name, cells in rows.items() if at_an_end(cells, rates)]
+    return [f"The rate is an end of its grid, and a better one may lie beyond: {', '.join(found)}."] if found else []
+
+
 def f1(cells: Mapping[int, Mapping[str, Any]], groups: Sequence[str]) -> Bootstrap:
     """Return F1 of a row, its cells by seed, with its interval over seeds and passages."""
     return hierarchical_bootstrap({s: c["f1"] for s, c in cells.items()}, groups=groups, n_boot=N_BOOT)

@@ -286,7 +286,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs, n = wires(args.wires), args.passages
     asked = {c: Asked.of(c, [s[i] for i in range(n)]) for c, own in corpora(n).items() for s in [own.split("test")]}
     folder, told = args.runs / "lost", {"passages": n}
-    text = cell(folder, {"wire": TEXT, **told}, partial(of_text, asked))
+    by = {"wire": TEXT, "reader": reader(READERS[0]).fingerprint(), **told}
+    text = cell(folder, by, partial(of_text, asked))
     found: dict[str, dict[str, dict[int, list[float]]]] = {}
     for wire, own in runs.items():
         for run in own:

@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from callbacks.files.atomic import write_text
-from latentwire.cells import against, cell, f1, mean, tuned
+from latentwire.cells import against, cell, ends, f1, mean, tuned
 from latentwire.data.biographies import Biographies
 from latentwire.lm.frozen import FrozenLM
 from latentwire.page.scores import points
 from latentwire.pocket import load
-from latentwire.reader_study import enough, trained_parser
+from latentwire.reader_study import enough, trained_parser, within
 from latentwire.report.evaluation_tables import percent
 from latentwire.token_code import Lesson, Texts, TokenCode, learn, measured, rank
 from latentwire.train.curriculum import Constant
@@ -35,7 +35,7 @@ PAGE = Path("docs/results/pca_adapter.md")
 PASSAGES, VALIDATION = 40, 16
 OUT_OF = 20  # test texts, of which one is of the right length
 DIMENSIONS = (4, 8, 16, 32)
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 ALIKE = 0.8  # a mean cosine that is called high
 PLAIN, REBUILT, ANSWERED = "components alone", "adapter on reconstruction", "adapter on answers"
 LESSONS = {
@@ -131,7 +131,7 @@ def verdict(found: Found, groups: Sequence[str]) -> str:
     return f"**Verdict.** {first} Against it, in points of F1, the adapter on answers {second}.\n"
 
 
-def table(found: Found, groups: Sequence[str]) -> Table:
+def table(found: Found, groups: Sequence[str], rates: Sequence[float]) -> Table:
     """Show all rows."""
     lines = []
     for d, rows in found.items():
@@ -146,8 +146,9 @@ def table(found: Found, groups: Sequence[str]) -> Table:
             lr = next(iter(cells.values())).get("lr")
             row_cells += [number(mean(cells, "nll"), 3), *texts(f"{lr:g}" if lr else ABSENT)]
             lines.append([*row_cells, *texts(questions, len(cells) if row in LESSONS else ABSENT)])
+    notes = ends({f"{row} (d = {d})": cells for d, rows in found.items() for row, cells in rows.items()}, rates)
     titles = ["cosine", "nearest\n%", "F1 %\n[95 %]", "Δ F1 to\nreconstruction", "NLL\nnats/token", "rate"]
-    return Table("", columns("d", "row", numbers=[*titles, "questions\nseen", "seeds"]), lines)
+    return Table("", columns("d", "row", numbers=[*titles, "questions\nseen", "seeds"]), lines, notes)
 
 
 def page(
@@ -167,7 +168,7 @@ def page(
     told |= {"rates": ", ".join(f"{rate:g}" for rate in rates)}
     parts = [HEAD.format(passages=passages, questions=len(groups), **told)]
     for reader, (cells, own) in found.items():
-        parts += [f"## `{reader}`\n", verdict(cells, own), markdown([table(cells, own)])]
+        parts += [f"## `{reader}`\n", verdict(cells, own), markdown([table(cells, own, rates)])]
     return "\n".join(parts)
 
 
@@ -183,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in args.readers:
         lm = load(name)
         width = lm.d_model
+        within("--dimensions", args.dimensions, lm)
         found[name] = measure(lm, folder, args.passages, args.dimensions, args.seeds, args.steps, args.rates)
     print(f"page: {write_text(args.out, page(found, width, args.passages, args.steps, args.rates))}")
     return 0

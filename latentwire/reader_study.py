@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +77,35 @@ def enough(args: argparse.Namespace) -> None:
     """Refuse arguments with which a study says nothing.
 
     Raises:
-        UserError: fewer than two passages, over which an interval has no meaning, steps that no validation divides, or
-            a rate that moves nothing.
+        UserError: fewer than two passages, over which an interval has no meaning, steps that no validation divides, a
+            rate that moves nothing or beyond all bounds, or a weight that is none.
     """
     if args.passages < 2:
         raise UserError("--passages", str(args.passages), "2 or more", "add --passages 40")
-    slow = [rate for rate in getattr(args, "rates", ()) if rate <= 0]
-    if slow:
-        raise UserError("--rates", f"{slow[0]:g}", "more than 0", "add --rates 1e-3 3e-3")
+    for option, most in (("rates", 1.0), ("weights", inf)):
+        wrong = [x for x in getattr(args, option, ()) if not (0 < x <= most and x < inf)]
+        if wrong:
+            expected = "more than 0, and at most 1" if most == 1 else "more than 0, and finite"
+            raise UserError(f"--{option}", f"{wrong[0]:g}", expected, f"add --{option} 1e-3 3e-3")
     if getattr(args, "steps", LEAST) < LEAST:
         raise UserError("--steps", str(args.steps), f"{LEAST} or more", "add --steps 24")
+
+
+def within(option: str, numbers: Sequence[int], lm: FrozenLM) -> None:
+    """Refuse so many numbers per token as no embedding of a reader has.
+
+    Args:
+        option: the option that they come from.
+        numbers: the numbers.
+        lm: the reader.
+
+    Raises:
+        UserError: it names the option and the reader's width.
+    """
+    for d in numbers:
+        if not 1 <= d <= lm.d_model:
+            expected = f"1 to {lm.d_model}, the width of {lm.name}"
+            raise UserError(option, str(d), expected, f"add {option} {min(8, lm.d_model)}")
 
 
 def study_readers(args: argparse.Namespace, measure: Measure, page: Page) -> int:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from callbacks.files.atomic import write_text
 from callbacks.stages.lr import LRSchedule
 from latentwire.baselines.training import MAX_NORM
-from latentwire.cells import against, cell, f1, mean, tuned
+from latentwire.cells import against, cell, ends, f1, mean, tuned
 from latentwire.data.biographies import Biographies
 from latentwire.encoders.pool_expand import PoolExpand
 from latentwire.encoders.pooling import (
@@ -284,7 +284,7 @@ def verdict(found: Found, groups: Sequence[str]) -> str:
     return f"**Verdict.** {told}.\n"
 
 
-def table(found: Found, groups: Sequence[str]) -> Table:
+def table(found: Found, groups: Sequence[str], rates: Sequence[float]) -> Table:
     """Show all rows, those whose objective fits first and in bold."""
     lines: list[list[Cell]] = []
     strong: set[int] = set()
@@ -303,6 +303,7 @@ def table(found: Found, groups: Sequence[str]) -> Table:
         lines.append([*row, *texts(len(cells) if trained else ABSENT)])
     titles = ["cosine", "nearest\n%", "F1 %\n[95 %]", "Δ F1 to\nchunk_mean", "NLL\nnats/token", "rate", "parameters"]
     note = ["Bold: the objective that fits the pooling."]
+    note += ends({f"{pooling} {objective}": cells for (pooling, objective), cells in found.items()}, rates)
     return Table("", columns("pooling", "reconstruction", numbers=[*titles, "seeds"]), lines, note, strong)
 
 
@@ -319,7 +320,7 @@ def page(found: Mapping[str, tuple[Found, Sequence[str]]], passages: int, steps:
     told |= {"rates": ", ".join(f"{rate:g}" for rate in rates)}
     parts = [HEAD.format(passages=passages, questions=len(groups), **told)]
     for reader, (cells, own) in found.items():
-        parts += [f"## `{reader}`\n", verdict(cells, own), markdown([table(cells, own)])]
+        parts += [f"## `{reader}`\n", verdict(cells, own), markdown([table(cells, own, rates)])]
     return "\n".join(parts)
 
 

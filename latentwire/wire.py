@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
@@ -208,12 +208,18 @@ class LatentWire(nn.Module):
         self.train(training)
 
     @torch.no_grad()
-    def refit(self, texts: Sequence[str], layout: LatentLayout) -> None:
-        """Start what lies behind the adapters anew from training texts, for an encoder and adapters that have moved."""
+    def refit(self, texts: Sequence[str], layout: LatentLayout, models: Collection[str] | None = None) -> None:
+        """Start what lies behind the adapters anew from training texts, for an encoder and adapters that have moved.
+
+        Args:
+            texts: the training texts.
+            layout: the slots.
+            models: the language models whose injectors start anew; None: all.
+        """
         values = self.encode(texts, layout=layout)
-        for name, injector in self.injectors.items():
+        for name in self.injectors if models is None else models:
             read = layout.in_text_order(layout.read(values, name), name)
-            injector.refit(read, texts, layout.counts(name))
+            self.injectors[name].refit(read, texts, layout.counts(name))
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Return trainable parameters by group: `encoder`, `codec`, `adapter:<lm>`, `injector:<lm>`, `lora:<lm>`.

@@ -210,8 +210,8 @@ class EMAWeights(_CommittedAveraging):
         self.decay = decay
 
     def _move(self, average: list[Tensor], newest: list[Tensor]) -> None:
-        torch._foreach_mul_(average, self.decay)
-        torch._foreach_add_(average, torch._foreach_mul(newest, 1 - self.decay))
+        # a + (b - a) w is a where both are equal, to the last bit: what is frozen stays as it is
+        torch._foreach_lerp_(average, newest, 1 - self.decay)
 
 
 class SWAWeights(_CommittedAveraging):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
@@ -56,6 +56,12 @@ class Decoding:
     stop: list[str] | None = None
     extract: Extract = "none"
     gain: Annotated[list[Positive], NOT_EMPTY] | None = None
+
+    @staticmethod
+    def inert_keys(arguments: Mapping[str, Any]) -> dict[str, str]:
+        """Return what a draw depends on, where none is made."""
+        given = [key for key, nothing in (("first_top_k", None), ("seed", 0)) if arguments.get(key, nothing) != nothing]
+        return {} if arguments.get("first_temperature") else dict.fromkeys(given, "first_temperature=0 draws nothing")
 
     def __post_init__(self) -> None:
         if "" in (self.stop or ()):
@@ -159,11 +165,16 @@ def amplified(prefix: Prefix, factor: float) -> Prefix:
         UserError: latents that are read beside, in no column.
     """
     if prefix.reads is not None:
-        expected, remedy = "latents in columns: soft_prefix, deep_prefix", "leave out evaluation.decode.gain"
-        raise UserError("evaluation.decode.gain", "latents that layers read beside", expected, remedy)
+        raise gainless("latents that layers read beside")
     embeds = None if prefix.embeds is None else prefix.embeds * factor
     kv = None if prefix.kv is None else [(k, v * factor) for k, v in prefix.kv]
     return Prefix(embeds, kv, prefix.text_ids, prefix.bias, prefix.stands_for, None)
+
+
+def gainless(found: str) -> UserError:
+    """Return the error of a gain on latents that have no column."""
+    expected = "latents in columns: soft_prefix, deep_prefix, sized_prefix, coprocessor"
+    return UserError("evaluation.decode.gain", found, expected, "leave out evaluation.decode.gain")
 
 
 def rescale(cache: Any, head: int, latents: int, factor: float) -> None:

@@ -14,7 +14,8 @@ from latentwire.build import Inputs, validation_length
 from latentwire.codec.message import MOST_SLOTS
 from latentwire.data.base import Passage, Split
 from latentwire.examples import examples
-from latentwire.lm.decoding import Decoding
+from latentwire.injectors.latent_adapters import LatentAdapters
+from latentwire.lm.decoding import Decoding, gainless
 from latentwire.lm.frozen import FrozenLM
 from latentwire.scoring.finished import device_of
 from latentwire.scoring.messages import CONTROLS, other_texts, texts_of
@@ -23,6 +24,7 @@ from latentwire.stages import nested_of
 from latentwire.wire import LatentWire
 from suite.config.compose import merge_errors, shorten
 from suite.config.instantiate import build_node
+from suite.config.signature import locate
 
 
 def refuse(cfg: DictConfig) -> None:
@@ -41,7 +43,7 @@ def refuse(cfg: DictConfig) -> None:
             )
         )
     if e.get("decode") is not None:
-        problems += _undecodable(build_node(e.decode), int(e.max_new_tokens))
+        problems += _undecodable(build_node(e.decode), int(e.max_new_tokens), cfg.injector._target_)
     built = {str(name): build_node(node) for name, node in cfg.baselines.items() if node is not None}
     problems += _misplaced(cfg, built)
     problems += _unjudgeable(cfg, built)
@@ -49,13 +51,16 @@ def refuse(cfg: DictConfig) -> None:
         raise merge_errors(problems, "evaluation")
 
 
-def _undecodable(decoding: Decoding, most: int) -> Iterable[UserError]:
+def _undecodable(decoding: Decoding, most: int, injector: str) -> Iterable[UserError]:
     key = "evaluation.decode"
     if decoding.min_new_tokens > most:
         expected = f"at most {most}, where answers end (evaluation.max_new_tokens)"
         yield UserError(
             f"{key}.min_new_tokens", str(decoding.min_new_tokens), expected, f"set {key}.min_new_tokens={most}"
         )
+    kind = locate(injector)
+    if decoding.gain is not None and isinstance(kind, type) and issubclass(kind, LatentAdapters):
+        yield gainless(f"latents that layers read beside ({injector})")
 
 
 def _misplaced(cfg: DictConfig, baselines: Mapping[str, Baseline]) -> Iterable[UserError]:

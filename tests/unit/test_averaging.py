@@ -193,6 +193,19 @@ class Unreadable(L.Callback):
         model.n_averaged = model.n_averaged.to("meta")
 
 
+@pytest.mark.parametrize(
+    "average",
+    [*(EMAWeights(decay=d) for d in (0.3, 0.7, 0.9, 0.999)), SWAWeights(start=1, every=1)],
+    ids=lambda a: f"{type(a).__name__} {getattr(a, 'decay', '')}",
+)
+def test_what_is_frozen_stays_in_the_average_to_the_last_bit(average: Any) -> None:
+    frozen = torch.randn(1000, generator=torch.Generator().manual_seed(0))
+    mean = frozen.clone()
+    for average._updates in range(1, 20):
+        average._move([mean], [frozen])
+    assert torch.equal(mean, frozen)
+
+
 def test_an_average_waits_for_nothing_on_the_device() -> None:
     """torch's own update asks the device twice per step how many there have been."""
     average = EMAWeights(decay=0.9)

@@ -10,6 +10,7 @@ import pytest
 from lw_runs import config, run_of
 
 from callbacks.errors import UserError
+from latentwire.lm import Decoding
 from latentwire.run import judge, train
 
 WHOLE = ["wire.track=whole_prompt", "baseline=[text,whole_prompt_budget]",
@@ -122,6 +123,22 @@ def test_what_decodes_nothing_is_refused(folder: Path) -> None:
         judge(config(folder, "+evaluation.decode={_target_:latentwire.lm.Decoding,min_new_tokens:4}"))
     assert told.value.where == "evaluation.decode.min_new_tokens"
     assert told.value.remedy == "set evaluation.decode.min_new_tokens=3"
+
+
+@pytest.mark.parametrize("injector", ["latent_adapters", "combined"])
+def test_a_gain_on_latents_without_a_column_is_refused_before_the_training(folder: Path, injector: str) -> None:
+    gain = "+evaluation.decode={_target_:latentwire.lm.Decoding,gain:[2.0]}"
+    with pytest.raises(UserError) as told:
+        judge(config(folder, f"injector={injector}", "injector.heads=2", gain))
+    assert (told.value.where, told.value.remedy) == ("evaluation.decode.gain", "leave out evaluation.decode.gain")
+    judge(config(folder, gain))
+
+
+def test_what_a_draw_depends_on_acts_on_nothing_where_none_is_made() -> None:
+    keys = {"first_top_k": 4, "seed": 1}
+    assert set(Decoding.inert_keys(keys)) == set(keys)
+    assert not Decoding.inert_keys({**keys, "first_temperature": 0.5})
+    assert not Decoding.inert_keys({"min_new_tokens": 1, "seed": 0})
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 
 from callbacks.errors import UserError
 from latentwire import annealing, pca_adapter
-from latentwire.cells import cell, tuned
+from latentwire.cells import cell, ends, tuned
 from latentwire.data.biographies import Biographies
 from latentwire.lm.frozen import FrozenLM
 from latentwire.pocket import load
@@ -144,6 +144,28 @@ def test_a_study_of_one_passage_or_no_step_is_refused(main: Any, capsys: pytest.
     assert "add --rates" in told
 
 
+@pytest.mark.parametrize(
+    ("main", "words", "option"),
+    [
+        (annealing.main, ["--weights", "0.1", "0"], "--weights"),
+        (annealing.main, ["--weights", "-1"], "--weights"),
+        (annealing.main, ["--weights", "nan"], "--weights"),
+        (annealing.main, ["--numbers", "0"], "--numbers"),
+        (annealing.main, ["--numbers", "9999"], "--numbers"),
+        (pca_adapter.main, ["--dimensions", "4", "9999"], "--dimensions"),
+        (pca_adapter.main, ["--rates", "nan"], "--rates"),
+        (pca_adapter.main, ["--rates", "1e30"], "--rates"),
+    ],
+)
+def test_numbers_that_make_no_row_are_refused_by_their_option(
+    main: Any, words: list[str], option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == UserError.EXIT_CODE
+    told = capsys.readouterr().err
+    assert f"{option}\n  found: " in told
+    assert f"add {option} " in told
+
+
 def test_validation_of_the_first_seed_chooses_a_rows_rate() -> None:
     """The other seeds are run at that rate alone, and what they would have preferred does not count."""
     ran: list[tuple[float, int]] = []
@@ -156,3 +178,5 @@ def test_validation_of_the_first_seed_chooses_a_rows_rate() -> None:
     assert ran == [(0.1, 0), (0.3, 0), (1.0, 0), (0.3, 1)]
     assert [c["of"] for c in found.values()] == [(0.3, 0), (0.3, 1)]
     assert {c["lr"] for c in found.values()} == {0.3}
+    assert ends({"inside": found}, [0.1, 0.3, 1.0]) == ends({"the only one": found}, [0.3]) == []
+    assert "beyond: last." in ends({"last": found, "untrained": {0: {}}}, [0.1, 0.3])[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,6 +90,20 @@ def test_what_is_taken_and_not_frozen_is_trained_from_there(folder: Path, sender
     assert not torch.equal(now, tensors(sender, "codec")["wire.codec.codebooks"])
 
 
+@pytest.mark.parametrize("injector", ["deep_prefix", "latent_adapters"])
+def test_an_injector_of_its_own_is_measured_behind_the_adapter_that_is_taken(folder: Path, injector: str) -> None:
+    chosen = [f"injector={injector}", *(["injector.heads=2"] if injector == "latent_adapters" else [])]
+    run = finish(config(folder, *chosen, "seed=1", "trainer.max_epochs=1"))
+    taken_ = [f"+init.{part}={run}" for part in ("encoder", "adapter.tiny_llama")]
+    parts = prepare(config(folder, *chosen, *taken_, "seed=2"))
+    wire, texts = parts.module.wire, parts.inputs.texts
+    own: Any = wire.injectors["tiny_llama"]
+    found = {name: x.clone() for name, x in own.state_dict().items()}
+    own.refit(wire.encode(texts), texts)
+    for name, value in own.state_dict().items():
+        torch.testing.assert_close(found[name], value, msg=f"{name} was measured behind another adapter")
+
+
 def test_a_part_that_was_frozen_in_its_run_may_be_trained_in_the_next(folder: Path, sender: Path) -> None:
     kept = finish(later(folder, f"+init.encoder={sender}", "+freeze=[encoder,adapter]", "seed=3"))
     parts = fit(later(folder, f"+init.encoder={kept}", f"+init.adapter.tiny_llama={kept}", "seed=4"))
@@ -136,7 +151,7 @@ def test_frozen_runs_resume_bit_for_bit(folder: Path, sender: Path) -> None:
         ),
         (["wire.from_run=RUN", "wire.slots=null", "+freeze=[encoder]"], "wire.from_run=RUN", "trains", "leave it out"),
         (
-            ["curriculum=byte_alignment", "+freeze=[injector]"],
+            ["curriculum=byte_alignment", "stages.0.advance.after=1", "+freeze=[injector]"],
             "keeps injector.tiny_llama",
             "anew",
             "stages.1.refit=false",
