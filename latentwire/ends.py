@@ -335,7 +335,8 @@ class Reader:
 def _layout(settings: Mapping[str, Any]) -> LatentLayout:
     # bundles of versions that knew no budgets and no order do not name them
     budgets, spread = tuple(settings.get("budgets", ())), bool(settings.get("spread", False))
-    return LatentLayout(settings["shared"], settings["private"], budgets, spread, bool(settings.get("apart", False)))
+    private = {name: settings["private"][name] for name in settings.get("order", settings["private"])}
+    return LatentLayout(settings["shared"], private, budgets, spread, bool(settings.get("apart", False)))
 
 
 def told_lost(pieces: Sequence[str], text: str) -> str:

@@ -58,6 +58,7 @@ def export(loaded: Loaded, folder: Path, readers: Sequence[str] | None = None) -
         "layout": {
             "shared": wire.layout.shared,
             "private": dict(wire.layout.private),
+            "order": list(wire.layout.private),  # which keys of a JSON file do not keep
             "budgets": list(wire.layout.budgets),
             "spread": wire.layout.spread,
             "apart": wire.layout.apart,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -157,9 +158,14 @@ class LatentLayout:
         shared, _ = self.counts(model)
         return torch.cat([z[:, :shared].index_select(1, back), z[:, shared:]], 1)
 
-    def identity(self) -> dict[str, int]:
-        """Return what the wire's fingerprint covers: equal where layouts differ in models without private slots."""
-        return dict(self.parts) | ({".spread": 1} if self.spread else {})
+    def identity(self) -> dict[str, Any]:
+        """Return what the wire's fingerprint covers: equal where layouts differ in models without private slots.
+
+        The fingerprint sorts names: an order of slices that is another one is told apart.
+        """
+        names = [name for name, _ in self.parts if name != SHARED]
+        told = {".spread": 1} if self.spread else {}
+        return dict(self.parts) | told | ({".order": names} if names != sorted(names) else {})
 
 
 def message_order(slots: int) -> list[int]:

@@ -33,7 +33,7 @@ LORA = "+adaptation.tiny_qwen2={_target_:latentwire.lm.LoRA}"
 VARIANTS: dict[str, list[str]] = {
     "int8": ["codec=int8", "codec.group=8", LORA],
     "rvq_into_private_slots": ["codec=rvq", "codec.size=4", "encoder=byte", "encoder.heads=2", "injector=soft_prefix",
-                               "wire.slots=4", "wire.private={tiny_llama:1,tiny_qwen2:2}"],
+                               "wire.slots=4", "wire.private={tiny_qwen2:2,tiny_llama:1}"],  # in no order of names
     "fsq_of_tokens": ["codec=fsq", "encoder=token", "wire.track=whole_prompt"],
 }  # fmt: skip
 

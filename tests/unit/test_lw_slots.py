@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from lw_parts import D_Z, TEXTS, TRAINED, make_encoder
@@ -42,6 +44,12 @@ def test_a_model_that_came_later_reads_the_shared_slots_of_the_same_messages() -
     assert later.identity() == LAYOUT.identity()
     with pytest.raises(UserError, match=r"private\.new=0"):
         LAYOUT.indices("new")
+
+
+def test_slices_in_another_order_are_another_wire() -> None:
+    turned = LatentLayout(3, {"b": 1, "a": 2})
+    told = [json.dumps(own.identity(), sort_keys=True) for own in (LAYOUT, turned)]
+    assert told[0] != told[1], "messages of one would be read with the slots of two readers swapped"
 
 
 @pytest.mark.parametrize("wrong", [(0, {}), (-1, {"a": 2}), (2, {"shared": 1}), (2, {"a": -1})])
