@@ -109,8 +109,8 @@ def measure(
         return measured(lm, data.test, code.read) | {"learned": learned}
 
     def kept(key: Key, lr: float, seed: int) -> dict[str, Any]:
-        told = {"reader": lm.fingerprint(), "d": numbers, "way": key[0], "weight": key[1], "seed": seed, "lr": lr}
-        told |= {"steps": steps, "passages": passages, "validation": VALIDATION}
+        told = {"reader": lm.fingerprint(), "d": numbers, "way": key[0], "weight": key[1], "seed": seed}
+        told |= {"passages": passages, "out of": OUT_OF, "validation": VALIDATION, **lesson(key, steps, lr).told()}
         return cell(folder, told, partial(compute, key, lr, seed))
 
     rows = keys(weights)

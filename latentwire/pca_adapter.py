@@ -35,12 +35,13 @@ PAGE = Path("docs/results/pca_adapter.md")
 PASSAGES, VALIDATION = 40, 16
 OUT_OF = 20  # test texts, of which one is of the right length
 DIMENSIONS = (4, 8, 16, 32)
+WARMUP = 30  # steps, or a quarter of all where that is less
 RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 ALIKE = 0.8  # a mean cosine that is called high
 PLAIN, REBUILT, ANSWERED = "components alone", "adapter on reconstruction", "adapter on answers"
 LESSONS = {
-    REBUILT: Lesson(Constant(1.0), Constant(0.0), metric="cosine", steps=200, warmup=30),
-    ANSWERED: Lesson(Constant(0.0), Constant(1.0), steps=200, warmup=30),
+    REBUILT: Lesson(Constant(1.0), Constant(0.0), metric="cosine", steps=200),
+    ANSWERED: Lesson(Constant(0.0), Constant(1.0), steps=200),
 }
 Found = Mapping[int, Mapping[str, Mapping[int, Mapping[str, Any]]]]  # by dimension, row and seed
 HEAD = """# Fewer numbers per token, and an adapter
@@ -89,9 +90,9 @@ def measure(
     data = Texts.of(lm, corpus, VALIDATION, passages)
 
     def kept(d: int, row: str, lr: float, seed: int) -> dict[str, Any]:
-        lesson = replace(LESSONS[row], steps=steps, lr=lr) if row in LESSONS else None
+        lesson = replace(LESSONS[row], steps=steps, lr=lr, warmup=min(WARMUP, steps // 4)) if row in LESSONS else None
         told = {"reader": lm.fingerprint(), "d": d, "row": row, "seed": seed, "passages": passages}
-        told |= {"steps": steps, "lr": lr, "validation": VALIDATION} if lesson else {"steps": 0}
+        told |= {"out of": OUT_OF, **({"validation": VALIDATION, **lesson.told()} if lesson else {"steps": 0})}
         return cell(folder, told, partial(compute, lm, data, d, seed, lesson))
 
     def row_of(d: int, row: str) -> dict[int, dict[str, Any]]:

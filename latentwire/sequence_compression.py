@@ -240,7 +240,9 @@ def measure(
 
     def kept(key: Key, lr: float, seed: int) -> dict[str, Any]:
         told = {"reader": lm.fingerprint(), "pooling": key[0], "objective": key[1], "seed": seed, "passages": passages}
-        told |= {"steps": 0} if key[1] == NONE else {"steps": steps, "lr": lr, "validation": VALIDATION}
+        told |= {"out of": OUT_OF, "ratio": RATIO}
+        trained = {"steps": steps, "lr": lr, "validation": VALIDATION, "validations": VALIDATIONS, "warmup": WARMUP}
+        told |= {"steps": 0} if key[1] == NONE else {**trained, "contexts": CONTEXTS, "width": WIDTH, "d_z": D_Z}
         return cell(folder, told, partial(compute, lm, data, key, steps, lr, seed))
 
     def row_of(key: Key) -> dict[int, dict[str, Any]]:

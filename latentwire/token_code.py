@@ -66,6 +66,13 @@ class Lesson:
     warmup: int = 10
     validations: int = 3
 
+    def told(self) -> dict[str, Any]:
+        """Return plain values of all that determines what is learned, for a cell's key (`latentwire.cells`)."""
+        weights = {key: vars(getattr(self, key)) for key in ("reconstruction", "answers")}
+        kinds = {f"{key} kind": type(getattr(self, key)).__name__ for key in weights}
+        plain = ("metric", "steps", "contexts", "questions", "lr", "warmup", "validations")
+        return {**weights, **kinds, **{key: getattr(self, key) for key in plain}}
+
 
 @dataclass(frozen=True)
 class Texts:

@@ -78,6 +78,11 @@ class Batch:
     whole_prompt: bool = False
     numbers: list[int] = field(default_factory=list)
 
+    @property
+    def messages(self) -> int:
+        """The number of texts that are sent: of the passages, or of whole prompts; beginnings come behind them."""
+        return len(self.asked) if self.whole_prompt else len(self.passages)
+
 
 class Renderer:
     """Renders prompts of one model without their contexts, with a memory for questions; the first answer is given."""
@@ -200,7 +205,7 @@ def first(batch: Batch, n: int) -> Batch:
     if n >= len(batch.passages):
         return batch
     asked = [pair for pair in batch.asked if pair[0] < n]
-    encoded, texts = (len(batch.asked), len(asked)) if batch.whole_prompt else (len(batch.passages), n)
+    encoded, texts = batch.messages, len(asked) if batch.whole_prompt else n
     kept = [*range(texts), *(encoded + i for i, b in enumerate(batch.continued) if b < n)]
     number = {old: new for new, old in enumerate(kept)}
     others = _elsewhere(asked, n, batch.whole_prompt)

@@ -215,7 +215,7 @@ class WireModule(L.LightningModule):
         coded = self.wire.latents(batch.tokens, read if read.apart else self.layout()).first(read.slots)
         if self.noise is not None:
             coded = self.noise.latents(coded, batch, self._pipeline.t)
-        self._said = {name: x[: len(batch.passages)] for name, x in self.wire.encoder.said().items()}
+        self._said = {name: x[: batch.messages] for name, x in self.wire.encoder.said().items()}
         if not any(o.needs.kinds for o in active.values()):
             return coded, {}
         found = {name: self.wire.prefix(coded.values, name, read) for name in self.lms}
@@ -243,7 +243,7 @@ class WireModule(L.LightningModule):
             instead = None if self.noise is None else self.noise.instead(name, lm, batch, part, self._pipeline.t)
             rows = batches.read(lm, prefix, mine, wanted, instead, compared(active, name))
         taught = teach(lm, self.teachers.get(name), self.top_k, batch, part, active, name)
-        latents, injector = layout.read(values, name)[: len(batch.passages)], self.wire.injectors[name]
+        latents, injector = layout.read(values, name)[: batch.messages], self.wire.injectors[name]
         seen = Seen(
             rows,
             latents,

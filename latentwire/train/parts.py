@@ -67,7 +67,7 @@ def sizes(rows: Mapping[str, Mapping[RowKind, Rows]], batch: Batch) -> dict[tupl
     """Return what means are over, by model and name: `rows` of a kind, tokens of answers, texts and their tokens."""
     found = {(name, str(kind)): len(r) for name, kinds in rows.items() for kind, r in kinds.items()}
     for name, kinds in rows.items():
-        found[name, TEXTS] = len(batch.passages)
+        found[name, TEXTS] = batch.messages
         if "answer" in kinds:
             found[name, ANSWER_TOKENS] = sum(map(len, kinds["answer"].answer))
     return found | {(name, TOKENS): int(mask.sum()) for name, (_, mask) in batch.context.items()}

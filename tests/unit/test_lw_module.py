@@ -14,6 +14,8 @@ from omegaconf import open_dict
 from callbacks.errors import UserError
 from callbacks.run.collapse import Collapsed, CollapseMonitor, CollapseSample, effective_rank
 from callbacks.step.groups import named_groups
+from latentwire.objectives import RefinerDepth
+from latentwire.objectives.base import ObjectiveOutput, Seen
 from latentwire.restore import load
 from latentwire.run import train
 from latentwire.scoring.evaluator import Wire
@@ -285,3 +287,20 @@ def test_the_collapse_monitor_stops_a_run_that_says_the_same_to_everything(folde
         fit(cfg)
     assert len(history(cfg, "collapse/distinct")) == 2
     assert any(row[2] == "collapse" for row in rows(cfg, "events.csv"))
+
+
+@pytest.mark.parametrize("track", ["question_text", "whole_prompt"])
+def test_objectives_on_messages_see_all_of_them(folder: Path, track: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole prompt is a message for every question, a text one for all of its questions."""
+    seen: list[tuple[int, int]] = []
+    priced = RefinerDepth.forward
+
+    def heard(objective: RefinerDepth, said: Seen, model: str) -> ObjectiveOutput:
+        seen.append((len(said.latents), len(said.said["depth"])))
+        return priced(objective, said, model)
+
+    monkeypatch.setattr(RefinerDepth, "forward", heard)
+    fit(config(folder, f"wire.track={track}", "objective=[answer_ce,refiner_depth]", "encoder.halting=true",
+               "loader.batch_size=3", "loader.questions=2", "trainer.max_epochs=1",
+               "loader.steps_per_epoch=1"))  # fmt: skip
+    assert seen[0] == ((6, 6) if track == "whole_prompt" else (3, 3))
