@@ -11,8 +11,8 @@ from itertools import product
 
 EXPERIMENT = "pocket_smoke"
 EPOCHS = 8  # of 60 steps: three minutes of a core at most
-ENCODERS = ("lm_hidden", "lm_lora", "token", "byte", "pca")
-OF_STATES = ("comprexit", "interlingua")  # other readings of a language model's states, with one injector alone
+ENCODERS = ("lm_hidden", "lm_lora", "comprexit", "token", "byte", "pca")
+ALONE = ("interlingua",)  # a reading of states that its own objectives would train first: with one injector alone
 INJECTORS = ("deep_prefix", "latent_adapters", "soft_prefix", "coprocessor")
 RATIOS = (4, 8)
 EMBEDDED = ("soft_prefix", "coprocessor")  # injectors whose latents stand where embeddings of text do
@@ -34,5 +34,5 @@ def row(encoder: str, injector: str, ratio: int) -> tuple[str, ...]:
     return (*words, f"encoder.chunk={PCA_CHUNK[ratio]}") if encoder == "pca" else tuple(words)
 
 
-KEYS = (*product(ENCODERS, INJECTORS, RATIOS), *product(OF_STATES, INJECTORS[:1], RATIOS))
+KEYS = (*product(ENCODERS, INJECTORS, RATIOS), *product(ALONE, INJECTORS[:1], RATIOS))
 ROWS = tuple(row(*key) for key in KEYS)

@@ -26,11 +26,11 @@ missing runs. {state}
 Runs are short on purpose, {epochs} epochs of `pocket_smoke` (texts of six facts, about 50 tokens), three minutes of a
 core at most: the table says what is learned from equally many questions, not what a wire can reach. Curricula within
 these questions are those that injector and ratio ask for: embeddings begin with one latent per token, 8x with 4x.
-Encoders: a frozen language model's states (`lm_hidden`), the same with LoRA (`lm_lora`), the reader's embeddings
-(`token`), bytes from scratch (`byte`, without the stage of `curriculum=byte_alignment` that teaches it the reader's
-embeddings first), principal components (`pca`, fitted and not trained: its adapter and injector are). States of all
-layers moved by a transport plan (`comprexit`) and states behind a semantic anchor (`interlingua`) stand with
-`deep_prefix` alone, trained on answers as all are. `st_query` needs the extra `sentence` and is not here.
+Encoders: a frozen language model's states (`lm_hidden`), the same with LoRA (`lm_lora`), its states of all layers moved
+by a transport plan (`comprexit`), the reader's embeddings (`token`), bytes from scratch (`byte`, without the stage of
+`curriculum=byte_alignment` that teaches it the reader's embeddings first), principal components (`pca`, fitted and not
+trained: its adapter and injector are). States behind a semantic anchor (`interlingua`) stand with `deep_prefix` alone,
+trained on answers as all are. `st_query` needs the extra `sentence` and is not here.
 """
 TABLE = """## At {ratio}x
 

@@ -53,7 +53,7 @@ def test_every_pair_has_a_line_at_every_ratio_run_or_not(written: str) -> None:
         assert line(written, injector, encoder, ratio)
     assert line(written, "coprocessor", "pca", 8)[-1] == "not run"
     assert line(written, "deep_prefix", "token", 8)[-1] == "1 of 3, not finished"
-    assert "3 of 44 rows have all 3 seeds" in written
+    assert "3 of 50 rows have all 3 seeds" in written
 
 
 def test_a_line_has_every_cost(written: str) -> None:
@@ -78,7 +78,7 @@ def test_rows_differ_in_encoder_injector_ratio_and_what_these_ask_for_alone() ->
     allowed = {"label", "encoder", "injector", "wire.ratio", "curriculum", "encoder.chunk"}
     shared = {tuple(o for o in row if o.partition("=")[0] not in allowed) for row in catalogue.ROWS}
     assert len(shared) == 1
-    assert len(set(catalogue.ROWS)) == len(catalogue.KEYS) == 44
+    assert len(set(catalogue.ROWS)) == len(catalogue.KEYS) == 50
 
 
 def test_without_a_run_the_page_says_so() -> None:
