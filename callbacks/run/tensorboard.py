@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING
+
+from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacks.errors import UserError
-
-if TYPE_CHECKING:
-    from lightning.pytorch.loggers import TensorBoardLogger
 
 PACKAGES = ("tensorboard", "tensorboardX")  # either writes event files for Lightning
 
@@ -33,8 +31,6 @@ def tensorboard_logger(run_dir: str) -> TensorBoardLogger:
         UserError: neither `tensorboard` nor `tensorboardX` is installed.
     """
     refuse_absent_tensorboard()
-    from lightning.pytorch.loggers import TensorBoardLogger
-
     return TensorBoardLogger(save_dir=run_dir, name="", version="tensorboard", default_hp_metric=False)
 
 

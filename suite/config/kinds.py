@@ -16,7 +16,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar
 
 from callbacks.errors import UserError
-from suite.config.signature import dataclass_in, locate, parameters, resolved
+from suite.config.signature import UNRESOLVED, dataclass_in, locate, parameters, resolved
 from suite.config.wording import Built, inside
 
 
@@ -103,6 +103,8 @@ def misfit(target: Callable[..., Any], wanted: tuple[type, ...]) -> str | None:
     """Say what a target builds if that is none of the classes wanted; None where it is one."""
     if inspect.isclass(target):
         return None if any(_is(target, kind) for kind in wanted) else "a class of another kind"
+    if resolved(target) is UNRESOLVED:
+        return None
     made = results(target)
     if not made:
         return "a function that does not declare what it returns"

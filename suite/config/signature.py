@@ -21,6 +21,8 @@ from suite.config.compose import nearest
 
 _UNCHECKABLE = (PydanticSchemaGenerationError, PydanticUserError, SchemaError, NameError, TypeError)
 
+UNRESOLVED = object()  # of an annotation that cannot be resolved
+
 
 def locate(path: str) -> Any:
     """Return the object that a `_target_` names.
@@ -110,10 +112,14 @@ def _hint(target: Callable[..., Any], parameter: inspect.Parameter) -> Any:
 
 
 def resolved(function: Callable[..., Any]) -> Any:
-    """Return the annotation of what a function returns, resolved; `inspect.Parameter.empty` where there is none."""
+    """Return the annotation of what a function returns, resolved; `inspect.Parameter.empty` where there is none.
+
+    One that names what is there for type checkers only is `UNRESOLVED`: nothing can be told.
+    """
     owner = inspect.unwrap(function)
     found = getattr(owner, "__annotations__", {}).get("return", inspect.Parameter.empty)
-    return _resolve(found, getattr(owner, "__globals__", {}))
+    known = _resolve(found, getattr(owner, "__globals__", {}))
+    return UNRESOLVED if known is inspect.Parameter.empty and found is not inspect.Parameter.empty else known
 
 
 def _resolve(annotation: Any, namespace: dict[str, Any]) -> Any:

@@ -147,6 +147,9 @@ def a_string() -> str: ...
 def anything() -> Any: ...
 
 
+def for_checkers() -> NotThereAtRunTime: ...  # type: ignore[name-defined]  # noqa: F821
+
+
 def undeclared():  # type: ignore[no-untyped-def]
     ...
 
@@ -163,6 +166,7 @@ def undeclared():  # type: ignore[no-untyped-def]
         (a_string, Animal, "a function that returns str"),
         (anything, Animal, "does not declare"),
         (undeclared, Animal, "does not declare"),
+        (for_checkers, Animal, None),
         (Dog.born, Animal, None),
         (Animal.born, Dog, "returns"),
     ],
