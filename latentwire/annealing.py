@@ -121,11 +121,11 @@ def measure(
 def chosen(found: Found, way: str) -> Key:
     """Return the row of a way that is best on validation: F1, then NLL, means over seeds."""
 
-    def rank(key: Key) -> tuple[float, float]:
+    def liked(key: Key) -> tuple[float, float]:
         val = [c["learned"]["val"] for c in found[key].values()]
         return sum(v["f1"] for v in val) / len(val), -sum(v["nll"] for v in val) / len(val)
 
-    return max((key for key in found if key[0] == way), key=rank)
+    return max((key for key in found if key[0] == way), key=liked)
 
 
 def verdict(found: Found, groups: Sequence[str], rates: Sequence[float]) -> str:

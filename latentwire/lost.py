@@ -16,6 +16,7 @@ The wires were trained on ordinary biographies and are not trained here; of wire
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -291,7 +292,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     found: dict[str, dict[str, dict[int, list[float]]]] = {}
     for wire, own in runs.items():
         for run in own:
-            key = {"wire": wire, "seed": run.seed, "run": run.hash, **told}
+            trained_as = hashlib.sha256((run.path / "result.json").read_bytes()).hexdigest()  # a run may be done anew
+            key = {"wire": wire, "seed": run.seed, "run": run.hash, "result": trained_as, **told}
             for corpus, scores in cell(folder, key, partial(of_run, run.path, asked)).items():
                 found.setdefault(wire, {}).setdefault(corpus, {})[int(run.seed)] = scores
     trained = {w: sum(methods_of(r)[WIRE]["f1"] for r in own) / len(own) for w, own in runs.items()}

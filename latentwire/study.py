@@ -10,9 +10,9 @@ python -m latentwire.study catalogue        # every encoder with every injector 
 python -m latentwire.study nested           # one wire of every budget against a wire trained for each; hours
 python -m latentwire.study embed_transforms # what readers make of transformed embeddings; minutes, trains nothing
 python -m latentwire.study anchors          # what may stand around embeddings of a text; minutes, trains nothing
-python -m latentwire.study sequence_compression # which pooling keeps the answer, each under what fits it; minutes
+python -m latentwire.study sequence_compression # which of six poolings keeps the answer; 45 minutes
 python -m latentwire.study pca_adapter      # fewer numbers per token, an adapter on reconstruction or answers; minutes
-python -m latentwire.study annealing        # the answers' weight beside reconstruction, constant or annealed; minutes
+python -m latentwire.study annealing        # the answers' weight beside reconstruction, fixed or annealed; 30 minutes
 python -m latentwire.study lost             # what finished wires of the catalogue lose first; minutes, trains nothing
 python -m latentwire.study lost_trained     # what wires lose that were trained on such texts; ten minutes
 python -m latentwire.study together RUN     # two messages read together against one message of both texts

@@ -35,8 +35,9 @@ def misaligned(where: str, nll: float, vocab_size: int, margin: float) -> UserEr
         "who guesses worse is certain of other tokens, as those are that stand one place off",
         "check that labels are not shifted, where prompts end, positions, and the mask on the prefix "
         "(python -m latentwire.ladder, rungs 0 and 1); where embeddings start as those of the text and are then "
-        "disturbed (slots dropped, few codes, a new encoder) set injector.start=random; for a reader that is that "
-        "certain without a text set callbacks.uniform_bound=null",
+        "disturbed (slots dropped, few codes, a new encoder) set injector.start=random, of injector=combined "
+        "injector.prefix.start=random; for a reader that is that certain without a text set "
+        "callbacks.uniform_bound=null",
     )
 
 

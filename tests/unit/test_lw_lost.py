@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -86,3 +88,32 @@ def test_wires_that_were_trained_on_a_corpus_are_judged_on_it_alone() -> None:
     assert "**Not finished**: lost_along." in page
     assert "2 of 3 seeds, not decided" in lost_trained.verdict(found, of, 3)
     assert set(lost_rows.SIZES) == set(lost_trained.corpora(1)) == set(lost.AGAINST)
+
+
+def test_another_reader_and_a_run_that_was_done_anew_are_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    model = SimpleNamespace(fingerprint=lambda: "one")
+    result = tmp_path / "run" / "result.json"
+    result.parent.mkdir()
+    result.write_text("{}")
+
+    def answers(name: str, of: dict[str, lost.Asked]) -> dict[str, list[float]]:
+        made.append(name)
+        return {corpus: [1.0] * len(own.planted) for corpus, own in of.items()}
+
+    run: Any = SimpleNamespace(seed=0, hash="0" * 12, path=result.parent)
+    monkeypatch.setattr(lost, "wires", lambda folder: {"a wire": [run]})
+    monkeypatch.setattr(lost, "methods_of", lambda run: {"wire": {"f1": 1.0}})
+    monkeypatch.setattr(lost, "of_text", lambda of: answers("text", of))
+    monkeypatch.setattr(lost, "of_run", lambda path, of: answers("run", of))
+    monkeypatch.setattr(lost, "reader", lambda name: model)
+    words = ["--passages", "2", "--runs", str(tmp_path / "cells"), "--out", str(tmp_path / "page.md")]
+    for _ in range(2):
+        assert lost.main(words) == 0
+    assert made == ["text", "run"]
+    model.fingerprint = lambda: "another"
+    result.write_text('{"done": "anew"}')
+    assert lost.main(words) == 0
+    assert made == ["text", "run", "text", "run"]
